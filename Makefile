@@ -1,0 +1,78 @@
+# One line a target; every target sets the environment up first, in under a second once it is there.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint sample data folds train cv grid ensemble submit status bench clean
+SHELL := /bin/sh
+
+# Variables count only when they come from the command line: an exported NAME must not rename a run.
+given = $(if $(filter command line,$(origin $(1))),$(strip $($(1))))
+option = $(if $(call given,$(1)),$(2) '$(call given,$(1))')
+flag = $(if $(filter-out 0,$(call given,$(1))),$(2))
+export SETTINGS := $(call given,SET)
+
+PYTHON ?= python3
+ENV := $(or $(call given,VENV),.venv)
+PY := $(ENV)/bin/python
+STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
+DATA_OPT = $(call option,DATA,--data)
+RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## Run the whole job on the embedded sample, from photographs to a submission
+	@$(PY) scripts/demo.py $(call flag,SHORT,--short)
+
+test: $(STAMP)  ## Run all tests
+	@$(PY) -m pytest
+
+test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
+	@$(PY) -m pytest -m "not slow"
+
+lint: $(STAMP)  ## Check style and types
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+sample: $(STAMP)  ## Render the embedded competition (SUBJECTS= FRAMES= SIZE= SEED=)
+	@$(PY) scripts/sample.py $(call option,SUBJECTS,--subjects) $(call option,FRAMES,--frames) $(call option,SIZE,--size) $(call option,SEED,--seed)
+
+data: $(STAMP)  ## Download the competition with your own Kaggle credentials (DATA=)
+	@$(PY) scripts/download.py $(DATA_OPT)
+
+folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA=)
+	@$(PY) scripts/folds.py $(DATA_OPT) --set "$$SETTINGS"
+
+train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1)
+	@$(PY) scripts/train.py --models '$(call given,MODEL)' --fold '$(or $(call given,FOLD),0)' $(RUN_OPT)
+
+cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
+	@$(PY) scripts/train.py --models '$(call given,MODEL)' $(RUN_OPT)
+
+grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DATA= SET= FORCE=1)
+	@$(PY) scripts/train.py --models '$(call given,MODELS)' $(RUN_OPT)
+
+ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" NAME= DATA=)
+	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,NAME,--name)
+
+submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
+	@$(PY) scripts/submit.py $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)
+
+status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
+	@$(PY) scripts/status.py $(DATA_OPT)
+
+bench: $(STAMP)  ## Time the blenders beside scipy's SLSQP
+	@$(PY) bench/blend.py
+
+clean:  ## Remove what can be remade: the environment, caches, the rendered sample
+	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(STAMP)
+
+.venv/.stamp: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
+	@echo "setting up .venv (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c requirements.lock
+	@touch $@
+
+check-venv:
+	@$(PY) -c 'import distracted' 2>/dev/null || { echo "VENV=$(ENV): the project is not installed there; $(PY) -m pip install -e '.[dev]' -c requirements.lock"; exit 1; }

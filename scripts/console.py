@@ -1,0 +1,148 @@
+"""What every command shares: options, messages, progress on the terminal, errors in a line or two."""
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from distracted.errors import ConfigError, DistractedError
+from distracted.paths import Workspace
+from distracted.progress import Step
+
+_WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Data = Annotated[
+    str, typer.Option("--data", help="A name in configs/data, or a folder (with a slash in it).")
+]
+Set = Annotated[str, typer.Option("--set", help="Overrides, e.g. 'training.seed=1 model.image_size=128'.")]
+Root = Annotated[
+    Path, typer.Option("--root", help="Where input/, oof/ and the other folders are.", hidden=True)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
+
+HERE = Path()
+_LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a command: the errors that a user can mend become a line or two and exit code 1."""
+
+    @wraps(main)
+    def command(*args: Any, **kwargs: Any) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
+        logging.getLogger("distracted").setLevel(logging.INFO)
+        try:
+            main(*args, **kwargs)
+        except DistractedError as error:
+            if kwargs.get("debug"):
+                raise
+            _err.print(Text(f"error: {error}", style="bold red"))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            _err.print(Text("interrupted; finished folds are kept", style="bold red"))
+            raise typer.Exit(130) from None
+
+    typer.run(command)
+
+
+class _Messages(logging.Handler):
+    """The library's messages as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        _err.print(Text(record.getMessage(), style=style))
+
+
+def overrides(text: str) -> list[str]:
+    """SET="..." as separate settings; quotes keep values with spaces together."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"SET={text!r}: {error}") from error
+
+
+def say(text: str) -> None:
+    """One line of result."""
+    out.print(Text(text))
+
+
+def workspace(root: Path) -> Workspace:
+    return Workspace(root)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.0f} {task.fields['unit']}/s" if task.speed else "")
+
+
+@contextmanager
+def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+    """A bar with rate and time left on a terminal; elsewhere a line every so often."""
+    if not _err.is_terminal:
+        yield _Lines(label, total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        TextColumn("{task.completed}/{task.total}"),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+    )
+    with Progress(*columns, console=_err, transient=True, speed_estimate_period=20) as bar:
+        task = bar.add_task(label, total=total, unit=unit, values="")
+
+        def step(count: int = 1, /, **fields: float) -> None:
+            bar.update(task, advance=count)
+            if fields:
+                bar.update(task, values=_fields(fields))
+
+        yield step
+
+
+class _Lines:
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done, self._start = 0, time.monotonic()
+        self._last = self._start
+        self._values = ""
+
+    def __call__(self, count: int = 1, /, **fields: float) -> None:
+        self._done += count
+        self._values = _fields(fields) or self._values
+        now = time.monotonic()
+        if now - self._last >= _LINE_EVERY:
+            self._last = now
+            rate = self._done / (now - self._start)
+            left = (self._total - self._done) / rate
+            text = f"{self._label}: {self._done}/{self._total}, {rate:.0f} {self._unit}/s, {left:.0f} s left"
+            _err.print(Text(text + (f", {self._values}" if self._values else "")))
+
+
+def _fields(fields: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3g}" for name, value in fields.items())
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns after the first are aligned to the right where they look like numbers."""
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        numeric = all(row[number][:1] in "-0123456789." for row in rows)
+        shown.add_column(column, justify="right" if number and numeric else "left")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    out.print(shown)

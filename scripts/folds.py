@@ -1,0 +1,50 @@
+"""make folds: read and check the competition, make its folds, and say what was found."""
+
+import console
+from distracted.cluster.job import check_split
+from distracted.config import load_config
+from distracted.predictions.store import Store, open_store
+
+
+def main(
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Check the competition's folder, make the folds that every model shares, and audit them."""
+    config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
+    num_folds = config.training.num_folds
+    store = open_store(console.workspace(root), config.data, num_folds=num_folds, progress=console.progress)
+    describe(store)
+    if store.folds.num_folds != num_folds:
+        console.say(
+            f"{num_folds} folds asked for, {store.competition.num_subjects} subjects: "
+            f"{store.folds.num_folds} folds"
+        )
+    check_split(store)
+
+
+def describe(store: Store) -> None:
+    """Print what the competition holds and how it is split."""
+    competition, table = store.competition, store.folds.table
+    train = competition.train
+    per_subject = train["subject"].value_counts()
+    console.say(
+        f"{competition.name}: {len(train):,} training images of {competition.num_subjects} subjects "
+        f"({per_subject.min()} to {per_subject.max()} each), {len(competition.test):,} test images, "
+        f"{competition.num_classes} classes"
+    )
+    per_class = train["classname"].value_counts()
+    console.say("images a class: " + ", ".join(f"{name} {per_class[name]}" for name in competition.classes))
+    rows = []
+    for fold, part in table.groupby("fold"):
+        counts = part["label"].value_counts()
+        by_class = " ".join(str(counts.get(label, 0)) for label in range(competition.num_classes))
+        rows.append([str(fold), str(len(part)), str(part["subject"].nunique()), by_class])
+    columns = ["fold", "images", "subjects", f"images a class ({' '.join(competition.classes)})"]
+    console.table("folds, held-out side", columns, rows)
+
+
+if __name__ == "__main__":
+    console.run(main)

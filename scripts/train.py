@@ -1,0 +1,88 @@
+"""make train, make cv and make grid: train folds of runs and keep their predictions in oof/."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.cluster.job import check_split, train_folds
+from distracted.config import load_config
+from distracted.errors import ConfigError, DistractedError
+from distracted.metrics import log_loss
+from distracted.predictions.store import Store, open_store
+from distracted.training.resolve import settle
+
+
+def main(
+    models: Annotated[str, typer.Option(help="Names in configs/models, separated by spaces.")],
+    fold: Annotated[int | None, typer.Option(help="One fold; all of them where it is left out.")] = None,
+    name: Annotated[str, typer.Option(help="The run's name, where it is not the model's.")] = "",
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    force: console.Force = False,
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Train one fold or all folds of one model or several, and write their predictions to oof/."""
+    names = models.split()
+    if not names:
+        raise ConfigError("MODEL= is missing: a name in configs/models")
+    if name and len(names) > 1:
+        raise ConfigError("NAME= names one run; it goes with one model")
+    overrides = console.overrides(set)
+    configs = {
+        name or model: load_config(model=model, data=data, overrides=overrides, root=root) for model in names
+    }
+    first = next(iter(configs.values()))
+    store = open_store(
+        console.workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
+    )
+    num_folds = store.folds.num_folds
+    if num_folds != first.training.num_folds:
+        console.say(
+            f"{first.training.num_folds} folds asked for, {store.competition.num_subjects} subjects: "
+            f"{num_folds} folds"
+        )
+    folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
+    check_split(store)
+    failures = []
+    for run, config in configs.items():
+        try:
+            settled = settle(config, num_folds=num_folds)
+            failures += train_folds(
+                store,
+                settled,
+                run=run,
+                folds=folds,
+                force=force,
+                keep_going=len(configs) > 1,
+                progress=console.progress,
+            )
+        except DistractedError as error:
+            if len(configs) == 1:
+                raise
+            failures.append(f"{run}: {error}")
+        else:
+            report(store, run)
+    if failures:
+        raise DistractedError("\n".join(failures))
+
+
+def report(store: Store, run: str) -> None:
+    """Say the scores of a run's folds, and the pooled one when all are there."""
+    done = store.finished_folds(run)
+    for fold in done:
+        manifest = store.manifest(run, fold)
+        console.say(
+            f"{run}, fold {fold}: log loss {manifest.scores['valid/log_loss']:.4f}, "
+            f"accuracy {manifest.scores['valid/accuracy']:.4f}, {manifest.seconds:.0f} s, "
+            f"{manifest.images_per_second:.0f} img/s, weights {manifest.weights['origin']}"
+        )
+    if len(done) == store.folds.num_folds:
+        scored = store.folds.ids >= 0
+        oof = store.read_run(run).oof
+        console.say(f"{run}: pooled OOF log loss {log_loss(oof[scored], store.folds.labels[scored]):.4f}")
+
+
+if __name__ == "__main__":
+    console.run(main)

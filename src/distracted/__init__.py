@@ -1,0 +1,1 @@
+"""Distracted-driver competition solution: honest folds, out-of-fold predictions, blends, submission."""

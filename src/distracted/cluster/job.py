@@ -1,0 +1,136 @@
+"""One (run, fold) job: train it unless it is done, and keep what it predicts."""
+
+import json
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from distracted.data.audit import audit_folds, refuse_errors
+from distracted.errors import DistractedError
+from distracted.files import atomic_path
+from distracted.models.network import Network
+from distracted.predictions.manifest import Manifest
+from distracted.predictions.store import Store
+from distracted.progress import Progress, silent
+from distracted.training.fold import train_fold
+from distracted.training.resolve import Settled
+from distracted.training.tracking import open_tracker
+
+_log = logging.getLogger(__name__)
+
+
+def check_split(store: Store) -> None:
+    """Say what the audit of the folds finds, and stop at what would make the score dishonest."""
+    findings = audit_folds(store.competition, store.folds.table)
+    refuse_errors(findings)
+    for finding in findings:
+        _log.warning("%s", finding.text)
+
+
+def train_and_store(
+    store: Store,
+    settled: Settled,
+    *,
+    run: str,
+    fold: int,
+    force: bool = False,
+    redone: Collection[int] = (),
+    progress: Progress = silent,
+) -> Manifest:
+    """Train one fold and write its predictions to oof/; a finished fold is skipped unless forced.
+
+    Args:
+        redone: Folds of the run that will be made anew by the same command, whatever their config is.
+
+    Returns:
+        The fold's manifest.
+
+    Raises:
+        DistractedError: anything that the user can mend; the fold's earlier predictions stay as they were.
+    """
+    store.folds.check_fold(fold)
+    config = settled.config
+    store.check_config(run, config.hash, redone={*redone, fold} if force else ())
+    if fold in store.finished_folds(run) and not force:
+        _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
+        return store.manifest(run, fold)
+    scratch = store.workspace.scratch(store.competition.name, run, fold)
+    tracker = open_tracker(
+        config.runtime.tracking,
+        scratch,
+        project=config.runtime.project,
+        group=run,
+        name=f"{run}-fold{fold}",
+        job_type="train",
+        config=config.resolved(),
+    )
+    with tracker:
+        result = train_fold(
+            settled,
+            fold,
+            competition=store.competition,
+            folds=store.folds,
+            cache=store.workspace.cache(store.competition.name),
+            tracker=tracker,
+            label=f"{run}, fold {fold}",
+            progress=progress,
+        )
+    _save_network(
+        scratch / "model.safetensors",
+        result.network,
+        config_hash=config.hash,
+        classes=store.competition.classes,
+    )
+    weights = settled.weights
+    return store.write_fold(
+        run,
+        fold,
+        kind="model",
+        config=config.resolved(),
+        config_hash=config.hash,
+        valid=result.valid,
+        test=result.test,
+        weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
+        scores=result.scores,
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+    )
+
+
+def train_folds(
+    store: Store,
+    settled: Settled,
+    *,
+    run: str,
+    folds: Collection[int],
+    force: bool = False,
+    keep_going: bool = False,
+    progress: Progress = silent,
+) -> list[str]:
+    """Train some folds of a run, one after another.
+
+    Args:
+        keep_going: One failed fold does not stop the others.
+
+    Returns:
+        The message of each fold that failed.
+    """
+    failures = []
+    for fold in folds:
+        try:
+            train_and_store(store, settled, run=run, fold=fold, force=force, redone=folds, progress=progress)
+        except DistractedError as error:
+            if not keep_going:
+                raise
+            failures.append(f"{run}, fold {fold}: {error}")
+    return failures
+
+
+def _save_network(path: Path, network: Network, *, config_hash: str, classes: Collection[str]) -> None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(
+            state, temporary, metadata={"config_hash": config_hash, "classes": json.dumps(list(classes))}
+        )

@@ -1,0 +1,100 @@
+"""Augmentation: named policies of albumentations, each image's draws fixed by (seed, epoch, index).
+
+This is the only module that knows albumentations.
+"""
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from distracted.data.images import Image
+from distracted.errors import ConfigError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates on import
+
+import albumentations as A
+
+Policy = Sequence[Mapping[str, Mapping[str, Any] | None]]
+
+
+def resize_and_crop(image: Image, *, size: int, crop: float) -> Image:
+    """What evaluation sees: the picture's central `crop` share of each side, squeezed to (size, size, 3).
+
+    The aspect ratio is given up, not the borders: in a car the radio and the seat behind are at the border.
+    """
+    height, width = image.shape[:2]
+    kept_h, kept_w = max(1, round(height * crop)), max(1, round(width * crop))
+    top, left = (height - kept_h) // 2, (width - kept_w) // 2
+    image = image[top : top + kept_h, left : left + kept_w]
+    shrinks = kept_h * kept_w > size * size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    resized: Image = cv2.resize(image, (size, size), interpolation=interpolation)
+    return resized
+
+
+class Augmenter:
+    """Applies a policy to one image at a time; the same (seed, epoch, index) gives the same draws everywhere.
+
+    One counter-based generator is re-keyed in place for each image: albumentations' own re-seeding costs a
+    fifth of a heavy policy.
+
+    Args:
+        policy: Transforms by albumentations' names, each with its arguments, in order.
+        size: Side of the square that comes out, in pixels.
+        crop: Share of the picture's sides that is seen, as in `resize_and_crop`.
+        seed: The run's seed.
+
+    Raises:
+        ConfigError: a transform or an argument that albumentations does not know.
+    """
+
+    def __init__(self, policy: Policy, *, size: int, crop: float, seed: int) -> None:
+        self._size, self._crop, self._seed = size, crop, seed
+        self._philox = np.random.Philox(0)
+        self._python = random.Random(0)
+        transforms = [
+            _build(name, arguments or {}, size) for item in policy for name, arguments in item.items()
+        ]
+        self._resizes = any(isinstance(transform, A.RandomResizedCrop) for transform in transforms)
+        self._compose = A.Compose(transforms) if transforms else None
+        if self._compose is not None:
+            self._compose.set_random_state(np.random.Generator(self._philox), self._python)
+
+    def __call__(self, image: Image, *, epoch: int, index: int) -> Image:
+        """Augment one uint8 RGB image (H, W, 3) to (size, size, 3)."""
+        if self._compose is None:
+            return resize_and_crop(image, size=self._size, crop=self._crop)
+        if not self._resizes:
+            image = resize_and_crop(image, size=self._size, crop=self._crop)
+        self._rekey(epoch, index)
+        result: Image = self._compose(image=image)["image"]
+        return result
+
+    def _rekey(self, epoch: int, index: int) -> None:
+        state = self._philox.state
+        state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
+        state["state"]["counter"][:] = (0, 0, 0, index)
+        state["buffer_pos"], state["has_uint32"], state["uinteger"] = 4, 0, 0
+        self._philox.state = state
+        self._python.seed((self._seed % 2**32) << 64 | epoch << 40 | index)
+
+
+def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform:
+    kind: Any = getattr(A, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, A.BasicTransform):
+        raise ConfigError(f"augment.policies: albumentations has no transform {name!r}")
+    known = kind.InitSchema.model_fields  # type: ignore[attr-defined]
+    if "size" in known:
+        arguments = {"size": (size, size), **arguments}
+    if unknown := set(arguments) - set(known):
+        raise ConfigError(f"augment.policies: {name} has no argument {sorted(unknown)[0]!r}")
+    try:
+        return kind(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+        )
+    except ValueError as error:  # pydantic's validation included
+        raise ConfigError(f"augment.policies: {name}: {error}") from error

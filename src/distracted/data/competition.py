@@ -1,0 +1,193 @@
+"""The competition's index: which images there are, whose they are, and that all of it fits together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+from pandas.errors import EmptyDataError, ParserError
+
+from distracted.config import DataConfig
+from distracted.data.contents import digest_images
+from distracted.errors import DataError
+from distracted.progress import Progress, silent
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Competition:
+    """A checked competition.
+
+    Attributes:
+        train: One row an image, sorted by `img`: img, subject, classname, label (id in `classes`), content
+            (digest).
+        test: One row an image in the sample submission's order: img, content.
+        classes: Class names in the submission's order.
+        index_hash: Hex SHA-256 over names, subjects, classes and contents; another data set has another.
+    """
+
+    config: DataConfig
+    train: pd.DataFrame
+    test: pd.DataFrame
+    classes: tuple[str, ...]
+    index_hash: str
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def num_subjects(self) -> int:
+        return int(self.train["subject"].nunique())
+
+    def train_paths(self) -> list[Path]:
+        folder = self.config.folder / self.config.train_images
+        return [folder / c / i for c, i in zip(self.train["classname"], self.train["img"], strict=True)]
+
+    def test_paths(self) -> list[Path]:
+        folder = self.config.folder / self.config.test_images
+        return [folder / img for img in self.test["img"]]
+
+
+def load_competition(
+    config: DataConfig, *, cache: Path | None = None, progress: Progress = silent
+) -> Competition:
+    """Read a competition's folder and check it.
+
+    Args:
+        config: Where it lies and how its files and columns are named.
+        cache: A folder for what is slow to find out; may be empty or missing.
+
+    Raises:
+        DataError: says which file, row or image is wrong, and what to do.
+    """
+    folder = config.folder
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {_way_out(config)}")
+    test_imgs, classes = read_sample_submission(
+        folder / config.sample_submission, img_column=config.columns.img
+    )
+    train = _read_train_list(config, classes)
+    competition = Competition(config, train, pd.DataFrame({"img": test_imgs}), classes, "")
+    paths = competition.train_paths() + competition.test_paths()
+    _check_files(paths, folder)
+    digests = digest_images(
+        paths, root=folder, cache=cache / "contents.parquet" if cache else None, progress=progress
+    )
+    train = train.assign(content=digests[: len(train)])
+    test = competition.test.assign(content=digests[len(train) :])
+    return Competition(config, train, test, classes, _hash_index(train, test, classes))
+
+
+def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
+    """The test images and the classes, both in the order that the competition asks for."""
+    table = _read_csv(path)
+    if table.columns[0] != img_column or len(table.columns) < 3:
+        raise DataError(
+            f"{path}: expected the columns {img_column!r} and one for each class, got "
+            f"{', '.join(table.columns)}; "
+            "use the competition's own file"
+        )
+    imgs = table[img_column]
+    _check_names(imgs, path, img_column)
+    _check_unique(imgs, path)
+    if not len(table):
+        raise DataError(f"{path}: no test images listed")
+    return imgs.tolist(), tuple(table.columns[1:])
+
+
+def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame:
+    path = config.folder / config.train_list
+    table = _read_csv(path)
+    columns = config.columns
+    wanted = [columns.img, columns.label] + ([columns.group] if columns.group is not None else [])
+    if missing := [name for name in wanted if name not in table.columns]:
+        raise DataError(
+            f"{path}: expected the column {missing[0]!r}, got {', '.join(table.columns)}; "
+            "rename it in the file, or say its name in configs/data/ (data.columns; group: null where "
+            "there are no subjects)"
+        )
+    if not len(table):
+        raise DataError(f"{path}: no training images listed")
+    imgs, labels = table[columns.img], table[columns.label]
+    subjects = table[columns.group] if columns.group is not None else imgs
+    for name, values in (
+        (columns.img, imgs),
+        (columns.label, labels),
+        (columns.group or columns.img, subjects),
+    ):
+        _check_names(values, path, name)
+    _check_unique(imgs, path)
+    if len(unknown := labels[~labels.isin(list(classes))]):
+        raise DataError(
+            f"{path}, row {unknown.index[0] + 2}: class {unknown.iloc[0]!r} is not in "
+            f"{config.sample_submission}, "
+            f"which has {', '.join(classes)}"
+        )
+    if empty := [name for name in classes if name not in set(labels)]:
+        raise DataError(
+            f"{path}: no training image of class {empty[0]!r}, which {config.sample_submission} asks for"
+        )
+    ids = {name: label for label, name in enumerate(classes)}
+    train = pd.DataFrame({"img": imgs, "subject": subjects, "classname": labels, "label": labels.map(ids)})
+    return train.sort_values("img", ignore_index=True)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; is this a competition's folder?") from None
+    except (EmptyDataError, ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}") from error
+    return table
+
+
+def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
+    """Names become parts of paths: each must be one plain, non-empty file name."""
+    for row, value in enumerate(values, start=2):
+        if value == "" or value != value.strip():
+            raise DataError(f"{path}, row {row}: column {column!r} is empty or padded with spaces: {value!r}")
+        if "\\" in value or value in (".", "..") or PurePosixPath(value).name != value:
+            raise DataError(
+                f"{path}, row {row}: column {column!r}: {value!r} leads out of the folder; expected a "
+                "plain name"
+            )
+
+
+def _check_unique(imgs: "pd.Series[str]", path: Path) -> None:
+    if len(double := imgs[imgs.duplicated()]):
+        first = double.iloc[0]
+        rows = ", ".join(str(index + 2) for index in imgs.index[imgs == first])
+        raise DataError(f"{path}: image {first!r} is listed more than once (rows {rows}); keep one of them")
+
+
+def _check_files(paths: Sequence[Path], folder: Path) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        names = ", ".join(str(path.relative_to(folder)) for path in missing[:_SHOWN])
+        rest = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise DataError(f"{folder}: listed but not on disk: {names}{rest}; fetch the data again")
+
+
+def _hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str]) -> str:
+    digest = sha256("\t".join(classes).encode())
+    for table in (train[["img", "subject", "classname", "content"]], test[["img", "content"]]):
+        for row in table.itertuples(index=False, name=None):
+            digest.update(("\n" + "\t".join(row)).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _way_out(config: DataConfig) -> str:
+    if config.name.startswith("sample"):
+        return "`make sample` renders it"
+    if config.kaggle:
+        return "`make data` downloads it, DATA=sample uses the embedded sample (`make sample`)"
+    return "DATA= takes a folder in the competition's layout, or a name in configs/data/"

@@ -1,0 +1,82 @@
+"""What the image files hold: a digest of each, read once and remembered by size and time of change."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+
+import pandas as pd
+
+from distracted.data.images import check_bytes, read_bytes
+from distracted.errors import DataError, ImageError
+from distracted.files import atomic_path
+from distracted.progress import Progress, silent
+
+_SHOWN = 5
+
+
+def digest_images(
+    paths: Sequence[Path], *, root: Path, cache: Path | None = None, progress: Progress = silent
+) -> list[str]:
+    """Digest of each image file's bytes; every file is checked to be a whole image on the way.
+
+    Args:
+        paths: Files that exist, below `root`.
+        cache: A parquet file of earlier digests; only files whose size or time of change differ are read.
+
+    Raises:
+        DataError: some files are empty, truncated or no images; names the first few and counts the rest.
+    """
+    names = [path.relative_to(root).as_posix() for path in paths]
+    stats = [path.stat() for path in paths]
+    known = _read_cache(cache)
+    keys = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+    missing = [index for index, key in enumerate(keys) if key not in known]
+    if missing:
+        bad: list[str] = []
+        with (
+            ThreadPoolExecutor(4) as pool,  # hashing and reading release the interpreter's lock
+            progress("reading images", total=len(missing), unit="img") as step,
+        ):
+            for index, result in zip(missing, pool.map(lambda i: _digest(paths[i]), missing), strict=True):
+                if isinstance(result, ImageError):
+                    bad.append(str(result))
+                else:
+                    known[keys[index]] = result
+                step()
+        _write_cache(cache, known)
+        if bad:
+            rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+            raise DataError("\n".join(bad[:_SHOWN]) + rest)
+    return [known[key] for key in keys]
+
+
+def _digest(path: Path) -> str | ImageError:
+    try:
+        data = read_bytes(path)
+        check_bytes(data, path)
+    except ImageError as error:
+        return error
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+_Key = tuple[str, int, int]
+
+
+def _read_cache(cache: Path | None) -> dict[_Key, str]:
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        table = pd.read_parquet(cache, columns=["name", "size", "mtime_ns", "digest"])
+    except (OSError, ValueError, KeyError):  # half a cache is no cache
+        return {}
+    keys = zip(table["name"], table["size"].tolist(), table["mtime_ns"].tolist(), strict=True)
+    return dict(zip(keys, table["digest"], strict=True))
+
+
+def _write_cache(cache: Path | None, known: dict[_Key, str]) -> None:
+    if cache is None:
+        return
+    rows = [(*key, digest) for key, digest in known.items()]
+    with atomic_path(cache) as temporary:
+        pd.DataFrame(rows, columns=["name", "size", "mtime_ns", "digest"]).to_parquet(temporary, index=False)

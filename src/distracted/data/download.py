@@ -1,0 +1,89 @@
+"""The real competition from Kaggle, into input/: whole or not at all."""
+
+import logging
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from distracted.config import DataConfig
+from distracted.errors import CredentialsError, DataError
+from distracted.kaggle_client import sign_in
+from distracted.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
+
+
+def download_competition(config: DataConfig, *, progress: Progress = silent) -> None:
+    """Download and unpack a competition into `config.folder`.
+
+    The folder appears by one rename when all of it is there; an interrupted download leaves nothing.
+
+    Raises:
+        CredentialsError: Kaggle's credentials are missing or refused.
+        DataError: the folder exists, the data has no name on Kaggle, or the archive is damaged or unsafe.
+    """
+    if config.kaggle is None:
+        raise DataError(
+            f"data {config.name}: no data.kaggle in its config; only competitions on Kaggle can be downloaded"
+        )
+    if config.folder.exists():
+        raise DataError(f"{config.folder} exists already; remove it to download anew")
+    api = sign_in()
+    config.folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.folder.parent, prefix=f".{config.name}.") as temporary:
+        _log.info("downloading %s from Kaggle", config.kaggle)
+        try:
+            api.competition_download_files(config.kaggle, path=temporary, quiet=False)
+        except (Exception, SystemExit) as error:  # requests' and the client's own kinds, by no common base
+            raise CredentialsError(
+                f"Kaggle refuses {config.kaggle} "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
+                "check the credentials, and accept the competition's rules on its page"
+            ) from error
+        content = Path(temporary) / "content"
+        for archive in sorted(Path(temporary).glob("*.zip")):
+            unpack(archive, content, progress=progress)
+            archive.unlink()
+        _unpack_inner(content, progress)
+        if not content.is_dir():
+            raise DataError(f"{config.kaggle}: Kaggle sent no zip archive")
+        content.rename(config.folder)
+
+
+def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
+    """Unpack a zip archive; nothing of it may land outside the folder.
+
+    Raises:
+        DataError: not a whole zip archive, or a member with an absolute path, a `..`, a drive or a link.
+            Nothing is unpacked then.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = file.infolist()
+            for member in members:
+                _check_member(member, archive)
+            with progress(f"unpacking {archive.name}", total=len(members), unit="file") as step:
+                for member in members:
+                    file.extract(member, folder)
+                    step()
+    except zipfile.BadZipFile as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(f"{archive.name}: damaged archive ({error}); download it again") from error
+
+
+def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
+    name = member.orig_filename  # as it stands in the archive: zipfile cleans `filename` silently
+    path, windows = PurePosixPath(name.replace("\\", "/")), PureWindowsPath(name)
+    is_link = (member.external_attr >> 28) == 0xA
+    if path.is_absolute() or windows.drive or ".." in path.parts or is_link:
+        raise DataError(
+            f"{archive.name}: member {name!r} would land outside the folder; nothing was unpacked"
+        )
+
+
+def _unpack_inner(content: Path, progress: Progress) -> None:
+    """Competitions of 2016 hold archives in their archive."""
+    for inner in sorted(content.glob("*.zip")) if content.is_dir() else ():
+        unpack(inner, content, progress=progress)
+        inner.unlink()

@@ -1,0 +1,208 @@
+"""Folds by subject: made once, shared by every model, refused when they are not those of the data."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from distracted.data.competition import Competition
+from distracted.errors import FoldsError
+from distracted.files import create_text
+
+COLUMNS = ("img", "subject", "label", "fold")
+MIN_SUBJECTS = 3
+_NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Which fold each training image is held out in.
+
+    Attributes:
+        table: img, subject, label, fold, in the order of `Competition.train`; fold -1 is always trained on.
+        hash: Hex SHA-256 of folds.csv.
+    """
+
+    table: pd.DataFrame
+    hash: str
+
+    @property
+    def num_folds(self) -> int:
+        return int(self.table["fold"].max()) + 1
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Fold of each image, shape (num_images,)."""
+        return self.table["fold"].to_numpy(np.int64)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.table["label"].to_numpy(np.int64)
+
+    @property
+    def subjects(self) -> NDArray[np.int64]:
+        """Subject of each image as an id 0..S-1, shape (num_images,)."""
+        return pd.factorize(self.table["subject"], sort=True)[0].astype(np.int64)
+
+    def valid(self, fold: int) -> NDArray[np.int64]:
+        """Rows held out in `fold`."""
+        return np.flatnonzero(self.ids == fold)
+
+    def train(self, fold: int) -> NDArray[np.int64]:
+        """Rows trained on in `fold`."""
+        return np.flatnonzero(self.ids != fold)
+
+    def check_fold(self, fold: int) -> int:
+        """Return `fold`, or raise FoldsError where there is no such fold."""
+        if not 0 <= fold < self.num_folds:
+            raise FoldsError(f"FOLD={fold}: there are {self.num_folds} folds, 0 to {self.num_folds - 1}")
+        return fold
+
+
+def feasible_folds(competition: Competition, num_folds: int) -> int:
+    """At most one fold a subject, and a subject of every class for every fold.
+
+    Raises:
+        FoldsError: no honest folds exist: fewer than three subjects, or a class with a single subject.
+    """
+    train = competition.train
+    if competition.num_subjects < MIN_SUBJECTS:
+        names = ", ".join(sorted(set(train["subject"])))
+        raise FoldsError(
+            f"{competition.config.folder / competition.config.train_list}: expected at least "
+            f"{MIN_SUBJECTS} subjects for "
+            f"folds by subject, got {competition.num_subjects} ({names}); add subjects "
+            "(data.columns.group: null in "
+            "configs/data/ makes folds by image, whose score says nothing about new subjects)"
+        )
+    per_class = train.groupby("classname")["subject"].nunique()
+    if (lonely := per_class[per_class < 2]).size:
+        name = str(lonely.index[0])
+        subject = train.loc[train["classname"] == name, "subject"].iloc[0]
+        raise FoldsError(
+            f"{competition.config.folder / competition.config.train_list}: class {name!r} has a single "
+            f"subject ({subject}): "
+            "held out, it would be missing from the training side; add images of another subject"
+        )
+    return min(num_folds, competition.num_subjects, int(per_class.min()))
+
+
+def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
+    """Split by subject, balanced in size and classes.
+
+    StratifiedGroupKFold under several seeds; the split whose class counts are nearest to equal shares is
+    kept, among those that leave every class on every training side.
+
+    Returns:
+        Columns img, subject, label, fold (0-based), in the order of `Competition.train`.
+
+    Raises:
+        FoldsError: no seed gives such a split.
+    """
+    train = competition.train
+    labels = train["label"].to_numpy()
+    counts = np.bincount(labels, minlength=competition.num_classes)
+    best: tuple[float, NDArray[np.int64]] | None = None
+    for ids in _candidates(competition, num_folds):
+        held_out = np.stack([np.bincount(labels[ids == f], minlength=len(counts)) for f in range(num_folds)])
+        if (held_out == counts).any() or (held_out.sum(axis=1) == 0).any():
+            continue
+        expected = counts / num_folds
+        sizes = held_out.sum(axis=1)
+        score = float(((held_out - expected) ** 2 / expected).sum())
+        score += float(((sizes - sizes.mean()) ** 2 / sizes.mean()).sum() * len(counts))
+        if best is None or score < best[0]:
+            best = score, ids
+    if best is None:
+        raise FoldsError(
+            f"no split of {competition.num_subjects} subjects into {num_folds} folds keeps every class on "
+            "every "
+            f"training side ({_NUM_SEEDS} seeds tried); ask for fewer: "
+            f"SET='training.num_folds={max(2, num_folds - 1)}'"
+        )
+    return train[["img", "subject", "label"]].assign(fold=best[1])
+
+
+def _candidates(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int64]]:
+    train = competition.train
+    by_image = competition.config.columns.group is None
+    for seed in range(1 if by_image else _NUM_SEEDS):
+        splitter = (StratifiedKFold if by_image else StratifiedGroupKFold)(
+            num_folds, shuffle=True, random_state=seed
+        )
+        ids = np.full(len(train), -1, dtype=np.int64)
+        for fold, (_, valid) in enumerate(splitter.split(train, train["label"], train["subject"])):
+            ids[valid] = fold
+        yield ids
+
+
+def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
+    """Read folds.csv, or make it where it does not exist yet.
+
+    Raises:
+        FoldsError: the file has another number of folds than `num_folds`, or does not belong to the data.
+    """
+    feasible = feasible_folds(competition, num_folds)
+    if not path.exists():
+        text = make_folds(competition, feasible).to_csv(index=False, lineterminator="\n")
+        create_text(path, text)  # another process may have been first: its folds are read below
+    folds = read_folds(path, competition)
+    if folds.num_folds not in (feasible, 1):
+        raise FoldsError(
+            f"{path} has {folds.num_folds} folds, this run asks for {num_folds}: every run shares one split. "
+            f"SET='training.num_folds={folds.num_folds}' goes with it; to split anew, remove {path.parent}"
+        )
+    return folds
+
+
+def read_folds(path: Path, competition: Competition) -> Folds:
+    """Read folds.csv and check it against the data.
+
+    Raises:
+        FoldsError: missing, not of these images, subjects and labels, or a subject in two folds.
+    """
+    if not path.is_file():
+        raise FoldsError(f"{path}: no folds yet; `make folds` or the first `make train` makes them")
+    content = path.read_bytes()
+    remedy = f"restore it, or remove {path.parent} to start anew"
+    try:
+        table = pd.read_csv(io.BytesIO(content), dtype={"img": str, "subject": str}, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise FoldsError(f"{path}: not a readable CSV file ({error}); {remedy}") from error
+    if tuple(table.columns) != COLUMNS:
+        raise FoldsError(
+            f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(table.columns)}; {remedy}"
+        )
+    train = competition.train
+    if len(table) != len(train) or set(table["img"]) != set(train["img"]):
+        raise FoldsError(f"{path}: its images are not those of {competition.config.folder}; {remedy}")
+    table = table.sort_values("img", ignore_index=True)
+    for column in ("subject", "label"):
+        if (differs := table[column] != train[column]).any():
+            img = table.loc[differs, "img"].iloc[0]
+            raise FoldsError(
+                f"{path}: {column} of {img} is not that of {competition.config.train_list}; {remedy}"
+            )
+    _check_ids(table, path, remedy)
+    return Folds(table, hashlib.sha256(content).hexdigest())
+
+
+def _check_ids(table: pd.DataFrame, path: Path, remedy: str) -> None:
+    ids = table["fold"]
+    if (
+        not pd.api.types.is_integer_dtype(ids)
+        or set(ids) - {-1} != set(range(int(ids.max()) + 1))
+        or ids.max() < 0
+    ):
+        raise FoldsError(
+            f"{path}: expected folds 0, 1, ... without a gap (and -1 for rows always trained on); {remedy}"
+        )
+    straddling = table.groupby("subject")["fold"].nunique()
+    if (straddling > 1).any():
+        raise FoldsError(f"{path}: subject {straddling.idxmax()} is in more than one fold; {remedy}")

@@ -1,0 +1,131 @@
+"""Images to batches: decoded and augmented on the CPU, uint8 all the way, normalised on the device."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from distracted.data.augment import Augmenter
+from distracted.data.images import Image, read_rgb
+from distracted.errors import ImageError
+
+#: Which image, in which epoch: (epoch, position in the data set's paths).
+Key = tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """uint8 images of shape (B, size, size, 3) and their positions in the data set's paths, shape (B,)."""
+
+    images: torch.Tensor
+    indices: torch.Tensor
+
+
+class ImageDataset(Dataset[tuple[int, Image | ImageError]]):
+    """Decoded, augmented images by `Key`; what cannot be read comes back as the error itself."""
+
+    def __init__(self, paths: Sequence[Path], augmenter: Augmenter) -> None:
+        self._paths = list(paths)
+        self._augmenter = augmenter
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, key: Key) -> tuple[int, Image | ImageError]:
+        epoch, index = key
+        try:
+            return index, self._augmenter(read_rgb(self._paths[index]), epoch=epoch, index=index)
+        except ImageError as error:
+            return index, error
+
+
+class BatchSampler(Sampler[list[Key]]):
+    """Keys in batches of nearly equal size, shuffled anew each epoch or in order.
+
+    Equal sizes, so that no last batch of one image meets a BatchNorm that learns.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], *, batch_size: int, seed: int | None = None) -> None:
+        self._rows = rows
+        self._num_batches = -(-len(rows) // batch_size)
+        self._seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rows = self._rows
+        if self._seed is not None:
+            rows = np.random.default_rng([self._seed, self.epoch]).permutation(rows)
+        for batch in np.array_split(rows, self._num_batches):
+            yield [(self.epoch, int(index)) for index in batch]
+
+
+class Loader:
+    """Batches of one set of rows; an unreadable image raises, whichever process met it.
+
+    Args:
+        paths: All images; `rows` picks among them.
+        rows: Positions in `paths`, shape (num_rows,).
+        augmenter: Turns a decoded image into a square one.
+        batch_size: At most so many images a batch.
+        num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
+        seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        rows: NDArray[np.int64],
+        augmenter: Augmenter,
+        *,
+        batch_size: int,
+        num_workers: int,
+        seed: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.num_images = len(rows)
+        self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed)
+        self._loader = DataLoader(
+            ImageDataset(paths, augmenter),
+            batch_sampler=self._sampler,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_init_worker,
+            pin_memory=pin_memory,
+        )
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._sampler)
+
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Raises:
+            ImageError: an image cannot be read; the message starts with its path.
+        """
+        self._sampler.epoch = epoch
+        for batch in self._loader:
+            if isinstance(batch, ImageError):
+                raise batch
+            yield batch
+
+
+def _collate(items: list[tuple[int, Image | ImageError]]) -> Batch | ImageError:
+    images = []
+    for _, image in items:
+        if isinstance(image, ImageError):
+            return image
+        images.append(image)
+    return Batch(torch.from_numpy(np.stack(images)), torch.tensor([index for index, _ in items]))
+
+
+def _init_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism

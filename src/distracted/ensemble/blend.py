@@ -1,0 +1,133 @@
+"""`make ensemble`: the stored runs blended into a run like any other."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.ensemble.blenders import BLENDERS
+from distracted.ensemble.crossfit import CrossFit, cross_fit
+from distracted.errors import StoreError
+from distracted.files import sha256_json
+from distracted.metrics import Interval, accuracy, log_loss, log_losses, prior_log_loss, subject_bootstrap
+from distracted.predictions.store import Run, Store
+from distracted.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A blend that was written.
+
+    Attributes:
+        name: Of the run; members: the runs in it.
+        scores: Pooled OOF log loss of each member.
+        interval: The cross-fitted log loss with its 95% bootstrap interval over subjects.
+        prior: Log loss of the class prior.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    scores: dict[str, float]
+    fit: CrossFit
+    interval: Interval
+    prior: float
+
+
+def blend_runs(
+    store: Store, *, runs: Sequence[str] = (), name: str = "ensemble", progress: Progress = silent
+) -> Ensemble:
+    """Blend runs and write the blend's folds.
+
+    Fold k of the blend pools the members' fold-k networks, for its valid rows and for the test rows alike,
+    by what was fitted and chosen without fold k.
+
+    Args:
+        runs: Members; by default all complete runs that are not blends.
+
+    Raises:
+        StoreError: no complete run, a named one that is missing or incomplete, or a name that another kind
+            of run has.
+    """
+    if any(store.manifest(name, fold).kind != "blend" for fold in store.finished_folds(name)):
+        raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
+    members = [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store)
+    if len(members) == 1:
+        _log.info("one run only: %s passes through with weight 1", members[0].name)
+    scored = np.flatnonzero(store.folds.ids >= 0)
+    labels, subjects = (
+        store.folds.labels[scored],
+        np.unique(store.folds.subjects[scored], return_inverse=True)[1],
+    )
+    folds = store.folds.ids[scored]
+    oof = np.stack([run.oof[scored] for run in members])
+    blenders = BLENDERS if len(members) > 1 else BLENDERS[:1]
+    fit = cross_fit(oof, labels, folds, subjects, blenders=blenders, progress=progress)
+    _write(store, name, members, fit, scored)
+    interval = subject_bootstrap(log_losses(fit.log_probs, labels), subjects)
+    scores = {run.name: log_loss(run.oof[scored], labels) for run in members}
+    prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
+    return Ensemble(name, tuple(scores), scores, fit, interval, prior)
+
+
+def _complete_runs(store: Store) -> list[Run]:
+    members = []
+    for name in store.runs():
+        finished = store.finished_folds(name)
+        if store.manifest(name, finished[0]).kind == "blend":
+            continue
+        if len(finished) < store.folds.num_folds:
+            _log.warning("%s: %d of %d folds; left out", name, len(finished), store.folds.num_folds)
+            continue
+        members.append(store.read_run(name))
+    if not members:
+        raise StoreError(
+            f"{store.workspace.oof(store.competition.name)}: no complete run to blend; `make cv "
+            "MODEL=resnet50` trains one"
+        )
+    return members
+
+
+def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit, scored: NDArray[np.int64]) -> None:
+    parents = [run.as_parent() for run in members]
+    config = {
+        "members": [parent.model_dump(mode="json") for parent in parents],
+        "blenders": [verdict.name for verdict in fit.verdicts],
+    }
+    folds = store.folds.ids[scored]
+    for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
+        valid = fit.log_probs[folds == fold]
+        labels = store.folds.labels[store.folds.valid(fold)]
+        test = blender.pool(np.stack([run.test[run.folds.index(fold)] for run in members]), weights)
+        store.write_fold(
+            name,
+            fold,
+            kind="blend",
+            config=config,
+            config_hash=sha256_json(config),
+            valid=valid,
+            test=test,
+            parents=parents,
+            scores={"valid/log_loss": log_loss(valid, labels), "valid/accuracy": accuracy(valid, labels)},
+            details=_details(members, fit, blender.name, weights),
+        )
+
+
+def _details(
+    members: Sequence[Run], fit: CrossFit, blender: str, weights: NDArray[np.float64]
+) -> dict[str, object]:
+    names = [run.name for run in members]
+    return {
+        "blender": blender,
+        "weights": dict(zip(names, weights.tolist(), strict=True)),
+        "num_candidates": len(fit.verdicts),
+        "on_all_folds": {
+            "blender": fit.overall.name,
+            "weights": dict(zip(names, fit.overall_weights.tolist(), strict=True)),
+            "in_sample": {verdict.name: verdict.in_sample for verdict in fit.verdicts},
+            "cross_fitted": {verdict.name: verdict.cross_fitted for verdict in fit.verdicts},
+        },
+    }

@@ -1,0 +1,121 @@
+"""Blenders: how several runs' predictions become one. All weights are non-negative.
+
+Everywhere `log_probs` has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.ensemble.newton import Vector, minimise_nonnegative
+
+LogProbs = NDArray[np.floating]
+Labels = NDArray[np.integer]
+
+#: Strength of the quadratic penalty on a log-linear pool's weights: too small to move a fit, but where runs
+#: make no mistake at all the optimum would lie at infinity without it.
+RIDGE = 1e-6
+
+
+def equal_weights(log_probs: LogProbs, labels: Labels) -> Vector:
+    """The same weight for every run, summing to 1; nothing is fitted."""
+    return np.full(len(log_probs), 1 / len(log_probs))
+
+
+def fit_linear_pool(log_probs: LogProbs, labels: Labels) -> Vector:
+    """Convex weights that minimise the log loss of an arithmetic blend, shape (num_runs,).
+
+    Only the true class's probability enters the loss, so this is maximum likelihood of mixture proportions:
+    convex, one optimum. The weights' sum needs no constraint: -mean log(P w) + sum(w) over w >= 0 has its
+    minimum where the sum is 1.
+
+    Args:
+        log_probs: Out-of-fold predictions, shape (num_runs, num_images, num_classes).
+        labels: Class ids, shape (num_images,).
+    """
+    true = np.asarray(
+        log_probs[:, np.arange(len(labels)), labels], dtype=np.float64
+    ).T  # (num_images, num_runs)
+    likelihoods = np.exp(true - true.max(axis=1, keepdims=True))  # a row's factor does not move the optimum
+
+    def objective(weights: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
+        mixture = likelihoods @ weights
+        if mixture.min() <= 0:
+            return np.inf, weights, np.eye(len(weights))
+        ratios = likelihoods / mixture[:, None]
+        value = float(weights.sum() - np.log(mixture).mean())
+        return value, 1 - ratios.mean(axis=0), ratios.T @ ratios / len(ratios)
+
+    weights = minimise_nonnegative(objective, equal_weights(log_probs, labels))
+    convex: Vector = weights / weights.sum()
+    return convex
+
+
+def fit_log_linear_pool(log_probs: LogProbs, labels: Labels) -> Vector:
+    """Non-negative weights of free sum that minimise the log loss of a weighted geometric blend, shape
+    (num_runs,).
+
+    The blend is softmax over classes of sum_r w_r log p_r: a conditional logit, convex in w. A sum above 1
+    sharpens and below 1 softens, so the weights are a temperature too.
+
+    Args:
+        log_probs: Out-of-fold predictions, shape (num_runs, num_images, num_classes).
+        labels: Class ids, shape (num_images,).
+    """
+    num_images = len(labels)
+    true = log_probs[:, np.arange(num_images), labels]
+    margins = np.asarray(log_probs, dtype=np.float64) - np.asarray(true, dtype=np.float64)[:, :, None]
+    flat = margins.reshape(len(margins), -1)  # (num_runs, num_images * num_classes)
+
+    def objective(weights: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
+        scores = (weights @ flat).reshape(num_images, -1)
+        top = scores.max(axis=1, keepdims=True)
+        odds = np.exp(scores - top)
+        totals = odds.sum(axis=1, keepdims=True)
+        value = float((np.log(totals) + top).mean() + RIDGE / 2 * weights @ weights)
+        weighted = margins * (odds / totals)
+        means = weighted.sum(axis=2)  # (num_runs, num_images)
+        gradient = means.mean(axis=1) + RIDGE * weights
+        second = weighted.reshape(len(margins), -1) @ flat.T
+        return value, gradient, (second - means @ means.T) / num_images + RIDGE * np.eye(len(weights))
+
+    return minimise_nonnegative(objective, equal_weights(log_probs, labels))
+
+
+def pool_arithmetic(log_probs: LogProbs, weights: Vector) -> NDArray[np.float64]:
+    """Log of the weighted arithmetic mean of probabilities, shape (num_images, num_classes)."""
+    used = [(weight, member) for weight, member in zip(weights, log_probs, strict=True) if weight > 0]
+    top = np.maximum.reduce([member for _, member in used])
+    total = np.sum([weight * np.exp(member - top) for weight, member in used], axis=0)
+    return _normalised(np.log(total) + top)
+
+
+def pool_geometric(log_probs: LogProbs, weights: Vector) -> NDArray[np.float64]:
+    """Log of the normalised weighted geometric mean of probabilities, shape (num_images, num_classes)."""
+    return _normalised(np.tensordot(weights, log_probs, axes=1))
+
+
+def _normalised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normalised
+
+
+@dataclass(frozen=True)
+class Blender:
+    """A way to weigh runs and a way to pool them."""
+
+    name: str
+    fit: Callable[[LogProbs, Labels], Vector]
+    pool: Callable[[LogProbs, Vector], NDArray[np.float64]]
+
+
+#: From the simplest to the most flexible: of those that are as good, the first is taken.
+BLENDERS = (
+    Blender("arithmetic mean", equal_weights, pool_arithmetic),
+    Blender("geometric mean", equal_weights, pool_geometric),
+    Blender("linear pool", fit_linear_pool, pool_arithmetic),
+    Blender("log-linear pool", fit_log_linear_pool, pool_geometric),
+)

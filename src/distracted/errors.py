@@ -1,0 +1,55 @@
+"""The exceptions that users meet.
+
+    DistractedError (a ValueError)      anything that a user can mend; scripts print it in a line or two
+    ├── ConfigError                     a key, a value or a file of configs/
+    ├── DataError                       the competition's folder: lists, names, missing files
+    │   └── ImageError                  one image that cannot be read
+    ├── FoldsError                      folds that cannot be made, or that are not those of the data
+    ├── WeightsError                    pretrained weights: not found, not reachable, not fitting
+    ├── TrainingError                   a loss that is not finite
+    ├── StoreError                      out-of-fold predictions that are missing, edited or of another kind
+    ├── SubmissionError                 a submission that the competition would refuse
+    └── CredentialsError                Kaggle's credentials are missing or refused
+
+Every message says what was expected, what came, where, and what to do.
+"""
+
+
+class DistractedError(ValueError):
+    """Base of all errors that a user can mend."""
+
+
+class ConfigError(DistractedError):
+    """A key, a value or a file of configs/ is wrong."""
+
+
+class DataError(DistractedError):
+    """The competition's folder does not hold what it should."""
+
+
+class ImageError(DataError):
+    """One image cannot be read; the message starts with its path."""
+
+
+class FoldsError(DistractedError):
+    """Folds cannot be made, or are not those of the data."""
+
+
+class WeightsError(DistractedError):
+    """Pretrained weights cannot be found, reached or fitted to the backbone."""
+
+
+class TrainingError(DistractedError):
+    """Training cannot go on."""
+
+
+class StoreError(DistractedError):
+    """Stored predictions are missing, edited, or do not belong together."""
+
+
+class SubmissionError(DistractedError):
+    """The competition would refuse the submission."""
+
+
+class CredentialsError(DistractedError):
+    """Kaggle's credentials are missing or refused."""

@@ -1,0 +1,58 @@
+"""Where networks run and in which precision."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from distracted.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_MAX_WORKERS = 8
+
+
+def find_device(name: str) -> torch.device:
+    """The device by its name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"runtime.device={name}: not to be had here; expected auto, cpu, cuda or mps"
+        ) from error
+    return device
+
+
+def find_precision(name: str, device: torch.device) -> Precision:
+    """The precision by its name; "auto": bf16 on a CUDA device that has it, else fp16; fp32 elsewhere."""
+    if name == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("training.precision=fp16: a CPU takes fp32 or bf16")
+    return name  # type: ignore[return-value]
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context in which forward passes run."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def find_workers(num_workers: int | Literal["auto"], device: torch.device) -> int:
+    """Loader processes; "auto" leaves a core to a GPU's driver, and is 0 where a CPU runs the network."""
+    if num_workers != "auto":
+        return num_workers
+    return 0 if device.type == "cpu" else min(_MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))

@@ -1,0 +1,64 @@
+"""Pooled features of the frozen base: computed once, kept on disk by what they were made from."""
+
+import logging
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distracted.data.loading import Loader
+from distracted.files import atomic_path
+from distracted.inference.device import Precision, autocast
+from distracted.models.network import Network, fingerprint
+from distracted.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def cached_features(
+    network: Network,
+    loader: Loader,
+    *,
+    contents: list[str],
+    size: int,
+    crop: float,
+    folder: Path,
+    device: torch.device,
+    precision: Precision,
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Pooled features of a loader's images in its order, shape (num_images, num_features).
+
+    The file's name is a hash of the images' contents, the trunk's weights and the input's size and crop: what
+    changes any of them finds no file and computes anew.
+
+    Args:
+        contents: Digest of each image, in the loader's order.
+        folder: Where feature files are kept; may be deleted at any time.
+    """
+    normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
+    made_from = [fingerprint(network.trunk), size, crop, normalisation, precision, device.type, *contents]
+    key = sha256(repr(made_from).encode()).hexdigest()[:32]
+    path = folder / f"{key}.npy"
+    if path.is_file():
+        try:
+            features: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            if len(features) == len(contents):
+                return features
+        except ValueError:
+            _log.warning("%s is damaged; computing the features anew", path)
+    network.eval()
+    rows = []
+    with progress("features of the frozen base", total=loader.num_images, unit="img") as step:
+        for batch in loader.epoch():
+            with autocast(device, precision):
+                pooled = network.features(batch.images.to(device, non_blocking=True))
+            rows.append(pooled.float().cpu().numpy())
+            step(len(batch.images))
+    features = np.concatenate(rows)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, features, allow_pickle=False)
+    return features

@@ -1,0 +1,35 @@
+"""The forward pass over a set of images."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distracted.data.loading import Loader
+from distracted.inference.device import Precision, autocast
+from distracted.models.network import Network
+from distracted.progress import Progress, silent
+
+
+@torch.no_grad()
+def predict_log_probs(
+    network: Network,
+    loader: Loader,
+    *,
+    device: torch.device,
+    precision: Precision,
+    label: str = "predicting",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Natural log-probabilities of a loader's images in its order, shape (num_images, num_classes).
+
+    The softmax is taken in float64, so that each row's probabilities sum to 1 within float32's rounding.
+    """
+    network.eval()
+    rows = []
+    with progress(label, total=loader.num_images, unit="img") as step:
+        for batch in loader.epoch():
+            with autocast(device, precision):
+                logits = network(batch.images.to(device, non_blocking=True))
+            rows.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
+            step(len(batch.images))
+    return np.concatenate(rows).astype(np.float32)

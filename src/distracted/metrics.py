@@ -1,0 +1,112 @@
+"""Scores of predictions, and their uncertainty over subjects."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+
+#: The competition scores max(min(p, 1 - 1e-15), 1e-15).
+CLIP = 1e-15
+
+
+def log_losses(log_probs: Floats, labels: Ints) -> NDArray[np.float64]:
+    """Log loss of each row, as the competition clips it.
+
+    Args:
+        log_probs: Natural log-probabilities, shape (num_images, num_classes).
+        labels: Class ids, shape (num_images,).
+
+    Returns:
+        Non-negative losses, shape (num_images,).
+    """
+    true = np.asarray(log_probs, dtype=np.float64)[np.arange(len(labels)), labels]
+    losses: NDArray[np.float64] = -np.clip(true, np.log(CLIP), np.log1p(-CLIP))
+    return losses
+
+
+def log_loss(log_probs: Floats, labels: Ints) -> float:
+    """Mean log loss over rows; shapes as in `log_losses`."""
+    return float(log_losses(log_probs, labels).mean())
+
+
+def accuracy(log_probs: Floats, labels: Ints) -> float:
+    """Share of rows whose most probable class is the true one."""
+    return float((log_probs.argmax(axis=1) == labels).mean())
+
+
+def prior_log_probs(labels: Ints, num_classes: int) -> NDArray[np.float64]:
+    """Log of each class's share among `labels`, one added to each count; shape (num_classes,)."""
+    counts = np.bincount(labels, minlength=num_classes) + 1.0
+    log_probs: NDArray[np.float64] = np.log(counts / counts.sum())
+    return log_probs
+
+
+def prior_log_loss(labels: Ints, folds: Ints, num_classes: int) -> float:
+    """Log loss of the class prior, for fold k taken from the other folds' labels: the floor of every run.
+
+    Rows of fold -1 are always trained on and never scored.
+    """
+    losses = []
+    for fold in np.unique(folds[folds >= 0]):
+        valid = folds == fold
+        prior = prior_log_probs(labels[~valid], num_classes)
+        losses.append(-prior[labels[valid]])
+    return float(np.concatenate(losses).mean())
+
+
+def difference_and_error(
+    losses: Floats, reference: Floats, subjects: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Mean of `losses - reference` over rows and its standard error over subjects.
+
+    The error is that of a ratio estimator with subjects as the sampled units: rows of one subject err
+    together.
+
+    Args:
+        losses: Loss of each row, shape (num_images,).
+        reference: Loss of the same rows under the other prediction.
+        subjects: Subject ids 0..S-1, shape (num_images,).
+
+    Returns:
+        The difference and its standard error (infinite with a single subject).
+    """
+    difference = np.asarray(losses, dtype=np.float64) - reference
+    mean = float(difference.mean())
+    sums = np.bincount(subjects, weights=difference - mean)
+    sums = sums[np.bincount(subjects) > 0]
+    num = len(sums)
+    if num < 2:
+        return mean, float("inf")
+    return mean, float(np.sqrt(num / (num - 1) * (sums**2).sum()) / len(difference))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean loss with its 95% bootstrap interval over subjects."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def subject_bootstrap(
+    losses: Floats, subjects: NDArray[np.int64], *, num_draws: int = 2000, seed: int = 0
+) -> Interval:
+    """95% interval of a mean loss when subjects, not rows, are drawn anew.
+
+    Args:
+        losses: Loss of each row, shape (num_images,).
+        subjects: Subject ids 0..S-1, shape (num_images,).
+    """
+    counts = np.bincount(subjects)
+    present = counts > 0
+    sums = np.bincount(subjects, weights=losses)[present]
+    counts = counts[present]
+    num = len(counts)
+    draws = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=num_draws)
+    means = (draws @ sums) / (draws @ counts)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(mean=float(np.mean(losses)), low=float(low), high=float(high))

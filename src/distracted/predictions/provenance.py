@@ -1,0 +1,51 @@
+"""What code made an artefact: the git commit and the versions of the packages that matter."""
+
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from distracted.paths import CONFIGS
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "scikit-learn",
+    "pandas",
+)
+
+
+@cache
+def git_commit() -> str | None:
+    """The project's commit, with "+changes" where files differ from it; None outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(CONFIGS.parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Installed versions by package name."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,325 @@
+"""The OOF store: predictions by run and fold, written whole, read aligned by `img`, refused when anything
+differs.
+
+A fold is a folder with valid.parquet, test.parquet (`img` and a column a class of natural log-probabilities)
+and manifest.json, which is written last.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from distracted.config import DataConfig, check_name
+from distracted.data.competition import Competition, load_competition
+from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
+from distracted.errors import StoreError
+from distracted.files import atomic_path, create_text, sha256_file, sha256_json, write_text
+from distracted.paths import Workspace
+from distracted.predictions.manifest import Kind, Manifest, Parent
+from distracted.predictions.provenance import git_commit, package_versions
+from distracted.progress import Progress, silent
+
+_TOLERANCE = 1e-4  # of a row's sum of probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run's stored predictions, aligned.
+
+    Attributes:
+        oof: Log-probabilities in the order of `Competition.train`, (num_images, num_classes); rows that no
+            fold holds out (fold -1, or missing folds) are NaN.
+        test: Log-probabilities of each fold's network, (num_folds, num_test, num_classes), in the order of
+            `folds`.
+        folds: The folds that are there.
+        manifests: One a fold.
+    """
+
+    name: str
+    oof: NDArray[np.float64]
+    test: NDArray[np.float64]
+    folds: tuple[int, ...]
+    manifests: tuple[Manifest, ...]
+
+    @property
+    def kind(self) -> Kind:
+        return self.manifests[0].kind
+
+    @property
+    def test_log_probs(self) -> NDArray[np.float64]:
+        """Log of the arithmetic mean of probabilities over folds, (num_test, num_classes)."""
+        mean: NDArray[np.float64] = np.logaddexp.reduce(self.test, axis=0) - np.log(len(self.folds))
+        return mean
+
+    def as_parent(self) -> Parent:
+        return Parent(
+            run=self.name,
+            config_hash=self.manifests[0].config_hash,
+            predictions={str(m.fold): sha256_json([m.valid_sha256, m.test_sha256]) for m in self.manifests},
+        )
+
+
+class Store:
+    """The predictions of all runs on one competition and its folds.
+
+    Raises:
+        StoreError: on construction, where the data's name is bound to another index.
+    """
+
+    def __init__(self, workspace: Workspace, competition: Competition, folds: Folds) -> None:
+        bind_data(workspace, competition)
+        self.workspace = workspace
+        self.competition = competition
+        self.folds = folds
+
+    def runs(self) -> list[str]:
+        """Names of the runs that have at least one fold's manifest."""
+        return list_runs(self.workspace, self.competition.name)
+
+    def finished_folds(self, run: str) -> list[int]:
+        """Folds of a run that have a manifest."""
+        return [fold for fold in range(self.folds.num_folds) if self._path(run, fold).is_file()]
+
+    def manifest(self, run: str, fold: int) -> Manifest:
+        """Read and check a fold's manifest.
+
+        Raises:
+            StoreError: missing, not a manifest, or of other data or folds.
+        """
+        path = self._path(run, fold)
+        try:
+            manifest = Manifest.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise StoreError(
+                f"{path}: no such prediction; `make train FOLD={fold} MODEL={run}` makes it"
+            ) from None
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise StoreError(
+                f"{path}: not a manifest ({str(error).splitlines()[0]}); {_redo(run, fold)}"
+            ) from error
+        expected = {"run": run, "fold": fold, "data": self.competition.name}
+        for key, value in expected.items():
+            if getattr(manifest, key) != value:
+                raise StoreError(
+                    f"{path}: {key} is {getattr(manifest, key)!r}, expected {value!r}; {_redo(run, fold)}"
+                )
+        if manifest.index_hash != self.competition.index_hash:
+            raise StoreError(
+                f"{path}: made from other data than {self.competition.config.folder}; {_redo(run, fold)}"
+            )
+        if manifest.folds_hash != self.folds.hash:
+            raise StoreError(f"{path}: made with other folds than folds.csv; {_redo(run, fold)}")
+        return manifest
+
+    def check_config(self, run: str, config_hash: str, *, redone: Collection[int] = ()) -> None:
+        """Refuse to mix configs in a run: all its folds share one hash.
+
+        Args:
+            redone: Folds that are about to be made anew, whatever is there.
+        """
+        check_name(run, "NAME")
+        for fold in self.finished_folds(run):
+            if fold not in redone and self.manifest(run, fold).config_hash != config_hash:
+                raise StoreError(
+                    f"{self._path(run, fold).parent} was made with another config; a run has one config "
+                    "over all its "
+                    f"folds: give this one a name (NAME={run}_2), or redo all of them (FORCE=1 with make cv)"
+                )
+
+    def write_fold(
+        self,
+        run: str,
+        fold: int,
+        *,
+        kind: Kind,
+        config: dict[str, Any],
+        config_hash: str,
+        valid: NDArray[np.floating[Any]],
+        test: NDArray[np.floating[Any]],
+        parents: Sequence[Parent] = (),
+        **facts: Any,
+    ) -> Manifest:
+        """Write a fold's predictions, the manifest last.
+
+        Args:
+            valid: Log-probabilities in the order of `Folds.valid(fold)`, (num_valid, num_classes).
+            test: Log-probabilities in the competition's order, (num_test, num_classes).
+            facts: Further fields of the manifest: weights, scores, seconds, images_per_second, details.
+
+        Raises:
+            StoreError: shapes, a value that is not finite, or a row that does not sum to 1.
+        """
+        check_name(run, "NAME")
+        folder = self._path(run, fold).parent
+        imgs = self.competition.train["img"].to_numpy()[self.folds.valid(fold)]
+        tables = {
+            "valid": self._table(imgs, valid, folder / "valid.parquet"),
+            "test": self._table(self.competition.test["img"].to_numpy(), test, folder / "test.parquet"),
+        }
+        self._path(run, fold).unlink(
+            missing_ok=True
+        )  # from here until the new manifest the fold does not exist
+        for name, table in tables.items():
+            with atomic_path(folder / f"{name}.parquet") as temporary:
+                table.to_parquet(temporary, index=False)
+        manifest = Manifest(
+            kind=kind,
+            run=run,
+            fold=fold,
+            data=self.competition.name,
+            config=config,
+            config_hash=config_hash,
+            index_hash=self.competition.index_hash,
+            folds_hash=self.folds.hash,
+            valid_sha256=sha256_file(folder / "valid.parquet"),
+            test_sha256=sha256_file(folder / "test.parquet"),
+            parents=tuple(parents),
+            git_commit=git_commit(),
+            packages=package_versions(),
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            **facts,
+        )
+        write_text(self._path(run, fold), manifest.model_dump_json(indent=2) + "\n")
+        return manifest
+
+    def read_run(self, run: str, *, partial: bool = False) -> Run:
+        """Read a run's predictions, checked and aligned by `img`.
+
+        Args:
+            partial: Take the folds that are there; otherwise a missing fold is an error.
+
+        Raises:
+            StoreError: folds are missing or of several configs; a file was edited; an image is missing,
+                double or unknown; a value is not finite; a row does not sum to 1.
+        """
+        there = self.finished_folds(run)
+        missing = sorted(set(range(self.folds.num_folds)) - set(there))
+        if not there or (missing and not partial):
+            names = ", ".join(map(str, missing))
+            raise StoreError(
+                f"{run}: fold {names} of {self.folds.num_folds} is missing; `make cv` finishes a run"
+            )
+        manifests = tuple(self.manifest(run, fold) for fold in there)
+        if len({manifest.config_hash for manifest in manifests}) > 1:
+            raise StoreError(
+                f"{run}: its folds were made with different configs; `make cv ... FORCE=1` redoes them"
+            )
+        shape = (len(self.competition.train), self.competition.num_classes)
+        oof, test = np.full(shape, np.nan), []
+        for manifest in manifests:
+            rows = self.folds.valid(manifest.fold)
+            imgs = self.competition.train["img"].to_numpy()[rows]
+            oof[rows] = self._read(manifest, "valid", imgs)
+            test.append(self._read(manifest, "test", self.competition.test["img"].to_numpy()))
+        return Run(run, oof, np.stack(test), tuple(there), manifests)
+
+    def _path(self, run: str, fold: int) -> Path:
+        return self.workspace.fold(self.competition.name, run, fold) / "manifest.json"
+
+    def _table(self, imgs: NDArray[Any], log_probs: NDArray[Any], path: Path) -> pd.DataFrame:
+        expected = (len(imgs), self.competition.num_classes)
+        if log_probs.shape != expected:
+            raise StoreError(f"{path}: expected log-probabilities of shape {expected}, got {log_probs.shape}")
+        table = pd.DataFrame(log_probs.astype(np.float32), columns=list(self.competition.classes))
+        table.insert(0, "img", imgs)
+        _check_rows(table, path, "nothing was written")
+        return table
+
+    def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
+        path = self._path(manifest.run, manifest.fold).with_name(f"{part}.parquet")
+        redo = _redo(manifest.run, manifest.fold)
+        if not path.is_file():
+            raise StoreError(f"{path}: no such file; {redo}")
+        if sha256_file(path) != getattr(manifest, f"{part}_sha256"):
+            raise StoreError(f"{path}: not the file that its manifest describes (edited or damaged); {redo}")
+        table = pd.read_parquet(path)
+        if list(table.columns) != ["img", *self.competition.classes]:
+            raise StoreError(
+                f"{path}: expected the columns img, {', '.join(self.competition.classes)}; {redo}"
+            )
+        aligned = _align(table, imgs, path, redo)
+        _check_rows(aligned, path, redo)
+        return aligned[list(self.competition.classes)].to_numpy(np.float64)
+
+
+def open_store(
+    workspace: Workspace, data: DataConfig, *, num_folds: int | None = None, progress: Progress = silent
+) -> Store:
+    """Read and check the competition, bind its name, and take its folds.
+
+    Args:
+        num_folds: Make so many folds where there are none yet; None only reads them.
+
+    Raises:
+        DataError, FoldsError, StoreError: what does not fit, where, and the way out.
+    """
+    competition = load_competition(data, cache=workspace.cache(data.name), progress=progress)
+    path = workspace.folds(competition.name)
+    if num_folds is not None:
+        feasible_folds(competition, num_folds)  # nothing is bound to data that cannot be split
+        bind_data(workspace, competition)
+        folds = ensure_folds(path, competition, num_folds)
+    else:
+        folds = read_folds(path, competition)
+    return Store(workspace, competition, folds)
+
+
+def list_runs(workspace: Workspace, data: str) -> list[str]:
+    """Names of the runs on a data set that have at least one fold's manifest."""
+    return sorted({path.parent.parent.name for path in workspace.oof(data).glob("*/fold*/manifest.json")})
+
+
+def bind_data(workspace: Workspace, competition: Competition) -> None:
+    """Bind the data's name to its index in data.json; another folder of that name is refused.
+
+    Raises:
+        StoreError: the name is bound to another index.
+    """
+    path = workspace.data_binding(competition.name)
+    bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
+    if not create_text(path, bound) and path.read_text() != bound:
+        raise StoreError(
+            f"{path}: the name {competition.name!r} belongs to other data than {competition.config.folder} "
+            "holds now; "
+            f"rename the folder, or remove {path.parent} (its folds and predictions) to start anew"
+        )
+
+
+def _align(table: pd.DataFrame, imgs: NDArray[Any], path: Path, redo: str) -> pd.DataFrame:
+    if len(double := table["img"][table["img"].duplicated()]):
+        raise StoreError(f"{path}: image {double.iloc[0]} is there more than once; {redo}")
+    found, wanted = set(table["img"]), set(imgs)
+    if found - wanted:
+        raise StoreError(f"{path}: image {min(found - wanted)} does not belong there; {redo}")
+    if wanted - found:
+        raise StoreError(
+            f"{path}: image {min(wanted - found)} and {len(wanted - found) - 1} more are missing; {redo}"
+        )
+    return table.set_index("img").loc[imgs].reset_index()
+
+
+def _check_rows(table: pd.DataFrame, path: Path, remedy: str) -> None:
+    log_probs = table.drop(columns="img").to_numpy(np.float64)
+    finite = np.isfinite(log_probs).all(axis=1)
+    if not finite.all():
+        raise StoreError(
+            f"{path}: image {table['img'][~finite].iloc[0]} has a value that is not finite; {remedy}"
+        )
+    sums = np.exp(log_probs).sum(axis=1)
+    off = np.abs(sums - 1) > _TOLERANCE
+    if off.any():
+        raise StoreError(
+            f"{path}: image {table['img'][off].iloc[0]}: probabilities sum to {sums[off][0]:.6f}, expected "
+            f"1; {remedy}"
+        )
+
+
+def _redo(run: str, fold: int) -> str:
+    return f"restore it, or redo the fold (remove oof/.../{run}/fold{fold}, or FORCE=1)"

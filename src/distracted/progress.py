@@ -1,0 +1,27 @@
+"""How long work tells its caller how far it is; the library itself prints nothing."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Step(Protocol):
+    """Advance a task by `count` units; `fields` are shown beside it, such as loss=0.31."""
+
+    def __call__(self, count: int = 1, /, **fields: float) -> None: ...
+
+
+class Progress(Protocol):
+    """Opens one task at a time: `with progress("fold 0, finetune", total=1240, unit="img") as step`."""
+
+    def __call__(self, label: str, /, *, total: int, unit: str) -> AbstractContextManager[Step]: ...
+
+
+@contextmanager
+def silent(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+    """A `Progress` that shows nothing."""
+
+    def step(count: int = 1, /, **fields: float) -> None:
+        return None
+
+    yield step

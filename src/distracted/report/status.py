@@ -1,0 +1,54 @@
+"""`make status`: what is done and what is missing."""
+
+from dataclasses import dataclass
+
+from distracted.errors import StoreError
+from distracted.metrics import log_loss
+from distracted.predictions.store import Store
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run's state.
+
+    Attributes:
+        folds: Log loss of each fold that is done, by fold; missing: the others.
+        pooled: OOF log loss over all rows (cross-fitted for a blend), None where folds are missing.
+        problem: Why the run cannot be used, or "".
+    """
+
+    run: str
+    kind: str
+    weights: str
+    folds: dict[int, float]
+    missing: tuple[int, ...]
+    pooled: float | None
+    seconds: float
+    problem: str = ""
+
+
+def run_statuses(store: Store) -> list[RunStatus]:
+    """The state of every run in the store."""
+    return [_status(store, run) for run in store.runs()]
+
+
+def _status(store: Store, run: str) -> RunStatus:
+    done = store.finished_folds(run)
+    missing = tuple(fold for fold in range(store.folds.num_folds) if fold not in done)
+    try:
+        manifests = [store.manifest(run, fold) for fold in done]
+        pooled = None
+        if not missing:
+            scored = store.folds.ids >= 0
+            pooled = log_loss(store.read_run(run).oof[scored], store.folds.labels[scored])
+    except StoreError as error:
+        return RunStatus(run, "?", "", {}, missing, None, 0.0, str(error))
+    return RunStatus(
+        run=run,
+        kind=manifests[0].kind,
+        weights=manifests[0].weights.get("origin", ""),
+        folds={manifest.fold: manifest.scores["valid/log_loss"] for manifest in manifests},
+        missing=missing,
+        pooled=pooled,
+        seconds=sum(manifest.seconds for manifest in manifests),
+    )

@@ -1,0 +1,56 @@
+"""The doctor: whether the competition would take a submission, by its own sample_submission.csv."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distracted.errors import SubmissionError
+
+_TOLERANCE = 1e-4  # of a row's sum
+
+
+def check_submission(path: Path, sample: Path) -> None:
+    """Check a submission file against the competition's sample.
+
+    Raises:
+        SubmissionError: columns or their order differ; an image is missing, double or extra; a value is no
+            number, not finite or outside [0, 1]; a row does not sum to 1. Says where.
+    """
+    table, expected = _read(path), _read(sample)
+    if list(table.columns) != list(expected.columns):
+        raise SubmissionError(
+            f"{path}: expected the columns {','.join(expected.columns)}, got {','.join(table.columns)}"
+        )
+    key = expected.columns[0]
+    _check_images(table[key], expected[key], path)
+    values = table.drop(columns=key).apply(pd.to_numeric, errors="coerce")
+    numbers = values.to_numpy(np.float64)
+    _refuse(~np.isfinite(numbers).all(axis=1), table, path, "a value that is not a finite number")
+    _refuse(((numbers < 0) | (numbers > 1)).any(axis=1), table, path, "a value outside [0, 1]")
+    _refuse(np.abs(numbers.sum(axis=1) - 1) > _TOLERANCE, table, path, "probabilities that do not sum to 1")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise SubmissionError(f"{path}: not a readable CSV file: {error}") from error
+
+
+def _check_images(imgs: "pd.Series[str]", expected: "pd.Series[str]", path: Path) -> None:
+    if len(double := imgs[imgs.duplicated()]):
+        raise SubmissionError(
+            f"{path}, row {double.index[0] + 2}: image {double.iloc[0]} is there more than once"
+        )
+    if extra := set(imgs) - set(expected):
+        raise SubmissionError(f"{path}: {len(extra)} images that are not asked for, such as {min(extra)}")
+    if missing := set(expected) - set(imgs):
+        raise SubmissionError(f"{path}: {len(missing)} images are missing, such as {min(missing)}")
+
+
+def _refuse(bad: NDArray[np.bool_], table: pd.DataFrame, path: Path, what: str) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        raise SubmissionError(f"{path}, row {row + 2}: image {table.iloc[row, 0]!s} has {what}")

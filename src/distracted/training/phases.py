@@ -1,0 +1,163 @@
+"""One phase of gradient descent: what learns, on which batches, for how long."""
+
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from distracted.config import TrainingConfig, TrainPhase
+from distracted.data.loading import Loader
+from distracted.errors import TrainingError
+from distracted.inference.device import Precision, autocast
+from distracted.models.network import Network
+from distracted.progress import Progress, Step
+from distracted.training.optim import make_optimizer, make_scheduler
+from distracted.training.tracking import Tracker
+
+_CHECK_EVERY = 10  # steps between looks at the loss: each look waits for the device
+
+
+@dataclass
+class Clock:
+    """Where a run stands over all its phases.
+
+    Attributes:
+        epoch: Epochs begun before this one, over all phases; augmentation and shuffling derive from it.
+        step: Optimiser steps taken; images, seconds: trained on, and the time it took.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Ema:
+    """Moving average of a network's tensors; the decay warms up, so that short runs forget their start."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network = deepcopy(network)
+        self._decay = decay
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self, network: Network) -> None:
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        floating = [(average, value) for average, value in pairs if average.is_floating_point()]
+        torch._foreach_lerp_(
+            [average for average, _ in floating], [value for _, value in floating], 1 - decay
+        )
+        for average, value in pairs:
+            if not average.is_floating_point():  # BatchNorm's counters
+                average.copy_(value)
+
+
+def run_phase(
+    network: Network,
+    name: str,
+    phase: TrainPhase,
+    *,
+    loader: Loader,
+    labels: torch.Tensor,
+    training: TrainingConfig,
+    device: torch.device,
+    precision: Precision,
+    clock: Clock,
+    tracker: Tracker,
+    progress: Progress,
+    label: str,
+    after_epoch: Callable[[Network], dict[str, float]],
+) -> Network:
+    """Train a network in place through one phase.
+
+    Args:
+        loader: The training side, augmented.
+        labels: Class id of each of the loader's paths, on the device.
+        after_epoch: Called with the network that would predict now; returns metrics to track.
+
+    Returns:
+        The network that predicts: its moving average where `training.ema` is on, else `network` itself.
+
+    Raises:
+        TrainingError: the loss is not finite; says step and learning rate.
+    """
+    network.unfreeze(phase.unfreeze)
+    optimizer = make_optimizer(network, phase)
+    scheduler = make_scheduler(optimizer, phase, num_steps=phase.epochs * len(loader))
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    ema = Ema(network, training.ema) if training.ema > 0 else None
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def take_step(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, precision):
+            loss = nn.functional.cross_entropy(network(images), targets)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if training.grad_clip > 0:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, training.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        if ema is not None:
+            ema.update(network)
+        return loss.detach()
+
+    with progress(label, total=phase.epochs * loader.num_images, unit="img") as step:
+        for _ in range(phase.epochs):
+            network.train_learning(batchnorm=phase.batchnorm == "train")
+            start, images = time.perf_counter(), clock.images
+            loss = _run_epoch(loader, labels, take_step, scheduler, clock, step)
+            seconds = time.perf_counter() - start
+            clock.seconds += seconds
+            clock.epoch += 1
+            metrics: dict[str, float | str] = {
+                "phase": name,
+                "epoch": clock.epoch,
+                "train/loss": loss,
+                "train/lr": float(scheduler.get_last_lr()[0]),
+                "train/images_per_second": (clock.images - images) / seconds,
+                **after_epoch(ema.network if ema is not None else network),
+            }
+            tracker.log(metrics, step=clock.step)
+    return ema.network if ema is not None else network
+
+
+def _run_epoch(
+    loader: Loader,
+    labels: torch.Tensor,
+    take_step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    clock: Clock,
+    step: Step,
+) -> float:
+    """Train for one epoch; returns the mean loss."""
+    waiting: list[torch.Tensor] = []
+    total, count = 0.0, 0
+    for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
+        indices = batch.indices.to(labels.device, non_blocking=True)
+        rate = float(scheduler.get_last_lr()[0])
+        waiting.append(take_step(batch.images.to(labels.device, non_blocking=True), labels[indices]))
+        clock.step += 1
+        clock.images += len(batch.images)
+        if len(waiting) == _CHECK_EVERY or number == len(loader):
+            losses = torch.stack(waiting).cpu().double()
+            if not losses.isfinite().all():
+                bad = clock.step - len(waiting) + 1 + int((~losses.isfinite()).int().argmax())
+                raise TrainingError(
+                    f"the loss is {losses[~losses.isfinite()][0].item()} at step {bad} (learning rate "
+                    f"about {rate:.2g}); "
+                    "a lower rate (SET='phases.<phase>.lr=...'), training.grad_clip=1 or another seed may "
+                    "help"
+                )
+            total, count = total + float(losses.sum()), count + len(losses)
+            waiting.clear()
+            step(len(batch.images), loss=total / count, lr=rate)
+        else:
+            step(len(batch.images))
+    return total / count

@@ -1,0 +1,124 @@
+"""A tiny competition, and what most tests need around it."""
+
+import os
+
+os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themselves
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from distracted.config import DataConfig, load_data_config
+from distracted.data.competition import Competition, load_competition
+from distracted.paths import Workspace
+from distracted.predictions.store import Store, open_store
+
+CLASSES = ("c0", "c1", "c2")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks are fastest on one thread, and parallel test runs do not fight."""
+    torch.set_num_threads(1)
+    yield
+
+
+def write_competition(
+    folder: Path,
+    *,
+    num_subjects: int = 6,
+    num_frames: int = 3,
+    num_test: int = 7,
+    size: int = 40,
+    seed: int = 0,
+) -> Path:
+    """A competition on disk: three classes told apart by where a bright square lies, subjects by their colour."""
+    rng = np.random.default_rng(seed)
+    rows, names = [], iter(rng.permutation(10_000))
+
+    def write(path: Path, label: int) -> None:
+        image = np.full((size * 3 // 4, size, 3), rng.integers(0, 120, 3), np.uint8)
+        left = (4, size // 2 - 5, size - 15)[label]
+        image[8:20, left : left + 10] = 255
+        image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), image)
+
+    for subject in range(num_subjects):
+        for label, name in enumerate(CLASSES):
+            for _ in range(num_frames):
+                img = f"img_{next(names)}.jpg"
+                rows.append((f"p{subject:03}", name, img))
+                write(folder / "imgs/train" / name / img, label)
+    pd.DataFrame(rows, columns=["subject", "classname", "img"]).to_csv(
+        folder / "driver_imgs_list.csv", index=False
+    )
+    test = sorted(f"img_{next(names)}.jpg" for _ in range(num_test))
+    for number, img in enumerate(test):
+        write(folder / "imgs/test" / img, number % 3)
+    sample = pd.DataFrame({"img": test} | dict.fromkeys(CLASSES, 1 / 3))
+    sample.to_csv(folder / "sample_submission.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The tiny competition's folder, called `tiny`."""
+    return write_competition(tmp_path / "tiny")
+
+
+@pytest.fixture
+def data(folder: Path) -> DataConfig:
+    return load_data_config(str(folder))
+
+
+@pytest.fixture
+def competition(data: DataConfig) -> Competition:
+    return load_competition(data)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "work")
+
+
+@pytest.fixture
+def store(workspace: Workspace, data: DataConfig) -> Store:
+    """A store over the tiny competition with three folds."""
+    return open_store(workspace, data, num_folds=3)
+
+
+@pytest.fixture
+def write_run(store: Store) -> Callable[..., None]:
+    """Write a run of made-up predictions: `skill` moves them towards the labels."""
+
+    def write(run: str, *, skill: float = 1.0, seed: int = 0, folds: tuple[int, ...] = (0, 1, 2)) -> None:
+        rng = np.random.default_rng(seed)
+        num_classes = store.competition.num_classes
+        for fold in folds:
+            rows = store.folds.valid(fold)
+            scores = rng.normal(size=(len(rows), num_classes))
+            scores[np.arange(len(rows)), store.folds.labels[rows]] += skill
+            test = rng.normal(size=(len(store.competition.test), num_classes))
+            store.write_fold(
+                run,
+                fold,
+                kind="model",
+                config={"run": run},
+                config_hash=f"hash of {run}",
+                valid=_log_softmax(scores),
+                test=_log_softmax(test),
+                scores={"valid/log_loss": 1.0, "valid/accuracy": 0.5},
+            )
+
+    return write
+
+
+def _log_softmax(scores: np.ndarray) -> np.ndarray:
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))

@@ -99,6 +99,7 @@ class Loader:
             persistent_workers=num_workers > 0,
             worker_init_fn=_init_worker,
             pin_memory=pin_memory,
+            generator=torch.Generator(),  # else each epoch draws from the one that dropout draws from
         )
 
     def __len__(self) -> int:

@@ -12,7 +12,8 @@ class RunStatus:
     """One run's state.
 
     Attributes:
-        folds: Log loss of each fold that is done, by fold; missing: the others.
+        folds: Log loss of each fold that is done, by fold (NaN where its manifest has none); missing: the
+            others.
         pooled: OOF log loss over all rows (cross-fitted for a blend), None where folds are missing.
         problem: Why the run cannot be used, or "".
     """
@@ -47,7 +48,7 @@ def _status(store: Store, run: str) -> RunStatus:
         run=run,
         kind=manifests[0].kind,
         weights=manifests[0].weights.get("origin", ""),
-        folds={manifest.fold: manifest.scores["valid/log_loss"] for manifest in manifests},
+        folds={manifest.fold: manifest.scores.get("valid/log_loss", float("nan")) for manifest in manifests},
         missing=missing,
         pooled=pooled,
         seconds=sum(manifest.seconds for manifest in manifests),

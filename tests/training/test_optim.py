@@ -1,0 +1,75 @@
+"""Schedules and parameter groups."""
+
+import pytest
+import torch
+
+from distracted.config import HeadConfig, ModelConfig, TrainPhase
+from distracted.models.network import build_network
+from distracted.models.weights import Weights
+from distracted.training.optim import make_optimizer, make_scheduler
+from distracted.training.phases import Ema
+
+
+def phase(**settings: object) -> TrainPhase:
+    return TrainPhase.model_validate({"kind": "train", "epochs": 1, "unfreeze": "all", "lr": 0.1, **settings})
+
+
+def rates(num_steps: int, **settings: object) -> list[float]:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    scheduler = make_scheduler(optimizer, phase(**settings), num_steps=num_steps)
+    seen = []
+    for _ in range(num_steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_rates_rise_to_the_top_and_end_at_a_hundredth(schedule: str) -> None:
+    seen = rates(100, schedule=schedule, warmup=0.25)
+    top = seen.index(max(seen))
+    assert max(seen) == pytest.approx(0.1) and top == 25
+    assert seen[:top] == sorted(seen[:top]) and seen[top:] == sorted(seen[top:], reverse=True)
+    assert seen[-1] == pytest.approx(0.001)
+
+
+def test_constant_is_constant() -> None:
+    assert rates(5, schedule="constant") == [0.1] * 5
+
+
+def test_one_step_is_enough() -> None:
+    assert rates(1, schedule="one_cycle", warmup=0.25) == [0.1]
+
+
+def test_base_and_head_have_their_rates_and_vectors_no_decay() -> None:
+    config = ModelConfig(
+        backbone="test_resnet", weights="none", image_size=32, crop=1.0, head=HeadConfig(dropout=0.0)
+    )
+    network = build_network(config, Weights("none"), num_classes=3)
+    optimizer = make_optimizer(network, phase(head_lr=0.5, weight_decay=0.02))
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    for name, parameter in network.named_parameters():
+        lr = 0.5 if name.startswith("head.") else 0.1
+        assert found[id(parameter)] == (lr, 0.02 if parameter.ndim > 1 else 0.0), name
+
+
+def test_the_moving_average_follows_its_definition() -> None:
+    config = ModelConfig(
+        backbone="test_resnet", weights="none", image_size=32, crop=1.0, head=HeadConfig(dropout=0.0)
+    )
+    network = build_network(config, Weights("none"), num_classes=3)
+    ema = Ema(network, decay=0.5)
+    with torch.no_grad():
+        network.head.bias.fill_(1.0)
+    expected = 0.0
+    for step in (1, 2, 3):
+        ema.update(network)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * 1.0
+    torch.testing.assert_close(ema.network.head.bias, torch.full((3,), expected))

@@ -1,13 +1,13 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds train cv grid ensemble submit status bench clean
+.PHONY: help setup demo test test-fast lint sample data folds train cv grid ensemble submit status pictures bench clean
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
 given = $(if $(filter command line,$(origin $(1))),$(strip $($(1))))
 option = $(if $(call given,$(1)),$(2) '$(call given,$(1))')
 flag = $(if $(filter-out 0,$(call given,$(1))),$(2))
-export SETTINGS := $(call given,SET)
+export SETTINGS := $(if $(call given,SET),$(value SET))
 
 PYTHON ?= python3
 ENV := $(or $(call given,VENV),.venv)
@@ -57,6 +57,9 @@ submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND
 
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
+
+pictures: $(STAMP)  ## Draw sheets of the data and of the augmentation into docs/images (DATA=)
+	@$(PY) scripts/pictures.py $(DATA_OPT)
 
 bench: $(STAMP)  ## Time the blenders beside scipy's SLSQP
 	@$(PY) bench/blend.py

@@ -1,0 +1,36 @@
+"""make pictures: sheets of the data and of the augmentation, into docs/images or any other folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_config
+from distracted.data.competition import load_competition
+from distracted.report.pictures import augmentation_sheet, data_sheet, save_jpeg
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs/images"),
+    data: console.Data = "sample",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Draw what the data looks like, and what each augmentation policy makes of one picture."""
+    config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
+    cache = console.workspace(root).cache(config.data.name)
+    competition = load_competition(config.data, cache=cache, progress=console.progress)
+    sheets = {
+        "data": data_sheet(competition),
+        "augmentation": augmentation_sheet(competition, config.augment.policies),
+    }
+    for name, sheet in sheets.items():
+        path = folder / f"{competition.name}_{name}.jpg"
+        save_jpeg(path, sheet)
+        console.say(f"{path}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,146 @@
+"""A clip: a pose that drifts from frame to frame as in a video, drawn and developed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from distracted.data.sample._cabin import draw_console, draw_near_rim, draw_seat, draw_shell, draw_wheel
+from distracted.data.sample._canvas import Camera, Canvas, Pixels
+from distracted.data.sample._driver import (
+    draw_far_arm,
+    draw_legs,
+    draw_near_arm,
+    draw_torso,
+    pose_body,
+)
+from distracted.data.sample._head import draw_back_hair, draw_head
+from distracted.data.sample._poses import Hand, Pose, draw_pose
+from distracted.data.sample._scenery import draw_panorama
+from distracted.data.sample._sensor import Floats, Sensor, draw_grain
+from distracted.data.sample._subject import Subject, draw_subject
+
+MEMORY = 0.9  # share of a frame's deviation that the next one keeps
+MAX_SPEED = 0.025  # panoramas a frame
+SHAKE, MAX_SHAKE = 0.4, 1.5  # mean and most blur by motion, pixels at a width of 320
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one frame strays from the clip's middle pose; positions in units, angles in degrees."""
+
+    near: tuple[float, float]
+    far: tuple[float, float]
+    yaw: float
+    pitch: float
+    roll: float
+    lean: tuple[float, float]
+    shift: tuple[float, float]
+    tilt: float
+    exposure: float
+
+
+STEPS = Drift(  # standard deviation of one frame's step
+    near=(0.004, 0.004),
+    far=(0.004, 0.004),
+    yaw=2.0,
+    pitch=1.0,
+    roll=0.8,
+    lean=(0.0025, 0.0015),
+    shift=(0.0015, 0.0015),
+    tilt=0.002,
+    exposure=0.02,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A subject with what its clips share because it is slow to make."""
+
+    subject: Subject
+    width: int
+    panorama: Pixels
+    grain: Floats
+
+
+def set_stage(width: int, rng: np.random.Generator) -> Stage:
+    """A new subject, ready to be rendered ``width`` pixels wide."""
+    subject = draw_subject(rng)
+    panorama = draw_panorama(subject.outside, width, rng)
+    return Stage(subject, width, panorama, draw_grain(width, subject.light, rng))
+
+
+def render_clip(stage: Stage, label: int, *, num_frames: int, rng: np.random.Generator) -> Iterator[Pixels]:
+    """Frames of one clip in order, each uint8 RGB, shape (0.75 * width, width, 3)."""
+    subject, light = stage.subject, stage.subject.light
+    pose = draw_pose(label, subject.habits, subject.car, rng)
+    sensor = Sensor(stage.width, light, stage.grain, rng)
+    travelled, speed = rng.uniform(), rng.uniform(0, MAX_SPEED)
+    for frame, drift in enumerate(_drifts(num_frames, rng)):
+        camera = _shaken(subject.camera, drift)
+        canvas = Canvas(stage.width, camera, light=light.direction, relief=light.relief)
+        _draw_scene(canvas, subject, _drifted(pose, drift), stage.panorama, travelled + frame * speed)
+        shake = min(float(rng.exponential(SHAKE)), MAX_SHAKE)
+        yield sensor.develop(canvas.pixels, float(np.exp(drift.exposure)), shake, rng)
+
+
+def _draw_scene(canvas: Canvas, subject: Subject, pose: Pose, panorama: Pixels, travelled: float) -> None:
+    """Paint from back to front."""
+    person, car, things = subject.person, subject.car, subject.things
+    body = pose_body(person, pose)
+    draw_shell(canvas, car, panorama, travelled)
+    draw_seat(canvas, car, person.slouch)
+    draw_back_hair(canvas, body.head, person)
+    draw_wheel(canvas, car)
+    draw_far_arm(canvas, body, person, things)
+    draw_near_rim(canvas, car)
+    draw_legs(canvas, body, person)
+    draw_torso(canvas, body, person, car.belt)
+    draw_head(canvas, body.head, person)
+    draw_console(canvas, car)
+    draw_near_arm(canvas, body, person, things)
+
+
+def _drifts(num_frames: int, rng: np.random.Generator) -> Iterator[Drift]:
+    """A mean-reverting random walk over all that moves."""
+    steps = np.hstack(list(vars(STEPS).values()))
+    state = rng.normal(size=steps.size) * steps
+    for _ in range(num_frames):
+        yield _as_drift(state)
+        state = MEMORY * state + rng.normal(size=steps.size) * steps
+
+
+def _as_drift(state: npt.NDArray[np.float64]) -> Drift:
+    values = [float(value) for value in state]
+    return Drift(
+        near=(values[0], values[1]),
+        far=(values[2], values[3]),
+        yaw=values[4],
+        pitch=values[5],
+        roll=values[6],
+        lean=(values[7], values[8]),
+        shift=(values[9], values[10]),
+        tilt=values[11],
+        exposure=values[12],
+    )
+
+
+def _shaken(camera: Camera, drift: Drift) -> Camera:
+    shift = (camera.shift[0] + drift.shift[0], camera.shift[1] + drift.shift[1])
+    return replace(camera, tilt=camera.tilt + drift.tilt, shift=shift)
+
+
+def _drifted(pose: Pose, drift: Drift) -> Pose:
+    return Pose(
+        near=_moved(pose.near, drift.near),
+        far=_moved(pose.far, drift.far),
+        yaw=pose.yaw + drift.yaw,
+        pitch=pose.pitch + drift.pitch,
+        roll=pose.roll + drift.roll,
+        lean=(pose.lean[0] + drift.lean[0], pose.lean[1] + drift.lean[1]),
+    )
+
+
+def _moved(hand: Hand, by: tuple[float, float]) -> Hand:
+    return replace(hand, position=(hand.position[0] + by[0], hand.position[1] + by[1]))

@@ -1,0 +1,164 @@
+"""The rendered scenes as a competition: State Farm's folders and files."""
+
+import csv
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from distracted.data.sample._canvas import Pixels
+from distracted.data.sample._clip import render_clip, set_stage
+from distracted.data.sample._poses import NUM_CLASSES
+
+CLASS_NAMES = tuple(f"c{label}" for label in range(NUM_CLASSES))
+MAX_CLIP_FRAMES = 8
+MIN_CLIPS = 2  # of a subject and class, where the frames suffice: nobody does a thing in one way only
+JPEG_QUALITY = 85
+NAME_SPACE = 100_000  # image numbers are drawn from at least this many
+
+
+class _Stream(IntEnum):
+    """Independent random streams of one seed."""
+
+    TRAIN = 0
+    TEST = 1
+    NAMES = 2
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One image to be: where it goes in the lists."""
+
+    stream: _Stream
+    subject: str
+    classname: str
+    img: str
+
+
+def render_sample(
+    folder: Path,
+    *,
+    num_subjects: int = 12,
+    num_test_subjects: int = 8,
+    num_frames: int = 5,
+    width: int = 320,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Render a competition of driver scenes in State Farm's layout; the same arguments give the same bytes.
+
+    A subject's pictures depend on ``seed``, its place among the training (or test) subjects, ``num_frames``
+    and ``width`` alone. ``test_labels.csv`` (``subject,classname,img``) holds what a competition hides.
+
+    Args:
+        folder: Made here, all at once when everything is rendered; must not exist.
+        num_subjects: Drivers in the training set, at least 2.
+        num_test_subjects: Other drivers, in the test set, at least 1.
+        num_frames: Images a class and subject, at least 1.
+        width: Of an image in pixels, at least 64; its height is three quarters of that.
+        seed: At least 0.
+        progress: Called with (images done, images in all) after each image.
+
+    Raises:
+        ValueError: ``folder`` exists or a number is out of range.
+    """
+    _check(num_subjects=(num_subjects, 2), num_test_subjects=(num_test_subjects, 1))
+    _check(num_frames=(num_frames, 1), width=(width, 64), seed=(seed, 0))
+    if folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder}: expected a new folder, but it exists; remove it or choose another")
+    frames = _plan(num_subjects, num_test_subjects, num_frames, seed)
+    pictures = _render(num_subjects, num_test_subjects, num_frames, width, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        build = Path(scratch) / folder.name  # renamed at the end: a reader sees the whole folder or none
+        _make_folders(build)
+        for done, (frame, picture) in enumerate(zip(frames, pictures, strict=True), start=1):
+            _write_jpeg(_image_path(build, frame), picture)
+            if progress is not None:
+                progress(done, len(frames))
+        _write_lists(build, frames)
+        build.rename(folder)
+
+
+def _check(**bounds: tuple[int, int]) -> None:
+    for name, (value, minimum) in bounds.items():
+        if value < minimum:
+            raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+
+
+def _plan(num_subjects: int, num_test_subjects: int, num_frames: int, seed: int) -> list[_Frame]:
+    """Every frame in the order of rendering, with names whose order tells nothing."""
+    total = (num_subjects + num_test_subjects) * NUM_CLASSES * num_frames
+    rng = np.random.default_rng([seed, _Stream.NAMES])
+    numbers = iter(rng.permutation(max(NAME_SPACE, 2 * total))[:total])
+    people = [(_Stream.TRAIN, f"p{i + 1:03}") for i in range(num_subjects)]
+    people += [(_Stream.TEST, f"p{num_subjects + i + 1:03}") for i in range(num_test_subjects)]
+    return [
+        _Frame(stream, subject, classname, f"img_{next(numbers)}.jpg")
+        for stream, subject in people
+        for classname in CLASS_NAMES
+        for _ in range(num_frames)
+    ]
+
+
+def _render(
+    num_subjects: int, num_test_subjects: int, num_frames: int, width: int, seed: int
+) -> Iterator[Pixels]:
+    """Every frame's pixels in the order of the plan; each subject and clip has its own generator."""
+    for stream, count in ((_Stream.TRAIN, num_subjects), (_Stream.TEST, num_test_subjects)):
+        for index in range(count):
+            stage = set_stage(width, np.random.default_rng([seed, stream, index]))
+            for label in range(NUM_CLASSES):
+                for clip, length in enumerate(_clip_lengths(num_frames)):
+                    rng = np.random.default_rng([seed, stream, index, 1 + label, clip])
+                    yield from render_clip(stage, label, num_frames=length, rng=rng)
+
+
+def _clip_lengths(num_frames: int) -> list[int]:
+    """Cut a subject's frames of one class into clips of nearly equal length."""
+    num_clips = max(min(MIN_CLIPS, num_frames // 2), math.ceil(num_frames / MAX_CLIP_FRAMES), 1)
+    return [len(part) for part in np.array_split(np.arange(num_frames), num_clips)]
+
+
+def _make_folders(build: Path) -> None:
+    (build / "imgs" / "test").mkdir(parents=True)
+    for classname in CLASS_NAMES:
+        (build / "imgs" / "train" / classname).mkdir(parents=True)
+
+
+def _image_path(build: Path, frame: _Frame) -> Path:
+    if frame.stream is _Stream.TEST:
+        return build / "imgs" / "test" / frame.img
+    return build / "imgs" / "train" / frame.classname / frame.img
+
+
+def _write_jpeg(path: Path, picture: Pixels) -> None:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    written, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert written
+    path.write_bytes(data.tobytes())
+
+
+def _write_lists(build: Path, frames: Sequence[_Frame]) -> None:
+    header = ["subject", "classname", "img"]
+    for stream, name in ((_Stream.TRAIN, "driver_imgs_list.csv"), (_Stream.TEST, "test_labels.csv")):
+        rows = sorted([f.subject, f.classname, f.img] for f in frames if f.stream is stream)
+        _write_csv(build / name, header, rows)
+    tests = sorted(f.img for f in frames if f.stream is _Stream.TEST)
+    _write_csv(
+        build / "sample_submission.csv",
+        ["img", *CLASS_NAMES],
+        [[img, *["0.1"] * NUM_CLASSES] for img in tests],
+    )
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,37 @@
+"""One subject: a person with belongings, habits, a car, a camera, a light and a view."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distracted.data.sample._canvas import Camera
+from distracted.data.sample._habits import Habits, draw_habits
+from distracted.data.sample._props import Things, draw_things
+from distracted.data.sample._scenery import Outside, draw_outside
+from distracted.data.sample._traits import Car, Light, Person, draw_camera, draw_car, draw_light, draw_person
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that a subject's frames share."""
+
+    person: Person
+    things: Things
+    habits: Habits
+    car: Car
+    camera: Camera
+    light: Light
+    outside: Outside
+
+
+def draw_subject(rng: np.random.Generator) -> Subject:
+    """A new subject; the same state of the generator gives the same subject."""
+    return Subject(
+        person=draw_person(rng),
+        things=draw_things(rng),
+        habits=draw_habits(rng),
+        car=draw_car(rng),
+        camera=draw_camera(rng),
+        light=draw_light(rng),
+        outside=draw_outside(rng),
+    )

@@ -1,0 +1,171 @@
+"""Person, car, camera and light: what stays the same from a subject's first frame to the last."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from distracted.data.sample import _palette as palette
+from distracted.data.sample._canvas import Camera, Point
+from distracted.data.sample._palette import Colour
+
+
+class Hair(Enum):
+    BALD = "bald"
+    SHORT = "short"
+    CURLY = "curly"
+    BOB = "bob"
+    LONG = "long"
+    PONYTAIL = "ponytail"
+
+
+class Headgear(Enum):
+    NONE = "none"
+    CAP = "cap"
+    BEANIE = "beanie"
+    HOOD = "hood"
+
+
+class Pattern(Enum):
+    PLAIN = "plain"
+    STRIPES = "stripes"
+    CHECKS = "checks"
+    VEST = "vest"
+
+
+@dataclass(frozen=True)
+class Person:
+    """A driver's body and clothes. Lengths are factors of an average driver's."""
+
+    skin: Colour
+    hair: Colour
+    hair_style: Hair
+    headgear: Headgear
+    headgear_colour: Colour
+    glasses: Colour | None
+    dark_glasses: bool
+    beard: float  # 0 none to 1 full
+    head_size: float
+    height: float
+    girth: float
+    arm_thickness: float
+    slouch: float  # units that the shoulders sit behind (or before) an average driver's
+    shirt: Colour
+    accent: Colour
+    pattern: Pattern
+    sleeve: float  # covered share of the arm, 0 shoulder to 1 wrist
+    legs: Colour
+
+
+@dataclass(frozen=True)
+class Car:
+    """The cabin that the driver sits in."""
+
+    trim: Colour
+    seat: Colour
+    dash: Colour
+    belt: Colour
+    window_top: float
+    window_sill: float
+    pillar: float  # x of the pillar between side window and windscreen at the sill
+    headrest: bool
+    wheel_centre: Point
+    wheel_radii: Point
+    wheel_tilt: float
+    radio: Point
+    radio_colour: Colour
+    has_screen: bool
+
+
+@dataclass(frozen=True)
+class Light:
+    """How the sensor sees the cabin."""
+
+    exposure: float
+    gamma: float
+    warmth: float  # above 0 red is lifted and blue lowered
+    direction: Point
+    relief: float
+    falloff: float  # how much darker the side away from the light is
+    haze: float  # veil of glare, 0 to 1
+    saturation: float
+    noise: float  # standard deviation in grey levels
+    blur: float  # standard deviation in final pixels at 320 pixels of width
+
+
+def draw_person(rng: np.random.Generator) -> Person:
+    """A new driver."""
+    hair_style = list(Hair)[rng.choice(len(Hair), p=[0.1, 0.34, 0.12, 0.12, 0.18, 0.14])]
+    headgear = list(Headgear)[rng.choice(len(Headgear), p=[0.68, 0.16, 0.09, 0.07])]
+    may_have_beard = hair_style in (Hair.BALD, Hair.SHORT, Hair.CURLY)
+    return Person(
+        skin=palette.pick(rng, palette.SKINS, 6),
+        hair=palette.pick(rng, palette.HAIRS, 6),
+        hair_style=hair_style,
+        headgear=headgear,
+        headgear_colour=palette.pick(rng, palette.CLOTHS),
+        glasses=palette.pick(rng, palette.PROPS) if rng.random() < 0.35 else None,
+        dark_glasses=bool(rng.random() < 0.5),
+        beard=float(rng.uniform(0.4, 1)) if may_have_beard and rng.random() < 0.45 else 0.0,
+        head_size=float(rng.uniform(0.9, 1.12)),
+        height=float(rng.normal(1.0, 0.045)),
+        girth=float(rng.uniform(0.82, 1.28)),
+        arm_thickness=float(rng.uniform(0.8, 1.3)),
+        slouch=float(rng.normal(0, 0.015)),
+        shirt=palette.pick(rng, palette.CLOTHS),
+        accent=palette.pick(rng, palette.CLOTHS),
+        pattern=list(Pattern)[rng.choice(len(Pattern), p=[0.5, 0.2, 0.15, 0.15])],
+        sleeve=float(rng.choice([rng.uniform(0.1, 0.4), rng.uniform(0.85, 0.98)])),
+        legs=palette.pick(rng, palette.LEGS),
+    )
+
+
+def draw_car(rng: np.random.Generator) -> Car:
+    """A new cabin."""
+    trim = palette.pick(rng, palette.TRIMS)
+    return Car(
+        trim=trim,
+        seat=palette.pick(rng, palette.TRIMS) if rng.random() < 0.7 else palette.pick(rng, palette.CLOTHS),
+        dash=palette.mix(trim, palette.pick(rng, palette.TRIMS), float(rng.uniform(0, 1))),
+        belt=palette.pick(rng, palette.TRIMS),
+        window_top=float(rng.uniform(0.0, 0.07)),
+        window_sill=float(rng.uniform(0.31, 0.39)),
+        pillar=float(rng.uniform(0.66, 0.75)),
+        headrest=bool(rng.random() < 0.8),
+        wheel_centre=(float(rng.normal(0.765, 0.02)), float(rng.normal(0.485, 0.02))),
+        wheel_radii=(float(rng.uniform(0.07, 0.105)), float(rng.uniform(0.145, 0.185))),
+        wheel_tilt=float(rng.uniform(0.05, 0.4)),
+        radio=(float(rng.normal(0.885, 0.02)), float(rng.normal(0.615, 0.02))),
+        radio_colour=palette.pick(rng, palette.PROPS),
+        has_screen=bool(rng.random() < 0.5),
+    )
+
+
+def draw_camera(rng: np.random.Generator) -> Camera:
+    """Where somebody fixed the camera this time."""
+    return Camera(
+        zoom=float(np.exp(rng.normal(0.09, 0.03))),
+        tilt=float(np.clip(rng.normal(0, 0.025), -0.07, 0.07)),
+        shift=(
+            float(np.clip(rng.normal(0, 0.018), -0.05, 0.05)),
+            float(np.clip(rng.normal(0, 0.016), -0.04, 0.04)),
+        ),
+    )
+
+
+def draw_light(rng: np.random.Generator) -> Light:
+    """A new hour, weather and sensor."""
+    angle = rng.uniform(-math.pi, 0)  # from above: the window, the windscreen or the camera's side
+    return Light(
+        exposure=float(np.exp(rng.normal(0.13, 0.16))),
+        gamma=float(np.exp(rng.normal(0, 0.1))),
+        warmth=float(rng.normal(0, 0.06)),
+        direction=(math.cos(angle), math.sin(angle)),
+        relief=float(rng.uniform(0.15, 0.4)),
+        falloff=float(rng.uniform(0.1, 0.4)),
+        haze=float(rng.beta(1, 5) * 0.4),
+        saturation=float(rng.uniform(0.6, 1.1)),
+        noise=float(rng.uniform(2, 7)),
+        blur=float(rng.uniform(0, 0.7)),
+    )

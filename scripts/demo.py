@@ -34,7 +34,7 @@ class Demo:
 _SHARED = "training.num_folds=3 runtime.validate_every_epoch=false"
 FULL = Demo(
     {
-        "efficientnet_lite0": f"{_SHARED} model.image_size=96 phases.finetune.epochs=4",
+        "efficientnet_lite0": f"{_SHARED} model.image_size=96 augment.policy=light",
         "vgg16": f"{_SHARED} model.image_size=48 phases.finetune.epochs=1 phases.scratch.epochs=1",
         "inception_v3": f"{_SHARED} model.image_size=80 phases.finetune.epochs=1 phases.scratch.epochs=1",
         "resnet50": f"{_SHARED} model.image_size=64 phases.finetune.epochs=1 phases.scratch.epochs=1",

@@ -16,8 +16,9 @@ import torch
 
 from distracted.config import DataConfig, load_data_config
 from distracted.data.competition import Competition, load_competition
+from distracted.data.folds import read_folds
 from distracted.paths import Workspace
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 
 CLASSES = ("c0", "c1", "c2")
 
@@ -38,7 +39,7 @@ def write_competition(
     size: int = 40,
     seed: int = 0,
 ) -> Path:
-    """A competition on disk: three classes told apart by where a bright square lies, subjects by their colour."""
+    """A competition on disk: classes differ in where a bright square lies, subjects in their colour."""
     rng = np.random.default_rng(seed)
     rows, names = [], iter(rng.permutation(10_000))
 
@@ -88,10 +89,28 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "work")
 
 
+StoreWith = Callable[[dict[str, int]], Store]
+
+
 @pytest.fixture
-def store(workspace: Workspace, data: DataConfig) -> Store:
-    """A store over the tiny competition with three folds."""
-    return open_store(workspace, data, num_folds=3)
+def store_with(workspace: Workspace, competition: Competition) -> StoreWith:
+    """A store in which fold k holds out the subjects that have k; all others are always trained on."""
+
+    def store_with(held_out: dict[str, int]) -> Store:
+        table = competition.train[["img", "subject", "label"]]
+        path = workspace.folds(competition.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fold = table["subject"].map(held_out).fillna(-1).astype(int)
+        table.assign(fold=fold).to_csv(path, index=False)
+        return Store(workspace, competition, read_folds(path, competition))
+
+    return store_with
+
+
+@pytest.fixture
+def store(store_with: StoreWith) -> Store:
+    """The tiny competition's six subjects in three folds, laid out by hand: no search for good ones."""
+    return store_with({f"p{subject:03}": subject % 3 for subject in range(6)})
 
 
 @pytest.fixture

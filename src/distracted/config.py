@@ -6,7 +6,8 @@ settled first, from the same files and overrides.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from distracted.errors import ConfigError
@@ -128,7 +130,7 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     """Where a competition lies and how its files are named."""
 
-    name: str
+    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]  # a folder's name in oof/, runs/ and cache/
     folder: Path = Field(exclude=True)  # a place on this machine, no part of what the run is
     kaggle: str | None = None  # the competition's name on Kaggle
     train_list: str = "driver_imgs_list.csv"
@@ -191,8 +193,7 @@ def load_config(
     of_data = _data_layer(configs, data)
     dotted = _dotted(overrides)
     base = _read(configs, "train", "defaults")
-    recipe = OmegaConf.select(OmegaConf.merge(base, named, of_data, dotted), "recipe")
-    chosen = _read(configs / "recipes", str(recipe), "recipe")
+    chosen = _read(configs / "recipes", recipe := _recipe([base, named, of_data, dotted]), "recipe")
     if "phases" in named:  # a model tunes the phases of the recipes it knows; the chosen one may lack some
         named.phases = {name: phase for name, phase in named.phases.items() if name in chosen.phases}
     layers = [base, chosen, named, of_data, dotted]
@@ -231,6 +232,13 @@ def _read(folder: Path, name: str, what: str) -> DictConfig:
     return content
 
 
+def _recipe(layers: Sequence[DictConfig]) -> str:
+    try:
+        return str(OmegaConf.select(_merge(layers), "recipe"))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"recipe: {_one_line(error)}") from error
+
+
 def _data_layer(configs: Path, data: str) -> DictConfig:
     if "/" not in data:
         layer = _read(configs / "data", data, "data")
@@ -247,21 +255,21 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"SET={' '.join(overrides)!r}: {error}") from error
+        raise ConfigError(f"SET={' '.join(overrides)!r}: {_one_line(error)}") from error
 
 
 def _merge(layers: Sequence[DictConfig]) -> DictConfig:
     try:
         return OmegaConf.merge(*layers)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the config cannot be merged: {error}") from error
+        raise ConfigError(f"the config cannot be merged: {_one_line(error)}") from error
 
 
 def _plain(merged: DictConfig) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the config cannot be resolved: {error}") from error
+        raise ConfigError(f"the config cannot be resolved: {_one_line(error)}") from error
     assert isinstance(content, dict)
     return content  # type: ignore[return-value]
 
@@ -279,14 +287,14 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
     if isinstance(phases, dict):
         content["phases"] = {name: phase for name, phase in phases.items() if phase is not None}
     config = _parse(RunConfig, content, where)
-    used = {config.augment.policy} | {
-        phase.augment for phase in config.phases.values() if isinstance(phase, TrainPhase) and phase.augment
-    }
-    if unknown := used - set(config.augment.policies):
-        known = ", ".join(config.augment.policies)
-        raise ConfigError(
-            f"augment.policy: unknown policy {sorted(unknown)[0]!r}; augment.policies holds: {known}"
-        )
+    used = {"augment.policy": config.augment.policy}
+    for name, phase in config.phases.items():
+        if isinstance(phase, TrainPhase) and phase.augment:
+            used[f"phases.{name}.augment"] = phase.augment
+    for key, policy in used.items():
+        if policy not in config.augment.policies:
+            known = ", ".join(config.augment.policies)
+            raise ConfigError(f"{key}: unknown policy {policy!r}; augment.policies holds: {known}")
     return config
 
 
@@ -294,11 +302,46 @@ def _parse(kind: type[_S], content: Mapping[str, Any], where: str, prefix: str =
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            key = prefix + ".".join(str(part) for part in item["loc"])
-            if item["type"] == "extra_forbidden":
-                problems.append(f"unknown key {key}")
-            else:
-                problems.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+        problems = [_problem(item, content, prefix) for item in error.errors()]
         raise ConfigError(f"config ({where}): " + "; ".join(problems)) from error
+
+
+def _problem(item: ErrorDetails, content: Mapping[str, Any], prefix: str) -> str:
+    key, kind = prefix + _key(item, content), item["type"]
+    message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    if kind == "extra_forbidden":
+        known = _known_keys(RunConfig)
+        if key.startswith("phases."):
+            phase = FeaturesPhase if item["loc"][2] == "features" else TrainPhase  # the union's tag
+            known = _known_keys(phase, key.rpartition(".")[0] + ".")
+        near = get_close_matches(key, known, n=1)
+        return f"unknown key {key}; {f'nearest: {near[0]}' if near else 'configs/train.yaml shows the keys'}"
+    if kind == "union_tag_not_found":
+        phases = ", ".join(name for name, phase in content["phases"].items() if "kind" in phase)
+        return f"unknown phase {key}; there are {phases} (a new one says its kind: features or train)"
+    return f"{key}: {message}" if kind == "missing" else f"{key}: {message}, got {item['input']!r}"
+
+
+def _known_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _key(item: ErrorDetails, content: Any) -> str:
+    """Where an error is, as the user would write it: pydantic adds the names of a union's members."""
+    parts = []
+    for part in item["loc"]:
+        try:
+            content = content[part]
+        except (KeyError, TypeError):
+            continue
+        parts.append(str(part))
+    return ".".join([*parts, str(item["loc"][-1])] if item["type"] == "missing" else parts)
+
+
+def _one_line(error: Exception) -> str:
+    """OmegaConf adds lines on its own objects, YAML on where it stood."""
+    lines = str(error).splitlines()
+    return lines[0] if isinstance(error, OmegaConfBaseException) else " ".join(map(str.strip, lines))

@@ -55,7 +55,7 @@ def create_text(path: Path, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(text.encode())
         os.link(temporary, path)  # fails where `path` exists, unlike a rename
     except FileExistsError:
         return False

@@ -72,6 +72,11 @@ class Augmenter:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
         self._rekey(epoch, index)
         result: Image = self._compose(image=image)["image"]
+        if result.dtype != np.uint8 or result.shape != (self._size, self._size, 3):
+            raise ConfigError(
+                f"augment.policies: expected uint8 images of shape {(self._size, self._size, 3)}, got "
+                f"{result.dtype} of shape {tuple(result.shape)}; leave out normalisation, tensors and sizes"
+            )
         return result
 
     def _rekey(self, epoch: int, index: int) -> None:
@@ -96,5 +101,6 @@ def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransfo
         return kind(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
         )
-    except ValueError as error:  # pydantic's validation included
-        raise ConfigError(f"augment.policies: {name}: {error}") from error
+    except ValueError as error:  # pydantic's validation included, whose message has three lines an argument
+        lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
+        raise ConfigError(f"augment.policies: {name}: {' '.join(lines)}") from error

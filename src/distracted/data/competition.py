@@ -14,6 +14,7 @@ from distracted.errors import DataError
 from distracted.progress import Progress, silent
 
 _SHOWN = 5
+_LONGEST_NAME = 255  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +145,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; is this a competition's folder?") from None
-    except (EmptyDataError, ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable CSV file: {error}") from error
+    except (EmptyDataError, ParserError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
     return table
 
 
@@ -158,6 +159,11 @@ def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
             raise DataError(
                 f"{path}, row {row}: column {column!r}: {value!r} leads out of the folder; expected a "
                 "plain name"
+            )
+        if len(value.encode()) > _LONGEST_NAME:
+            raise DataError(
+                f"{path}, row {row}: column {column!r}: a name of {len(value.encode())} bytes, which no file "
+                f"system takes (at most {_LONGEST_NAME}): {value[:40]!r}..."
             )
 
 

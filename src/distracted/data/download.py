@@ -4,6 +4,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from distracted.config import DataConfig
@@ -12,6 +13,9 @@ from distracted.kaggle_client import sign_in
 from distracted.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
+
+#: zipfile's own, a broken stream, its early end, an unknown method, and a password that is asked for.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def download_competition(config: DataConfig, *, progress: Progress = silent) -> None:
@@ -67,9 +71,12 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
                 for member in members:
                     file.extract(member, folder)
                     step()
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{archive.name}: damaged archive ({error}); download it again") from error
+    except OSError as error:  # a full disk, above all
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(f"{archive.name}: cannot be unpacked to {folder} ({error.strerror})") from error
 
 
 def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:

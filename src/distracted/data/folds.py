@@ -18,6 +18,7 @@ from distracted.files import create_text
 COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
 _NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
+_NUM_DEALS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,19 +98,39 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     """Split by subject, balanced in size and classes.
 
     StratifiedGroupKFold under several seeds; the split whose class counts are nearest to equal shares is
-    kept, among those that leave every class on every training side.
+    kept, among those that leave every class on every training side. Where it finds none, as can happen with
+    a handful of subjects, they are dealt out at random.
 
     Returns:
         Columns img, subject, label, fold (0-based), in the order of `Competition.train`.
 
     Raises:
-        FoldsError: no seed gives such a split.
+        FoldsError: no such split is found.
     """
-    train = competition.train
-    labels = train["label"].to_numpy()
+    ids = _best(competition, num_folds, _stratified(competition, num_folds))
+    if ids is None:
+        ids = _best(competition, num_folds, _dealt(competition, num_folds))
+    if ids is None:
+        remedy = (
+            f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
+            if num_folds > 2
+            else "add images of other subjects"
+        )
+        raise FoldsError(
+            f"no split of {competition.num_subjects} subjects into {num_folds} folds was found that keeps "
+            f"every class on every training side; {remedy}"
+        )
+    return competition.train[["img", "subject", "label"]].assign(fold=ids)
+
+
+def _best(
+    competition: Competition, num_folds: int, candidates: Iterator[NDArray[np.int64]]
+) -> NDArray[np.int64] | None:
+    """The best balanced of those that leave every class on every training side."""
+    labels = competition.train["label"].to_numpy()
     counts = np.bincount(labels, minlength=competition.num_classes)
     best: tuple[float, NDArray[np.int64]] | None = None
-    for ids in _candidates(competition, num_folds):
+    for ids in candidates:
         held_out = np.stack([np.bincount(labels[ids == f], minlength=len(counts)) for f in range(num_folds)])
         if (held_out == counts).any() or (held_out.sum(axis=1) == 0).any():
             continue
@@ -119,27 +140,27 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
         score += float(((sizes - sizes.mean()) ** 2 / sizes.mean()).sum() * len(counts))
         if best is None or score < best[0]:
             best = score, ids
-    if best is None:
-        raise FoldsError(
-            f"no split of {competition.num_subjects} subjects into {num_folds} folds keeps every class on "
-            "every "
-            f"training side ({_NUM_SEEDS} seeds tried); ask for fewer: "
-            f"SET='training.num_folds={max(2, num_folds - 1)}'"
-        )
-    return train[["img", "subject", "label"]].assign(fold=best[1])
+    return None if best is None else best[1]
 
 
-def _candidates(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int64]]:
+def _stratified(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int64]]:
     train = competition.train
     by_image = competition.config.columns.group is None
     for seed in range(1 if by_image else _NUM_SEEDS):
         splitter = (StratifiedKFold if by_image else StratifiedGroupKFold)(
             num_folds, shuffle=True, random_state=seed
         )
+        groups = None if by_image else train["subject"]
         ids = np.full(len(train), -1, dtype=np.int64)
-        for fold, (_, valid) in enumerate(splitter.split(train, train["label"], train["subject"])):
+        for fold, (_, valid) in enumerate(splitter.split(train, train["label"], groups)):
             ids[valid] = fold
         yield ids
+
+
+def _dealt(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int64]]:
+    subjects = pd.factorize(competition.train["subject"])[0]
+    for seed in range(_NUM_DEALS):
+        yield np.random.default_rng(seed).integers(0, num_folds, competition.num_subjects)[subjects]
 
 
 def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
@@ -174,7 +195,7 @@ def read_folds(path: Path, competition: Competition) -> Folds:
     try:
         table = pd.read_csv(io.BytesIO(content), dtype={"img": str, "subject": str}, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
-        raise FoldsError(f"{path}: not a readable CSV file ({error}); {remedy}") from error
+        raise FoldsError(f"{path}: not a readable CSV file ({str(error).strip()}); {remedy}") from error
     if tuple(table.columns) != COLUMNS:
         raise FoldsError(
             f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(table.columns)}; {remedy}"

@@ -44,8 +44,11 @@ def decode_rgb(data: bytes, path: Path) -> Image:
     Grayscale, CMYK and 16-bit images come out as 8-bit RGB.
     """
     check_bytes(data, path)
-    bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:  # OpenCV does not raise
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # a size beyond OpenCV's limit
+        raise ImageError(f"{path}: OpenCV refuses to decode it ({error.err}); fetch it again") from error
+    if bgr is None:  # what OpenCV cannot read it does not raise
         raise ImageError(f"{path}: not a readable image; fetch it again")
     rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distracted.data.augment import Augmenter
 from distracted.data.images import Image, read_rgb
-from distracted.errors import ImageError
+from distracted.errors import DistractedError
 
 #: Which image, in which epoch: (epoch, position in the data set's paths).
 Key = tuple[int, int]
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     indices: torch.Tensor
 
 
-class ImageDataset(Dataset[tuple[int, Image | ImageError]]):
+class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
     """Decoded, augmented images by `Key`; what cannot be read comes back as the error itself."""
 
     def __init__(self, paths: Sequence[Path], augmenter: Augmenter) -> None:
@@ -35,11 +35,11 @@ class ImageDataset(Dataset[tuple[int, Image | ImageError]]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, key: Key) -> tuple[int, Image | ImageError]:
+    def __getitem__(self, key: Key) -> tuple[int, Image | DistractedError]:
         epoch, index = key
         try:
             return index, self._augmenter(read_rgb(self._paths[index]), epoch=epoch, index=index)
-        except ImageError as error:
+        except DistractedError as error:
             return index, error
 
 
@@ -111,18 +111,21 @@ class Loader:
 
         Raises:
             ImageError: an image cannot be read; the message starts with its path.
+            ConfigError: the policy makes something else than square uint8 images.
         """
         self._sampler.epoch = epoch
         for batch in self._loader:
-            if isinstance(batch, ImageError):
-                raise batch
+            if isinstance(batch, DistractedError):
+                # A new one: held by this frame, it would make a cycle with the workers in it, and torch waits
+                # ten seconds for workers that the garbage collector has to end.
+                raise type(batch)(*batch.args)
             yield batch
 
 
-def _collate(items: list[tuple[int, Image | ImageError]]) -> Batch | ImageError:
+def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:
     images = []
     for _, image in items:
-        if isinstance(image, ImageError):
+        if isinstance(image, DistractedError):
             return image
         images.append(image)
     return Batch(torch.from_numpy(np.stack(images)), torch.tensor([index for index, _ in items]))

@@ -50,11 +50,18 @@ def blend_runs(
 
     Raises:
         StoreError: no complete run, a named one that is missing or incomplete, or a name that another kind
-            of run has.
+            of run or a member has.
     """
     if any(store.manifest(name, fold).kind != "blend" for fold in store.finished_folds(name)):
         raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
+    if name in runs:
+        raise StoreError(f"NAME={name} is among RUNS: no blend is a member of itself; choose another name")
     members = [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store)
+    if blends := [run.name for run in members if run.kind == "blend"]:
+        raise StoreError(
+            f"RUNS: {blends[0]} is a blend, whose weights for one fold saw the other folds' labels; "
+            "name its members"
+        )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
     scored = np.flatnonzero(store.folds.ids >= 0)

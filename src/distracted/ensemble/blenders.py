@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.newton import Vector, minimise_nonnegative
+from distracted.ensemble.newton import Hessian, Vector, minimise_nonnegative
 
 LogProbs = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -39,14 +39,22 @@ def fit_linear_pool(log_probs: LogProbs, labels: Labels) -> Vector:
         log_probs[:, np.arange(len(labels)), labels], dtype=np.float64
     ).T  # (num_images, num_runs)
     likelihoods = np.exp(true - true.max(axis=1, keepdims=True))  # a row's factor does not move the optimum
+    # A gradient of 1 - mean(P_r / P w) >= 0 for every run keeps P w >= 1 / num_images in every row at the
+    # optimum. Far below, where one run is certain and wrong, curvature has no bound and steps lead nowhere.
+    floor = 0.5 / max(likelihoods.shape)
 
-    def objective(weights: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
+    def objective(weights: Vector) -> tuple[float, Vector, Hessian]:
         mixture = likelihoods @ weights
-        if mixture.min() <= 0:
-            return np.inf, weights, np.eye(len(weights))
-        ratios = likelihoods / mixture[:, None]
+        if mixture.min() < floor:
+            return np.inf, weights, lambda: np.eye(len(weights))
+
+        def hessian() -> NDArray[np.float64]:
+            ratios = likelihoods / mixture[:, None]
+            product: NDArray[np.float64] = ratios.T @ ratios / len(ratios)
+            return product
+
         value = float(weights.sum() - np.log(mixture).mean())
-        return value, 1 - ratios.mean(axis=0), ratios.T @ ratios / len(ratios)
+        return value, 1 - (1 / mixture) @ likelihoods / len(mixture), hessian
 
     weights = minimise_nonnegative(objective, equal_weights(log_probs, labels))
     convex: Vector = weights / weights.sum()
@@ -69,19 +77,25 @@ def fit_log_linear_pool(log_probs: LogProbs, labels: Labels) -> Vector:
     margins = np.asarray(log_probs, dtype=np.float64) - np.asarray(true, dtype=np.float64)[:, :, None]
     flat = margins.reshape(len(margins), -1)  # (num_runs, num_images * num_classes)
 
-    def objective(weights: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
+    def objective(weights: Vector) -> tuple[float, Vector, Hessian]:
         scores = (weights @ flat).reshape(num_images, -1)
         top = scores.max(axis=1, keepdims=True)
         odds = np.exp(scores - top)
         totals = odds.sum(axis=1, keepdims=True)
         value = float((np.log(totals) + top).mean() + RIDGE / 2 * weights @ weights)
-        weighted = margins * (odds / totals)
-        means = weighted.sum(axis=2)  # (num_runs, num_images)
-        gradient = means.mean(axis=1) + RIDGE * weights
-        second = weighted.reshape(len(margins), -1) @ flat.T
-        return value, gradient, (second - means @ means.T) / num_images + RIDGE * np.eye(len(weights))
+        probs = (odds / totals).ravel()
 
-    return minimise_nonnegative(objective, equal_weights(log_probs, labels))
+        def hessian() -> NDArray[np.float64]:
+            weighted = flat * probs
+            means = weighted.reshape(margins.shape).sum(axis=2)  # (num_runs, num_images)
+            covariance: NDArray[np.float64] = (weighted @ flat.T - means @ means.T) / num_images
+            return covariance + RIDGE * np.eye(len(weights))
+
+        return value, flat @ probs / num_images + RIDGE * weights, hessian
+
+    # From 0, where classes are equally probable; where over-confident runs make the blend sure of itself,
+    # the loss is all but linear and Newton's steps lead far out.
+    return minimise_nonnegative(objective, np.zeros(len(margins)))
 
 
 def pool_arithmetic(log_probs: LogProbs, weights: Vector) -> NDArray[np.float64]:

@@ -8,7 +8,8 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import nnls
 
 Vector = NDArray[np.float64]
-Objective = Callable[[Vector], tuple[float, Vector, NDArray[np.float64]]]
+Hessian = Callable[[], NDArray[np.float64]]  # computed only where a step is taken
+Objective = Callable[[Vector], tuple[float, Vector, Hessian]]
 
 _TOLERANCE = 1e-10
 _NEAR = 1e-13  # expected fall of the value below which rounding hides it
@@ -30,7 +31,7 @@ def minimise_nonnegative(objective: Objective, start: Vector) -> Vector:
     inner solver.
 
     Args:
-        objective: Gives value, gradient (n,) and Hessian (n, n).
+        objective: Gives value, gradient (n,) and a function for the Hessian (n, n).
         start: A feasible point with a finite value, shape (n,).
 
     Returns:
@@ -40,18 +41,20 @@ def minimise_nonnegative(objective: Objective, start: Vector) -> Vector:
     value, gradient, hessian = objective(weights)
     for _ in range(_MAX_STEPS):
         residual = kkt_residual(weights, gradient)
-        direction = _quadratic_minimum(weights, gradient, hessian) - weights
+        direction = _quadratic_minimum(weights, gradient, hessian()) - weights
         slope = float(gradient @ direction)
         if residual < _TOLERANCE or slope >= 0:
             break
         near = -slope < _NEAR  # values no longer tell points apart; the residual does
         step = 1.0
-        while step > 1e-8:
+        while step > 1e-16:
             candidate = np.maximum(weights + step * direction, 0)
             new_value, new_gradient, new_hessian = objective(candidate)
             if near or new_value <= value + 1e-4 * step * slope:
                 break
             step /= 2
+        else:  # no step falls
+            break
         if near and kkt_residual(candidate, new_gradient) >= residual:
             break
         weights, value, gradient, hessian = candidate, new_value, new_gradient, new_hessian

@@ -80,8 +80,9 @@ class Store:
         self.folds = folds
 
     def runs(self) -> list[str]:
-        """Names of the runs that have at least one fold's manifest."""
-        return list_runs(self.workspace, self.competition.name)
+        """Names of the runs that have a manifest for at least one of the folds."""
+        names = list_runs(self.workspace, self.competition.name)
+        return [name for name in names if self.finished_folds(name)]  # a fold number may be of an older split
 
     def finished_folds(self, run: str) -> list[int]:
         """Folds of a run that have a manifest."""

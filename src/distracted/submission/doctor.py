@@ -11,14 +11,18 @@ from distracted.errors import SubmissionError
 _TOLERANCE = 1e-4  # of a row's sum
 
 
-def check_submission(path: Path, sample: Path) -> None:
+def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> None:
     """Check a submission file against the competition's sample.
+
+    Args:
+        name: What errors call the file, where it is still a temporary one.
 
     Raises:
         SubmissionError: columns or their order differ; an image is missing, double or extra; a value is no
             number, not finite or outside [0, 1]; a row does not sum to 1. Says where.
     """
     table, expected = _read(path), _read(sample)
+    path = name or path
     if list(table.columns) != list(expected.columns):
         raise SubmissionError(
             f"{path}: expected the columns {','.join(expected.columns)}, got {','.join(table.columns)}"

@@ -35,6 +35,8 @@ def send_submission(
     api = sign_in()
     try:
         sent = api.competition_submit(str(path), message, competition, quiet=True)
+        if not sent.ref:  # the client answers so, and raises nothing, where the upload broke off
+            raise SubmissionError(f"{path} is checked, but could not be sent: {sent.message}")
         with progress("waiting for the score", total=_MAX_POLLS, unit="poll") as step:
             for _ in range(_MAX_POLLS):
                 found = [

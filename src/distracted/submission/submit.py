@@ -42,10 +42,14 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     Raises:
         StoreError, SubmissionError: nothing fit to submit; says what is missing. Nothing is written then.
     """
-    run = store.read_run(name, partial=partial) if name else _newest_blend(store, partial)
-    _check_parents(store, run, partial)
+    if name:
+        run = store.read_run(name, partial=partial)
+        _check_parents(store, run, partial)
+    else:
+        run = _newest_blend(store, partial)
     classes = list(store.competition.classes)
-    table = pd.DataFrame(np.exp(run.test_log_probs), columns=classes)
+    probs = np.exp(run.test_log_probs)
+    table = pd.DataFrame(probs / probs.sum(axis=1, keepdims=True), columns=classes)
     key = store.competition.config.columns.img
     table.insert(0, key, store.competition.test["img"].to_numpy())
     folder = store.workspace.submissions(store.competition.name)
@@ -53,22 +57,25 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     sample = store.competition.config.folder / store.competition.config.sample_submission
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
-        check_submission(temporary, sample)
+        check_submission(temporary, sample, name=path)
     score = _score(store, run)
     write_json(path.with_suffix(".json"), _provenance(store, run, path, score))
     return Submission(path, run.name, score)
 
 
 def _newest_blend(store: Store, partial: bool) -> Run:
-    stale = []
-    blends = []
+    stale, blends = [], []
     for name in store.runs():
-        manifest = store.manifest(name, store.finished_folds(name)[0])
+        try:
+            manifest = store.manifest(name, store.finished_folds(name)[0])
+        except StoreError as error:
+            stale.append(str(error))
+            continue
         if manifest.kind == "blend":
             blends.append((manifest.written, name))
     for _, name in sorted(blends, reverse=True):
-        run = store.read_run(name, partial=partial)
         try:
+            run = store.read_run(name, partial=partial)
             _check_parents(store, run, partial)
         except StoreError as error:
             stale.append(str(error))

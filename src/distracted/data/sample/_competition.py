@@ -14,6 +14,7 @@ import numpy as np
 from distracted.data.sample._canvas import Pixels
 from distracted.data.sample._clip import render_clip, set_stage
 from distracted.data.sample._poses import NUM_CLASSES
+from distracted.errors import DataError
 
 CLASS_NAMES = tuple(f"c{label}" for label in range(NUM_CLASSES))
 MAX_CLIP_FRAMES = 8
@@ -65,12 +66,12 @@ def render_sample(
         progress: Called with (images done, images in all) after each image.
 
     Raises:
-        ValueError: ``folder`` exists or a number is out of range.
+        DataError: ``folder`` exists or a number is out of range.
     """
     _check(num_subjects=(num_subjects, 2), num_test_subjects=(num_test_subjects, 1))
     _check(num_frames=(num_frames, 1), width=(width, 64), seed=(seed, 0))
     if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder}: expected a new folder, but it exists; remove it or choose another")
+        raise DataError(f"{folder}: expected a new folder, but it exists; remove it or choose another")
     frames = _plan(num_subjects, num_test_subjects, num_frames, seed)
     pictures = _render(num_subjects, num_test_subjects, num_frames, width, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def render_sample(
 def _check(**bounds: tuple[int, int]) -> None:
     for name, (value, minimum) in bounds.items():
         if value < minimum:
-            raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+            raise DataError(f"{name}: expected at least {minimum}, got {value}")
 
 
 def _plan(num_subjects: int, num_test_subjects: int, num_frames: int, seed: int) -> list[_Frame]:

@@ -1,0 +1,344 @@
+"""Time the fitted pools beside scipy's SLSQP on the same losses, and show what useless runs cost.
+
+    OMP_NUM_THREADS=1 python bench/blend.py --repeats 5 --out blend.json
+
+The runs are simulated at the competition's size: 22,424 images of 26 drivers in 10 classes. They share errors
+(a driver's and a photograph's), add their own, and differ in skill and sharpness. Solvers take turns, so that
+a machine's other work falls on all of them alike. Loss and KKT residual (zero at the optimum) are computed
+here, from the same functions for every solver.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+from scipy.optimize import NonlinearConstraint, OptimizeResult, minimize
+from scipy.special import log_softmax
+
+from distracted.ensemble.blenders import RIDGE, fit_linear_pool, fit_log_linear_pool
+from distracted.ensemble.crossfit import cross_fit
+from distracted.ensemble.newton import kkt_residual
+from distracted.files import write_json
+from distracted.metrics import log_loss
+
+NUM_IMAGES, NUM_SUBJECTS, NUM_CLASSES, NUM_FOLDS = 22_424, 26, 10, 5
+NUM_GOOD, NUM_USELESS = 10, 20
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+ValueAndGradient = tuple[float, Floats]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Log-probabilities (num_runs, num_images, num_classes); label, fold and subject of each image."""
+
+    log_probs: Floats
+    labels: Ints
+    folds: Ints
+    subjects: Ints
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A way to fit a pool: gives weights and how often it evaluated the loss."""
+
+    name: str
+    pool: str
+    fit: Callable[[Problem], tuple[Floats, int | None]]
+    once: bool = False
+
+
+@dataclass
+class Result:
+    """What a solver did."""
+
+    solver: str
+    pool: str
+    seconds: list[float]
+    loss: float
+    kkt: float
+    evaluations: int | None
+    weights_above_0: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def simulate(num_runs: int, num_images: int, seed: int) -> Problem:
+    """Out-of-fold predictions of runs that err together and apart."""
+    rng = np.random.default_rng(seed)
+    subjects = np.arange(num_images) * NUM_SUBJECTS // num_images
+    labels = rng.integers(0, NUM_CLASSES, num_images)
+    shared = 1.2 * rng.normal(size=(NUM_SUBJECTS, NUM_CLASSES))[subjects]
+    shared += 1.2 * rng.normal(size=(num_images, NUM_CLASSES))
+    signal = 5.5 * np.eye(NUM_CLASSES)[labels]
+    log_probs = np.empty((num_runs, num_images, NUM_CLASSES))
+    for run in range(num_runs):
+        own = rng.uniform(0.5, 1.5) * rng.normal(size=(num_images, NUM_CLASSES))
+        own += 0.7 * rng.normal(size=(NUM_SUBJECTS, NUM_CLASSES))[subjects]
+        scores = rng.uniform(0.7, 1.2) * signal + shared + own
+        log_probs[run] = log_softmax(rng.uniform(0.6, 1.5) * scores, axis=1)
+    return Problem(log_probs, labels, subjects % NUM_FOLDS, subjects)
+
+
+def with_useless_runs(problem: Problem, num_useless: int, seed: int) -> Problem:
+    """The same with further runs that know nothing: almost uniform, with a little noise."""
+    noise = np.random.default_rng(seed).normal(size=(num_useless, *problem.log_probs.shape[1:]))
+    useless = log_softmax(0.1 * noise, axis=2)
+    return replace(problem, log_probs=np.concatenate([problem.log_probs, useless]))
+
+
+# The losses, as a user of scipy would write them
+
+
+def true_probs(problem: Problem) -> Floats:
+    """Probabilities of the true classes, shape (num_images, num_runs)."""
+    rows = np.arange(len(problem.labels))
+    probs: Floats = np.exp(problem.log_probs[:, rows, problem.labels]).T
+    return probs
+
+
+def linear_loss(problem: Problem) -> Callable[[Floats], ValueAndGradient]:
+    """-mean log(P w) and its gradient, for w on the simplex."""
+    probs = true_probs(problem)
+
+    def loss(weights: Floats) -> ValueAndGradient:
+        mixture = probs @ weights
+        return float(-np.log(mixture).mean()), -(probs.T @ (1 / mixture)) / len(probs)
+
+    return loss
+
+
+def log_linear_loss(problem: Problem) -> Callable[[Floats], ValueAndGradient]:
+    """Log loss of softmax(sum_r w_r log p_r) with the project's ridge, and its gradient, for w >= 0."""
+    rows = np.arange(len(problem.labels))
+    flat = problem.log_probs.reshape(len(problem.log_probs), -1)
+    true = problem.log_probs[:, rows, problem.labels]
+    true_means = true.mean(axis=1)
+
+    def loss(weights: Floats) -> ValueAndGradient:
+        scores = (weights @ flat).reshape(len(rows), -1)
+        scores -= scores.max(axis=1, keepdims=True)
+        log_totals = np.log(np.exp(scores).sum(axis=1))
+        value = float((log_totals - scores[rows, problem.labels]).mean())
+        blended = np.exp(scores - log_totals[:, None])
+        gradient = flat @ blended.ravel() / len(rows) - true_means
+        return value + RIDGE / 2 * float(weights @ weights), gradient + RIDGE * weights
+
+    return loss
+
+
+def loss_and_kkt(problem: Problem, pool: str, weights: Floats) -> tuple[float, float]:
+    """Loss and distance from optimal; on the simplex the gradient is -1 there where a weight is positive."""
+    if pool == "linear":
+        value, gradient = linear_loss(problem)(weights / weights.sum())
+        return value, kkt_residual(weights / weights.sum(), gradient + 1)
+    value, gradient = log_linear_loss(problem)(weights)
+    return value, kkt_residual(weights, gradient)
+
+
+# The solvers
+
+
+def slsqp_linear(problem: Problem, *, gradient: bool, max_steps: int) -> tuple[Floats, int | None]:
+    """SLSQP on the simplex, from equal weights."""
+    num_runs = len(problem.log_probs)
+    start, bounds = np.full(num_runs, 1 / num_runs), [(0, 1)] * num_runs
+    on_simplex = NonlinearConstraint(lambda weights: weights.sum(), 1, 1, jac=np.ones_like)
+    result: OptimizeResult
+    if gradient:
+        result = minimize(
+            linear_loss(problem),
+            start,
+            jac=True,
+            method="SLSQP",
+            bounds=bounds,
+            constraints=on_simplex,
+            options={"ftol": 1e-10, "maxiter": max_steps},
+        )
+    else:
+        probs = true_probs(problem)
+
+        def value(weights: Floats) -> float:
+            return float(-np.log(probs @ weights).mean())
+
+        result = minimize(
+            value,
+            start,
+            method="SLSQP",
+            bounds=bounds,
+            constraints=on_simplex,
+            options={"ftol": 1e-10, "maxiter": max_steps},
+        )
+    return np.maximum(result.x, 0), int(result.nfev)
+
+
+def slsqp_log_linear(problem: Problem, *, max_steps: int) -> tuple[Floats, int | None]:
+    """SLSQP over non-negative weights with the gradient, from equal weights."""
+    num_runs = len(problem.log_probs)
+    result: OptimizeResult = minimize(
+        log_linear_loss(problem),
+        np.full(num_runs, 1 / num_runs),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, None)] * num_runs,
+        options={"ftol": 1e-10, "maxiter": max_steps},
+    )
+    return np.maximum(result.x, 0), int(result.nfev)
+
+
+def solvers(*, slow: bool, max_steps: int) -> list[Solver]:
+    """All that are compared; the slow one runs once whatever the repeats."""
+    found = [
+        Solver("this project", "linear", lambda p: (fit_linear_pool(p.log_probs, p.labels), None)),
+        Solver("SLSQP, gradient", "linear", lambda p: slsqp_linear(p, gradient=True, max_steps=max_steps)),
+        Solver("this project", "log-linear", lambda p: (fit_log_linear_pool(p.log_probs, p.labels), None)),
+        Solver("SLSQP, gradient", "log-linear", lambda p: slsqp_log_linear(p, max_steps=max_steps)),
+    ]
+    if slow:
+        found.append(
+            Solver(
+                "SLSQP, no gradient",
+                "linear",
+                lambda p: slsqp_linear(p, gradient=False, max_steps=max_steps),
+                once=True,
+            )
+        )
+    return found
+
+
+def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) -> list[Result]:
+    """Every solver once a round, so that slow minutes of the machine hit all of them."""
+    results: dict[tuple[str, str], Result] = {}
+    for number in range(repeats):
+        for solver in competitors:
+            if solver.once and number:
+                continue
+            start = time.perf_counter()
+            weights, evaluations = solver.fit(problem)
+            seconds = time.perf_counter() - start
+            key = solver.name, solver.pool
+            if key not in results:
+                loss, kkt = loss_and_kkt(problem, solver.pool, weights)
+                above = int((weights > 1e-6).sum())
+                results[key] = Result(solver.name, solver.pool, [], loss, kkt, evaluations, above)
+            results[key].seconds.append(seconds)
+            print(f"  round {number + 1}: {solver.pool}, {solver.name}: {seconds:.3f} s", flush=True)
+    return list(results.values())
+
+
+def cross_fitted_scores(problem: Problem) -> dict[str, float]:
+    """Cross-fitted log loss of each blender, and of the blend with the choice of the blender included."""
+    fit = cross_fit(problem.log_probs, problem.labels, problem.folds, problem.subjects)
+    scores = {verdict.name: verdict.cross_fitted for verdict in fit.verdicts}
+    return scores | {"chosen for each fold": log_loss(fit.log_probs, problem.labels)}
+
+
+def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, the first two columns to the left and figures to the right."""
+    widths = [max(len(row[number]) for row in [columns, *rows]) for number in range(len(columns))]
+    for row in (columns, *rows):
+        cells = zip(row, widths, strict=True)
+        print("  ".join(f"{cell:<{w}}" if n < 2 else f"{cell:>{w}}" for n, (cell, w) in enumerate(cells)))
+
+
+def show_results(results: Sequence[Result]) -> None:
+    """Print times, losses and residuals, each pool's solvers together."""
+    ours = {result.pool: result for result in results if result.solver == "this project"}
+    rows = []
+    for result in sorted(results, key=lambda result: result.pool):
+        rows.append(
+            [
+                f"{result.pool} pool",
+                result.solver,
+                f"{result.median:.3f}",
+                f"{min(result.seconds):.3f} to {max(result.seconds):.3f}",
+                f"{len(result.seconds)}",
+                f"{result.median / ours[result.pool].median:.1f}x",
+                f"{result.loss:.9f}",
+                f"{result.loss - ours[result.pool].loss:+.1e}",
+                f"{result.kkt:.1e}",
+                "" if result.evaluations is None else f"{result.evaluations}",
+            ]
+        )
+    columns = [
+        "pool",
+        "solver",
+        "median s",
+        "min to max",
+        "runs",
+        "time",
+        "loss",
+        "above ours",
+        "KKT",
+        "calls",
+    ]
+    show(columns, rows)
+
+
+def main() -> None:
+    """Run the benchmark and print its tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; SLSQP without a gradient runs once")
+    parser.add_argument("--without-slow", action="store_true", help="leave out SLSQP without a gradient")
+    parser.add_argument("--runs", type=int, default=50, help="simulated runs")
+    parser.add_argument("--images", type=int, default=NUM_IMAGES, help="simulated images")
+    parser.add_argument("--max-steps", type=int, default=200, help="SLSQP's cap on its iterations")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    options = parser.parse_args()
+
+    problem = simulate(options.runs, options.images, options.seed)
+    scores = [log_loss(log_probs, problem.labels) for log_probs in problem.log_probs]
+    print(
+        f"{options.runs} runs x {options.images} images x {NUM_CLASSES} classes of {NUM_SUBJECTS} subjects; "
+        f"log losses {min(scores):.3f} to {max(scores):.3f}"
+    )
+    competitors = solvers(slow=not options.without_slow, max_steps=options.max_steps)
+    results = time_solvers(problem, competitors, options.repeats)
+    print()
+    show_results(results)
+
+    good = replace(problem, log_probs=problem.log_probs[:NUM_GOOD])
+    before = cross_fitted_scores(good)
+    after = cross_fitted_scores(with_useless_runs(good, NUM_USELESS, options.seed + 1))
+    print(
+        f"\ncross-fitted log loss of {len(good.log_probs)} runs, before and after {NUM_USELESS} useless ones"
+    )
+    show(
+        ["blender", "", "before", "after", "change"],
+        [
+            [name, "", f"{before[name]:.5f}", f"{after[name]:.5f}", f"{after[name] / before[name] - 1:+.3%}"]
+            for name in before
+        ],
+    )
+    if options.out:
+        figures = {
+            "settings": {key: str(value) for key, value in vars(options).items()},
+            "machine": {
+                "platform": platform.platform(),
+                "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+            },
+            "solvers": [asdict(result) | {"median": result.median} for result in results],
+            "useless_runs": {"before": before, "after": after},
+        }
+        write_json(options.out, json.loads(json.dumps(figures)))
+        print(f"\n{options.out}: written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Each fault that is planted in a split is found and named, and a clean split is not accused."""
+
+import pandas as pd
+import pytest
+from in_memory import make_competition
+
+from distracted.data.audit import Finding, audit_folds, refuse_errors
+from distracted.data.competition import Competition
+from distracted.errors import FoldsError
+
+
+@pytest.fixture
+def competition() -> Competition:
+    """Six subjects, two classes, 24 images."""
+    return make_competition([[2, 2]] * 6)
+
+
+@pytest.fixture
+def table(competition: Competition) -> pd.DataFrame:
+    """Three clean folds: p00 and p03, p01 and p04, p02 and p05."""
+    table = competition.train[["img", "subject", "label"]].copy()
+    table["fold"] = table["subject"].str[-1].astype(int) % 3
+    return table
+
+
+def texts(findings: list[Finding], level: str) -> list[str]:
+    return [finding.text for finding in findings if finding.level == level]
+
+
+def test_a_clean_split(competition: Competition, table: pd.DataFrame) -> None:
+    assert audit_folds(competition, table) == []
+    refuse_errors([])
+
+
+def test_a_subject_in_two_folds(competition: Competition, table: pd.DataFrame) -> None:
+    table.loc[table.index[table["subject"] == "p03"][0], "fold"] = 2
+    findings = audit_folds(competition, table)
+    assert texts(findings, "error") == ["subject p03 is in folds 0, 2"]
+    with pytest.raises(FoldsError, match="subject p03 is in folds 0, 2"):
+        refuse_errors(findings)
+
+
+def test_a_subject_always_trained_on_and_held_out(competition: Competition, table: pd.DataFrame) -> None:
+    table.loc[table.index[table["subject"] == "p04"][0], "fold"] = -1
+    assert texts(audit_folds(competition, table), "error") == ["subject p04 is in folds -1, 1"]
+
+
+def test_a_class_missing_from_a_training_side() -> None:
+    """Both subjects of class c1 are held out together."""
+    competition = make_competition([[2, 2], [2, 0], [2, 0], [2, 2], [2, 0], [2, 0]])
+    table = competition.train[["img", "subject", "label"]].copy()
+    table["fold"] = table["subject"].str[-1].astype(int) % 3
+    findings = audit_folds(competition, table)
+    assert texts(findings, "error") == ["fold 0: class c1 is missing from the training side"]
+    assert "fold 1: class c1 is missing from the validation side" in texts(findings, "warning")
+    assert "fold 2: class c1 is missing from the validation side" in texts(findings, "warning")
+    with pytest.raises(FoldsError, match="fold 0: class c1"):
+        refuse_errors(findings)
+
+
+def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame) -> None:
+    table.loc[table["subject"].isin(["p00", "p03", "p01"]), "fold"] = 0
+    table.loc[table["subject"].isin(["p04", "p02"]), "fold"] = 1
+    findings = audit_folds(competition, table)
+    assert not texts(findings, "error")
+    assert not texts(findings, "warning")  # 12, 8 and 4 where 8 were intended: within half
+    table.loc[table["subject"] == "p04", "fold"] = 0
+    assert texts(audit_folds(competition, table), "warning") == [
+        "fold 0: 16 validation images where 8 were intended"
+    ]
+
+
+def test_rows_always_trained_on_count_for_no_side(competition: Competition, table: pd.DataFrame) -> None:
+    table.loc[table["fold"] > 0, "fold"] = -1
+    assert audit_folds(competition, table) == []
+
+
+def test_an_identical_picture_across_a_split(competition: Competition, table: pd.DataFrame) -> None:
+    """A copy of a picture under another name, of another subject: same content, other fold."""
+    train = competition.train
+    first = train.index[train["subject"] == "p00"][0]
+    second = train.index[train["subject"] == "p01"][0]
+    train.loc[second, "content"] = train.loc[first, "content"]
+    (text,) = texts(audit_folds(competition, table), "warning")
+    assert text.startswith("identical pictures across a split, 1 picture: ")
+    for row, fold in ((train.loc[first], 0), (train.loc[second], 1)):
+        assert f"{row['img']} ({row['subject']}, {row['classname']}, fold {fold})" in text
+
+
+def test_an_identical_picture_within_a_side(competition: Competition, table: pd.DataFrame) -> None:
+    train = competition.train
+    train.loc[train["subject"].isin(["p00", "p03"]), "content"] = "the same"
+    assert audit_folds(competition, table) == []
+
+
+def test_an_identical_picture_in_train_and_test(competition: Competition, table: pd.DataFrame) -> None:
+    competition.test.loc[1, "content"] = competition.train["content"][5]
+    (text,) = texts(audit_folds(competition, table), "warning")
+    name = competition.train["img"][5]
+    assert text == f"identical pictures in train and test, 1 picture: {name} = t2.jpg"
+
+
+def test_many_are_counted_and_three_are_shown(competition: Competition, table: pd.DataFrame) -> None:
+    train = competition.train
+    for number in range(4):
+        for subject in ("p00", "p01"):
+            train.loc[train.index[train["subject"] == subject][number], "content"] = f"twin {number}"
+    (text,) = texts(audit_folds(competition, table), "warning")
+    assert text.startswith("identical pictures across a split, 4 pictures: ")
+    assert text.count(" = ") == 3
+
+
+def test_a_warning_is_no_refusal(competition: Competition, table: pd.DataFrame) -> None:
+    competition.test.loc[0, "content"] = competition.train["content"][0]
+    findings = audit_folds(competition, table)
+    assert [finding.level for finding in findings] == ["warning"]
+    refuse_errors(findings)
+
+
+def test_several_faults_are_all_named() -> None:
+    competition = make_competition([[2, 2], [2, 2], [2, 2]])
+    table = competition.train[["img", "subject", "label"]].copy()
+    table["fold"] = table["subject"].str[-1].astype(int)
+    table.loc[table.index[table["subject"] == "p02"][0], "fold"] = 0
+    competition.train.loc[competition.train["subject"] == "p00", "content"] = competition.test["content"][0]
+    levels = [finding.level for finding in audit_folds(competition, table)]
+    assert levels == ["error", "warning"]

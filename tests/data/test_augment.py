@@ -1,0 +1,181 @@
+"""An image's draws are fixed by (seed, epoch, index), left stays left, and any picture comes out square."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distracted.config import load_config
+from distracted.data.augment import Augmenter, resize_and_crop
+from distracted.errors import ConfigError
+
+SHIPPED = load_config(model="resnet50", data="sample").augment.policies
+RANDOM = [name for name, policy in SHIPPED.items() if policy]
+FLIPS = {"HorizontalFlip", "VerticalFlip", "Flip", "Transpose", "RandomRotate90", "D4", "SquareSymmetry"}
+
+
+def augmenter(policy: Any, *, size: int = 32, crop: float = 1.0, seed: int = 0) -> Augmenter:
+    return Augmenter(SHIPPED[policy] if isinstance(policy, str) else policy, size=size, crop=crop, seed=seed)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (36, 48, 3), dtype=np.uint8)
+
+
+class TestResizeAndCrop:
+    def test_a_picture_of_the_right_size_is_left_alone(self) -> None:
+        picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        assert (resize_and_crop(picture, size=20, crop=1.0) == picture).all()
+
+    def test_the_central_share_is_seen(self) -> None:
+        """Half of each side: 10 of 20 pixels, from the fifth on."""
+        picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        assert (resize_and_crop(picture, size=10, crop=0.5) == picture[5:15, 5:15]).all()
+
+    def test_the_whole_picture_is_squeezed(self) -> None:
+        """Borders survive, the aspect ratio does not."""
+        picture = np.zeros((30, 60, 3), np.uint8)
+        picture[:, :20] = 200
+        square = resize_and_crop(picture, size=30, crop=1.0)
+        assert (square[:, :10] == 200).all()
+        assert (square[:, 10:] == 0).all()
+
+    def test_shrinking_averages(self) -> None:
+        """A chequered board becomes grey, not black or white by chance."""
+        board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+        assert np.abs(resize_and_crop(board, size=16, crop=1.0).astype(int) - 127.5).max() <= 0.5
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2), (480, 640), (101, 33)])
+    @pytest.mark.parametrize("crop", [0.01, 0.875, 1.0])
+    def test_any_shape(self, shape: tuple[int, int], crop: float) -> None:
+        square = resize_and_crop(np.full((*shape, 3), 77, np.uint8), size=24, crop=crop)
+        assert (square.shape, square.dtype) == ((24, 24, 3), np.uint8)
+        assert (square == 77).all()
+
+
+class TestDraws:
+    KEYS = ((0, 0), (0, 1), (1, 0), (1, 1), (7, 300))
+
+    @pytest.mark.parametrize("policy", RANDOM)
+    def test_the_same_key_gives_the_same_picture_in_any_order(self, picture: np.ndarray, policy: str) -> None:
+        one, other = augmenter(policy), augmenter(policy)
+        expected = {(e, i): one(picture, epoch=e, index=i) for e, i in self.KEYS}
+        for epoch, index in [*reversed(self.KEYS), *self.KEYS, *self.KEYS[2:]]:
+            for each in (one, other):
+                assert (each(picture, epoch=epoch, index=index) == expected[epoch, index]).all()
+
+    def test_the_global_generators_do_not_matter(self, picture: np.ndarray) -> None:
+        expected = augmenter("heavy")(picture, epoch=0, index=0)
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002 - what a careless library would draw from
+        state = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        assert (augmenter("heavy")(picture, epoch=0, index=0) == expected).all()
+        assert state == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+
+    @pytest.mark.parametrize("policy", RANDOM)
+    def test_another_epoch_index_or_seed_gives_another_picture(
+        self, picture: np.ndarray, policy: str
+    ) -> None:
+        results = [
+            augmenter(policy, seed=seed)(picture, epoch=epoch, index=index)
+            for seed, epoch, index in [(0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0), (-1, 0, 0)]
+        ]
+        assert len({result.tobytes() for result in results}) == len(results)
+
+    def test_neighbouring_keys_draw_independently(self) -> None:
+        """Brightness of 200 pictures in a row: uniform, and none like its neighbour."""
+        policy = [{"RandomBrightnessContrast": {"brightness_limit": 0.4, "contrast_limit": 0.0, "p": 1.0}}]
+        augment = augmenter(policy, size=4)
+        grey = np.full((4, 4, 3), 128, np.uint8)
+        for keys in ([(0, i) for i in range(200)], [(e, 0) for e in range(200)]):
+            values = np.array([augment(grey, epoch=e, index=i).mean() for e, i in keys])
+            assert abs(values.mean() - 128) < 10  # 5 standard errors
+            assert values.std() > 20
+            assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.3
+
+    def test_the_picture_that_comes_in_stays_as_it_is(self, picture: np.ndarray) -> None:
+        before = picture.copy()
+        for name in SHIPPED:
+            for epoch in range(10):
+                augmenter(name)(picture, epoch=epoch, index=0)
+        assert (picture == before).all()
+
+    def test_without_transforms_it_is_what_evaluation_sees(self, picture: np.ndarray) -> None:
+        seen = augmenter("none", size=24, crop=0.8)(picture, epoch=3, index=5)
+        assert (seen == resize_and_crop(picture, size=24, crop=0.8)).all()
+
+
+class TestShippedPolicies:
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_none_names_a_flip(self, name: str) -> None:
+        assert not {kind for transform in SHIPPED[name] for kind in transform} & FLIPS
+
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_left_stays_left_and_up_stays_up(self, name: str) -> None:
+        """Left and right hand are different classes: a picture bright at its upper left stays so."""
+        ramp = np.linspace(250, 5, 48).astype(np.uint8)
+        across = np.broadcast_to(ramp[None, :, None], (48, 48, 3)).copy()
+        down = np.broadcast_to(ramp[:, None, None], (48, 48, 3)).copy()
+        augment = augmenter(name)
+        for epoch in range(60):
+            seen = augment(across, epoch=epoch, index=0)
+            assert seen[:, :16].mean() > seen[:, 16:].mean()
+            seen = augment(down, epoch=epoch, index=0)
+            assert seen[:16].mean() > seen[16:].mean()
+
+    @pytest.mark.parametrize("name", SHIPPED)
+    @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 200), (36, 48)])
+    @pytest.mark.parametrize("value", [0, 127, 255, None])
+    def test_any_picture_comes_out_square(self, name: str, shape: tuple[int, int], value: int | None) -> None:
+        """Tiny, long, black, white, grey, or a gray photograph with three equal channels."""
+        gray = np.random.default_rng(1).integers(0, 255, (*shape, 1), dtype=np.uint8)
+        picture = np.full((*shape, 3), value, np.uint8) if value is not None else gray.repeat(3, axis=2)
+        augment = augmenter(name, crop=0.875)
+        for epoch in range(8):
+            seen = augment(picture, epoch=epoch, index=0)
+            assert (seen.shape, seen.dtype) == ((32, 32, 3), np.uint8)
+
+
+class TestConfigErrors:
+    @pytest.mark.parametrize(
+        ("transform", "message"),
+        [
+            ({"GausNoise": {}}, "albumentations has no transform 'GausNoise'"),
+            ({"Compose": {}}, "albumentations has no transform 'Compose'"),
+            ({"cv2": None}, "albumentations has no transform 'cv2'"),
+            ({"GaussNoise": {"sigma": 3}}, "GaussNoise has no argument 'sigma'"),
+            ({"GaussNoise": {"std_range": 3}}, "GaussNoise: .*std_range"),
+            ({"GaussNoise": {"std_range": [0.5, 0.1]}}, "GaussNoise: .*std_range"),
+            ({"RandomCrop": {}}, "RandomCrop: .*height.*width"),
+        ],
+    )
+    def test_what_albumentations_does_not_know(self, transform: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=rf"^augment\.policies: {message}") as info:
+            augmenter([transform])
+        assert "\n" not in str(info.value)
+
+    @pytest.mark.parametrize(
+        ("transform", "got"),
+        [
+            ({"Normalize": {"p": 1.0}}, r"float32 of shape \(32, 32, 3\)"),
+            ({"ToTensorV2": {"p": 1.0}}, r"torch\.uint8 of shape \(3, 32, 32\)"),
+            ({"CenterCrop": {"height": 10, "width": 12, "p": 1.0}}, r"uint8 of shape \(10, 12, 3\)"),
+        ],
+    )
+    def test_what_the_network_does_itself(
+        self, picture: np.ndarray, transform: dict[str, Any], got: str
+    ) -> None:
+        """Normalised twice, it would train, and badly."""
+        with pytest.raises(ConfigError, match=rf"expected uint8 images of shape \(32, 32, 3\), got {got}"):
+            augmenter([transform])(picture, epoch=0, index=0)
+
+    def test_arguments_may_be_left_out(self, picture: np.ndarray) -> None:
+        seen = augmenter([{"HorizontalFlip": None}, {"GaussNoise": {}}])(picture, epoch=0, index=0)
+        assert seen.shape == (32, 32, 3)
+
+    def test_the_size_goes_without_saying(self, picture: np.ndarray) -> None:
+        for name in ("RandomResizedCrop", "RandomSizedCrop"):
+            arguments = {"min_max_height": [10, 30]} if name == "RandomSizedCrop" else {}
+            assert augmenter([{name: arguments}])(picture, epoch=0, index=0).shape == (32, 32, 3)

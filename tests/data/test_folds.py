@@ -1,0 +1,280 @@
+"""Folds: every image once, no subject on both sides, made once, refused when not those of the data."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from in_memory import competitions, make_competition
+
+from distracted.data.audit import audit_folds
+from distracted.data.competition import Competition
+from distracted.data.folds import COLUMNS, ensure_folds, feasible_folds, make_folds, read_folds
+from distracted.errors import FoldsError
+
+
+def square(num_subjects: int, num_classes: int = 3, count: int = 4) -> Competition:
+    return make_competition([[count] * num_classes] * num_subjects)
+
+
+class TestMakeFolds:
+    @settings(max_examples=10, deadline=None)
+    @given(competitions(), st.integers(2, 6))
+    def test_of_any_competition(self, competition: Competition, asked: int) -> None:
+        """Every image once, no subject on both sides, every class on every training side; or no folds."""
+        num_folds = feasible_folds(competition, asked)
+        assert 2 <= num_folds <= asked
+        try:
+            table = make_folds(competition, num_folds)
+        except FoldsError:
+            return  # there may be none; TestFewSubjects knows when
+        assert tuple(table.columns) == COLUMNS
+        pd.testing.assert_frame_equal(
+            table.drop(columns="fold"), competition.train[["img", "subject", "label"]]
+        )
+        assert (table.groupby("subject")["fold"].nunique() == 1).all()
+        assert set(table["fold"]) == set(range(num_folds))
+        for fold in range(num_folds):
+            assert set(table.loc[table["fold"] != fold, "label"]) == set(range(competition.num_classes))
+        assert not [finding for finding in audit_folds(competition, table) if finding.level == "error"]
+
+    def test_the_same_folds_each_time(self) -> None:
+        competition = square(7)
+        pd.testing.assert_frame_equal(make_folds(competition, 3), make_folds(competition, 3))
+
+    def test_equal_subjects_are_dealt_out_evenly(self) -> None:
+        table = make_folds(square(12), 4)
+        assert table["fold"].value_counts().tolist() == [3 * 3 * 4] * 4
+        assert table.groupby(["fold", "label"]).size().nunique() == 1
+
+    def test_unequal_subjects_are_balanced_in_size(self) -> None:
+        """One subject has as much as three others: it is held out alone."""
+        competition = make_competition([[12, 12], [4, 4], [4, 4], [4, 4], [4, 4], [4, 4], [4, 4]])
+        table = make_folds(competition, 3)
+        assert sorted(table["fold"].value_counts()) == [24, 24, 24]
+        alone = table.loc[table["subject"] == "p00", "fold"].iloc[0]
+        assert set(table.loc[table["fold"] == alone, "subject"]) == {"p00"}
+
+    def test_balanced_in_classes_as_well(self) -> None:
+        """Half of the subjects have one class only; each fold gets as much of both."""
+        table = make_folds(make_competition([[4, 0]] * 6 + [[0, 4]] * 6), 3)
+        assert (table.groupby(["fold", "label"]).size() == 8).all()
+
+    def test_at_least_as_balanced_as_the_first_seed(self) -> None:
+        """scikit-learn's splitter alone can leave folds of very unequal size."""
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        counts = np.random.default_rng(0).integers(1, 30, (11, 3)).tolist()
+        competition = make_competition(counts)
+        train = competition.train
+        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+        first = [len(valid) for _, valid in splitter.split(train, train["label"], train["subject"])]
+        assert make_folds(competition, 5)["fold"].value_counts().std() <= np.std(first, ddof=1) + 1e-9
+
+    def test_without_subjects_images_are_stratified(self) -> None:
+        competition = make_competition([[7, 5, 9]], group=None)
+        table = make_folds(competition, feasible_folds(competition, 3))
+        sizes = table.groupby(["label", "fold"]).size().unstack()
+        assert ((sizes.max(axis=1) - sizes.min(axis=1)) <= 1).all()
+
+
+class TestFewSubjects:
+    @pytest.mark.parametrize(("num_subjects", "asked", "given"), [(3, 5, 3), (5, 5, 5), (9, 5, 5), (4, 2, 2)])
+    def test_at_most_one_fold_a_subject(self, num_subjects: int, asked: int, given: int) -> None:
+        assert feasible_folds(square(num_subjects), asked) == given
+
+    def test_at_most_as_many_as_a_class_has_subjects(self) -> None:
+        assert feasible_folds(make_competition([[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]), 5) == 2
+
+    @pytest.mark.parametrize("num_subjects", [1, 2])
+    def test_two_subjects_are_too_few(self, num_subjects: int) -> None:
+        names = ", ".join(f"p{number:02}" for number in range(num_subjects))
+        message = (
+            rf"driver_imgs_list\.csv: expected at least 3 subjects .* got {num_subjects} \({names}\); add"
+        )
+        with pytest.raises(FoldsError, match=message):
+            feasible_folds(square(num_subjects), 5)
+
+    def test_a_class_with_a_single_subject(self) -> None:
+        competition = make_competition([[2, 2], [2, 0], [2, 0]])
+        with pytest.raises(FoldsError, match=r"class 'c1' has a single subject \(p00\).*; add images"):
+            feasible_folds(competition, 3)
+
+    @pytest.mark.parametrize(
+        "counts",
+        [
+            [[4, 2, 0, 3], [4, 4, 4, 4], [4, 0, 5, 1]],
+            [[3, 5, 3], [0, 3, 1], [1, 0, 4]],
+            [[0, 0, 5], [3, 0, 0], [1, 4, 2], [0, 4, 0]],
+            [[1, 4, 0], [4, 1, 4], [0, 5, 2]],
+        ],
+    )
+    def test_a_split_is_found_where_there_is_one(self, counts: list[list[int]]) -> None:
+        """scikit-learn's greedy splitter finds none here, whatever its seed."""
+        competition = make_competition(counts)
+        table = make_folds(competition, feasible_folds(competition, 5))
+        assert not [finding for finding in audit_folds(competition, table) if finding.level == "error"]
+
+    def test_where_there_is_none(self) -> None:
+        """Each pair of subjects shares a class: of any two folds, one holds both subjects of a class."""
+        competition = make_competition([[2, 2, 0], [2, 0, 2], [0, 2, 2]])
+        with pytest.raises(FoldsError, match=r"no split of 3 subjects into 2 folds.*; add images"):
+            make_folds(competition, 2)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "oof/tables/folds.csv"
+
+
+def lay_out(path: Path, competition: Competition) -> pd.DataFrame:
+    """Three folds by the last digit of the subject, written as they are in a user's folder."""
+    table = competition.train[["img", "subject", "label"]]
+    table = table.assign(fold=table["subject"].str[-1].astype(int) % 3)
+    path.parent.mkdir(parents=True)
+    table.to_csv(path, index=False)
+    return table
+
+
+class TestEnsureFolds:
+    def test_made_once_and_read_ever_after(self, path: Path) -> None:
+        competition = square(6)
+        made = ensure_folds(path, competition, 3)
+        content = path.read_bytes()
+        again = ensure_folds(path, competition, 3)
+        assert path.read_bytes() == content
+        assert made.hash == again.hash == hashlib.sha256(content).hexdigest()
+        pd.testing.assert_frame_equal(made.table, again.table)
+        assert [file.name for file in path.parent.iterdir()] == ["folds.csv"]
+
+    def test_folds_that_are_there_are_kept(self, path: Path) -> None:
+        """Whoever was first: the file is not made anew, even where it would be made otherwise."""
+        competition = square(6)
+        table = lay_out(path, competition)
+        assert ensure_folds(path, competition, 3).ids.tolist() == table["fold"].tolist()
+
+    def test_processes_that_start_together_share_one_file(self, path: Path) -> None:
+        competition = square(5)
+        with ThreadPoolExecutor(3) as pool:
+            hashes = {
+                folds.hash for folds in pool.map(lambda _: ensure_folds(path, competition, 3), range(3))
+            }
+        assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest()}
+
+    def test_fewer_than_asked_where_subjects_are_few(self, path: Path) -> None:
+        competition = square(3)
+        assert ensure_folds(path, competition, 5).num_folds == 3
+        assert ensure_folds(path, competition, 4).num_folds == 3  # as many as can be, both times
+
+    def test_another_number_is_refused(self, path: Path) -> None:
+        competition = square(6)
+        lay_out(path, competition)
+        content = path.read_bytes()
+        message = rf"has 3 folds, this run asks for 4: .*training\.num_folds=3.*remove {path.parent}"
+        with pytest.raises(FoldsError, match=message):
+            ensure_folds(path, competition, 4)
+        assert path.read_bytes() == content
+
+    def test_a_single_held_out_side_goes_with_any_number(self, path: Path) -> None:
+        competition = square(6)
+        table = lay_out(path, competition)
+        table.loc[table["fold"] > 0, "fold"] = -1
+        table.to_csv(path, index=False)
+        folds = ensure_folds(path, competition, 5)
+        assert folds.num_folds == 1
+        assert sorted([*folds.valid(0), *folds.train(0)]) == list(range(len(table)))
+        assert set(folds.ids[folds.train(0)]) == {-1}
+
+    def test_nothing_is_written_where_no_folds_exist(self, path: Path) -> None:
+        with pytest.raises(FoldsError):
+            ensure_folds(path, square(2), 5)
+        assert not path.parent.exists()
+
+
+class TestReadFolds:
+    @pytest.fixture
+    def competition(self, path: Path) -> Competition:
+        competition = square(6)
+        lay_out(path, competition)
+        return competition
+
+    def test_before_there_are_any(self, tmp_path: Path) -> None:
+        with pytest.raises(FoldsError, match=r"no folds yet; `make folds`"):
+            read_folds(tmp_path / "folds.csv", square(6))
+
+    def test_rows_in_another_order_are_the_same_folds(self, path: Path, competition: Competition) -> None:
+        expected = read_folds(path, competition)
+        pd.read_csv(path).sample(frac=1, random_state=0).to_csv(path, index=False)
+        turned = read_folds(path, competition)
+        pd.testing.assert_frame_equal(turned.table, expected.table)
+        assert turned.hash != expected.hash  # of the file's bytes, so that no edit goes unseen
+
+    def test_subjects_and_names_that_look_like_numbers(self, path: Path) -> None:
+        competition = square(6)
+        competition.train["subject"] = competition.train["subject"].str.replace("p0", "00")
+        competition.train["img"] = competition.train["img"].str.removeprefix("img_").str.removesuffix(".jpg")
+        lay_out(path, competition)
+        made = read_folds(path, competition)
+        assert set(made.table["subject"]) == {"000", "001", "002", "003", "004", "005"}
+
+    def test_sides(self, path: Path, competition: Competition) -> None:
+        folds = read_folds(path, competition)
+        assert folds.num_folds == 3
+        for fold in range(3):
+            valid, train = folds.valid(fold), folds.train(fold)
+            assert sorted([*valid, *train]) == list(range(len(competition.train)))
+            assert not set(folds.subjects[valid]) & set(folds.subjects[train])
+        assert folds.labels.tolist() == competition.train["label"].tolist()
+        assert sorted(set(folds.subjects)) == list(range(6))
+
+    @pytest.mark.parametrize("fold", [-1, 3, 100])
+    def test_a_fold_out_of_range(self, path: Path, competition: Competition, fold: int) -> None:
+        folds = read_folds(path, competition)
+        assert folds.check_fold(2) == 2
+        with pytest.raises(FoldsError, match=f"FOLD={fold}: there are 3 folds, 0 to 2"):
+            folds.check_fold(fold)
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (lambda t: t.iloc[1:], "its images are not those of"),
+            (lambda t: pd.concat([t, t.iloc[:1]]), "its images are not those of"),
+            (lambda t: t.assign(img=["x.jpg", *t["img"][1:]]), "its images are not those of"),
+            (lambda t: t.assign(label=(t["label"] + 1) % 3), r"label of img_\d+\.jpg is not that of"),
+            (lambda t: t.assign(subject="p01"), r"subject of img_\d+\.jpg is not that of"),
+            (lambda t: t.assign(fold=[(t["fold"][0] + 1) % 3, *t["fold"][1:]]), r"subject p\d+ is in more"),
+            (lambda t: t.assign(fold=t["fold"] * 2), "without a gap"),
+            (lambda t: t.assign(fold=t["fold"] - 2), "without a gap"),
+            (lambda t: t.assign(fold=-1), "expected folds 0, 1"),
+            (lambda t: t.assign(fold=t["fold"] + 0.5), "expected folds 0, 1"),
+            (lambda t: t.assign(fold="a"), "expected folds 0, 1"),
+            (
+                lambda t: t.rename(columns={"fold": "k"}),
+                r"expected the columns img,subject,label,fold, got .*,k",
+            ),
+            (lambda t: t.iloc[:0], "its images are not those of"),
+        ],
+    )
+    def test_an_edited_file_is_refused(
+        self,
+        path: Path,
+        competition: Competition,
+        edit: Callable[[pd.DataFrame], pd.DataFrame],
+        message: str,
+    ) -> None:
+        edit(pd.read_csv(path)).to_csv(path, index=False)
+        with pytest.raises(FoldsError, match=f"^{path}: .*{message}.*(restore it|remove {path.parent})"):
+            read_folds(path, competition)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b'a,"b\n', b"\xff\xfe\0", b"img,subject,label,fold\na\nb,c,d,e,f,g"]
+    )
+    def test_what_is_no_table(self, path: Path, competition: Competition, content: bytes) -> None:
+        path.write_bytes(content)
+        with pytest.raises(FoldsError, match=f"^{path}: .*restore it"):
+            read_folds(path, competition)

@@ -1,0 +1,209 @@
+"""Every kind of picture that a camera or a phone leaves is read right, and a broken one is refused."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+from distracted.data.images import check_bytes, decode_rgb, read_bytes, read_rgb
+from distracted.errors import DataError, ImageError
+
+PATH = Path("imgs/train/c0/img_1.jpg")
+ORIENTATION = 0x112  # the EXIF tag
+
+
+@pytest.fixture
+def picture() -> PillowImage.Image:
+    """A smooth picture without symmetry, 60 wide and 40 high."""
+    rng = np.random.default_rng(0)
+    coarse = PillowImage.fromarray(rng.integers(0, 255, (4, 6, 3), dtype=np.uint8))
+    return coarse.resize((60, 40), PillowImage.Resampling.BICUBIC)
+
+
+def encode(picture: PillowImage.Image, kind: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    """What Pillow makes of it: turned by EXIF, as RGB."""
+    return np.asarray(ImageOps.exif_transpose(PillowImage.open(io.BytesIO(data))).convert("RGB"))
+
+
+def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def with_thumbnail(picture: PillowImage.Image) -> tuple[bytes, int]:
+    """A JPEG whose EXIF segment holds a whole JPEG, end marker and all; and where that segment ends."""
+    data = encode(picture, quality=90)
+    content = b"Exif\0\0MM\0*" + bytes(8) + encode(picture.resize((16, 12)))
+    segment = b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+    return data[:2] + segment + data[2:], 2 + len(segment)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+class TestKinds:
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_colour_jpeg(self, picture: PillowImage.Image, progressive: bool) -> None:
+        data = encode(picture, quality=95, progressive=progressive)
+        rgb = decode_rgb(data, PATH)
+        assert (rgb.shape, rgb.dtype) == ((40, 60, 3), np.uint8)
+        assert largest_difference(rgb, by_pillow(data)) <= 2  # the decoders round differently
+
+    def test_channels_are_red_green_blue(self) -> None:
+        red = decode_rgb(encode(PillowImage.new("RGB", (8, 8), (255, 0, 0)), "PNG"), PATH)
+        assert (red == (255, 0, 0)).all()
+
+    def test_grayscale_jpeg_has_three_equal_channels(self, picture: PillowImage.Image) -> None:
+        data = encode(picture.convert("L"))
+        rgb = decode_rgb(data, PATH)
+        assert (rgb == rgb[..., :1]).all()
+        assert largest_difference(rgb, by_pillow(data)) <= 1
+
+    def test_cmyk_jpeg_is_not_inverted(self, picture: PillowImage.Image) -> None:
+        data = encode(picture.convert("CMYK"), quality=95)
+        assert largest_difference(decode_rgb(data, PATH), by_pillow(data)) <= 3
+
+    @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+    def test_16_bit_png_gives_its_high_bytes(self, shape: tuple[int, ...]) -> None:
+        deep = np.random.default_rng(1).integers(0, 2**16, shape, dtype=np.uint16)
+        ok, data = cv2.imencode(".png", deep)
+        assert ok
+        high = np.broadcast_to((deep >> 8).reshape(20, 30, -1), (20, 30, 3))[..., ::-1]  # cv2 writes BGR
+        assert (decode_rgb(data.tobytes(), PATH) == high).all()
+
+    def test_alpha_is_left_out(self, picture: PillowImage.Image) -> None:
+        transparent = picture.copy()
+        transparent.putalpha(0)
+        assert (decode_rgb(encode(transparent, "PNG"), PATH) == np.asarray(picture)).all()
+
+    @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+    def test_lossless_formats(self, picture: PillowImage.Image, kind: str) -> None:
+        assert (decode_rgb(encode(picture, kind), PATH) == np.asarray(picture)).all()
+
+    def test_webp(self, picture: PillowImage.Image) -> None:
+        assert (decode_rgb(encode(picture, "WEBP", lossless=True), PATH) == np.asarray(picture)).all()
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_turned_as_exif_says(self, picture: PillowImage.Image, orientation: int) -> None:
+        """6 is a phone held upright: the stored picture lies on its side."""
+        exif = PillowImage.Exif()
+        exif[ORIENTATION] = orientation
+        data = encode(picture, quality=95, exif=exif)
+        rgb = decode_rgb(data, PATH)
+        assert rgb.shape == ((60, 40, 3) if orientation >= 5 else (40, 60, 3))
+        assert largest_difference(rgb, by_pillow(data)) <= 2
+
+    def test_a_large_photograph(self, picture: PillowImage.Image, tmp_path: Path) -> None:
+        path = tmp_path / "large.jpg"
+        path.write_bytes(encode(picture.resize((3000, 2000)), quality=80))
+        assert read_rgb(path).shape == (2000, 3000, 3)
+
+    def test_one_pixel(self) -> None:
+        assert decode_rgb(encode(PillowImage.new("RGB", (1, 1))), PATH).shape == (1, 1, 3)
+
+    def test_an_exif_thumbnail_is_no_part_of_the_picture(self, picture: PillowImage.Image) -> None:
+        data, _ = with_thumbnail(picture)
+        assert decode_rgb(data, PATH).shape == (40, 60, 3)
+
+
+class TestTruncated:
+    """OpenCV decodes a JPEG that was cut off to a picture with a grey rest; here it never gets so far."""
+
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_a_jpeg_of_any_length(self, picture: PillowImage.Image, progressive: bool) -> None:
+        data = encode(picture, quality=90, progressive=progressive)
+        for length in range(1, len(data)):
+            with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: "):
+                check_bytes(data[:length], PATH)
+        check_bytes(data, PATH)
+
+    def test_a_jpeg_cut_after_its_thumbnails_end_marker(self, picture: PillowImage.Image) -> None:
+        data, end_of_segment = with_thumbnail(picture)
+        assert b"\xff\xd9" in data[:end_of_segment]
+        for length in range(end_of_segment - 4, len(data)):
+            with pytest.raises(ImageError, match="truncated"):
+                decode_rgb(data[:length], PATH)
+
+    def test_bytes_after_the_end_do_no_harm(self, picture: PillowImage.Image) -> None:
+        """Phones append films and depth maps."""
+        data = encode(picture)
+        assert (decode_rgb(data + bytes(100), PATH) == decode_rgb(data, PATH)).all()
+
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP"])
+    def test_other_formats(self, picture: PillowImage.Image, kind: str) -> None:
+        data = encode(picture, kind)
+        for part in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+            with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: "):
+                decode_rgb(data[: int(len(data) * part)], PATH)
+
+    def test_says_how_long_it_is(self, picture: PillowImage.Image) -> None:
+        data = encode(picture.resize((600, 400)), quality=95)[:4321]
+        with pytest.raises(ImageError, match=r"truncated \(4,321 bytes, no end marker\); fetch it again"):
+            check_bytes(data, PATH)
+
+
+class TestRefused:
+    """Each message starts with the path."""
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"", r"empty \(zero bytes\)"),
+            (b"<!DOCTYPE html><html>", r"not an image \(it starts with b'<!DOCTYP'\)"),
+            (b"\xff", "not an image"),
+            (b"\xff\xd8\xff", "truncated"),
+            (b"\xff\xd8\xff\xd9", "truncated"),
+            (b"GIF89a" + bytes(50), "not an image"),
+            (b"BMxxxxxxxxxxxx", "not a readable image"),
+            (b"\x89PNG\r\n\x1a\nIEND", "not a readable image"),
+        ],
+    )
+    def test_no_picture(self, tmp_path: Path, data: bytes, message: str) -> None:
+        path = tmp_path / "img_1.jpg"
+        path.write_bytes(data)
+        with pytest.raises(ImageError, match=f"{message}.*fetch it again") as info:
+            read_rgb(path)
+        assert str(info.value).startswith(f"{path}: ")
+
+    def test_a_size_beyond_reason(self) -> None:
+        header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+        data = (
+            b"\x89PNG\r\n\x1a\n"
+            + png_chunk(b"IHDR", header)
+            + png_chunk(b"IDAT", b"")
+            + png_chunk(b"IEND", b"")
+        )
+        with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: OpenCV refuses"):
+            decode_rgb(data, PATH)
+
+    def test_a_damaged_png(self, picture: PillowImage.Image) -> None:
+        data = bytearray(encode(picture, "PNG"))
+        data[len(data) // 2] ^= 0xFF
+        with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: not a readable image"):
+            decode_rgb(bytes(data), PATH)
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match=r"cannot be read \(No such file or directory\)") as info:
+            read_bytes(tmp_path / "img_1.jpg")
+        assert str(info.value).startswith(str(tmp_path / "img_1.jpg"))
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match=r"cannot be read \(Is a directory\)"):
+            read_rgb(tmp_path)
+
+    def test_is_an_error_of_the_data(self) -> None:
+        """So that a script prints it in a line."""
+        assert issubclass(ImageError, DataError)

@@ -1,0 +1,174 @@
+"""Batches do not depend on who decodes them, leave nobody out, and stop at what cannot be read."""
+
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distracted.config import load_config
+from distracted.data.augment import Augmenter
+from distracted.data.competition import Competition
+from distracted.data.images import read_rgb
+from distracted.data.loading import BatchSampler, Loader
+from distracted.errors import ConfigError, DistractedError, ImageError
+
+HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]
+# On one core torch advises against two workers; that they give the same batches is the point here.
+two_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+
+
+def make_loader(
+    competition: Competition,
+    *,
+    rows: np.ndarray | None = None,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    seed: int | None = 0,
+    augment: bool = True,
+) -> Loader:
+    paths = competition.train_paths()
+    return Loader(
+        paths,
+        np.arange(len(paths)) if rows is None else rows,
+        Augmenter(HEAVY if augment else (), size=24, crop=1.0, seed=3),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+    )
+
+
+def indices(loader: Loader, epoch: int) -> list[int]:
+    return torch.cat([batch.indices for batch in loader.epoch(epoch)]).tolist()
+
+
+@two_workers
+def test_workers_do_not_change_a_batch(competition: Competition) -> None:
+    """Over two epochs, so that a worker that stays alive is asked twice."""
+    here, there = make_loader(competition), make_loader(competition, num_workers=2)
+    for epoch in (0, 1):
+        for one, other in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
+            assert torch.equal(one.indices, other.indices)
+            assert torch.equal(one.images, other.images)
+
+
+def test_a_batch_is_what_it_says(competition: Competition) -> None:
+    rows = np.array([5, 2, 30, 11])
+    loader = make_loader(competition, rows=rows, batch_size=4, seed=None, augment=False)
+    (batch,) = loader.epoch()
+    assert (batch.images.shape, batch.images.dtype) == ((4, 24, 24, 3), torch.uint8)
+    assert batch.indices.tolist() == rows.tolist()
+    plain = Augmenter((), size=24, crop=1.0, seed=0)
+    for image, row in zip(batch.images, rows, strict=True):
+        assert (image.numpy() == plain(read_rgb(competition.train_paths()[row]), epoch=0, index=0)).all()
+
+
+def test_a_shuffled_picture_is_augmented_by_its_own_index(competition: Competition) -> None:
+    """Not by its place in the batch: another batch size gives the same pictures."""
+    small, large = make_loader(competition, batch_size=5), make_loader(competition, batch_size=9)
+    pictures = {int(i): image for b in small.epoch(4) for i, image in zip(b.indices, b.images, strict=True)}
+    for batch in large.epoch(4):
+        for index, image in zip(batch.indices, batch.images, strict=True):
+            assert torch.equal(image, pictures[int(index)])
+
+
+def test_every_row_once_an_epoch(competition: Competition) -> None:
+    rows = np.arange(3, 40, 2)
+    loader = make_loader(competition, rows=rows)
+    orders = [indices(loader, epoch) for epoch in (0, 1, 0)]
+    assert all(sorted(order) == rows.tolist() for order in orders)
+    assert orders[0] != rows.tolist()
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
+    assert loader.num_images == len(rows)
+
+
+def test_without_a_seed_the_order_stays(competition: Competition) -> None:
+    rows = np.array([9, 1, 8, 2, 30])
+    loader = make_loader(competition, rows=rows, batch_size=2, seed=None)
+    assert indices(loader, 0) == indices(loader, 1) == rows.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 40), st.none() | st.integers(0, 2**32), st.integers(0, 1000))
+def test_batches_are_of_nearly_equal_size(
+    num_rows: int, batch_size: int, seed: int | None, epoch: int
+) -> None:
+    """No last batch of one image meets a BatchNorm that learns, unless batches of one were asked for."""
+    sampler = BatchSampler(np.arange(num_rows) * 3, batch_size=batch_size, seed=seed)
+    sampler.epoch = epoch
+    batches = list(sampler)
+    sizes = [len(batch) for batch in batches]
+    assert len(sampler) == len(batches) == -(-num_rows // batch_size)
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    keys = [key for batch in batches for key in batch]
+    assert {key[0] for key in keys} == {epoch}
+    assert sorted(key[1] for key in keys) == list(range(0, 3 * num_rows, 3))
+
+
+def error_of(loader: Loader, kind: type[DistractedError] = ImageError) -> str:
+    """The error's text alone: pytest's record of it would keep the loader alive."""
+    try:
+        indices(loader, 0)
+    except kind as error:
+        return str(error)
+    raise AssertionError("nothing was wrong")
+
+
+def break_image(path: Path, how: str) -> None:
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path.write_bytes(b"<html>")
+
+
+@two_workers
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("how", ["missing", "truncated", "text"])
+def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_workers: int, how: str) -> None:
+    """With its own kind of error and its path, from a worker too; it is not replaced by another image."""
+    path = competition.train_paths()[17]
+    break_image(path, how)
+    message = error_of(make_loader(competition, num_workers=num_workers))
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+
+
+@two_workers
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_wrong_policy_is_said_in_a_line(competition: Competition, num_workers: int) -> None:
+    """From a worker too, whose tracebacks torch would put into the message."""
+    loader = Loader(
+        competition.train_paths(),
+        np.arange(8),
+        Augmenter([{"Normalize": {"p": 1.0}}], size=24, crop=1.0, seed=0),
+        batch_size=4,
+        num_workers=num_workers,
+    )
+    message = error_of(loader, ConfigError)
+    assert message.startswith("augment.policies: expected uint8 images")
+    assert "\n" not in message
+
+
+@two_workers
+def test_workers_end_at_once_after_an_unreadable_image(competition: Competition) -> None:
+    """Of themselves when the loader goes, not terminated after torch's ten seconds of waiting."""
+    break_image(competition.train_paths()[17], "text")
+    before = set(active_children())
+    loader = make_loader(competition, num_workers=2)
+    error_of(loader)
+    workers = set(active_children()) - before
+    assert len(workers) == 2
+    del loader
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_an_unreadable_image_of_other_rows_does_not_matter(competition: Competition) -> None:
+    break_image(competition.train_paths()[17], "missing")
+    assert indices(make_loader(competition, rows=np.arange(10)), 0)

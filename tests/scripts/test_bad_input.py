@@ -1,0 +1,483 @@
+"""What users get wrong ends in a line or two that name it and the way out, and leaves nothing half-made.
+
+The commands run as they do for users, arguments and all, but in this process: importing torch takes seconds.
+"""
+
+import io
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import console
+import ensemble
+import folds
+import status
+import submit
+import train
+from distracted.errors import ConfigError
+from distracted.paths import CONFIGS
+
+TRAIN, SAMPLE = "driver_imgs_list.csv", "sample_submission.csv"
+TINY = (
+    "model.backbone=test_resnet model.weights=none model.image_size=32 phases.scratch.epochs=1 "
+    "training.num_folds=3 runtime.tracking=none runtime.num_workers=0 runtime.device=cpu"
+)
+#: What a command that fails may leave: both are whole, true of the data, and made only once it is checked.
+BINDING = {"oof/tiny/data.json", "oof/tiny/folds.csv"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@contextmanager
+def logging_as_it_was() -> Iterator[None]:
+    """Commands take over the root logger; pytest wants its own back."""
+    root, ours = logging.getLogger(), logging.getLogger("distracted")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
+
+
+def run(main: Callable[..., None], *arguments: str) -> Outcome:
+    """Run a command with arguments as a shell gives them; an error that is no exit comes through."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        logging_as_it_was(),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", [f"{main.__module__}.py", *arguments])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # typer puts its own there
+        with pytest.raises(SystemExit) as info:
+            console.run(main)
+    return Outcome(int(info.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@dataclass(frozen=True)
+class Project:
+    """A competition's folder and a workspace, as a user has them."""
+
+    folder: Path
+    root: Path
+
+    def train(self, *arguments: str, settings: str = "", models: str = "resnet50") -> Outcome:
+        return run(train.main, "--models", models, "--set", f"{TINY} {settings}", *self.where, *arguments)
+
+    def folds(self) -> Outcome:
+        return run(folds.main, "--set", TINY, *self.where)
+
+    def ensemble(self, *arguments: str) -> Outcome:
+        return run(ensemble.main, *self.where, *arguments)
+
+    def submit(self, *arguments: str) -> Outcome:
+        return run(submit.main, *self.where, *arguments)
+
+    def status(self) -> Outcome:
+        return run(status.main, *self.where)
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        return ("--data", str(self.folder), "--root", str(self.root))
+
+    def files(self) -> dict[str, str]:
+        """Hash of every file in oof/ and submissions/, the hidden and temporary ones too."""
+        return {
+            path.relative_to(self.root).as_posix(): sha256(path.read_bytes()).hexdigest()
+            for name in ("oof", "submissions")
+            for path in (self.root / name).rglob("*")
+            if path.is_file()
+        }
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_csv(self.folder / name, dtype=str)
+
+    def edit(self, name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+        change(self.table(name)).to_csv(self.folder / name, index=False)
+
+    @property
+    def first_image(self) -> Path:
+        row = self.table(TRAIN).iloc[0]
+        return self.folder / "imgs/train" / row["classname"] / row["img"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder and the workspace that the first tests made; all others copy them."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def project(request: pytest.FixtureRequest, kept: Path, tmp_path: Path) -> Project:
+    """Nothing has been run yet."""
+    if not (kept / "tiny").exists():
+        shutil.copytree(request.getfixturevalue("folder"), kept / "tiny")
+    else:
+        shutil.copytree(kept / "tiny", tmp_path / "tiny")
+    return Project(tmp_path / "tiny", tmp_path / "work")
+
+
+@pytest.fixture
+def trained(project: Project, kept: Path) -> Project:
+    """All folds of a run are there: a copy that a test may spoil."""
+    if not (kept / "work").exists():
+        outcome = Project(kept / "tiny", kept / "work").train()
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.count("resnet50, fold ") == 3
+    shutil.copytree(kept / "work", project.root)
+    return project
+
+
+def check(
+    project: Project, command: Callable[[], Outcome], *parts: str, may_leave: frozenset[str] = frozenset()
+) -> None:
+    """The command fails, says all the parts in a line or two, and changes nothing."""
+    before = project.files()
+    outcome = command()
+    after = project.files()
+    assert outcome.code == 1
+    message = outcome.err[outcome.err.index("error: ") :].rstrip("\n")
+    for part in parts:
+        assert part in message, message
+    assert message.count("\n") <= 1
+    assert "Traceback" not in outcome.err
+    assert {name: after.get(name) for name in before} == before
+    assert set(after) - set(before) <= may_leave
+
+
+# What is wrong with the competition's folder ---------------------------------------------------------------
+
+Fault = tuple[Callable[[Project], object], Callable[[Project], list[str]]]
+
+#: Name: how to plant it, and what the message says (file, row or image; and the way out).
+FAULTS: dict[str, Fault] = {
+    "missing folder": (
+        lambda p: shutil.rmtree(p.folder),
+        lambda p: [f"{p.folder}: no such folder", "DATA= takes a folder"],
+    ),
+    "missing training list": (
+        lambda p: (p.folder / TRAIN).unlink(),
+        lambda p: [f"{p.folder / TRAIN}: no such file", "is this a competition's folder?"],
+    ),
+    "missing sample submission": (
+        lambda p: (p.folder / SAMPLE).unlink(),
+        lambda p: [f"{p.folder / SAMPLE}: no such file", "is this a competition's folder?"],
+    ),
+    "renamed column": (
+        lambda p: p.edit(TRAIN, lambda t: t.rename(columns={"subject": "driver"})),
+        lambda p: [f"{p.folder / TRAIN}: expected the column 'subject', got driver", "rename it"],
+    ),
+    "image not on disk": (
+        lambda p: p.first_image.unlink(),
+        lambda p: [p.table(TRAIN)["img"][0], "listed but not on disk", "fetch the data again"],
+    ),
+    "truncated image": (
+        lambda p: p.first_image.write_bytes(p.first_image.read_bytes()[:-200]),
+        lambda p: [f"{p.first_image}: the image is truncated", "fetch it again"],
+    ),
+    "text named .jpg": (
+        lambda p: p.first_image.write_text("404 Not Found"),
+        lambda p: [f"{p.first_image}: not an image (it starts with b'404 Not '", "fetch it again"],
+    ),
+    "zero bytes": (
+        lambda p: p.first_image.write_bytes(b""),
+        lambda p: [f"{p.first_image}: the file is empty (zero bytes)", "fetch it again"],
+    ),
+    "duplicate names": (
+        lambda p: p.edit(TRAIN, lambda t: pd.concat([t, t.iloc[:1]])),
+        lambda p: [f"{p.folder / TRAIN}: ", p.table(TRAIN)["img"][0], "(rows 2, 56)", "keep one of them"],
+    ),
+    "../ in a name": (
+        lambda p: p.edit(TRAIN, lambda t: t.assign(img=[f"../{t['img'][0]}", *t["img"][1:]])),
+        lambda p: [f"{p.folder / TRAIN}, row 2: ", "column 'img'", "expected a plain name"],
+    ),
+    "other columns in the sample submission": (
+        lambda p: p.edit(SAMPLE, lambda t: t.rename(columns={"img": "image"})),
+        lambda p: [f"{p.folder / SAMPLE}: expected the columns 'img'", "use the competition's own file"],
+    ),
+    "a class that the sample submission lacks": (
+        lambda p: p.edit(SAMPLE, lambda t: t.rename(columns={"c1": "c7"})),
+        lambda p: [f"{p.folder / TRAIN}, row ", "class 'c1' is not in sample_submission.csv", "c0, c7, c2"],
+    ),
+    "no training list but a folder": (
+        lambda p: ((p.folder / TRAIN).unlink(), (p.folder / TRAIN).mkdir()),
+        lambda p: [f"{p.folder / TRAIN}: not a readable CSV file"],
+    ),
+}
+SPLIT_FAULTS: dict[str, Fault] = {
+    "a class with a single subject": (
+        lambda p: p.edit(TRAIN, lambda t: t[(t["classname"] != "c1") | (t["subject"] == "p003")]),
+        lambda p: [f"{p.folder / TRAIN}: ", "class 'c1' has a single subject (p003)", "add images"],
+    ),
+    "two subjects": (
+        lambda p: p.edit(TRAIN, lambda t: t[t["subject"].isin(["p001", "p004"])]),
+        lambda p: [f"{p.folder / TRAIN}: ", "at least 3 subjects", "got 2 (p001, p004)", "add subjects"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *SPLIT_FAULTS])
+def test_a_bad_folder(project: Project, fault: str) -> None:
+    """Nothing is bound to data that cannot be used, so that it can be mended under its name."""
+    plant, says = (FAULTS | SPLIT_FAULTS)[fault]
+    plant(project)
+    check(project, project.train, *says(project))
+
+
+@pytest.mark.parametrize("fault", ["missing folder", "truncated image"])
+def test_a_folder_gone_bad(trained: Project, fault: str) -> None:
+    """Every command says so, and what was made before stays as it is."""
+    plant, says = FAULTS[fault]
+    plant(trained)
+    for command in (trained.folds, trained.train, trained.ensemble, trained.submit, trained.status):
+        check(trained, command, *says(trained))
+
+
+def test_other_data_of_the_same_name(trained: Project) -> None:
+    other = Project(shutil.copytree(trained.folder, trained.folder.parent / "elsewhere/tiny"), trained.root)
+    other.first_image.rename(other.first_image.with_name("renamed.jpg"))
+    other.edit(TRAIN, lambda t: t.assign(img=["renamed.jpg", *t["img"][1:]]))
+    oof = trained.root / "oof/tiny"
+    for command in (other.folds, other.train):
+        belongs = f"{oof / 'data.json'}: the name 'tiny' belongs to other data than {other.folder}"
+        check(other, command, belongs, "rename the folder")
+    for command in (other.ensemble, other.submit, other.status):  # the folds are read first
+        its_images = f"{oof / 'folds.csv'}: its images are not those of {other.folder}"
+        check(other, command, its_images, f"remove {oof}")
+
+
+def test_a_picture_that_was_changed(trained: Project) -> None:
+    """The same names and labels, but no longer the data that the runs were made from."""
+    trained.first_image.write_bytes(trained.first_image.read_bytes() + b"\0")
+    for command in (trained.folds, trained.train, trained.ensemble, trained.submit, trained.status):
+        check(trained, command, "oof/tiny/data.json: the name 'tiny' belongs to other data")
+
+
+def test_before_anything_is_trained(project: Project) -> None:
+    for command in (project.ensemble, project.submit, project.status):
+        check(project, command, "no folds yet", "`make folds`")
+
+
+# What is wrong on the command line -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ("training.sede=1", ["unknown key training.sede", "training.seed"]),
+        ("phases.finetun.epochs=1", ["unknown phase phases.finetun", "features, finetune, scratch"]),
+        ("training.batch_size=many", ["training.batch_size", "integer", "'many'"]),
+        ("augment.policy=hevy", ["augment.policy", "'hevy'", "none, light, heavy"]),
+        ("recipe=fine", ["unknown recipe 'fine'", "feature_extraction, fine_tune"]),
+        ("training.seed", ["SET: expected key=value such as training.seed=1, got 'training.seed'"]),
+        ("training.seed='1", ["SET=", "No closing quotation"]),
+    ],
+)
+def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> None:
+    check(project, lambda: project.train(settings=settings), *parts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ("model.backbone=test_resnt", ["model.backbone: timm has no network 'test_resnt'", "test_resnet"]),
+        ("model.weights=lost.pth", ["model.weights=lost.pth: no such file", "expected imagenet, none, auto"]),
+        (
+            "augment.policies.heavy=[{Blurr: {}}]",
+            ["augment.policies: albumentations has no transform 'Blurr'"],
+        ),
+        ("phases.scratch=null", ["phases: none of features, finetune applies to random weights"]),
+    ],
+)
+def test_settings_that_only_training_finds_wrong(project: Project, settings: str, parts: list[str]) -> None:
+    check(project, lambda: project.train(settings=f"'{settings}'"), *parts, may_leave=frozenset(BINDING))
+
+
+def test_an_unknown_model(project: Project) -> None:
+    parts = [
+        "unknown model 'resnet51'",
+        "efficientnet_lite0, inception_v3, resnet50, vgg16",
+        "model.backbone=",
+    ]
+    check(project, lambda: project.train(models="resnet51"), *parts)
+
+
+def test_one_unknown_model_among_several(project: Project) -> None:
+    """Before the first of them trains for hours."""
+    check(project, lambda: project.train(models="resnet50 resnet51"), "unknown model 'resnet51'")
+
+
+def test_no_model(project: Project) -> None:
+    check(project, lambda: project.train(models=" "), "MODEL= is missing: a name in configs/models")
+
+
+def test_one_name_for_several_runs(project: Project) -> None:
+    check(
+        project,
+        lambda: project.train("--name", "mine", models="resnet50 vgg16"),
+        "NAME= names one run; it goes with one model",
+    )
+
+
+@pytest.mark.parametrize("name", ["../mine", "a b", ".hidden"])
+def test_a_name_that_is_no_folder(project: Project, name: str) -> None:
+    parts = [f"NAME {name!r}", "expected letters, digits"]
+    check(project, lambda: project.train("--name", name), *parts, may_leave=frozenset(BINDING))
+
+
+def test_unknown_data(project: Project) -> None:
+    parts = ["unknown data 'state_frm'", "sample, sample_random_split, state_farm"]
+    arguments = ("--models", "resnet50", "--data", "state_frm", "--root", str(project.root))
+    check(project, lambda: run(train.main, *arguments), *parts)
+
+
+@pytest.mark.parametrize("fold", ["3", "-1"])
+def test_a_fold_out_of_range(project: Project, fold: str) -> None:
+    parts = [f"FOLD={fold}: there are 3 folds, 0 to 2"]
+    check(project, lambda: project.train("--fold", fold), *parts, may_leave=frozenset(BINDING))
+
+
+def test_a_fold_that_is_no_number(project: Project) -> None:
+    """typer's own message: usage, and exit code 2."""
+    outcome = project.train("--fold", "first")
+    assert outcome.code == 2
+    assert "--fold" in outcome.err
+    assert not project.files()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(("made_by", "given_to"), [("test_resnet", "test_vit"), ("test_vit", "test_resnet")])
+def test_weights_of_another_architecture(
+    project: Project, tmp_path: Path, suffix: str, made_by: str, given_to: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    state = timm.create_model(made_by, pretrained=False).state_dict()
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    settings = f"model.backbone={given_to} model.weights={path} phases.features=null phases.finetune.epochs=1"
+    check(
+        project,
+        lambda: project.train(settings=settings),
+        f"{path}: not the weights of {given_to}",
+        "tensors are missing",
+        may_leave=frozenset(BINDING),
+    )
+
+
+def test_debug_shows_the_traceback(project: Project) -> None:
+    with pytest.raises(ConfigError, match="unknown model"):
+        project.train("--debug", models="resnet51")
+
+
+def test_an_interruption_is_no_crash() -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    outcome = run(main)
+    assert outcome.code == 130
+    assert outcome.err == "interrupted; finished folds are kept\n"
+
+
+# What was changed between two commands ---------------------------------------------------------------------
+
+
+def test_another_number_of_folds(trained: Project) -> None:
+    path = trained.root / "oof/tiny/folds.csv"
+    parts = [f"{path} has 3 folds, this run asks for 2", "training.num_folds=3", f"remove {path.parent}"]
+    check(trained, lambda: trained.train(settings="training.num_folds=2"), *parts)
+
+
+def test_another_config_under_the_same_name(trained: Project) -> None:
+    """Of one fold, also by force: the others would stay with the first config."""
+    parts = [str(trained.root / "oof/tiny/resnet50/fold"), "made with another config", "NAME=resnet50_2"]
+    check(trained, lambda: trained.train(settings="training.seed=5"), *parts)
+    check(trained, lambda: trained.train("--fold", "1", "--force", settings="training.seed=5"), *parts)
+
+
+def test_predictions_made_with_other_folds(trained: Project) -> None:
+    """folds.csv was made anew after the run; the way out that is named is one."""
+    path = trained.root / "oof/tiny/folds.csv"
+    table = pd.read_csv(path)
+    table.assign(fold=(table["fold"] + 1) % 3).to_csv(path, index=False)
+    parts = [str(trained.root / "oof/tiny/resnet50/fold0/manifest.json"), "made with other folds", "FORCE=1"]
+    for command in (trained.train, trained.ensemble, trained.submit):
+        check(trained, command, *parts)
+    assert trained.train("--force").code == 0
+    assert trained.ensemble().code == 0
+
+
+def edit_parquet(path: Path) -> None:
+    """A better prediction of one image, still summing to 1."""
+    table = pd.read_parquet(path)
+    table.loc[0, ["c0", "c1", "c2"]] = np.log([0.8, 0.1, 0.1]).astype(np.float32)
+    table.to_parquet(path, index=False)
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_predictions_edited_by_hand(trained: Project, part: str) -> None:
+    path = trained.root / f"oof/tiny/resnet50/fold1/{part}.parquet"
+    edit_parquet(path)
+    parts = [f"{path}: not the file that its manifest describes", "redo the fold"]
+    check(trained, trained.ensemble, *parts)
+    check(trained, lambda: trained.submit("--name", "resnet50"), *parts)
+
+
+def test_folds_edited_by_hand(trained: Project) -> None:
+    """One image moved to another fold: its subject would be on both sides."""
+    path = trained.root / "oof/tiny/folds.csv"
+    table = pd.read_csv(path)
+    table.loc[0, "fold"] = (table["fold"][0] + 1) % 3
+    table.to_csv(path, index=False)
+    parts = [f"{path}: subject {table['subject'][0]} is in more than one fold", "restore it"]
+    for command in (trained.train, trained.ensemble, trained.submit, trained.status):
+        check(trained, command, *parts)
+
+
+def test_a_missing_fold(trained: Project) -> None:
+    shutil.rmtree(trained.root / "oof/tiny/resnet50/fold2")
+    check(
+        trained, lambda: trained.ensemble("--runs", "resnet50"), "resnet50: fold 2 of 3 is missing", "make cv"
+    )
+    check(trained, lambda: trained.submit("--name", "resnet50"), "resnet50", "2", "make cv")
+
+
+def test_no_blend_yet(trained: Project) -> None:
+    check(trained, trained.submit, "there is no blend yet", "`make ensemble`", "NAME=")
+
+
+# Through make ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_make_fails_with_the_message_alone() -> None:
+    root = CONFIGS.parent
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(root), "train", "MODEL=nope", f"VENV={sys.prefix}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "error: unknown model 'nope'; configs/models/ holds: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

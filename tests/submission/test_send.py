@@ -1,0 +1,159 @@
+"""Sending a submission: a score, a refusal, or a line on why not; the file stays whatever happens.
+
+Kaggle cannot be reached from a test: a stand-in for its client answers with the client's own types.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionResponse, ApiSubmission
+from kagglesdk.competitions.types.submission_status import SubmissionStatus
+
+from distracted.errors import CredentialsError, SubmissionError
+from distracted.progress import Step
+from distracted.submission import send
+from distracted.submission.send import Answer, send_submission
+
+REF = 77
+
+
+class StandIn:
+    """Kaggle's client: this submission goes through `statuses`, then stays; older ones are listed, too."""
+
+    def __init__(self, *statuses: SubmissionStatus, fails: Exception | None = None, ref: int = REF) -> None:
+        self.statuses, self.fails, self.ref = list(statuses), fails, ref
+        self.sent: list[tuple[str, str, str]] = []
+        self.polls = 0
+
+    def competition_submit(
+        self, file_name: str, message: str, competition: str, quiet: bool = False
+    ) -> ApiCreateSubmissionResponse:
+        if self.fails:
+            raise self.fails
+        self.sent.append((file_name, message, competition))
+        answer = ApiCreateSubmissionResponse()
+        answer.ref, answer.message = self.ref, "" if self.ref else "Could not submit to competition"
+        return answer
+
+    def competition_submissions(self, competition: str) -> list[ApiSubmission | None] | None:
+        self.polls += 1
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return [
+            None,
+            submission(12, SubmissionStatus.COMPLETE, "9.0", "9.0"),
+            submission(REF, status, "0.25", "0.5"),
+        ]
+
+
+def submission(ref: int, status: SubmissionStatus, public: str, private: str) -> ApiSubmission:
+    item = ApiSubmission()
+    item.ref, item.status = ref, status
+    if status is SubmissionStatus.COMPLETE:
+        item.public_score, item.private_score = public, private
+    if status is SubmissionStatus.ERROR:
+        item.error_description = "Evaluation Exception: row 3"
+    return item
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """A submission, which is the same afterwards."""
+    path = tmp_path / "ensemble.csv"
+    path.write_text("img,c0\n")
+    yield path
+    assert path.read_text() == "img,c0\n"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "_POLL_SECONDS", 0)
+
+
+def send_by(client: object, path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    monkeypatch.setattr(send, "sign_in", lambda: client)
+    return send_submission(path, competition="state-farm", message="ensemble: expected 0.2500")
+
+
+def test_scores_come_back_when_kaggle_has_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.PENDING, SubmissionStatus.COMPLETE)
+    assert send_by(client, path, monkeypatch) == Answer(public="0.25", private="0.5")
+    assert client.sent == [(str(path), "ensemble: expected 0.2500", "state-farm")]
+    assert client.polls == 3
+
+
+def test_a_refusal_says_what_kaggle_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.ERROR)
+    with pytest.raises(SubmissionError, match="Kaggle refuses it: Evaluation Exception: row 3"):
+        send_by(client, path, monkeypatch)
+
+
+def test_waiting_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = StandIn(SubmissionStatus.PENDING)
+    with pytest.raises(SubmissionError, match="was sent, but Kaggle has not scored it yet"):
+        send_by(client, path, monkeypatch)
+    assert client.polls == 60
+
+
+@pytest.mark.parametrize("listed", [None, []])
+def test_a_list_without_the_submission_is_no_answer_yet(
+    path: Path, monkeypatch: pytest.MonkeyPatch, listed: list[ApiSubmission] | None
+) -> None:
+    client = StandIn(SubmissionStatus.COMPLETE)
+    monkeypatch.setattr(client, "competition_submissions", lambda _: listed)
+    with pytest.raises(SubmissionError, match="not scored it yet"):
+        send_by(client, path, monkeypatch)
+
+
+def test_a_broken_upload_is_told_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client raises nothing then: it answers without a submission's number."""
+    client = StandIn(SubmissionStatus.PENDING, ref=0)
+    with pytest.raises(SubmissionError, match="could not be sent: Could not submit to competition"):
+        send_by(client, path, monkeypatch)
+    assert client.polls == 0
+
+
+@pytest.mark.parametrize(
+    "error", [requests.ConnectionError("no route to host"), requests.HTTPError("403 Client Error: Forbidden")]
+)
+def test_errors_on_the_way_become_one_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with pytest.raises(SubmissionError, match=f"is checked, but could not be sent: {error}"):
+        send_by(StandIn(fails=error), path, monkeypatch)
+
+
+def test_data_without_a_competition_is_not_sent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "sign_in", lambda: pytest.fail("nobody is to sign in"))
+    with pytest.raises(SubmissionError, match="no competition on Kaggle"):
+        send_submission(path, competition=None, message="")
+
+
+def test_without_credentials_the_way_out_is_told(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Kaggle's own client, which looks for credentials in the home folder and the environment."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(CredentialsError, match=r"kaggle\.json") as refusal:
+        send_submission(path, competition="state-farm", message="")
+    assert len(str(refusal.value).splitlines()) == 2
+
+
+def test_progress_counts_the_polls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    @contextmanager
+    def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+        yield lambda count=1, /, **_: counts.append((count, total))
+
+    client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.PENDING, SubmissionStatus.COMPLETE)
+    monkeypatch.setattr(send, "sign_in", lambda: client)
+    send_submission(path, competition="state-farm", message="", progress=progress)
+    assert counts == [(1, 60), (1, 60)]

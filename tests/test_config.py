@@ -1,0 +1,288 @@
+"""Layers, their precedence, the errors that users meet, and the hash that stands for a run."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+import console
+from distracted.config import RunConfig, TrainPhase, check_name, load_config, load_data_config
+from distracted.errors import ConfigError
+from distracted.paths import CONFIGS
+
+
+@cache  # configs are frozen
+def load(*overrides: str, model: str = "resnet50", data: str = "sample") -> RunConfig:
+    return load_config(model=model, data=data, overrides=overrides)
+
+
+def train_phase(config: RunConfig, name: str) -> TrainPhase:
+    phase = config.phases[name]
+    assert isinstance(phase, TrainPhase)
+    return phase
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """A copy of configs/ that a test may change."""
+    return shutil.copytree(CONFIGS, tmp_path / "configs")
+
+
+def add_layer(configs: Path, file: str, **content: object) -> None:
+    path = configs / file
+    merged = yaml.safe_load(path.read_text()) or {}
+    path.write_text(yaml.safe_dump(merged | content, sort_keys=False))
+
+
+class TestLayers:
+    def test_the_later_layer_wins(self, configs: Path) -> None:
+        """Each layer in turn sets a value over all the layers below it."""
+
+        def load_with(*overrides: str) -> RunConfig:
+            return load_config(model="resnet50", data="sample", overrides=overrides, configs=configs)
+
+        assert load_with().training.ema == 0.0
+        files = ["recipes/fine_tune.yaml", "models/resnet50.yaml", "data/sample.yaml"]
+        for number, file in enumerate(files, start=1):
+            add_layer(configs, file, training={"ema": number / 10})
+            assert load_with().training.ema == number / 10
+        assert load_with("training.ema=0.5").training.ema == 0.5
+        assert load_with("training.ema=0.5", "training.ema=0.6").training.ema == 0.6
+        assert load_with().training.seed == 0  # what nobody sets stays
+
+    def test_mappings_merge_key_by_key(self) -> None:
+        plain, changed = load(), load("training.seed=7")
+        assert changed.training == plain.training.model_copy(update={"seed": 7})
+        assert changed.model == plain.model
+
+    def test_lists_are_replaced(self) -> None:
+        config = load("augment.policies.light=[{GaussNoise: {p: 0.5}}]")
+        assert config.augment.policies["light"] == ({"GaussNoise": {"p": 0.5}},)
+
+    def test_the_recipe_is_settled_first(self, configs: Path) -> None:
+        """An override beats the model's file, and the phases are those of the recipe that won."""
+        assert list(load("recipe=feature_extraction").phases) == ["features", "head"]
+        add_layer(configs, "models/resnet50.yaml", recipe="feature_extraction")
+        config = load_config(model="resnet50", data="sample", configs=configs)
+        assert (config.recipe, list(config.phases)) == ("feature_extraction", ["features", "head"])
+        config = load_config(model="resnet50", data="sample", overrides=["recipe=fine_tune"], configs=configs)
+        assert list(config.phases) == ["features", "finetune", "scratch"]
+
+    def test_a_model_tunes_only_the_phases_that_the_recipe_has(self) -> None:
+        assert train_phase(load(), "finetune").lr == 3e-4  # resnet50.yaml over fine_tune.yaml
+        assert train_phase(load(model="efficientnet_lite0"), "finetune").lr == 5e-4
+        assert "finetune" not in load("recipe=feature_extraction").phases
+
+    def test_null_removes_a_phase(self) -> None:
+        assert list(load("phases.features=null").phases) == ["finetune", "scratch"]
+
+    def test_a_new_phase_comes_last(self) -> None:
+        config = load("phases.polish={kind: train, epochs: 1, unfreeze: {blocks: 2}, lr: 1.0e-5}")
+        assert list(config.phases) == ["features", "finetune", "scratch", "polish"]
+        assert train_phase(config, "polish").epochs == 1
+
+    @pytest.mark.parametrize("text", ["3e-4", "0.0003", "3.0e-4", ".0003"])
+    def test_numbers_in_any_notation(self, text: str) -> None:
+        assert train_phase(load(f"phases.scratch.lr={text}"), "scratch").lr == 3e-4
+
+    def test_quotes_keep_values_with_spaces_together(self) -> None:
+        settings = console.overrides("training.seed=1 model.weights='my weights.pth' \"augment.policy=none\"")
+        assert settings == ["training.seed=1", "model.weights=my weights.pth", "augment.policy=none"]
+        assert load(*settings).model.weights == "my weights.pth"
+
+    def test_a_bracketed_value_with_spaces(self) -> None:
+        (setting,) = console.overrides("'augment.policies.mine=[{ToGray: {p: 0.1}}, {GaussNoise: null}]'")
+        assert load(setting).augment.policies["mine"] == ({"ToGray": {"p": 0.1}}, {"GaussNoise": None})
+
+    def test_the_result_is_frozen(self) -> None:
+        config = load()
+        with pytest.raises(ValidationError, match="frozen"):
+            config.training.seed = 1
+        with pytest.raises(ValidationError, match="frozen"):
+            config.recipe = "other"
+
+
+class TestData:
+    def test_a_name_with_a_slash_is_a_folder(self, tmp_path: Path) -> None:
+        config = load_data_config(str(tmp_path / "my_data"))
+        assert (config.name, config.folder) == ("my_data", tmp_path / "my_data")
+
+    def test_a_named_folder_lies_below_the_root(self, tmp_path: Path) -> None:
+        assert load_data_config("sample", root=tmp_path).folder == tmp_path / "input/sample"
+        assert load_data_config("sample_random_split", root=tmp_path).folder == tmp_path / "input/sample"
+
+    def test_columns_can_be_renamed(self, configs: Path) -> None:
+        columns = {"img": "file", "label": "kind", "group": None}
+        (configs / "data/mine.yaml").write_text(yaml.safe_dump({"data": {"columns": columns}}))
+        config = load_data_config("mine", configs=configs)
+        assert config.columns.model_dump() == columns
+        assert config.train_list == "driver_imgs_list.csv"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("setting", "parts"),
+        [
+            ("training.sede=1", ["unknown key training.sede", "training.seed"]),
+            ("trainin.seed=1", ["unknown key trainin", "training"]),
+            ("model.head.dropuot=0.1", ["unknown key model.head.dropuot", "model.head.dropout"]),
+            ("phases.scratch.epoch=3", ["unknown key phases.scratch.epoch", "phases.scratch.epochs"]),
+            (
+                "phases.features.max_itr=3",
+                ["unknown key phases.features.max_itr", "phases.features.max_iter"],
+            ),
+            ("phases.fine_tune.epochs=3", ["unknown phase phases.fine_tune", "features, finetune, scratch"]),
+            ("xyz=1", ["unknown key xyz", "configs/train.yaml"]),
+            ("training.batch_size=many", ["training.batch_size: ", "integer", "'many'"]),
+            ("training.seed=1.5", ["training.seed: ", "integer", "1.5"]),
+            ("training.num_folds=1", ["training.num_folds: ", "greater than or equal to 2", "got 1"]),
+            ("model.head.dropout=1", ["model.head.dropout: ", "less than 1", "got 1"]),
+            ("model.image_size=big", ["model.image_size: ", "'auto'", "'big'"]),
+            ("model.image_size=0", ["model.image_size: ", "got 0"]),
+            ("model.backbone=", ["model.backbone: ", "string", "None"]),
+            ("phases.scratch.epochs=two", ["phases.scratch.epochs: ", "integer", "'two'"]),
+            ("phases.scratch.optimizer=adam", ["phases.scratch.optimizer: ", "'adamw', 'sgd'", "'adam'"]),
+            ("phases.scratch.unfreeze=half", ["phases.scratch.unfreeze: ", "'head' or 'all'", "'half'"]),
+            ("phases.features.kind=foo", ["phases.features: ", "'features', 'train'", "'foo'"]),
+            ("phases.polish.kind=train", ["phases.polish.epochs: ", "required"]),
+            ("training=3", ["training: ", "got 3"]),
+            ("phases=3", ["phases: ", "got 3"]),
+            ("data=3", ["data: ", "got 3"]),
+            ("data.name=../elsewhere", ["data.name: ", "'../elsewhere'"]),
+            ("augment.policy=hevy", ["augment.policy: ", "'hevy'", "none, light, heavy"]),
+            ("phases.scratch.augment=x", ["phases.scratch.augment: ", "'x'", "none, light, heavy"]),
+            ("recipe=fine", ["unknown recipe 'fine'", "feature_extraction, fine_tune"]),
+            ("recipe=../train", ["unknown recipe '../train'", "feature_extraction, fine_tune"]),
+            ("recipe=${nope}", ["recipe: ", "nope"]),
+            ("training.seed=${nope}", ["nope"]),
+            ("training.seed=${", ["SET='training.seed=${'"]),
+            ("training.seed=[1", ["SET='training.seed=[1'", "expected ',' or ']'"]),
+            ("training.seed", ["SET: expected key=value", "'training.seed'"]),
+            ("=3", ["SET: expected key=value", "'=3'"]),
+        ],
+    )
+    def test_a_wrong_setting(self, setting: str, parts: list[str]) -> None:
+        """The message names the key as it was typed and what would do, in one line."""
+        with pytest.raises(ConfigError) as info:
+            load(setting)
+        message = str(info.value)
+        assert all(part in message for part in parts), message
+        assert "\n" not in message
+
+    def test_all_wrong_settings_are_said_at_once(self) -> None:
+        with pytest.raises(ConfigError, match=r"(?s)training\.seed.*training\.batch_size"):
+            load("training.seed=x", "training.batch_size=y")
+
+    def test_a_quote_that_is_not_closed(self) -> None:
+        with pytest.raises(ConfigError, match=r"SET=.*seed='1.*[Nn]o closing quotation"):
+            console.overrides("training.seed='1")
+
+    @pytest.mark.parametrize("model", ["resnet5", "", "../train", "models/resnet50", ".hidden"])
+    def test_an_unknown_model(self, model: str) -> None:
+        with pytest.raises(ConfigError, match=r"unknown model .*inception_v3, resnet50, vgg16.*backbone"):
+            load(model=model)
+
+    @pytest.mark.parametrize("data", ["stat_farm", "", "..", "~"])
+    def test_unknown_data(self, data: str) -> None:
+        with pytest.raises(ConfigError, match=r"unknown data .*sample, sample_random_split, state_farm"):
+            load(data=data)
+        with pytest.raises(ConfigError, match=r"unknown data .*sample, sample_random_split, state_farm"):
+            load_data_config(data)
+
+    @pytest.mark.parametrize("folder", ["/", "/tmp/.hidden", "/tmp/my data", "/tmp/-x"])
+    def test_a_folder_whose_name_cannot_name_results(self, folder: str) -> None:
+        with pytest.raises(ConfigError, match=r"the folder's name .*expected letters"):
+            load_data_config(folder)
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".x", "-x", "a b", "a\n", "ä"])
+    def test_a_name_that_is_no_folder(self, name: str) -> None:
+        with pytest.raises(ConfigError, match=r"NAME .*expected letters"):
+            check_name(name, "NAME")
+
+    @pytest.mark.parametrize("name", ["vgg16", "ResNet-50_v1.5+ema", "0"])
+    def test_a_name_that_will_do(self, name: str) -> None:
+        assert check_name(name, "NAME") == name
+
+    @pytest.mark.parametrize(
+        ("text", "message"), [("a: [1", "not valid YAML"), ("- a\n- b\n", "expected a mapping")]
+    )
+    def test_a_broken_file(self, configs: Path, text: str, message: str) -> None:
+        (configs / "models/resnet50.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=rf"models/resnet50\.yaml: {message}"):
+            load_config(model="resnet50", data="sample", configs=configs)
+
+
+class TestHash:
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "runtime.device=cpu",
+            "runtime.num_workers=3",
+            "runtime.tracking=none",
+            "runtime.project=other",
+            "runtime.validate_every_epoch=false",
+        ],
+    )
+    def test_how_it_is_run_does_not_count(self, setting: str) -> None:
+        assert load(setting).hash == load().hash
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "training.seed=1",
+            "training.precision=bf16",
+            "model.image_size=128",
+            "model.head.dropout=0.5",
+            "augment.policies.heavy=[]",
+            "phases.finetune.lr=0.1",
+            "phases.features=null",
+            "inference.batch_size=5",
+            "recipe=feature_extraction",
+            "data.columns.group=null",
+            "data.name=other",
+        ],
+    )
+    def test_what_it_is_counts(self, setting: str) -> None:
+        assert load(setting).hash != load().hash
+
+    def test_the_order_of_phases_counts(self) -> None:
+        config = load()
+        turned = config.model_copy(update={"phases": dict(reversed(config.phases.items()))})
+        assert turned.phases == config.phases  # but for their order
+        assert turned.hash != config.hash
+
+    def test_the_order_of_settings_does_not_count(self) -> None:
+        assert (
+            load("training.seed=1", "training.ema=0.9").hash
+            == load("training.ema=0.9", "training.seed=1").hash
+        )
+
+    def test_the_place_of_the_data_does_not_count(self, tmp_path: Path) -> None:
+        here, there = load(data=str(tmp_path / "a/data")), load(data=str(tmp_path / "b/data"))
+        assert here.data.folder != there.data.folder
+        assert here.hash == there.hash
+        assert load(data=str(tmp_path / "a/data2")).hash != here.hash
+
+    def test_the_place_of_the_workspace_does_not_count(self, tmp_path: Path) -> None:
+        elsewhere = load_config(model="resnet50", data="sample", root=tmp_path)
+        assert elsewhere.data.folder == tmp_path / "input/sample"
+        assert elsewhere.hash == load().hash
+
+    def test_the_resolved_config_holds_no_runtime_and_no_place(self, tmp_path: Path) -> None:
+        resolved = load(data=str(tmp_path / "data")).resolved()
+        assert "runtime" not in resolved
+        assert "folder" not in resolved["data"]
+        assert str(tmp_path) not in str(resolved)
+
+    def test_the_resolved_config_reads_back_to_the_same_hash(self) -> None:
+        config = load()
+        back = RunConfig.model_validate(
+            config.resolved()
+            | {"runtime": config.runtime.model_dump()}
+            | {"data": config.resolved()["data"] | {"folder": config.data.folder}}
+        )
+        assert back == config
+        assert back.hash == config.hash

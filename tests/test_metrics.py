@@ -1,0 +1,188 @@
+"""Scores have known answers; their uncertainty is over subjects."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from distracted.metrics import (
+    accuracy,
+    difference_and_error,
+    log_loss,
+    log_losses,
+    prior_log_loss,
+    prior_log_probs,
+    subject_bootstrap,
+)
+
+
+def random_log_probs(rng: np.random.Generator, num_images: int, num_classes: int) -> np.ndarray:
+    return np.log(rng.dirichlet(np.ones(num_classes), num_images))
+
+
+class TestLogLoss:
+    @pytest.mark.parametrize("num_classes", [2, 10])
+    def test_uniform_is_the_log_of_the_number_of_classes(self, num_classes: int) -> None:
+        log_probs = np.full((4, num_classes), -math.log(num_classes))
+        assert log_loss(log_probs, np.arange(4) % num_classes) == pytest.approx(math.log(num_classes))
+
+    def test_each_row_counts_its_true_class(self) -> None:
+        log_probs = np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
+        assert log_losses(log_probs, np.array([1, 2])) == pytest.approx([-math.log(0.25), -math.log(0.7)])
+
+    def test_clipped_as_on_kaggle(self) -> None:
+        """max(min(p, 1 - 1e-15), 1e-15): certainly wrong costs 34.54, certainly right a little above 0."""
+        log_probs = np.array([[0.0, -np.inf], [-np.inf, 0.0], [0.0, -500.0]])
+        losses = log_losses(log_probs, np.array([0, 0, 1]))
+        assert losses == pytest.approx([1e-15, -math.log(1e-15), -math.log(1e-15)], rel=1e-3)
+        assert (losses > 0).all()
+
+    def test_as_scikit_learn(self) -> None:
+        rng = np.random.default_rng(0)
+        log_probs, labels = random_log_probs(rng, 50, 4), rng.integers(0, 4, 50)
+        expected = sklearn_log_loss(labels, np.exp(log_probs), labels=range(4))
+        assert log_loss(log_probs, labels) == pytest.approx(expected, rel=1e-9)
+
+    def test_single_precision_is_scored_in_double(self) -> None:
+        log_probs = np.full((3, 2), -1e-9, dtype=np.float32)
+        assert log_losses(log_probs, np.zeros(3, int)).dtype == np.float64
+        assert log_loss(log_probs, np.zeros(3, int)) == pytest.approx(1e-9, rel=1e-6)
+
+    def test_accuracy(self) -> None:
+        rng = np.random.default_rng(1)
+        log_probs, labels = random_log_probs(rng, 60, 3), rng.integers(0, 3, 60)
+        assert accuracy(log_probs, labels) == pytest.approx(accuracy_score(labels, log_probs.argmax(1)))
+
+
+class TestPrior:
+    def test_one_is_added_to_each_count(self) -> None:
+        assert prior_log_probs(np.array([0, 0, 2]), 3) == pytest.approx(np.log([3 / 6, 1 / 6, 2 / 6]))
+
+    def test_a_fold_is_scored_by_the_other_folds_labels(self) -> None:
+        """Fold 0 holds class 0 alone, fold 1 class 1 alone: each prior expects the other's class."""
+        labels, folds = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
+        assert prior_log_loss(labels, folds, 2) == pytest.approx(-math.log(1 / 5))
+
+    def test_rows_always_trained_on_inform_and_are_not_scored(self) -> None:
+        labels, folds = np.array([0, 1, 0, 0]), np.array([0, 0, -1, -1])
+        expected = -(math.log(3 / 4) + math.log(1 / 4)) / 2
+        assert prior_log_loss(labels, folds, 2) == pytest.approx(expected)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 2**32 - 1))
+    def test_a_folds_own_labels_do_not_move_its_prior(self, seed: int) -> None:
+        """Against a prior written out fold by fold."""
+        rng = np.random.default_rng(seed)
+        labels, folds = rng.integers(0, 3, 40), rng.integers(0, 4, 40)
+        total = 0.0
+        for label, fold in zip(labels, folds, strict=True):
+            others = [other for other, k in zip(labels, folds, strict=True) if k != fold]
+            total -= math.log((others.count(label) + 1) / (len(others) + 3))
+        assert prior_log_loss(labels, folds, 3) == pytest.approx(total / 40)
+
+
+def brute_error(difference: np.ndarray, subjects: np.ndarray) -> float:
+    """Cochran's ratio estimator written out: R = sum of totals over sum of sizes, units are subjects."""
+    ids = sorted(set(subjects.tolist()))
+    totals = [sum(d for d, s in zip(difference, subjects, strict=True) if s == one) for one in ids]
+    sizes = [sum(1 for s in subjects if s == one) for one in ids]
+    ratio, mean_size = sum(totals) / sum(sizes), sum(sizes) / len(ids)
+    residuals = sum((t - ratio * m) ** 2 for t, m in zip(totals, sizes, strict=True))
+    return math.sqrt(residuals / (len(ids) - 1) / len(ids)) / mean_size
+
+
+class TestPairedError:
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+    def test_is_that_of_a_ratio_estimator(self, seed: int, num_subjects: int) -> None:
+        rng = np.random.default_rng(seed)
+        subjects = np.concatenate([np.arange(num_subjects), rng.integers(0, num_subjects, 30)])
+        losses, reference = rng.exponential(size=(2, len(subjects)))
+        mean, error = difference_and_error(losses, reference, subjects)
+        assert mean == pytest.approx((losses - reference).mean())
+        assert error == pytest.approx(brute_error(losses - reference, subjects))
+
+    def test_one_row_a_subject_is_the_standard_error_of_a_mean(self) -> None:
+        rng = np.random.default_rng(2)
+        losses, reference = rng.exponential(size=(2, 25))
+        _, error = difference_and_error(losses, reference, np.arange(25))
+        assert error == pytest.approx((losses - reference).std(ddof=1) / 5)
+
+    def test_repeating_a_subjects_rows_adds_no_certainty(self) -> None:
+        rng = np.random.default_rng(3)
+        losses, reference = rng.exponential(size=(2, 12))
+        subjects = np.arange(12) % 4
+        once = difference_and_error(losses, reference, subjects)
+        often = difference_and_error(np.tile(losses, 50), np.tile(reference, 50), np.tile(subjects, 50))
+        assert often == pytest.approx(once)
+
+    def test_the_same_gain_everywhere_is_certain(self) -> None:
+        reference = np.random.default_rng(4).exponential(size=20)
+        mean, error = difference_and_error(reference - 0.1, reference, np.arange(20) % 5)
+        assert mean == pytest.approx(-0.1)
+        assert error == pytest.approx(0, abs=1e-12)
+
+    def test_turning_the_pair_turns_the_sign(self) -> None:
+        losses, reference = np.random.default_rng(5).exponential(size=(2, 20))
+        there = difference_and_error(losses, reference, np.arange(20) % 5)
+        back = difference_and_error(reference, losses, np.arange(20) % 5)
+        assert back == pytest.approx((-there[0], there[1]))
+
+    def test_a_single_subject_says_nothing_of_others(self) -> None:
+        assert difference_and_error(np.ones(4), np.zeros(4), np.full(4, 3)) == (1.0, math.inf)
+
+    def test_ids_without_rows_are_no_subjects(self) -> None:
+        losses = np.array([1.0, 2.0, 4.0, 8.0])
+        gaps = difference_and_error(losses, np.zeros(4), np.array([0, 5, 9, 9]))
+        assert gaps == difference_and_error(losses, np.zeros(4), np.array([0, 1, 2, 2]))
+
+
+class TestBootstrap:
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 2**32 - 1), st.integers(3, 8))
+    def test_the_interval_holds_the_mean(self, seed: int, num_subjects: int) -> None:
+        rng = np.random.default_rng(seed)
+        subjects = np.repeat(np.arange(num_subjects), rng.integers(5, 15, num_subjects))
+        losses = rng.exponential(size=len(subjects)) + rng.exponential(size=num_subjects)[subjects]
+        interval = subject_bootstrap(losses, subjects, num_draws=500)
+        assert interval.mean == pytest.approx(losses.mean())
+        assert interval.low <= interval.mean <= interval.high
+        assert interval.low >= losses.min()
+        assert interval.high <= losses.max()
+
+    def test_fewer_subjects_make_it_wider(self) -> None:
+        """The same rows, given out to ever fewer subjects whose means differ."""
+        rng = np.random.default_rng(6)
+        widths = []
+        for num_subjects in (100, 25, 6):
+            subjects = np.arange(600) % num_subjects
+            losses = 1 + rng.normal(size=num_subjects)[subjects] ** 2
+            interval = subject_bootstrap(losses, subjects)
+            widths.append(interval.high - interval.low)
+        assert widths[0] < widths[1] < widths[2]
+
+    def test_as_wide_as_theory_says(self) -> None:
+        """With one row a subject it is the ordinary bootstrap of a mean: 3.92 standard errors wide."""
+        losses = np.random.default_rng(7).exponential(size=400)
+        interval = subject_bootstrap(losses, np.arange(400), num_draws=4000)
+        assert interval.high - interval.low == pytest.approx(3.92 * losses.std() / 20, rel=0.05)
+
+    def test_alike_subjects_leave_no_doubt(self) -> None:
+        losses = np.tile([0.5, 1.5], 10)
+        interval = subject_bootstrap(losses, np.repeat(np.arange(10), 2))
+        assert (interval.low, interval.mean, interval.high) == (1.0, 1.0, 1.0)
+
+    def test_the_seed_fixes_it(self) -> None:
+        rng = np.random.default_rng(8)
+        losses, subjects = rng.exponential(size=60), np.arange(60) % 7
+        assert subject_bootstrap(losses, subjects) == subject_bootstrap(losses, subjects)
+        assert subject_bootstrap(losses, subjects) != subject_bootstrap(losses, subjects, seed=1)
+
+    def test_ids_without_rows_are_no_subjects(self) -> None:
+        losses = np.array([1.0, 2.0, 4.0, 8.0])
+        gaps = subject_bootstrap(losses, np.array([0, 5, 9, 9]))
+        assert gaps == subject_bootstrap(losses, np.array([0, 1, 2, 2]))

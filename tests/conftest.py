@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from distracted.config import DataConfig, load_data_config
+from distracted.config import load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import read_folds
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
+from distracted.schema import DataConfig
 
 CLASSES = ("c0", "c1", "c2")
 

@@ -9,9 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 import console
-from distracted.config import RunConfig, TrainPhase, check_name, load_config, load_data_config
+from distracted.config import load_config, load_data_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
+from distracted.schema import RunConfig, TrainPhase, check_name
 
 
 @cache  # configs are frozen

@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and hashes are the well-known ones."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -168,3 +169,16 @@ class TestHashes:
     def test_nan_has_no_hash(self) -> None:
         with pytest.raises(ValueError, match="JSON"):
             sha256_json([float("nan")])
+
+
+def test_a_file_system_without_hard_links_still_creates_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError("operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "folds.csv"
+    assert create_text(path, "first") is True
+    assert create_text(path, "second") is False
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]

@@ -25,7 +25,7 @@ ROOMS = (
     "report",
     "cluster",
 )
-LEAVES = ("errors", "files", "paths", "metrics", "config", "progress", "reach", "kaggle_client")
+LEAVES = ("errors", "files", "paths", "metrics", "schema", "config", "progress", "reach", "kaggle_client")
 
 
 @dataclass(frozen=True)

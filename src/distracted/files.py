@@ -59,8 +59,19 @@ def create_text(path: Path, text: str) -> bool:
         os.link(temporary, path)  # fails where `path` exists, unlike a rename
     except FileExistsError:
         return False
+    except OSError:  # a file system without hard links, such as exFAT or a mounted drive
+        return _create_in_place(path, text)
     finally:
         temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_in_place(path: Path, text: str) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(text.encode())
+    except FileExistsError:
+        return False
     return True
 
 

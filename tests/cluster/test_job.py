@@ -8,9 +8,10 @@ import pytest
 from safetensors import safe_open
 
 from distracted.cluster.job import check_split, train_and_store, train_folds
-from distracted.config import DataConfig, load_config
+from distracted.config import load_config
 from distracted.errors import FoldsError, ImageError, StoreError
 from distracted.predictions.store import Store
+from distracted.schema import DataConfig
 from distracted.training.resolve import Settled, settle
 
 Configure = Callable[..., Settled]

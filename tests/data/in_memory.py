@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-from distracted.config import ColumnsConfig, DataConfig
 from distracted.data.competition import Competition
+from distracted.schema import ColumnsConfig, DataConfig
 
 
 def make_competition(counts: Sequence[Sequence[int]], *, group: str | None = "subject") -> Competition:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from distracted.config import DataConfig, load_data_config
+from distracted.config import load_data_config
 from distracted.data.competition import Competition, load_competition, read_sample_submission
 from distracted.errors import DataError
+from distracted.schema import DataConfig
 
 TRAIN, SAMPLE = "driver_imgs_list.csv", "sample_submission.csv"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from distracted.config import DataConfig
 from distracted.data.competition import load_competition
 from distracted.data.contents import digest_images
 from distracted.errors import DataError
 from distracted.progress import Step
+from distracted.schema import DataConfig
 
 
 @pytest.fixture

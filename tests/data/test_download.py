@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from distracted.config import DataConfig, load_data_config
+from distracted.config import load_data_config
 from distracted.data import download
 from distracted.data.download import download_competition, unpack
 from distracted.errors import CredentialsError, DataError
+from distracted.schema import DataConfig
 
 LINK = 0o120777 << 16  # a symbolic link's mode in a member's attributes
 
@@ -238,7 +239,7 @@ class TestDownload:
             raise error
 
         stand_in(refuse)
-        with pytest.raises(CredentialsError, match=r"Kaggle refuses state-farm.*accept .*rules") as info:
+        with pytest.raises(CredentialsError, match=r"state-farm.* cannot be .*accept .*rules") as info:
             download_competition(data)
         assert "\n" not in str(info.value)
         assert list(data.folder.parent.iterdir()) == []

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from distracted.config import HeadConfig, ModelConfig
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
@@ -15,6 +14,7 @@ from distracted.inference.device import find_device, find_precision, find_worker
 from distracted.inference.features import cached_features
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
+from distracted.schema import HeadConfig, ModelConfig
 
 CPU = torch.device("cpu")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from distracted.config import BlocksToLearn, HeadConfig, ModelConfig
 from distracted.errors import ConfigError
 from distracted.models.network import Network, build_network, find_backbone, fingerprint
 from distracted.models.weights import Weights
+from distracted.schema import BlocksToLearn, HeadConfig, ModelConfig
 
 
 @pytest.fixture

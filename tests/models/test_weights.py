@@ -14,11 +14,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from distracted.config import HeadConfig, ModelConfig
 from distracted.errors import ConfigError, WeightsError
 from distracted.models import hub
 from distracted.models.network import build_network, find_backbone
 from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict
+from distracted.schema import HeadConfig, ModelConfig
 
 
 def model_config(backbone: str, size: int, *, dense_layers: bool = False) -> ModelConfig:

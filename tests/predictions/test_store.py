@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from distracted import files
-from distracted.config import DataConfig
 from distracted.data.competition import load_competition
 from distracted.errors import ConfigError, StoreError
 from distracted.files import sha256_file
 from distracted.paths import Workspace
 from distracted.predictions.manifest import Parent
 from distracted.predictions.store import Store, open_store
+from distracted.schema import DataConfig
 
 WriteRun = Callable[..., None]
 Change = Callable[[pd.DataFrame], pd.DataFrame]

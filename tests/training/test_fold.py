@@ -9,10 +9,11 @@ import pytest
 import timm
 import torch
 
-from distracted.config import DataConfig, RunConfig, load_config
+from distracted.config import load_config
 from distracted.errors import ConfigError, ImageError, TrainingError
 from distracted.metrics import log_loss
 from distracted.predictions.store import Store
+from distracted.schema import DataConfig, RunConfig
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker

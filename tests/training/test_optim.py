@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from distracted.config import HeadConfig, ModelConfig, TrainPhase
 from distracted.models.network import build_network
 from distracted.models.weights import Weights
+from distracted.schema import HeadConfig, ModelConfig, TrainPhase
 from distracted.training.optim import make_optimizer, make_scheduler
 from distracted.training.phases import Ema
 

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
 
-from distracted.config import DataConfig
 from distracted.data.contents import digest_images
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
+from distracted.schema import DataConfig
 
 _SHOWN = 5
 _LONGEST_NAME = 255  # bytes

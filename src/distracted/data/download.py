@@ -7,10 +7,10 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from distracted.config import DataConfig
 from distracted.errors import CredentialsError, DataError
 from distracted.kaggle_client import sign_in
 from distracted.progress import Progress, silent
+from distracted.schema import DataConfig
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +41,10 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
             api.competition_download_files(config.kaggle, path=temporary, quiet=False)
         except (Exception, SystemExit) as error:  # requests' and the client's own kinds, by no common base
             raise CredentialsError(
-                f"Kaggle refuses {config.kaggle} "
+                f"{config.kaggle} cannot be downloaded "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-                "check the credentials, and accept the competition's rules on its page"
+                "if it is not the network or the disk, check the credentials, and accept the competition's "
+                "rules on its page"
             ) from error
         content = Path(temporary) / "content"
         for archive in sorted(Path(temporary).glob("*.zip")):

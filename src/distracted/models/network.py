@@ -12,9 +12,9 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distracted.config import BlocksToLearn, ModelConfig
 from distracted.errors import ConfigError
 from distracted.models.weights import Weights, load_weights
+from distracted.schema import BlocksToLearn, ModelConfig
 
 _log = logging.getLogger(__name__)
 

@@ -169,7 +169,10 @@ def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
             f"{len(missing)} of {len(wanted)} tensors are missing ({', '.join(missing[:_SHOWN])} ...)"
         ] * bool(missing)
         problems += [f"{len(shapes)} have another shape ({'; '.join(shapes[:_SHOWN])} ...)"] * bool(shapes)
-        raise WeightsError(f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}")
+        raise WeightsError(
+            f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}; "
+            f"give weights of {backbone}, or SET='model.weights=none'"
+        )
     trunk.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
 
 

@@ -16,7 +16,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from distracted.config import DataConfig, check_name
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
 from distracted.errors import StoreError
@@ -25,6 +24,7 @@ from distracted.paths import Workspace
 from distracted.predictions.manifest import Kind, Manifest, Parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.progress import Progress, silent
+from distracted.schema import DataConfig, check_name
 
 _TOLERANCE = 1e-4  # of a row's sum of probabilities
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distracted.config import FeaturesPhase, RunConfig
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.folds import Folds
@@ -21,6 +20,7 @@ from distracted.inference.predict import predict_log_probs
 from distracted.metrics import accuracy, log_loss
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress, silent
+from distracted.schema import FeaturesPhase, RunConfig
 from distracted.training.linear import fit_head
 from distracted.training.phases import Clock, run_phase
 from distracted.training.resolve import Settled

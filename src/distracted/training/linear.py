@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from distracted.config import FeaturesPhase
 from distracted.models.network import Network
+from distracted.schema import FeaturesPhase
 
 
 def fit_head(

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from distracted.config import TrainPhase
 from distracted.models.network import Network
+from distracted.schema import TrainPhase
 
 _FINAL = 0.01  # one-cycle and cosine end at this share of the rate
 _START = 0.04  # a warm-up begins at this share

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from distracted.config import TrainingConfig, TrainPhase
 from distracted.data.loading import Loader
 from distracted.errors import TrainingError
 from distracted.inference.device import Precision, autocast
 from distracted.models.network import Network
 from distracted.progress import Progress, Step
+from distracted.schema import TrainingConfig, TrainPhase
 from distracted.training.optim import make_optimizer, make_scheduler
 from distracted.training.tracking import Tracker
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from distracted.config import RunConfig, TrainPhase
 from distracted.errors import ConfigError
 from distracted.inference.device import Precision, find_device, find_precision
 from distracted.models.network import find_backbone
 from distracted.models.weights import Weights, find_weights
+from distracted.schema import RunConfig, TrainPhase
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A tiny competition, and what most tests need around it."""
 
 import os
+import shutil
 
 os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -69,10 +70,16 @@ def write_competition(
     return folder
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny competition, drawn once; tests change copies of it."""
+    return write_competition(tmp_path_factory.mktemp("drawn") / "tiny")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, drawn: Path) -> Path:
     """The tiny competition's folder, called `tiny`."""
-    return write_competition(tmp_path / "tiny")
+    return shutil.copytree(drawn, tmp_path / "tiny")
 
 
 @pytest.fixture

@@ -32,12 +32,13 @@ class Demo:
 
 
 _SHARED = "training.num_folds=3 runtime.validate_every_epoch=false"
+_BRIEF = f"{_SHARED} training.batch_size=40 phases.finetune.epochs=1 phases.scratch.epochs=1"
 FULL = Demo(
     {
         "efficientnet_lite0": f"{_SHARED} model.image_size=96 augment.policy=light phases.finetune.epochs=3",
-        "vgg16": f"{_SHARED} model.image_size=40 phases.finetune.epochs=1 phases.scratch.epochs=1",
-        "inception_v3": f"{_SHARED} model.image_size=75 phases.finetune.epochs=1 phases.scratch.epochs=1",
-        "resnet50": f"{_SHARED} model.image_size=48 phases.finetune.epochs=1 phases.scratch.epochs=1",
+        "vgg16": f"{_BRIEF} model.image_size=40",
+        "inception_v3": f"{_BRIEF} model.image_size=75",
+        "resnet50": f"{_BRIEF} model.image_size=48",
     },
     suffix="",
 )

@@ -21,12 +21,11 @@ from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_fold
 from distracted.errors import StoreError
 from distracted.files import atomic_path, create_text, sha256_file, sha256_json, write_text
 from distracted.paths import Workspace
+from distracted.predictions._rows import align, check_rows
 from distracted.predictions.manifest import Kind, Manifest, Parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name
-
-_TOLERANCE = 1e-4  # of a row's sum of probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +229,7 @@ class Store:
             raise StoreError(f"{path}: expected log-probabilities of shape {expected}, got {log_probs.shape}")
         table = pd.DataFrame(log_probs.astype(np.float32), columns=list(self.competition.classes))
         table.insert(0, "img", imgs)
-        _check_rows(table, path, "nothing was written")
+        check_rows(table, path, "nothing was written")
         return table
 
     def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
@@ -245,8 +244,8 @@ class Store:
             raise StoreError(
                 f"{path}: expected the columns img, {', '.join(self.competition.classes)}; {redo}"
             )
-        aligned = _align(table, imgs, path, redo)
-        _check_rows(aligned, path, redo)
+        aligned = align(table, imgs, path, redo)
+        check_rows(aligned, path, redo)
         return aligned[list(self.competition.classes)].to_numpy(np.float64)
 
 
@@ -290,35 +289,6 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
             f"{path}: the name {competition.name!r} belongs to other data than {competition.config.folder} "
             "holds now; "
             f"rename the folder, or remove {path.parent} (its folds and predictions) to start anew"
-        )
-
-
-def _align(table: pd.DataFrame, imgs: NDArray[Any], path: Path, redo: str) -> pd.DataFrame:
-    if len(double := table["img"][table["img"].duplicated()]):
-        raise StoreError(f"{path}: image {double.iloc[0]} is there more than once; {redo}")
-    found, wanted = set(table["img"]), set(imgs)
-    if found - wanted:
-        raise StoreError(f"{path}: image {min(found - wanted)} does not belong there; {redo}")
-    if wanted - found:
-        raise StoreError(
-            f"{path}: image {min(wanted - found)} and {len(wanted - found) - 1} more are missing; {redo}"
-        )
-    return table.set_index("img").loc[imgs].reset_index()
-
-
-def _check_rows(table: pd.DataFrame, path: Path, remedy: str) -> None:
-    log_probs = table.drop(columns="img").to_numpy(np.float64)
-    finite = np.isfinite(log_probs).all(axis=1)
-    if not finite.all():
-        raise StoreError(
-            f"{path}: image {table['img'][~finite].iloc[0]} has a value that is not finite; {remedy}"
-        )
-    sums = np.exp(log_probs).sum(axis=1)
-    off = np.abs(sums - 1) > _TOLERANCE
-    if off.any():
-        raise StoreError(
-            f"{path}: image {table['img'][off].iloc[0]}: probabilities sum to {sums[off][0]:.6f}, expected "
-            f"1; {remedy}"
         )
 
 

@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from distracted.errors import ConfigError, DistractedError
-from distracted.paths import Workspace
 from distracted.progress import Step
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
@@ -78,10 +77,6 @@ def overrides(text: str) -> list[str]:
 def say(text: str) -> None:
     """One line of result."""
     out.print(Text(text))
-
-
-def workspace(root: Path) -> Workspace:
-    return Workspace(root)
 
 
 class _Rate(ProgressColumn):

@@ -16,6 +16,7 @@ import submit
 import train
 from distracted.config import load_data_config
 from distracted.metrics import log_loss, prior_log_loss
+from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.truth import Outcome, prior_on_truth, score_on_truth
 
@@ -32,11 +33,11 @@ class Demo:
 
 
 _SHARED = "training.num_folds=3 runtime.validate_every_epoch=false"
-_BRIEF = f"{_SHARED} training.batch_size=40 phases.finetune.epochs=1 phases.scratch.epochs=1"
+_BRIEF = f"{_SHARED} training.batch_size=20 phases.finetune.epochs=1 phases.scratch.epochs=1"
 FULL = Demo(
     {
         "efficientnet_lite0": f"{_SHARED} model.image_size=96 augment.policy=light phases.finetune.epochs=3",
-        "vgg16": f"{_BRIEF} model.image_size=40",
+        "vgg16": f"{_BRIEF} model.image_size=32",
         "inception_v3": f"{_BRIEF} model.image_size=75",
         "resnet50": f"{_BRIEF} model.image_size=48",
     },
@@ -61,7 +62,7 @@ def main(
     demo = SHORT if short else FULL
     step = _steps(6 if short else 7)
     step("make sample: render the embedded competition")
-    if console.workspace(root).input(DATA).exists():
+    if Workspace(root).input(DATA).exists():
         console.say("rendered already")
     else:
         sample.main(root=root)
@@ -82,14 +83,12 @@ def main(
     step("make submit: check and write the submission")
     submit.main(name=blend, data=DATA, root=root)
     step("the truth: what was read beside what the test set's labels give")
-    store = open_store(console.workspace(root), load_data_config(DATA, root=root))
+    store = open_store(Workspace(root), load_data_config(DATA, root=root))
     truth = store.competition.config.folder / "test_labels.csv"
     outcomes = score_on_truth(store, [*runs, blend], truth)
     _show(store, outcomes, prior_on_truth(store, truth))
     if not short:
-        _show_flattery(
-            open_store(console.workspace(root), load_data_config(FLATTERED, root=root)), outcomes[0]
-        )
+        _show_flattery(open_store(Workspace(root), load_data_config(FLATTERED, root=root)), outcomes[0])
     _explain(outcomes[-1], store.folds.num_folds)
     console.say(f"done in {time.perf_counter() - start:.0f} s")
 

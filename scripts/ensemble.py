@@ -7,6 +7,7 @@ import typer
 import console
 from distracted.config import load_data_config
 from distracted.ensemble.blend import Ensemble, blend_runs
+from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 
 
@@ -20,7 +21,7 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Blend runs by log loss, cross-fitted by fold, and write the blend as a run like any other."""
-    store = open_store(console.workspace(root), load_data_config(data, root=root), progress=console.progress)
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     show(blend_runs(store, runs=runs.split(), name=name, progress=console.progress))
 
 

@@ -3,6 +3,7 @@
 import console
 from distracted.cluster.job import check_split
 from distracted.config import load_config
+from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 
 
@@ -13,15 +14,12 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Check the competition's folder, make the folds that every model shares, and audit them."""
+    # Any model will do: the split is the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    num_folds = config.training.num_folds
-    store = open_store(console.workspace(root), config.data, num_folds=num_folds, progress=console.progress)
+    store = open_store(
+        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
+    )
     describe(store)
-    if store.folds.num_folds != num_folds:
-        console.say(
-            f"{num_folds} folds asked for, {store.competition.num_subjects} subjects: "
-            f"{store.folds.num_folds} folds"
-        )
     check_split(store)
 
 

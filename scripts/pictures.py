@@ -8,6 +8,7 @@ import typer
 import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
+from distracted.paths import Workspace
 from distracted.report.pictures import augmentation_sheet, data_sheet, save_jpeg
 
 
@@ -19,8 +20,9 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Draw what the data looks like, and what each augmentation policy makes of one picture."""
+    # Any model will do: the policies are the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    cache = console.workspace(root).cache(config.data.name)
+    cache = Workspace(root).cache(config.data.name)
     competition = load_competition(config.data, cache=cache, progress=console.progress)
     sheets = {
         "data": data_sheet(competition),

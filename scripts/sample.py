@@ -6,6 +6,7 @@ import typer
 
 import console
 from distracted.data.sample import render_sample
+from distracted.paths import Workspace
 
 
 def main(
@@ -18,7 +19,7 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Render driver scenes into input/sample, in the competition's layout."""
-    folder = console.workspace(root).input("sample")
+    folder = Workspace(root).input("sample")
     total = (subjects + test_subjects) * 10 * frames
     with console.progress("rendering", total=total, unit="img") as step:
         render_sample(

@@ -2,6 +2,7 @@
 
 import console
 from distracted.config import load_data_config
+from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.report.status import run_statuses
 
@@ -10,7 +11,7 @@ def main(
     data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
 ) -> None:
     """Show every run's folds and scores."""
-    store = open_store(console.workspace(root), load_data_config(data, root=root), progress=console.progress)
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     rows = []
     for status in run_statuses(store):
         folds = " ".join(

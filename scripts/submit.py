@@ -6,6 +6,7 @@ import typer
 
 import console
 from distracted.config import load_data_config
+from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.submission.send import send_submission
 from distracted.submission.submit import write_submission
@@ -21,7 +22,7 @@ def main(
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
     config = load_data_config(data, root=root)
-    store = open_store(console.workspace(root), config, progress=console.progress)
+    store = open_store(Workspace(root), config, progress=console.progress)
     written = write_submission(store, name=name, partial=partial)
     score = written.score
     console.say(

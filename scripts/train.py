@@ -9,6 +9,7 @@ from distracted.cluster.job import check_split, train_folds
 from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError
 from distracted.metrics import log_loss
+from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.training.resolve import settle
 
@@ -35,14 +36,9 @@ def main(
     }
     first = next(iter(configs.values()))
     store = open_store(
-        console.workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
+        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
     )
     num_folds = store.folds.num_folds
-    if num_folds != first.training.num_folds:
-        console.say(
-            f"{first.training.num_folds} folds asked for, {store.competition.num_subjects} subjects: "
-            f"{num_folds} folds"
-        )
     folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
     check_split(store)
     failures = []

@@ -18,9 +18,11 @@ import torch
 from distracted.config import load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import read_folds
+from distracted.models.network import Network, build_network
+from distracted.models.weights import Weights
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
-from distracted.schema import DataConfig
+from distracted.schema import DataConfig, HeadConfig, ModelConfig
 
 CLASSES = ("c0", "c1", "c2")
 
@@ -95,6 +97,20 @@ def competition(data: DataConfig) -> Competition:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "work")
+
+
+def model_config(
+    backbone: str, size: int, *, dropout: float = 0.0, dense_layers: bool = False
+) -> ModelConfig:
+    head = HeadConfig(dropout=dropout, dense_layers=dense_layers)
+    return ModelConfig(backbone=backbone, weights="none", image_size=size, crop=1.0, head=head)
+
+
+@pytest.fixture
+def network() -> Network:
+    """A small network for three classes and pictures of 32 pixels, from random weights."""
+    torch.manual_seed(0)
+    return build_network(model_config("test_resnet", 32, dropout=0.5), Weights("none"), num_classes=3)
 
 
 StoreWith = Callable[[dict[str, int]], Store]

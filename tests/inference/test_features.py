@@ -12,19 +12,9 @@ from distracted.data.loading import Loader
 from distracted.errors import ConfigError
 from distracted.inference.device import find_device, find_precision, find_workers
 from distracted.inference.features import cached_features
-from distracted.models.network import Network, build_network
-from distracted.models.weights import Weights
-from distracted.schema import HeadConfig, ModelConfig
+from distracted.models.network import Network
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def network() -> Network:
-    torch.manual_seed(0)
-    head = HeadConfig(dropout=0.0)
-    config = ModelConfig(backbone="test_resnet", weights="none", image_size=32, crop=1.0, head=head)
-    return build_network(config, Weights("none"), num_classes=3)
 
 
 def extract(network: Network, competition: Competition, folder: Path, **changes: object) -> np.ndarray:

@@ -1,21 +1,17 @@
 """The network: its head, its blocks, and what freezing means."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from conftest import model_config
 from distracted.errors import ConfigError
 from distracted.models.network import Network, build_network, find_backbone, fingerprint
-from distracted.models.weights import Weights
-from distracted.schema import BlocksToLearn, HeadConfig, ModelConfig
-
-
-@pytest.fixture
-def network() -> Network:
-    torch.manual_seed(0)
-    head = HeadConfig(dropout=0.5)
-    config = ModelConfig(backbone="test_resnet", weights="none", image_size=32, crop=1.0, head=head)
-    return build_network(config, Weights("none"), num_classes=3)
+from distracted.models.weights import Weights, find_weights
+from distracted.schema import BlocksToLearn
 
 
 def images(number: int = 4) -> torch.Tensor:
@@ -40,8 +36,18 @@ def test_a_white_image_is_normalised_as_the_backbone_wants(network: Network) -> 
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_first_prediction_is_uniform(network: Network) -> None:
-    assert network.eval()(images()).abs().max() == 0
+def test_on_pretrained_weights_the_first_prediction_is_uniform(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "trunk.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in network.trunk.state_dict().items()}, path)
+    weights = find_weights("test_resnet", str(path), repo=None)
+    pretrained = build_network(model_config("test_resnet", 32), weights, num_classes=3)
+    assert pretrained.eval()(images()).abs().max() == 0
+
+
+def test_from_random_weights_the_trunk_learns_from_the_first_step(network: Network) -> None:
+    nn.functional.cross_entropy(network(images()), torch.tensor([0, 1, 2, 0])).backward()
+    first = next(network.trunk.parameters())
+    assert first.grad is not None and first.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -55,10 +61,7 @@ def test_the_first_prediction_is_uniform(network: Network) -> None:
     ],
 )
 def test_blocks_hold_every_parameter_once(backbone: str) -> None:
-    config = ModelConfig(
-        backbone=backbone, weights="none", image_size=64, crop=1.0, head=HeadConfig(dropout=0.0)
-    )
-    network = build_network(config, Weights("none"), num_classes=3)
+    network = build_network(model_config(backbone, 64), Weights("none"), num_classes=3)
     names = [name for block in network.blocks() for name in block]
     assert sorted(names) == sorted(name for name, _ in network.trunk.named_parameters())
     assert len(network.blocks()) >= 3
@@ -69,7 +72,6 @@ def test_only_what_is_unfrozen_gets_a_gradient(network: Network) -> None:
     blocks = network.blocks()
     network.unfreeze(BlocksToLearn(blocks=1))
     network.train_learning(batchnorm=False)
-    nn.init.normal_(network.head.weight)
     network(images()).square().sum().backward()
     learning = {name for name, parameter in network.trunk.named_parameters() if parameter.grad is not None}
     assert learning == set(blocks[-1])

@@ -14,16 +14,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from conftest import model_config
 from distracted.errors import ConfigError, WeightsError
 from distracted.models import hub
 from distracted.models.network import build_network, find_backbone
 from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict
-from distracted.schema import HeadConfig, ModelConfig
-
-
-def model_config(backbone: str, size: int, *, dense_layers: bool = False) -> ModelConfig:
-    head = HeadConfig(dropout=0.0, dense_layers=dense_layers)
-    return ModelConfig(backbone=backbone, weights="file", image_size=size, crop=1.0, head=head)
 
 
 def torchvision_network(name: str) -> nn.Module:
@@ -105,6 +100,14 @@ def test_imagenet_names_the_two_ways_out_where_the_hub_is_unreachable() -> None:
         WeightsError, match=r"Two ways out.*model\.weights=<a \.safetensors.*model\.weights=none"
     ):
         find_weights("resnet50", "imagenet", repo="timm/resnet50.a1_in1k")
+
+
+def test_a_network_without_imagenet_weights_says_so() -> None:
+    with pytest.raises(WeightsError, match=r"timm has no ImageNet weights for vgg99\. Two ways out"):
+        find_weights("vgg99", "imagenet", repo=None)
+    assert find_weights("vgg99", "auto", repo=None).notes == (
+        "timm has no ImageNet weights for vgg99: starting from random weights",
+    )
 
 
 def make_hub_cache(home: Path, repo: str, state: dict[str, torch.Tensor]) -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
-from distracted.models.network import build_network
-from distracted.models.weights import Weights
-from distracted.schema import HeadConfig, ModelConfig, TrainPhase
+from distracted.models.network import Network
+from distracted.schema import TrainPhase
 from distracted.training.optim import make_optimizer, make_scheduler
 from distracted.training.phases import Ema
 
@@ -43,11 +43,7 @@ def test_one_step_is_enough() -> None:
     assert rates(1, schedule="one_cycle", warmup=0.25) == [0.1]
 
 
-def test_base_and_head_have_their_rates_and_vectors_no_decay() -> None:
-    config = ModelConfig(
-        backbone="test_resnet", weights="none", image_size=32, crop=1.0, head=HeadConfig(dropout=0.0)
-    )
-    network = build_network(config, Weights("none"), num_classes=3)
+def test_base_and_head_have_their_rates_and_vectors_no_decay(network: Network) -> None:
     optimizer = make_optimizer(network, phase(head_lr=0.5, weight_decay=0.02))
     found = {
         id(p): (group["lr"], group["weight_decay"])
@@ -59,11 +55,8 @@ def test_base_and_head_have_their_rates_and_vectors_no_decay() -> None:
         assert found[id(parameter)] == (lr, 0.02 if parameter.ndim > 1 else 0.0), name
 
 
-def test_the_moving_average_follows_its_definition() -> None:
-    config = ModelConfig(
-        backbone="test_resnet", weights="none", image_size=32, crop=1.0, head=HeadConfig(dropout=0.0)
-    )
-    network = build_network(config, Weights("none"), num_classes=3)
+def test_the_moving_average_follows_its_definition(network: Network) -> None:
+    nn.init.zeros_(network.head.bias)
     ema = Ema(network, decay=0.5)
     with torch.no_grad():
         network.head.bias.fill_(1.0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from distracted.data.competition import Competition
 from distracted.errors import FoldsError
 from distracted.files import create_text
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
@@ -164,7 +167,7 @@ def _dealt(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int6
 
 
 def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
-    """Read folds.csv, or make it where it does not exist yet.
+    """Read folds.csv, or make it where it does not exist yet; fewer folds than asked for are said aloud.
 
     Raises:
         FoldsError: the file has another number of folds than `num_folds`, or does not belong to the data.
@@ -178,6 +181,10 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
         raise FoldsError(
             f"{path} has {folds.num_folds} folds, this run asks for {num_folds}: every run shares one split. "
             f"SET='training.num_folds={folds.num_folds}' goes with it; to split anew, remove {path.parent}"
+        )
+    if folds.num_folds != num_folds:
+        _log.info(
+            "%d folds asked for, %d subjects: %d folds", num_folds, competition.num_subjects, folds.num_folds
         )
     return folds
 

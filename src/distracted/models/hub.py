@@ -34,7 +34,7 @@ def hub_weights(repo: str) -> Path:
         repo: Such as "timm/resnet50.a1_in1k".
 
     Raises:
-        WeightsError: not cached, and the hub cannot be reached or does not give the file; names the ways out.
+        WeightsError: not cached, and the hub cannot be reached or does not give the file.
     """
     if (path := cached_weights(repo)) is not None:
         return path
@@ -45,8 +45,4 @@ def hub_weights(repo: str) -> Path:
             return Path(hf_hub_download(repo, _FILENAME))
         except Exception as error:  # the hub client has changed its HTTP library, and so the errors, before
             reason = f"the hub does not give it ({str(error).strip().splitlines()[0]})"
-    raise WeightsError(
-        f"ImageNet weights {repo}: {reason} and they are not in its cache. "
-        "Two ways out: SET='model.weights=<a .safetensors or .pth file>' "
-        "(torchvision's own files will do), or SET='model.weights=none' to train from random weights"
-    )
+    raise WeightsError(f"ImageNet weights {repo}: {reason} and they are not in its cache")

@@ -80,8 +80,6 @@ class Network(nn.Module):
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(num_features, num_classes)
-        nn.init.zeros_(self.head.weight)  # the first prediction is uniform, whatever the features' scale
-        nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self._trunk_learns = True
@@ -162,6 +160,11 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     network = Network(
         trunk, backbone, num_features=num_features, num_classes=num_classes, dropout=config.head.dropout
     )
+    if weights.pretrained:  # a random head's gradients would wreck the trunk
+        nn.init.zeros_(network.head.weight)
+        nn.init.zeros_(network.head.bias)
+    # From random weights a head at zero gives the trunk nothing to start from: VGG16, which has no BatchNorm,
+    # then stays where every class is as probable.
     return network.to(memory_format=torch.channels_last)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -30,6 +30,10 @@ _PACKAGES = {
     )
 }
 _SHOWN = 3
+_WAYS_OUT = (
+    "Two ways out: SET='model.weights=<a .safetensors or .pth file>' (torchvision's own files will do), "
+    "or SET='model.weights=none' to train from random weights"
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,10 @@ def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
     if weights == "none":
         return Weights("none")
     if weights == "imagenet":
-        return _from_hub(backbone, repo)
+        try:
+            return _from_hub(backbone, repo)
+        except WeightsError as error:
+            raise WeightsError(f"{error}. {_WAYS_OUT}") from error
     if weights == "auto":
         return _first_of(backbone, repo)
     path = Path(weights).expanduser()
@@ -82,9 +89,7 @@ def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
 
 def _from_hub(backbone: str, repo: str | None) -> Weights:
     if repo is None:
-        raise WeightsError(
-            f"timm has no ImageNet weights for {backbone}; give a file or SET='model.weights=none'"
-        )
+        raise WeightsError(f"timm has no ImageNet weights for {backbone}")
     path = hub_weights(repo)
     return Weights(f"imagenet:{repo}", path, sha256_file(path))
 
@@ -102,13 +107,11 @@ def _first_of(backbone: str, repo: str | None) -> Weights:
     try:
         return _from_hub(backbone, repo)
     except WeightsError as error:
-        reason = str(error).split(". Two ways out")[0]
+        reason = str(error)
     found = _from_package(backbone)
     note = f"{reason}: " + (f"taking them from {found.origin}" if found else "starting from random weights")
     _log.warning("%s", note)
-    return (
-        Weights(found.origin, found.path, found.sha256, (note,)) if found else Weights("none", notes=(note,))
-    )
+    return replace(found or Weights("none"), notes=(note,))
 
 
 def read_state_dict(path: Path) -> StateDict:

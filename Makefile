@@ -74,7 +74,7 @@ setup: $(STAMP)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
 	@echo "setting up .venv (a few minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c requirements.lock
+	@.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' -c requirements.lock
 	@touch $@
 
 check-venv:

@@ -20,17 +20,16 @@ def main(
 ) -> None:
     """Render driver scenes into input/sample, in the competition's layout."""
     folder = Workspace(root).input("sample")
+    render_sample(
+        folder,
+        num_subjects=subjects,
+        num_test_subjects=test_subjects,
+        num_frames=frames,
+        width=size,
+        seed=seed,
+        progress=console.progress,
+    )
     total = (subjects + test_subjects) * 10 * frames
-    with console.progress("rendering", total=total, unit="img") as step:
-        render_sample(
-            folder,
-            num_subjects=subjects,
-            num_test_subjects=test_subjects,
-            num_frames=frames,
-            width=size,
-            seed=seed,
-            progress=lambda done, total: step(),
-        )
     console.say(f"{folder}: {subjects} training and {test_subjects} test subjects, {total} images")
 
 

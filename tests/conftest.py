@@ -7,6 +7,8 @@ os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themse
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -22,6 +24,7 @@ from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
+from distracted.progress import Step
 from distracted.schema import DataConfig, HeadConfig, ModelConfig
 
 CLASSES = ("c0", "c1", "c2")
@@ -97,6 +100,23 @@ def competition(data: DataConfig) -> Competition:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "work")
+
+
+@dataclass
+class RecordedProgress:
+    """A `Progress` that remembers its tasks: how much each was to do, and how much it did."""
+
+    tasks: list[tuple[int, int]] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+        counts: list[int] = []
+
+        def step(count: int = 1, /, **fields: float) -> None:
+            counts.append(count)
+
+        yield step
+        self.tasks.append((total, sum(counts)))
 
 
 def model_config(

@@ -1,5 +1,6 @@
 """An image's draws are fixed by (seed, epoch, index), left stays left, and any picture comes out square."""
 
+import pickle
 import random
 from typing import Any
 
@@ -65,6 +66,15 @@ class TestDraws:
         for epoch, index in [*reversed(self.KEYS), *self.KEYS, *self.KEYS[2:]]:
             for each in (one, other):
                 assert (each(picture, epoch=epoch, index=index) == expected[epoch, index]).all()
+
+    @pytest.mark.parametrize("policy", SHIPPED)
+    def test_a_copy_in_another_process_draws_the_same(self, picture: np.ndarray, policy: str) -> None:
+        """Workers are spawned on macOS: they get the augmenter pickled."""
+        here = augmenter(policy)
+        there = pickle.loads(pickle.dumps(here))
+        for epoch, index in self.KEYS:
+            expected = here(picture, epoch=epoch, index=index)
+            assert (there(picture, epoch=epoch, index=index) == expected).all()
 
     def test_the_global_generators_do_not_matter(self, picture: np.ndarray) -> None:
         expected = augmenter("heavy")(picture, epoch=0, index=0)

@@ -1,18 +1,16 @@
 """Images are read once; afterwards their size and time of change are trusted."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from conftest import RecordedProgress
 from distracted.data.competition import load_competition
 from distracted.data.contents import digest_images
 from distracted.errors import DataError
-from distracted.progress import Step
 from distracted.schema import DataConfig
 
 
@@ -129,18 +127,7 @@ def test_a_competition_leaves_its_cache_where_it_is_told(tmp_path: Path, data: D
 
 
 def test_progress_counts_what_is_read(folder: Path, paths: list[Path], cache: Path) -> None:
-    tasks: list[tuple[int, int]] = []
-
-    @contextmanager
-    def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
-        steps: list[int] = []
-
-        def step(count: int = 1, /, **fields: float) -> None:
-            steps.append(count)
-
-        yield step
-        tasks.append((total, sum(steps)))
-
+    progress = RecordedProgress()
     digest_images(paths, root=folder, cache=cache, progress=progress)
     digest_images(paths, root=folder, cache=cache, progress=progress)
-    assert tasks == [(len(paths), len(paths))]
+    assert progress.tasks == [(len(paths), len(paths))]

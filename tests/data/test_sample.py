@@ -1,14 +1,19 @@
 """The rendered sample is a competition in State Farm's layout, the same each time, and never half-made."""
 
 import csv
+import itertools
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from conftest import RecordedProgress
 from distracted.data.sample import render_sample
+from distracted.progress import Step
 
 CLASSES = [f"c{label}" for label in range(10)]
 TINY = {"num_subjects": 2, "num_test_subjects": 1, "num_frames": 2, "width": 64}
@@ -33,19 +38,12 @@ def train_pictures(folder: Path) -> dict[tuple[str, str], list[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def progress_calls() -> list[tuple[int, int]]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory, progress_calls: list[tuple[int, int]]) -> Path:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "tiny"
-    render_sample(folder, **TINY, progress=lambda done, total: progress_calls.append((done, total)))
+    progress = RecordedProgress()
+    render_sample(folder, **TINY, progress=progress)
+    assert progress.tasks == [(60, 60)]
     return folder
-
-
-def test_progress_counts_every_image(sample: Path, progress_calls: list[tuple[int, int]]) -> None:
-    assert progress_calls == [(done, 60) for done in range(1, 61)]
 
 
 def test_lists_agree_with_files(sample: Path) -> None:
@@ -134,10 +132,16 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, bad: dict[str, int]) -
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_render_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == 3:
-            raise error
+    done = itertools.count(1)
+
+    @contextmanager
+    def interrupted(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+        def step(count: int = 1, /, **fields: float) -> None:
+            if next(done) == 3:
+                raise error
+
+        yield step
 
     with pytest.raises(error):
-        render_sample(tmp_path / "half", **TINY, progress=interrupt)
+        render_sample(tmp_path / "half", **TINY, progress=interrupted)
     assert list(tmp_path.iterdir()) == []

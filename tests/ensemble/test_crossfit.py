@@ -1,8 +1,7 @@
 """Nothing that predicts a fold has seen its labels; the simplest blender that is as good is taken; useless
 runs do next to no harm."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 from scipy.special import log_softmax
 from simulated_runs import Simulated, simulate, useless_runs
 
+from conftest import RecordedProgress
 from distracted.ensemble.blenders import BLENDERS, Blender, equal_weights, fit_linear_pool, pool_arithmetic
 from distracted.ensemble.crossfit import CrossFit, cross_fit
 from distracted.metrics import difference_and_error, log_loss, log_losses
-from distracted.progress import Step
 
 Labels = np.ndarray
 Fit = Callable[[Labels], CrossFit]
@@ -143,17 +142,11 @@ def test_weights_on_all_folds_are_those_of_the_overall_blender(sim: Simulated) -
 
 @pytest.mark.parametrize("num_folds", [1, 2, 3, 5])
 def test_progress_counts_every_fit(num_folds: int) -> None:
-    counts: list[int] = []
-    totals = []
-
-    @contextmanager
-    def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
-        totals.append(total)
-        yield lambda count=1, /, **_: counts.append(count)
-
+    progress = RecordedProgress()
     sim = simulate(2, num_images=100, num_folds=num_folds)
     cross_fit(sim.log_probs, sim.labels, sim.folds, sim.subjects, progress=progress)
-    assert totals == [sum(counts)]
+    [(total, done)] = progress.tasks
+    assert done == total
 
 
 # The choice

@@ -5,7 +5,6 @@ Kaggle cannot be reached from a test: a stand-in for its client answers with the
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ import requests
 from kagglesdk.competitions.types.competition_api_service import ApiCreateSubmissionResponse, ApiSubmission
 from kagglesdk.competitions.types.submission_status import SubmissionStatus
 
+from conftest import RecordedProgress
 from distracted.errors import CredentialsError, SubmissionError
-from distracted.progress import Step
 from distracted.submission import send
 from distracted.submission.send import Answer, send_submission
 
@@ -147,13 +146,8 @@ def test_without_credentials_the_way_out_is_told(
 
 
 def test_progress_counts_the_polls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = []
-
-    @contextmanager
-    def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
-        yield lambda count=1, /, **_: counts.append((count, total))
-
     client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.PENDING, SubmissionStatus.COMPLETE)
     monkeypatch.setattr(send, "sign_in", lambda: client)
+    progress = RecordedProgress()
     send_submission(path, competition="state-farm", message="", progress=progress)
-    assert counts == [(1, 60), (1, 60)]
+    assert progress.tasks == [(60, 2)]

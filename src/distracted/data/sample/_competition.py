@@ -3,7 +3,7 @@
 import csv
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ from distracted.data.sample._canvas import Pixels
 from distracted.data.sample._clip import render_clip, set_stage
 from distracted.data.sample._poses import NUM_CLASSES
 from distracted.errors import DataError
+from distracted.progress import Progress, silent
 
 CLASS_NAMES = tuple(f"c{label}" for label in range(NUM_CLASSES))
 MAX_CLIP_FRAMES = 8
@@ -49,7 +50,7 @@ def render_sample(
     num_frames: int = 5,
     width: int = 320,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Render a competition of driver scenes in State Farm's layout; the same arguments give the same bytes.
 
@@ -63,7 +64,6 @@ def render_sample(
         num_frames: Images a class and subject, at least 1.
         width: Of an image in pixels, at least 64; its height is three quarters of that.
         seed: At least 0.
-        progress: Called with (images done, images in all) after each image.
 
     Raises:
         DataError: ``folder`` exists or a number is out of range.
@@ -78,10 +78,10 @@ def render_sample(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         build = Path(scratch) / folder.name  # renamed at the end: a reader sees the whole folder or none
         _make_folders(build)
-        for done, (frame, picture) in enumerate(zip(frames, pictures, strict=True), start=1):
-            _write_jpeg(_image_path(build, frame), picture)
-            if progress is not None:
-                progress(done, len(frames))
+        with progress("rendering", total=len(frames), unit="img") as step:
+            for frame, picture in zip(frames, pictures, strict=True):
+                _write_jpeg(_image_path(build, frame), picture)
+                step()
         _write_lists(build, frames)
         build.rename(folder)
 

@@ -1,17 +1,18 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds train cv grid ensemble submit status pictures bench clean
+.PHONY: help setup demo test test-fast lint sample data folds train cv grid ensemble submit status pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
 given = $(if $(filter command line,$(origin $(1))),$(strip $($(1))))
-option = $(if $(call given,$(1)),$(2) '$(call given,$(1))')
-flag = $(if $(filter-out 0,$(call given,$(1))),$(2))
+quoted = '$(subst ','\'',$(1))'
+option = $(if $(call given,$(1)),$(2) $(call quoted,$(call given,$(1))))
+flag = $(if $(filter 1 yes true,$(call given,$(1))),$(2),$(if $(filter-out 0 no false,$(call given,$(1))),$(error $(1)=$($(1)): expected 1 or 0)))
 export SETTINGS := $(if $(call given,SET),$(value SET))
 
 PYTHON ?= python3
 ENV := $(or $(call given,VENV),.venv)
-PY := $(ENV)/bin/python
+PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
 DATA_OPT = $(call option,DATA,--data)
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
@@ -41,13 +42,13 @@ folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA=)
 	@$(PY) scripts/folds.py $(DATA_OPT) --set "$$SETTINGS"
 
 train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1)
-	@$(PY) scripts/train.py --models '$(call given,MODEL)' --fold '$(or $(call given,FOLD),0)' $(RUN_OPT)
+	@$(PY) scripts/train.py --models $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(RUN_OPT)
 
 cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
-	@$(PY) scripts/train.py --models '$(call given,MODEL)' $(RUN_OPT)
+	@$(PY) scripts/train.py --models $(call quoted,$(call given,MODEL)) $(RUN_OPT)
 
 grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DATA= SET= FORCE=1)
-	@$(PY) scripts/train.py --models '$(call given,MODELS)' $(RUN_OPT)
+	@$(PY) scripts/train.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(RUN_OPT)
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" NAME= DATA=)
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,NAME,--name)
@@ -58,7 +59,7 @@ submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
 
-pictures: $(STAMP)  ## Draw sheets of the data and of the augmentation into docs/images (DATA=)
+pictures: $(STAMP)  ## Draw sheets of the data and of the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
 
 bench: $(STAMP)  ## Time the blenders beside scipy's SLSQP
@@ -68,7 +69,7 @@ clean:  ## Remove what can be remade: the environment, caches, the rendered samp
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: $(STAMP)
+setup: $(STAMP)  ## Set up .venv, as every other target does where it is missing
 
 .venv/.stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
@@ -78,4 +79,4 @@ setup: $(STAMP)
 	@touch $@
 
 check-venv:
-	@$(PY) -c 'import distracted' 2>/dev/null || { echo "VENV=$(ENV): the project is not installed there; $(PY) -m pip install -e '.[dev]' -c requirements.lock"; exit 1; }
+	@$(PY) -c 'import distracted' 2>/dev/null || { echo "VENV="$(call quoted,$(ENV))": the project is not installed there; "$(PY)" -m pip install -e '.[dev]' -c requirements.lock"; exit 1; }

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from distracted.errors import ConfigError, DistractedError
+from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.progress import Step
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
@@ -50,6 +50,13 @@ def run(main: Callable[..., None]) -> None:
             if kwargs.get("debug"):
                 raise
             _err.print(Text(f"error: {error}", style="bold red"))
+            raise typer.Exit(1) from None
+        except OSError as error:  # a full disk, or no right to write
+            if kwargs.get("debug"):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            reason = error.strerror or first_line(error)
+            _err.print(Text(f"error: {where}{reason}; nothing was left half-written", style="bold red"))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             _err.print(Text("interrupted; finished folds are kept", style="bold red"))
@@ -90,13 +97,14 @@ def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
     if not _err.is_terminal:
         yield _Lines(label, total, unit)
         return
+    whole = Column(no_wrap=True, min_width=5)  # on a narrow terminal the label and the values give way
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        TextColumn("{task.completed}/{task.total}"),
-        _Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=2)),
+        BarColumn(8),
+        TextColumn("{task.completed}/{task.total}", table_column=whole),
+        _Rate(table_column=whole),
+        TimeRemainingColumn(compact=True, table_column=whole),
+        TextColumn("{task.fields[values]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
     )
     with Progress(*columns, console=_err, transient=True, speed_estimate_period=20) as bar:
         task = bar.add_task(label, total=total, unit=unit, values="")

@@ -32,7 +32,7 @@ class Demo:
     suffix: str
 
 
-_SHARED = "training.num_folds=3 runtime.validate_every_epoch=false"
+_SHARED = "runtime.validate_every_epoch=false"
 _BRIEF = f"{_SHARED} training.batch_size=20 phases.finetune.epochs=1 phases.scratch.epochs=1"
 FULL = Demo(
     {
@@ -67,7 +67,7 @@ def main(
     else:
         sample.main(root=root)
     step("make folds: check the data, split by subject")
-    folds.main(data=DATA, set="training.num_folds=3", root=root)
+    folds.main(data=DATA, root=root)
     step(f"make cv: {len(demo.settings)} models, three folds each")
     runs = []
     for model, settings in demo.settings.items():
@@ -113,8 +113,7 @@ def _show(store: Store, outcomes: Sequence[Outcome], prior: float) -> None:
 
 
 def _show_flattery(store: Store, honest: Outcome) -> None:
-    run = store.read_run(store.runs()[0])
-    flattered = log_loss(run.oof, store.folds.labels)
+    flattered = log_loss(store.read_run(honest.run).oof, store.folds.labels)
     console.say(
         f"{honest.run}: on folds by subject {honest.oof.mean:.4f}, on a random image split {flattered:.4f}, "
         f"truly {honest.single:.4f}: the random split flatters {honest.oof.mean / flattered:.1f}-fold"

@@ -1,4 +1,4 @@
-"""make pictures: sheets of the data and of the augmentation, into docs/images or any other folder."""
+"""make pictures: sheets of the data and of the augmentation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,9 @@ from distracted.report.pictures import augmentation_sheet, data_sheet, save_jpeg
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs/images"),
+    folder: Annotated[
+        Path | None, typer.Option(help="Where they go: docs/images for the sample, else runs/<data>.")
+    ] = None,
     data: console.Data = "sample",
     set: console.Set = "",
     root: console.Root = console.HERE,
@@ -24,6 +26,8 @@ def main(
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
     cache = Workspace(root).cache(config.data.name)
     competition = load_competition(config.data, cache=cache, progress=console.progress)
+    if folder is None:  # a competition's photographs may not be passed on: they stay out of the repository
+        folder = Path("docs/images") if data == "sample" else Workspace(root).runs(competition.name)
     sheets = {
         "data": data_sheet(competition),
         "augmentation": augmentation_sheet(competition, config.augment.policies),

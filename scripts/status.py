@@ -12,26 +12,18 @@ def main(
 ) -> None:
     """Show every run's folds and scores."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    folds = range(store.folds.num_folds)
     rows = []
     for status in run_statuses(store):
-        folds = " ".join(
-            f"{status.folds[fold]:.4f}" if fold in status.folds else "  --  "
-            for fold in range(store.folds.num_folds)
-        )
+        scores = [f"{status.folds[fold]:.4f}" if fold in status.folds else "--" for fold in folds]
         pooled = f"{status.pooled:.4f}" if status.pooled is not None else "--"
-        rows.append(
-            [
-                status.run,
-                status.kind,
-                folds,
-                pooled,
-                f"{status.seconds:.0f} s",
-                status.problem or status.weights,
-            ]
-        )
-    console.table(
-        store.competition.name, ["run", "kind", "log loss of each fold", "pooled", "time", "weights"], rows
-    )
+        time = f"{status.seconds:.0f} s"
+        rows.append([status.run, status.kind, *scores, pooled, time, status.problem or status.weights])
+    if not rows:
+        console.say(f"{store.competition.name}: no runs yet; `make cv MODEL=resnet50` trains one")
+        return
+    columns = ["run", "kind", *(f"fold {fold}" for fold in folds), "pooled", "time", "weights"]
+    console.table(f"{store.competition.name}: log loss", columns, rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError
 from distracted.metrics import log_loss
 from distracted.paths import Workspace
+from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
 from distracted.training.resolve import settle
 
@@ -27,7 +28,7 @@ def main(
     """Train one fold or all folds of one model or several, and write their predictions to oof/."""
     names = models.split()
     if not names:
-        raise ConfigError("MODEL= is missing: a name in configs/models")
+        raise ConfigError("MODEL= is missing: a name in configs/models (make grid: MODELS=, names)")
     if name and len(names) > 1:
         raise ConfigError("NAME= names one run; it goes with one model")
     overrides = console.overrides(set)
@@ -52,6 +53,7 @@ def main(
                 folds=folds,
                 force=force,
                 keep_going=len(configs) > 1,
+                after_fold=say_fold,
                 progress=console.progress,
             )
         except DistractedError as error:
@@ -59,22 +61,23 @@ def main(
                 raise
             failures.append(f"{run}: {error}")
         else:
-            report(store, run)
+            say_pooled(store, run)
     if failures:
         raise DistractedError("\n".join(failures))
 
 
-def report(store: Store, run: str) -> None:
-    """Say the scores of a run's folds, and the pooled one when all are there."""
-    done = store.finished_folds(run)
-    for fold in done:
-        manifest = store.manifest(run, fold)
-        console.say(
-            f"{run}, fold {fold}: log loss {manifest.scores['valid/log_loss']:.4f}, "
-            f"accuracy {manifest.scores['valid/accuracy']:.4f}, {manifest.seconds:.0f} s, "
-            f"{manifest.images_per_second:.0f} img/s, weights {manifest.weights['origin']}"
-        )
-    if len(done) == store.folds.num_folds:
+def say_fold(manifest: Manifest) -> None:
+    """A fold's score, as soon as it is there."""
+    console.say(
+        f"{manifest.run}, fold {manifest.fold}: log loss {manifest.scores['valid/log_loss']:.4f}, "
+        f"accuracy {manifest.scores['valid/accuracy']:.4f}, {manifest.seconds:.0f} s, "
+        f"{manifest.images_per_second:.0f} img/s, weights {manifest.weights['origin']}"
+    )
+
+
+def say_pooled(store: Store, run: str) -> None:
+    """The run's headline, once all folds are there."""
+    if len(store.finished_folds(run)) == store.folds.num_folds:
         scored = store.folds.ids >= 0
         oof = store.read_run(run).oof
         console.say(f"{run}: pooled OOF log loss {log_loss(oof[scored], store.folds.labels[scored]):.4f}")

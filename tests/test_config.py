@@ -151,8 +151,8 @@ class TestErrors:
             ("phases.polish.kind=train", ["phases.polish.epochs: ", "required"]),
             ("training=3", ["training: ", "got 3"]),
             ("phases=3", ["phases: ", "got 3"]),
-            ("data=3", ["data: ", "got 3"]),
-            ("data.name=../elsewhere", ["data.name: ", "'../elsewhere'"]),
+            ("data=3", ["SET: data cannot be set for one command", "configs/data/<name>.yaml"]),
+            ("data.columns.group=null", ["SET: data cannot be set", "DATA=<name>"]),
             ("augment.policy=hevy", ["augment.policy: ", "'hevy'", "none, light, heavy"]),
             ("phases.scratch.augment=x", ["phases.scratch.augment: ", "'x'", "none, light, heavy"]),
             ("recipe=fine", ["unknown recipe 'fine'", "feature_extraction, fine_tune"]),
@@ -172,6 +172,12 @@ class TestErrors:
         message = str(info.value)
         assert all(part in message for part in parts), message
         assert "\n" not in message
+
+    def test_a_phase_that_is_none_beside_one_that_is_unknown(self) -> None:
+        with pytest.raises(
+            ConfigError, match=r"phases.finetune: .*unknown phase phases.foo; there are features, "
+        ):
+            load("phases.finetune=3", "phases.foo.epochs=1")
 
     def test_all_wrong_settings_are_said_at_once(self) -> None:
         with pytest.raises(ConfigError, match=r"(?s)training\.seed.*training\.batch_size"):
@@ -242,12 +248,17 @@ class TestHash:
             "phases.features=null",
             "inference.batch_size=5",
             "recipe=feature_extraction",
-            "data.columns.group=null",
-            "data.name=other",
         ],
     )
     def test_what_it_is_counts(self, setting: str) -> None:
         assert load(setting).hash != load().hash
+
+    def test_what_the_columns_mean_counts_and_where_it_is_on_kaggle_does_not(self) -> None:
+        config = load()
+        grouped = config.data.columns.model_copy(update={"group": None})
+        for update, counts in (({"columns": grouped}, True), ({"kaggle": "other"}, False)):
+            other = config.model_copy(update={"data": config.data.model_copy(update=update)})
+            assert (other.hash != config.hash) is counts
 
     def test_the_order_of_phases_counts(self) -> None:
         config = load()

@@ -43,7 +43,7 @@ def load_config(
     dotted = _dotted(overrides)
     base = _read(configs, "train", "defaults")
     chosen = _read(configs / "recipes", recipe := _recipe([base, named, of_data, dotted]), "recipe")
-    if "phases" in named:  # a model tunes the phases of the recipes it knows; the chosen one may lack some
+    if named.get("phases"):  # a model tunes the phases of the recipes it knows; the chosen one may lack some
         named.phases = {name: phase for name, phase in named.phases.items() if name in chosen.phases}
     layers = [base, chosen, named, of_data, dotted]
     return _check(_merge(layers), root, f"model {model}, recipe {recipe}, data {data}")
@@ -84,7 +84,12 @@ def _data_layer(configs: Path, data: str) -> DictConfig:
         layer = _read(configs / "data", data, "data")
         return OmegaConf.merge({"data": {"name": data, "folder": f"input/{data}"}}, layer)  # type: ignore[return-value]
     folder = Path(data).expanduser().absolute()
-    name = check_name(folder.name, f"DATA={data!r}: the folder's name")
+    try:
+        name = check_name(folder.name, f"DATA={data!r}: the folder's name")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; link to it under such a name (ln -s), or give it one in configs/data/"
+        ) from error
     return OmegaConf.create({"data": {"name": name, "folder": str(folder)}})
 
 
@@ -93,9 +98,15 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         if "=" not in item or item.startswith("="):
             raise ConfigError(f"SET: expected key=value such as training.seed=1, got {item!r}")
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        dotted = OmegaConf.from_dotlist(list(overrides))
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"SET={' '.join(overrides)!r}: {_one_line(error)}") from error
+    if "data" in dotted:
+        raise ConfigError(
+            "SET: data cannot be set for one command, since every stage has to know what it is: write "
+            "configs/data/<name>.yaml and use DATA=<name>"
+        )
+    return dotted
 
 
 def _merge(layers: Sequence[DictConfig]) -> DictConfig:
@@ -157,7 +168,10 @@ def _problem(item: ErrorDetails, content: Mapping[str, Any], prefix: str) -> str
         near = get_close_matches(key, known, n=1)
         return f"unknown key {key}; {f'nearest: {near[0]}' if near else 'configs/train.yaml shows the keys'}"
     if kind == "union_tag_not_found":
-        phases = ", ".join(name for name, phase in content["phases"].items() if "kind" in phase)
+        known_phases = content["phases"].items()
+        phases = ", ".join(
+            name for name, phase in known_phases if isinstance(phase, dict) and "kind" in phase
+        )
         return f"unknown phase {key}; there are {phases} (a new one says its kind: features or train)"
     return f"{key}: {message}" if kind == "missing" else f"{key}: {message}, got {item['input']!r}"
 

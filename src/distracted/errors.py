@@ -15,6 +15,11 @@ Every message says what was expected, what came, where, and what to do.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in one line: its first, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class DistractedError(ValueError):
     """Base of all errors that a user can mend."""
 

@@ -23,11 +23,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -56,6 +60,7 @@ def create_text(path: Path, text: str) -> bool:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.write_bytes(text.encode())
+        _flush(temporary)
         os.link(temporary, path)  # fails where `path` exists, unlike a rename
     except FileExistsError:
         return False

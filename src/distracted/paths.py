@@ -34,9 +34,13 @@ class Workspace:
         """A fold's predictions: valid.parquet, test.parquet, manifest.json."""
         return self.run(data, run) / f"fold{fold}"
 
+    def runs(self, data: str) -> Path:
+        """By-products of all runs on one data set."""
+        return self.root / "runs" / data
+
     def scratch(self, data: str, run: str, fold: int) -> Path:
         """A fold's by-products: model.safetensors, metrics.jsonl, the W&B files."""
-        return self.root / "runs" / data / run / f"fold{fold}"
+        return self.runs(data) / run / f"fold{fold}"
 
     def cache(self, data: str) -> Path:
         """May be deleted at any time."""

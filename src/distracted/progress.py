@@ -12,7 +12,7 @@ class Step(Protocol):
 
 
 class Progress(Protocol):
-    """Opens one task at a time: `with progress("fold 0, finetune", total=1240, unit="img") as step`."""
+    """Opens a task: `with progress("fold 0, finetune", total=1240, unit="img") as step`; tasks may nest."""
 
     def __call__(self, label: str, /, *, total: int, unit: str) -> AbstractContextManager[Step]: ...
 

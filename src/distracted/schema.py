@@ -1,10 +1,19 @@
 """What a run is: one frozen, typed config, and the hash that stands for it."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from distracted.errors import ConfigError
 from distracted.files import sha256_json
@@ -58,7 +67,7 @@ class FeaturesPhase(Section):
 
     kind: Literal["features"]
     when: When = "pretrained"
-    c: PositiveFloat  # scikit-learn's inverse strength of the L2 penalty, features standardised
+    c: PositiveFloat  # scikit-learn's inverse strength of the L2 penalty, features scaled to unit variance
     max_iter: PositiveInt
 
 
@@ -69,7 +78,7 @@ class TrainPhase(Section):
     when: When = "pretrained"
     epochs: PositiveInt
     unfreeze: Literal["head", "all"] | BlocksToLearn
-    batchnorm: Literal["frozen", "train"] = "frozen"  # whether BatchNorm's statistics and parameters move
+    batchnorm: Literal["frozen", "train"] = "frozen"  # whether BatchNorm's statistics move
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"  # sgd is with Nesterov momentum 0.9
     lr: PositiveFloat  # of the base
     head_lr: PositiveFloat | None = None  # null: as the base
@@ -85,7 +94,7 @@ Phase = Annotated[FeaturesPhase | TrainPhase, Field(discriminator="kind")]
 class TrainingConfig(Section):
     """What all phases share."""
 
-    seed: int
+    seed: NonNegativeInt
     batch_size: PositiveInt
     num_folds: Annotated[int, Field(ge=2)]
     ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: the last weights predict
@@ -112,7 +121,7 @@ class DataConfig(Section):
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]  # a folder's name in oof/, runs/ and cache/
     folder: Path = Field(exclude=True)  # a place on this machine, no part of what the run is
-    kaggle: str | None = None  # the competition's name on Kaggle
+    kaggle: str | None = Field(default=None, exclude=True)  # the competition's name on Kaggle: a place, too
     train_list: str = "driver_imgs_list.csv"
     train_images: str = "imgs/train"  # holds a folder for each class
     test_images: str = "imgs/test"
@@ -148,10 +157,14 @@ class RunConfig(Section):
 
     @property
     def hash(self) -> str:
-        """Hex SHA-256 of `resolved`; the order of the phases counts."""
-        content = self.resolved()
-        content["phases"] = list(content["phases"].items())
-        return sha256_json(content)
+        """Hex SHA-256 of `resolved`."""
+        return hash_config(self.resolved())
+
+
+def hash_config(content: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of a resolved config's JSON values; the order of the phases counts."""
+    ordered = {"phases": list(content["phases"].items())} if "phases" in content else {}
+    return sha256_json({**content, **ordered})
 
 
 def check_name(name: str, what: str) -> str:

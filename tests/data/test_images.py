@@ -168,7 +168,8 @@ class TestRefused:
             (b"\xff\xd8\xff\xd9", "truncated"),
             (b"GIF89a" + bytes(50), "not an image"),
             (b"BMxxxxxxxxxxxx", "not a readable image"),
-            (b"\x89PNG\r\n\x1a\nIEND", "not a readable image"),
+            (b"\x89PNG\r\n\x1a\nIEND", "truncated"),
+            (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "not a readable image"),
         ],
     )
     def test_no_picture(self, tmp_path: Path, data: bytes, message: str) -> None:
@@ -177,6 +178,10 @@ class TestRefused:
         with pytest.raises(ImageError, match=f"{message}.*fetch it again") as info:
             read_rgb(path)
         assert str(info.value).startswith(f"{path}: ")
+
+    def test_bytes_after_the_end_do_no_harm(self, picture: PillowImage.Image) -> None:
+        data = encode(picture, "PNG")
+        assert (decode_rgb(data + bytes(200), PATH) == decode_rgb(data, PATH)).all()
 
     def test_a_size_beyond_reason(self) -> None:
         header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)

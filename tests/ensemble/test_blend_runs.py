@@ -166,7 +166,7 @@ def test_what_cannot_be_blended_is_refused(store: Store, write_run: WriteRun) ->
     with pytest.raises(StoreError, match="unfinished: fold 1 of 3 is missing"):
         blend_runs(store, runs=["unfinished"])
     write_run("a")
-    with pytest.raises(StoreError, match="stranger: fold 0, 1, 2 of 3 is missing"):
+    with pytest.raises(StoreError, match="there is no run 'stranger' on tiny; there are: a, unfinished"):
         blend_runs(store, runs=["a", "stranger"])
     with pytest.raises(StoreError, match="NAME=a: there is a run of that name that is no blend"):
         blend_runs(store, name="a")

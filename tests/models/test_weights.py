@@ -155,6 +155,16 @@ def test_the_hub_path_works_as_a_user_sets_it_up(tmp_path: Path) -> None:
     assert done.stdout.strip() == "imagenet:timm/test_resnet.r160_in1k"
 
 
+def test_a_hub_error_without_a_text_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(repo: str, filename: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(hub, "hub_reachable", lambda: True)
+    monkeypatch.setattr(hub, "hf_hub_download", fail)
+    weights = find_weights("resnet50", "auto", repo="timm/resnet50.a1_in1k")
+    assert "the hub does not give it (TimeoutError)" in weights.notes[0]
+
+
 def test_an_unreachable_hub_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there

@@ -20,9 +20,11 @@ from distracted.data.competition import load_competition
 from distracted.errors import ConfigError, StoreError
 from distracted.files import sha256_file
 from distracted.paths import Workspace
+from distracted.predictions import store as store_module
 from distracted.predictions.manifest import Parent
+from distracted.predictions.provenance import package_versions
 from distracted.predictions.store import Store, open_store
-from distracted.schema import DataConfig
+from distracted.schema import DataConfig, hash_config
 
 WriteRun = Callable[..., None]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -55,10 +57,8 @@ def made_up(store: Store, fold: int, *, seed: int = 0, scale: float = 1.0) -> di
     }
 
 
-def write(store: Store, run: str, fold: int, *, config_hash: str = "one", **parts: Any) -> None:
-    store.write_fold(
-        run, fold, kind="model", config={}, config_hash=config_hash, **made_up(store, fold) | parts
-    )
+def write(store: Store, run: str, fold: int, **parts: Any) -> None:
+    store.write_fold(run, fold, kind="model", config={}, **made_up(store, fold) | parts)
 
 
 # Round trip
@@ -121,7 +121,6 @@ def test_manifest_says_all_of_what_it_promises(store: Store) -> None:
         1,
         kind="derived",
         config={"model": {"backbone": "x"}},
-        config_hash="one",
         **made_up(store, 1),
         parents=[parent],
         weights={"origin": "timm"},
@@ -140,7 +139,7 @@ def test_manifest_says_all_of_what_it_promises(store: Store) -> None:
         "fold": 1,
         "data": "tiny",
         "config": {"model": {"backbone": "x"}},
-        "config_hash": "one",
+        "config_hash": hash_config({"model": {"backbone": "x"}}),
         "index_hash": store.competition.index_hash,
         "folds_hash": sha256_file(store.workspace.folds("tiny")),
         "valid_sha256": sha256_file(folder / "valid.parquet"),
@@ -161,7 +160,8 @@ def test_manifest_says_all_of_what_it_promises(store: Store) -> None:
 def test_a_parent_is_known_by_its_predictions(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     parent = store.read_run("a").as_parent()
-    assert (parent.run, parent.config_hash, set(parent.predictions)) == ("a", "hash of a", {"0", "1", "2"})
+    assert (parent.run, set(parent.predictions)) == ("a", {"0", "1", "2"})
+    assert parent.config_hash == hash_config({"run": "a"})
     write_run("a", seed=0)
     assert store.read_run("a").as_parent() == parent
     write_run("a", seed=1, folds=(2,))
@@ -177,7 +177,9 @@ MANIFEST_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"data": "state_farm"}, "data is 'state_farm', expected 'tiny'"),
     ({"kind": "guess"}, "not a manifest"),
     ({"extra": 1}, "not a manifest"),
-    ({"config_hash": "another"}, "different configs"),
+    ({"config": {"run": "b"}, "config_hash": hash_config({"run": "b"})}, "different configs"),
+    ({"config": {"run": "b"}}, "its config is not the one that its hash stands for"),
+    ({"config_hash": "0" * 64}, "its config is not the one that its hash stands for"),
     ({"valid_sha256": "0" * 64}, "not the file that its manifest describes"),
 ]
 
@@ -229,7 +231,7 @@ def _set(row: int, column: str, value: Any) -> Change:
 
 
 TABLE_FAULTS: list[tuple[Change, str]] = [
-    (lambda table: table.drop(index=2), "image {img} and 0 more are missing"),
+    (lambda table: table.drop(index=2), "image {img} is missing;"),
     (lambda table: pd.concat([table, table.iloc[[2]]]), "image {img} is there more than once"),
     (_set(2, "img", "stranger.jpg"), "image stranger.jpg does not belong there"),
     (_set(2, "c1", np.nan), "image {img} has a value that is not finite"),
@@ -306,7 +308,7 @@ def test_a_missing_fold_is_refused_unless_partial(store: Store, write_run: Write
 
 def test_a_run_without_folds_is_refused(store: Store) -> None:
     for partial in (False, True):
-        with pytest.raises(StoreError, match="a: fold 0, 1, 2 of 3 is missing"):
+        with pytest.raises(StoreError, match="there is no run 'a' on tiny; there are: none yet"):
             store.read_run("a", partial=partial)
     with pytest.raises(StoreError, match="no such prediction"):
         store.manifest("a", 0)
@@ -367,12 +369,30 @@ def crash_at(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
     return crashing
 
 
+def test_a_manifest_vouches_for_its_own_process_files_only(
+    store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes the same fold while this one is between its files and its manifest."""
+    write_run("a", folds=(0, 2))
+    with monkeypatch.context() as patch:
+
+        def overtaken(*args: Any) -> dict[str, str]:
+            patch.undo()
+            write_run("a", seed=1, folds=(1,))
+            return package_versions()
+
+        patch.setattr(store_module, "package_versions", overtaken)
+        write_run("a", seed=2, folds=(1,))
+    with pytest.raises(StoreError, match="not the file that its manifest describes"):
+        store.read_run("a")
+
+
 # Configs
 
 
 def test_another_config_is_refused_and_a_name_suggested(store: Store, write_run: WriteRun) -> None:
     write_run("a", folds=(0, 1))
-    store.check_config("a", "hash of a")
+    store.check_config("a", hash_config({"run": "a"}))
     with pytest.raises(StoreError, match="NAME=a_2"):
         store.check_config("a", "another")
 

@@ -10,6 +10,7 @@ from distracted.ensemble.blend import blend_runs
 from distracted.metrics import log_loss
 from distracted.predictions.store import Store
 from distracted.report.status import RunStatus, run_statuses
+from distracted.schema import hash_config
 
 WriteRun = Callable[..., None]
 
@@ -30,7 +31,6 @@ def test_a_finished_run_shows_its_scores(store: Store) -> None:
             fold,
             kind="model",
             config={},
-            config_hash="one",
             valid=np.full((num_valid, 3), -np.log(3)),
             test=np.full((num_test, 3), -np.log(3)),
             weights={"origin": "timm"},
@@ -74,7 +74,8 @@ def test_a_broken_run_shows_its_problem_and_does_not_stop_the_others(
     folder = store.workspace.oof("tiny")
     (folder / "damaged/fold0/manifest.json").write_text("{")
     (folder / "edited/fold1/valid.parquet").write_bytes(b"edited")
-    for run, values in {"mixed": {"config_hash": "another"}, "other": {"folds_hash": "0"}}.items():
+    another = {"config": {"run": "another"}, "config_hash": hash_config({"run": "another"})}
+    for run, values in {"mixed": another, "other": {"folds_hash": "0"}}.items():
         path = folder / run / "fold2/manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
     statuses = by_run(store)

@@ -220,6 +220,10 @@ FAULTS: dict[str, Fault] = {
         lambda p: p.edit(SAMPLE, lambda t: t.rename(columns={"c1": "c7"})),
         lambda p: [f"{p.folder / TRAIN}, row ", "class 'c1' is not in sample_submission.csv", "c0, c7, c2"],
     ),
+    "a comma too many in each row": (
+        lambda p: (p.folder / TRAIN).write_text((p.folder / TRAIN).read_text().replace(".jpg", ".jpg,")),
+        lambda p: [f"{p.folder / TRAIN}: its rows have more fields than its header"],
+    ),
     "no training list but a folder": (
         lambda p: ((p.folder / TRAIN).unlink(), (p.folder / TRAIN).mkdir()),
         lambda p: [f"{p.folder / TRAIN}: not a readable CSV file"],
@@ -274,6 +278,15 @@ def test_a_picture_that_was_changed(trained: Project) -> None:
         check(trained, command, "oof/tiny/data.json: the name 'tiny' belongs to other data")
 
 
+def test_a_damaged_binding(trained: Project) -> None:
+    path = trained.root / "oof/tiny/data.json"
+    path.write_text("{")
+    for command in (trained.train, trained.status):
+        check(trained, command, f"{path}: damaged; remove this file alone")
+    path.unlink()
+    assert trained.status().code == 0 and path.is_file()
+
+
 def test_before_anything_is_trained(project: Project) -> None:
     for command in (project.ensemble, project.submit, project.status):
         check(project, command, "no folds yet", "`make folds`")
@@ -291,6 +304,7 @@ def test_before_anything_is_trained(project: Project) -> None:
         ("augment.policy=hevy", ["augment.policy", "'hevy'", "none, light, heavy"]),
         ("recipe=fine", ["unknown recipe 'fine'", "feature_extraction, fine_tune"]),
         ("training.seed", ["SET: expected key=value such as training.seed=1, got 'training.seed'"]),
+        ("training.seed=-1", ["training.seed", "greater than or equal to 0"]),
         ("training.seed='1", ["SET=", "No closing quotation"]),
     ],
 )
@@ -306,6 +320,10 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
         (
             "augment.policies.heavy=[{Blurr: {}}]",
             ["augment.policies: albumentations has no transform 'Blurr'"],
+        ),
+        (
+            "augment.policies.heavy=[{RandomCrop: {height: 500, width: 500}}]",
+            ["augment.policies: it fails on a picture of", "CropSizeError"],
         ),
         ("phases.scratch=null", ["phases: none of features, finetune applies to random weights"]),
     ],
@@ -346,6 +364,33 @@ def test_a_name_that_is_no_folder(project: Project, name: str) -> None:
     check(project, lambda: project.train("--name", name), *parts, may_leave=frozenset(BINDING))
 
 
+def test_a_name_that_a_file_of_the_store_has(trained: Project) -> None:
+    parts = ["NAME=folds.csv: ", "is a file of the store", "choose another name"]
+    check(trained, lambda: trained.train("--name", "folds.csv"), *parts)
+    check(trained, lambda: trained.submit("--name", "../tiny/resnet50"), "NAME '../tiny/resnet50'")
+
+
+def test_a_run_that_is_not_there(trained: Project) -> None:
+    for command in (lambda: trained.ensemble("--runs", "resnet"), lambda: trained.submit("--name", "resnet")):
+        check(trained, command, "there is no run 'resnet' on tiny; there are: resnet50")
+
+
+def test_a_networks_own_labels(trained: Project) -> None:
+    """Its weights know the labels of rows that they would be scored on."""
+    path = trained.root / "runs/tiny/resnet50/fold0/model.safetensors"
+    parts = [f"model.weights={path}: this network learned from labels of tiny", "from elsewhere"]
+    check(trained, lambda: trained.train("--name", "again", settings=f"model.weights={path}"), *parts)
+
+
+def test_a_folder_that_cannot_be_written(trained: Project) -> None:
+    (trained.root / "submissions").write_text("in the way")
+    outcome = trained.submit("--name", "resnet50")
+    assert outcome.code == 1
+    [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert "submissions" in line and "nothing was left half-written" in line
+    assert "Traceback" not in outcome.err
+
+
 def test_unknown_data(project: Project) -> None:
     parts = ["unknown data 'state_frm'", "sample, sample_random_split, state_farm"]
     arguments = ("--models", "resnet50", "--data", "state_frm", "--root", str(project.root))
@@ -367,7 +412,10 @@ def test_a_fold_that_is_no_number(project: Project) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize(("made_by", "given_to"), [("test_resnet", "test_vit"), ("test_vit", "test_resnet")])
+@pytest.mark.parametrize(
+    ("made_by", "given_to"),
+    [("test_resnet", "test_vit"), ("test_vit", "test_resnet"), ("test_vit", "test_convnext")],
+)
 def test_weights_of_another_architecture(
     project: Project, tmp_path: Path, suffix: str, made_by: str, given_to: str
 ) -> None:
@@ -379,7 +427,7 @@ def test_weights_of_another_architecture(
         project,
         lambda: project.train(settings=settings),
         f"{path}: not the weights of {given_to}",
-        "tensors are missing",
+        f"give weights of {given_to}",
         may_leave=frozenset(BINDING),
     )
 

@@ -26,7 +26,7 @@ def make(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Compl
 def test_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
     [phony] = [line for line in text.splitlines() if line.startswith(".PHONY:")]
-    targets = set(phony.removeprefix(".PHONY:").split()) - {"setup"}
+    targets = set(phony.removeprefix(".PHONY:").split()) - {"check-venv"}
     listed = {line.split()[1] for line in make("help").stdout.splitlines()}
     assert listed == targets
 
@@ -61,6 +61,21 @@ def test_settings_with_spaces_braces_and_quotes_survive() -> None:
 )
 def test_variables_become_options(arguments: tuple[str, ...], expected: str) -> None:
     assert expected in " ".join(make("-n", *arguments).stdout.split())
+
+
+def test_quotes_in_values_survive() -> None:
+    lines = make("-n", "cv", "MODEL=vgg16", "DATA=/home/o'brien/data", "NAME=it's").stdout
+    assert r"--data '/home/o'\''brien/data'" in lines and r"--name 'it'\''s'" in lines
+
+
+@pytest.mark.parametrize(("value", "on"), [("1", True), ("yes", True), ("0", False), ("no", False)])
+def test_flags_are_yes_or_no(value: str, on: bool) -> None:
+    assert ("--send" in make("-n", "submit", f"SEND={value}").stdout) is on
+
+
+def test_any_other_flag_is_refused() -> None:
+    done = make("-n", "submit", "SEND=maybe")
+    assert done.returncode != 0 and "SEND=maybe: expected 1 or 0" in done.stderr
 
 
 def test_an_environment_without_the_project_is_refused(tmp_path: Path) -> None:

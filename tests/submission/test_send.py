@@ -125,6 +125,20 @@ def test_errors_on_the_way_become_one_line(
         send_by(StandIn(fails=error), path, monkeypatch)
 
 
+def test_a_score_that_cannot_be_asked_for_does_not_invite_sending_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = StandIn(SubmissionStatus.PENDING)
+
+    def fail(competition: str) -> None:
+        raise requests.ConnectionError("reset by peer")
+
+    monkeypatch.setattr(client, "competition_submissions", fail)
+    with pytest.raises(SubmissionError, match=r"was sent, but .*reset by peer.*before sending again"):
+        send_by(client, path, monkeypatch)
+    assert len(client.sent) == 1
+
+
 def test_data_without_a_competition_is_not_sent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send, "sign_in", lambda: pytest.fail("nobody is to sign in"))
     with pytest.raises(SubmissionError, match="no competition on Kaggle"):

@@ -126,12 +126,12 @@ def test_a_blend_whose_member_has_changed_is_passed_over_and_refused_by_name(
 
 
 def test_where_no_blend_is_current_the_reason_is_told(store: Store, write_run: WriteRun) -> None:
-    refused(store, "there is no blend yet; `make ensemble` makes one, NAME=<run>")
+    refused(store, "there is no blend yet; `make ensemble` makes one; NAME=<run>")
     write_run("a", skill=2.0)
     refused(store, "there is no blend yet")
     blend_runs(store)
     write_run("a", seed=5)
-    refused(store, "ensemble: its member a has changed since it was blended; `make ensemble`")
+    refused(store, "ensemble: its member a has changed since it was blended; blend anew")
 
 
 def test_a_member_that_is_gone_or_damaged_is_refused(store: Store, blend: str) -> None:
@@ -146,7 +146,7 @@ def test_a_member_that_is_gone_or_damaged_is_refused(store: Store, blend: str) -
 def test_a_run_of_an_older_split_does_not_stop_it(store: Store, write_run: WriteRun, blend: str) -> None:
     write_run("old", folds=(0,))
     store.workspace.fold("tiny", "old", 0).rename(store.workspace.run("tiny", "old") / "fold9")
-    refused(store, "old: fold 0, 1, 2 of 3 is missing", name="old")
+    refused(store, "there is no run 'old' on tiny; there are: a, b, ensemble", name="old")
     assert write_submission(store).run == "ensemble"
 
 
@@ -206,6 +206,6 @@ def test_a_probability_above_1_by_rounding_is_no_fault(store: Store) -> None:
     sure = np.tile([0.0, -100.0, -100.0], (len(store.competition.test), 1))
     for fold in range(3):
         valid = np.full((len(store.folds.valid(fold)), 3), -np.log(3))
-        store.write_fold("a", fold, kind="model", config={}, config_hash="one", valid=valid, test=sure)
+        store.write_fold("a", fold, kind="model", config={}, valid=valid, test=sure)
     table = pd.read_csv(write_submission(store, name="a").path)
     np.testing.assert_allclose(table[["c0", "c1", "c2"]].to_numpy(), np.exp(sure), rtol=1e-7)

@@ -82,6 +82,18 @@ def test_a_failing_wandb_is_said_once_and_metrics_go_on(
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "of"), ("WANDB_BASE_URL", "nowhere")])
+def test_an_environment_that_wandb_refuses_stops_nothing(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb.teardown()
+    monkeypatch.setenv(name, value)
+    with open_tracker("wandb", tmp_path, **SETTINGS, config={}) as tracker:
+        tracker.log({"train/loss": 1.0}, step=1)
+    assert "W&B failed" in caplog.text
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_disabled_means_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     wandb.teardown()

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -11,9 +11,11 @@ from distracted.data.audit import audit_folds, refuse_errors
 from distracted.errors import DistractedError
 from distracted.files import atomic_path
 from distracted.models.network import Network
+from distracted.models.weights import TRAINED_ON
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
+from distracted.schema import RunConfig
 from distracted.training.fold import train_fold
 from distracted.training.resolve import Settled
 from distracted.training.tracking import open_tracker
@@ -77,19 +79,13 @@ def train_and_store(
             label=f"{run}, fold {fold}",
             progress=progress,
         )
-    _save_network(
-        scratch / "model.safetensors",
-        result.network,
-        config_hash=config.hash,
-        classes=store.competition.classes,
-    )
+    _save_network(scratch / "model.safetensors", result.network, config, store.competition.classes)
     weights = settled.weights
     return store.write_fold(
         run,
         fold,
         kind="model",
         config=config.resolved(),
-        config_hash=config.hash,
         valid=result.valid,
         test=result.test,
         weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
@@ -107,12 +103,14 @@ def train_folds(
     folds: Collection[int],
     force: bool = False,
     keep_going: bool = False,
+    after_fold: Callable[[Manifest], None] = lambda manifest: None,
     progress: Progress = silent,
 ) -> list[str]:
     """Train some folds of a run, one after another.
 
     Args:
         keep_going: One failed fold does not stop the others.
+        after_fold: Called with each fold's manifest as soon as it is there.
 
     Returns:
         The message of each fold that failed.
@@ -120,7 +118,11 @@ def train_folds(
     failures = []
     for fold in folds:
         try:
-            train_and_store(store, settled, run=run, fold=fold, force=force, redone=folds, progress=progress)
+            after_fold(
+                train_and_store(
+                    store, settled, run=run, fold=fold, force=force, redone=folds, progress=progress
+                )
+            )
         except DistractedError as error:
             if not keep_going:
                 raise
@@ -128,9 +130,12 @@ def train_folds(
     return failures
 
 
-def _save_network(path: Path, network: Network, *, config_hash: str, classes: Collection[str]) -> None:
+def _save_network(path: Path, network: Network, config: RunConfig, classes: Collection[str]) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {
+        "config_hash": config.hash,
+        "classes": json.dumps(list(classes)),
+        TRAINED_ON: config.data.name,
+    }
     with atomic_path(path) as temporary:
-        save_file(
-            state, temporary, metadata={"config_hash": config_hash, "classes": json.dumps(list(classes))}
-        )
+        save_file(state, temporary, metadata=metadata)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from distracted.data.images import Image
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, first_line
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates on import
 
@@ -71,7 +71,13 @@ class Augmenter:
         if not self._resizes:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
         self._rekey(epoch, index)
-        result: Image = self._compose(image=image)["image"]
+        try:
+            result: Image = self._compose(image=image)["image"]
+        except Exception as error:  # a crop beyond the picture, a transform that wants more than a picture
+            raise ConfigError(
+                f"augment.policies: it fails on a picture of {image.shape[1]} x {image.shape[0]} pixels: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
         if result.dtype != np.uint8 or result.shape != (self._size, self._size, 3):
             raise ConfigError(
                 f"augment.policies: expected uint8 images of shape {(self._size, self._size, 3)}, got "

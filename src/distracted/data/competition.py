@@ -147,6 +147,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; is this a competition's folder?") from None
     except (EmptyDataError, ParserError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for an index
+        raise DataError(f"{path}: its rows have more fields than its header; a comma too many in a row?")
     return table
 
 

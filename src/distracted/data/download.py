@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from distracted.errors import CredentialsError, DataError
+from distracted.errors import CredentialsError, DataError, first_line
 from distracted.kaggle_client import sign_in
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
@@ -42,7 +42,7 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
         except (Exception, SystemExit) as error:  # requests' and the client's own kinds, by no common base
             raise CredentialsError(
                 f"{config.kaggle} cannot be downloaded "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
+                f"({first_line(error)}): "
                 "if it is not the network or the disk, check the credentials, and accept the competition's "
                 "rules on its page"
             ) from error

@@ -183,8 +183,13 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
             f"SET='training.num_folds={folds.num_folds}' goes with it; to split anew, remove {path.parent}"
         )
     if folds.num_folds != num_folds:
+        rarest = int(competition.train.groupby("classname")["subject"].nunique().min())
         _log.info(
-            "%d folds asked for, %d subjects: %d folds", num_folds, competition.num_subjects, folds.num_folds
+            "%d folds asked for, %d there: %d subjects, the rarest class with %d of them",
+            num_folds,
+            folds.num_folds,
+            competition.num_subjects,
+            rarest,
         )
     return folds
 

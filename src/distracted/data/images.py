@@ -11,6 +11,7 @@ from distracted.errors import ImageError
 Image = NDArray[np.uint8]
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"  # its checksum included
 
 
 def check_bytes(data: bytes, path: Path) -> None:
@@ -27,7 +28,7 @@ def check_bytes(data: bytes, path: Path) -> None:
     if data.startswith(_JPEG):
         whole = data.find(b"\xff\xd9", _start_of_scan(data)) >= 0
     elif data.startswith(_PNG):
-        whole = b"IEND" in data[-64:]
+        whole = data.rfind(_PNG_END) >= 0
     elif data[:2] == b"BM" or data[:4] in (b"RIFF", b"II*\0", b"MM\0*"):  # BMP, WebP, TIFF
         whole = True
     else:

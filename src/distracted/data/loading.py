@@ -46,12 +46,14 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
 class BatchSampler(Sampler[list[Key]]):
     """Keys in batches of nearly equal size, shuffled anew each epoch or in order.
 
-    Equal sizes, so that no last batch of one image meets a BatchNorm that learns.
+    Equal sizes and at least two, so that no last batch of one image meets a BatchNorm that learns; where
+    `batch_size` is 2 and the rows are odd in number, one batch has three.
     """
 
     def __init__(self, rows: NDArray[np.int64], *, batch_size: int, seed: int | None = None) -> None:
         self._rows = rows
-        self._num_batches = -(-len(rows) // batch_size)
+        most = len(rows) // 2 if batch_size > 1 else len(rows)
+        self._num_batches = max(1, min(-(-len(rows) // batch_size), most))
         self._seed = seed
         self.epoch = 0
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from distracted.ensemble.blenders import BLENDERS
 from distracted.ensemble.crossfit import CrossFit, cross_fit
 from distracted.errors import StoreError
-from distracted.files import sha256_json
 from distracted.metrics import Interval, accuracy, log_loss, log_losses, prior_log_loss, subject_bootstrap
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
@@ -114,7 +113,6 @@ def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit, score
             fold,
             kind="blend",
             config=config,
-            config_hash=sha256_json(config),
             valid=valid,
             test=test,
             parents=parents,

@@ -38,7 +38,7 @@ def find_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         if device.type != "cuda":
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("training.precision=fp16: a CPU takes fp32 or bf16")
     return name  # type: ignore[return-value]
@@ -49,6 +49,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; the copy overlaps with other work only where the loader pins memory.
+
+    On MPS a copy that nobody waits for can read memory that was given back (pytorch issue 139550).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def find_workers(num_workers: int | Literal["auto"], device: torch.device) -> int:

@@ -5,12 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
 from distracted.files import atomic_path
-from distracted.inference.device import Precision, autocast
+from distracted.inference.device import Precision, autocast, move
 from distracted.models.network import Network, fingerprint
 from distracted.progress import Progress, silent
 
@@ -32,15 +33,16 @@ def cached_features(
 ) -> NDArray[np.float32]:
     """Pooled features of a loader's images in its order, shape (num_images, num_features).
 
-    The file's name is a hash of the images' contents, the trunk's weights and the input's size and crop: what
-    changes any of them finds no file and computes anew.
+    The file's name is a hash of the images' contents, the trunk's architecture and weights, and the input's
+    size and crop: what changes any of them finds no file and computes anew.
 
     Args:
         contents: Digest of each image, in the loader's order.
         folder: Where feature files are kept; may be deleted at any time.
     """
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
-    made_from = [fingerprint(network.trunk), size, crop, normalisation, precision, device.type, *contents]
+    trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk)]
+    made_from = [*trunk, size, crop, normalisation, precision, device.type, *contents]
     key = sha256(repr(made_from).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
     if path.is_file():
@@ -48,14 +50,14 @@ def cached_features(
             features: NDArray[np.float32] = np.load(path, allow_pickle=False)
             if len(features) == len(contents):
                 return features
-        except ValueError:
+        except (ValueError, EOFError):
             _log.warning("%s is damaged; computing the features anew", path)
     network.eval()
     rows = []
     with progress("features of the frozen base", total=loader.num_images, unit="img") as step:
         for batch in loader.epoch():
             with autocast(device, precision):
-                pooled = network.features(batch.images.to(device, non_blocking=True))
+                pooled = network.features(move(batch.images, device))
             rows.append(pooled.float().cpu().numpy())
             step(len(batch.images))
     features = np.concatenate(rows)

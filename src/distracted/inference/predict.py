@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
-from distracted.inference.device import Precision, autocast
+from distracted.inference.device import Precision, autocast, move
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
 
@@ -29,7 +29,7 @@ def predict_log_probs(
     with progress(label, total=loader.num_images, unit="img") as step:
         for batch in loader.epoch():
             with autocast(device, precision):
-                logits = network(batch.images.to(device, non_blocking=True))
+                logits = network(move(batch.images, device))
             rows.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
             step(len(batch.images))
     return np.concatenate(rows).astype(np.float32)

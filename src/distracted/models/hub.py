@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-from distracted.errors import WeightsError
+from distracted.errors import WeightsError, first_line
 from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
@@ -44,5 +44,5 @@ def hub_weights(repo: str) -> Path:
         try:
             return Path(hf_hub_download(repo, _FILENAME))
         except Exception as error:  # the hub client has changed its HTTP library, and so the errors, before
-            reason = f"the hub does not give it ({str(error).strip().splitlines()[0]})"
+            reason = f"the hub does not give it ({first_line(error)})"
     raise WeightsError(f"ImageNet weights {repo}: {reason} and they are not in its cache")

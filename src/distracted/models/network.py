@@ -12,7 +12,7 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, first_line
 from distracted.models.weights import Weights, load_weights
 from distracted.schema import BlocksToLearn, ModelConfig
 
@@ -66,6 +66,7 @@ class Network(nn.Module):
     """Backbone and head.
 
     Attributes:
+        backbone: What timm says of it.
         trunk: The backbone without a classifier; pools its last feature map.
         head: Linear, on `num_features` pooled features.
     """
@@ -77,6 +78,7 @@ class Network(nn.Module):
         self, trunk: nn.Module, backbone: Backbone, *, num_features: int, num_classes: int, dropout: float
     ) -> None:
         super().__init__()
+        self.backbone = backbone
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(num_features, num_classes)
@@ -151,12 +153,8 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     """
     backbone = find_backbone(config.backbone)
     assert isinstance(config.image_size, int)
-    extra = {"img_size": config.image_size} if backbone.fixed_size else {}
-    trunk = timm.create_model(config.backbone, pretrained=False, num_classes=0, **extra)
-    if hasattr(trunk, "pre_logits") and not config.head.dense_layers:
-        trunk.pre_logits = nn.Identity()
+    trunk, num_features = _build_trunk(backbone, config.image_size, config.head.dense_layers)
     load_weights(trunk, weights, config.backbone)
-    num_features = _count_features(trunk, config.backbone, config.image_size)
     network = Network(
         trunk, backbone, num_features=num_features, num_classes=num_classes, dropout=config.head.dropout
     )
@@ -168,16 +166,21 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     return network.to(memory_format=torch.channels_last)
 
 
-def _count_features(trunk: nn.Module, name: str, size: int) -> int:
+def _build_trunk(backbone: Backbone, size: int, dense_layers: bool) -> tuple[nn.Module, int]:
+    """A backbone with random weights, and how many features it pools from images of `size` pixels."""
+    extra = {"img_size": size} if backbone.fixed_size else {}
     try:
+        trunk = timm.create_model(backbone.name, pretrained=False, num_classes=0, **extra)
+        if hasattr(trunk, "pre_logits") and not dense_layers:
+            trunk.pre_logits = nn.Identity()
         with torch.no_grad():
             pooled = trunk.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # each architecture has its own way to refuse a size
         raise ConfigError(
-            f"model.image_size={size}: {name} does not take images of this size ({reason})"
+            f"model.image_size={size}: {backbone.name} does not take images of this size "
+            f"({first_line(error)})"
         ) from error
-    return int(pooled.shape[1])
+    return trunk, int(pooled.shape[1])
 
 
 def fingerprint(module: nn.Module) -> str:

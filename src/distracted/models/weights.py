@@ -5,15 +5,14 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from distracted.errors import WeightsError
+from distracted.errors import WeightsError, first_line
 from distracted.files import sha256_file
 from distracted.models.hub import hub_weights
 
@@ -29,6 +28,8 @@ _PACKAGES = {
         "models/efficientnet-lite0-57934424.pth",
     )
 }
+#: Metadata of the networks that the project saves: the data whose labels they know.
+TRAINED_ON = "trained_on"
 _SHOWN = 3
 _WAYS_OUT = (
     "Two ways out: SET='model.weights=<a .safetensors or .pth file>' (torchvision's own files will do), "
@@ -114,6 +115,18 @@ def _first_of(backbone: str, repo: str | None) -> Weights:
     return replace(found or Weights("none"), notes=(note,))
 
 
+def trained_on(weights: Weights) -> str | None:
+    """Name of the data whose labels the weights learned from, where they are a network of this project."""
+    if weights.path is None or weights.path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(weights.path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except Exception:  # not a safetensors file: reading its tensors says so
+        return None
+    return metadata.get(TRAINED_ON)
+
+
 def read_state_dict(path: Path) -> StateDict:
     """Read tensors from a .safetensors or .pth file without running code that it may hold.
 
@@ -126,10 +139,9 @@ def read_state_dict(path: Path) -> StateDict:
         content: Any = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         )
-    except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # garbage makes the reader fail in a dozen ways
         raise WeightsError(
-            f"{path}: not a file of plain tensors ({reason}); code in it is never run"
+            f"{path}: not a file of plain tensors ({first_line(error)}); code in it is never run"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -158,7 +170,13 @@ def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
         state = dict(zip(wanted, state.values(), strict=False))  # the package names its tensors otherwise
     filter_ = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     if filter_ is not None:  # timm's own conversion of other formats and sizes
-        state = filter_(state, trunk)
+        try:
+            state = filter_(state, trunk)
+        except Exception as error:  # it looks for names that only its own networks have
+            raise WeightsError(
+                f"{weights.path}: not the weights of {backbone}: timm's conversion stops at "
+                f"{type(error).__name__}: {first_line(error)}; {_give(backbone)}"
+            ) from error
     state = _torchvision_vgg(state, trunk)
     wanted = trunk.state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
@@ -173,10 +191,13 @@ def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
         ] * bool(missing)
         problems += [f"{len(shapes)} have another shape ({'; '.join(shapes[:_SHOWN])} ...)"] * bool(shapes)
         raise WeightsError(
-            f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}; "
-            f"give weights of {backbone}, or SET='model.weights=none'"
+            f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}; {_give(backbone)}"
         )
     trunk.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+
+
+def _give(backbone: str) -> str:
+    return f"give weights of {backbone}, or SET='model.weights=none'"
 
 
 def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:

@@ -20,9 +20,8 @@ def align(table: pd.DataFrame, imgs: NDArray[Any], path: Path, redo: str) -> pd.
     if found - wanted:
         raise StoreError(f"{path}: image {min(found - wanted)} does not belong there; {redo}")
     if wanted - found:
-        raise StoreError(
-            f"{path}: image {min(wanted - found)} and {len(wanted - found) - 1} more are missing; {redo}"
-        )
+        more = f", and {len(wanted - found) - 1} more" if len(wanted - found) > 1 else ""
+        raise StoreError(f"{path}: image {min(wanted - found)} is missing{more}; {redo}")
     return table.set_index("img").loc[imgs].reset_index()
 
 

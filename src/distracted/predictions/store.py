@@ -5,6 +5,7 @@ A fold is a folder with valid.parquet, test.parquet (`img` and a column a class 
 and manifest.json, which is written last.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,14 +19,14 @@ from pydantic import ValidationError
 
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
-from distracted.errors import StoreError
+from distracted.errors import StoreError, first_line
 from distracted.files import atomic_path, create_text, sha256_file, sha256_json, write_text
 from distracted.paths import Workspace
 from distracted.predictions._rows import align, check_rows
 from distracted.predictions.manifest import Kind, Manifest, Parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.progress import Progress, silent
-from distracted.schema import DataConfig, check_name
+from distracted.schema import DataConfig, check_name, hash_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,21 +102,23 @@ class Store:
                 f"{path}: no such prediction; `make train FOLD={fold} MODEL={run}` makes it"
             ) from None
         except (ValidationError, UnicodeDecodeError) as error:
-            raise StoreError(
-                f"{path}: not a manifest ({str(error).splitlines()[0]}); {_redo(run, fold)}"
-            ) from error
+            raise StoreError(f"{path}: not a manifest ({first_line(error)}); {_redo(run)}") from error
         expected = {"run": run, "fold": fold, "data": self.competition.name}
         for key, value in expected.items():
             if getattr(manifest, key) != value:
                 raise StoreError(
-                    f"{path}: {key} is {getattr(manifest, key)!r}, expected {value!r}; {_redo(run, fold)}"
+                    f"{path}: {key} is {getattr(manifest, key)!r}, expected {value!r}; {_redo(run)}"
                 )
+        if hash_config(manifest.config) != manifest.config_hash:
+            raise StoreError(
+                f"{path}: its config is not the one that its hash stands for (edited); {_redo(run)}"
+            )
         if manifest.index_hash != self.competition.index_hash:
             raise StoreError(
-                f"{path}: made from other data than {self.competition.config.folder}; {_redo(run, fold)}"
+                f"{path}: made from other data than {self.competition.config.folder}; {_redo(run)}"
             )
         if manifest.folds_hash != self.folds.hash:
-            raise StoreError(f"{path}: made with other folds than folds.csv; {_redo(run, fold)}")
+            raise StoreError(f"{path}: made with other folds than folds.csv; {_redo(run)}")
         return manifest
 
     def check_config(self, run: str, config_hash: str, *, redone: Collection[int] = ()) -> None:
@@ -124,7 +127,7 @@ class Store:
         Args:
             redone: Folds that are about to be made anew, whatever is there.
         """
-        check_name(run, "NAME")
+        self._check_name(run)
         for fold in self.finished_folds(run):
             if fold not in redone and self.manifest(run, fold).config_hash != config_hash:
                 raise StoreError(
@@ -140,7 +143,6 @@ class Store:
         *,
         kind: Kind,
         config: dict[str, Any],
-        config_hash: str,
         valid: NDArray[np.floating[Any]],
         test: NDArray[np.floating[Any]],
         parents: Sequence[Parent] = (),
@@ -149,6 +151,7 @@ class Store:
         """Write a fold's predictions, the manifest last.
 
         Args:
+            config: What the run is, as plain JSON values; its hash is kept beside it.
             valid: Log-probabilities in the order of `Folds.valid(fold)`, (num_valid, num_classes).
             test: Log-probabilities in the competition's order, (num_test, num_classes).
             facts: Further fields of the manifest: weights, scores, seconds, images_per_second, details.
@@ -156,7 +159,7 @@ class Store:
         Raises:
             StoreError: shapes, a value that is not finite, or a row that does not sum to 1.
         """
-        check_name(run, "NAME")
+        self._check_name(run)
         folder = self._path(run, fold).parent
         imgs = self.competition.train["img"].to_numpy()[self.folds.valid(fold)]
         tables = {
@@ -166,20 +169,22 @@ class Store:
         self._path(run, fold).unlink(
             missing_ok=True
         )  # from here until the new manifest the fold does not exist
+        hashes = {}
         for name, table in tables.items():
             with atomic_path(folder / f"{name}.parquet") as temporary:
                 table.to_parquet(temporary, index=False)
+                hashes[name] = sha256_file(temporary)  # of what was written, whoever else writes there now
         manifest = Manifest(
             kind=kind,
             run=run,
             fold=fold,
             data=self.competition.name,
             config=config,
-            config_hash=config_hash,
+            config_hash=hash_config(config),
             index_hash=self.competition.index_hash,
             folds_hash=self.folds.hash,
-            valid_sha256=sha256_file(folder / "valid.parquet"),
-            test_sha256=sha256_file(folder / "test.parquet"),
+            valid_sha256=hashes["valid"],
+            test_sha256=hashes["test"],
             parents=tuple(parents),
             git_commit=git_commit(),
             packages=package_versions(),
@@ -196,12 +201,16 @@ class Store:
             partial: Take the folds that are there; otherwise a missing fold is an error.
 
         Raises:
-            StoreError: folds are missing or of several configs; a file was edited; an image is missing,
-                double or unknown; a value is not finite; a row does not sum to 1.
+            StoreError: there is no such run; folds are missing or of several configs; a file was edited; an
+                image is missing, double or unknown; a value is not finite; a row does not sum to 1.
         """
+        self._check_name(run)
         there = self.finished_folds(run)
+        if not there:
+            known = ", ".join(self.runs()) or "none yet"
+            raise StoreError(f"there is no run {run!r} on {self.competition.name}; there are: {known}")
         missing = sorted(set(range(self.folds.num_folds)) - set(there))
-        if not there or (missing and not partial):
+        if missing and not partial:
             names = ", ".join(map(str, missing))
             raise StoreError(
                 f"{run}: fold {names} of {self.folds.num_folds} is missing; `make cv` finishes a run"
@@ -209,7 +218,8 @@ class Store:
         manifests = tuple(self.manifest(run, fold) for fold in there)
         if len({manifest.config_hash for manifest in manifests}) > 1:
             raise StoreError(
-                f"{run}: its folds were made with different configs; `make cv ... FORCE=1` redoes them"
+                f"{run}: its folds were made with different configs; `make cv ... FORCE=1` redoes them (a "
+                "blend: `make ensemble`)"
             )
         shape = (len(self.competition.train), self.competition.num_classes)
         oof, test = np.full(shape, np.nan), []
@@ -219,6 +229,11 @@ class Store:
             oof[rows] = self._read(manifest, "valid", imgs)
             test.append(self._read(manifest, "test", self.competition.test["img"].to_numpy()))
         return Run(run, oof, np.stack(test), tuple(there), manifests)
+
+    def _check_name(self, run: str) -> None:
+        check_name(run, "NAME")
+        if (path := self.workspace.run(self.competition.name, run)).is_file():
+            raise StoreError(f"NAME={run}: {path} is a file of the store; choose another name")
 
     def _path(self, run: str, fold: int) -> Path:
         return self.workspace.fold(self.competition.name, run, fold) / "manifest.json"
@@ -234,7 +249,7 @@ class Store:
 
     def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
         path = self._path(manifest.run, manifest.fold).with_name(f"{part}.parquet")
-        redo = _redo(manifest.run, manifest.fold)
+        redo = _redo(manifest.run)
         if not path.is_file():
             raise StoreError(f"{path}: no such file; {redo}")
         if sha256_file(path) != getattr(manifest, f"{part}_sha256"):
@@ -280,11 +295,20 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
     """Bind the data's name to its index in data.json; another folder of that name is refused.
 
     Raises:
-        StoreError: the name is bound to another index.
+        StoreError: the name is bound to another index, or the file is damaged.
     """
     path = workspace.data_binding(competition.name)
     bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
-    if not create_text(path, bound) and path.read_text() != bound:
+    if not path.exists() and create_text(path, bound):
+        return
+    found = path.read_bytes()
+    if found == bound.encode():
+        return
+    try:
+        json.loads(found)["index_hash"]
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{path}: damaged; remove this file alone, and it is written anew") from None
+    else:
         raise StoreError(
             f"{path}: the name {competition.name!r} belongs to other data than {competition.config.folder} "
             "holds now; "
@@ -292,5 +316,5 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
         )
 
 
-def _redo(run: str, fold: int) -> str:
-    return f"restore it, or redo the fold (remove oof/.../{run}/fold{fold}, or FORCE=1)"
+def _redo(run: str) -> str:
+    return f"restore it, or redo the fold (FORCE=1; a blend: remove oof/.../{run}, then `make ensemble`)"

@@ -1,6 +1,6 @@
 """Sheets of pictures: what the data looks like, and what a policy makes of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -10,6 +10,8 @@ from distracted.data.augment import Augmenter, Policy, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import Image, read_rgb
 from distracted.files import write_bytes
+
+_MARGIN = 26  # pixels for the names above columns
 
 
 def data_sheet(competition: Competition, *, num_subjects: int = 5, size: int = 144) -> Image:
@@ -21,24 +23,41 @@ def data_sheet(competition: Competition, *, num_subjects: int = 5, size: int = 1
     for subject in subjects:
         own = competition.train[competition.train["subject"] == subject]
         first = own.groupby("classname")["img"].first()
-        pictures = [
-            resize_and_crop(read_rgb(paths[first[name]]), size=size, crop=1.0) if name in first else blank
-            for name in competition.classes
-        ]
-        rows.append(np.hstack(pictures))
-    return np.vstack(rows)
+        rows.append(
+            [
+                resize_and_crop(read_rgb(paths[first[name]]), size=size, crop=1.0) if name in first else blank
+                for name in competition.classes
+            ]
+        )
+    return _sheet(rows, columns=competition.classes)
 
 
 def augmentation_sheet(
-    competition: Competition, policies: Mapping[str, Policy], *, num_draws: int = 8, size: int = 144
+    competition: Competition, policies: Mapping[str, Policy], *, num_draws: int = 4, size: int = 144
 ) -> Image:
-    """One training picture under each policy (rows), drawn anew in each column."""
+    """One training picture as each policy draws it anew: some columns a policy, under its name."""
     image = read_rgb(competition.train_paths()[0])
-    rows = []
-    for policy in policies.values():
+    columns: list[str] = []
+    rows: list[list[Image]] = [[], []]
+    for name, policy in policies.items():
         augmenter = Augmenter(policy, size=size, crop=1.0, seed=0)
-        rows.append(np.hstack([augmenter(image, epoch=epoch, index=0) for epoch in range(num_draws)]))
-    return np.vstack(rows)
+        num_columns = num_draws if policy else 1  # without transforms every draw is the same
+        columns += [name, *[""] * (num_columns - 1)]
+        for number, row in enumerate(rows):
+            row += [augmenter(image, epoch=number * num_columns + i, index=0) for i in range(num_columns)]
+    return _sheet(rows, columns=columns)
+
+
+def _sheet(rows: Sequence[Sequence[Image]], *, columns: Sequence[str]) -> Image:
+    """Pictures of one size in rows, with a name above each column."""
+    body = np.vstack([np.hstack(list(row)) for row in rows])
+    width = body.shape[1] // len(columns)
+    header = np.full((_MARGIN, body.shape[1], 3), 255, np.uint8)
+    for number, name in enumerate(columns):
+        at = (number * width + 4, _MARGIN - 8)
+        cv2.putText(header, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    sheet: Image = np.vstack([header, body])
+    return sheet
 
 
 def save_jpeg(path: Path, image: Image) -> None:

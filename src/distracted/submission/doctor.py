@@ -38,9 +38,12 @@ def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> N
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise SubmissionError(f"{path}: not a readable CSV file: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for an index
+        raise SubmissionError(f"{path}: its rows have more fields than its header")
+    return table
 
 
 def _check_images(imgs: "pd.Series[str]", expected: "pd.Series[str]", path: Path) -> None:

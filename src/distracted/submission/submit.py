@@ -14,6 +14,7 @@ from distracted.files import atomic_path, sha256_file, write_json
 from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.store import Run, Store
+from distracted.schema import check_name
 from distracted.submission.doctor import check_submission
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,13 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
         StoreError, SubmissionError: nothing fit to submit; says what is missing. Nothing is written then.
     """
     if name:
+        done = store.finished_folds(check_name(name, "NAME"))
+        missing = [str(fold) for fold in range(store.folds.num_folds) if fold not in done]
+        if done and missing and not partial:
+            raise StoreError(
+                f"{name}: fold {', '.join(missing)} of {store.folds.num_folds} is missing; `make cv` makes "
+                "it, PARTIAL=1 submits it all the same"
+            )
         run = store.read_run(name, partial=partial)
         _check_parents(store, run, partial)
     else:
@@ -80,16 +88,20 @@ def _newest_blend(store: Store, partial: bool) -> Run:
         except StoreError as error:
             stale.append(str(error))
             continue
+        for reason in stale:
+            _log.warning("%s: passed over for %s", reason, name)
         return run
-    reason = "; ".join(stale) if stale else "there is no blend yet"
-    raise SubmissionError(f"{reason}; `make ensemble` makes one, NAME=<run> submits a single run")
+    reason = "; ".join(stale) if stale else "there is no blend yet; `make ensemble` makes one"
+    raise SubmissionError(f"{reason}; NAME=<run> submits a single run")
 
 
 def _check_parents(store: Store, run: Run, partial: bool) -> None:
     for parent in run.manifests[0].parents:
         now = store.read_run(parent.run, partial=True).as_parent() if parent.run in store.runs() else None
         if now is None:
-            raise StoreError(f"{run.name}: its member {parent.run} is gone")
+            raise StoreError(
+                f"{run.name}: its member {parent.run} is gone; restore it, or blend anew (`make ensemble`)"
+            )
         missing = sorted(set(parent.predictions) - set(now.predictions))
         if missing and not partial:
             raise StoreError(
@@ -101,7 +113,10 @@ def _check_parents(store: Store, run: Run, partial: bool) -> None:
             for fold, value in now.predictions.items()
             if fold in parent.predictions
         ):
-            raise StoreError(f"{run.name}: its member {parent.run} has changed since it was blended")
+            raise StoreError(
+                f"{run.name}: its member {parent.run} has changed since it was blended; blend anew (`make "
+                "ensemble`)"
+            )
 
 
 def _score(store: Store, run: Run) -> Interval:

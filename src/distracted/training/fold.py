@@ -171,11 +171,12 @@ def train_fold(
 
 
 def seed_everything(seed: int, fold: int) -> None:
-    """Seed the global generators that torch, sklearn and timm draw from."""
+    """Seed the global generators that torch, sklearn and timm draw from; cuDNN repeats itself, too."""
     derived = int(np.random.SeedSequence([seed % 2**63, fold]).generate_state(1)[0])
     torch.manual_seed(derived)
     np.random.seed(derived)  # noqa: NPY002 - third parties draw from it
     random.seed(derived)
+    torch.backends.cudnn.deterministic = True  # its fastest convolutions add in any order
 
 
 def _fit_on_features(job: _Fold, network: Network, phase: FeaturesPhase, cache: Path) -> None:

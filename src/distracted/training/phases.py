@@ -10,7 +10,7 @@ from torch import nn
 
 from distracted.data.loading import Loader
 from distracted.errors import TrainingError
-from distracted.inference.device import Precision, autocast
+from distracted.inference.device import Precision, autocast, move
 from distracted.models.network import Network
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
@@ -140,9 +140,9 @@ def _run_epoch(
     waiting: list[torch.Tensor] = []
     total, count = 0.0, 0
     for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
-        indices = batch.indices.to(labels.device, non_blocking=True)
+        indices = move(batch.indices, labels.device)
         rate = float(scheduler.get_last_lr()[0])
-        waiting.append(take_step(batch.images.to(labels.device, non_blocking=True), labels[indices]))
+        waiting.append(take_step(move(batch.images, labels.device), labels[indices]))
         clock.step += 1
         clock.images += len(batch.images)
         if len(waiting) == _CHECK_EVERY or number == len(loader):

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, WeightsError
 from distracted.inference.device import Precision, find_device, find_precision
 from distracted.models.network import find_backbone
-from distracted.models.weights import Weights, find_weights
+from distracted.models.weights import Weights, find_weights, trained_on
 from distracted.schema import RunConfig, TrainPhase
 
 
@@ -42,6 +42,11 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     """
     backbone = find_backbone(config.model.backbone)
     weights = find_weights(config.model.backbone, config.model.weights, repo=backbone.repo)
+    if trained_on(weights) == config.data.name:
+        raise WeightsError(
+            f"model.weights={config.model.weights}: this network learned from labels of {config.data.name}, "
+            "some of which it would be scored on; start from weights that come from elsewhere"
+        )
     device = find_device(config.runtime.device)
     model = config.model.model_copy(
         update={

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, Self
 import wandb
 from requests.utils import get_netrc_auth
 
+from distracted.errors import first_line
 from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class WandbTracker:
     Args:
         folder: Where metrics.jsonl and W&B's own files go.
         group: The model run; W&B shows its folds together.
-        job_type: The stage: train, ensemble or submit.
+        job_type: The stage, such as train.
         config: The resolved config.
     """
 
@@ -128,8 +129,7 @@ class WandbTracker:
 
     def _fail(self, error: Exception) -> None:
         self._run = None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        _log.warning("W&B failed (%s); going on with metrics.jsonl alone", reason)
+        _say_failure(error)
 
 
 def open_tracker(
@@ -143,9 +143,21 @@ def open_tracker(
     config: Mapping[str, Any],
 ) -> Tracker:
     """The tracker that the config asks for; WANDB_MODE=disabled turns W&B off."""
-    if tracking == "none" or wandb.setup().settings.mode == "disabled":
+    if tracking == "none" or not _wandb_is_on():
         return FileTracker(folder)
     return WandbTracker(folder, project=project, group=group, name=name, job_type=job_type, config=config)
+
+
+def _wandb_is_on() -> bool:
+    try:
+        return wandb.setup().settings.mode != "disabled"
+    except Exception as error:  # a WANDB_ variable that the client refuses
+        _say_failure(error)
+        return False
+
+
+def _say_failure(error: Exception) -> None:
+    _log.warning("W&B failed (%s); going on with metrics.jsonl alone", first_line(error))
 
 
 def find_wandb_mode() -> Literal["online", "offline"]:

@@ -56,7 +56,7 @@ def run(main: Callable[..., None]) -> None:
                 raise
             where = f"{error.filename}: " if error.filename else ""
             reason = error.strerror or first_line(error)
-            _err.print(Text(f"error: {where}{reason}; nothing was left half-written", style="bold red"))
+            _err.print(Text(f"error: {where}{reason}; what was finished before is kept", style="bold red"))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             _err.print(Text("interrupted; finished folds are kept", style="bold red"))

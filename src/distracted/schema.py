@@ -41,7 +41,7 @@ class ModelConfig(Section):
     backbone: str
     weights: str  # imagenet, none, auto, or a file
     weights_sha256: str | None = None  # of a file; filled in when the config is resolved
-    image_size: PositiveInt | Literal["auto"]
+    image_size: Annotated[int, Field(ge=16)] | Literal["auto"]
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]  # share of the picture's sides that is seen
     head: HeadConfig
 

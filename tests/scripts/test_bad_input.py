@@ -387,7 +387,7 @@ def test_a_folder_that_cannot_be_written(trained: Project) -> None:
     outcome = trained.submit("--name", "resnet50")
     assert outcome.code == 1
     [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert "submissions" in line and "nothing was left half-written" in line
+    assert "submissions" in line and "what was finished before is kept" in line
     assert "Traceback" not in outcome.err
 
 

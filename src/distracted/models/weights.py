@@ -141,7 +141,7 @@ def read_state_dict(path: Path) -> StateDict:
         )
     except Exception as error:  # garbage makes the reader fail in a dozen ways
         raise WeightsError(
-            f"{path}: not a file of plain tensors ({first_line(error)}); code in it is never run"
+            f"{path}: not a file of plain tensors ({type(error).__name__}); code in it is never run"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

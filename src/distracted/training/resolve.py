@@ -41,13 +41,13 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
         ConfigError, WeightsError: something that was asked for by name cannot be had.
     """
     backbone = find_backbone(config.model.backbone)
+    device = find_device(config.runtime.device)
     weights = find_weights(config.model.backbone, config.model.weights, repo=backbone.repo)
     if trained_on(weights) == config.data.name:
         raise WeightsError(
             f"model.weights={config.model.weights}: this network learned from labels of {config.data.name}, "
             "some of which it would be scored on; start from weights that come from elsewhere"
         )
-    device = find_device(config.runtime.device)
     model = config.model.model_copy(
         update={
             "weights": weights.origin,

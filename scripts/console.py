@@ -46,23 +46,23 @@ def run(main: Callable[..., None]) -> None:
         logging.getLogger("distracted").setLevel(logging.INFO)
         try:
             main(*args, **kwargs)
-        except DistractedError as error:
+        except (DistractedError, OSError) as error:
             if kwargs.get("debug"):
                 raise
-            _err.print(Text(f"error: {error}", style="bold red"))
-            raise typer.Exit(1) from None
-        except OSError as error:  # a full disk, or no right to write
-            if kwargs.get("debug"):
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            reason = error.strerror or first_line(error)
-            _err.print(Text(f"error: {where}{reason}; what was finished before is kept", style="bold red"))
+            _err.print(Text(f"error: {_describe(error)}", style="bold red"))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             _err.print(Text("interrupted; finished folds are kept", style="bold red"))
             raise typer.Exit(130) from None
 
     typer.run(command)
+
+
+def _describe(error: DistractedError | OSError) -> str:
+    if isinstance(error, DistractedError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""  # a full disk, or no right to write
+    return f"{where}{error.strerror or first_line(error)}; what was finished before is kept"
 
 
 class _Messages(logging.Handler):
@@ -97,14 +97,15 @@ def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
     if not _err.is_terminal:
         yield _Lines(label, total, unit)
         return
-    whole = Column(no_wrap=True, min_width=5)  # on a narrow terminal the label and the values give way
+    whole = Column(no_wrap=True, min_width=5)
+    gives_way = Column(no_wrap=True, overflow="ellipsis")  # on a narrow terminal
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=2)),
+        TextColumn("{task.description}", table_column=gives_way),
         BarColumn(8),
         TextColumn("{task.completed}/{task.total}", table_column=whole),
         _Rate(table_column=whole),
         TimeRemainingColumn(compact=True, table_column=whole),
-        TextColumn("{task.fields[values]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        TextColumn("{task.fields[values]}", table_column=gives_way),
     )
     with Progress(*columns, console=_err, transient=True, speed_estimate_period=20) as bar:
         task = bar.add_task(label, total=total, unit=unit, values="")

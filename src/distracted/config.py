@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, first_line
 from distracted.paths import CONFIGS
 from distracted.schema import NAME, DataConfig, FeaturesPhase, RunConfig, Section, TrainPhase, check_name
 
@@ -197,5 +197,6 @@ def _key(item: ErrorDetails, content: Any) -> str:
 
 def _one_line(error: Exception) -> str:
     """OmegaConf adds lines on its own objects, YAML on where it stood."""
-    lines = str(error).splitlines()
-    return lines[0] if isinstance(error, OmegaConfBaseException) else " ".join(map(str.strip, lines))
+    if isinstance(error, OmegaConfBaseException):
+        return first_line(error)
+    return " ".join(map(str.strip, str(error).splitlines()))

@@ -56,6 +56,8 @@ def create_text(path: Path, text: str) -> bool:
     Returns:
         False where the file was there already (somebody else was first); it is left as it is.
     """
+    if path.exists():  # nothing to write, and nothing is: the folder may be read-only
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -85,7 +85,7 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
             "(data.columns.group: null in "
             "configs/data/ makes folds by image, whose score says nothing about new subjects)"
         )
-    per_class = train.groupby("classname")["subject"].nunique()
+    per_class = _subjects_per_class(competition)
     if (lonely := per_class[per_class < 2]).size:
         name = str(lonely.index[0])
         subject = train.loc[train["classname"] == name, "subject"].iloc[0]
@@ -95,6 +95,10 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
             "held out, it would be missing from the training side; add images of another subject"
         )
     return min(num_folds, competition.num_subjects, int(per_class.min()))
+
+
+def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
+    return competition.train.groupby("classname")["subject"].nunique()
 
 
 def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
@@ -183,13 +187,12 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
             f"SET='training.num_folds={folds.num_folds}' goes with it; to split anew, remove {path.parent}"
         )
     if folds.num_folds != num_folds:
-        rarest = int(competition.train.groupby("classname")["subject"].nunique().min())
         _log.info(
             "%d folds asked for, %d there: %d subjects, the rarest class with %d of them",
             num_folds,
             folds.num_folds,
             competition.num_subjects,
-            rarest,
+            _subjects_per_class(competition).min(),
         )
     return folds
 

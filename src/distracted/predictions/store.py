@@ -5,7 +5,6 @@ A fold is a folder with valid.parquet, test.parquet (`img` and a column a class 
 and manifest.json, which is written last.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +19,9 @@ from pydantic import ValidationError
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
 from distracted.errors import StoreError, first_line
-from distracted.files import atomic_path, create_text, sha256_file, sha256_json, write_text
+from distracted.files import atomic_path, sha256_file, sha256_json, write_text
 from distracted.paths import Workspace
+from distracted.predictions._binding import bind_data
 from distracted.predictions._rows import align, check_rows
 from distracted.predictions.manifest import Kind, Manifest, Parent
 from distracted.predictions.provenance import git_commit, package_versions
@@ -213,7 +213,8 @@ class Store:
         if missing and not partial:
             names = ", ".join(map(str, missing))
             raise StoreError(
-                f"{run}: fold {names} of {self.folds.num_folds} is missing; `make cv` finishes a run"
+                f"{run}: fold {names} of {self.folds.num_folds} is missing; `make cv` finishes a run "
+                "(make submit takes PARTIAL=1)"
             )
         manifests = tuple(self.manifest(run, fold) for fold in there)
         if len({manifest.config_hash for manifest in manifests}) > 1:
@@ -289,31 +290,6 @@ def open_store(
 def list_runs(workspace: Workspace, data: str) -> list[str]:
     """Names of the runs on a data set that have at least one fold's manifest."""
     return sorted({path.parent.parent.name for path in workspace.oof(data).glob("*/fold*/manifest.json")})
-
-
-def bind_data(workspace: Workspace, competition: Competition) -> None:
-    """Bind the data's name to its index in data.json; another folder of that name is refused.
-
-    Raises:
-        StoreError: the name is bound to another index, or the file is damaged.
-    """
-    path = workspace.data_binding(competition.name)
-    bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
-    if not path.exists() and create_text(path, bound):
-        return
-    found = path.read_bytes()
-    if found == bound.encode():
-        return
-    try:
-        json.loads(found)["index_hash"]
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path}: damaged; remove this file alone, and it is written anew") from None
-    else:
-        raise StoreError(
-            f"{path}: the name {competition.name!r} belongs to other data than {competition.config.folder} "
-            "holds now; "
-            f"rename the folder, or remove {path.parent} (its folds and predictions) to start anew"
-        )
 
 
 def _redo(run: str) -> str:

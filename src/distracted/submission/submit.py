@@ -14,7 +14,6 @@ from distracted.files import atomic_path, sha256_file, write_json
 from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.store import Run, Store
-from distracted.schema import check_name
 from distracted.submission.doctor import check_submission
 
 _log = logging.getLogger(__name__)
@@ -44,13 +43,6 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
         StoreError, SubmissionError: nothing fit to submit; says what is missing. Nothing is written then.
     """
     if name:
-        done = store.finished_folds(check_name(name, "NAME"))
-        missing = [str(fold) for fold in range(store.folds.num_folds) if fold not in done]
-        if done and missing and not partial:
-            raise StoreError(
-                f"{name}: fold {', '.join(missing)} of {store.folds.num_folds} is missing; `make cv` makes "
-                "it, PARTIAL=1 submits it all the same"
-            )
         run = store.read_run(name, partial=partial)
         _check_parents(store, run, partial)
     else:

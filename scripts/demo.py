@@ -33,13 +33,13 @@ class Demo:
 
 
 _SHARED = "runtime.validate_every_epoch=false"
-_BRIEF = f"{_SHARED} training.batch_size=20 phases.finetune.epochs=1 phases.scratch.epochs=1"
+_BRIEF = f"{_SHARED} training.batch_size=25 phases.finetune.epochs=1 phases.scratch.epochs=1"
 FULL = Demo(
     {
         "efficientnet_lite0": f"{_SHARED} model.image_size=96 augment.policy=light phases.finetune.epochs=3",
         "vgg16": f"{_BRIEF} model.image_size=32",
         "inception_v3": f"{_BRIEF} model.image_size=75",
-        "resnet50": f"{_BRIEF} model.image_size=48",
+        "resnet50": f"{_BRIEF} model.image_size=32",
     },
     suffix="",
 )

@@ -6,9 +6,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-from pandas.errors import EmptyDataError, ParserError
 
 from distracted.data.contents import digest_images
+from distracted.data.tables import read_table
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
@@ -88,7 +88,7 @@ def load_competition(
 
 def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
     """The test images and the classes, both in the order that the competition asks for."""
-    table = _read_csv(path)
+    table = read_table(path)
     if table.columns[0] != img_column or len(table.columns) < 3:
         raise DataError(
             f"{path}: expected the columns {img_column!r} and one for each class, got "
@@ -105,7 +105,7 @@ def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], t
 
 def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame:
     path = config.folder / config.train_list
-    table = _read_csv(path)
+    table = read_table(path)
     columns = config.columns
     wanted = [columns.img, columns.label] + ([columns.group] if columns.group is not None else [])
     if missing := [name for name in wanted if name not in table.columns]:
@@ -138,18 +138,6 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
     ids = {name: label for label, name in enumerate(classes)}
     train = pd.DataFrame({"img": imgs, "subject": subjects, "classname": labels, "label": labels.map(ids)})
     return train.sort_values("img", ignore_index=True)
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; is this a competition's folder?") from None
-    except (EmptyDataError, ParserError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for an index
-        raise DataError(f"{path}: its rows have more fields than its header; a comma too many in a row?")
-    return table
 
 
 def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from distracted.data.tables import read_table
 from distracted.errors import DataError
 from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.store import Store
@@ -69,9 +69,9 @@ def prior_on_truth(store: Store, truth: Path) -> float:
 def _read_truth(store: Store, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; `make sample` writes it")
-    table = pd.read_csv(path, dtype=str).set_index("img")
+    table = read_table(path).set_index("img")
     test = store.competition.test["img"]
-    if set(table.index) != set(test):
+    if sorted(table.index) != sorted(test):
         raise DataError(f"{path}: its images are not those of the test set; `make sample` writes both")
     table = table.loc[test]
     ids = {name: label for label, name in enumerate(store.competition.classes)}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distracted.data.tables import read_table
 from distracted.errors import SubmissionError
 
 _TOLERANCE = 1e-4  # of a row's sum
@@ -18,10 +19,11 @@ def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> N
         name: What errors call the file, where it is still a temporary one.
 
     Raises:
+        DataError: a file is missing or no CSV.
         SubmissionError: columns or their order differ; an image is missing, double or extra; a value is no
             number, not finite or outside [0, 1]; a row does not sum to 1. Says where.
     """
-    table, expected = _read(path), _read(sample)
+    table, expected = read_table(path), read_table(sample)
     path = name or path
     if list(table.columns) != list(expected.columns):
         raise SubmissionError(
@@ -34,16 +36,6 @@ def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> N
     _refuse(~np.isfinite(numbers).all(axis=1), table, path, "a value that is not a finite number")
     _refuse(((numbers < 0) | (numbers > 1)).any(axis=1), table, path, "a value outside [0, 1]")
     _refuse(np.abs(numbers.sum(axis=1) - 1) > _TOLERANCE, table, path, "probabilities that do not sum to 1")
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise SubmissionError(f"{path}: not a readable CSV file: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for an index
-        raise SubmissionError(f"{path}: its rows have more fields than its header")
-    return table
 
 
 def _check_images(imgs: "pd.Series[str]", expected: "pd.Series[str]", path: Path) -> None:

@@ -23,6 +23,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_back(folder: Path) -> list[Record]:
     """The records of W&B's own offline file: a LevelDB log of protocol buffers behind a header of 7 bytes."""
+    wandb.teardown()  # finish() returns before W&B's service has written its last records; this waits for it
     [path] = folder.rglob("run-*.wandb")
     data, position, parts, records = path.read_bytes(), 7, b"", []
     assert data[:4] == b":W&B"

@@ -48,13 +48,16 @@ class Problem:
     subjects: Ints
 
 
+Fit = Callable[[Problem], tuple[Floats, int | None]]
+
+
 @dataclass(frozen=True)
 class Solver:
     """A way to fit a pool: gives weights and how often it evaluated the loss."""
 
     name: str
     pool: str
-    fit: Callable[[Problem], tuple[Floats, int | None]]
+    fit: Fit
     once: bool = False
 
 
@@ -139,6 +142,21 @@ def log_linear_loss(problem: Problem) -> Callable[[Floats], ValueAndGradient]:
     return loss
 
 
+def log_linear_value(problem: Problem) -> Callable[[Floats], float]:
+    """The same loss alone, at the least cost: what SLSQP calls where it must find the slopes by trying."""
+    rows = np.arange(len(problem.labels))
+    flat = problem.log_probs.reshape(len(problem.log_probs), -1)
+    true_means = problem.log_probs[:, rows, problem.labels].mean(axis=1)
+
+    def loss(weights: Floats) -> float:
+        scores = (weights @ flat).reshape(len(rows), -1)
+        highest = scores.max(axis=1)
+        log_totals = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
+        return float(log_totals.mean() - weights @ true_means + RIDGE / 2 * (weights @ weights))
+
+    return loss
+
+
 def loss_and_kkt(problem: Problem, pool: str, weights: Floats) -> tuple[float, float]:
     """Loss and distance from optimal; on the simplex the gradient is -1 there where a weight is positive."""
     if pool == "linear":
@@ -184,13 +202,13 @@ def slsqp_linear(problem: Problem, *, gradient: bool, max_steps: int) -> tuple[F
     return np.maximum(result.x, 0), int(result.nfev)
 
 
-def slsqp_log_linear(problem: Problem, *, max_steps: int) -> tuple[Floats, int | None]:
-    """SLSQP over non-negative weights with the gradient, from equal weights."""
+def slsqp_log_linear(problem: Problem, *, gradient: bool, max_steps: int) -> tuple[Floats, int | None]:
+    """SLSQP over non-negative weights, from equal weights."""
     num_runs = len(problem.log_probs)
     result: OptimizeResult = minimize(
-        log_linear_loss(problem),
+        log_linear_loss(problem) if gradient else log_linear_value(problem),
         np.full(num_runs, 1 / num_runs),
-        jac=True,
+        jac=gradient or None,
         method="SLSQP",
         bounds=[(0, None)] * num_runs,
         options={"ftol": 1e-10, "maxiter": max_steps},
@@ -199,23 +217,29 @@ def slsqp_log_linear(problem: Problem, *, max_steps: int) -> tuple[Floats, int |
 
 
 def solvers(*, slow: bool, max_steps: int) -> list[Solver]:
-    """All that are compared; the slow one runs once whatever the repeats."""
-    found = [
-        Solver("this project", "linear", lambda p: (fit_linear_pool(p.log_probs, p.labels), None)),
-        Solver("SLSQP, gradient", "linear", lambda p: slsqp_linear(p, gradient=True, max_steps=max_steps)),
-        Solver("this project", "log-linear", lambda p: (fit_log_linear_pool(p.log_probs, p.labels), None)),
-        Solver("SLSQP, gradient", "log-linear", lambda p: slsqp_log_linear(p, max_steps=max_steps)),
-    ]
-    if slow:
-        found.append(
-            Solver(
+    """All that are compared; the slow ones run once whatever the repeats."""
+
+    def with_slsqp(pool: str, ours: Fit, theirs: Callable[..., tuple[Floats, int | None]]) -> list[Solver]:
+        found = [
+            Solver("this project", pool, ours),
+            Solver("SLSQP, gradient", pool, lambda p: theirs(p, gradient=True, max_steps=max_steps)),
+        ]
+        if slow:
+            without = Solver(
                 "SLSQP, no gradient",
-                "linear",
-                lambda p: slsqp_linear(p, gradient=False, max_steps=max_steps),
+                pool,
+                lambda p: theirs(p, gradient=False, max_steps=max_steps),
                 once=True,
             )
-        )
-    return found
+            found.append(without)
+        return found
+
+    return [
+        *with_slsqp("linear", lambda p: (fit_linear_pool(p.log_probs, p.labels), None), slsqp_linear),
+        *with_slsqp(
+            "log-linear", lambda p: (fit_log_linear_pool(p.log_probs, p.labels), None), slsqp_log_linear
+        ),
+    ]
 
 
 def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) -> list[Result]:

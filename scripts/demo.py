@@ -33,7 +33,10 @@ class Demo:
 
 
 _SHARED = "runtime.validate_every_epoch=false"
-_BRIEF = f"{_SHARED} training.batch_size=25 phases.finetune.epochs=1 phases.scratch.epochs=1"
+_BRIEF = (
+    f"{_SHARED} training.batch_size=25 phases.features.max_iter=50 phases.finetune.epochs=1 "
+    "phases.scratch.epochs=1"
+)
 FULL = Demo(
     {
         "efficientnet_lite0": f"{_SHARED} model.image_size=96 augment.policy=light phases.finetune.epochs=3",

@@ -16,7 +16,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
@@ -48,16 +50,13 @@ class Problem:
     subjects: Ints
 
 
-Fit = Callable[[Problem], tuple[Floats, int | None]]
-
-
 @dataclass(frozen=True)
 class Solver:
     """A way to fit a pool: gives weights and how often it evaluated the loss."""
 
     name: str
     pool: str
-    fit: Fit
+    fit: Callable[[Problem], tuple[Floats, int | None]]
     once: bool = False
 
 
@@ -123,38 +122,48 @@ def linear_loss(problem: Problem) -> Callable[[Floats], ValueAndGradient]:
     return loss
 
 
+def linear_value(problem: Problem) -> Callable[[Floats], float]:
+    """The same loss alone, at the least cost: what SLSQP calls where it must find the slopes by trying."""
+    probs = true_probs(problem)
+    return lambda weights: float(-np.log(probs @ weights).mean())
+
+
 def log_linear_loss(problem: Problem) -> Callable[[Floats], ValueAndGradient]:
     """Log loss of softmax(sum_r w_r log p_r) with the project's ridge, and its gradient, for w >= 0."""
-    rows = np.arange(len(problem.labels))
-    flat = problem.log_probs.reshape(len(problem.log_probs), -1)
-    true = problem.log_probs[:, rows, problem.labels]
-    true_means = true.mean(axis=1)
+    flat, true_means = problem.log_probs.reshape(len(problem.log_probs), -1), true_log_means(problem)
 
     def loss(weights: Floats) -> ValueAndGradient:
-        scores = (weights @ flat).reshape(len(rows), -1)
-        scores -= scores.max(axis=1, keepdims=True)
-        log_totals = np.log(np.exp(scores).sum(axis=1))
-        value = float((log_totals - scores[rows, problem.labels]).mean())
+        scores, log_totals = add_up(flat, weights)
+        value = float(log_totals.mean() - weights @ true_means + RIDGE / 2 * (weights @ weights))
         blended = np.exp(scores - log_totals[:, None])
-        gradient = flat @ blended.ravel() / len(rows) - true_means
-        return value + RIDGE / 2 * float(weights @ weights), gradient + RIDGE * weights
+        return value, flat @ blended.ravel() / len(scores) - true_means + RIDGE * weights
 
     return loss
 
 
 def log_linear_value(problem: Problem) -> Callable[[Floats], float]:
-    """The same loss alone, at the least cost: what SLSQP calls where it must find the slopes by trying."""
-    rows = np.arange(len(problem.labels))
-    flat = problem.log_probs.reshape(len(problem.log_probs), -1)
-    true_means = problem.log_probs[:, rows, problem.labels].mean(axis=1)
+    """The same loss alone."""
+    flat, true_means = problem.log_probs.reshape(len(problem.log_probs), -1), true_log_means(problem)
 
     def loss(weights: Floats) -> float:
-        scores = (weights @ flat).reshape(len(rows), -1)
-        highest = scores.max(axis=1)
-        log_totals = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
+        _, log_totals = add_up(flat, weights)
         return float(log_totals.mean() - weights @ true_means + RIDGE / 2 * (weights @ weights))
 
     return loss
+
+
+def true_log_means(problem: Problem) -> Floats:
+    """Each run's mean log-probability of the true classes, shape (num_runs,)."""
+    rows = np.arange(len(problem.labels))
+    means: Floats = problem.log_probs[:, rows, problem.labels].mean(axis=1)
+    return means
+
+
+def add_up(flat: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weighted log-probabilities, shape (num_images, num_classes), and the log of each row's total."""
+    scores = (weights @ flat).reshape(-1, NUM_CLASSES)
+    highest = scores.max(axis=1)
+    return scores, highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1))
 
 
 def loss_and_kkt(problem: Problem, pool: str, weights: Floats) -> tuple[float, float]:
@@ -170,47 +179,44 @@ def loss_and_kkt(problem: Problem, pool: str, weights: Floats) -> tuple[float, f
 
 
 def slsqp_linear(problem: Problem, *, gradient: bool, max_steps: int) -> tuple[Floats, int | None]:
-    """SLSQP on the simplex, from equal weights."""
-    num_runs = len(problem.log_probs)
-    start, bounds = np.full(num_runs, 1 / num_runs), [(0, 1)] * num_runs
-    on_simplex = NonlinearConstraint(lambda weights: weights.sum(), 1, 1, jac=np.ones_like)
-    result: OptimizeResult
-    if gradient:
-        result = minimize(
-            linear_loss(problem),
-            start,
-            jac=True,
-            method="SLSQP",
-            bounds=bounds,
-            constraints=on_simplex,
-            options={"ftol": 1e-10, "maxiter": max_steps},
-        )
-    else:
-        probs = true_probs(problem)
-
-        def value(weights: Floats) -> float:
-            return float(-np.log(probs @ weights).mean())
-
-        result = minimize(
-            value,
-            start,
-            method="SLSQP",
-            bounds=bounds,
-            constraints=on_simplex,
-            options={"ftol": 1e-10, "maxiter": max_steps},
-        )
-    return np.maximum(result.x, 0), int(result.nfev)
+    """SLSQP on the simplex."""
+    return _slsqp(
+        linear_loss(problem) if gradient else linear_value(problem),
+        len(problem.log_probs),
+        gradient=gradient,
+        max_steps=max_steps,
+        highest=1,
+        constraints=NonlinearConstraint(lambda weights: weights.sum(), 1, 1, jac=np.ones_like),
+    )
 
 
 def slsqp_log_linear(problem: Problem, *, gradient: bool, max_steps: int) -> tuple[Floats, int | None]:
-    """SLSQP over non-negative weights, from equal weights."""
-    num_runs = len(problem.log_probs)
-    result: OptimizeResult = minimize(
+    """SLSQP over non-negative weights."""
+    return _slsqp(
         log_linear_loss(problem) if gradient else log_linear_value(problem),
+        len(problem.log_probs),
+        gradient=gradient,
+        max_steps=max_steps,
+    )
+
+
+def _slsqp(
+    loss: Callable[[Floats], Any],
+    num_runs: int,
+    *,
+    gradient: bool,
+    max_steps: int,
+    highest: float | None = None,
+    constraints: Any = (),
+) -> tuple[Floats, int | None]:
+    """SLSQP from equal weights."""
+    result: OptimizeResult = minimize(
+        loss,
         np.full(num_runs, 1 / num_runs),
-        jac=gradient or None,
+        jac=True if gradient else None,
         method="SLSQP",
-        bounds=[(0, None)] * num_runs,
+        bounds=[(0, highest)] * num_runs,
+        constraints=constraints,
         options={"ftol": 1e-10, "maxiter": max_steps},
     )
     return np.maximum(result.x, 0), int(result.nfev)
@@ -218,28 +224,21 @@ def slsqp_log_linear(problem: Problem, *, gradient: bool, max_steps: int) -> tup
 
 def solvers(*, slow: bool, max_steps: int) -> list[Solver]:
     """All that are compared; the slow ones run once whatever the repeats."""
-
-    def with_slsqp(pool: str, ours: Fit, theirs: Callable[..., tuple[Floats, int | None]]) -> list[Solver]:
-        found = [
-            Solver("this project", pool, ours),
-            Solver("SLSQP, gradient", pool, lambda p: theirs(p, gradient=True, max_steps=max_steps)),
-        ]
+    found = []
+    for pool, ours, slsqp in (
+        ("linear", fit_linear_pool, slsqp_linear),
+        ("log-linear", fit_log_linear_pool, slsqp_log_linear),
+    ):
+        found.append(Solver("this project", pool, partial(_fit_ours, ours)))
+        found.append(Solver("SLSQP, gradient", pool, partial(slsqp, gradient=True, max_steps=max_steps)))
         if slow:
-            without = Solver(
-                "SLSQP, no gradient",
-                pool,
-                lambda p: theirs(p, gradient=False, max_steps=max_steps),
-                once=True,
-            )
-            found.append(without)
-        return found
+            without = partial(slsqp, gradient=False, max_steps=max_steps)
+            found.append(Solver("SLSQP, no gradient", pool, without, once=True))
+    return found
 
-    return [
-        *with_slsqp("linear", lambda p: (fit_linear_pool(p.log_probs, p.labels), None), slsqp_linear),
-        *with_slsqp(
-            "log-linear", lambda p: (fit_log_linear_pool(p.log_probs, p.labels), None), slsqp_log_linear
-        ),
-    ]
+
+def _fit_ours(fit: Callable[[Floats, Ints], Floats], problem: Problem) -> tuple[Floats, None]:
+    return fit(problem.log_probs, problem.labels), None
 
 
 def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) -> list[Result]:

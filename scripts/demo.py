@@ -15,9 +15,10 @@ import sample
 import submit
 import train
 from distracted.config import load_data_config
-from distracted.metrics import log_loss, prior_log_loss
+from distracted.metrics import prior_log_loss
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
+from distracted.report.status import pooled_log_loss
 from distracted.report.truth import Outcome, prior_on_truth, score_on_truth
 
 DATA = "sample"
@@ -116,7 +117,7 @@ def _show(store: Store, outcomes: Sequence[Outcome], prior: float) -> None:
 
 
 def _show_flattery(store: Store, honest: Outcome) -> None:
-    flattered = log_loss(store.read_run(honest.run).oof, store.folds.labels)
+    flattered = pooled_log_loss(store, honest.run)
     console.say(
         f"{honest.run}: on folds by subject {honest.oof.mean:.4f}, on a random image split {flattered:.4f}, "
         f"truly {honest.single:.4f}: the random split flatters {honest.oof.mean / flattered:.1f}-fold"

@@ -8,10 +8,10 @@ import console
 from distracted.cluster.job import check_split, train_folds
 from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError
-from distracted.metrics import log_loss
 from distracted.paths import Workspace
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
+from distracted.report.status import pooled_log_loss
 from distracted.training.resolve import settle
 
 
@@ -78,9 +78,7 @@ def say_fold(manifest: Manifest) -> None:
 def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there."""
     if len(store.finished_folds(run)) == store.folds.num_folds:
-        scored = store.folds.ids >= 0
-        oof = store.read_run(run).oof
-        console.say(f"{run}: pooled OOF log loss {log_loss(oof[scored], store.folds.labels[scored]):.4f}")
+        console.say(f"{run}: pooled OOF log loss {pooled_log_loss(store, run):.4f}")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A reader sees the whole file or none. On an error the temporary file is removed and `path` stays as it
     was.
     """
+    with _temporary(path) as temporary:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under; what is left there in the end is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        _flush(temporary)
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,18 +65,15 @@ def create_text(path: Path, text: str) -> bool:
     """
     if path.exists():  # nothing to write, and nothing is: the folder may be read-only
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(text.encode())
-        _flush(temporary)
-        os.link(temporary, path)  # fails where `path` exists, unlike a rename
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links, such as exFAT or a mounted drive
-        return _create_in_place(path, text)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary(path) as temporary:
+        try:
+            temporary.write_bytes(text.encode())
+            _flush(temporary)
+            os.link(temporary, path)  # fails where `path` exists, unlike a rename
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links, such as exFAT or a mounted drive
+            return _create_in_place(path, text)
     return True
 
 

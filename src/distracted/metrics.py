@@ -68,7 +68,7 @@ def difference_and_error(
     Args:
         losses: Loss of each row, shape (num_images,).
         reference: Loss of the same rows under the other prediction.
-        subjects: Subject ids 0..S-1, shape (num_images,).
+        subjects: Subject ids, not all of them need occur, shape (num_images,).
 
     Returns:
         The difference and its standard error (infinite with a single subject).
@@ -99,7 +99,7 @@ def subject_bootstrap(
 
     Args:
         losses: Loss of each row, shape (num_images,).
-        subjects: Subject ids 0..S-1, shape (num_images,).
+        subjects: Subject ids, not all of them need occur, shape (num_images,).
     """
     counts = np.bincount(subjects)
     present = counts > 0

@@ -54,6 +54,11 @@ class Folds:
         """Subject of each image as an id 0..S-1, shape (num_images,)."""
         return pd.factorize(self.table["subject"], sort=True)[0].astype(np.int64)
 
+    @property
+    def scored(self) -> NDArray[np.int64]:
+        """Rows held out in some fold: those that a run has predictions for."""
+        return np.flatnonzero(self.ids >= 0)
+
     def valid(self, fold: int) -> NDArray[np.int64]:
         """Rows held out in `fold`."""
         return np.flatnonzero(self.ids == fold)

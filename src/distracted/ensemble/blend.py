@@ -63,11 +63,8 @@ def blend_runs(
         )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
-    scored = np.flatnonzero(store.folds.ids >= 0)
-    labels, subjects = (
-        store.folds.labels[scored],
-        np.unique(store.folds.subjects[scored], return_inverse=True)[1],
-    )
+    scored = store.folds.scored
+    labels, subjects = store.folds.labels[scored], store.folds.subjects[scored]
     folds = store.folds.ids[scored]
     oof = np.stack([run.oof[scored] for run in members])
     blenders = BLENDERS if len(members) > 1 else BLENDERS[:1]

@@ -79,7 +79,7 @@ def cross_fit(
         log_probs: Members' out-of-fold predictions, shape (num_runs, num_images, num_classes).
         labels: Class ids, shape (num_images,).
         folds: 0-based fold of each row, none of them -1, shape (num_images,).
-        subjects: Subject ids 0..S-1, shape (num_images,).
+        subjects: Subject ids, not all of them need occur, shape (num_images,).
         blenders: From the simplest to the most flexible.
     """
     num_folds = int(folds.max()) + 1
@@ -135,7 +135,7 @@ def _compare(
     if not among:  # a single fold: nothing to compare on, and the first blender fits nothing
         return ()
     rows = np.isin(fits.folds, among)
-    labels, subjects = fits.labels[rows], np.unique(subjects[rows], return_inverse=True)[1]
+    labels, subjects = fits.labels[rows], subjects[rows]
     losses = []
     for blender in blenders:
         blended = np.empty(fits.log_probs.shape[1:])

@@ -33,15 +33,22 @@ def run_statuses(store: Store) -> list[RunStatus]:
     return [_status(store, run) for run in store.runs()]
 
 
+def pooled_log_loss(store: Store, run: str) -> float:
+    """OOF log loss of a finished run over all rows (cross-fitted for a blend).
+
+    Raises:
+        StoreError: as `Store.read_run`.
+    """
+    scored = store.folds.scored
+    return log_loss(store.read_run(run).oof[scored], store.folds.labels[scored])
+
+
 def _status(store: Store, run: str) -> RunStatus:
     done = store.finished_folds(run)
     missing = tuple(fold for fold in range(store.folds.num_folds) if fold not in done)
     try:
         manifests = [store.manifest(run, fold) for fold in done]
-        pooled = None
-        if not missing:
-            scored = store.folds.ids >= 0
-            pooled = log_loss(store.read_run(run).oof[scored], store.folds.labels[scored])
+        pooled = None if missing else pooled_log_loss(store, run)
     except StoreError as error:
         return RunStatus(run, "?", "", {}, missing, None, 0.0, str(error))
     return RunStatus(

@@ -47,12 +47,12 @@ def score_on_truth(store: Store, runs: Sequence[str], truth: Path) -> list[Outco
         DataError: the file is missing or not of this test set.
     """
     labels, subjects = _read_truth(store, truth)
-    scored = np.flatnonzero(store.folds.ids >= 0)
-    oof_subjects = np.unique(store.folds.subjects[scored], return_inverse=True)[1]
+    scored = store.folds.scored
+    oof_labels, oof_subjects = store.folds.labels[scored], store.folds.subjects[scored]
     outcomes = []
     for name in runs:
         run = store.read_run(name)
-        oof = subject_bootstrap(log_losses(run.oof[scored], store.folds.labels[scored]), oof_subjects)
+        oof = subject_bootstrap(log_losses(run.oof[scored], oof_labels), oof_subjects)
         single = float(np.mean([log_losses(log_probs, labels).mean() for log_probs in run.test]))
         test = subject_bootstrap(log_losses(run.test_log_probs, labels), subjects)
         outcomes.append(Outcome(name, run.kind, oof, single, test))

@@ -113,8 +113,8 @@ def _check_parents(store: Store, run: Run, partial: bool) -> None:
 
 def _score(store: Store, run: Run) -> Interval:
     rows = np.flatnonzero(np.isin(store.folds.ids, run.folds))
-    subjects = np.unique(store.folds.subjects[rows], return_inverse=True)[1]
-    return subject_bootstrap(log_losses(run.oof[rows], store.folds.labels[rows]), subjects)
+    losses = log_losses(run.oof[rows], store.folds.labels[rows])
+    return subject_bootstrap(losses, store.folds.subjects[rows])
 
 
 def _provenance(store: Store, run: Run, path: Path, score: Interval) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds train cv grid ensemble submit status pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds freeze train cv grid ensemble submit status pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -15,7 +15,7 @@ ENV := $(or $(call given,VENV),.venv)
 PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
 DATA_OPT = $(call option,DATA,--data)
-RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
+RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky)
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,10 @@ data: $(STAMP)  ## Download the competition with your own Kaggle credentials (DA
 folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA=)
 	@$(PY) scripts/folds.py $(DATA_OPT) --set "$$SETTINGS"
 
-train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1)
+freeze: $(STAMP)  ## Show a network's blocks and what each phase trains of them (MODEL= SET=)
+	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
+
+train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1)
 	@$(PY) scripts/train.py --models $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(RUN_OPT)
 
 cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
@@ -51,7 +54,7 @@ grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DA
 	@$(PY) scripts/train.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(RUN_OPT)
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" NAME= DATA=)
-	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,NAME,--name)
+	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
 
 submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
 	@$(PY) scripts/submit.py $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)

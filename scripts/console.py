@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -32,8 +32,13 @@ Root = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
+Leaky = Annotated[
+    bool, typer.Option("--leaky", help="Watch the scored fold while training, or blend such runs; recorded.")
+]
 
 HERE = Path()
+#: Scores as they are shown, log loss first.
+SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
 
 
@@ -74,16 +79,31 @@ class _Messages(logging.Handler):
 
 
 def overrides(text: str) -> list[str]:
-    """SET="..." as separate settings; quotes keep values with spaces together."""
+    """SET="..." as separate settings; quotes, braces and brackets keep values with spaces together."""
     try:
-        return shlex.split(text)
+        parts = shlex.split(text)
     except ValueError as error:
         raise ConfigError(f"SET={text!r}: {error}") from error
+    settings: list[str] = []
+    depth = 0
+    for part in parts:
+        if depth > 0:
+            settings[-1] += f" {part}"
+        else:
+            settings.append(part)
+        depth += sum(part.count(bracket) for bracket in "{[") - sum(part.count(bracket) for bracket in "}]")
+    return settings
 
 
 def say(text: str) -> None:
     """One line of result."""
     out.print(Text(text))
+
+
+def scores(found: Mapping[str, float]) -> str:
+    """Scores by name in one line, those that exist: log loss first."""
+    shown = {key.removeprefix("valid/"): value for key, value in found.items()}
+    return ", ".join(f"{name} {shown[key]:.4f}" for key, name in SCORES.items() if key in shown)
 
 
 class _Rate(ProgressColumn):

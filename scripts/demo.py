@@ -18,7 +18,7 @@ from distracted.config import load_data_config
 from distracted.metrics import prior_log_loss
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
-from distracted.report.status import pooled_log_loss
+from distracted.report.status import pooled_scores
 from distracted.report.truth import Outcome, prior_on_truth, score_on_truth
 
 DATA = "sample"
@@ -117,7 +117,7 @@ def _show(store: Store, outcomes: Sequence[Outcome], prior: float) -> None:
 
 
 def _show_flattery(store: Store, honest: Outcome) -> None:
-    flattered = pooled_log_loss(store, honest.run)
+    flattered = pooled_scores(store, honest.run)["log_loss"]
     console.say(
         f"{honest.run}: on folds by subject {honest.oof.mean:.4f}, on a random image split {flattered:.4f}, "
         f"truly {honest.single:.4f}: the random split flatters {honest.oof.mean / flattered:.1f}-fold"

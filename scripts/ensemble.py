@@ -16,13 +16,14 @@ def main(
         str, typer.Option(help="Members, separated by spaces; by default all complete runs.")
     ] = "",
     name: Annotated[str, typer.Option(help="The blend's name.")] = "ensemble",
+    leaky: console.Leaky = False,
     data: console.Data = "state_farm",
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Blend runs by log loss, cross-fitted by fold, and write the blend as a run like any other."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    show(blend_runs(store, runs=runs.split(), name=name, progress=console.progress))
+    show(blend_runs(store, runs=runs.split(), name=name, leaky=leaky, progress=console.progress))
 
 
 def show(ensemble: Ensemble) -> None:

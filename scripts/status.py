@@ -15,15 +15,22 @@ def main(
     folds = range(store.folds.num_folds)
     rows = []
     for status in run_statuses(store):
-        scores = [f"{status.folds[fold]:.4f}" if fold in status.folds else "--" for fold in folds]
-        pooled = f"{status.pooled:.4f}" if status.pooled is not None else "--"
+        by_fold = [f"{status.folds[fold]:.4f}" if fold in status.folds else "--" for fold in folds]
+        pooled = [f"{status.pooled[key]:.4f}" if key in status.pooled else "--" for key in console.SCORES]
         time = f"{status.seconds:.0f} s"
-        rows.append([status.run, status.kind, *scores, pooled, time, status.problem or status.weights])
+        rows.append([status.run, status.kind, *by_fold, *pooled, time, status.problem or status.weights])
     if not rows:
         console.say(f"{store.competition.name}: no runs yet; `make cv MODEL=resnet50` trains one")
         return
-    columns = ["run", "kind", *(f"fold {fold}" for fold in folds), "pooled", "time", "weights"]
-    console.table(f"{store.competition.name}: log loss", columns, rows)
+    columns = [
+        "run",
+        "kind",
+        *(f"fold {fold}" for fold in folds),
+        *console.SCORES.values(),
+        "time",
+        "weights",
+    ]
+    console.table(f"{store.competition.name}: log loss by fold, and pooled scores", columns, rows)
 
 
 if __name__ == "__main__":

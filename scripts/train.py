@@ -11,7 +11,7 @@ from distracted.errors import ConfigError, DistractedError
 from distracted.paths import Workspace
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
-from distracted.report.status import pooled_log_loss
+from distracted.report.status import pooled_scores
 from distracted.training.resolve import settle
 
 
@@ -22,6 +22,7 @@ def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     force: console.Force = False,
+    leaky: console.Leaky = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
@@ -33,7 +34,8 @@ def main(
         raise ConfigError("NAME= names one run; it goes with one model")
     overrides = console.overrides(set)
     configs = {
-        name or model: load_config(model=model, data=data, overrides=overrides, root=root) for model in names
+        name or model: load_config(model=model, data=data, overrides=overrides, leaky=leaky, root=root)
+        for model in names
     }
     first = next(iter(configs.values()))
     store = open_store(
@@ -69,8 +71,7 @@ def main(
 def say_fold(manifest: Manifest) -> None:
     """A fold's score, as soon as it is there."""
     console.say(
-        f"{manifest.run}, fold {manifest.fold}: log loss {manifest.scores['valid/log_loss']:.4f}, "
-        f"accuracy {manifest.scores['valid/accuracy']:.4f}, {manifest.seconds:.0f} s, "
+        f"{manifest.run}, fold {manifest.fold}: {console.scores(manifest.scores)}, {manifest.seconds:.0f} s, "
         f"{manifest.images_per_second:.0f} img/s, weights {manifest.weights['origin']}"
     )
 
@@ -78,7 +79,7 @@ def say_fold(manifest: Manifest) -> None:
 def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there."""
     if len(store.finished_folds(run)) == store.folds.num_folds:
-        console.say(f"{run}: pooled OOF log loss {pooled_log_loss(store, run):.4f}")
+        console.say(f"{run}: pooled OOF {console.scores(pooled_scores(store, run))}")
 
 
 if __name__ == "__main__":

@@ -119,10 +119,8 @@ class RecordedProgress:
         self.tasks.append((total, sum(counts)))
 
 
-def model_config(
-    backbone: str, size: int, *, dropout: float = 0.0, dense_layers: bool = False
-) -> ModelConfig:
-    head = HeadConfig(dropout=dropout, dense_layers=dense_layers)
+def model_config(backbone: str, size: int, **head_settings: object) -> ModelConfig:
+    head = HeadConfig.model_validate({"dropout": 0.0, **head_settings})
     return ModelConfig(backbone=backbone, weights="none", image_size=size, crop=1.0, head=head)
 
 

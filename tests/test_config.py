@@ -12,7 +12,7 @@ import console
 from distracted.config import load_config, load_data_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
-from distracted.schema import RunConfig, TrainPhase, check_name
+from distracted.schema import Part, RunConfig, TrainPhase, check_name
 
 
 @cache  # configs are frozen
@@ -46,7 +46,7 @@ class TestLayers:
             return load_config(model="resnet50", data="sample", overrides=overrides, configs=configs)
 
         assert load_with().training.ema == 0.0
-        files = ["recipes/fine_tune.yaml", "models/resnet50.yaml", "data/sample.yaml"]
+        files = ["recipes/full.yaml", "models/resnet50.yaml", "data/sample.yaml"]
         for number, file in enumerate(files, start=1):
             add_layer(configs, file, training={"ema": number / 10})
             assert load_with().training.ema == number / 10
@@ -65,25 +65,63 @@ class TestLayers:
 
     def test_the_recipe_is_settled_first(self, configs: Path) -> None:
         """An override beats the model's file, and the phases are those of the recipe that won."""
-        assert list(load("recipe=feature_extraction").phases) == ["features", "head"]
+        assert list(load("recipe=feature_extraction").phases) == ["scratch", "features", "head"]
         add_layer(configs, "models/resnet50.yaml", recipe="feature_extraction")
         config = load_config(model="resnet50", data="sample", configs=configs)
-        assert (config.recipe, list(config.phases)) == ("feature_extraction", ["features", "head"])
+        assert (config.recipe, list(config.phases)) == (
+            "feature_extraction",
+            ["scratch", "features", "head"],
+        )
         config = load_config(model="resnet50", data="sample", overrides=["recipe=fine_tune"], configs=configs)
-        assert list(config.phases) == ["features", "finetune", "scratch"]
+        assert list(config.phases) == ["scratch", "features", "finetune"]
 
     def test_a_model_tunes_only_the_phases_that_the_recipe_has(self) -> None:
-        assert train_phase(load(), "finetune").lr == 3e-4  # resnet50.yaml over fine_tune.yaml
+        assert train_phase(load(), "finetune").lr == 3e-4  # resnet50.yaml over full.yaml
         assert train_phase(load(model="efficientnet_lite0"), "finetune").lr == 5e-4
         assert "finetune" not in load("recipe=feature_extraction").phases
 
     def test_null_removes_a_phase(self) -> None:
-        assert list(load("phases.features=null").phases) == ["finetune", "scratch"]
+        assert list(load("phases.features=null").phases) == ["scratch", "finetune"]
 
     def test_a_new_phase_comes_last(self) -> None:
         config = load("phases.polish={kind: train, epochs: 1, unfreeze: {blocks: 2}, lr: 1.0e-5}")
-        assert list(config.phases) == ["features", "finetune", "scratch", "polish"]
+        assert list(config.phases) == ["scratch", "features", "finetune", "polish"]
         assert train_phase(config, "polish").epochs == 1
+
+    def test_a_later_way_to_freeze_replaces_an_earlier_one_whole(self) -> None:
+        first = load("recipe=fine_tune")
+        assert train_phase(first, "finetune").unfreeze == Part(blocks=3)
+        for text, expected in (("{from: layer3}", Part(from_="layer3")), ("all", "all")):
+            found = train_phase(load("recipe=fine_tune", f"phases.finetune.unfreeze={text}"), "finetune")
+            assert (found.unfreeze, found.freeze) == (expected, None)
+        found = train_phase(load("recipe=fine_tune", "phases.finetune.freeze={layers: 4}"), "finetune")
+        assert (found.unfreeze, found.freeze) == (None, Part(layers=4))
+
+    def test_a_recipe_extends_another(self) -> None:
+        full, gradual = load(), load("recipe=gradual")
+        assert train_phase(gradual, "finetune").unfreeze == "gradual"
+        assert gradual.phases["features"] == full.phases["features"]
+
+    def test_a_recipe_that_extends_itself_is_refused(self, configs: Path) -> None:
+        add_layer(configs, "recipes/full.yaml", extends="gradual")
+        with pytest.raises(ConfigError, match=r"full\.yaml: extends itself \(full > gradual > full\)"):
+            load_config(model="resnet50", data="sample", configs=configs)
+
+    @pytest.mark.parametrize("phases", [{}, None])
+    def test_a_recipe_without_phases_is_refused(self, configs: Path, phases: object) -> None:
+        add_layer(configs, "recipes/full.yaml", phases=phases)
+        with pytest.raises(ConfigError, match=r"full\.yaml: expected at least one phase under `phases`"):
+            load_config(model="resnet50", data="sample", configs=configs)
+
+    def test_no_phase_left_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="all of them are null"):
+            load("phases={features: null, finetune: null, scratch: null}")
+
+    def test_watching_the_scored_fold_takes_its_own_word(self) -> None:
+        config = load_config(
+            model="resnet50", data="sample", overrides=["phases.finetune.patience=3"], leaky=True
+        )
+        assert config.training.leaky and config.hash != load("training.holdout=0.1").hash
 
     @pytest.mark.parametrize("text", ["3e-4", "0.0003", "3.0e-4", ".0003"])
     def test_numbers_in_any_notation(self, text: str) -> None:
@@ -135,19 +173,39 @@ class TestErrors:
                 "phases.features.max_itr=3",
                 ["unknown key phases.features.max_itr", "phases.features.max_iter"],
             ),
-            ("phases.fine_tune.epochs=3", ["unknown phase phases.fine_tune", "features, finetune, scratch"]),
+            ("phases.fine_tune.epochs=3", ["unknown phase phases.fine_tune", "scratch, features, finetune"]),
             ("xyz=1", ["unknown key xyz", "configs/train.yaml"]),
             ("training.batch_size=many", ["training.batch_size: ", "integer", "'many'"]),
             ("training.seed=1.5", ["training.seed: ", "integer", "1.5"]),
-            ("training.num_folds=1", ["training.num_folds: ", "greater than or equal to 2", "got 1"]),
+            ("training.num_folds=0", ["training.num_folds: ", "greater than 0", "got 0"]),
             ("model.head.dropout=1", ["model.head.dropout: ", "less than 1", "got 1"]),
             ("model.image_size=big", ["model.image_size: ", "'auto'", "'big'"]),
             ("model.image_size=0", ["model.image_size: ", "got 0"]),
             ("model.backbone=", ["model.backbone: ", "string", "None"]),
             ("phases.scratch.epochs=two", ["phases.scratch.epochs: ", "integer", "'two'"]),
-            ("phases.scratch.optimizer=adam", ["phases.scratch.optimizer: ", "'adamw', 'sgd'", "'adam'"]),
-            ("phases.scratch.unfreeze=half", ["phases.scratch.unfreeze: ", "'head' or 'all'", "'half'"]),
-            ("phases.features.kind=foo", ["phases.features: ", "'features', 'train'", "'foo'"]),
+            ("phases.scratch.optimizer=lion", ["phases.scratch.optimizer: ", "'adamw', 'adam'", "'lion'"]),
+            (
+                "phases.scratch.unfreeze=half",
+                ["phases.scratch.unfreeze: ", "'all' or 'gradual'", "'half'"],
+            ),
+            (
+                "phases.finetune.unfreeze={blocks: 2, layers: 3}",
+                ["phases.finetune.unfreeze: expected one of {blocks: 2}, {layers: 20} and {from: "],
+            ),
+            (
+                "phases.finetune.unfreeze={block: 2}",
+                ["unknown key phases.finetune.unfreeze.block", "unfreeze.blocks"],
+            ),
+            ("phases.finetune.freeze={layers: 0}", ["phases.finetune.freeze.layers: ", "got 0"]),
+            (
+                "phases.finetune.freeze={from: layer3}",
+                ["phases.finetune: freeze takes {blocks: 2} or {layers: 10}"],
+            ),
+            ("phases.finetune.patience=3", ["phases.finetune: patience", "training.holdout=0.1"]),
+            ("phases.finetune.keep=best", ["phases.finetune: patience", "training.holdout=0.1"]),
+            ("phases.finetune.schedule=plateau", ["phases.finetune: patience", "training.holdout=0.1"]),
+            ("training.leaky=true", ["training.leaky: ", "LEAKY=1"]),
+            ("phases.features.kind=foo", ["phases.features: ", "'features', 'head', 'train'", "'foo'"]),
             ("phases.polish.kind=train", ["phases.polish.epochs: ", "required"]),
             ("training=3", ["training: ", "got 3"]),
             ("phases=3", ["phases: ", "got 3"]),
@@ -155,8 +213,8 @@ class TestErrors:
             ("data.columns.group=null", ["SET: data cannot be set", "DATA=<name>"]),
             ("augment.policy=hevy", ["augment.policy: ", "'hevy'", "none, light, heavy"]),
             ("phases.scratch.augment=x", ["phases.scratch.augment: ", "'x'", "none, light, heavy"]),
-            ("recipe=fine", ["unknown recipe 'fine'", "feature_extraction, fine_tune"]),
-            ("recipe=../train", ["unknown recipe '../train'", "feature_extraction, fine_tune"]),
+            ("recipe=fine", ["unknown recipe 'fine'", "features, features_dense, fine_tune"]),
+            ("recipe=../train", ["unknown recipe '../train'", "features, features_dense, fine_tune"]),
             ("recipe=${nope}", ["recipe: ", "nope"]),
             ("training.seed=${nope}", ["nope"]),
             ("training.seed=${", ["SET='training.seed=${'"]),
@@ -175,7 +233,7 @@ class TestErrors:
 
     def test_a_phase_that_is_none_beside_one_that_is_unknown(self) -> None:
         with pytest.raises(
-            ConfigError, match=r"phases.finetune: .*unknown phase phases.foo; there are features, "
+            ConfigError, match=r"phases.finetune: .*unknown phase phases.foo; there are scratch, features "
         ):
             load("phases.finetune=3", "phases.foo.epochs=1")
 
@@ -189,7 +247,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("model", ["resnet5", "", "../train", "models/resnet50", ".hidden"])
     def test_an_unknown_model(self, model: str) -> None:
-        with pytest.raises(ConfigError, match=r"unknown model .*inception_v3, resnet50, vgg16.*backbone"):
+        with pytest.raises(ConfigError, match=r"unknown model .*inception_v3, .*resnet50, vgg16.*backbone"):
             load(model=model)
 
     @pytest.mark.parametrize("data", ["stat_farm", "", "..", "~"])

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from distracted.metrics import (
     accuracy,
+    auc,
     difference_and_error,
     log_loss,
     log_losses,
+    macro_f1,
     prior_log_loss,
     prior_log_probs,
+    scores,
     subject_bootstrap,
 )
 
@@ -56,6 +59,40 @@ class TestLogLoss:
         rng = np.random.default_rng(1)
         log_probs, labels = random_log_probs(rng, 60, 3), rng.integers(0, 3, 60)
         assert accuracy(log_probs, labels) == pytest.approx(accuracy_score(labels, log_probs.argmax(1)))
+
+
+class TestScores:
+    def test_macro_f1_and_auc_as_scikit_learn(self) -> None:
+        rng = np.random.default_rng(2)
+        log_probs, labels = random_log_probs(rng, 60, 3), rng.integers(0, 3, 60)
+        assert macro_f1(log_probs, labels) == f1_score(labels, log_probs.argmax(1), average="macro")
+        expected = roc_auc_score(labels, np.exp(log_probs), multi_class="ovr", average="macro")
+        assert auc(log_probs, labels) == pytest.approx(expected)
+
+    def test_two_classes_have_the_usual_auc(self) -> None:
+        rng = np.random.default_rng(3)
+        log_probs, labels = random_log_probs(rng, 40, 2), rng.integers(0, 2, 40)
+        assert auc(log_probs, labels) == pytest.approx(roc_auc_score(labels, log_probs[:, 1]))
+
+    def test_a_perfect_ranking_has_an_area_of_one_and_a_constant_of_a_half(self) -> None:
+        labels = np.array([0, 1, 2, 0, 1, 2])
+        assert auc(np.log(np.eye(3)[labels] * 0.7 + 0.1), labels) == 1
+        assert auc(np.full((6, 3), -np.log(3)), labels) == 0.5
+
+    def test_a_class_that_does_not_occur_is_left_out(self) -> None:
+        rng = np.random.default_rng(4)
+        log_probs, labels = random_log_probs(rng, 30, 3), rng.integers(0, 2, 30)
+        by_class = [roc_auc_score(labels == label, log_probs[:, label]) for label in (0, 1)]
+        assert auc(log_probs, labels) == pytest.approx(np.mean(by_class))
+
+    def test_one_class_alone_has_no_area(self) -> None:
+        log_probs = random_log_probs(np.random.default_rng(5), 4, 3)
+        assert auc(log_probs, np.ones(4, int)) is None
+        assert list(scores(log_probs, np.ones(4, int), prefix="valid/")) == [
+            "valid/log_loss",
+            "valid/accuracy",
+            "valid/macro_f1",
+        ]
 
 
 class TestPrior:

@@ -1,14 +1,15 @@
 """YAML files to the typed config of schema.py.
 
 `train.yaml` <- `recipes/<recipe>.yaml` <- `models/<model>.yaml` <- `data/<data>.yaml` <- dotted overrides;
-the later wins, mappings merge key by key, lists are replaced, null removes a phase. Which recipe it is, is
-settled first, from the same files and overrides.
+the later wins, mappings merge key by key, lists are replaced, null removes a phase, and what a phase freezes
+is one choice: a later `freeze` or `unfreeze` replaces an earlier one whole. Which recipe it is, is settled
+first, from the same files and overrides; a recipe that `extends` another is merged over it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,13 +19,31 @@ from yaml import YAMLError
 
 from distracted.errors import ConfigError, first_line
 from distracted.paths import CONFIGS
-from distracted.schema import NAME, DataConfig, FeaturesPhase, RunConfig, Section, TrainPhase, check_name
+from distracted.schema import (
+    NAME,
+    DataConfig,
+    FeaturesPhase,
+    HeadPhase,
+    RunConfig,
+    Section,
+    TrainPhase,
+    check_name,
+)
 
 _S = TypeVar("_S", bound=Section)
 
+_FREEZING = ("freeze", "unfreeze")  # keys of a phase that are one choice
+_KINDS: dict[str, type[Section]] = {"features": FeaturesPhase, "head": HeadPhase, "train": TrainPhase}
+
 
 def load_config(
-    *, model: str, data: str, overrides: Sequence[str] = (), configs: Path = CONFIGS, root: Path = Path()
+    *,
+    model: str,
+    data: str,
+    overrides: Sequence[str] = (),
+    leaky: bool = False,
+    configs: Path = CONFIGS,
+    root: Path = Path(),
 ) -> RunConfig:
     """Merge and check the config of a run.
 
@@ -32,6 +51,7 @@ def load_config(
         model: A file in configs/models, without its ending.
         data: A file in configs/data, or, with a slash in it, a folder in the competition's layout.
         overrides: Dotted settings such as "training.seed=1".
+        leaky: Phases watch the fold that is scored: a choice that nothing but this argument makes.
         configs: The folder of YAML files.
         root: The workspace; a relative `data.folder` is taken from it.
 
@@ -42,11 +62,15 @@ def load_config(
     of_data = _data_layer(configs, data)
     dotted = _dotted(overrides)
     base = _read(configs, "train", "defaults")
-    chosen = _read(configs / "recipes", recipe := _recipe([base, named, of_data, dotted]), "recipe")
-    if named.get("phases"):  # a model tunes the phases of the recipes it knows; the chosen one may lack some
-        named.phases = {name: phase for name, phase in named.phases.items() if name in chosen.phases}
+    chosen = _read_recipe(configs, recipe := _recipe([base, named, of_data, dotted]))
+    known = {*base.phases, *chosen.phases}
+    for name in set(_mapping(named, "phases")) - known:
+        del named.phases[name]  # it tunes the phases of the recipes that it knows; this one may lack some
     layers = [base, chosen, named, of_data, dotted]
-    return _check(_merge(layers), root, f"model {model}, recipe {recipe}, data {data}")
+    if any("leaky" in _mapping(layer, "training") for layer in layers):
+        raise ConfigError("training.leaky: watching the fold that is scored takes LEAKY=1, and nothing else")
+    word = OmegaConf.create({"training": {"leaky": leaky}})
+    return _check(_merge([word, *layers]), root, f"model {model}, recipe {recipe}, data {data}")
 
 
 def load_data_config(data: str, *, configs: Path = CONFIGS, root: Path = Path()) -> DataConfig:
@@ -70,6 +94,21 @@ def _read(folder: Path, name: str, what: str) -> DictConfig:
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path}: expected a mapping of keys")
     return content
+
+
+def _read_recipe(configs: Path, name: str) -> DictConfig:
+    """A recipe over those that it extends."""
+    recipe = _read(configs / "recipes", name, "recipe")
+    path = configs / "recipes" / f"{name}.yaml"
+    names = [name]
+    while (below := recipe.pop("extends", None)) is not None:
+        if below in names:
+            raise ConfigError(f"{path}: extends itself ({' > '.join([*names, str(below)])})")
+        names.append(str(below))
+        recipe = _merge([_read(configs / "recipes", str(below), "recipe"), recipe])
+    if not recipe.get("phases"):
+        raise ConfigError(f"{path}: expected at least one phase under `phases`")
+    return recipe
 
 
 def _recipe(layers: Sequence[DictConfig]) -> str:
@@ -111,9 +150,30 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
 
 def _merge(layers: Sequence[DictConfig]) -> DictConfig:
     try:
-        return OmegaConf.merge(*layers)  # type: ignore[return-value]
+        merged = OmegaConf.create({})
+        for layer in layers:
+            _drop_overruled(merged, layer)
+            merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
+        return merged
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be merged: {_one_line(error)}") from error
+
+
+def _drop_overruled(merged: DictConfig, later: DictConfig) -> None:
+    """Take what a phase freezes out of `merged` where a later layer says it anew: {blocks: 2} and {from: x}
+    would become one mapping."""
+    earlier = _mapping(merged, "phases")
+    for name, phase in _mapping(later, "phases").items():
+        before = earlier.get(name)
+        if isinstance(phase, DictConfig) and isinstance(before, DictConfig) and set(_FREEZING) & set(phase):
+            for key in _FREEZING:
+                before.pop(key, None)
+
+
+def _mapping(layer: DictConfig, key: str) -> DictConfig:
+    """What a layer says under a key; empty where that is no mapping: found out once all is merged."""
+    found = layer.get(key)
+    return found if isinstance(found, DictConfig) else OmegaConf.create({})
 
 
 def _plain(merged: DictConfig) -> dict[str, Any]:
@@ -138,10 +198,18 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
     if isinstance(phases, dict):
         content["phases"] = {name: phase for name, phase in phases.items() if phase is not None}
     config = _parse(RunConfig, content, where)
+    if not config.phases:
+        raise ConfigError(f"phases: all of them are null ({where}); expected at least one")
     used = {"augment.policy": config.augment.policy}
     for name, phase in config.phases.items():
-        if isinstance(phase, TrainPhase) and phase.augment:
-            used[f"phases.{name}.augment"] = phase.augment
+        if isinstance(phase, TrainPhase):
+            if phase.watches and not (config.training.holdout or config.training.leaky):
+                raise ConfigError(
+                    f"phases.{name}: patience, keep=best and schedule=plateau watch subjects that are held "
+                    "back from the training side: SET='training.holdout=0.1' holds a tenth of them back"
+                )
+            if phase.augment:
+                used[f"phases.{name}.augment"] = phase.augment
     for key, policy in used.items():
         if policy not in config.augment.policies:
             known = ", ".join(config.augment.policies)
@@ -159,12 +227,13 @@ def _parse(kind: type[_S], content: Mapping[str, Any], where: str, prefix: str =
 
 def _problem(item: ErrorDetails, content: Mapping[str, Any], prefix: str) -> str:
     key, kind = prefix + _key(item, content), item["type"]
-    message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    message = item["msg"].removeprefix("Value error, ")
+    message = f"{message[0].lower()}{message[1:]}"
     if kind == "extra_forbidden":
         known = _known_keys(RunConfig)
         if key.startswith("phases."):
-            phase = FeaturesPhase if item["loc"][2] == "features" else TrainPhase  # the union's tag
-            known = _known_keys(phase, key.rpartition(".")[0] + ".")
+            phase = _KINDS[str(item["loc"][2])]  # the union's tag
+            known = _known_keys(phase, ".".join(key.split(".")[:2]) + ".")
         near = get_close_matches(key, known, n=1)
         return f"unknown key {key}; {f'nearest: {near[0]}' if near else 'configs/train.yaml shows the keys'}"
     if kind == "union_tag_not_found":
@@ -172,15 +241,24 @@ def _problem(item: ErrorDetails, content: Mapping[str, Any], prefix: str) -> str
         phases = ", ".join(
             name for name, phase in known_phases if isinstance(phase, dict) and "kind" in phase
         )
-        return f"unknown phase {key}; there are {phases} (a new one says its kind: features or train)"
+        return f"unknown phase {key}; there are {phases} (a new one says its kind: features, head or train)"
     return f"{key}: {message}" if kind == "missing" else f"{key}: {message}, got {item['input']!r}"
 
 
 def _known_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+        yield prefix + (field.alias or name)
+        for inner in _sections(field.annotation):
+            yield from _known_keys(inner, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that a field may hold; those of a mapping by name are not its own."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    elif get_origin(annotation) is not dict:
+        for part in get_args(annotation):
+            yield from _sections(part)
 
 
 def _key(item: ErrorDetails, content: Any) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score, roc_auc_score
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -35,6 +36,39 @@ def log_loss(log_probs: Floats, labels: Ints) -> float:
 def accuracy(log_probs: Floats, labels: Ints) -> float:
     """Share of rows whose most probable class is the true one."""
     return float((log_probs.argmax(axis=1) == labels).mean())
+
+
+def macro_f1(log_probs: Floats, labels: Ints) -> float:
+    """Mean over classes of the harmonic mean of precision and recall; shapes as in `log_losses`.
+
+    Classes that occur neither among the labels nor among the predictions are left out.
+    """
+    return float(f1_score(labels, log_probs.argmax(axis=1), average="macro", zero_division=0))
+
+
+def auc(log_probs: Floats, labels: Ints) -> float | None:
+    """Area under the ROC curve: mean over classes of one against the rest; shapes as in `log_losses`.
+
+    With two classes it is the usual one. Classes without a row, or with all rows, have none and are left out;
+    None where that leaves nothing.
+    """
+    found = [
+        roc_auc_score(labels == label, log_probs[:, label])
+        for label in range(log_probs.shape[1])
+        if 0 < (labels == label).sum() < len(labels)
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def scores(log_probs: Floats, labels: Ints, *, prefix: str = "") -> dict[str, float]:
+    """Log loss, accuracy, macro F1 and AUC (where it exists) by name; shapes as in `log_losses`."""
+    found = {
+        "log_loss": log_loss(log_probs, labels),
+        "accuracy": accuracy(log_probs, labels),
+        "macro_f1": macro_f1(log_probs, labels),
+        "auc": auc(log_probs, labels),
+    }
+    return {prefix + name: value for name, value in found.items() if value is not None}
 
 
 def prior_log_probs(labels: Ints, num_classes: int) -> NDArray[np.float64]:

@@ -3,16 +3,19 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
+    model_validator,
 )
 
 from distracted.errors import ConfigError
@@ -25,18 +28,22 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 class Section(BaseModel):
     """A part of the config: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
 
 
 class HeadConfig(Section):
-    """Global pooling, dropout, linear."""
+    """What sits on the backbone: its features, perhaps a dense layer, dropout, linear."""
 
+    block: str = "last"  # the block whose output is taken; those above it are left out
+    pooling: Literal["backbone", "flatten"] = "backbone"  # as the backbone pools, or the whole map flattened
+    hidden: NonNegativeInt = 0  # units of a dense layer before the last one; 0: none
     dropout: Annotated[float, Field(ge=0, lt=1)]
     dense_layers: bool = False  # keep VGG's two dense layers of 4,096 before the head
+    auxiliary: NonNegativeFloat = 0.0  # weight of the auxiliary heads' losses, in networks that have them
 
 
 class ModelConfig(Section):
-    """A timm backbone and where its weights come from."""
+    """A backbone and where its weights come from."""
 
     backbone: str
     weights: str  # imagenet, none, auto, or a file
@@ -53,22 +60,51 @@ class AugmentConfig(Section):
     policies: dict[str, tuple[dict[str, dict[str, Any] | None], ...]]
 
 
-class BlocksToLearn(Section):
-    """The last `blocks` blocks of the backbone learn."""
+class Part(Section):
+    """Some of a backbone's blocks or layers, counted from one end or from a block on: one of the three."""
 
-    blocks: PositiveInt
+    blocks: PositiveInt | None = None
+    layers: PositiveInt | None = None  # those with a weight matrix
+    from_: str | None = Field(default=None, alias="from")  # a block's name; in `unfreeze` only
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(value is not None for value in (self.blocks, self.layers, self.from_)) != 1:
+            raise ValueError("expected one of {blocks: 2}, {layers: 20} and {from: <a block's name>}")
+        return self
 
 
+def _name_or_part(value: Any) -> str:
+    return "part" if isinstance(value, dict | Part) else "name"
+
+
+Unfreeze = Annotated[
+    Annotated[Literal["head", "all", "gradual"], Tag("name")] | Annotated[Part, Tag("part")],
+    Discriminator(_name_or_part),
+]
 When = Literal["pretrained", "random", "always"]
+OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop"]  # sgd is with Nesterov momentum 0.9
 
 
 class FeaturesPhase(Section):
-    """Logistic regression on the frozen base's pooled features; it becomes the head's starting point."""
+    """Logistic regression on the frozen base's features; it becomes the head."""
 
     kind: Literal["features"]
     when: When = "pretrained"
     c: PositiveFloat  # scikit-learn's inverse strength of the L2 penalty, features scaled to unit variance
     max_iter: PositiveInt
+
+
+class HeadPhase(Section):
+    """Some epochs of gradient descent on the head alone, from the frozen base's features of plain images."""
+
+    kind: Literal["head"]
+    when: When = "pretrained"
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    optimizer: OptimizerName
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
 
 
 class TrainPhase(Section):
@@ -77,18 +113,37 @@ class TrainPhase(Section):
     kind: Literal["train"]
     when: When = "pretrained"
     epochs: PositiveInt
-    unfreeze: Literal["head", "all"] | BlocksToLearn
+    unfreeze: Unfreeze | None = None  # what learns beside the head: the last of the backbone ...
+    freeze: Part | None = None  # ... or all but the first of it
     batchnorm: Literal["frozen", "train"] = "frozen"  # whether BatchNorm's statistics move
-    optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"  # sgd is with Nesterov momentum 0.9
+    optimizer: OptimizerName = "adamw"
     lr: PositiveFloat  # of the base
     head_lr: PositiveFloat | None = None  # null: as the base
+    depth_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the first block's rate as a share of the last's
     weight_decay: NonNegativeFloat = 0.0
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "constant", "plateau"] = "one_cycle"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps in which the rate rises
+    reduce_after: PositiveInt = 2  # plateau: epochs without improvement before the rate falls ...
+    reduce_to: Annotated[float, Field(gt=0, lt=1)] = 0.3  # ... to this share
+    patience: PositiveInt | None = None  # stop after so many epochs without improvement
+    keep: Literal["last", "best"] = "last"  # the epoch that goes on from here
     augment: str | None = None  # another policy than augment.policy
 
+    @property
+    def watches(self) -> bool:
+        """Whether it looks at a score while it trains, and so needs images that it does not train on."""
+        return self.patience is not None or self.keep == "best" or self.schedule == "plateau"
 
-Phase = Annotated[FeaturesPhase | TrainPhase, Field(discriminator="kind")]
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.unfreeze is None) == (self.freeze is None):
+            raise ValueError("expected unfreeze (head, all, gradual, or the last part) or freeze (the first)")
+        if self.freeze is not None and self.freeze.from_ is not None:
+            raise ValueError("freeze takes {blocks: 2} or {layers: 10}; {from: ...} goes with unfreeze")
+        return self
+
+
+Phase = Annotated[FeaturesPhase | HeadPhase | TrainPhase, Field(discriminator="kind")]
 
 
 class TrainingConfig(Section):
@@ -96,7 +151,9 @@ class TrainingConfig(Section):
 
     seed: NonNegativeInt
     batch_size: PositiveInt
-    num_folds: Annotated[int, Field(ge=2)]
+    num_folds: PositiveInt  # 1: a single split, a tenth of the subjects held out
+    holdout: Annotated[float, Field(ge=0, le=0.5)]  # share of the training side that phases may watch
+    leaky: bool  # phases watch the fold that is scored: LEAKY=1 alone sets it
     ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: the last weights predict
     grad_clip: NonNegativeFloat  # norm; 0: off
     precision: Literal["auto", "fp32", "bf16", "fp16"]

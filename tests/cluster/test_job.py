@@ -45,7 +45,7 @@ def test_a_run_is_readable_when_all_folds_are_trained(store: Store, configure: C
     path = store.workspace.scratch("tiny", "tiny", 0) / "model.safetensors"
     with safe_open(path, "pt") as file:
         assert file.metadata()["config_hash"] == settled.config.hash
-        assert "head.weight" in file.keys()  # noqa: SIM118 - not a mapping
+        assert "head.classifier.weight" in file.keys()  # noqa: SIM118 - not a mapping
 
 
 def test_a_finished_fold_is_skipped_unless_forced(

@@ -14,7 +14,15 @@ from in_memory import competitions, make_competition
 
 from distracted.data.audit import audit_folds
 from distracted.data.competition import Competition
-from distracted.data.folds import COLUMNS, ensure_folds, feasible_folds, make_folds, read_folds
+from distracted.data.folds import (
+    COLUMNS,
+    Folds,
+    ensure_folds,
+    feasible_folds,
+    hold_back,
+    make_folds,
+    read_folds,
+)
 from distracted.errors import FoldsError
 
 
@@ -83,6 +91,69 @@ class TestMakeFolds:
         assert ((sizes.max(axis=1) - sizes.min(axis=1)) <= 1).all()
 
 
+class TestSingleSplit:
+    def test_a_tenth_of_the_subjects_is_held_out(self) -> None:
+        table = make_folds(square(20), 1)
+        assert set(table["fold"]) == {0, -1}
+        assert table.loc[table["fold"] == 0, "subject"].nunique() == 2
+        assert (table.groupby("subject")["fold"].nunique() == 1).all()
+
+    def test_with_few_subjects_it_is_one_of_them(self) -> None:
+        table = make_folds(square(4), 1)
+        assert table.loc[table["fold"] == 0, "subject"].nunique() == 1
+
+    def test_it_is_not_mixed_with_folds(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        competition = square(20)
+        with caplog.at_level("INFO"):
+            folds = ensure_folds(tmp_path / "folds.csv", competition, 1)
+        assert folds.num_folds == 1
+        assert "a single split: 2 of 20 subjects are held out" in caplog.text
+        ensure_folds(tmp_path / "other.csv", competition, 5)
+        with pytest.raises(FoldsError, match=r"has 5 folds, this run asks for 1"):
+            ensure_folds(tmp_path / "other.csv", competition, 1)
+
+
+def folds_of(competition: Competition, num_folds: int) -> Folds:
+    return Folds(make_folds(competition, feasible_folds(competition, num_folds)), "hash")
+
+
+class TestHoldBack:
+    @settings(max_examples=10, deadline=None)
+    @given(competitions(), st.integers(0, 5))
+    def test_no_subject_on_both_sides_and_every_class_trained_on(
+        self, competition: Competition, seed: int
+    ) -> None:
+        try:
+            folds = folds_of(competition, 3)
+            rows, held_back = hold_back(folds, 0, share=0.3, seed=seed)
+        except FoldsError:
+            return  # too few subjects: said, not guessed
+        assert sorted([*rows, *held_back]) == folds.train(0).tolist()
+        assert len(held_back) and not set(folds.subjects[rows]) & set(folds.subjects[held_back])
+        assert set(folds.labels[rows]) == set(folds.labels[folds.train(0)])
+
+    def test_about_the_share_of_the_subjects(self) -> None:
+        folds = folds_of(square(30), 5)
+        _, held_back = hold_back(folds, 1, share=0.25, seed=0)
+        assert len(np.unique(folds.subjects[held_back])) == 6
+
+    def test_none_by_default(self) -> None:
+        folds = folds_of(square(6), 3)
+        rows, held_back = hold_back(folds, 0, share=0, seed=0)
+        assert rows.tolist() == folds.train(0).tolist() and not len(held_back)
+
+    def test_the_seed_chooses_and_repeats(self) -> None:
+        folds = folds_of(make_competition([[3, 3]] * 20), 4)
+        found = [tuple(hold_back(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
+        assert found[0] == found[1] and len(set(found)) > 1
+
+    def test_too_few_subjects_are_refused(self) -> None:
+        competition = make_competition([[2, 2], [2, 2], [2, 0]])
+        folds = Folds(make_folds(competition, 2), "hash")
+        with pytest.raises(FoldsError, match=r"training\.holdout=0\.1: fold 0 trains on .*none can be held"):
+            hold_back(folds, 0, share=0.1, seed=0)
+
+
 class TestFewSubjects:
     @pytest.mark.parametrize(("num_subjects", "asked", "given"), [(3, 5, 3), (5, 5, 5), (9, 5, 5), (4, 2, 2)])
     def test_at_most_one_fold_a_subject(self, num_subjects: int, asked: int, given: int) -> None:
@@ -123,7 +194,7 @@ class TestFewSubjects:
     def test_where_there_is_none(self) -> None:
         """Each pair of subjects shares a class: of any two folds, one holds both subjects of a class."""
         competition = make_competition([[2, 2, 0], [2, 0, 2], [0, 2, 2]])
-        with pytest.raises(FoldsError, match=r"no split of 3 subjects into 2 folds.*; add images"):
+        with pytest.raises(FoldsError, match=r"no split of 3 subjects into 2 parts.*; add images"):
             make_folds(competition, 2)
 
 

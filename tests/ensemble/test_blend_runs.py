@@ -182,3 +182,35 @@ def test_a_damaged_run_stops_the_blend(store: Store, write_run: WriteRun) -> Non
     with pytest.raises(StoreError, match=r"fold1.test\.parquet: not the file"):
         blend_runs(store)
     assert store.runs() == ["a", "b", "c"]
+
+
+def write_leaky(store: Store, run: str) -> None:
+    """A run whose config says that it watched the folds that it is scored on."""
+    for fold in range(3):
+        rows = store.folds.valid(fold)
+        perfect = np.log(np.eye(3)[store.folds.labels[rows]] * 0.94 + 0.02)
+        store.write_fold(
+            run,
+            fold,
+            kind="model",
+            config={"training": {"leaky": True}},
+            valid=perfect,
+            test=np.full((len(store.competition.test), 3), -np.log(3)),
+        )
+
+
+def test_a_run_that_watched_its_scored_folds_joins_by_the_same_word_alone(
+    store: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_members(write_run)
+    write_leaky(store, "watched")
+    with caplog.at_level(logging.WARNING):
+        assert blend_runs(store).members == ("a", "b", "c")
+    assert "watched: watched the folds that it is scored on; left out (LEAKY=1 takes it)" in caplog.text
+    with pytest.raises(StoreError, match=r"RUNS: watched watched the folds .*LEAKY=1"):
+        blend_runs(store, runs=["a", "watched"])
+    assert not store.read_run("ensemble").leaky
+    assert blend_runs(store, leaky=True, name="all").members == ("a", "b", "c", "watched")
+    assert store.read_run("all").leaky  # and says so from then on
+    blend_runs(store, runs=["a", "b"], leaky=True, name="ab")
+    assert not store.read_run("ab").leaky

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import model_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
 from distracted.errors import ConfigError
 from distracted.inference.device import find_device, find_precision, find_workers
 from distracted.inference.features import cached_features
-from distracted.models.network import Network
+from distracted.models.network import Network, build_network
+from distracted.models.weights import Weights
 
 CPU = torch.device("cpu")
 
@@ -41,13 +43,15 @@ def test_they_are_the_networks_own(network: Network, competition: Competition, t
 def test_the_second_time_they_come_from_disk(
     network: Network, competition: Competition, tmp_path: Path
 ) -> None:
-    first = extract(network, competition, tmp_path)
+    first = np.array(extract(network, competition, tmp_path))  # not the file itself
     [path] = (tmp_path / "features").iterdir()
     np.save(path, first + 1)
     np.testing.assert_array_equal(extract(network, competition, tmp_path), first + 1)
 
 
-@pytest.mark.parametrize("change", ["weights", "size", "crop", "content", "normalisation", "backbone"])
+@pytest.mark.parametrize(
+    "change", ["weights", "size", "crop", "content", "normalisation", "backbone", "block", "pooling"]
+)
 def test_any_change_computes_them_anew(
     change: str, network: Network, competition: Competition, tmp_path: Path
 ) -> None:
@@ -58,6 +62,11 @@ def test_any_change_computes_them_anew(
             next(network.trunk.parameters()).mul_(1.5)
     elif change == "backbone":  # another architecture may have tensors of the same names and shapes
         network.backbone = replace(network.backbone, name="test_resnet_same_pad")
+    elif change in ("block", "pooling"):  # where and how the features leave the same trunk
+        head = {"block": network.blocks[-2].name} if change == "block" else {"pooling": "flatten"}
+        state = network.trunk.state_dict()
+        network = build_network(model_config("test_resnet", 32, **head), Weights("none"), num_classes=3)
+        network.trunk.load_state_dict(state)
     elif change == "normalisation":
         network.mean += 1
     elif change == "content":
@@ -68,10 +77,13 @@ def test_any_change_computes_them_anew(
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
-def test_a_damaged_file_is_replaced(network: Network, competition: Competition, tmp_path: Path) -> None:
-    first = extract(network, competition, tmp_path)
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_damaged_file_is_replaced(
+    cut: bool, network: Network, competition: Competition, tmp_path: Path
+) -> None:
+    first = np.array(extract(network, competition, tmp_path))  # the file itself is about to be damaged
     [path] = (tmp_path / "features").iterdir()
-    path.write_bytes(b"half a file")
+    path.write_bytes(path.read_bytes()[:-4] if cut else b"half a file")
     np.testing.assert_array_equal(extract(network, competition, tmp_path), first)
     np.testing.assert_array_equal(np.load(path), first)
 

@@ -9,9 +9,10 @@ from torch import nn
 
 from conftest import model_config
 from distracted.errors import ConfigError
-from distracted.models.network import Network, build_network, find_backbone, fingerprint
+from distracted.models.backbone import find_backbone
+from distracted.models.blocks import count_layers
+from distracted.models.network import Network, build_network, fingerprint
 from distracted.models.weights import Weights, find_weights
-from distracted.schema import BlocksToLearn
 
 
 def images(number: int = 4) -> torch.Tensor:
@@ -50,50 +51,82 @@ def test_from_random_weights_the_trunk_learns_from_the_first_step(network: Netwo
     assert first.grad is not None and first.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        "test_resnet",
-        "test_vit",
-        "test_convnext",
-        "test_efficientnet",
-        pytest.param("vgg11", marks=pytest.mark.slow),
-    ],
-)
-def test_blocks_hold_every_parameter_once(backbone: str) -> None:
-    network = build_network(model_config(backbone, 64), Weights("none"), num_classes=3)
-    names = [name for block in network.blocks() for name in block]
-    assert sorted(names) == sorted(name for name, _ in network.trunk.named_parameters())
-    assert len(network.blocks()) >= 3
-    assert network(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 3)
+#: Unlike backbones: plain convolutions with BatchNorm, LayerNorm, and a transformer.
+UNLIKE = ["test_resnet", "test_convnext", "test_vit"]
 
 
-def test_only_what_is_unfrozen_gets_a_gradient(network: Network) -> None:
-    blocks = network.blocks()
-    network.unfreeze(BlocksToLearn(blocks=1))
+def build(backbone: str, **head: object) -> Network:
+    torch.manual_seed(0)
+    return build_network(model_config(backbone, 32, **head), Weights("none"), num_classes=3)
+
+
+def loss_of(network: Network) -> torch.Tensor:
+    targets = torch.tensor([0, 1, 2, 0])
+    losses = [
+        w * nn.functional.cross_entropy(logits, targets) for w, logits in network.weighted_logits(images())
+    ]
+    return torch.stack(losses).sum()
+
+
+@pytest.mark.parametrize("backbone", UNLIKE)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_exactly_the_layers_that_are_not_frozen_change_in_a_step(backbone: str, share: float) -> None:
+    network = build(backbone)
+    with torch.no_grad():  # some norms start at zero, and what lies before them gets no gradient
+        for parameter in network.trunk.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    layers = [layer for block in network.blocks for layer in block.layers]
+    num_frozen = round(share * len(layers))
+    network.freeze_first(num_frozen)
     network.train_learning(batchnorm=False)
-    network(images()).square().sum().backward()
-    learning = {name for name, parameter in network.trunk.named_parameters() if parameter.grad is not None}
-    assert learning == set(blocks[-1])
-    assert network.head.weight.grad is not None
+    before = {name: tensor.clone() for name, tensor in network.trunk.state_dict().items()}
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)  # AdamW moves whatever has a gradient
+    loss_of(network).backward()
+    optimizer.step()
+    changed = {name for name, value in network.trunk.state_dict().items() if not value.equal(before[name])}
+    learning = {name for layer in layers[num_frozen:] for name in layer}
+    assert changed == learning
+    assert network.head.classifier.weight.grad is not None
+
+
+@pytest.mark.parametrize("backbone", UNLIKE)
+def test_frozen_blocks_store_no_activations(backbone: str) -> None:
+    """What autograd keeps for the way back, in bytes: nothing of frozen blocks, less with each of them."""
+    network = build(backbone)
+    kept = []
+    for num_blocks in range(len(network.blocks) + 1):
+        network.freeze_first(count_layers(network.blocks[:num_blocks]))
+        network.train_learning(batchnorm=False)
+        saved: list[int] = []
+        storages = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+        def pack(tensor: torch.Tensor, saved: list[int] = saved, known: set[int] = storages) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in known:  # weights are there anyway
+                saved.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss_of(network)
+        kept.append(sum(saved))
+    assert kept == sorted(kept, reverse=True) and kept[-1] < kept[0] / 20
 
 
 def test_a_frozen_base_builds_no_graph_and_stays_in_eval_mode(network: Network) -> None:
-    network.unfreeze("head")
+    network.freeze_first(count_layers(network.blocks))
     network.train_learning(batchnorm=True)
     assert not any(module.training for module in network.trunk.modules())
     assert network.head.training
     before = fingerprint(network.trunk)
     loss = nn.functional.cross_entropy(network(images()), torch.tensor([0, 1, 2, 0]))
     loss.backward()
-    assert network.head.weight.grad is not None
+    assert network.head.classifier.weight.grad is not None
     assert all(parameter.grad is None for parameter in network.trunk.parameters())
     assert fingerprint(network.trunk) == before
 
 
 @pytest.mark.parametrize("learns", [False, True])
 def test_batchnorm_statistics_move_only_when_asked(network: Network, learns: bool) -> None:
-    network.unfreeze("all")
+    network.freeze_first(0)
     network.train_learning(batchnorm=learns)
     norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     before = norm.running_mean.clone()
@@ -101,9 +134,92 @@ def test_batchnorm_statistics_move_only_when_asked(network: Network, learns: boo
     assert torch.equal(norm.running_mean, before) is not learns
 
 
-def test_too_many_blocks_are_refused(network: Network) -> None:
-    with pytest.raises(ConfigError, match="unfreeze: 99 blocks; this backbone has"):
-        network.unfreeze(BlocksToLearn(blocks=99))
+def test_batchnorm_of_a_frozen_block_stays_even_when_the_others_move(network: Network) -> None:
+    network.freeze_first(count_layers(network.blocks[:2]))
+    network.train_learning(batchnorm=True)
+    before = {name: value.clone() for name, value in network.trunk.state_dict().items() if "running" in name}
+    network(images())
+    after = network.trunk.state_dict()
+    moved = {name for name, value in before.items() if not after[name].equal(value)}
+    frozen = {name.rpartition(".")[0] for block in network.blocks[:2] for name in block.parameters}
+    assert moved and not {name.rpartition(".")[0] for name in moved} & frozen
+
+
+@pytest.mark.parametrize("backbone", UNLIKE)
+@torch.no_grad()
+def test_an_earlier_block_can_feed_the_head(backbone: str) -> None:
+    whole, cut = build(backbone), build(backbone, block="last")
+    name = whole.blocks[-3].name
+    cut = build(backbone, block=name)
+    assert [block.name for block in cut.blocks] == [block.name for block in whole.blocks[:-2]]
+    seen: list[torch.Tensor] = []
+    entered: list[str] = []
+    cut.trunk.get_submodule(cut.blocks[-1].output).register_forward_hook(lambda *a: seen.append(a[2]))
+    last = cut.trunk.get_submodule(whole.blocks[-1].output)
+    last.register_forward_hook(lambda *a: entered.append("last"))
+    features = cut.eval().features(images())
+    output = whole.trunk.get_submodule(whole.blocks[-3].output)
+    expected: list[torch.Tensor] = []
+    output.register_forward_hook(lambda *a: expected.append(a[2]))
+    whole.trunk.load_state_dict(cut.trunk.state_dict())
+    whole.eval()(images())
+    pooled = expected[0].mean((2, 3)) if expected[0].ndim == 4 else expected[0].mean(1)
+    torch.testing.assert_close(features, pooled)
+    assert not entered  # what lies above is not computed
+    assert cut(images()).shape == (4, 3)
+
+
+@torch.no_grad()
+def test_flattened_features_are_the_map_itself() -> None:
+    pooled, flat = build("test_resnet"), build("test_resnet", pooling="flatten")
+    flat.trunk.load_state_dict(pooled.trunk.state_dict())
+    features = flat.eval().features(images()).view(4, pooled.head.classifier.in_features, -1)
+    torch.testing.assert_close(features.mean(2), pooled.eval().features(images()))
+
+
+def test_a_dense_layer_sits_before_the_last_when_asked() -> None:
+    head = build("test_resnet", hidden=16, dropout=0.5).head
+    assert [type(m).__name__ for m in head.modules() if not list(m.children())] == [
+        "Linear",
+        "ReLU",
+        "Dropout",
+        "Linear",
+    ]
+    assert head.classifier.in_features == 16
+
+
+def test_an_unknown_block_for_the_head_lists_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"model\.head\.block: .* no block 'layer9'; .*stem, layer1"):
+        build("test_resnet", block="layer9")
+
+
+def build_with_auxiliary(backbone: str, path: Path | None = None, size: int = 80) -> Network:
+    weights = Weights("none") if path is None else find_weights(backbone, str(path), repo=None)
+    return build_network(model_config(backbone, size, auxiliary=0.3), weights, num_classes=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "num"), [("googlenet", 2), ("inception_v3", 1)])
+def test_auxiliary_heads_take_part_in_training_alone(backbone: str, num: int) -> None:
+    network = build_with_auxiliary(backbone)
+    network.freeze_first(0)
+    network.train_learning(batchnorm=False)
+    pictures = torch.randint(0, 256, (2, 80, 80, 3), dtype=torch.uint8)
+    weighted = network.weighted_logits(pictures)
+    assert [weight for weight, _ in weighted] == [1.0] + [0.3] * num
+    assert all(logits.shape == (2, 3) for _, logits in weighted)
+    torch.stack([logits.sum() for _, logits in weighted]).sum().backward()
+    assert all(p.grad is not None for p in network.auxiliary.parameters())
+    assert network.eval()(pictures).shape == (2, 3)
+    network.freeze_first(count_layers(network.blocks))  # nothing that they could help
+    network.train_learning(batchnorm=False)
+    assert len(network.weighted_logits(pictures)) == 1
+    assert not any(p.requires_grad for p in network.auxiliary.parameters())
+
+
+def test_auxiliary_heads_are_refused_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match="test_resnet has no auxiliary heads, which inception_v3"):
+        build_with_auxiliary("test_resnet", size=32)
 
 
 def test_a_fingerprint_tells_weights_apart(network: Network) -> None:

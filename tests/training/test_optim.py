@@ -17,7 +17,7 @@ def phase(**settings: object) -> TrainPhase:
 def rates(num_steps: int, **settings: object) -> list[float]:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
-    scheduler = make_scheduler(optimizer, phase(**settings), num_steps=num_steps)
+    scheduler = make_scheduler(optimizer, phase(**settings), num_steps=num_steps, share=lambda: 1.0)
     seen = []
     for _ in range(num_steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -56,13 +56,13 @@ def test_base_and_head_have_their_rates_and_vectors_no_decay(network: Network) -
 
 
 def test_the_moving_average_follows_its_definition(network: Network) -> None:
-    nn.init.zeros_(network.head.bias)
+    nn.init.zeros_(network.head.classifier.bias)
     ema = Ema(network, decay=0.5)
     with torch.no_grad():
-        network.head.bias.fill_(1.0)
+        network.head.classifier.bias.fill_(1.0)
     expected = 0.0
     for step in (1, 2, 3):
         ema.update(network)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * 1.0
-    torch.testing.assert_close(ema.network.head.bias, torch.full((3,), expected))
+    torch.testing.assert_close(ema.network.head.classifier.bias, torch.full((3,), expected))

@@ -29,9 +29,11 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[Finding]:
 
     Returns:
         A subject in two folds (error), a class missing from a side (error for the training side), a side far
-        from its intended size, identical pictures across a split or between train and test (warnings).
+        from its intended size, no subjects at all, identical pictures across a split or between train and
+        test (warnings).
     """
     return [
+        *_no_subjects(competition),
         *_straddling_subjects(table),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
@@ -44,6 +46,16 @@ def refuse_errors(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.level == "error":
             raise FoldsError(finding.text)
+
+
+def _no_subjects(competition: Competition) -> list[Finding]:
+    if competition.config.columns.group is not None:
+        return []
+    text = (
+        "no subjects (data.columns.group: null): each image is a group of its own, so the split is by image; "
+        "where images have something in common, a person, a clip, its scores are too good"
+    )
+    return [Finding("warning", text)]
 
 
 def _straddling_subjects(table: pd.DataFrame) -> list[Finding]:

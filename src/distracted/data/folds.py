@@ -22,6 +22,7 @@ COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
 _NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
 _NUM_DEALS = 1000
+_SINGLE = 10  # parts of a single split: one of them is held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +108,11 @@ def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
 
 
 def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
-    """Split by subject, balanced in size and classes.
+    """Split by subject, balanced in size and classes (`_split`); by image where there are no subjects.
 
-    StratifiedGroupKFold under several seeds; the split whose class counts are nearest to equal shares is
-    kept, among those that leave every class on every training side. Where it finds none, as can happen with
-    a handful of subjects, they are dealt out at random.
+    Args:
+        num_folds: With 1 a single split: one part of ten (of fewer, where subjects are few) is fold 0, and
+            the rest, fold -1, is always trained on.
 
     Returns:
         Columns img, subject, label, fold (0-based), in the order of `Competition.train`.
@@ -119,9 +120,10 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     Raises:
         FoldsError: no such split is found.
     """
-    ids = _best(competition, num_folds, _stratified(competition, num_folds))
-    if ids is None:
-        ids = _best(competition, num_folds, _dealt(competition, num_folds))
+    train = competition.train
+    num_parts = num_folds if num_folds > 1 else feasible_folds(competition, _SINGLE)
+    subjects = pd.factorize(train["subject"], sort=True)[0]
+    ids = _split(train["label"].to_numpy(), subjects, num_parts)
     if ids is None:
         remedy = (
             f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
@@ -129,24 +131,71 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
             else "add images of other subjects"
         )
         raise FoldsError(
-            f"no split of {competition.num_subjects} subjects into {num_folds} folds was found that keeps "
+            f"no split of {competition.num_subjects} subjects into {num_parts} parts was found that keeps "
             f"every class on every training side; {remedy}"
         )
-    return competition.train[["img", "subject", "label"]].assign(fold=ids)
+    if num_folds == 1:
+        ids = np.where(ids == 0, 0, -1)
+    return train[["img", "subject", "label"]].assign(fold=ids)
+
+
+def hold_back(
+    folds: Folds, fold: int, *, share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training side of a fold in two: what is trained on, and what phases may watch.
+
+    Args:
+        share: Of the training side's subjects to hold back; 0 holds nothing back.
+
+    Returns:
+        Rows to train on, and rows held back; no subject is in both, and every class is in the first.
+
+    Raises:
+        FoldsError: the training side has too few subjects for that.
+    """
+    rows = folds.train(fold)
+    if share == 0:
+        return rows, np.empty(0, dtype=np.int64)
+    labels, subjects = folds.labels[rows], folds.subjects[rows]
+    per_class = min(len(np.unique(subjects[labels == label])) for label in np.unique(labels))
+    num_parts = min(max(2, round(1 / share)), per_class)
+    ids = _split(labels, subjects, num_parts, seed=seed) if num_parts > 1 else None
+    if ids is None:
+        raise FoldsError(
+            f"training.holdout={share:g}: fold {fold} trains on {len(np.unique(subjects))} subjects, the "
+            f"rarest class on {per_class} of them: none can be held back; expected 0, or more subjects"
+        )
+    return rows[ids != 0], rows[ids == 0]
+
+
+def _split(
+    labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, *, seed: int = 0
+) -> NDArray[np.int64] | None:
+    """The part of each row, 0-based, no subject in two of them; None where no good split is found.
+
+    StratifiedGroupKFold under several seeds; the split whose class counts are nearest to equal shares is
+    kept, among those that leave every class outside of each part. Where it finds none, as can happen with a
+    handful of subjects, they are dealt out at random. Subjects of one image each need no groups.
+
+    Args:
+        labels: Class ids, shape (num_rows,).
+        subjects: Subject ids, not all of them need occur, shape (num_rows,).
+    """
+    ids = _best(labels, num_parts, _stratified(labels, subjects, num_parts, seed))
+    return ids if ids is not None else _best(labels, num_parts, _dealt(subjects, num_parts, seed))
 
 
 def _best(
-    competition: Competition, num_folds: int, candidates: Iterator[NDArray[np.int64]]
+    labels: NDArray[np.int64], num_parts: int, candidates: Iterator[NDArray[np.int64]]
 ) -> NDArray[np.int64] | None:
-    """The best balanced of those that leave every class on every training side."""
-    labels = competition.train["label"].to_numpy()
-    counts = np.bincount(labels, minlength=competition.num_classes)
+    """The best balanced of those that leave every class outside of each part."""
+    counts = np.bincount(labels)
     best: tuple[float, NDArray[np.int64]] | None = None
     for ids in candidates:
-        held_out = np.stack([np.bincount(labels[ids == f], minlength=len(counts)) for f in range(num_folds)])
+        held_out = np.stack([np.bincount(labels[ids == f], minlength=len(counts)) for f in range(num_parts)])
         if (held_out == counts).any() or (held_out.sum(axis=1) == 0).any():
             continue
-        expected = counts / num_folds
+        expected = counts / num_parts
         sizes = held_out.sum(axis=1)
         score = float(((held_out - expected) ** 2 / expected).sum())
         score += float(((sizes - sizes.mean()) ** 2 / sizes.mean()).sum() * len(counts))
@@ -155,24 +204,24 @@ def _best(
     return None if best is None else best[1]
 
 
-def _stratified(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int64]]:
-    train = competition.train
-    by_image = competition.config.columns.group is None
-    for seed in range(1 if by_image else _NUM_SEEDS):
+def _stratified(
+    labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    by_image = len(np.unique(subjects)) == len(subjects)
+    for number in range(1 if by_image else _NUM_SEEDS):
         splitter = (StratifiedKFold if by_image else StratifiedGroupKFold)(
-            num_folds, shuffle=True, random_state=seed
+            num_parts, shuffle=True, random_state=(seed + number) % 2**32
         )
-        groups = None if by_image else train["subject"]
-        ids = np.full(len(train), -1, dtype=np.int64)
-        for fold, (_, valid) in enumerate(splitter.split(train, train["label"], groups)):
-            ids[valid] = fold
+        ids = np.full(len(labels), -1, dtype=np.int64)
+        for part, (_, valid) in enumerate(splitter.split(labels, labels, None if by_image else subjects)):
+            ids[valid] = part
         yield ids
 
 
-def _dealt(competition: Competition, num_folds: int) -> Iterator[NDArray[np.int64]]:
-    subjects = pd.factorize(competition.train["subject"])[0]
-    for seed in range(_NUM_DEALS):
-        yield np.random.default_rng(seed).integers(0, num_folds, competition.num_subjects)[subjects]
+def _dealt(subjects: NDArray[np.int64], num_parts: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    for number in range(_NUM_DEALS):
+        dealt = np.random.default_rng(seed + number).integers(0, num_parts, int(subjects.max()) + 1)
+        yield dealt[subjects]
 
 
 def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
@@ -191,7 +240,14 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
             f"{path} has {folds.num_folds} folds, this run asks for {num_folds}: every run shares one split. "
             f"SET='training.num_folds={folds.num_folds}' goes with it; to split anew, remove {path.parent}"
         )
-    if folds.num_folds != num_folds:
+    if folds.num_folds == 1:
+        held_out = folds.table["fold"] == 0
+        _log.info(
+            "a single split: %d of %d subjects are held out and scored, the others always trained on",
+            folds.table.loc[held_out, "subject"].nunique(),
+            competition.num_subjects,
+        )
+    elif folds.num_folds != num_folds:
         _log.info(
             "%d folds asked for, %d there: %d subjects, the rarest class with %d of them",
             num_folds,

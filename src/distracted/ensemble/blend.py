@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from distracted.ensemble.blenders import BLENDERS
 from distracted.ensemble.crossfit import CrossFit, cross_fit
 from distracted.errors import StoreError
-from distracted.metrics import Interval, accuracy, log_loss, log_losses, prior_log_loss, subject_bootstrap
+from distracted.metrics import (
+    Interval,
+    log_loss,
+    log_losses,
+    prior_log_loss,
+    scores,
+    subject_bootstrap,
+)
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
 
@@ -37,7 +44,12 @@ class Ensemble:
 
 
 def blend_runs(
-    store: Store, *, runs: Sequence[str] = (), name: str = "ensemble", progress: Progress = silent
+    store: Store,
+    *,
+    runs: Sequence[str] = (),
+    name: str = "ensemble",
+    leaky: bool = False,
+    progress: Progress = silent,
 ) -> Ensemble:
     """Blend runs and write the blend's folds.
 
@@ -46,20 +58,28 @@ def blend_runs(
 
     Args:
         runs: Members; by default all complete runs that are not blends.
+        leaky: Take runs that watched the folds that they are scored on, too.
 
     Raises:
-        StoreError: no complete run, a named one that is missing or incomplete, or a name that another kind
-            of run or a member has.
+        StoreError: no complete run, a named one that is missing, incomplete or leaky, or a name that another
+            kind of run or a member has.
     """
     if any(store.manifest(name, fold).kind != "blend" for fold in store.finished_folds(name)):
         raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
     if name in runs:
         raise StoreError(f"NAME={name} is among RUNS: no blend is a member of itself; choose another name")
-    members = [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store)
+    members = (
+        [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store, leaky=leaky)
+    )
     if blends := [run.name for run in members if run.kind == "blend"]:
         raise StoreError(
             f"RUNS: {blends[0]} is a blend, whose weights for one fold saw the other folds' labels; "
             "name its members"
+        )
+    if not leaky and (watched := [run.name for run in members if run.leaky]):
+        raise StoreError(
+            f"RUNS: {watched[0]} watched the folds that it is scored on: its score is too good, and a blend "
+            "would lean on it; leave it out, or LEAKY=1 takes it all the same"
         )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
@@ -71,16 +91,19 @@ def blend_runs(
     fit = cross_fit(oof, labels, folds, subjects, blenders=blenders, progress=progress)
     _write(store, name, members, fit, scored)
     interval = subject_bootstrap(log_losses(fit.log_probs, labels), subjects)
-    scores = {run.name: log_loss(run.oof[scored], labels) for run in members}
+    of_members = {run.name: log_loss(run.oof[scored], labels) for run in members}
     prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
-    return Ensemble(name, tuple(scores), scores, fit, interval, prior)
+    return Ensemble(name, tuple(of_members), of_members, fit, interval, prior)
 
 
-def _complete_runs(store: Store) -> list[Run]:
+def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
     members = []
     for name in store.runs():
         finished = store.finished_folds(name)
         if store.manifest(name, finished[0]).kind == "blend":
+            continue
+        if store.manifest(name, finished[0]).leaky and not leaky:
+            _log.warning("%s: watched the folds that it is scored on; left out (LEAKY=1 takes it)", name)
             continue
         if len(finished) < store.folds.num_folds:
             _log.warning("%s: %d of %d folds; left out", name, len(finished), store.folds.num_folds)
@@ -99,6 +122,7 @@ def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit, score
     config = {
         "members": [parent.model_dump(mode="json") for parent in parents],
         "blenders": [verdict.name for verdict in fit.verdicts],
+        "leaky": any(run.leaky for run in members),
     }
     folds = store.folds.ids[scored]
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
@@ -113,7 +137,7 @@ def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit, score
             valid=valid,
             test=test,
             parents=parents,
-            scores={"valid/log_loss": log_loss(valid, labels), "valid/accuracy": accuracy(valid, labels)},
+            scores=scores(valid, labels, prefix="valid/"),
             details=_details(members, fit, blender.name, weights),
         )
 

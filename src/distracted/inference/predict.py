@@ -9,6 +9,8 @@ from distracted.inference.device import Precision, autocast, move
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
 
+_ROWS = 1024  # of features at a time
+
 
 @torch.no_grad()
 def predict_log_probs(
@@ -33,3 +35,20 @@ def predict_log_probs(
             rows.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
             step(len(batch.images))
     return np.concatenate(rows).astype(np.float32)
+
+
+@torch.no_grad()
+def predict_from_features(
+    network: Network, features: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """As `predict_log_probs`, from the frozen base's features of the images, (num_images, num_features).
+
+    Args:
+        rows: Those to predict.
+    """
+    network.eval()
+    parts = []
+    for batch in np.array_split(rows, max(1, -(-len(rows) // _ROWS))):
+        logits = network.head(torch.from_numpy(features[batch]).to(network.mean.device))
+        parts.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
+    return np.concatenate(parts).astype(np.float32)

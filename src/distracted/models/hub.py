@@ -1,8 +1,9 @@
-"""ImageNet weights by way of timm's hub: from its local cache, or downloaded where the hub can be reached."""
+"""ImageNet weights of timm's hub or torchvision's: from the local cache, or downloaded where it answers."""
 
 import logging
 from pathlib import Path
 
+import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from distracted.errors import WeightsError, first_line
@@ -10,6 +11,9 @@ from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
 
+#: Prefix of weights that torchvision alone has.
+TORCHVISION = "torchvision/"
+_TORCHVISION_HOST = "https://download.pytorch.org/models/"
 _FILENAME = "model.safetensors"
 
 
@@ -28,21 +32,44 @@ def cached_weights(repo: str) -> Path | None:
 
 
 def hub_weights(repo: str) -> Path:
-    """A hub repository's safetensors file on this disk, downloaded if need be.
+    """The file of a network's default weights on this disk, downloaded if need be.
 
     Args:
-        repo: Such as "timm/resnet50.a1_in1k".
+        repo: A repository of timm's hub such as "timm/resnet50.a1_in1k", or "torchvision/<file>".
 
     Raises:
         WeightsError: not cached, and the hub cannot be reached or does not give the file.
     """
+    if repo.startswith(TORCHVISION):
+        return _torchvision_weights(repo)
     if (path := cached_weights(repo)) is not None:
         return path
-    reason = "the hub cannot be reached"
-    if hub_reachable():
-        _log.info("downloading %s from the hub", repo)
-        try:
-            return Path(hf_hub_download(repo, _FILENAME))
-        except Exception as error:  # the hub client has changed its HTTP library, and so the errors, before
-            reason = f"the hub does not give it ({first_line(error)})"
-    raise WeightsError(f"ImageNet weights {repo}: {reason} and they are not in its cache")
+    if not hub_reachable():
+        raise _not_there(repo, "the hub cannot be reached")
+    _log.info("downloading %s from the hub", repo)
+    try:
+        return Path(hf_hub_download(repo, _FILENAME))
+    except Exception as error:  # the hub client has changed its HTTP library, and so the errors, before
+        raise _not_there(repo, f"the hub does not give it ({first_line(error)})") from error
+
+
+def _torchvision_weights(repo: str) -> Path:
+    """torchvision's own file in torch's own cache, checked against the digest in its name."""
+    file = repo.removeprefix(TORCHVISION)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if path.is_file():
+        return path
+    if constants.HF_HUB_OFFLINE or not answers(_TORCHVISION_HOST):
+        raise _not_there(repo, "torchvision's server cannot be reached")
+    _log.info("downloading %s", repo)
+    digest = file.rpartition("-")[2].partition(".")[0]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(_TORCHVISION_HOST + file, str(path), digest, progress=False)
+    except Exception as error:  # urllib's many, and a digest that differs
+        raise _not_there(repo, f"torchvision's server does not give it ({first_line(error)})") from error
+    return path
+
+
+def _not_there(repo: str, reason: str) -> WeightsError:
+    return WeightsError(f"ImageNet weights {repo}: {reason} and they are not in its cache")

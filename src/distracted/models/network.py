@@ -1,130 +1,144 @@
-"""A backbone by its timm name with our head on it: global pooling, dropout, linear."""
+"""A backbone with our head on it, and which part of it learns."""
 
-import logging
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any
 
-import timm
 import torch
-from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distracted.errors import ConfigError, first_line
+from distracted.errors import ConfigError
+from distracted.models.auxiliary import AUXILIARY, AuxiliaryHead
+from distracted.models.backbone import Backbone, build_trunk, find_backbone
+from distracted.models.blocks import find_block, find_blocks
 from distracted.models.weights import Weights, load_weights
-from distracted.schema import BlocksToLearn, ModelConfig
-
-_log = logging.getLogger(__name__)
+from distracted.schema import HeadConfig, ModelConfig
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """What timm says of a network before it is built.
+class Head(nn.Module):
+    """Dropout and a linear layer, after a dense layer where `hidden` asks for one.
 
     Attributes:
-        repo: The hub repository of its default weights, or None.
-        image_size: Side in pixels; crop: share of the picture's sides seen; mean, std: of pixels in [0, 1].
-        fixed_size: The network has to be told its input size when it is built (transformers).
+        classifier: The last, linear layer.
     """
 
-    name: str
-    repo: str | None
-    image_size: int
-    crop: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    fixed_size: bool
+    def __init__(self, num_features: int, num_classes: int, *, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU()) if hidden else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden or num_features, num_classes)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (B, num_classes), of features, shape (B, num_features)."""
+        logits: torch.Tensor = self.classifier(self.dropout(self.dense(features)))
+        return logits
 
 
-def find_backbone(name: str) -> Backbone:
-    """Look a network up by its timm name.
+class _Reached(Exception):
+    """Ends the trunk's forward pass at the block whose output is wanted: what lies above is not computed."""
 
-    Raises:
-        ConfigError: timm does not know it; names the nearest.
-    """
-    if not timm.is_model(name.split(".")[0]):
-        near = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "see timm.list_models()"
-        raise ConfigError(f"model.backbone: timm has no network {name!r}; nearest: {near}")
-    try:
-        cfg = timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise ConfigError(f"model.backbone={name}: {error}") from error
-    if cfg is None:
-        raise ConfigError(f"model.backbone={name}: timm keeps no input size or normalisation for it")
-    repo = cfg.hf_hub_id
-    if repo and repo.endswith("/"):
-        repo = f"{repo}{cfg.architecture}.{cfg.tag}"
-    size = int(cfg.input_size[1])
-    return Backbone(
-        name, repo, size, cfg.crop_pct, tuple(cfg.mean), tuple(cfg.std), bool(cfg.fixed_input_size)
-    )
+
+class _Tap:
+    """A forward hook that keeps a block's output."""
+
+    def __init__(self, outputs: dict[str, torch.Tensor], block: str, *, stop: bool) -> None:
+        self._outputs, self._block, self._stop = outputs, block, stop
+
+    def __call__(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        self._outputs[self._block] = output
+        if self._stop:
+            raise _Reached
 
 
 class Network(nn.Module):
     """Backbone and head.
 
     Attributes:
-        backbone: What timm says of it.
-        trunk: The backbone without a classifier; pools its last feature map.
-        head: Linear, on `num_features` pooled features.
+        backbone: What is known of it beforehand.
+        trunk: The backbone without a classifier.
+        blocks: Of the trunk, from the input to the one whose output the head takes.
+        head: Takes the features.
+        auxiliary: Heads on blocks in the middle, for training alone.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(
-        self, trunk: nn.Module, backbone: Backbone, *, num_features: int, num_classes: int, dropout: float
+        self, trunk: nn.Module, backbone: Backbone, config: HeadConfig, *, size: int, num_classes: int
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.trunk = trunk
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(num_features, num_classes)
+        self.blocks = find_blocks(trunk)
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
-        self._trunk_learns = True
+        self._outputs: dict[str, torch.Tensor] = {}  # of tapped blocks, in the forward pass under way
+        self._flatten = config.pooling == "flatten"
+        self._last: str | None = None
+        if config.block != "last":
+            self.blocks = self.blocks[: 1 + find_block(self.blocks, config.block, "model.head.block")]
+            self._last = config.block
+            self._tap(config.block, stop=True)
+        with torch.no_grad():
+            features = self.eval().features(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        self.head = Head(features.shape[1], num_classes, hidden=config.hidden, dropout=config.dropout)
+        self.auxiliary = nn.ModuleList(self._make_auxiliary(num_classes) if config.auxiliary else [])
+        self._auxiliary_weight = config.auxiliary
+        for head in self.auxiliary_heads():
+            self._tap(head.block, stop=False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Pooled features, shape (B, num_features), of uint8 images, shape (B, H, W, 3)."""
+        """What the head takes, shape (B, num_features), of uint8 images, shape (B, H, W, 3)."""
         x = images.permute(0, 3, 1, 2)  # channels-last in memory already
         x = (x.to(self.mean.dtype) - self.mean) / self.std
-        pooled: torch.Tensor = self.trunk(x)
-        return pooled
+        if self._last is not None:
+            try:
+                self.trunk(x)
+            except _Reached:
+                output = self._outputs.pop(self._last)
+                return output.flatten(1) if self._flatten else self._pool(output)
+        if self._flatten and hasattr(self.trunk, "forward_features"):
+            x = self.trunk.forward_features(x)  # type: ignore[operator]
+        else:
+            x = self.trunk(x)
+        flat: torch.Tensor = x.flatten(1)
+        return flat
+
+    @property
+    def taken(self) -> tuple[str, bool]:
+        """Where and how the features leave the trunk: the block, and whether its map is flattened."""
+        return self._last or "last", self._flatten
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits, shape (B, num_classes), of uint8 images, shape (B, H, W, 3)."""
-        if self._trunk_learns:
-            pooled = self.features(images)
-        else:
-            with torch.no_grad():
-                pooled = self.features(images)
-        logits: torch.Tensor = self.head(self.dropout(pooled))
+        logits: torch.Tensor = self.head(self.features(images))
+        self._outputs.clear()
         return logits
 
-    def blocks(self) -> list[list[str]]:
-        """Parameter names of the backbone's blocks, from the input to the output, as timm groups them."""
-        matcher = getattr(self.trunk, "group_matcher", None)
-        if matcher is None:
-            return [
-                [f"{name}.{p}" for p, _ in child.named_parameters()]
-                for name, child in self.trunk.named_children()
-            ]
-        groups: dict[Any, list[str]] = group_parameters(self.trunk, matcher(coarse=True))
-        return [groups[key] for key in sorted(groups)]
+    def weighted_logits(self, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
+        """Logits of the head and of the auxiliary heads, each with its weight in the training loss."""
+        logits = [(1.0, self.head(self.features(images)))]
+        for head in self.auxiliary_heads():
+            output = self._outputs.pop(head.block)
+            if output.requires_grad:  # else nothing below it learns
+                logits.append((self._auxiliary_weight, head(output)))
+        return logits
 
-    def unfreeze(self, what: str | BlocksToLearn) -> None:
-        """Let the head learn, and of the backbone "all", none ("head") or the last so many blocks."""
-        self.trunk.requires_grad_(what == "all")
-        if isinstance(what, BlocksToLearn):
-            blocks = self.blocks()
-            if what.blocks > len(blocks):
-                raise ConfigError(f"unfreeze: {what.blocks} blocks; this backbone has {len(blocks)}")
-            parameters = dict(self.trunk.named_parameters())
-            for name in (name for block in blocks[-what.blocks :] for name in block):
-                parameters[name].requires_grad_(True)
-        self._trunk_learns = what != "head"
+    def freeze_first(self, num_layers: int) -> None:
+        """Freeze the first so many layers of the trunk; the rest of it and all heads learn.
+
+        No gradient is asked for below the first layer that learns, so a forward pass keeps nothing of it.
+        """
+        self.trunk.requires_grad_(False)
+        self.head.requires_grad_(True)
+        parameters = dict(self.trunk.named_parameters())
+        layers = [layer for block in self.blocks for layer in block.layers]
+        for name in (name for layer in layers[num_layers:] for name in layer):
+            parameters[name].requires_grad_(True)
+        learning = {b.name for b in self.blocks if any(parameters[n].requires_grad for n in b.parameters)}
+        for head in self.auxiliary_heads():
+            head.requires_grad_(head.block in learning)
 
     def train_learning(self, *, batchnorm: bool) -> None:
         """Training mode for what learns; frozen parts stay in eval mode, and so does BatchNorm unless asked.
@@ -137,8 +151,32 @@ class Network(nn.Module):
             frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
             if frozen or (isinstance(module, _BatchNorm) and not batchnorm):
                 module.eval()
-        if not self._trunk_learns:
-            self.trunk.eval()
+
+    def _pool(self, output: torch.Tensor) -> torch.Tensor:
+        """Mean over positions: of maps (B, C, h, w), some transformers' (B, h, w, C), or tokens (B, N, C)."""
+        if output.ndim == 4:
+            return output.mean((1, 2) if getattr(self.trunk, "output_fmt", "") == "NHWC" else (2, 3))
+        return output.mean(1) if output.ndim == 3 else output
+
+    def _tap(self, block: str, *, stop: bool) -> None:
+        output = next(b.output for b in self.blocks if b.name == block)
+        self.trunk.get_submodule(output).register_forward_hook(_Tap(self._outputs, block, stop=stop))
+
+    def auxiliary_heads(self) -> Iterator[AuxiliaryHead]:
+        """The modules of `auxiliary`."""
+        for head in self.auxiliary:
+            assert isinstance(head, AuxiliaryHead)
+            yield head
+
+    def _make_auxiliary(self, num_classes: int) -> list[AuxiliaryHead]:
+        make = AUXILIARY.get(self.backbone.name.split(".")[0])
+        if make is None:
+            raise ConfigError(
+                f"model.head.auxiliary: {self.backbone.name} has no auxiliary heads, which "
+                f"{' and '.join(AUXILIARY)} have; expected 0"
+            )
+        names = {block.name for block in self.blocks}
+        return [head for head in make(num_classes) if head.block in names]
 
 
 def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) -> Network:
@@ -148,39 +186,21 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
         config: Resolved, with numbers for the image size and crop.
 
     Raises:
-        ConfigError: the backbone is unknown or does not take images of this size.
+        ConfigError: the backbone is unknown, does not take images of this size, or lacks what the head asks.
         WeightsError: the weights do not fit it.
     """
     backbone = find_backbone(config.backbone)
-    assert isinstance(config.image_size, int)
-    trunk, num_features = _build_trunk(backbone, config.image_size, config.head.dense_layers)
-    load_weights(trunk, weights, config.backbone)
-    network = Network(
-        trunk, backbone, num_features=num_features, num_classes=num_classes, dropout=config.head.dropout
-    )
+    size = config.image_size
+    assert isinstance(size, int)
+    trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
+    network = Network(trunk, backbone, config.head, size=size, num_classes=num_classes)
+    load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary)
     if weights.pretrained:  # a random head's gradients would wreck the trunk
-        nn.init.zeros_(network.head.weight)
-        nn.init.zeros_(network.head.bias)
+        nn.init.zeros_(network.head.classifier.weight)
+        nn.init.zeros_(network.head.classifier.bias)
     # From random weights a head at zero gives the trunk nothing to start from: VGG16, which has no BatchNorm,
     # then stays where every class is as probable.
     return network.to(memory_format=torch.channels_last)
-
-
-def _build_trunk(backbone: Backbone, size: int, dense_layers: bool) -> tuple[nn.Module, int]:
-    """A backbone with random weights, and how many features it pools from images of `size` pixels."""
-    extra = {"img_size": size} if backbone.fixed_size else {}
-    try:
-        trunk = timm.create_model(backbone.name, pretrained=False, num_classes=0, **extra)
-        if hasattr(trunk, "pre_logits") and not dense_layers:
-            trunk.pre_logits = nn.Identity()
-        with torch.no_grad():
-            pooled = trunk.eval()(torch.zeros(1, 3, size, size))
-    except Exception as error:  # each architecture has its own way to refuse a size
-        raise ConfigError(
-            f"model.image_size={size}: {backbone.name} does not take images of this size "
-            f"({first_line(error)})"
-        ) from error
-    return trunk, int(pooled.shape[1])
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from distracted.errors import WeightsError, first_line
 from distracted.files import sha256_file
+from distracted.models.auxiliary import AuxiliaryHead
 from distracted.models.hub import hub_weights
 
 _log = logging.getLogger(__name__)
@@ -62,9 +64,9 @@ def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
     """Settle where a backbone's weights come from.
 
     Args:
-        backbone: A timm name.
+        backbone: Its name.
         weights: "imagenet", "none", "auto" (hub, else the installed package, else none) or a file.
-        repo: The hub repository of the backbone's default weights; None where there is none.
+        repo: Where the backbone's default weights lie (`Backbone.repo`); None where there are none.
 
     Raises:
         WeightsError: what was asked for by name cannot be had.
@@ -90,7 +92,7 @@ def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
 
 def _from_hub(backbone: str, repo: str | None) -> Weights:
     if repo is None:
-        raise WeightsError(f"timm has no ImageNet weights for {backbone}")
+        raise WeightsError(f"there are no ImageNet weights for {backbone}")
     path = hub_weights(repo)
     return Weights(f"imagenet:{repo}", path, sha256_file(path))
 
@@ -156,8 +158,13 @@ def read_state_dict(path: Path) -> StateDict:
     return dict(content)
 
 
-def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
-    """Put weights into a backbone; classifiers and auxiliary heads in the file are left out.
+def load_weights(
+    trunk: nn.Module, weights: Weights, backbone: str, *, auxiliary: Iterable[nn.Module] = ()
+) -> None:
+    """Put weights into a backbone and its auxiliary heads; classifiers in the file are left out.
+
+    Args:
+        auxiliary: `AuxiliaryHead`s; what the file has for them but for their last layer is taken.
 
     Raises:
         WeightsError: a tensor of the backbone is missing in the file or has another shape.
@@ -165,9 +172,13 @@ def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
     if weights.path is None:
         return
     state = read_state_dict(weights.path)
-    if weights.origin.startswith("package:"):
-        wanted = trunk.state_dict()
-        state = dict(zip(wanted, state.values(), strict=False))  # the package names its tensors otherwise
+    for head in auxiliary:
+        assert isinstance(head, AuxiliaryHead)
+        _load_auxiliary(head, state)
+    if weights.origin.startswith("package:") or "features.0.0.weight" in state:
+        # The package, and torchvision's MobileNetV2 and EfficientNets, have timm's tensors in timm's order
+        # under other names; the shapes are compared below.
+        state = dict(zip(trunk.state_dict(), state.values(), strict=False))
     filter_ = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     if filter_ is not None:  # timm's own conversion of other formats and sizes
         try:
@@ -194,6 +205,15 @@ def load_weights(trunk: nn.Module, weights: Weights, backbone: str) -> None:
             f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}; {_give(backbone)}"
         )
     trunk.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+
+
+def _load_auxiliary(head: AuxiliaryHead, state: StateDict) -> None:
+    for name, tensor in head.body.state_dict().items():
+        found = state.get(head.prefix + name)
+        if name.startswith(head.classifier):
+            nn.init.zeros_(tensor)  # it knows other classes; at zero its gradients wreck nothing
+        elif found is not None and found.shape == tensor.shape:
+            tensor.copy_(found)
 
 
 def _give(backbone: str) -> str:

@@ -45,3 +45,9 @@ class Manifest(BaseModel):
     git_commit: str | None = None
     packages: dict[str, str] = {}
     written: str = ""  # UTC, ISO 8601
+
+    @property
+    def leaky(self) -> bool:
+        """Whether training watched the fold that it is scored on, by LEAKY=1; a blend: a member's."""
+        training = self.config.get("training", {})
+        return bool(training.get("leaky") or self.config.get("leaky"))

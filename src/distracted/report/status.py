@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from distracted.errors import StoreError
-from distracted.metrics import log_loss
+from distracted.metrics import scores
 from distracted.predictions.store import Store
 
 
@@ -14,7 +14,7 @@ class RunStatus:
     Attributes:
         folds: Log loss of each fold that is done, by fold (NaN where its manifest has none); missing: the
             others.
-        pooled: OOF log loss over all rows (cross-fitted for a blend), None where folds are missing.
+        pooled: OOF scores over all rows by name (cross-fitted for a blend), empty where folds are missing.
         problem: Why the run cannot be used, or "".
     """
 
@@ -23,7 +23,7 @@ class RunStatus:
     weights: str
     folds: dict[int, float]
     missing: tuple[int, ...]
-    pooled: float | None
+    pooled: dict[str, float]
     seconds: float
     problem: str = ""
 
@@ -33,14 +33,14 @@ def run_statuses(store: Store) -> list[RunStatus]:
     return [_status(store, run) for run in store.runs()]
 
 
-def pooled_log_loss(store: Store, run: str) -> float:
-    """OOF log loss of a finished run over all rows (cross-fitted for a blend).
+def pooled_scores(store: Store, run: str) -> dict[str, float]:
+    """OOF scores of a finished run over all rows (cross-fitted for a blend), as `metrics.scores`.
 
     Raises:
         StoreError: as `Store.read_run`.
     """
     scored = store.folds.scored
-    return log_loss(store.read_run(run).oof[scored], store.folds.labels[scored])
+    return scores(store.read_run(run).oof[scored], store.folds.labels[scored])
 
 
 def _status(store: Store, run: str) -> RunStatus:
@@ -48,12 +48,12 @@ def _status(store: Store, run: str) -> RunStatus:
     missing = tuple(fold for fold in range(store.folds.num_folds) if fold not in done)
     try:
         manifests = [store.manifest(run, fold) for fold in done]
-        pooled = None if missing else pooled_log_loss(store, run)
+        pooled = {} if missing else pooled_scores(store, run)
     except StoreError as error:
-        return RunStatus(run, "?", "", {}, missing, None, 0.0, str(error))
+        return RunStatus(run, "?", "", {}, missing, {}, 0.0, str(error))
     return RunStatus(
         run=run,
-        kind=manifests[0].kind,
+        kind=manifests[0].kind + ", leaky" * manifests[0].leaky,
         weights=manifests[0].weights.get("origin", ""),
         folds={manifest.fold: manifest.scores.get("valid/log_loss", float("nan")) for manifest in manifests},
         missing=missing,

@@ -47,6 +47,10 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
         _check_parents(store, run, partial)
     else:
         run = _newest_blend(store, partial)
+    if run.leaky:
+        _log.warning(
+            "%s watched the folds that it is scored on (LEAKY=1): its expected score is too good", run.name
+        )
     classes = list(store.competition.classes)
     probs = np.exp(run.test_log_probs)
     table = pd.DataFrame(probs / probs.sum(axis=1, keepdims=True), columns=classes)

@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
-from distracted.data.folds import Folds
+from distracted.data.folds import Folds, hold_back
 from distracted.data.loading import Loader
 from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
-from distracted.inference.predict import predict_log_probs
-from distracted.metrics import accuracy, log_loss
+from distracted.inference.predict import predict_from_features, predict_log_probs
+from distracted.metrics import scores
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress, silent
-from distracted.schema import FeaturesPhase, RunConfig
-from distracted.training.linear import fit_head
+from distracted.schema import FeaturesPhase, RunConfig, TrainPhase
+from distracted.training.heads import fit_logistic, train_head
 from distracted.training.phases import Clock, run_phase
+from distracted.training.plan import check_phases
 from distracted.training.resolve import Settled
 from distracted.training.tracking import Tracker
 
@@ -48,6 +49,17 @@ class FoldResult:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class _Images:
+    """Some of the competition's images: all training images, or all test images."""
+
+    paths: list[Path]
+    contents: list[str]
+
+    def all(self) -> NDArray[np.int64]:
+        return np.arange(len(self.paths))
+
+
 @dataclass
 class _Fold:
     """What the steps of one fold's training share."""
@@ -56,23 +68,35 @@ class _Fold:
     competition: Competition
     folds: Folds
     fold: int
+    cache: Path
     progress: Progress
     tracker: Tracker
     label: str
     clock: Clock = field(default_factory=Clock)
+    untouched: bool = True  # the trunk: its cached features are still those of the network
+
+    def __post_init__(self) -> None:
+        train, test = self.competition.train, self.competition.test
+        self.train = _Images(self.competition.train_paths(), train["content"].tolist())
+        self.test = _Images(self.competition.test_paths(), test["content"].tolist())
+        self.valid_rows = self.folds.valid(self.fold)
+        training = self.config.training
+        self.rows, self.held_back = hold_back(
+            self.folds, self.fold, share=training.holdout, seed=training.seed
+        )
 
     @property
     def config(self) -> RunConfig:
         return self.settled.config
 
-    def loader(self, paths: list[Path], rows: NDArray[np.int64], policy: str | None = None) -> Loader:
+    def loader(self, images: _Images, rows: NDArray[np.int64], policy: str | None = None) -> Loader:
         """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy."""
         config, size, crop = self.config, self.config.model.image_size, self.config.model.crop
         assert isinstance(size, int) and isinstance(crop, float)
         seed = config.training.seed
         transforms = config.augment.policies[policy] if policy is not None else ()
         return Loader(
-            paths,
+            images.paths,
             rows,
             Augmenter(transforms, size=size, crop=crop, seed=seed),
             batch_size=config.inference.batch_size if policy is None else config.training.batch_size,
@@ -81,13 +105,33 @@ class _Fold:
             pin_memory=self.settled.device.type == "cuda",
         )
 
-    def predict(self, network: Network, loader: Loader, what: str) -> NDArray[np.float32]:
-        settled = self.settled
+    def features(self, network: Network, images: _Images) -> NDArray[np.float32]:
+        """What the head takes of all images, from the cache where they are there."""
+        model = self.config.model
+        assert isinstance(model.image_size, int) and isinstance(model.crop, float)
+        return cached_features(
+            network,
+            self.loader(images, images.all()),
+            contents=images.contents,
+            size=model.image_size,
+            crop=model.crop,
+            folder=self.cache / "features",
+            device=self.settled.device,
+            precision=self.settled.precision,
+            progress=self.progress,
+        )
+
+    def predict(
+        self, network: Network, images: _Images, rows: NDArray[np.int64], what: str
+    ) -> NDArray[np.float32]:
+        """Log-probabilities of some rows: from the base's features as long as nothing has changed it."""
+        if self.untouched:
+            return predict_from_features(network, self.features(network, images), rows)
         return predict_log_probs(
             network,
-            loader,
-            device=settled.device,
-            precision=settled.precision,
+            self.loader(images, rows),
+            device=self.settled.device,
+            precision=self.settled.precision,
             label=f"{self.label}, {what}",
             progress=self.progress,
         )
@@ -120,47 +164,37 @@ def train_fold(
     start = time.perf_counter()
     config = settled.config
     seed_everything(config.training.seed, fold)
-    job = _Fold(settled, competition, folds, fold, progress, tracker, label)
+    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label)
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes).to(
         settled.device
     )
-    valid = job.loader(competition.train_paths(), folds.valid(fold))
-    labels = folds.labels[folds.valid(fold)]
-
-    def validate(network: Network) -> dict[str, float]:
-        if not config.runtime.validate_every_epoch:
-            return {}
-        return _scores(job.predict(network, valid, "validating"), labels)
-
+    check_phases(network, config.phases)
+    labels = folds.labels
     for name, phase in config.phases.items():
+        if isinstance(phase, TrainPhase):
+            network = _train(job, network, name, phase)
+            continue
+        features = job.features(network, job.train)
         if isinstance(phase, FeaturesPhase):
-            _fit_on_features(job, network, phase, cache)
-            tracker.log({"phase": name, "epoch": 0, **validate(network)}, step=job.clock.step)
+            fit_logistic(network, features[job.rows], labels[job.rows], phase)
         else:
-            network = run_phase(
+            train_head(
                 network,
-                name,
+                features,
+                labels,
+                job.rows,
                 phase,
-                loader=job.loader(
-                    competition.train_paths(), folds.train(fold), phase.augment or config.augment.policy
-                ),
-                labels=torch.tensor(folds.labels, device=settled.device),
-                training=config.training,
-                device=settled.device,
-                precision=settled.precision,
-                clock=job.clock,
-                tracker=tracker,
+                seed=config.training.seed,
                 progress=progress,
                 label=f"{label}, {name}",
-                after_epoch=validate,
             )
-    valid_log_probs = job.predict(network, valid, "held-out subjects")
-    test = job.loader(competition.test_paths(), np.arange(len(competition.test)))
+        tracker.log({"phase": name, "epoch": 0, **_look(job, network)}, step=job.clock.step)
+    valid = job.predict(network, job.train, job.valid_rows, "held-out subjects")
     result = FoldResult(
-        valid=valid_log_probs,
-        test=job.predict(network, test, "test set"),
+        valid=valid,
+        test=job.predict(network, job.test, job.test.all(), "test set"),
         network=network,
-        scores=_scores(valid_log_probs, labels),
+        scores=scores(valid, labels[job.valid_rows], prefix="valid/"),
         seconds=time.perf_counter() - start,
         images_per_second=job.clock.images / job.clock.seconds if job.clock.seconds else 0.0,
     )
@@ -170,6 +204,40 @@ def train_fold(
     return result
 
 
+def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Network:
+    config, device = job.config, job.settled.device
+    job.untouched = False
+    return run_phase(
+        network,
+        name,
+        phase,
+        loader=job.loader(job.train, job.rows, phase.augment or config.augment.policy),
+        labels=torch.tensor(job.folds.labels, device=device),
+        training=config.training,
+        device=device,
+        precision=job.settled.precision,
+        clock=job.clock,
+        tracker=job.tracker,
+        progress=job.progress,
+        label=f"{job.label}, {name}",
+        after_epoch=lambda network: _look(job, network),
+        watched="valid/log_loss" if config.training.leaky else "holdout/log_loss",
+    )
+
+
+def _look(job: _Fold, network: Network) -> dict[str, float]:
+    """Scores on what is held back from training, and on the scored fold for reading (or by LEAKY=1)."""
+    config = job.config
+    found: dict[str, float] = {}
+    if len(job.held_back):
+        log_probs = job.predict(network, job.train, job.held_back, "inner holdout")
+        found |= scores(log_probs, job.folds.labels[job.held_back], prefix="holdout/")
+    if config.runtime.validate_every_epoch or config.training.leaky:
+        log_probs = job.predict(network, job.train, job.valid_rows, "validating")
+        found |= scores(log_probs, job.folds.labels[job.valid_rows], prefix="valid/")
+    return found
+
+
 def seed_everything(seed: int, fold: int) -> None:
     """Seed the global generators that torch, sklearn and timm draw from; cuDNN repeats itself, too."""
     derived = int(np.random.SeedSequence([seed % 2**63, fold]).generate_state(1)[0])
@@ -177,25 +245,3 @@ def seed_everything(seed: int, fold: int) -> None:
     np.random.seed(derived)  # noqa: NPY002 - third parties draw from it
     random.seed(derived)
     torch.backends.cudnn.deterministic = True  # its fastest convolutions add in any order
-
-
-def _fit_on_features(job: _Fold, network: Network, phase: FeaturesPhase, cache: Path) -> None:
-    competition, model = job.competition, job.config.model
-    assert isinstance(model.image_size, int) and isinstance(model.crop, float)
-    features = cached_features(
-        network,
-        job.loader(competition.train_paths(), np.arange(len(competition.train))),
-        contents=competition.train["content"].tolist(),
-        size=model.image_size,
-        crop=model.crop,
-        folder=cache / "features",
-        device=job.settled.device,
-        precision=job.settled.precision,
-        progress=job.progress,
-    )
-    rows = job.folds.train(job.fold)
-    fit_head(network, features[rows], job.folds.labels[rows], phase)
-
-
-def _scores(log_probs: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    return {"valid/log_loss": log_loss(log_probs, labels), "valid/accuracy": accuracy(log_probs, labels)}

@@ -1,5 +1,6 @@
 """One phase of gradient descent: what learns, on which batches, for how long."""
 
+import logging
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -11,11 +12,15 @@ from torch import nn
 from distracted.data.loading import Loader
 from distracted.errors import TrainingError
 from distracted.inference.device import Precision, autocast, move
+from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
 from distracted.training.optim import make_optimizer, make_scheduler
 from distracted.training.tracking import Tracker
+from distracted.training.watch import Watch
+
+_log = logging.getLogger(__name__)
 
 _CHECK_EVERY = 10  # steps between looks at the loss: each look waits for the device
 
@@ -72,6 +77,7 @@ def run_phase(
     progress: Progress,
     label: str,
     after_epoch: Callable[[Network], dict[str, float]],
+    watched: str = "",
 ) -> Network:
     """Train a network in place through one phase.
 
@@ -79,6 +85,7 @@ def run_phase(
         loader: The training side, augmented.
         labels: Class id of each of the loader's paths, on the device.
         after_epoch: Called with the network that would predict now; returns metrics to track.
+        watched: The metric that patience, keep and plateau look at.
 
     Returns:
         The network that predicts: its moving average where `training.ema` is on, else `network` itself.
@@ -86,17 +93,32 @@ def run_phase(
     Raises:
         TrainingError: the loss is not finite; says step and learning rate.
     """
-    network.unfreeze(phase.unfreeze)
+    network.zero_grad(set_to_none=True)  # of what an earlier phase trained
     optimizer = make_optimizer(network, phase)
-    scheduler = make_scheduler(optimizer, phase, num_steps=phase.epochs * len(loader))
+    num_steps = phase.epochs * len(loader)
+    watch = Watch(phase)
+    scheduler = make_scheduler(optimizer, phase, num_steps=num_steps, share=lambda: watch.share)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     ema = Ema(network, training.ema) if training.ema > 0 else None
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    predicts = ema.network if ema is not None else network
+    first_step = clock.step
+
+    def thaw() -> None:
+        done = (clock.step - first_step) / num_steps
+        network.freeze_first(frozen_layers(network.blocks, phase, done=done))
+        network.train_learning(batchnorm=phase.batchnorm == "train")
 
     def take_step(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if phase.unfreeze == "gradual":
+            thaw()
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
-            loss = nn.functional.cross_entropy(network(images), targets)
+            losses = [
+                weight * nn.functional.cross_entropy(logits, targets)
+                for weight, logits in network.weighted_logits(images)
+            ]
+            loss = torch.stack(losses).sum()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if training.grad_clip > 0:
             scaler.unscale_(optimizer)
@@ -110,9 +132,9 @@ def run_phase(
 
     with progress(label, total=phase.epochs * loader.num_images, unit="img") as step:
         for _ in range(phase.epochs):
-            network.train_learning(batchnorm=phase.batchnorm == "train")
+            thaw()
             start, images = time.perf_counter(), clock.images
-            loss = _run_epoch(loader, labels, take_step, scheduler, clock, step)
+            loss = _run_epoch(loader, labels, take_step, lambda: phase.lr * _factor(scheduler), clock, step)
             seconds = time.perf_counter() - start
             clock.seconds += seconds
             clock.epoch += 1
@@ -120,19 +142,30 @@ def run_phase(
                 "phase": name,
                 "epoch": clock.epoch,
                 "train/loss": loss,
-                "train/lr": float(scheduler.get_last_lr()[0]),
+                "train/lr": phase.lr * _factor(scheduler),
                 "train/images_per_second": (clock.images - images) / seconds,
-                **after_epoch(ema.network if ema is not None else network),
+                **after_epoch(predicts),
             }
             tracker.log(metrics, step=clock.step)
-    return ema.network if ema is not None else network
+            if phase.watches:
+                watch.look(float(metrics[watched]), predicts)
+                if watch.stop:
+                    _log.info("%s: %d epochs without improvement; stopped", label, watch.epochs_since)
+                    break
+    watch.restore(predicts)
+    return predicts
+
+
+def _factor(scheduler: torch.optim.lr_scheduler.LambdaLR) -> float:
+    """The share of their rates at which all groups stand."""
+    return float(scheduler.get_last_lr()[0] / scheduler.base_lrs[0])
 
 
 def _run_epoch(
     loader: Loader,
     labels: torch.Tensor,
     take_step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    current_rate: Callable[[], float],
     clock: Clock,
     step: Step,
 ) -> float:
@@ -141,7 +174,7 @@ def _run_epoch(
     total, count = 0.0, 0
     for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
         indices = move(batch.indices, labels.device)
-        rate = float(scheduler.get_last_lr()[0])
+        rate = current_rate()
         waiting.append(take_step(move(batch.images, labels.device), labels[indices]))
         clock.step += 1
         clock.images += len(batch.images)

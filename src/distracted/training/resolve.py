@@ -1,14 +1,17 @@
 """From what the config asks for to what the run is: every `auto` settled before anything is trained."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
 from distracted.errors import ConfigError, WeightsError
 from distracted.inference.device import Precision, find_device, find_precision
-from distracted.models.network import find_backbone
+from distracted.models.backbone import Backbone, find_backbone
 from distracted.models.weights import Weights, find_weights, trained_on
-from distracted.schema import RunConfig, TrainPhase
+from distracted.schema import FeaturesPhase, ModelConfig, Phase, RunConfig, TrainPhase
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,22 +51,10 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
             f"model.weights={config.model.weights}: this network learned from labels of {config.data.name}, "
             "some of which it would be scored on; start from weights that come from elsewhere"
         )
-    model = config.model.model_copy(
-        update={
-            "weights": weights.origin,
-            "weights_sha256": weights.sha256,
-            "image_size": backbone.image_size
-            if config.model.image_size == "auto"
-            else config.model.image_size,
-            "crop": backbone.crop if config.model.crop == "auto" else config.model.crop,
-        }
+    model = with_input(config.model, backbone).model_copy(
+        update={"weights": weights.origin, "weights_sha256": weights.sha256}
     )
-    situation = "pretrained" if weights.pretrained else "random"
-    phases = {name: phase for name, phase in config.phases.items() if phase.when in (situation, "always")}
-    if not phases:
-        raise ConfigError(
-            f"phases: none of {', '.join(config.phases)} applies to {situation} weights (`when`)"
-        )
+    phases = applying_phases(config, pretrained=weights.pretrained)
     used = {config.augment.policy} | {
         p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment
     }
@@ -75,3 +66,38 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     )
     update = {"model": model, "phases": phases, "augment": augment, "training": training}
     return Settled(config.model_copy(update=update), weights, device)
+
+
+def with_input(model: ModelConfig, backbone: Backbone) -> ModelConfig:
+    """The model's config with the backbone's own image size and crop in place of `auto`."""
+    update = {
+        "image_size": backbone.image_size if model.image_size == "auto" else model.image_size,
+        "crop": backbone.crop if model.crop == "auto" else model.crop,
+    }
+    return model.model_copy(update=update)
+
+
+def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
+    """The phases that apply to such weights; with random ones nothing is frozen, whatever a phase says.
+
+    Raises:
+        ConfigError: none applies, or one does not go with the head.
+    """
+    situation = "pretrained" if pretrained else "random"
+    phases = {name: phase for name, phase in config.phases.items() if phase.when in (situation, "always")}
+    if not phases:
+        raise ConfigError(
+            f"phases: none of {', '.join(config.phases)} applies to {situation} weights (`when`)"
+        )
+    for name, phase in phases.items():
+        if isinstance(phase, FeaturesPhase) and config.model.head.hidden:
+            raise ConfigError(
+                f"phases.{name}: a logistic regression makes a linear head, and model.head.hidden is "
+                f"{config.model.head.hidden}; expected 0, or a phase of kind: head"
+            )
+        if isinstance(phase, TrainPhase) and not pretrained:
+            thawed = phase.model_copy(update={"unfreeze": "all", "freeze": None, "batchnorm": "train"})
+            if thawed != phase:
+                _log.info("phases.%s: from random weights nothing is frozen", name)
+                phases[name] = thawed
+    return phases

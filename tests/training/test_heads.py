@@ -8,7 +8,7 @@ from conftest import model_config
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.schema import FeaturesPhase
-from distracted.training.linear import fit_head
+from distracted.training.heads import fit_logistic
 
 PHASE = FeaturesPhase(kind="features", c=1.0, max_iter=200)
 
@@ -25,7 +25,7 @@ def clusters(num_classes: int, num_features: int) -> tuple[np.ndarray, np.ndarra
 
 def fitted(features: np.ndarray, labels: np.ndarray) -> Network:
     network = build_network(model_config("test_resnet", 32), Weights("none"), num_classes=labels.max() + 1)
-    fit_head(network, features, labels, PHASE)
+    fit_logistic(network, features, labels, PHASE)
     return network
 
 
@@ -37,13 +37,13 @@ def logits(network: Network, features: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
 def test_it_tells_classes_apart(num_classes: int, network: Network) -> None:
     """Two are a case of their own: scikit-learn keeps one row of weights for both."""
-    features, labels = clusters(num_classes, network.head.in_features)
+    features, labels = clusters(num_classes, network.head.classifier.in_features)
     assert (logits(fitted(features, labels), features).argmax(axis=1) == labels).all()
 
 
 def test_units_do_not_matter(network: Network) -> None:
     """Features a thousand times as large, and shifted: the same predictions."""
-    features, labels = clusters(3, network.head.in_features)
+    features, labels = clusters(3, network.head.classifier.in_features)
     other = features * 1000 + 7
     expected = logits(fitted(features, labels), features)
     expected -= expected.mean(axis=1, keepdims=True)
@@ -53,7 +53,7 @@ def test_units_do_not_matter(network: Network) -> None:
 
 def test_a_feature_that_hardly_ever_fires_is_not_blown_up(network: Network) -> None:
     """On an augmented picture it may fire for once: that alone must not decide."""
-    features, labels = clusters(3, network.head.in_features)
+    features, labels = clusters(3, network.head.classifier.in_features)
     features[:, 0] = 1e-3 * (labels == 0)
     head = fitted(features, labels)
     before = logits(head, features[:1])
@@ -62,6 +62,6 @@ def test_a_feature_that_hardly_ever_fires_is_not_blown_up(network: Network) -> N
 
 
 def test_features_that_never_move_tell_nothing(network: Network) -> None:
-    features = np.ones((30, network.head.in_features), np.float32)
+    features = np.ones((30, network.head.classifier.in_features), np.float32)
     found = logits(fitted(features, np.arange(30) % 3), features)
     np.testing.assert_allclose(found - found.mean(axis=1, keepdims=True), 0, atol=1e-3)

@@ -1,0 +1,61 @@
+"""make freeze: a network's blocks, and what each phase of a run trains of them."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_config
+from distracted.errors import ConfigError
+from distracted.schema import TrainPhase
+from distracted.training.plan import BlockRow, plan_run
+
+_CLASSES = 10
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A name in configs/models.")],
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Show a network's blocks from the input on, and what learns in each phase, at which rate."""
+    if not model:
+        raise ConfigError("MODEL= is missing: a name in configs/models")
+    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
+    plan = plan_run(config, num_classes=_CLASSES)
+    columns = ["block", "layers", "parameters", *plan.phases]
+    rows = [
+        [row.name, str(row.layers), f"{row.parameters:,}", *(_cell(row, name) for name in plan.phases)]
+        for row in plan.rows
+    ]
+    weights = "pretrained weights" if plan.pretrained else "random weights"
+    console.table(
+        f"{model} ({config.model.backbone}), {plan.image_size} pixels, recipe {config.recipe}, {weights}",
+        columns,
+        rows,
+    )
+    total = sum(row.parameters for row in plan.rows)
+    console.say(f"{total:,} parameters, with a head for {_CLASSES} classes")
+    for name, phase in plan.phases.items():
+        if isinstance(phase, TrainPhase):
+            console.say(
+                f"{name}: {phase.epochs} epochs, {phase.optimizer}, {phase.schedule}, BatchNorm's statistics "
+                f"{'move' if phase.batchnorm == 'train' else 'frozen'}"
+            )
+    if plan.pretrained:
+        console.say("with random weights nothing is frozen: SET='model.weights=none' shows it")
+
+
+def _cell(row: BlockRow, phase: str) -> str:
+    share = row.phases[phase]
+    if share is None:
+        return "frozen"
+    learns = "learns" if share.layers == row.layers else f"last {share.layers} learn"
+    start = f" from {share.start:.0%} of it on" if share.start else ""
+    return f"{learns}{start}, " + ("fitted" if share.lr is None else f"{share.lr:.2g}")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,84 @@
+"""Heads fitted on the frozen base's features: by logistic regression, or by gradient descent."""
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from distracted.errors import TrainingError
+from distracted.models.network import Network
+from distracted.progress import Progress, silent
+from distracted.schema import FeaturesPhase, HeadPhase
+from distracted.training.optim import make_head_optimizer
+
+
+def fit_logistic(
+    network: Network, features: NDArray[np.float32], labels: NDArray[np.int64], phase: FeaturesPhase
+) -> None:
+    """Fit on centred and scaled features and write the result into the network's head, both folded in.
+
+    One scale for all features, not one for each: what hardly ever fires would be blown up by its own, and the
+    head would be sure of nonsense as soon as a picture is augmented.
+
+    Args:
+        features: Of the training side, shape (num_images, num_features).
+        labels: Class ids, each class present, shape (num_images,).
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    scale = max(float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())), 1e-12)
+    model = LogisticRegression(C=phase.c, max_iter=phase.max_iter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a starting point need not be the optimum
+        model.fit((features - mean) / scale, labels)
+    weight = model.coef_ / scale
+    bias = model.intercept_ - weight @ mean
+    if len(weight) == 1:  # two classes: scikit-learn keeps the difference of their logits
+        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    with torch.no_grad():
+        network.head.classifier.weight.copy_(torch.from_numpy(weight))
+        network.head.classifier.bias.copy_(torch.from_numpy(bias))
+
+
+def train_head(
+    network: Network,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    phase: HeadPhase,
+    *,
+    seed: int,
+    progress: Progress = silent,
+    label: str = "",
+) -> None:
+    """Train the head alone by gradient descent on features, in place; batches are shuffled by (seed, epoch).
+
+    Args:
+        features: Of all images; may lie on disk, only batches of it are read, (num_images, num_features).
+        labels: Class ids, shape (num_images,).
+        rows: Those to train on.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    device = network.mean.device
+    optimizer = make_head_optimizer(network, phase)
+    network.head.train()
+    with progress(label, total=phase.epochs * len(rows), unit="img") as step:
+        for epoch in range(phase.epochs):
+            shuffled = np.random.default_rng([seed, epoch]).permutation(rows)
+            for batch in np.array_split(shuffled, -(-len(rows) // phase.batch_size)):
+                optimizer.zero_grad(set_to_none=True)
+                logits = network.head(torch.from_numpy(features[batch]).to(device))
+                loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[batch]).to(device))
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                step(len(batch), lr=phase.lr)
+            if not bool(loss.isfinite()):
+                raise TrainingError(
+                    f"{label}: the loss is {loss.item()} after epoch {epoch + 1}; a lower rate than "
+                    f"{phase.lr:.2g} may help"
+                )

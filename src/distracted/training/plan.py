@@ -1,0 +1,148 @@
+"""What each phase trains: the table behind `make freeze`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from distracted.errors import ConfigError
+from distracted.models.backbone import find_backbone
+from distracted.models.blocks import frozen_layers
+from distracted.models.network import Network, build_network
+from distracted.models.weights import Weights
+from distracted.schema import FeaturesPhase, Phase, RunConfig, TrainPhase
+from distracted.training.optim import END, block_rates, head_rate
+from distracted.training.resolve import applying_phases, with_input
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a block learns in a phase.
+
+    Attributes:
+        layers: Of the block that learn by the end of the phase.
+        lr: Their rate at its highest; None where a regression is fitted.
+        start: Share of the phase that passes before they begin to learn; 0 but for `gradual`.
+    """
+
+    layers: int
+    lr: float | None
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A block, or the head, and what learns of it in each phase (by name), None where all of it is frozen."""
+
+    name: str
+    layers: int
+    parameters: int
+    phases: dict[str, Share | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would train.
+
+    Attributes:
+        pretrained: Whether it is meant to start from pretrained weights.
+        image_size: Side in pixels.
+        phases: Those that apply.
+        rows: The blocks from the input on, the head last.
+    """
+
+    pretrained: bool
+    image_size: int
+    phases: dict[str, Phase]
+    rows: list[BlockRow]
+
+
+def plan_run(config: RunConfig, *, num_classes: int) -> Plan:
+    """What a run would train of its network, without weights or data: nothing is downloaded or computed.
+
+    Raises:
+        ConfigError: the config asks for what this network does not have.
+    """
+    pretrained = config.model.weights != "none"
+    model = with_input(config.model, find_backbone(config.model.backbone))
+    assert isinstance(model.image_size, int)
+    with torch.device("meta"):  # shapes without numbers
+        network = build_network(model, Weights("none"), num_classes=num_classes)
+    phases = applying_phases(config, pretrained=pretrained)
+    return Plan(pretrained, model.image_size, phases, plan_phases(network, phases))
+
+
+def check_phases(network: Network, phases: Mapping[str, Phase]) -> None:
+    """Refuse, before anything is trained, a phase that names what this network does not have.
+
+    Raises:
+        ConfigError: says which phase, and what there is.
+    """
+    for name, phase in phases.items():
+        if isinstance(phase, TrainPhase):
+            try:
+                frozen_layers(network.blocks, phase)
+            except ConfigError as error:
+                raise ConfigError(f"phases.{name}.{error}") from error
+
+
+def plan_phases(network: Network, phases: Mapping[str, Phase]) -> list[BlockRow]:
+    """The blocks of a network from the input on, the head last, and what each phase trains of them.
+
+    Raises:
+        ConfigError: as `check_phases`.
+    """
+    check_phases(network, phases)
+    sizes = {name: parameter.numel() for name, parameter in network.trunk.named_parameters()}
+    first = 0
+    rows = []
+    for number, block in enumerate(network.blocks):
+        layers = len(block.layers)
+        shares = {name: _share(network, phase, number, first) for name, phase in phases.items()}
+        rows.append(BlockRow(block.name, layers, sum(sizes[name] for name in block.parameters), shares))
+        first += layers
+    for head in network.auxiliary_heads():
+        below = next(row for row in rows if row.name == head.block)
+        shares = {
+            name: Share(_count(head), _head_lr(phases[name])) if below.phases[name] else None
+            for name in phases
+        }
+        rows.append(BlockRow(f"auxiliary ({head.block})", _count(head), _size(head), shares))
+    return [
+        *rows,
+        BlockRow(
+            "head",
+            num_layers := _count(network.head),
+            _size(network.head),
+            {name: Share(num_layers, _head_lr(phase)) for name, phase in phases.items()},
+        ),
+    ]
+
+
+def _count(module: nn.Module) -> int:
+    """Layers with a weight matrix."""
+    return sum(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _share(network: Network, phase: Phase, number: int, first: int) -> Share | None:
+    """What learns of a block, whose layers begin at `first`."""
+    if not isinstance(phase, TrainPhase):
+        return None
+    end = first + len(network.blocks[number].layers)
+    learning = end - max(first, frozen_layers(network.blocks, phase, done=END))
+    if learning <= 0:
+        return None
+    above = len(network.blocks) - 1 - number
+    start = above / len(network.blocks) if phase.unfreeze == "gradual" else 0.0
+    return Share(learning, block_rates(network, phase)[number], start)
+
+
+def _head_lr(phase: Phase) -> float | None:
+    if isinstance(phase, FeaturesPhase):
+        return None
+    return head_rate(phase) if isinstance(phase, TrainPhase) else phase.lr

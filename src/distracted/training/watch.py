@@ -1,0 +1,47 @@
+"""What a phase does about the score that it watches: stop early, keep the best epoch, lower the rate."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from distracted.models.network import Network
+from distracted.schema import TrainPhase
+
+
+@dataclass
+class Watch:
+    """The state of one phase's watching.
+
+    Attributes:
+        share: Of its learning rate that the phase has come down to.
+        best: The lowest score so far; epochs_since: that have passed without a lower one.
+    """
+
+    phase: TrainPhase
+    share: float = 1.0
+    best: float = float("inf")
+    epochs_since: int = 0
+    _since_reduced: int = 0
+    _state: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def look(self, score: float, network: Network) -> None:
+        """Take note of an epoch's log loss and of the network that made it."""
+        if score < self.best:
+            self.best, self.epochs_since, self._since_reduced = score, 0, 0
+            if self.phase.keep == "best":
+                self._state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            return
+        self.epochs_since += 1
+        self._since_reduced += 1
+        if self.phase.schedule == "plateau" and self._since_reduced >= self.phase.reduce_after:
+            self.share *= self.phase.reduce_to
+            self._since_reduced = 0
+
+    @property
+    def stop(self) -> bool:
+        return self.phase.patience is not None and self.epochs_since >= self.phase.patience
+
+    def restore(self, network: Network) -> None:
+        """Give the network the weights of its best epoch, where they are kept."""
+        if self._state:
+            network.load_state_dict(self._state)

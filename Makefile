@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds freeze train cv grid ensemble submit status pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid ensemble submit status pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -40,6 +40,9 @@ data: $(STAMP)  ## Download the competition with your own Kaggle credentials (DA
 
 folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA=)
 	@$(PY) scripts/folds.py $(DATA_OPT) --set "$$SETTINGS"
+
+advise: $(STAMP)  ## Measure backbones on the data and say which recipe follows (MODELS= DATA= SET=)
+	@$(PY) scripts/advise.py $(call option,MODELS,--models) $(DATA_OPT) --set "$$SETTINGS"
 
 freeze: $(STAMP)  ## Show a network's blocks and what each phase trains of them (MODEL= SET=)
 	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"

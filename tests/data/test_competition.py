@@ -224,11 +224,17 @@ class TestRefused:
     )
     def test_a_sample_submission_with_other_columns(self, folder: Path, columns: list[str], got: str) -> None:
         edit(folder / SAMPLE, lambda t: t.set_axis(columns, axis=1))
-        self.check(folder, f"{{sample}}: expected the columns 'img' and one for each class, got {got}")
+        self.check(
+            folder,
+            f"{{sample}}: expected the columns 'img' and one for each of two classes or more, got {got}",
+        )
 
     def test_a_sample_submission_with_one_class(self, folder: Path) -> None:
         edit(folder / SAMPLE, lambda t: t[["img", "c0"]])
-        self.check(folder, "{sample}: expected the columns 'img' and one for each class, got img, c0")
+        self.check(
+            folder,
+            "{sample}: expected the columns 'img' and one for each of two classes or more, got img, c0",
+        )
 
     def test_a_class_without_a_column(self, folder: Path) -> None:
         edit(folder / SAMPLE, lambda t: t[["img", "c0", "c2"]])

@@ -21,12 +21,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import advise
 import console
 import ensemble
 import folds
+import freeze
 import status
 import submit
 import train
+from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
 
@@ -529,3 +532,73 @@ def test_make_fails_with_the_message_alone() -> None:
     assert "error: unknown model 'nope'; configs/models/ holds: " in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+BACKBONE = "model.backbone=test_resnet model.image_size=32 training.num_folds=3 runtime.device=cpu"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("phases.finetune.unfreeze={from: layer9}", ["phases.finetune.unfreeze", "'layer9'", "stem, layer1"]),
+        ("phases.finetune.freeze={layers: 99}", ["phases.finetune.freeze: 99 layers; this backbone has 15"]),
+        ("phases.finetune.unfreeze={blocks: 9}", ["phases.finetune.unfreeze: 9 blocks", "has 5"]),
+        ("phases.finetune.patience=3", ["phases.finetune: patience", "SET='training.holdout=0.1'"]),
+        ("training.leaky=true", ["training.leaky", "LEAKY=1"]),
+        ("model.head.block=layer9", ["model.head.block", "'layer9'", "stem, layer1"]),
+        ("model.head.auxiliary=0.3", ["model.head.auxiliary", "inception_v3 and googlenet", "expected 0"]),
+        ("phases={features: null, finetune: null, scratch: null}", ["phases: all of them are null"]),
+        ("model.head.hidden=8", ["phases.features: a logistic regression", "kind: head"]),
+    ],
+)
+def test_what_a_recipe_or_a_network_does_not_have(
+    project: Project, weights: Path, setting: str, parts: list[str]
+) -> None:
+    settings = f"{setting} model.weights={weights}"
+    check(project, lambda: project.train(settings=settings), *parts, may_leave=frozenset(BINDING))
+    outcome = run(freeze.main, "--model", "resnet50", "--set", f"{BACKBONE} {settings}")
+    assert outcome.code == 1 and all(part in outcome.err for part in parts)
+
+
+def test_a_recipe_with_an_empty_phase_list(project: Project, tmp_path: Path) -> None:
+    configs = shutil.copytree(CONFIGS, tmp_path / "configs")
+    (configs / "recipes/empty.yaml").write_text("phases: {}\n")
+    with pytest.raises(ConfigError, match=r"empty\.yaml: expected at least one phase under `phases`"):
+        load_config(model="resnet50", data="sample", overrides=["recipe=empty"], configs=configs)
+
+
+def test_advising_where_nothing_is_pretrained(project: Project) -> None:
+    def advised() -> Outcome:
+        settings = f"{BACKBONE} model.weights=none"
+        return run(advise.main, "--models", "resnet50", "--set", settings, *project.where)
+
+    check(project, advised, "MODELS: none of resnet50 has pretrained", may_leave=frozenset(BINDING))
+
+
+def test_advising_on_one_class(project: Project) -> None:
+    project.edit(TRAIN, lambda table: table[table["classname"] == "c0"])
+    project.edit(SAMPLE, lambda table: table[["img", "c0"]])
+
+    def advised() -> Outcome:
+        return run(advise.main, "--models", "resnet50", "--set", BACKBONE, *project.where)
+
+    check(project, advised, SAMPLE, "one for each of two classes or more, got img, c0")
+
+
+def test_a_leaky_run_in_a_blend(project: Project) -> None:
+    settings = "phases.scratch.keep=best"
+    assert project.train("--leaky", "--name", "watched", settings=settings).code == 0
+    check(
+        project, lambda: project.ensemble("--runs", "watched"), "RUNS: watched watched the folds", "LEAKY=1"
+    )
+    assert project.ensemble("--runs", "watched", "--leaky").code == 0
+    outcome = project.submit()
+    assert outcome.code == 0 and "its expected score is too good" in outcome.err
+    assert "blend, leaky" in project.status().out

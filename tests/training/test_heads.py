@@ -8,7 +8,7 @@ from conftest import model_config
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.schema import FeaturesPhase
-from distracted.training.heads import fit_logistic
+from distracted.training.heads import fit_head
 
 PHASE = FeaturesPhase(kind="features", c=1.0, max_iter=200)
 
@@ -25,7 +25,7 @@ def clusters(num_classes: int, num_features: int) -> tuple[np.ndarray, np.ndarra
 
 def fitted(features: np.ndarray, labels: np.ndarray) -> Network:
     network = build_network(model_config("test_resnet", 32), Weights("none"), num_classes=labels.max() + 1)
-    fit_logistic(network, features, labels, PHASE)
+    fit_head(network, features, labels, PHASE)
     return network
 
 

@@ -91,7 +91,7 @@ def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], t
     table = read_table(path)
     if table.columns[0] != img_column or len(table.columns) < 3:
         raise DataError(
-            f"{path}: expected the columns {img_column!r} and one for each class, got "
+            f"{path}: expected the columns {img_column!r} and one for each of two classes or more, got "
             f"{', '.join(table.columns)}; "
             "use the competition's own file"
         )

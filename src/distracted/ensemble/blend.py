@@ -78,8 +78,8 @@ def blend_runs(
         )
     if not leaky and (watched := [run.name for run in members if run.leaky]):
         raise StoreError(
-            f"RUNS: {watched[0]} watched the folds that it is scored on: its score is too good, and a blend "
-            "would lean on it; leave it out, or LEAKY=1 takes it all the same"
+            f"RUNS: {watched[0]!r} watched the folds that it is scored on: its score is too good, and "
+            "a blend would lean on it; leave it out, or LEAKY=1 takes it all the same"
         )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
@@ -103,7 +103,7 @@ def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
         if store.manifest(name, finished[0]).kind == "blend":
             continue
         if store.manifest(name, finished[0]).leaky and not leaky:
-            _log.warning("%s: watched the folds that it is scored on; left out (LEAKY=1 takes it)", name)
+            _log.warning("%r watched the folds that it is scored on; left out (LEAKY=1 takes it)", name)
             continue
         if len(finished) < store.folds.num_folds:
             _log.warning("%s: %d of %d folds; left out", name, len(finished), store.folds.num_folds)

@@ -10,18 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.folds import Folds, hold_back
-from distracted.data.loading import Loader
-from distracted.inference.device import find_workers
-from distracted.inference.features import cached_features
-from distracted.inference.predict import predict_from_features, predict_log_probs
+from distracted.inference.predict import predict_from_features
 from distracted.metrics import scores
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress, silent
 from distracted.schema import FeaturesPhase, RunConfig, TrainPhase
-from distracted.training.heads import fit_logistic, train_head
+from distracted.training.feed import Feed, Images
+from distracted.training.heads import fit_head, train_head
 from distracted.training.phases import Clock, run_phase
 from distracted.training.plan import check_phases
 from distracted.training.resolve import Settled
@@ -49,17 +46,6 @@ class FoldResult:
     images_per_second: float
 
 
-@dataclass(frozen=True)
-class _Images:
-    """Some of the competition's images: all training images, or all test images."""
-
-    paths: list[Path]
-    contents: list[str]
-
-    def all(self) -> NDArray[np.int64]:
-        return np.arange(len(self.paths))
-
-
 @dataclass
 class _Fold:
     """What the steps of one fold's training share."""
@@ -76,11 +62,10 @@ class _Fold:
     untouched: bool = True  # the trunk: its cached features are still those of the network
 
     def __post_init__(self) -> None:
-        train, test = self.competition.train, self.competition.test
-        self.train = _Images(self.competition.train_paths(), train["content"].tolist())
-        self.test = _Images(self.competition.test_paths(), test["content"].tolist())
+        self.feed = Feed(self.settled, self.cache, self.progress)
+        self.train, self.test = Images.to_train(self.competition), Images.to_test(self.competition)
         self.valid_rows = self.folds.valid(self.fold)
-        training = self.config.training
+        training = self.settled.config.training
         self.rows, self.held_back = hold_back(
             self.folds, self.fold, share=training.holdout, seed=training.seed
         )
@@ -89,52 +74,13 @@ class _Fold:
     def config(self) -> RunConfig:
         return self.settled.config
 
-    def loader(self, images: _Images, rows: NDArray[np.int64], policy: str | None = None) -> Loader:
-        """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy."""
-        config, size, crop = self.config, self.config.model.image_size, self.config.model.crop
-        assert isinstance(size, int) and isinstance(crop, float)
-        seed = config.training.seed
-        transforms = config.augment.policies[policy] if policy is not None else ()
-        return Loader(
-            images.paths,
-            rows,
-            Augmenter(transforms, size=size, crop=crop, seed=seed),
-            batch_size=config.inference.batch_size if policy is None else config.training.batch_size,
-            num_workers=find_workers(config.runtime.num_workers, self.settled.device),
-            seed=None if policy is None else seed,
-            pin_memory=self.settled.device.type == "cuda",
-        )
-
-    def features(self, network: Network, images: _Images) -> NDArray[np.float32]:
-        """What the head takes of all images, from the cache where they are there."""
-        model = self.config.model
-        assert isinstance(model.image_size, int) and isinstance(model.crop, float)
-        return cached_features(
-            network,
-            self.loader(images, images.all()),
-            contents=images.contents,
-            size=model.image_size,
-            crop=model.crop,
-            folder=self.cache / "features",
-            device=self.settled.device,
-            precision=self.settled.precision,
-            progress=self.progress,
-        )
-
     def predict(
-        self, network: Network, images: _Images, rows: NDArray[np.int64], what: str
+        self, network: Network, images: Images, rows: NDArray[np.int64], what: str
     ) -> NDArray[np.float32]:
         """Log-probabilities of some rows: from the base's features as long as nothing has changed it."""
         if self.untouched:
-            return predict_from_features(network, self.features(network, images), rows)
-        return predict_log_probs(
-            network,
-            self.loader(images, rows),
-            device=self.settled.device,
-            precision=self.settled.precision,
-            label=f"{self.label}, {what}",
-            progress=self.progress,
-        )
+            return predict_from_features(network, self.feed.features(network, images), rows)
+        return self.feed.log_probs(network, images, rows, f"{self.label}, {what}")
 
 
 def train_fold(
@@ -174,9 +120,9 @@ def train_fold(
         if isinstance(phase, TrainPhase):
             network = _train(job, network, name, phase)
             continue
-        features = job.features(network, job.train)
+        features = job.feed.features(network, job.train)
         if isinstance(phase, FeaturesPhase):
-            fit_logistic(network, features[job.rows], labels[job.rows], phase)
+            fit_head(network, features[job.rows], labels[job.rows], phase)
         else:
             train_head(
                 network,
@@ -192,7 +138,7 @@ def train_fold(
     valid = job.predict(network, job.train, job.valid_rows, "held-out subjects")
     result = FoldResult(
         valid=valid,
-        test=job.predict(network, job.test, job.test.all(), "test set"),
+        test=job.predict(network, job.test, job.test.rows, "test set"),
         network=network,
         scores=scores(valid, labels[job.valid_rows], prefix="valid/"),
         seconds=time.perf_counter() - start,
@@ -211,7 +157,7 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         network,
         name,
         phase,
-        loader=job.loader(job.train, job.rows, phase.augment or config.augment.policy),
+        loader=job.feed.loader(job.train, job.rows, phase.augment or config.augment.policy),
         labels=torch.tensor(job.folds.labels, device=device),
         training=config.training,
         device=device,

@@ -1,43 +1,28 @@
 """Heads fitted on the frozen base's features: by logistic regression, or by gradient descent."""
 
-import warnings
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from distracted.errors import TrainingError
+from distracted.models.linear import fit_logistic
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
 from distracted.schema import FeaturesPhase, HeadPhase
 from distracted.training.optim import make_head_optimizer
 
 
-def fit_logistic(
+def fit_head(
     network: Network, features: NDArray[np.float32], labels: NDArray[np.int64], phase: FeaturesPhase
 ) -> None:
-    """Fit on centred and scaled features and write the result into the network's head, both folded in.
-
-    One scale for all features, not one for each: what hardly ever fires would be blown up by its own, and the
-    head would be sure of nonsense as soon as a picture is augmented.
+    """Fit a logistic regression and make it the network's head.
 
     Args:
         features: Of the training side, shape (num_images, num_features).
         labels: Class ids, each class present, shape (num_images,).
     """
-    mean = features.mean(axis=0, dtype=np.float64)
-    scale = max(float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())), 1e-12)
-    model = LogisticRegression(C=phase.c, max_iter=phase.max_iter)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a starting point need not be the optimum
-        model.fit((features - mean) / scale, labels)
-    weight = model.coef_ / scale
-    bias = model.intercept_ - weight @ mean
-    if len(weight) == 1:  # two classes: scikit-learn keeps the difference of their logits
-        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight, bias = fit_logistic(features, labels, c=phase.c, max_iter=phase.max_iter)
     with torch.no_grad():
         network.head.classifier.weight.copy_(torch.from_numpy(weight))
         network.head.classifier.bias.copy_(torch.from_numpy(bias))

@@ -1,0 +1,222 @@
+"""Every listed backbone: does its origin's file fit, does it learn, how fast is it (docs/backbones.md).
+
+    python bench/backbones.py --out <folder> [--models "vgg16 resnet50"] [--size 96]
+
+Each model runs in a process of its own and leaves a JSON file; those that are there are not repeated. Weights
+are random numbers in the origin's format: torchvision's own network where torchvision has it, else timm's.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import timm
+import torch
+import torchvision
+import typer
+from safetensors.torch import save_file
+from torch import nn
+
+import console
+from distracted.config import load_config
+from distracted.errors import ConfigError
+from distracted.files import write_json
+from distracted.models.backbone import find_backbone
+from distracted.models.blocks import count_layers
+from distracted.models.network import Network, build_network
+from distracted.models.weights import Weights, find_weights
+from distracted.paths import CONFIGS
+from distracted.schema import ModelConfig
+
+#: timm's names whose networks torchvision has under another.
+_TORCHVISION = {"mobilenetv2_100": "mobilenet_v2"}
+_MEAN, _STD = (
+    torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
+_BATCH, _STEPS, _REPEATS = 16, 36, 5
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="A folder for the figures.")],
+    models: Annotated[str, typer.Option(help="Names in configs/models; by default all.")] = "",
+    size: Annotated[int, typer.Option(help="Side of the images; the next that fits is taken.")] = 96,
+    one: Annotated[str, typer.Option(hidden=True)] = "",
+    debug: console.Debug = False,
+) -> None:
+    """Measure each model in a process of its own and print the table."""
+    if one:
+        write_json(out / f"{one}.json", _measure(one, size))
+        return
+    names = models.split() or sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
+    for name in names:
+        if not (out / f"{name}.json").is_file():
+            command = [sys.executable, __file__, "--out", str(out), "--one", name, "--size", str(size)]
+            subprocess.run(command, check=True)
+            console.say(f"{name}: done")
+    _show([json.loads((out / f"{name}.json").read_text()) for name in names])
+
+
+def _measure(name: str, size: int) -> dict[str, Any]:
+    model = load_config(model=name, data="sample").model
+    backbone = find_backbone(model.backbone)
+    network, size = build_smallest(model, size if backbone.image_size >= size else backbone.image_size)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (_BATCH, size, size, 3), dtype=torch.uint8)
+    labels = torch.arange(_BATCH) % 10
+    found: dict[str, Any] = {
+        "model": name,
+        "backbone": model.backbone,
+        "own_size": backbone.image_size,
+        "size": size,
+        "parameters": sum(parameter.numel() for parameter in network.trunk.parameters()),
+        "blocks": [block.name for block in network.blocks],
+        "layers": count_layers(network.blocks),
+    }
+    if backbone.repo:
+        found |= _origin(model, size)
+    found |= _learn(network, images, labels)
+    found |= _speed(network, images, labels)
+    return found
+
+
+def build_smallest(model: ModelConfig, size: int) -> tuple[Network, int]:
+    """At this image size or the next one that the network takes."""
+    for at in range(size, 2 * size, 2):
+        try:
+            sized = model.model_copy(update={"image_size": at})
+            return build_network(sized, Weights("none"), num_classes=10), at
+        except ConfigError:
+            continue
+    raise AssertionError(model.backbone)
+
+
+@torch.no_grad()
+def _origin(model: ModelConfig, size: int) -> dict[str, Any]:
+    """Load a file in the origin's format and compare features with the origin's network."""
+    theirs = _TORCHVISION.get(model.backbone, model.backbone)
+    torch.manual_seed(1)
+    in_torchvision = theirs in torchvision.models.list_models()
+    reference = _torchvision(theirs) if in_torchvision else _timm(model.backbone, size)
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.uniform_(0.2, 0.6)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / ("weights.pth" if in_torchvision else "weights.safetensors")
+        state = {name: tensor.contiguous() for name, tensor in reference.state_dict().items()}
+        torch.save(state, path) if in_torchvision else save_file(state, path)
+        weights = find_weights(model.backbone, str(path), repo=None)
+        network = build_network(model.model_copy(update={"image_size": size}), weights, num_classes=10).eval()
+    images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    if not in_torchvision:
+        x = (images.permute(0, 3, 1, 2) - network.mean) / network.std
+        expected = reference.forward_head(reference.forward_features(x), pre_logits=True)
+    elif theirs.startswith("vgg"):
+        expected = reference.features((pixels - _MEAN) / _STD).mean((2, 3))
+    else:
+        setattr(reference, "fc" if hasattr(reference, "fc") else "classifier", nn.Identity())
+        expected = reference((pixels - _MEAN) / _STD)
+    difference = float((network.features(images) - expected).abs().max())
+    return {
+        "origin": "torchvision" if in_torchvision else "timm",
+        "difference": difference,
+        "largest": float(expected.abs().max()),
+    }
+
+
+def _torchvision(name: str) -> nn.Module:
+    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, **extra)
+    if extra:
+        network.transform_input = True  # as torchvision sets it with its ImageNet weights
+    return network.eval()
+
+
+def _timm(name: str, size: int) -> nn.Module:
+    extra = {"img_size": size} if find_backbone(name).fixed_size else {}
+    return timm.create_model(name, **extra).eval()
+
+
+def _learn(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """A few dozen steps on one batch, from random weights, everything learning."""
+    network.freeze_first(0)
+    network.train_learning(batchnorm=True)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-4)
+    losses = []
+    for _ in range(_STEPS):
+        losses.append(float(take_step(network, images, labels, optimizer)))
+    return {"first_loss": losses[0], "last_loss": min(losses[-5:])}
+
+
+def take_step(
+    network: Network, images: torch.Tensor, labels: torch.Tensor, optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    weighted = network.weighted_logits(images)
+    losses = [nn.functional.cross_entropy(logits, labels) for _, logits in weighted]
+    torch.stack([weight * loss for (weight, _), loss in zip(weighted, losses, strict=True)]).sum().backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return losses[0].detach()
+
+
+def _speed(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """Images a second: forward, a step with the base frozen, a step with everything; taking turns."""
+
+    @torch.no_grad()
+    def forward() -> None:
+        network.eval()(images)
+
+    def training(frozen: int) -> Callable[[], None]:
+        def step() -> None:
+            network.freeze_first(frozen)
+            network.train_learning(batchnorm=False)
+            learning = [p for p in network.parameters() if p.requires_grad]
+            take_step(network, images, labels, torch.optim.SGD(learning, lr=0.0))
+
+        return step
+
+    turns = {"forward": forward, "frozen": training(count_layers(network.blocks)), "all": training(0)}
+    took: dict[str, list[float]] = {name: [] for name in turns}
+    for repeat in range(_REPEATS + 1):
+        for name, turn in turns.items():
+            start = time.perf_counter()
+            turn()
+            if repeat:  # the first of each warms up
+                took[name].append(time.perf_counter() - start)
+    return {f"{name}_per_second": _BATCH / statistics.median(values) for name, values in took.items()}
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    columns = ["model", "backbone", "parameters", "own pixels", "blocks", "layers"]
+    columns += ["origin's file: features differ by", f"loss over {_STEPS} steps", "measured at"]
+    columns += ["forward img/s", "base frozen img/s", "all layers img/s"]
+    console.say(f"| {' | '.join(columns)} |")
+    console.say("| --- " * len(columns) + "|")
+    for row in rows:
+        origin = f"{row['origin']}: {row['difference']:.0e}" if "origin" in row else "none"
+        cells = [
+            f"`{row['model']}`",
+            f"`{row['backbone']}`",
+            f"{row['parameters'] / 1e6:.1f} M",
+            str(row["own_size"]),
+            str(len(row["blocks"])),
+            str(row["layers"]),
+            origin,
+            f"{row['first_loss']:.2f} to {row['last_loss']:.2f}",
+            f"{row['size']}",
+            *(f"{row[f'{key}_per_second']:.0f}" for key in ("forward", "frozen", "all")),
+        ]
+        console.say(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,88 @@
+"""make advise: which backbone and which recipe a data set deserves, by measurement."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_config
+from distracted.errors import ConfigError
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
+from distracted.training.advise import Advice, advise
+from distracted.training.resolve import settle
+
+
+def main(
+    models: Annotated[
+        str, typer.Option(help="Names in configs/models, separated by spaces.")
+    ] = "efficientnet_lite0 resnet50 convnextv2_tiny dinov3_base",
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Measure how far frozen features carry on a data set, and say which recipe follows."""
+    names = models.split()
+    if not names:
+        raise ConfigError("MODELS= is empty: names in configs/models, separated by spaces")
+    overrides = console.overrides(set)
+    configs = {model: load_config(model=model, data=data, overrides=overrides, root=root) for model in names}
+    first = configs[names[0]]
+    workspace = Workspace(root)
+    store = open_store(workspace, first.data, num_folds=first.training.num_folds, progress=console.progress)
+    num_folds = store.folds.num_folds
+    advice = advise(
+        {model: settle(config, num_folds=num_folds) for model, config in configs.items()},
+        competition=store.competition,
+        folds=store.folds,
+        cache=workspace.cache(store.competition.name),
+        progress=console.progress,
+    )
+    _show(advice)
+    console.say(f'make cv MODEL={advice.model} DATA={data} SET="recipe={advice.case.recipe}"')
+
+
+def _show(advice: Advice) -> None:
+    size, best = advice.size, advice.measured[0]
+    rows = [
+        [
+            one.model,
+            one.origin,
+            str(one.image_size),
+            str(one.num_features),
+            f"{one.log_loss:.4f}",
+            f"{one.above:.4f} ({one.error:.4f})" if one is not best else "best",
+            f"{one.accuracy:.3f}",
+            f"{one.logme:.3f}",
+            f"{one.seconds:.0f}",
+        ]
+        for one in advice.measured
+    ]
+    columns = [
+        "backbone",
+        "weights",
+        "pixels",
+        "features",
+        "log loss",
+        "above the best (standard error)",
+        "accuracy",
+        "LogME",
+        "seconds",
+    ]
+    console.table("linear probe on frozen features, scored on subjects it never saw", columns, rows)
+    console.say(
+        f"chance: log loss {advice.prior:.4f}, accuracy {advice.chance:.3f}; the best probe takes "
+        f"{best.skill:.0%} of that loss away"
+    )
+    console.say(
+        f"size: {size.images:,} images of {size.subjects:,} subjects, {size.images_a_class} of the "
+        "rarest class"
+    )
+    case = advice.case
+    console.say(f"case: {case.name}. The textbook says: {case.textbook}")
+    console.say(f"advice: recipe {case.recipe}; {case.why}")
+
+
+if __name__ == "__main__":
+    console.run(main)

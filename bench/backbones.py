@@ -1,6 +1,6 @@
 """Every listed backbone: does its origin's file fit, does it learn, how fast is it (docs/backbones.md).
 
-    python bench/backbones.py --out <folder> [--models "vgg16 resnet50"] [--size 96]
+    PYTHONPATH=scripts python bench/backbones.py --out <folder> [--models "vgg16 resnet50"] [--size 96]
 
 Each model runs in a process of its own and leaves a JSON file; those that are there are not repeated. Weights
 are random numbers in the origin's format: torchvision's own network where torchvision has it, else timm's.

@@ -1,6 +1,6 @@
 """Every way to freeze on three unlike backbones: what changes, what is stored, what a step costs.
 
-    python bench/freezing.py [--models "resnet50 convnextv2_tiny eva02_small"] [--batch 32]
+    PYTHONPATH=scripts python bench/freezing.py [--models "resnet50 convnextv2_tiny eva02_small"] [--batch 32]
 
 For each policy one training step from random weights on random images: which parameters changed beside those
 that were said to, whether a BatchNorm statistic moved, the bytes that autograd keeps for the way back, the

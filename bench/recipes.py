@@ -1,6 +1,6 @@
 """Every recipe at equal time: the same network, folds and seconds a fit; the table of docs/transfer.md.
 
-    python bench/recipes.py --data <folder> --root <workspace> [--recipes "full gradual"] [--seconds 90]
+    PYTHONPATH=scripts python bench/recipes.py --data <folder> --root <workspace> [--recipes "full gradual"]
 
 A recipe's epochs are scaled until a fit takes about the given seconds: a short fit of fold 0 tells how long
 they take. Every fit computes its features anew, so that none lives on another's. Folds that are done are not
@@ -59,10 +59,11 @@ def main(
 
 
 def _fit(store: Store, config: RunConfig, run: str, fold: int) -> None:
+    settled = settle(config, num_folds=store.folds.num_folds)
     if fold in store.finished_folds(run):
+        store.check_config(run, settled.config.hash)  # the recipe may have changed since
         return
     _forget_features(store)
-    settled = settle(config, num_folds=store.folds.num_folds)
     done = train_and_store(store, settled, run=run, fold=fold, progress=console.progress)
     console.say(f"{run}, fold {fold}: {console.scores(done.scores)}, {done.seconds:.0f} s")
 

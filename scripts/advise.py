@@ -1,10 +1,12 @@
 """make advise: which backbone and which recipe a data set deserves, by measurement."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
 import console
+from distracted.cluster.job import check_split
 from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
@@ -31,6 +33,7 @@ def main(
     first = configs[names[0]]
     workspace = Workspace(root)
     store = open_store(workspace, first.data, num_folds=first.training.num_folds, progress=console.progress)
+    check_split(store)
     num_folds = store.folds.num_folds
     advice = advise(
         {model: settle(config, num_folds=num_folds) for model, config in configs.items()},
@@ -39,11 +42,15 @@ def main(
         cache=workspace.cache(store.competition.name),
         progress=console.progress,
     )
-    _show(advice)
-    console.say(f'make cv MODEL={advice.model} DATA={data} SET="recipe={advice.case.recipe}"')
+    by_subject = first.data.columns.group is not None
+    _show(advice, "subjects" if by_subject else "images")
+    name = f"{advice.model}_{advice.case.recipe}"
+    settings = shlex.join([*overrides, f"recipe={advice.case.recipe}"])
+    data_given = "" if data == "state_farm" else f" DATA={shlex.quote(data)}"
+    console.say(f"make cv MODEL={advice.model}{data_given} NAME={name} SET={shlex.quote(settings)}")
 
 
-def _show(advice: Advice) -> None:
+def _show(advice: Advice, unseen: str) -> None:
     size, best = advice.size, advice.measured[0]
     rows = [
         [
@@ -70,7 +77,7 @@ def _show(advice: Advice) -> None:
         "LogME",
         "seconds",
     ]
-    console.table("linear probe on frozen features, scored on subjects it never saw", columns, rows)
+    console.table(f"linear probe on frozen features, scored on {unseen} it never saw", columns, rows)
     console.say(
         f"chance: log loss {advice.prior:.4f}, accuracy {advice.chance:.3f}; the best probe takes "
         f"{best.skill:.0%} of that loss away"
@@ -79,6 +86,8 @@ def _show(advice: Advice) -> None:
         f"size: {size.images:,} images of {size.subjects:,} subjects, {size.images_a_class} of the "
         "rarest class"
     )
+    if len(rows) > 1:
+        console.say(f"the best of {len(rows)} on these folds: a choice, which flatters its figure a little")
     case = advice.case
     console.say(f"case: {case.name}. The textbook says: {case.textbook}")
     console.say(f"advice: recipe {case.recipe}; {case.why}")

@@ -165,7 +165,11 @@ def _drop_overruled(merged: DictConfig, later: DictConfig) -> None:
     earlier = _mapping(merged, "phases")
     for name, phase in _mapping(later, "phases").items():
         before = earlier.get(name)
-        if isinstance(phase, DictConfig) and isinstance(before, DictConfig) and set(_FREEZING) & set(phase):
+        if (
+            isinstance(phase, DictConfig)
+            and isinstance(before, DictConfig)
+            and any(phase.get(key) is not None for key in _FREEZING)
+        ):
             for key in _FREEZING:
                 before.pop(key, None)
 
@@ -200,6 +204,12 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
     config = _parse(RunConfig, content, where)
     if not config.phases:
         raise ConfigError(f"phases: all of them are null ({where}); expected at least one")
+    trained = [phase for phase in config.phases.values() if isinstance(phase, TrainPhase)]
+    if config.training.leaky and not any(phase.watches for phase in trained):
+        raise ConfigError(
+            f"LEAKY=1: no phase watches a score ({where}); leave it out, or ask for patience, keep=best or "
+            "schedule=plateau"
+        )
     used = {"augment.policy": config.augment.policy}
     for name, phase in config.phases.items():
         if isinstance(phase, TrainPhase):

@@ -136,8 +136,10 @@ class TrainPhase(Section):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.unfreeze is None) == (self.freeze is None):
+        if self.unfreeze is None and self.freeze is None:
             raise ValueError("expected unfreeze (head, all, gradual, or the last part) or freeze (the first)")
+        if self.unfreeze is not None and self.freeze is not None:
+            raise ValueError("unfreeze and freeze are one choice, and both are given; expected one of them")
         if self.freeze is not None and self.freeze.from_ is not None:
             raise ValueError("freeze takes {blocks: 2} or {layers: 10}; {from: ...} goes with unfreeze")
         return self

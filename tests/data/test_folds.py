@@ -137,6 +137,12 @@ class TestHoldBack:
         _, held_back = hold_back(folds, 1, share=0.25, seed=0)
         assert len(np.unique(folds.subjects[held_back])) == 6
 
+    def test_a_rare_class_does_not_make_it_larger(self) -> None:
+        """The rarest class has three subjects; a tenth is a tenth all the same."""
+        folds = folds_of(make_competition([[3, 1]] * 4 + [[3, 0]] * 16), 2)
+        _, held_back = hold_back(folds, 0, share=0.1, seed=0)
+        assert len(np.unique(folds.subjects[held_back])) == 1
+
     def test_none_by_default(self) -> None:
         folds = folds_of(square(6), 3)
         rows, held_back = hold_back(folds, 0, share=0, seed=0)
@@ -150,7 +156,7 @@ class TestHoldBack:
     def test_too_few_subjects_are_refused(self) -> None:
         competition = make_competition([[2, 2], [2, 2], [2, 0]])
         folds = Folds(make_folds(competition, 2), "hash")
-        with pytest.raises(FoldsError, match=r"training\.holdout=0\.1: fold 0 trains on .*none can be held"):
+        with pytest.raises(FoldsError, match=r"holdout=0\.1: fold 0 trains on .*none of which can be"):
             hold_back(folds, 0, share=0.1, seed=0)
 
 

@@ -41,7 +41,8 @@ def phase(**settings: object) -> TrainPhase:
         "eva02_small_patch14_336",
         "vit_base_patch16_dinov3",
         "swinv2_tiny_window8_256",
-        "caformer_s18",  # timm has no groups for it
+        "caformer_s18",  # timm has no groups for it ...
+        "pit_ti_224",  # ... nor for this, whose class token is the trunk's own
         "nfnet_f0",
         "test_vit",
     ],
@@ -78,6 +79,13 @@ def test_blocks_have_the_names_that_people_use() -> None:
     assert names_of("vgg16")[:5] == ["block1", "block2", "block3", "block4", "block5"]
     assert names_of("inception_v3")[-2:] == ["Mixed_7b", "Mixed_7c"]
     assert names_of("convnextv2_tiny") == ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
+
+
+def test_a_blocks_output_is_the_end_of_its_feature_stage() -> None:
+    """After the activation, where that is a module of its own."""
+    assert find_blocks(trunk_of("resnet50"))[0].output == "act1"
+    assert find_blocks(trunk_of("vgg16"))[1].output == "features.8"
+    assert find_blocks(trunk_of("resnet50"))[2].output == "layer2"
 
 
 def test_layers_are_counted_as_the_papers_count_them() -> None:

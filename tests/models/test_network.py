@@ -1,5 +1,6 @@
 """The network: its head, its blocks, and what freezing means."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,37 @@ def test_auxiliary_heads_take_part_in_training_alone(backbone: str, num: int) ->
     network.train_learning(batchnorm=False)
     assert len(network.weighted_logits(pictures)) == 1
     assert not any(p.requires_grad for p in network.auxiliary.parameters())
+
+
+@pytest.mark.slow
+def test_an_auxiliary_head_needs_a_block_below_the_heads_own() -> None:
+    for block, left in (("inception4d", ["inception4a"]), ("inception4a", [])):
+        config = model_config("googlenet", 64, auxiliary=0.3, block=block)
+        network = build_network(config, Weights("none"), num_classes=3)
+        assert [head.block for head in network.auxiliary_heads()] == left
+        network.freeze_first(0)
+        network.train_learning(batchnorm=False)
+        assert not any(m.training for m in network.auxiliary.modules() if isinstance(m, nn.BatchNorm2d))
+        pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+        assert len(network.weighted_logits(pictures)) == 1 + len(left)
+
+
+def test_a_copy_of_a_cut_network_is_cut_at_its_own_block() -> None:
+    """As the moving average makes one: the copy's hooks must not look at the original."""
+    network = build("test_resnet", block="layer2")
+    copied = deepcopy(network)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert copied.eval()(images()).abs().max() == 0 < network.eval()(images()).abs().max()
+
+
+def test_what_lies_above_a_cut_never_learns() -> None:
+    network = build("test_resnet", block="layer2")
+    network.freeze_first(0)
+    learning = {name for name, p in network.trunk.named_parameters() if p.requires_grad}
+    assert learning == {name for block in network.blocks for name in block.parameters}
+    assert not any(name.startswith(("layer3", "layer4")) for name in learning)
 
 
 def test_auxiliary_heads_are_refused_where_there_are_none() -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from conftest import model_config
 from distracted.errors import ConfigError, WeightsError
+from distracted.files import sha256_file
 from distracted.models import hub
 from distracted.models.backbone import find_backbone
 from distracted.models.network import build_network
@@ -35,6 +37,11 @@ def torchvision_network(name: str) -> nn.Module:
             module.running_var.uniform_(0.5, 1.5)
             module.weight.data.uniform_(0.2, 0.6)  # 152 layers must not blow their numbers up
     return network.eval()
+
+
+def as_served(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Under the names of the files that torchvision serves: its DenseNets' are older than its code."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): t for name, t in state.items()}
 
 
 #: timm's name, torchvision's, and an image size.
@@ -62,7 +69,7 @@ def test_torchvision_files_give_torchvision_features(
 ) -> None:
     reference = torchvision_network(theirs)
     path = tmp_path / f"{theirs}.pth"
-    torch.save(reference.state_dict(), path)
+    torch.save(as_served(reference.state_dict()), path)
     network = build_network(
         model_config(name, size), find_weights(name, str(path), repo=None), num_classes=10
     ).eval()
@@ -101,6 +108,15 @@ def test_auxiliary_heads_keep_what_the_file_knows_but_the_classes(
             assert torch.equal(tensor, theirs[tensor_name]) if known else tensor.abs().max() == 0
 
 
+def test_a_file_of_the_same_shapes_but_another_input_is_refused(tmp_path: Path) -> None:
+    """torchvision's EfficientNet-B0 fits the tf_ one by shape, which pads and normalises otherwise."""
+    path = tmp_path / "efficientnet_b0.pth"
+    torch.save(torchvision_network("efficientnet_b0").state_dict(), path)
+    with pytest.raises(WeightsError, match=r"not the weights of tf_efficientnet_b0: \d+ of \d+ tensors"):
+        weights = find_weights("tf_efficientnet_b0", str(path), repo=None)
+        build_network(model_config("tf_efficientnet_b0", 64), weights, num_classes=3)
+
+
 def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = find_backbone("googlenet")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
@@ -111,8 +127,12 @@ def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "checkpoints" / "googlenet-1378be20.pth"
     path.parent.mkdir()
     torch.save(torchvision_network("googlenet").state_dict(), path)
-    weights = find_weights("googlenet", "imagenet", repo=backbone.repo)
-    assert (weights.origin, weights.path) == ("imagenet:torchvision/googlenet-1378be20.pth", path)
+    with pytest.raises(WeightsError, match="not what its name says"):
+        find_weights("googlenet", "imagenet", repo=backbone.repo)
+    renamed = path.with_name(f"googlenet-{sha256_file(path)[:8]}.pth")
+    path.rename(renamed)
+    weights = find_weights("googlenet", "imagenet", repo=f"torchvision/{renamed.name}")
+    assert (weights.origin, weights.path) == (f"imagenet:torchvision/{renamed.name}", renamed)
     assert torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1.url.endswith(path.name)
 
 

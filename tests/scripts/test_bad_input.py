@@ -596,7 +596,7 @@ def test_a_leaky_run_in_a_blend(project: Project) -> None:
     settings = "phases.scratch.keep=best"
     assert project.train("--leaky", "--name", "watched", settings=settings).code == 0
     check(
-        project, lambda: project.ensemble("--runs", "watched"), "RUNS: watched watched the folds", "LEAKY=1"
+        project, lambda: project.ensemble("--runs", "watched"), "RUNS: 'watched' watched the folds", "LEAKY=1"
     )
     assert project.ensemble("--runs", "watched", "--leaky").code == 0
     outcome = project.submit()

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,29 +26,36 @@ TRAINING = TrainingConfig(
 )
 
 
+@dataclass
+class Outcome:
+    """What a phase tracked of each epoch, and the network that predicts after it."""
+
+    epochs: list[dict[str, Any]]
+    predicts: Network
+
+
+Run = Callable[..., Outcome]
+
+
 @pytest.fixture
-def run(network: Network, competition: Competition, tmp_path: Path) -> Callable[..., list[dict[str, object]]]:
-    """Train the small network through one phase; returns what was tracked of each epoch."""
+def run(network: Network, competition: Competition, tmp_path: Path) -> Run:
+    """Train the small network through one phase."""
 
     def run(
         after_epoch: Callable[[Network], dict[str, float]] = lambda network: {},
         training: TrainingConfig = TRAINING,
         **settings: object,
-    ) -> list[dict[str, object]]:
-        phase = TrainPhase.model_validate(
-            {"kind": "train", "unfreeze": "all", "lr": 0.01, "schedule": "constant", "optimizer": "sgd"}
-            | settings
-        )
+    ) -> Outcome:
+        given = {"kind": "train", "unfreeze": "all", "lr": 0.01, "schedule": "constant", "optimizer": "sgd"}
         rows = np.arange(len(competition.train))
         augmenter = Augmenter((), size=32, crop=1.0, seed=0)
+        paths = competition.train_paths()
         with FileTracker(tmp_path) as tracker:
-            run_phase(
+            predicts = run_phase(
                 network,
                 "finetune",
-                phase,
-                loader=Loader(
-                    competition.train_paths(), rows, augmenter, batch_size=9, num_workers=0, seed=0
-                ),
+                TrainPhase.model_validate(given | settings),
+                loader=Loader(paths, rows, augmenter, batch_size=9, num_workers=0, seed=0),
                 labels=torch.tensor(competition.train["label"].to_numpy()),
                 training=training,
                 device=CPU,
@@ -58,7 +67,8 @@ def run(network: Network, competition: Competition, tmp_path: Path) -> Callable[
                 after_epoch=after_epoch,
                 watched="holdout/log_loss",
             )
-        return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        return Outcome([json.loads(line) for line in lines], predicts)
 
     return run
 
@@ -66,7 +76,7 @@ def run(network: Network, competition: Competition, tmp_path: Path) -> Callable[
 def scripted(
     scores: list[float], seen: list[dict[str, torch.Tensor]]
 ) -> Callable[[Network], dict[str, float]]:
-    """Scores as if they had been measured after each epoch, and the weights of that moment."""
+    """Scores as if they had been measured, the first before the phase, and the weights of that moment."""
     remaining: Iterator[float] = iter(scores)
 
     def after_epoch(network: Network) -> dict[str, float]:
@@ -81,9 +91,7 @@ def same(network: Network, state: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "rmsprop"])
-def test_gradual_thaws_one_block_after_another(
-    run: Callable[..., list[dict[str, object]]], network: Network, optimizer: str
-) -> None:
+def test_gradual_thaws_one_block_after_another(run: Run, network: Network, optimizer: str) -> None:
     with torch.no_grad():  # some norms start at zero, and what lies before them gets no gradient
         for parameter in network.trunk.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -104,43 +112,49 @@ def test_gradual_thaws_one_block_after_another(
     assert moved == [names[-number:] for number in range(1, len(names) + 1)]
 
 
-def test_patience_stops_and_best_goes_on(
-    run: Callable[..., list[dict[str, object]]], network: Network
-) -> None:
+def test_patience_stops_and_best_goes_on(run: Run, network: Network) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    lines = run(scripted([3, 2, 2.5, 2.1, 1], seen), epochs=9, patience=2, keep="best")
-    assert len(lines) == 4
-    assert same(network, seen[1]) and not same(network, seen[3])
+    outcome = run(scripted([9, 3, 2, 2.5, 2.1, 1], seen), epochs=9, patience=2, keep="best")
+    assert len(outcome.epochs) == 4
+    assert same(network, seen[2]) and not same(network, seen[4])
 
 
-def test_without_best_the_last_epoch_goes_on(
-    run: Callable[..., list[dict[str, object]]], network: Network
-) -> None:
+def test_without_best_the_last_epoch_goes_on(run: Run, network: Network) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    lines = run(scripted([3, 2, 2.5, 2.1], seen), epochs=4, patience=3)
-    assert len(lines) == 4
-    assert same(network, seen[3])
+    outcome = run(scripted([9, 3, 2, 2.5, 2.1], seen), epochs=4, patience=3)
+    assert len(outcome.epochs) == 4
+    assert same(network, seen[4])
+
+
+def test_what_the_phase_began_with_may_be_the_best(run: Run, network: Network) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    run(scripted([1, 3, 2], seen), epochs=2, keep="best")
+    assert same(network, seen[0])
+
+
+def test_patience_does_not_count_while_the_rate_rises(
+    run: Run,
+) -> None:
+    settings = {"schedule": "one_cycle", "warmup": 0.5, "epochs": 8, "patience": 2}
+    assert (
+        len(run(scripted([1, *[2] * 8], []), **settings).epochs) == 5
+    )  # epochs 4 and 5 are the first that count
 
 
 def test_plateau_lowers_the_rate_each_time_it_waits_in_vain(
-    run: Callable[..., list[dict[str, object]]],
+    run: Run,
 ) -> None:
-    scores = [3, 4, 4, 4, 4, 1, 2, 2]
+    scores = [9, 3, 4, 4, 4, 4, 1, 2, 2]
     settings = {"schedule": "plateau", "reduce_after": 2, "reduce_to": 0.5, "epochs": 8}
-    lines = run(scripted(scores, []), **settings)
-    rates = [line["train/lr"] for line in lines]
+    outcome = run(scripted(scores, []), **settings)
+    rates = [line["train/lr"] for line in outcome.epochs]
     # the rate of an epoch was settled by the epochs before it
     np.testing.assert_allclose(rates, [0.01] * 3 + [0.005] * 2 + [0.0025] * 3)
 
 
-def test_the_moving_average_is_what_is_watched_and_kept(
-    run: Callable[..., list[dict[str, object]]], network: Network
-) -> None:
+def test_the_moving_average_is_what_is_watched_and_kept(run: Run, network: Network) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    run(
-        scripted([1, 2], seen),
-        training=TRAINING.model_copy(update={"ema": 0.9}),
-        epochs=2,
-        keep="best",
-    )
-    assert not same(network, seen[0])  # the network itself went on
+    average = TRAINING.model_copy(update={"ema": 0.9})
+    outcome = run(scripted([9, 1, 2], seen), training=average, epochs=2, keep="best")
+    assert same(outcome.predicts, seen[1])
+    assert not same(network, seen[1]) and not same(network, seen[2])  # the network itself went on, beside it

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from distracted.data.competition import Competition
+from distracted.data.folds import SINGLE_SHARE
 from distracted.errors import FoldsError
 
 _SHOWN = 3
@@ -85,7 +86,7 @@ def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[Find
 
 def _uneven_sides(table: pd.DataFrame) -> list[Finding]:
     sizes = table.loc[table["fold"] >= 0, "fold"].value_counts().sort_index()
-    intended = sizes.sum() / len(sizes)
+    intended = sizes.sum() / len(sizes) if len(sizes) > 1 else len(table) * SINGLE_SHARE
     return [
         Finding("warning", f"fold {fold}: {size} validation images where {intended:.0f} were intended")
         for fold, size in sizes.items()

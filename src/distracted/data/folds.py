@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
 _NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
 _NUM_DEALS = 1000
-_SINGLE = 10  # parts of a single split: one of them is held out
+#: Of the subjects that a single split holds out.
+SINGLE_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,7 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
         FoldsError: no such split is found.
     """
     train = competition.train
-    num_parts = num_folds if num_folds > 1 else feasible_folds(competition, _SINGLE)
+    num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
     subjects = pd.factorize(train["subject"], sort=True)[0]
     ids = _split(train["label"].to_numpy(), subjects, num_parts)
     if ids is None:
@@ -157,15 +159,17 @@ def hold_back(
     if share == 0:
         return rows, np.empty(0, dtype=np.int64)
     labels, subjects = folds.labels[rows], folds.subjects[rows]
-    per_class = min(len(np.unique(subjects[labels == label])) for label in np.unique(labels))
-    num_parts = min(max(2, round(1 / share)), per_class)
-    ids = _split(labels, subjects, num_parts, seed=seed) if num_parts > 1 else None
-    if ids is None:
-        raise FoldsError(
-            f"training.holdout={share:g}: fold {fold} trains on {len(np.unique(subjects))} subjects, the "
-            f"rarest class on {per_class} of them: none can be held back; expected 0, or more subjects"
-        )
-    return rows[ids != 0], rows[ids == 0]
+    num_subjects = len(np.unique(subjects))
+    for num_parts in range(min(max(2, round(1 / share)), num_subjects), 1, -1):
+        ids = _split(labels, subjects, num_parts, seed=seed)
+        if ids is not None:
+            held_back = len(np.unique(subjects[ids == 0]))
+            _log.info("inner holdout: %d of %d training subjects held back", held_back, num_subjects)
+            return rows[ids != 0], rows[ids == 0]
+    raise FoldsError(
+        f"training.holdout={share:g}: fold {fold} trains on {num_subjects} subjects, none of which can be "
+        "held back without a class that loses its last; expected 0, or more subjects"
+    )
 
 
 def _split(
@@ -213,8 +217,10 @@ def _stratified(
             num_parts, shuffle=True, random_state=(seed + number) % 2**32
         )
         ids = np.full(len(labels), -1, dtype=np.int64)
-        for part, (_, valid) in enumerate(splitter.split(labels, labels, None if by_image else subjects)):
-            ids[valid] = part
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a class rarer than parts: `_best` sees to it
+            for part, (_, valid) in enumerate(splitter.split(labels, labels, None if by_image else subjects)):
+                ids[valid] = part
         yield ids
 
 

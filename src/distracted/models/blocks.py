@@ -50,8 +50,8 @@ def find_blocks(trunk: nn.Module) -> tuple[Block, ...]:
         return _blocks_by_stage(groups, ends, trunk)
     return tuple(
         Block(
-            STEM if number == 0 else _own_prefix(group[0], groups, number),
-            _own_prefix(group[-1], groups, number),
+            STEM if number == 0 else _own_prefix(_first(group), groups, number),
+            _after(_own_prefix(group[-1], groups, number), ends, trunk),
             _layers(group, trunk),
         )
         for number, group in enumerate(groups)
@@ -126,7 +126,9 @@ def _groups(trunk: nn.Module) -> list[list[str]]:
             [(f"{name}.{i}", part) for i, part in child.named_children()] if opened else [(name, child)]
         )
     named = [[f"{name}.{p}" for p, _ in child.named_parameters()] for name, child in children]
-    return [group for group in named if group]
+    filled = [group for group in named if group]
+    own = [name for name, _ in trunk.named_parameters(recurse=False)]  # such as a class token
+    return [own + filled[0], *filled[1:]] if filled else []
 
 
 def _join_norms(groups: list[list[str]], trunk: nn.Module) -> list[list[str]]:
@@ -168,6 +170,24 @@ def _own_prefix(name: str, groups: Sequence[Sequence[str]], number: int) -> str:
         if not any(other.startswith(f"{prefix}.") for other in others):
             return prefix
     return ".".join(parts[:-1])
+
+
+def _first(group: Sequence[str]) -> str:
+    """The first parameter that is not the trunk's own."""
+    return next((name for name in group if "." in name), group[0])
+
+
+def _after(module: str, ends: Sequence[str], trunk: nn.Module) -> str:
+    """The end of a feature stage that follows a module with nothing to learn between them, or the module."""
+    names: list[str] = [name for name, _ in trunk.named_modules()]
+    for name in names[names.index(module) + 1 :]:
+        if name.startswith(f"{module}."):
+            continue
+        if any(True for _ in trunk.get_submodule(name).parameters()):
+            break
+        if name in ends:
+            return name
+    return module
 
 
 def _stage_ends(trunk: nn.Module) -> list[str]:

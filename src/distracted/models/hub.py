@@ -7,6 +7,7 @@ import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from distracted.errors import WeightsError, first_line
+from distracted.files import sha256_file
 from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ def _torchvision_weights(repo: str) -> Path:
     """torchvision's own file in torch's own cache, checked against the digest in its name."""
     file = repo.removeprefix(TORCHVISION)
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    digest = file.rpartition("-")[2].partition(".")[0]
     if path.is_file():
+        if not sha256_file(path).startswith(digest):
+            raise WeightsError(f"{path}: not what its name says (its digest differs); remove it")
         return path
     if constants.HF_HUB_OFFLINE or not answers(_TORCHVISION_HOST):
         raise _not_there(repo, "torchvision's server cannot be reached")
     _log.info("downloading %s", repo)
-    digest = file.rpartition("-")[2].partition(".")[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(_TORCHVISION_HOST + file, str(path), digest, progress=False)

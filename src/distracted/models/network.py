@@ -98,6 +98,7 @@ class Network(nn.Module):
             except _Reached:
                 output = self._outputs.pop(self._last)
                 return output.flatten(1) if self._flatten else self._pool(output)
+            raise AssertionError(f"{self._last} was not reached")
         if self._flatten and hasattr(self.trunk, "forward_features"):
             x = self.trunk.forward_features(x)  # type: ignore[operator]
         else:
@@ -146,7 +147,7 @@ class Network(nn.Module):
         A BatchNorm layer in eval mode keeps its statistics; its scale and shift learn with their block.
         """
         self.train()
-        for module in self.trunk.modules():
+        for module in (*self.trunk.modules(), *self.auxiliary.modules()):
             parameters = list(module.parameters())
             frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
             if frozen or (isinstance(module, _BatchNorm) and not batchnorm):
@@ -175,7 +176,10 @@ class Network(nn.Module):
                 f"model.head.auxiliary: {self.backbone.name} has no auxiliary heads, which "
                 f"{' and '.join(AUXILIARY)} have; expected 0"
             )
-        names = {block.name for block in self.blocks}
+        below = (
+            self.blocks if self._last is None else self.blocks[:-1]
+        )  # on the head's own block it is no help
+        names = {block.name for block in below}
         return [head for head in make(num_classes) if head.block in names]
 
 

@@ -1,6 +1,7 @@
 """Where a backbone's weights come from, and fitting them to it. Nothing here unpickles code."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,6 +31,10 @@ _PACKAGES = {
         "models/efficientnet-lite0-57934424.pth",
     )
 }
+#: torchvision's files have the tensors of these in timm's order, under other names ("features.0.0.weight").
+_IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
+#: torchvision's DenseNet files name their layers as its old versions did: "norm.1" for "norm1".
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 #: Metadata of the networks that the project saves: the data whose labels they know.
 TRAINED_ON = "trained_on"
 _SHOWN = 3
@@ -175,9 +180,9 @@ def load_weights(
     for head in auxiliary:
         assert isinstance(head, AuxiliaryHead)
         _load_auxiliary(head, state)
-    if weights.origin.startswith("package:") or "features.0.0.weight" in state:
-        # The package, and torchvision's MobileNetV2 and EfficientNets, have timm's tensors in timm's order
-        # under other names; the shapes are compared below.
+    if weights.origin.startswith("package:") or (
+        backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state
+    ):  # the shapes are compared below
         state = dict(zip(trunk.state_dict(), state.values(), strict=False))
     filter_ = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
     if filter_ is not None:  # timm's own conversion of other formats and sizes
@@ -188,7 +193,7 @@ def load_weights(
                 f"{weights.path}: not the weights of {backbone}: timm's conversion stops at "
                 f"{type(error).__name__}: {first_line(error)}; {_give(backbone)}"
             ) from error
-    state = _torchvision_vgg(state, trunk)
+    state = {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in _torchvision_vgg(state, trunk).items()}
     wanted = trunk.state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     shapes = [

@@ -26,8 +26,9 @@ from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
 
-_C, _MAX_ITER = 0.03, 300  # the probe's; as the recipe `features`
+_C, _MAX_ITER = 0.03, 300  # the probe's
 
+# Conventions, not measurements: the textbook draws no lines either.
 #: From so many images a class on, data is large: ImageNet has 1,300.
 LARGE = 1000
 #: From this share of the prior's log loss on that the best probe takes away, data is similar to ImageNet.

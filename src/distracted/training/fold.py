@@ -78,7 +78,7 @@ class _Fold:
         self, network: Network, images: Images, rows: NDArray[np.int64], what: str
     ) -> NDArray[np.float32]:
         """Log-probabilities of some rows: from the base's features as long as nothing has changed it."""
-        if self.untouched:
+        if self.untouched and (images is self.train or not network.taken[1]):  # un-pooled, they fill a disk
             return predict_from_features(network, self.feed.features(network, images), rows)
         return self.feed.log_probs(network, images, rows, f"{self.label}, {what}")
 

@@ -130,6 +130,8 @@ def run_phase(
             ema.update(network)
         return loss.detach()
 
+    if phase.watches:  # no epoch may be better than what the phase began with
+        watch.look(after_epoch(predicts)[watched], predicts)
     with progress(label, total=phase.epochs * loader.num_images, unit="img") as step:
         for _ in range(phase.epochs):
             thaw()
@@ -148,7 +150,8 @@ def run_phase(
             }
             tracker.log(metrics, step=clock.step)
             if phase.watches:
-                watch.look(float(metrics[watched]), predicts)
+                warming_up = clock.step - first_step < phase.warmup * num_steps
+                watch.look(float(metrics[watched]), predicts, warming_up=warming_up)
                 if watch.stop:
                     _log.info("%s: %d epochs without improvement; stopped", label, watch.epochs_since)
                     break

@@ -104,11 +104,12 @@ def plan_phases(network: Network, phases: Mapping[str, Phase]) -> list[BlockRow]
         first += layers
     for head in network.auxiliary_heads():
         below = next(row for row in rows if row.name == head.block)
+        layers = _count(head)
         shares = {
-            name: Share(_count(head), _head_lr(phases[name])) if below.phases[name] else None
-            for name in phases
+            name: Share(layers, _head_lr(phase), learns.start) if (learns := below.phases[name]) else None
+            for name, phase in phases.items()
         }
-        rows.append(BlockRow(f"auxiliary ({head.block})", _count(head), _size(head), shares))
+        rows.append(BlockRow(f"auxiliary ({head.block})", layers, _size(head), shares))
     return [
         *rows,
         BlockRow(

@@ -89,6 +89,12 @@ def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
         raise ConfigError(
             f"phases: none of {', '.join(config.phases)} applies to {situation} weights (`when`)"
         )
+    if not pretrained and (dropped := [name for name in config.phases if name not in phases]):
+        _log.info(
+            "random weights: %s left out, %s instead: nothing is frozen",
+            ", ".join(dropped),
+            ", ".join(phases),
+        )
     for name, phase in phases.items():
         if isinstance(phase, FeaturesPhase) and config.model.head.hidden:
             raise ConfigError(

@@ -24,12 +24,18 @@ class Watch:
     _since_reduced: int = 0
     _state: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def look(self, score: float, network: Network) -> None:
-        """Take note of an epoch's log loss and of the network that made it."""
+    def look(self, score: float, network: Network, *, warming_up: bool = False) -> None:
+        """Take note of a log loss and of the network that made it: before the first epoch, and after each.
+
+        Args:
+            warming_up: The rate still rises; an epoch without improvement does not count yet.
+        """
         if score < self.best:
             self.best, self.epochs_since, self._since_reduced = score, 0, 0
             if self.phase.keep == "best":
                 self._state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            return
+        if warming_up:
             return
         self.epochs_since += 1
         self._since_reduced += 1

@@ -2,29 +2,42 @@
 
     PYTHONPATH=scripts python bench/recipes.py --data <folder> --root <workspace> [--recipes "full gradual"]
 
-A recipe's epochs are scaled until a fit takes about the given seconds: a short fit of fold 0 tells how long
-they take. Every fit computes its features anew, so that none lives on another's. Folds that are done are not
-repeated; the epochs that were chosen are kept beside them.
+What a fit is made of is timed first, all recipes taking turns, so that a machine whose speed drifts treats
+them alike: looking at an image, training on one in each phase, fitting a head. From that follow the epochs
+that make a fit as long as asked, and the table's seconds: those of a machine as fast as it was then, with
+the base's features computed anew. The timings are kept, and folds that are done are not repeated.
 """
 
 import json
-import shutil
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import numpy as np
+import torch
 import typer
+from numpy.typing import NDArray
 
 import console
 from distracted.cluster.job import train_and_store
 from distracted.config import load_config
 from distracted.files import write_json
 from distracted.metrics import difference_and_error, log_losses, scores
+from distracted.models.network import build_network
 from distracted.paths import CONFIGS, Workspace
 from distracted.predictions.store import Store, open_store
-from distracted.schema import FeaturesPhase, RunConfig
-from distracted.training.fold import train_fold
+from distracted.progress import silent
+from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainPhase
+from distracted.training.feed import Feed, Images
+from distracted.training.heads import fit_head, train_head
+from distracted.training.phases import Clock, run_phase
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
 
+_IMAGES, _TURNS = 192, 4
 _QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false"]
 
 
@@ -44,102 +57,173 @@ def main(
     settings = [*_QUIET, f"training.num_folds={folds}", *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=settings, root=root)
     store = open_store(Workspace(root), first.data, num_folds=folds, progress=console.progress)
+    configs = {
+        recipe: load_config(model=model, data=data, overrides=[*settings, f"recipe={recipe}"], root=root)
+        for recipe in names
+    }
+    costs = _costs(store, configs)
     runs = {}
-    for recipe in names:
+    for recipe, config in configs.items():
+        epochs = _epochs(config, costs[recipe], seconds)
         run = f"{recipe}{suffix}"
-        of_recipe = [*settings, f"recipe={recipe}"]
-        config = load_config(model=model, data=data, overrides=of_recipe, root=root)
-        epochs = _epochs(store, config, run, seconds)
-        chosen = [*of_recipe, *(f"phases.{name}.epochs={number}" for name, number in epochs.items())]
-        config = load_config(model=model, data=data, overrides=chosen, root=root)
-        for fold in range(folds):
-            _fit(store, config, run, fold)
-        runs[run] = epochs
+        runs[run] = Timed(epochs, costs[recipe].total(epochs))
+        chosen = [f"recipe={recipe}", *(f"phases.{name}.epochs={number}" for name, number in epochs.items())]
+        config = load_config(model=model, data=data, overrides=[*settings, *chosen], root=root)
+        settled = settle(config, num_folds=folds)
+        for fold in range(folds):  # what is done is skipped, and refused where the recipe was another then
+            done = train_and_store(store, settled, run=run, fold=fold, progress=console.progress)
+            console.say(f"{done.run}, fold {fold}: {console.scores(done.scores)}, {done.seconds:.0f} s")
     _show(store, runs)
 
 
-def _fit(store: Store, config: RunConfig, run: str, fold: int) -> None:
-    settled = settle(config, num_folds=store.folds.num_folds)
-    if fold in store.finished_folds(run):
-        store.check_config(run, settled.config.hash)  # the recipe may have changed since
-        return
-    _forget_features(store)
-    done = train_and_store(store, settled, run=run, fold=fold, progress=console.progress)
-    console.say(f"{run}, fold {fold}: {console.scores(done.scores)}, {done.seconds:.0f} s")
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a fit: apart from its epochs, and of an epoch of each phase that has any."""
+
+    fixed: float
+    epochs: dict[str, float]
+
+    def total(self, epochs: dict[str, int]) -> float:
+        return self.fixed + sum(number * self.epochs[name] for name, number in epochs.items())
 
 
-def _epochs(store: Store, config: RunConfig, run: str, seconds: float) -> dict[str, int]:
+@dataclass(frozen=True)
+class Timed:
+    """A recipe's epochs by phase, and the seconds that a fit takes by the timings."""
+
+    epochs: dict[str, int]
+    seconds: float
+
+
+def _epochs(config: RunConfig, cost: Cost, seconds: float) -> dict[str, int]:
     """Epochs by phase for a fit of so many seconds, in the ratio that the recipe gives them."""
-    kept = store.workspace.root / f"{store.competition.name}_{run}_epochs.json"
-    if kept.is_file():
-        known: dict[str, int] = json.loads(kept.read_text())
-        return known
-    phases = settle(config, num_folds=store.folds.num_folds).config.phases
-    given = {name: phase.epochs for name, phase in phases.items() if not isinstance(phase, FeaturesPhase)}
+    given = {name: _given_epochs(config.phases[name]) for name in cost.epochs}
     if not given:
         return {}
-    ratio = {name: number / min(given.values()) for name, number in given.items()}
-    fixed, each = _cost(store, config, ratio)
-    times = max(1.0, (seconds - fixed) / each)
-    epochs = {name: max(1, round(times * share)) for name, share in ratio.items()}
-    write_json(kept, epochs)
-    console.say(f"{run}: {fixed:.0f} s and {each:.1f} s for {ratio}; so {epochs}")
-    return epochs
+    once = sum(number * cost.epochs[name] for name, number in given.items())
+    times = (seconds - cost.fixed) / once
+    return {name: max(1, round(times * number)) for name, number in given.items()}
 
 
-def _cost(store: Store, config: RunConfig, ratio: dict[str, float]) -> tuple[float, float]:
-    """Seconds of a fit apart from its epochs, and of the epochs in `ratio`: from two short fits of fold 0."""
-    took = []
-    for times in (1, 2):
-        phases = {
-            name: phase.model_copy(update={"epochs": round(times * ratio[name])}) if name in ratio else phase
-            for name, phase in config.phases.items()
+def _given_epochs(phase: Phase) -> int:
+    assert not isinstance(phase, FeaturesPhase)
+    return phase.epochs
+
+
+def _costs(store: Store, configs: dict[str, RunConfig]) -> dict[str, Cost]:
+    """What each recipe's fit of fold 0 is made of, timed in turns; kept beside the workspace's folders."""
+    kept = store.workspace.root / f"{store.competition.name}_costs.json"
+    if kept.is_file():
+        known = {recipe: Cost(**cost) for recipe, cost in json.loads(kept.read_text()).items()}
+        if set(configs) <= set(known):
+            return known
+    trials = {recipe: Trial(store, config) for recipe, config in configs.items()}
+    with console.progress("timing", total=_TURNS * len(trials), unit="turn") as step:
+        for _ in range(_TURNS):
+            for trial in trials.values():
+                trial.take_turn()
+                step()
+    costs = {recipe: trial.cost() for recipe, trial in trials.items()}
+    write_json(kept, {recipe: asdict(cost) for recipe, cost in costs.items()})
+    return costs
+
+
+class Trial:
+    """Times the parts of one recipe's fit, a little of each at a turn."""
+
+    def __init__(self, store: Store, config: RunConfig) -> None:
+        self.settled = settle(config, num_folds=store.folds.num_folds)
+        self.phases = self.settled.config.phases
+        self.network = build_network(
+            self.settled.config.model, self.settled.weights, num_classes=store.competition.num_classes
+        )
+        self.feed = Feed(self.settled, store.workspace.cache(store.competition.name), console.progress)
+        self.images = Images.to_train(store.competition)
+        self.labels = store.folds.labels
+        self.rows = store.folds.train(0)
+        self.num_valid, self.num_test = len(store.folds.valid(0)), len(store.competition.test)
+        self.on_features = not all(isinstance(phase, TrainPhase) for phase in self.phases.values())
+        self.features = self.feed.features(self.network, self.images) if self.on_features else None
+        self.took: dict[str, list[float]] = {"look": [], **{name: [] for name in self.phases}}
+
+    def take_turn(self) -> None:
+        """Time looking at some images, and each phase on them; of a head's phase, an epoch or a whole fit."""
+        some = self.rows[:: max(1, len(self.rows) // _IMAGES)][:_IMAGES]
+        start = time.perf_counter()
+        self.feed.log_probs(self.network, self.images, some, "looking")
+        self.took["look"].append((time.perf_counter() - start) / len(some))
+        for name, phase in self.phases.items():
+            start = time.perf_counter()
+            if isinstance(phase, TrainPhase):
+                self._train(phase, some)
+                self.took[name].append((time.perf_counter() - start) / len(some) * len(self.rows))
+            else:
+                self._fit_head(phase)
+                self.took[name].append(time.perf_counter() - start)
+
+    def cost(self) -> Cost:
+        """From the mean over the turns, the first, which warms up, left out."""
+        mean = {name: statistics.mean(values[1:]) for name, values in self.took.items()}
+        trained = any(isinstance(phase, TrainPhase) for phase in self.phases.values())
+        looked_at = self.num_test + self.num_valid * trained + len(self.labels) * self.on_features
+        fits = [mean[name] for name, phase in self.phases.items() if isinstance(phase, FeaturesPhase)]
+        epochs = {
+            name: mean[name] for name, phase in self.phases.items() if not isinstance(phase, FeaturesPhase)
         }
-        _forget_features(store)
-        settled = settle(config.model_copy(update={"phases": phases}), num_folds=store.folds.num_folds)
-        with FileTracker(store.workspace.root / "trial") as tracker:
-            result = train_fold(
-                settled,
-                0,
-                competition=store.competition,
-                folds=store.folds,
-                cache=store.workspace.cache(store.competition.name),
+        return Cost(looked_at * mean["look"] + sum(fits), epochs)
+
+    def _train(self, phase: TrainPhase, rows: NDArray[np.int64]) -> None:
+        config = self.settled.config
+        with TemporaryDirectory() as folder, FileTracker(Path(folder)) as tracker:
+            run_phase(
+                self.network,
+                "",
+                phase.model_copy(update={"epochs": 1}),
+                loader=self.feed.loader(self.images, rows, phase.augment or config.augment.policy),
+                labels=torch.tensor(self.labels, device=self.settled.device),
+                training=config.training,
+                device=self.settled.device,
+                precision=self.settled.precision,
+                clock=Clock(),
                 tracker=tracker,
-                progress=console.progress,
+                progress=silent,
+                label="",
+                after_epoch=lambda network: {},
             )
-        took.append(result.seconds)
-        if result.images_per_second:  # the epochs' own time is known
-            num_images = len(store.folds.train(0)) * sum(ratio.values())
-            each = num_images / result.images_per_second
-            return took[0] - each, each
-    return 2 * took[0] - took[1], took[1] - took[0]
+
+    def _fit_head(self, phase: FeaturesPhase | HeadPhase) -> None:
+        assert self.features is not None
+        if isinstance(phase, FeaturesPhase):
+            fit_head(self.network, self.features[self.rows], self.labels[self.rows], phase)
+        else:
+            once = phase.model_copy(update={"epochs": 1})
+            train_head(self.network, self.features, self.labels, self.rows, once, seed=0)
 
 
-def _forget_features(store: Store) -> None:
-    shutil.rmtree(store.workspace.cache(store.competition.name) / "features", ignore_errors=True)
-
-
-def _show(store: Store, runs: dict[str, dict[str, int]]) -> None:
+def _show(store: Store, runs: dict[str, Timed]) -> None:
     """Markdown: each run's pooled scores and time, and its distance from the best with a standard error."""
     labels, subjects = store.folds.labels, store.folds.subjects
     oof = {run: store.read_run(run) for run in runs}
     losses = {run: log_losses(read.oof, labels) for run, read in oof.items()}
     order = sorted(losses, key=lambda run: float(losses[run].mean()))
-    console.say(
-        "| recipe | log loss | folds | accuracy | above the best (standard error) | seconds a fit | epochs |"
-    )
-    console.say("| --- | --- | --- | --- | --- | --- | --- |")
+    columns = ["recipe", "log loss", "folds", "accuracy", "above the best (standard error)"]
+    columns += ["seconds a fit", "epochs"]
+    console.say(f"| {' | '.join(columns)} |")
+    console.say("| --- " * len(columns) + "|")
     for run in order:
         found = scores(oof[run].oof, labels)
         by_fold = [manifest.scores["valid/log_loss"] for manifest in oof[run].manifests]
-        seconds = [manifest.seconds for manifest in oof[run].manifests]
         difference, error = difference_and_error(losses[run], losses[order[0]], subjects)
-        distance = f"{difference:.3f} ({error:.3f})" if run != order[0] else ""
-        epochs = ", ".join(f"{name} {number}" for name, number in runs[run].items())
-        console.say(
-            f"| `{run}` | {found['log_loss']:.3f} | {min(by_fold):.3f} to {max(by_fold):.3f} | "
-            f"{found['accuracy']:.3f} | {distance} | {min(seconds):.0f} to {max(seconds):.0f} | {epochs} |"
-        )
+        cells = [
+            f"`{run}`",
+            f"{found['log_loss']:.3f}",
+            f"{min(by_fold):.3f} to {max(by_fold):.3f}",
+            f"{found['accuracy']:.3f}",
+            f"{difference:.3f} ({error:.3f})" if run != order[0] else "",
+            f"{runs[run].seconds:.0f}",
+            ", ".join(f"{name} {number}" for name, number in runs[run].epochs.items()),
+        ]
+        console.say(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

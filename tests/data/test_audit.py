@@ -1,5 +1,7 @@
 """Each fault that is planted in a split is found and named, and a clean split is not accused."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from in_memory import make_competition
@@ -71,8 +73,22 @@ def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame)
 
 
 def test_rows_always_trained_on_count_for_no_side(competition: Competition, table: pd.DataFrame) -> None:
-    table.loc[table["fold"] > 0, "fold"] = -1
+    table.loc[table["fold"] > 1, "fold"] = -1
     assert audit_folds(competition, table) == []
+
+
+def test_a_single_split_far_from_a_tenth(competition: Competition, table: pd.DataFrame) -> None:
+    table.loc[table["fold"] > 0, "fold"] = -1
+    assert texts(audit_folds(competition, table), "warning") == [
+        "fold 0: 8 validation images where 2 were intended"
+    ]
+
+
+def test_no_subjects_are_said(competition: Competition, table: pd.DataFrame) -> None:
+    columns = competition.config.columns.model_copy(update={"group": None})
+    by_image = replace(competition, config=competition.config.model_copy(update={"columns": columns}))
+    (text,) = texts(audit_folds(by_image, table), "warning")
+    assert text.startswith("no subjects (data.columns.group: null)")
 
 
 def test_an_identical_picture_across_a_split(competition: Competition, table: pd.DataFrame) -> None:

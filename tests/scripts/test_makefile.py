@@ -89,5 +89,5 @@ def test_an_environment_without_the_project_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_command_ends_in_one_line_and_not_in_zero() -> None:
     done = make("train", "MODEL=nope", "DATA=sample")
     assert done.returncode != 0
-    assert done.stderr.startswith("error: unknown model 'nope'; configs/models/ holds: efficientnet_lite0")
+    assert done.stderr.startswith("error: unknown model 'nope'; configs/models/ holds: cnn")
     assert "Traceback" not in done.stderr

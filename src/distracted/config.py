@@ -112,8 +112,10 @@ def _read_recipe(configs: Path, name: str) -> DictConfig:
 
 
 def _recipe(layers: Sequence[DictConfig]) -> str:
+    """The recipe that the last of the layers names."""
     try:
-        return str(OmegaConf.select(_merge(layers), "recipe"))
+        named = (OmegaConf.select(layer, "recipe") for layer in reversed(layers))
+        return str(next(recipe for recipe in named if recipe is not None))
     except OmegaConfBaseException as error:
         raise ConfigError(f"recipe: {_one_line(error)}") from error
 
@@ -150,28 +152,25 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
 
 def _merge(layers: Sequence[DictConfig]) -> DictConfig:
     try:
-        merged = OmegaConf.create({})
-        for layer in layers:
-            _drop_overruled(merged, layer)
-            merged = OmegaConf.merge(merged, layer)  # type: ignore[assignment]
-        return merged
+        _drop_overruled(layers)
+        return OmegaConf.merge(*layers)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be merged: {_one_line(error)}") from error
 
 
-def _drop_overruled(merged: DictConfig, later: DictConfig) -> None:
-    """Take what a phase freezes out of `merged` where a later layer says it anew: {blocks: 2} and {from: x}
+def _drop_overruled(layers: Sequence[DictConfig]) -> None:
+    """Take what a phase freezes out of the layers below the last that says it: {blocks: 2} and {from: x}
     would become one mapping."""
-    earlier = _mapping(merged, "phases")
-    for name, phase in _mapping(later, "phases").items():
-        before = earlier.get(name)
-        if (
-            isinstance(phase, DictConfig)
-            and isinstance(before, DictConfig)
-            and any(phase.get(key) is not None for key in _FREEZING)
-        ):
-            for key in _FREEZING:
-                before.pop(key, None)
+    said = set()
+    for layer in reversed(layers):
+        for name, phase in _mapping(layer, "phases").items():
+            if not isinstance(phase, DictConfig):
+                continue
+            if name in said:
+                for key in _FREEZING:
+                    phase.pop(key, None)
+            elif any(phase.get(key) is not None for key in _FREEZING):
+                said.add(name)
 
 
 def _mapping(layer: DictConfig, key: str) -> DictConfig:

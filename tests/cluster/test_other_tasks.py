@@ -18,6 +18,8 @@ from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.training.resolve import settle
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "model.backbone=test_resnet",
     "model.weights=none",

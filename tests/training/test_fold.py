@@ -274,6 +274,7 @@ def test_the_majority_run_predicts_the_training_sides_class_shares(
     np.testing.assert_allclose(np.exp(result.valid), np.tile(shares, (len(result.valid), 1)), atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_the_baselines_learn(train: Train, model: str, store: Store) -> None:
     result = train(
@@ -309,6 +310,7 @@ def test_watching_looks_at_no_label_of_the_scored_fold(train: Train, store: Stor
     assert train(*WATCHING).valid.tobytes() == before.valid.tobytes()
 
 
+@pytest.mark.slow
 def test_watching_the_scored_fold_by_name_looks_at_its_labels(train: Train, store: Store) -> None:
     """The leak that LEAKY=1 owns up to: the kept epoch depends on the labels that score it."""
     settings = ("phases.scratch.epochs=4", "phases.scratch.keep=best", "phases.scratch.lr=0.01")

@@ -29,6 +29,16 @@ from distracted.schema import DataConfig, HeadConfig, ModelConfig
 
 CLASSES = ("c0", "c1", "c2")
 
+#: Settings of the smallest run from random weights.
+TINY = (
+    "model.backbone=test_resnet",
+    "model.weights=none",
+    "model.image_size=32",
+    "runtime.tracking=none",
+    "training.num_folds=3",
+    "phases.scratch.epochs=1",
+)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -203,22 +203,21 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
     config = _parse(RunConfig, content, where)
     if not config.phases:
         raise ConfigError(f"phases: all of them are null ({where}); expected at least one")
-    trained = [phase for phase in config.phases.values() if isinstance(phase, TrainPhase)]
-    if config.training.leaky and not any(phase.watches for phase in trained):
+    trained = {name: phase for name, phase in config.phases.items() if isinstance(phase, TrainPhase)}
+    if config.training.leaky and not any(phase.watches for phase in trained.values()):
         raise ConfigError(
             f"LEAKY=1: no phase watches a score ({where}); leave it out, or ask for patience, keep=best or "
             "schedule=plateau"
         )
     used = {"augment.policy": config.augment.policy}
-    for name, phase in config.phases.items():
-        if isinstance(phase, TrainPhase):
-            if phase.watches and not (config.training.holdout or config.training.leaky):
-                raise ConfigError(
-                    f"phases.{name}: patience, keep=best and schedule=plateau watch subjects that are held "
-                    "back from the training side: SET='training.holdout=0.1' holds a tenth of them back"
-                )
-            if phase.augment:
-                used[f"phases.{name}.augment"] = phase.augment
+    for name, phase in trained.items():
+        if phase.watches and not (config.training.holdout or config.training.leaky):
+            raise ConfigError(
+                f"phases.{name}: patience, keep=best and schedule=plateau watch subjects that are held "
+                "back from the training side: SET='training.holdout=0.1' holds a tenth of them back"
+            )
+        if phase.augment:
+            used[f"phases.{name}.augment"] = phase.augment
     for key, policy in used.items():
         if policy not in config.augment.policies:
             known = ", ".join(config.augment.policies)

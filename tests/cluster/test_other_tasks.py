@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import TINY
 from distracted.cluster.job import check_split, train_and_store
 from distracted.config import load_config
 from distracted.data.folds import hold_back
@@ -19,15 +20,6 @@ from distracted.submission.submit import write_submission
 from distracted.training.resolve import settle
 
 pytestmark = pytest.mark.slow
-
-TINY = (
-    "model.backbone=test_resnet",
-    "model.weights=none",
-    "model.image_size=32",
-    "runtime.tracking=none",
-    "training.num_folds=3",
-    "phases.scratch.epochs=2",
-)
 
 
 def whole_job(config: RunConfig, workspace: Workspace) -> tuple[Store, pd.DataFrame]:
@@ -43,7 +35,9 @@ def whole_job(config: RunConfig, workspace: Workspace) -> tuple[Store, pd.DataFr
 
 
 def config_for(folder: Path, *overrides: str) -> RunConfig:
-    return load_config(model="resnet50", data=str(folder), overrides=[*TINY, *overrides])
+    return load_config(
+        model="resnet50", data=str(folder), overrides=[*TINY, "phases.scratch.epochs=2", *overrides]
+    )
 
 
 def test_two_classes(folder: Path, workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from conftest import TINY
 from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.folds import hold_back
@@ -21,15 +22,6 @@ from distracted.schema import DataConfig, RunConfig, TrainPhase
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
-
-TINY = (
-    "model.backbone=test_resnet",
-    "model.weights=none",
-    "model.image_size=32",
-    "runtime.tracking=none",
-    "training.num_folds=3",
-    "phases.scratch.epochs=1",
-)
 
 Train = Callable[..., FoldResult]
 

@@ -66,7 +66,7 @@ def frozen_layers(blocks: Sequence[Block], phase: TrainPhase, *, done: float = 0
     """How many of the first layers of the trunk are frozen.
 
     Args:
-        done: Share of the phase that lies behind, in [0, 1): `gradual` thaws the blocks from the last to the
+        done: Share of the phase that lies behind, in [0, 1]: `gradual` thaws the blocks from the last to the
             first, each after an equal share.
 
     Raises:

@@ -57,6 +57,7 @@ class Network(nn.Module):
         backbone: What is known of it beforehand.
         trunk: The backbone without a classifier.
         blocks: Of the trunk, from the input to the one whose output the head takes.
+        num_frozen: Layers of the trunk, from the first on, that are frozen.
         head: Takes the features.
         auxiliary: Heads on blocks in the middle, for training alone.
     """
@@ -74,6 +75,7 @@ class Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self._outputs: dict[str, torch.Tensor] = {}  # of tapped blocks, in the forward pass under way
+        self.num_frozen = 0
         self._flatten = config.pooling == "flatten"
         self._last: str | None = None
         if config.block != "last":
@@ -131,6 +133,7 @@ class Network(nn.Module):
 
         No gradient is asked for below the first layer that learns, so a forward pass keeps nothing of it.
         """
+        self.num_frozen = num_layers
         self.trunk.requires_grad_(False)
         self.head.requires_grad_(True)
         parameters = dict(self.trunk.named_parameters())
@@ -176,10 +179,7 @@ class Network(nn.Module):
                 f"model.head.auxiliary: {self.backbone.name} has no auxiliary heads, which "
                 f"{' and '.join(AUXILIARY)} have; expected 0"
             )
-        below = (
-            self.blocks if self._last is None else self.blocks[:-1]
-        )  # on the head's own block it is no help
-        names = {block.name for block in below}
+        names = {block.name for block in self.blocks} - {self._last}  # the head's own block needs no help
         return [head for head in make(num_classes) if head.block in names]
 
 
@@ -198,7 +198,7 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     assert isinstance(size, int)
     trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
     network = Network(trunk, backbone, config.head, size=size, num_classes=num_classes)
-    load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary)
+    load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary_heads())
     if weights.pretrained:  # a random head's gradients would wreck the trunk
         nn.init.zeros_(network.head.classifier.weight)
         nn.init.zeros_(network.head.classifier.bias)

@@ -164,12 +164,12 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def load_weights(
-    trunk: nn.Module, weights: Weights, backbone: str, *, auxiliary: Iterable[nn.Module] = ()
+    trunk: nn.Module, weights: Weights, backbone: str, *, auxiliary: Iterable[AuxiliaryHead] = ()
 ) -> None:
     """Put weights into a backbone and its auxiliary heads; classifiers in the file are left out.
 
     Args:
-        auxiliary: `AuxiliaryHead`s; what the file has for them but for their last layer is taken.
+        auxiliary: What the file has for them but for their last layer is taken.
 
     Raises:
         WeightsError: a tensor of the backbone is missing in the file or has another shape.
@@ -178,7 +178,6 @@ def load_weights(
         return
     state = read_state_dict(weights.path)
     for head in auxiliary:
-        assert isinstance(head, AuxiliaryHead)
         _load_auxiliary(head, state)
     if weights.origin.startswith("package:") or (
         backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state

@@ -16,10 +16,6 @@ _FINAL = 0.01  # one-cycle and cosine end at this share of the rate
 _START = 0.04  # a warm-up begins at this share
 
 
-#: The share of a phase at whose end everything that it thaws has thawed.
-END = 1 - 1e-9
-
-
 def block_rates(network: Network, phase: TrainPhase) -> list[float]:
     """The learning rate of each of the network's blocks in a phase, before its schedule; frozen or not.
 
@@ -47,7 +43,7 @@ def make_optimizer(network: Network, phase: TrainPhase) -> torch.optim.Optimizer
         for layer in block.layers
     ]
     by_rate: dict[float, list[nn.Parameter]] = {}
-    for layer, rate in layers[frozen_layers(network.blocks, phase, done=END) :]:
+    for layer, rate in layers[frozen_layers(network.blocks, phase, done=1.0) :]:
         by_rate.setdefault(rate, []).extend(parameters[name] for name in layer)
     by_rate.setdefault(head_rate(phase), []).extend(
         [*network.head.parameters(), *network.auxiliary.parameters()]

@@ -104,14 +104,16 @@ def run_phase(
     predicts = ema.network if ema is not None else network
     first_step = clock.step
 
-    def thaw() -> None:
-        done = (clock.step - first_step) / num_steps
-        network.freeze_first(frozen_layers(network.blocks, phase, done=done))
+    def frozen_now() -> int:
+        return frozen_layers(network.blocks, phase, done=(clock.step - first_step) / num_steps)
+
+    def prepare() -> None:
+        network.freeze_first(frozen_now())
         network.train_learning(batchnorm=phase.batchnorm == "train")
 
     def take_step(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if phase.unfreeze == "gradual":
-            thaw()
+        if frozen_now() != network.num_frozen:
+            prepare()
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
             losses = [
@@ -134,7 +136,7 @@ def run_phase(
         watch.look(after_epoch(predicts)[watched], predicts)
     with progress(label, total=phase.epochs * loader.num_images, unit="img") as step:
         for _ in range(phase.epochs):
-            thaw()
+            prepare()  # looking at a score has left it in eval mode
             start, images = time.perf_counter(), clock.images
             loss = _run_epoch(loader, labels, take_step, lambda: phase.lr * _factor(scheduler), clock, step)
             seconds = time.perf_counter() - start

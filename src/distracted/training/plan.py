@@ -12,7 +12,7 @@ from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.schema import FeaturesPhase, Phase, RunConfig, TrainPhase
-from distracted.training.optim import END, block_rates, head_rate
+from distracted.training.optim import block_rates, head_rate
 from distracted.training.resolve import applying_phases, with_input
 
 
@@ -135,7 +135,7 @@ def _share(network: Network, phase: Phase, number: int, first: int) -> Share | N
     if not isinstance(phase, TrainPhase):
         return None
     end = first + len(network.blocks[number].layers)
-    learning = end - max(first, frozen_layers(network.blocks, phase, done=END))
+    learning = end - max(first, frozen_layers(network.blocks, phase, done=1.0))
     if learning <= 0:
         return None
     above = len(network.blocks) - 1 - number

@@ -33,6 +33,7 @@ from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights, find_weights
 from distracted.paths import CONFIGS
 from distracted.schema import ModelConfig
+from markdown_table import say_header, say_row
 
 #: timm's names whose networks torchvision has under another.
 _TORCHVISION = {"mobilenetv2_100": "mobilenet_v2"}
@@ -65,7 +66,9 @@ def main(
 def _measure(name: str, size: int) -> dict[str, Any]:
     model = load_config(model=name, data="sample").model
     backbone = find_backbone(model.backbone)
-    network, size = build_smallest(model, size if backbone.image_size >= size else backbone.image_size)
+    with torch.device("meta"):  # shapes without numbers
+        whole, _ = build_smallest(model, backbone.image_size)
+    network, size = build_smallest(model, min(size, backbone.image_size))
     torch.manual_seed(0)
     images = torch.randint(0, 256, (_BATCH, size, size, 3), dtype=torch.uint8)
     labels = torch.arange(_BATCH) % 10
@@ -74,11 +77,11 @@ def _measure(name: str, size: int) -> dict[str, Any]:
         "backbone": model.backbone,
         "own_size": backbone.image_size,
         "size": size,
-        "parameters": sum(parameter.numel() for parameter in network.trunk.parameters()),
+        "parameters": sum(parameter.numel() for parameter in whole.trunk.parameters()),
         "blocks": [block.name for block in network.blocks],
         "layers": count_layers(network.blocks),
     }
-    if backbone.repo:
+    if backbone.source:
         found |= _origin(model, size)
     found |= _learn(network, images, labels)
     found |= _speed(network, images, labels)
@@ -112,7 +115,7 @@ def _origin(model: ModelConfig, size: int) -> dict[str, Any]:
         path = Path(folder) / ("weights.pth" if in_torchvision else "weights.safetensors")
         state = {name: tensor.contiguous() for name, tensor in reference.state_dict().items()}
         torch.save(state, path) if in_torchvision else save_file(state, path)
-        weights = find_weights(model.backbone, str(path), repo=None)
+        weights = find_weights(model.backbone, str(path), source=None)
         network = build_network(model.model_copy(update={"image_size": size}), weights, num_classes=10).eval()
     images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     pixels = images.permute(0, 3, 1, 2).float() / 255
@@ -199,8 +202,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     columns = ["model", "backbone", "parameters", "own pixels", "blocks", "layers"]
     columns += ["origin's file: features differ by", f"loss over {_STEPS} steps", "measured at"]
     columns += ["forward img/s", "base frozen img/s", "all layers img/s"]
-    console.say(f"| {' | '.join(columns)} |")
-    console.say("| --- " * len(columns) + "|")
+    say_header(columns)
     for row in rows:
         origin = f"{row['origin']}: {row['difference']:.0e}" if "origin" in row else "none"
         cells = [
@@ -215,7 +217,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
             f"{row['size']}",
             *(f"{row[f'{key}_per_second']:.0f}" for key in ("forward", "frozen", "all")),
         ]
-        console.say(f"| {' | '.join(cells)} |")
+        say_row(cells)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from distracted.config import load_config
 from distracted.models.blocks import count_layers, frozen_layers
 from distracted.models.network import Network
 from distracted.schema import TrainPhase
+from markdown_table import say_header, say_row
 
 _REPEATS = 7
 #: glibc gives freed memory back at once, so that one step's peak is not hidden in another's leftovers.
@@ -53,8 +54,7 @@ def main(
         "statistics moved",
     ]
     columns += ["stored for the way back", "peak memory", "step", "of all layers"]
-    console.say(f"| {' | '.join(columns)} |")
-    console.say("| --- " * len(columns) + "|")
+    say_header(columns)
     for model in models.split():
         _table(model, size, batch)
 
@@ -106,7 +106,7 @@ def _table(model: str, size: int, batch: int) -> None:
             f"{medians[name]:.2f} s",
             f"{medians[name] / medians['unfreeze: all']:.0%}",
         ]
-        console.say(f"| {' | '.join(cells)} |")
+        say_row(cells)
 
 
 def _prepare(network: Network, num_frozen: int) -> torch.optim.Optimizer:
@@ -127,17 +127,17 @@ def _changes(
     network: Network, num_frozen: int, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[int, int, int]:
     """Tensors that changed though frozen or stayed though learning; statistics that moved; what learns."""
-    optimizer = _prepare(network, num_frozen)
+    _prepare(network, num_frozen)
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learning, lr=1e-3)  # each weight with a gradient moves by about that much
     before = {name: tensor.clone() for name, tensor in network.trunk.state_dict().items()}
     take_step(network, images, labels, optimizer)
     layers = [layer for block in network.blocks for layer in block.layers]
-    learning = {name for layer in layers[num_frozen:] for name in layer}
+    said = {name for layer in layers[num_frozen:] for name in layer}
     changed = {name for name, tensor in network.trunk.state_dict().items() if not tensor.equal(before[name])}
     parameters = dict(network.trunk.named_parameters())
-    wrong = (changed & set(parameters)) ^ learning
-    size = sum(parameters[name].numel() for name in learning) + sum(
-        p.numel() for p in network.head.parameters()
-    )
+    wrong = (changed & set(parameters)) ^ said
+    size = sum(parameters[name].numel() for name in said) + sum(p.numel() for p in network.head.parameters())
     return len(wrong), len(changed - set(parameters)), size
 
 

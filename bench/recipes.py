@@ -36,6 +36,7 @@ from distracted.training.heads import fit_head, train_head
 from distracted.training.phases import Clock, run_phase
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
+from markdown_table import say_header, say_row
 
 _IMAGES, _TURNS = 192, 4
 _QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false"]
@@ -208,8 +209,7 @@ def _show(store: Store, runs: dict[str, Timed]) -> None:
     order = sorted(losses, key=lambda run: float(losses[run].mean()))
     columns = ["recipe", "log loss", "folds", "accuracy", "above the best (standard error)"]
     columns += ["seconds a fit", "epochs"]
-    console.say(f"| {' | '.join(columns)} |")
-    console.say("| --- " * len(columns) + "|")
+    say_header(columns)
     for run in order:
         found = scores(oof[run].oof, labels)
         by_fold = [manifest.scores["valid/log_loss"] for manifest in oof[run].manifests]
@@ -223,7 +223,7 @@ def _show(store: Store, runs: dict[str, Timed]) -> None:
             f"{runs[run].seconds:.0f}",
             ", ".join(f"{name} {number}" for name, number in runs[run].epochs.items()),
         ]
-        console.say(f"| {' | '.join(cells)} |")
+        say_row(cells)
 
 
 if __name__ == "__main__":

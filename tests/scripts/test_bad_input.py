@@ -598,7 +598,8 @@ def test_a_leaky_run_in_a_blend(project: Project) -> None:
     check(
         project, lambda: project.ensemble("--runs", "watched"), "RUNS: 'watched' watched the folds", "LEAKY=1"
     )
-    assert project.ensemble("--runs", "watched", "--leaky").code == 0
+    outcome = project.ensemble("--runs", "watched", "--leaky")
+    assert outcome.code == 0 and "macro F1" in outcome.out and "AUC" in outcome.out
     outcome = project.submit()
     assert outcome.code == 0 and "its expected score is too good" in outcome.err
     assert "blend, leaky" in project.status().out

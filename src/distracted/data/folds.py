@@ -3,17 +3,15 @@
 import hashlib
 import io
 import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from distracted.data.competition import Competition
+from distracted.data.split import split_by_subject
 from distracted.errors import FoldsError
 from distracted.files import create_text
 
@@ -21,8 +19,6 @@ _log = logging.getLogger(__name__)
 
 COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
-_NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
-_NUM_DEALS = 1000
 #: Of the subjects that a single split holds out.
 SINGLE_SHARE = 0.1
 
@@ -110,7 +106,7 @@ def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
 
 
 def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
-    """Split by subject, balanced in size and classes (`_split`); by image where there are no subjects.
+    """Split by subject, balanced in size and classes; by image where there are no subjects.
 
     Args:
         num_folds: With 1 a single split: one part of ten (of fewer, where subjects are few) is fold 0, and
@@ -125,7 +121,7 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     train = competition.train
     num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
     subjects = pd.factorize(train["subject"], sort=True)[0]
-    ids = _split(train["label"].to_numpy(), subjects, num_parts)
+    ids = split_by_subject(train["label"].to_numpy(), subjects, num_parts)
     if ids is None:
         remedy = (
             f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
@@ -161,7 +157,7 @@ def hold_back(
     labels, subjects = folds.labels[rows], folds.subjects[rows]
     num_subjects = len(np.unique(subjects))
     for num_parts in range(min(max(2, round(1 / share)), num_subjects), 1, -1):
-        ids = _split(labels, subjects, num_parts, seed=seed)
+        ids = split_by_subject(labels, subjects, num_parts, seed=seed)
         if ids is not None:
             held_back = len(np.unique(subjects[ids == 0]))
             _log.info("inner holdout: %d of %d training subjects held back", held_back, num_subjects)
@@ -170,64 +166,6 @@ def hold_back(
         f"training.holdout={share:g}: fold {fold} trains on {num_subjects} subjects, none of which can be "
         "held back without a class that loses its last; expected 0, or more subjects"
     )
-
-
-def _split(
-    labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, *, seed: int = 0
-) -> NDArray[np.int64] | None:
-    """The part of each row, 0-based, no subject in two of them; None where no good split is found.
-
-    StratifiedGroupKFold under several seeds; the split whose class counts are nearest to equal shares is
-    kept, among those that leave every class outside of each part. Where it finds none, as can happen with a
-    handful of subjects, they are dealt out at random. Subjects of one image each need no groups.
-
-    Args:
-        labels: Class ids, shape (num_rows,).
-        subjects: Subject ids, not all of them need occur, shape (num_rows,).
-    """
-    ids = _best(labels, num_parts, _stratified(labels, subjects, num_parts, seed))
-    return ids if ids is not None else _best(labels, num_parts, _dealt(subjects, num_parts, seed))
-
-
-def _best(
-    labels: NDArray[np.int64], num_parts: int, candidates: Iterator[NDArray[np.int64]]
-) -> NDArray[np.int64] | None:
-    """The best balanced of those that leave every class outside of each part."""
-    counts = np.bincount(labels)
-    best: tuple[float, NDArray[np.int64]] | None = None
-    for ids in candidates:
-        held_out = np.stack([np.bincount(labels[ids == f], minlength=len(counts)) for f in range(num_parts)])
-        if (held_out == counts).any() or (held_out.sum(axis=1) == 0).any():
-            continue
-        expected = counts / num_parts
-        sizes = held_out.sum(axis=1)
-        score = float(((held_out - expected) ** 2 / expected).sum())
-        score += float(((sizes - sizes.mean()) ** 2 / sizes.mean()).sum() * len(counts))
-        if best is None or score < best[0]:
-            best = score, ids
-    return None if best is None else best[1]
-
-
-def _stratified(
-    labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, seed: int
-) -> Iterator[NDArray[np.int64]]:
-    by_image = len(np.unique(subjects)) == len(subjects)
-    for number in range(1 if by_image else _NUM_SEEDS):
-        splitter = (StratifiedKFold if by_image else StratifiedGroupKFold)(
-            num_parts, shuffle=True, random_state=(seed + number) % 2**32
-        )
-        ids = np.full(len(labels), -1, dtype=np.int64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a class rarer than parts: `_best` sees to it
-            for part, (_, valid) in enumerate(splitter.split(labels, labels, None if by_image else subjects)):
-                ids[valid] = part
-        yield ids
-
-
-def _dealt(subjects: NDArray[np.int64], num_parts: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    for number in range(_NUM_DEALS):
-        dealt = np.random.default_rng(seed + number).integers(0, num_parts, int(subjects.max()) + 1)
-        yield dealt[subjects]
 
 
 def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:

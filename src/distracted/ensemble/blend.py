@@ -31,6 +31,7 @@ class Ensemble:
     Attributes:
         name: Of the run; members: the runs in it.
         scores: Pooled OOF log loss of each member.
+        pooled: The blend's cross-fitted scores by name, as `metrics.scores`.
         interval: The cross-fitted log loss with its 95% bootstrap interval over subjects.
         prior: Log loss of the class prior.
     """
@@ -38,6 +39,7 @@ class Ensemble:
     name: str
     members: tuple[str, ...]
     scores: dict[str, float]
+    pooled: dict[str, float]
     fit: CrossFit
     interval: Interval
     prior: float
@@ -93,7 +95,8 @@ def blend_runs(
     interval = subject_bootstrap(log_losses(fit.log_probs, labels), subjects)
     of_members = {run.name: log_loss(run.oof[scored], labels) for run in members}
     prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
-    return Ensemble(name, tuple(of_members), of_members, fit, interval, prior)
+    pooled = scores(fit.log_probs, labels)
+    return Ensemble(name, tuple(of_members), of_members, pooled, fit, interval, prior)
 
 
 def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:

@@ -1,10 +1,11 @@
 """Backbones by name: what is known of them beforehand, and their trunks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 import timm
-import torch
 from torch import nn
 
 from distracted.errors import ConfigError, first_line
@@ -16,13 +17,13 @@ class Backbone:
     """What is known of a network before it is built.
 
     Attributes:
-        repo: Where its default weights lie: a repository of timm's hub, "torchvision/<file>", or None.
+        source: Where its ImageNet weights lie: a repository of timm's hub, the address of a file, or None.
         image_size: Side in pixels; crop: share of the picture's sides seen; mean, std: of pixels in [0, 1].
         fixed_size: The network has to be told its input size when it is built (transformers).
     """
 
     name: str
-    repo: str | None
+    source: str | None
     image_size: int
     crop: float
     mean: tuple[float, float, float]
@@ -37,7 +38,7 @@ def find_backbone(name: str) -> Backbone:
         ConfigError: there is none of that name; names the nearest.
     """
     if own := OWN.get(name):
-        return Backbone(name, own.repo, own.image_size, own.crop, own.mean, own.std, fixed_size=False)
+        return Backbone(name, own.source, own.image_size, own.crop, own.mean, own.std, fixed_size=False)
     if not timm.is_model(name.split(".")[0]):
         near = ", ".join(get_close_matches(name, [*OWN, *timm.list_models()], n=3))
         raise ConfigError(
@@ -49,38 +50,51 @@ def find_backbone(name: str) -> Backbone:
         raise ConfigError(f"model.backbone={name}: {error}") from error
     if cfg is None:
         raise ConfigError(f"model.backbone={name}: timm keeps no input size or normalisation for it")
-    repo = cfg.hf_hub_id
-    if repo and repo.endswith("/"):
-        repo = f"{repo}{cfg.architecture}.{cfg.tag}"
+    source = cfg.hf_hub_id
+    if source and source.endswith("/"):
+        source = f"{source}{cfg.architecture}.{cfg.tag}"
     size = int(cfg.input_size[1])
     return Backbone(
-        name, repo, size, cfg.crop_pct, tuple(cfg.mean), tuple(cfg.std), bool(cfg.fixed_input_size)
+        name,
+        source or cfg.url or None,
+        size,
+        cfg.crop_pct,
+        tuple(cfg.mean),
+        tuple(cfg.std),
+        bool(cfg.fixed_input_size),
     )
 
 
 def build_trunk(backbone: Backbone, size: int, *, dense_layers: bool) -> nn.Module:
-    """A backbone without its classifier, with random weights, that takes images of `size` pixels.
+    """A backbone without its classifier, with random weights, for images of `size` pixels.
 
     Args:
         dense_layers: Keep VGG's two dense layers of 4,096.
-
-    Raises:
-        ConfigError: it does not take images of this size.
     """
     extra = {"img_size": size} if backbone.fixed_size else {}
+    trunk: nn.Module = (
+        OWN[backbone.name].build(size)
+        if backbone.name in OWN
+        else timm.create_model(backbone.name, pretrained=False, num_classes=0, **extra)
+    )
+    if hasattr(trunk, "pre_logits") and not dense_layers:
+        trunk.pre_logits = nn.Identity()
+    return trunk
+
+
+@contextmanager
+def refusing_size(backbone: Backbone, size: int) -> Iterator[None]:
+    """Around building a network and its first pass: each architecture has its own way to refuse a size.
+
+    Raises:
+        ConfigError: the network does not take images of this size.
+    """
     try:
-        trunk: nn.Module = (
-            OWN[backbone.name].build(size)
-            if backbone.name in OWN
-            else timm.create_model(backbone.name, pretrained=False, num_classes=0, **extra)
-        )
-        if hasattr(trunk, "pre_logits") and not dense_layers:
-            trunk.pre_logits = nn.Identity()
-        with torch.no_grad():
-            trunk.eval()(torch.zeros(1, 3, size, size))
-    except Exception as error:  # each architecture has its own way to refuse a size
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
         raise ConfigError(
             f"model.image_size={size}: {backbone.name} does not take images of this size "
             f"({first_line(error)})"
         ) from error
-    return trunk

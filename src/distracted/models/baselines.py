@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torchvision.models import GoogLeNet
+from torchvision.models import GoogLeNet, GoogLeNet_Weights
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -39,7 +39,7 @@ class Own:
         build: Makes it for square images of so many pixels.
         image_size: The size where the config says none.
         crop: Share of the picture's sides that is seen; mean, std: of pixels in [0, 1].
-        repo: Where its ImageNet weights lie, or None.
+        source: Where its ImageNet weights lie, as `Backbone.source`.
     """
 
     build: Callable[[int], nn.Module]
@@ -47,7 +47,7 @@ class Own:
     crop: float = 1.0
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _HALF
-    repo: str | None = None
+    source: str | None = None
 
 
 def _googlenet(size: int) -> nn.Module:
@@ -78,7 +78,7 @@ def _cnn(size: int) -> nn.Module:
 
 
 OWN = {
-    "googlenet": Own(_googlenet, 224, crop=0.875, repo="torchvision/googlenet-1378be20.pth"),
+    "googlenet": Own(_googlenet, 224, crop=0.875, source=GoogLeNet_Weights.IMAGENET1K_V1.url),
     "mlp": Own(_mlp, 32),
     "cnn": Own(_cnn, 64),
     "majority": Own(lambda size: Nothing(), 16),

@@ -1,7 +1,10 @@
-"""ImageNet weights of timm's hub or torchvision's: from the local cache, or downloaded where it answers."""
+"""ImageNet weights of timm's hub, or of a file elsewhere: from the local cache, or downloaded."""
 
 import logging
+import re
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
@@ -12,9 +15,7 @@ from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
 
-#: Prefix of weights that torchvision alone has.
-TORCHVISION = "torchvision/"
-_TORCHVISION_HOST = "https://download.pytorch.org/models/"
+_DIGEST = re.compile(r"-([0-9a-f]{8,})\.")  # in a file's name
 _FILENAME = "model.safetensors"
 
 
@@ -32,17 +33,25 @@ def cached_weights(repo: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def hub_weights(repo: str) -> Path:
+def short_name(source: str) -> str:
+    """A hub repository as it is; of an address, the file's name."""
+    return Path(urlsplit(source).path).name if "://" in source else source
+
+
+def hub_weights(source: str) -> Path:
     """The file of a network's default weights on this disk, downloaded if need be.
 
     Args:
-        repo: A repository of timm's hub such as "timm/resnet50.a1_in1k", or "torchvision/<file>".
+        source: A repository of timm's hub such as "timm/resnet50.a1_in1k", or the address of a file, as
+            torchvision and the older of timm's networks have them.
 
     Raises:
-        WeightsError: not cached, and the hub cannot be reached or does not give the file.
+        WeightsError: not cached, and the hub or server cannot be reached or does not give the file.
     """
-    if repo.startswith(TORCHVISION):
-        return _torchvision_weights(repo)
+    return _file_at(source) if "://" in source else _in_repository(source)
+
+
+def _in_repository(repo: str) -> Path:
     if (path := cached_weights(repo)) is not None:
         return path
     if not hub_reachable():
@@ -54,25 +63,26 @@ def hub_weights(repo: str) -> Path:
         raise _not_there(repo, f"the hub does not give it ({first_line(error)})") from error
 
 
-def _torchvision_weights(repo: str) -> Path:
-    """torchvision's own file in torch's own cache, checked against the digest in its name."""
-    file = repo.removeprefix(TORCHVISION)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    digest = file.rpartition("-")[2].partition(".")[0]
+def _file_at(url: str) -> Path:
+    """A file in torch's own cache, checked against the digest in its name where there is one."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / short_name(url)
+    found = _DIGEST.search(path.name)
+    digest = found.group(1) if found else None
     if path.is_file():
-        if not sha256_file(path).startswith(digest):
+        if digest and not sha256_file(path).startswith(digest):
             raise WeightsError(f"{path}: not what its name says (its digest differs); remove it")
         return path
-    if constants.HF_HUB_OFFLINE or not answers(_TORCHVISION_HOST):
-        raise _not_there(repo, "torchvision's server cannot be reached")
-    _log.info("downloading %s", repo)
+    scheme, server = urlsplit(url)[:2]
+    if constants.HF_HUB_OFFLINE or not answers(f"{scheme}://{server}"):
+        raise _not_there(path.name, f"{server} cannot be reached")
+    _log.info("downloading %s from %s", path.name, server)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(_TORCHVISION_HOST + file, str(path), digest, progress=False)
+        torch.hub.download_url_to_file(url, str(path), digest, progress=sys.stderr.isatty())
     except Exception as error:  # urllib's many, and a digest that differs
-        raise _not_there(repo, f"torchvision's server does not give it ({first_line(error)})") from error
+        raise _not_there(path.name, f"{server} does not give it ({first_line(error)})") from error
     return path
 
 
-def _not_there(repo: str, reason: str) -> WeightsError:
-    return WeightsError(f"ImageNet weights {repo}: {reason} and they are not in its cache")
+def _not_there(name: str, reason: str) -> WeightsError:
+    return WeightsError(f"ImageNet weights {name}: {reason} and they are not in the cache")

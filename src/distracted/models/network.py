@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from distracted.errors import ConfigError
 from distracted.models.auxiliary import AUXILIARY, AuxiliaryHead
-from distracted.models.backbone import Backbone, build_trunk, find_backbone
+from distracted.models.backbone import Backbone, build_trunk, find_backbone, refusing_size
 from distracted.models.blocks import find_block, find_blocks
 from distracted.models.weights import Weights, load_weights
 from distracted.schema import HeadConfig, ModelConfig
@@ -196,8 +196,9 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     backbone = find_backbone(config.backbone)
     size = config.image_size
     assert isinstance(size, int)
-    trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
-    network = Network(trunk, backbone, config.head, size=size, num_classes=num_classes)
+    with refusing_size(backbone, size):
+        trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
+        network = Network(trunk, backbone, config.head, size=size, num_classes=num_classes)
     load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary_heads())
     if weights.pretrained:  # a random head's gradients would wreck the trunk
         nn.init.zeros_(network.head.classifier.weight)

@@ -17,7 +17,7 @@ from torch import nn
 from distracted.errors import WeightsError, first_line
 from distracted.files import sha256_file
 from distracted.models.auxiliary import AuxiliaryHead
-from distracted.models.hub import hub_weights
+from distracted.models.hub import hub_weights, short_name
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Weights:
     """A settled origin of weights.
 
     Attributes:
-        origin: "none", "imagenet:<repository>", "package:<name>" or "file:<file name>".
+        origin: "none", "imagenet:<repository or file name>", "package:<name>" or "file:<file name>".
         path: The file, None for random weights.
         sha256: Of the file.
         notes: A line for each fallback on the way.
@@ -65,13 +65,13 @@ class Weights:
         return self.path is not None
 
 
-def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
+def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
     """Settle where a backbone's weights come from.
 
     Args:
         backbone: Its name.
         weights: "imagenet", "none", "auto" (hub, else the installed package, else none) or a file.
-        repo: Where the backbone's default weights lie (`Backbone.repo`); None where there are none.
+        source: Where the backbone's default weights lie (`Backbone.source`); None where there are none.
 
     Raises:
         WeightsError: what was asked for by name cannot be had.
@@ -80,11 +80,11 @@ def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
         return Weights("none")
     if weights == "imagenet":
         try:
-            return _from_hub(backbone, repo)
+            return _from_hub(backbone, source)
         except WeightsError as error:
             raise WeightsError(f"{error}. {_WAYS_OUT}") from error
     if weights == "auto":
-        return _first_of(backbone, repo)
+        return _first_of(backbone, source)
     path = Path(weights).expanduser()
     if not path.is_file():
         raise WeightsError(
@@ -95,11 +95,11 @@ def find_weights(backbone: str, weights: str, *, repo: str | None) -> Weights:
     return Weights(f"file:{path.name}", path, sha256_file(path))
 
 
-def _from_hub(backbone: str, repo: str | None) -> Weights:
-    if repo is None:
+def _from_hub(backbone: str, source: str | None) -> Weights:
+    if source is None:
         raise WeightsError(f"there are no ImageNet weights for {backbone}")
-    path = hub_weights(repo)
-    return Weights(f"imagenet:{repo}", path, sha256_file(path))
+    path = hub_weights(source)
+    return Weights(f"imagenet:{short_name(source)}", path, sha256_file(path))
 
 
 def _from_package(backbone: str) -> Weights | None:
@@ -111,9 +111,9 @@ def _from_package(backbone: str) -> Weights | None:
     return Weights(f"package:{package}", path, sha256_file(path)) if path.is_file() else None
 
 
-def _first_of(backbone: str, repo: str | None) -> Weights:
+def _first_of(backbone: str, source: str | None) -> Weights:
     try:
-        return _from_hub(backbone, repo)
+        return _from_hub(backbone, source)
     except WeightsError as error:
         reason = str(error)
     found = _from_package(backbone)

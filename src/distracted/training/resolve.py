@@ -45,7 +45,7 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     """
     backbone = find_backbone(config.model.backbone)
     device = find_device(config.runtime.device)
-    weights = find_weights(config.model.backbone, config.model.weights, repo=backbone.repo)
+    weights = find_weights(config.model.backbone, config.model.weights, source=backbone.source)
     if trained_on(weights) == config.data.name:
         raise WeightsError(
             f"model.weights={config.model.weights}: this network learned from labels of {config.data.name}, "

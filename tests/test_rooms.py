@@ -231,6 +231,7 @@ def test_every_model_loads(model: str) -> None:
     assert config.model.weights == "none" or whens & {"pretrained", "always"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("model", ["vgg16", "dinov3_base", "cnn"])
 def test_every_recipe_goes_with_unlike_models(model: str, recipe: str) -> None:

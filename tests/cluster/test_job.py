@@ -66,6 +66,7 @@ def test_another_config_is_refused_before_training(store: Store, configure: Conf
     assert store.finished_folds("tiny") == [0] and store.manifest("tiny", 0) == first
 
 
+@pytest.mark.slow
 def test_forcing_all_folds_may_change_the_config(store: Store, configure: Configure) -> None:
     train_folds(store, configure(), run="tiny", folds=range(3))
     train_folds(store, configure("training.seed=1"), run="tiny", folds=range(3), force=True)

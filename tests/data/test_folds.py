@@ -31,6 +31,7 @@ def square(num_subjects: int, num_classes: int = 3, count: int = 4) -> Competiti
 
 
 class TestMakeFolds:
+    @pytest.mark.slow
     @settings(max_examples=10, deadline=None)
     @given(competitions(), st.integers(2, 6))
     def test_of_any_competition(self, competition: Competition, asked: int) -> None:
@@ -118,6 +119,7 @@ def folds_of(competition: Competition, num_folds: int) -> Folds:
 
 
 class TestHoldBack:
+    @pytest.mark.slow
     @settings(max_examples=10, deadline=None)
     @given(competitions(), st.integers(0, 5))
     def test_no_subject_on_both_sides_and_every_class_trained_on(
@@ -148,6 +150,7 @@ class TestHoldBack:
         rows, held_back = hold_back(folds, 0, share=0, seed=0)
         assert rows.tolist() == folds.train(0).tolist() and not len(held_back)
 
+    @pytest.mark.slow
     def test_the_seed_chooses_and_repeats(self) -> None:
         folds = folds_of(make_competition([[3, 3]] * 20), 4)
         found = [tuple(hold_back(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]

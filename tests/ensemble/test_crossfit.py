@@ -226,6 +226,7 @@ def test_fitting_looks_better_in_sample_than_cross_fitted_on_average() -> None:
     assert (optimism[2:] > 0).all()
 
 
+@pytest.mark.slow
 def test_twenty_useless_runs_cost_eight_good_ones_at_most_a_hundredth() -> None:
     good = simulate(8, num_images=3000, num_classes=10, num_subjects=26, seed=1)
     noise = useless_runs(20, good)

@@ -25,6 +25,7 @@ def phase(**settings: object) -> TrainPhase:
     return TrainPhase.model_validate({"kind": "train", "epochs": 1, "lr": 0.1, **settings})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -133,6 +133,7 @@ def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (weights.origin, weights.path) == (f"imagenet:{renamed.name}", renamed)
 
 
+@pytest.mark.slow
 def test_a_network_of_timms_whose_file_lies_on_no_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -414,6 +414,7 @@ def test_a_fold_that_is_no_number(project: Project) -> None:
     assert not project.files()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     ("made_by", "given_to"),
@@ -465,6 +466,7 @@ def test_another_config_under_the_same_name(trained: Project) -> None:
     check(trained, lambda: trained.train("--fold", "1", "--force", settings="training.seed=5"), *parts)
 
 
+@pytest.mark.slow
 def test_predictions_made_with_other_folds(trained: Project) -> None:
     """folds.csv was made anew after the run; the way out that is named is one."""
     path = trained.root / "oof/tiny/folds.csv"
@@ -592,6 +594,7 @@ def test_advising_on_one_class(project: Project) -> None:
     check(project, advised, SAMPLE, "one for each of two classes or more, got img, c0")
 
 
+@pytest.mark.slow
 def test_a_leaky_run_in_a_blend(project: Project) -> None:
     settings = "phases.scratch.keep=best"
     assert project.train("--leaky", "--name", "watched", settings=settings).code == 0

@@ -55,6 +55,7 @@ def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> 
     return run
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_easy(train: Train, store: Store) -> None:
     result = train("phases.scratch.epochs=25", "augment.policy=none", "training.batch_size=12")
     labels = store.folds.labels[store.folds.valid(0)]
@@ -126,6 +127,7 @@ def test_an_unreadable_image_stops_with_its_path(train: Train, store: Store) -> 
         train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_every_optimizer_and_schedule_trains(train: Train, optimizer: str, schedule: str) -> None:

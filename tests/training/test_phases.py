@@ -90,6 +90,7 @@ def same(network: Network, state: dict[str, torch.Tensor]) -> bool:
     return all(tensor.equal(state[name]) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "rmsprop"])
 def test_gradual_thaws_one_block_after_another(run: Run, network: Network, optimizer: str) -> None:
     with torch.no_grad():  # some norms start at zero, and what lies before them gets no gradient

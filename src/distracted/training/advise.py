@@ -85,8 +85,9 @@ class Case:
     why: str
 
 
-#: (large, similar) to the textbook's case. The recipes are those that did best at equal time where that was
-#: measured (docs/transfer.md), which is not always what the textbook says.
+#: (large, similar) to the textbook's case. The recipes for small data are those that did best at equal time on
+#: a data set of that case (docs/transfer.md), which is not always what the textbook says; large data has not
+#: been measured.
 CASES = {
     (False, True): Case(
         "small and similar to ImageNet",
@@ -97,8 +98,8 @@ CASES = {
     (False, False): Case(
         "small and unlike ImageNet",
         textbook="freeze the first layers and train the rest",
-        recipe="full",
-        why="what the upper blocks know does not fit, and from a fitted head all layers may follow",
+        recipe="freeze_first_k",
+        why="edges and colours are the same everywhere; what lies above the first ten layers learns anew",
     ),
     (True, True): Case(
         "large and similar to ImageNet",

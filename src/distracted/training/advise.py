@@ -85,9 +85,9 @@ class Case:
     why: str
 
 
-#: (large, similar) to the textbook's case. The recipes for small data are those that did best at equal time on
-#: a data set of that case (docs/transfer.md), which is not always what the textbook says; large data has not
-#: been measured.
+#: (large, similar) to the textbook's case. The recipes for small data are those that did best at equal time
+#: on a data set of that case (docs/transfer.md), which is not always what the textbook says; large data has
+#: not been measured.
 CASES = {
     (False, True): Case(
         "small and similar to ImageNet",

@@ -13,6 +13,8 @@ from distracted.errors import StoreError
 from distracted.metrics import accuracy, log_loss, prior_log_loss, scores
 from distracted.predictions.store import Store
 
+pytestmark = pytest.mark.slow
+
 WriteRun = Callable[..., None]
 POOLS = {blender.name: blender.pool for blender in BLENDERS}
 

@@ -16,6 +16,8 @@ from distracted.predictions.store import Store
 from distracted.submission.doctor import check_submission
 from distracted.submission.submit import write_submission
 
+pytestmark = pytest.mark.slow
+
 WriteRun = Callable[..., None]
 
 
@@ -110,7 +112,6 @@ def test_the_newest_blend_is_taken(store: Store, blend: str) -> None:
     assert write_submission(store).run == "another"
 
 
-@pytest.mark.slow
 def test_a_blend_whose_member_has_changed_is_passed_over_and_refused_by_name(
     store: Store, write_run: WriteRun, blend: str
 ) -> None:

@@ -109,11 +109,13 @@ def _table(model: str, size: int, batch: int) -> None:
         say_row(cells)
 
 
-def _prepare(network: Network, num_frozen: int) -> torch.optim.Optimizer:
+def _prepare(
+    network: Network, num_frozen: int, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+) -> torch.optim.Optimizer:
     network.zero_grad(set_to_none=True)
     network.freeze_first(num_frozen)
     network.train_learning(batchnorm=False)
-    return torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1e-3)
+    return optimizer([p for p in network.parameters() if p.requires_grad], lr=1e-3)
 
 
 def _timed(network: Network, num_frozen: int, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -127,9 +129,7 @@ def _changes(
     network: Network, num_frozen: int, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[int, int, int]:
     """Tensors that changed though frozen or stayed though learning; statistics that moved; what learns."""
-    _prepare(network, num_frozen)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learning, lr=1e-3)  # each weight with a gradient moves by about that much
+    optimizer = _prepare(network, num_frozen, torch.optim.Adam)  # moves each weight that has a gradient
     before = {name: tensor.clone() for name, tensor in network.trunk.state_dict().items()}
     take_step(network, images, labels, optimizer)
     layers = [layer for block in network.blocks for layer in block.layers]

@@ -133,18 +133,13 @@ def test_what_the_phase_began_with_may_be_the_best(run: Run, network: Network) -
     assert same(network, seen[0])
 
 
-def test_patience_does_not_count_while_the_rate_rises(
-    run: Run,
-) -> None:
+def test_patience_does_not_count_while_the_rate_rises(run: Run) -> None:
     settings = {"schedule": "one_cycle", "warmup": 0.5, "epochs": 8, "patience": 2}
-    assert (
-        len(run(scripted([1, *[2] * 8], []), **settings).epochs) == 5
-    )  # epochs 4 and 5 are the first that count
+    outcome = run(scripted([1, *[2] * 8], []), **settings)
+    assert len(outcome.epochs) == 5  # epochs 4 and 5 are the first that count
 
 
-def test_plateau_lowers_the_rate_each_time_it_waits_in_vain(
-    run: Run,
-) -> None:
+def test_plateau_lowers_the_rate_each_time_it_waits_in_vain(run: Run) -> None:
     scores = [9, 3, 4, 4, 4, 4, 1, 2, 2]
     settings = {"schedule": "plateau", "reduce_after": 2, "reduce_to": 0.5, "epochs": 8}
     outcome = run(scripted(scores, []), **settings)

@@ -24,7 +24,11 @@ def hub_reachable() -> bool:
 
     Left alone, the hub client retries for 48 seconds a model.
     """
-    return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
+    return _reachable(constants.ENDPOINT)
+
+
+def _reachable(server: str) -> bool:
+    return not constants.HF_HUB_OFFLINE and answers(server)
 
 
 def cached_weights(repo: str) -> Path | None:
@@ -73,7 +77,7 @@ def _file_at(url: str) -> Path:
             raise WeightsError(f"{path}: not what its name says (its digest differs); remove it")
         return path
     scheme, server = urlsplit(url)[:2]
-    if constants.HF_HUB_OFFLINE or not answers(f"{scheme}://{server}"):
+    if not _reachable(f"{scheme}://{server}"):
         raise _not_there(path.name, f"{server} cannot be reached")
     _log.info("downloading %s from %s", path.name, server)
     try:

@@ -56,8 +56,8 @@ cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
 grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DATA= SET= FORCE=1)
 	@$(PY) scripts/train.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(RUN_OPT)
 
-ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" NAME= DATA=)
-	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
+ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
+	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
 
 submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
 	@$(PY) scripts/submit.py $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, OptimizeResult, minimize
 from scipy.special import log_softmax
 
-from distracted.ensemble.blenders import RIDGE, fit_linear_pool, fit_log_linear_pool
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.newton import kkt_residual
+from distracted.ensemble.pools import RIDGE, fit_linear_pool, fit_log_linear_pool
 from distracted.files import write_json
 from distracted.metrics import log_loss
 

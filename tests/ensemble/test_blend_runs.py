@@ -8,7 +8,7 @@ import pytest
 
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import Ensemble, blend_runs
-from distracted.ensemble.blenders import BLENDERS
+from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS
 from distracted.errors import StoreError
 from distracted.metrics import accuracy, log_loss, prior_log_loss, scores
 from distracted.predictions.store import Store
@@ -99,7 +99,9 @@ def test_manifests_say_what_was_blended_how_and_from_how_many(store: Store, writ
         on_all = manifest.details["on_all_folds"]
         assert on_all["blender"] == ensemble.fit.overall.name
         assert list(on_all["weights"]) == ["b", "a"]
-        assert list(on_all["in_sample"]) == list(on_all["cross_fitted"]) == list(POOLS)
+        shown = [blender.name for blender in ALL_BLENDERS]
+        assert list(on_all["in_sample"]) == list(on_all["cross_fitted"]) == shown
+        assert manifest.config["blenders"] == [blender.key for blender in BLENDERS]
     assert len({manifest.config_hash for manifest in blend.manifests}) == 1
 
 

@@ -10,8 +10,9 @@ from scipy.special import log_softmax
 from simulated_runs import Simulated, simulate, useless_runs
 
 from conftest import RecordedProgress
-from distracted.ensemble.blenders import BLENDERS, Blender, equal_weights, fit_linear_pool, pool_arithmetic
+from distracted.ensemble.blenders import BLENDERS, Blender
 from distracted.ensemble.crossfit import CrossFit, cross_fit
+from distracted.ensemble.pools import equal_weights, fit_linear_pool, pool_arithmetic
 from distracted.metrics import difference_and_error, log_loss, log_losses
 
 Labels = np.ndarray

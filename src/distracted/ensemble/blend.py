@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from distracted.ensemble.blenders import BLENDERS
-from distracted.ensemble.crossfit import CrossFit, cross_fit
+from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
+from distracted.ensemble.crossfit import CrossFit, cross_fit_sources
+from distracted.ensemble.members import open_source, scored_rows
 from distracted.errors import StoreError
 from distracted.metrics import (
     Interval,
@@ -18,6 +17,7 @@ from distracted.metrics import (
     scores,
     subject_bootstrap,
 )
+from distracted.postprocess.step import Part
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
 
@@ -44,12 +44,18 @@ class Ensemble:
     interval: Interval
     prior: float
 
+    @property
+    def num_candidates(self) -> int:
+        """Blenders that were chosen from."""
+        return sum(verdict.chosen_from for verdict in self.fit.verdicts)
+
 
 def blend_runs(
     store: Store,
     *,
     runs: Sequence[str] = (),
     name: str = "ensemble",
+    blenders: Sequence[Blender] = BLENDERS,
     leaky: bool = False,
     progress: Progress = silent,
 ) -> Ensemble:
@@ -59,7 +65,8 @@ def blend_runs(
     by what was fitted and chosen without fold k.
 
     Args:
-        runs: Members; by default all complete runs that are not blends.
+        runs: Members; by default all complete runs that no blend is part of.
+        blenders: Chosen from, from the simplest to the most flexible; the others are scored for reading.
         leaky: Take runs that watched the folds that they are scored on, too.
 
     Raises:
@@ -73,10 +80,9 @@ def blend_runs(
     members = (
         [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store, leaky=leaky)
     )
-    if blends := [run.name for run in members if run.kind == "blend"]:
+    if blends := [run.name for run in members if _holds_a_blend(store, run)]:
         raise StoreError(
-            f"RUNS: {blends[0]} is a blend, whose weights for one fold saw the other folds' labels; "
-            "name its members"
+            f"RUNS: {blends[0]} is a blend, or made of one: its members would count twice; name them instead"
         )
     if not leaky and (watched := [run.name for run in members if run.leaky]):
         raise StoreError(
@@ -85,15 +91,16 @@ def blend_runs(
         )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
-    scored = store.folds.scored
-    labels, subjects = store.folds.labels[scored], store.folds.subjects[scored]
-    folds = store.folds.ids[scored]
-    oof = np.stack([run.oof[scored] for run in members])
-    blenders = BLENDERS if len(members) > 1 else BLENDERS[:1]
-    fit = cross_fit(oof, labels, folds, subjects, blenders=blenders, progress=progress)
-    _write(store, name, members, fit, scored)
-    interval = subject_bootstrap(log_losses(fit.log_probs, labels), subjects)
-    of_members = {run.name: log_loss(run.oof[scored], labels) for run in members}
+    scored = scored_rows(store.folds)
+    sources = [open_source(store, run, scored) for run in members]
+    shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
+    if len(members) == 1:
+        blenders, shown = BLENDERS[:1], []
+    fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
+    _write(store, name, members, fit)
+    rows, labels = store.folds.scored, scored.labels
+    interval = subject_bootstrap(log_losses(fit.log_probs, labels), scored.subjects)
+    of_members = {run.name: log_loss(run.oof[rows], labels) for run in members}
     prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
     pooled = scores(fit.log_probs, labels)
     return Ensemble(name, tuple(of_members), of_members, pooled, fit, interval, prior)
@@ -103,7 +110,7 @@ def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
     members = []
     for name in store.runs():
         finished = store.finished_folds(name)
-        if store.manifest(name, finished[0]).kind == "blend":
+        if _holds_a_blend(store, store.read_run(name, partial=True)):
             continue
         if store.manifest(name, finished[0]).leaky and not leaky:
             _log.warning("%r watched the folds that it is scored on; left out (LEAKY=1 takes it)", name)
@@ -120,42 +127,47 @@ def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
     return members
 
 
-def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit, scored: NDArray[np.int64]) -> None:
+def _holds_a_blend(store: Store, run: Run) -> bool:
+    if run.kind == "blend":
+        return True
+    parents = {parent.run for parent in run.manifests[0].parents} & set(store.runs())
+    return any(_holds_a_blend(store, store.read_run(name, partial=True)) for name in parents)
+
+
+def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit) -> None:
     parents = [run.as_parent() for run in members]
     config = {
         "members": [parent.model_dump(mode="json") for parent in parents],
-        "blenders": [verdict.name for verdict in fit.verdicts],
+        "blenders": [verdict.blender.key for verdict in fit.verdicts if verdict.chosen_from],
         "leaky": any(run.leaky for run in members),
     }
-    folds = store.folds.ids[scored]
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
-        valid = fit.log_probs[folds == fold]
+        hidden = frozenset({fold})
+        valid = fit.source.predict(Part(fold), hidden)
         labels = store.folds.labels[store.folds.valid(fold)]
-        test = blender.pool(np.stack([run.test[run.folds.index(fold)] for run in members]), weights)
         store.write_fold(
             name,
             fold,
             kind="blend",
             config=config,
             valid=valid,
-            test=test,
+            test=fit.source.predict(Part(fold, test=True), hidden),
             parents=parents,
             scores=scores(valid, labels, prefix="valid/"),
-            details=_details(members, fit, blender.name, weights),
+            details=_details(members, fit, blender, weights),
         )
 
 
-def _details(
-    members: Sequence[Run], fit: CrossFit, blender: str, weights: NDArray[np.float64]
-) -> dict[str, object]:
+def _details(members: Sequence[Run], fit: CrossFit, blender: Blender, weights: Any) -> dict[str, object]:
     names = [run.name for run in members]
     return {
-        "blender": blender,
-        "weights": dict(zip(names, weights.tolist(), strict=True)),
-        "num_candidates": len(fit.verdicts),
+        "blender": blender.name,
+        "weights": blender.weights_by_run(weights, names),
+        "fitted": weights.tolist(),
+        "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
         "on_all_folds": {
             "blender": fit.overall.name,
-            "weights": dict(zip(names, fit.overall_weights.tolist(), strict=True)),
+            "weights": fit.overall.weights_by_run(fit.overall_weights, names),
             "in_sample": {verdict.name: verdict.in_sample for verdict in fit.verdicts},
             "cross_fitted": {verdict.name: verdict.cross_fitted for verdict in fit.verdicts},
         },

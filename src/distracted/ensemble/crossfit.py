@@ -1,37 +1,49 @@
-"""Cross-fitting: nothing that predicts fold k has seen a label of fold k, nor has the blender's choice."""
+"""Cross-fitting a blend: nothing that predicts fold k has seen a label of fold k, nor has the blender's
+choice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.blenders import BLENDERS, Blender, LogProbs
-from distracted.ensemble.newton import Vector
-from distracted.metrics import difference_and_error, log_loss, log_losses
-from distracted.progress import Progress, Step, silent
+from distracted.ensemble.blenders import BLENDERS, Blender
+from distracted.ensemble.sources import MIN_FOLDS, Chosen, Fitted, Scored, Source, Stored, held_out_losses
+from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
+from distracted.postprocess.step import LogProbs, Part
+from distracted.progress import Progress, silent
 
-MIN_FOLDS = (
-    3  # a choice among fitted blenders for fold k needs two other folds: one to fit on, one to compare on
-)
+_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one blender did beside the best of them.
+    """How one blender did beside the best of those that are chosen from.
 
     Attributes:
         in_sample: Log loss with weights fitted on all folds, scored on the same rows.
-        cross_fitted: Log loss with each fold's weights fitted on the others.
+        cross_fitted: Log loss with each fold's weights fitted on the others; interval: with its 95% bootstrap
+            interval over subjects.
         difference: Cross-fitted loss above the best blender's; error: the standard error of that over
             subjects.
+        chosen_from: Whether it could be taken; the others are there to be read.
     """
 
-    name: str
+    blender: Blender
     in_sample: float
-    cross_fitted: float
+    interval: Interval
     difference: float
     error: float
+    chosen_from: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.blender.name
+
+    @property
+    def cross_fitted(self) -> float:
+        return self.interval.mean
 
     @property
     def as_good(self) -> bool:
@@ -46,18 +58,20 @@ class CrossFit:
     Attributes:
         log_probs: Blended out-of-fold predictions, each fold by what was fitted and chosen on the others,
             (num_images, num_classes).
-        chosen: Blender of each fold; weights: and its weights, shape (num_runs,).
+        chosen: Blender of each fold; weights: and what it fitted.
         verdicts: The table over all rows, from the simplest blender on; for reading, since no fold's choice
             uses it.
         overall: The blender that all folds together would choose; overall_weights: fitted on all of them.
+        source: Makes the blend's predictions of any part.
     """
 
     log_probs: NDArray[np.float64]
     chosen: tuple[Blender, ...]
-    weights: tuple[Vector, ...]
+    weights: tuple[Any, ...]
     verdicts: tuple[Verdict, ...]
     overall: Blender
-    overall_weights: Vector
+    overall_weights: Any
+    source: Source
 
 
 def cross_fit(
@@ -67,90 +81,92 @@ def cross_fit(
     subjects: NDArray[np.int64],
     *,
     blenders: Sequence[Blender] = BLENDERS,
+    shown: Sequence[Blender] = (),
     progress: Progress = silent,
 ) -> CrossFit:
-    """Fit, choose and score blenders so that the score holds for subjects never seen.
-
-    For fold k the blender is chosen by its scores on the other folds, and those scores are cross-fitted
-    among them; its weights are then fitted on all of the other folds. With fewer than three folds there is
-    nothing to choose by and the first blender is taken.
+    """As `cross_fit_sources`, of predictions in which nothing was fitted on out-of-fold rows.
 
     Args:
         log_probs: Members' out-of-fold predictions, shape (num_runs, num_images, num_classes).
         labels: Class ids, shape (num_images,).
         folds: 0-based fold of each row, none of them -1, shape (num_images,).
         subjects: Subject ids, not all of them need occur, shape (num_images,).
-        blenders: From the simplest to the most flexible.
     """
-    num_folds = int(folds.max()) + 1
+    scored = Scored(labels, folds, subjects)
+    members = [Stored(f"run {number}", oof, scored) for number, oof in enumerate(log_probs)]
+    return cross_fit_sources(members, scored, blenders=blenders, shown=shown, progress=progress)
+
+
+def cross_fit_sources(
+    members: Sequence[Source],
+    scored: Scored,
+    *,
+    blenders: Sequence[Blender] = BLENDERS,
+    shown: Sequence[Blender] = (),
+    progress: Progress = silent,
+) -> CrossFit:
+    """Fit, choose and score blenders so that the score holds for subjects never seen.
+
+    For fold k the blender is chosen by its scores on the other folds, and those scores are cross-fitted
+    among them; its weights are then fitted on all of the other folds, and so is what the members fitted.
+    With fewer than three folds there is nothing to choose by and the first blender is taken.
+
+    Args:
+        blenders: Chosen from; from the simplest to the most flexible.
+        shown: Further ones, scored for reading alone.
+    """
+    num_folds = scored.num_folds
     if num_folds < MIN_FOLDS:
-        blenders = blenders[:1]
-    num_fits = len(blenders) * (1 + num_folds + num_folds * (num_folds - 1) // 2)
+        blenders, shown = blenders[:1], ()
+    pairs = num_folds * (num_folds - 1) // 2 if num_folds >= MIN_FOLDS and len(blenders) > 1 else 0
+    num_fits = len(blenders) * (1 + num_folds + pairs) + len(shown) * (1 + num_folds)
     with progress("fitting blends", total=num_fits, unit="fit") as step:
-        fits = _Fits(log_probs, labels, folds, step)
+
+        def fitted(blender: Blender) -> Fitted:
+            return Fitted(blender.name, blender, members, scored, step)
+
+        candidates = [fitted(blender) for blender in blenders]
+        blend = Chosen("blend", candidates, scored)
         chosen, weights = [], []
-        blended = np.empty(log_probs.shape[1:])
+        blended = np.empty((len(scored.labels), blend.num_classes))
         for fold in range(num_folds):
-            others = [other for other in range(num_folds) if other != fold]
-            blender = _simplest(blenders, _compare(fits, blenders, others, (fold,), subjects))
-            chosen.append(blender)
-            weights.append(fits.weights(blender, fold))
-            blended[folds == fold] = fits.predict(blender, fold)
-        verdicts = _compare(fits, blenders, list(range(num_folds)), (), subjects)
-        overall = _simplest(blenders, verdicts)
-        return CrossFit(blended, tuple(chosen), tuple(weights), verdicts, overall, fits.weights(overall))
-
-
-@dataclass
-class _Fits:
-    """Weights by blender and by the folds left out of the fit, each fitted once."""
-
-    log_probs: LogProbs
-    labels: NDArray[np.int64]
-    folds: NDArray[np.int64]
-    step: Step
-    _known: dict[tuple[str, tuple[int, ...]], Vector] = field(default_factory=dict)
-
-    def weights(self, blender: Blender, *excluded: int) -> Vector:
-        key = blender.name, tuple(sorted(excluded))
-        if key not in self._known:
-            rows = ~np.isin(self.folds, excluded)
-            self._known[key] = blender.fit(self.log_probs[:, rows], self.labels[rows])
-            self.step()
-        return self._known[key]
-
-    def predict(self, blender: Blender, fold: int, *excluded: int) -> NDArray[np.float64]:
-        """Fold's rows blended with weights that saw neither it nor the excluded folds."""
-        return blender.pool(self.log_probs[:, self.folds == fold], self.weights(blender, fold, *excluded))
+            hidden = frozenset({fold})
+            taken = blend.choice(hidden)
+            chosen.append(blenders[taken])
+            weights.append(candidates[taken].fitted(hidden))
+            blended[scored.folds == fold] = blend.predict(Part(fold), hidden)
+        verdicts = _compare([*candidates, *map(fitted, shown)], [*blenders, *shown], len(blenders), scored)
+        overall = blend.choice(_NONE)
+        overall_weights = candidates[overall].fitted(_NONE)
+        return CrossFit(
+            log_probs=blended,
+            chosen=tuple(chosen),
+            weights=tuple(weights),
+            verdicts=verdicts,
+            overall=blenders[overall],
+            overall_weights=overall_weights,
+            source=blend,
+        )
 
 
 def _compare(
-    fits: _Fits,
-    blenders: Sequence[Blender],
-    among: list[int],
-    excluded: tuple[int, ...],
-    subjects: NDArray[np.int64],
+    candidates: Sequence[Fitted], blenders: Sequence[Blender], num_chosen_from: int, scored: Scored
 ) -> tuple[Verdict, ...]:
-    """Every blender cross-fitted among some folds, without a look at the excluded ones."""
-    if not among:  # a single fold: nothing to compare on, and the first blender fits nothing
-        return ()
-    rows = np.isin(fits.folds, among)
-    labels, subjects = fits.labels[rows], subjects[rows]
-    losses = []
-    for blender in blenders:
-        blended = np.empty(fits.log_probs.shape[1:])
-        for fold in among:
-            blended[fits.folds == fold] = fits.predict(blender, fold, *excluded)
-        losses.append(log_losses(blended[rows], labels))
-    best = min(losses, key=lambda values: float(values.mean()))
+    """Every candidate cross-fitted over all folds."""
+    losses = [held_out_losses(candidate, scored, _NONE) for candidate in candidates]
+    best = min(losses[:num_chosen_from], key=lambda values: float(values.mean()))
     verdicts = []
-    for blender, values in zip(blenders, losses, strict=True):
-        difference, error = difference_and_error(values, best, subjects)
-        in_sample = log_loss(blender.pool(fits.log_probs[:, rows], fits.weights(blender, *excluded)), labels)
-        verdicts.append(Verdict(blender.name, in_sample, float(values.mean()), difference, error))
+    for number, (candidate, blender) in enumerate(zip(candidates, blenders, strict=True)):
+        difference, error = difference_and_error(losses[number], best, scored.subjects)
+        interval = subject_bootstrap(losses[number], scored.subjects)
+        chosen_from = number < num_chosen_from
+        verdicts.append(Verdict(blender, _in_sample(candidate), interval, difference, error, chosen_from))
     return tuple(verdicts)
 
 
-def _simplest(blenders: Sequence[Blender], verdicts: Sequence[Verdict]) -> Blender:
-    """The first blender that is as good as the best."""
-    return next((b for b, verdict in zip(blenders, verdicts, strict=False) if verdict.as_good), blenders[0])
+def _in_sample(candidate: Fitted) -> float:
+    examples, fitted = candidate.examples(_NONE), candidate.fitted(_NONE)
+    predicted = np.empty(examples.log_probs.shape[1:])
+    for part, rows in examples.parts():
+        predicted[rows] = candidate.step.apply(fitted, examples.log_probs[:, rows], part)
+    return log_loss(predicted, examples.labels)

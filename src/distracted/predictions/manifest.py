@@ -51,3 +51,9 @@ class Manifest(BaseModel):
         """Whether training watched the fold that it is scored on, by LEAKY=1; a blend: a member's."""
         training = self.config.get("training", {})
         return bool(training.get("leaky") or self.config.get("leaky"))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether something in it was fitted on out-of-fold rows: fold k has seen other folds' labels then,
+        through networks that were trained on fold k."""
+        return bool(self.config.get("fitted", self.kind == "blend"))

@@ -57,6 +57,10 @@ class Run:
         return any(manifest.leaky for manifest in self.manifests)
 
     @property
+    def fitted(self) -> bool:
+        return any(manifest.fitted for manifest in self.manifests)
+
+    @property
     def test_log_probs(self) -> NDArray[np.float64]:
         """Log of the arithmetic mean of probabilities over folds, (num_test, num_classes)."""
         mean: NDArray[np.float64] = np.logaddexp.reduce(self.test, axis=0) - np.log(len(self.folds))

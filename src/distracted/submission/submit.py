@@ -12,6 +12,7 @@ import pandas as pd
 from distracted.errors import StoreError, SubmissionError
 from distracted.files import atomic_path, sha256_file, write_json
 from distracted.metrics import Interval, log_losses, subject_bootstrap
+from distracted.predictions.lineage import check_parents
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.store import Run, Store
 from distracted.submission.doctor import check_submission
@@ -44,7 +45,7 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     """
     if name:
         run = store.read_run(name, partial=partial)
-        _check_parents(store, run, partial)
+        check_parents(store, run, partial=partial)
     else:
         run = _newest_blend(store, partial)
     if run.leaky:
@@ -80,7 +81,7 @@ def _newest_blend(store: Store, partial: bool) -> Run:
     for _, name in sorted(blends, reverse=True):
         try:
             run = store.read_run(name, partial=partial)
-            _check_parents(store, run, partial)
+            check_parents(store, run, partial=partial)
         except StoreError as error:
             stale.append(str(error))
             continue
@@ -89,30 +90,6 @@ def _newest_blend(store: Store, partial: bool) -> Run:
         return run
     reason = "; ".join(stale) if stale else "there is no blend yet; `make ensemble` makes one"
     raise SubmissionError(f"{reason}; NAME=<run> submits a single run")
-
-
-def _check_parents(store: Store, run: Run, partial: bool) -> None:
-    for parent in run.manifests[0].parents:
-        now = store.read_run(parent.run, partial=True).as_parent() if parent.run in store.runs() else None
-        if now is None:
-            raise StoreError(
-                f"{run.name}: its member {parent.run} is gone; restore it, or blend anew (`make ensemble`)"
-            )
-        missing = sorted(set(parent.predictions) - set(now.predictions))
-        if missing and not partial:
-            raise StoreError(
-                f"{run.name}: fold {', '.join(missing)} of its member {parent.run} is missing (PARTIAL=1 "
-                "submits all the same)"
-            )
-        if any(
-            parent.predictions[fold] != value
-            for fold, value in now.predictions.items()
-            if fold in parent.predictions
-        ):
-            raise StoreError(
-                f"{run.name}: its member {parent.run} has changed since it was blended; blend anew (`make "
-                "ensemble`)"
-            )
 
 
 def _score(store: Store, run: Run) -> Interval:

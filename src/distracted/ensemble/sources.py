@@ -1,0 +1,176 @@
+"""Sources: predictions that can be made anew without the labels of any folds.
+
+What is fitted on out-of-fold rows (a temperature, a smoothing, a blend's weights, a choice) is fitted as one
+chain on the folds that it may see, and predicts those that it may not. A fold that a blend predicts has to be
+hidden from its members' steps too, whose stored predictions of the other folds have seen it: so a blend takes
+its members as sources, not as files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.metrics import difference_and_error, log_losses
+from distracted.postprocess.step import Examples, LogProbs, Part, Step
+
+#: A choice among fitted steps for fold k needs two other folds: one to fit on, one to compare on.
+MIN_FOLDS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The rows that have out-of-fold predictions: label, fold (none is -1) and subject, (num_images,)."""
+
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    subjects: NDArray[np.int64]
+
+    @property
+    def num_folds(self) -> int:
+        return int(self.folds.max()) + 1
+
+    def others(self, without: frozenset[int]) -> list[int]:
+        """The folds that may be seen."""
+        return [fold for fold in range(self.num_folds) if fold not in without]
+
+    def seen(self, without: frozenset[int]) -> NDArray[np.bool_]:
+        """Whether each row is of a fold that may be seen."""
+        return ~np.isin(self.folds, list(without))
+
+
+class Source(Protocol):
+    """Predicts any part without the labels of some folds."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def predict(self, part: Part, without: frozenset[int]) -> LogProbs:
+        """Log-probabilities of a part's rows, (num_images, num_classes).
+
+        Args:
+            without: Folds whose labels nothing that was fitted on out-of-fold rows may have seen.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Predictions as they are: a network's. Nothing in them was fitted on out-of-fold rows.
+
+    Attributes:
+        oof: Of the scored rows, (num_images, num_classes).
+        test: Of each fold's network, (num_folds, num_test, num_classes); None where only the scored rows are
+            asked for.
+    """
+
+    name: str
+    oof: LogProbs
+    scored: Scored
+    test: LogProbs | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.oof.shape[1])
+
+    def predict(self, part: Part, without: frozenset[int]) -> LogProbs:
+        if not part.test:
+            held_out: LogProbs = self.oof[self.scored.folds == part.fold]
+            return held_out
+        assert self.test is not None, f"{self.name}: no predictions of the test set"
+        rows: LogProbs = self.test[part.fold]
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A step on other sources, fitted on the folds that may be seen.
+
+    Attributes:
+        on_fit: Called after each fit.
+    """
+
+    name: str
+    step: Step
+    sources: Sequence[Source]
+    scored: Scored
+    on_fit: Callable[[], None] = lambda: None
+    _known: dict[frozenset[int], Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return self.sources[0].num_classes
+
+    def fitted(self, without: frozenset[int]) -> Any:
+        """What the step learned from the other folds; fitted once."""
+        if without not in self._known:
+            self._known[without] = self.step.learn(self.examples(without))
+            self.on_fit()
+        return self._known[without]
+
+    def predict(self, part: Part, without: frozenset[int]) -> NDArray[np.float64]:
+        inputs = np.stack([source.predict(part, without) for source in self.sources])
+        return self.step.apply(self.fitted(without), inputs, part)
+
+    def examples(self, without: frozenset[int]) -> Examples:
+        """The sources' predictions of the folds that may be seen, in the order of the rows."""
+        scored, seen = self.scored, self.scored.seen(without)
+        inputs = [_of_seen_folds(source, scored, without) for source in self.sources]
+        return Examples(np.stack(inputs), scored.labels[seen], scored.folds[seen], scored.subjects[seen])
+
+
+def _of_seen_folds(source: Source, scored: Scored, without: frozenset[int]) -> LogProbs:
+    if isinstance(source, Stored):
+        return source.oof[scored.seen(without)]
+    rows = np.empty((len(scored.labels), source.num_classes))
+    for fold in scored.others(without):
+        rows[scored.folds == fold] = source.predict(Part(fold), without)
+    return rows[scored.seen(without)]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The simplest of several candidates that is as good as the best, by the folds that may be seen.
+
+    Attributes:
+        candidates: From the simplest to the most flexible.
+    """
+
+    name: str
+    candidates: Sequence[Fitted]
+    scored: Scored
+    _known: dict[frozenset[int], int] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return self.candidates[0].num_classes
+
+    def choice(self, without: frozenset[int]) -> int:
+        """Which candidate the other folds choose; the first where they are too few to compare."""
+        if without not in self._known:
+            few = len(self.candidates) == 1 or len(self.scored.others(without)) < MIN_FOLDS - 1
+            self._known[without] = 0 if few else self._simplest(without)
+        return self._known[without]
+
+    def predict(self, part: Part, without: frozenset[int]) -> NDArray[np.float64]:
+        return self.candidates[self.choice(without)].predict(part, without)
+
+    def _simplest(self, without: frozenset[int]) -> int:
+        losses = [held_out_losses(candidate, self.scored, without) for candidate in self.candidates]
+        subjects = self.scored.subjects[self.scored.seen(without)]
+        best = min(losses, key=lambda values: float(values.mean()))
+        compared = (difference_and_error(values, best, subjects) for values in losses)
+        return next(number for number, (difference, error) in enumerate(compared) if difference <= error)
+
+
+def held_out_losses(source: Source, scored: Scored, without: frozenset[int]) -> NDArray[np.float64]:
+    """Loss of each row of the folds that may be seen, each fold predicted without a look at itself, too."""
+    losses = np.empty(len(scored.labels))
+    for fold in scored.others(without):
+        rows = scored.folds == fold
+        losses[rows] = log_losses(source.predict(Part(fold), without | {fold}), scored.labels[rows])
+    return losses[scored.seen(without)]

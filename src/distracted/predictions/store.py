@@ -137,7 +137,7 @@ class Store:
                 raise StoreError(
                     f"{self._path(run, fold).parent} was made with another config; a run has one config "
                     "over all its "
-                    f"folds: give this one a name (NAME={run}_2), or redo all of them (FORCE=1 with make cv)"
+                    f"folds: give this one a name (NAME={run}_2), or redo all of them in one command (FORCE=1)"
                 )
 
     def write_fold(

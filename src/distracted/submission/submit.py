@@ -92,16 +92,22 @@ def _newest_blend(store: Store, partial: bool) -> Run:
 
 
 def _check_parents(store: Store, run: Run, partial: bool) -> None:
-    for parent in run.manifests[0].parents:
-        now = store.read_run(parent.run, partial=True).as_parent() if parent.run in store.runs() else None
-        if now is None:
-            raise StoreError(
-                f"{run.name}: its member {parent.run} is gone; restore it, or blend anew (`make ensemble`)"
-            )
+    """Refuse a run whose members or parents are not as they were; theirs are checked in turn."""
+    member, anew = (
+        ("member", "blend anew (`make ensemble`)") if run.kind == "blend" else ("parent", "make it anew")
+    )
+    parents = [parent for manifest in run.manifests for parent in manifest.parents]
+    for number, parent in enumerate(parents):
+        if parent in parents[:number]:
+            continue
+        if parent.run not in store.runs():
+            raise StoreError(f"{run.name}: its {member} {parent.run} is gone; restore it, or {anew}")
+        read = store.read_run(parent.run, partial=True)
+        now = read.as_parent()
         missing = sorted(set(parent.predictions) - set(now.predictions))
         if missing and not partial:
             raise StoreError(
-                f"{run.name}: fold {', '.join(missing)} of its member {parent.run} is missing (PARTIAL=1 "
+                f"{run.name}: fold {', '.join(missing)} of its {member} {parent.run} is missing (PARTIAL=1 "
                 "submits all the same)"
             )
         if any(
@@ -109,10 +115,8 @@ def _check_parents(store: Store, run: Run, partial: bool) -> None:
             for fold, value in now.predictions.items()
             if fold in parent.predictions
         ):
-            raise StoreError(
-                f"{run.name}: its member {parent.run} has changed since it was blended; blend anew (`make "
-                "ensemble`)"
-            )
+            raise StoreError(f"{run.name}: its {member} {parent.run} has changed since it was made; {anew}")
+        _check_parents(store, read, partial)
 
 
 def _score(store: Store, run: Run) -> Interval:

@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid ensemble submit status pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta ensemble submit status pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -55,6 +55,9 @@ cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
 
 grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DATA= SET= FORCE=1)
 	@$(PY) scripts/train.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(RUN_OPT)
+
+tta: $(STAMP)  ## Average a run over views of each picture (RUN= VIEWS="centre scales" AVERAGE=probs NAME= DATA= FORCE=1)
+	@$(PY) scripts/tta.py --run $(call quoted,$(call given,RUN)) --views $(call quoted,$(call given,VIEWS)) $(call option,AVERAGE,--average) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)

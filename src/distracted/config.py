@@ -25,6 +25,7 @@ from distracted.schema import (
     FeaturesPhase,
     HeadPhase,
     RunConfig,
+    RuntimeConfig,
     Section,
     TrainPhase,
     check_name,
@@ -77,6 +78,22 @@ def load_data_config(data: str, *, configs: Path = CONFIGS, root: Path = Path())
     """The data section alone, for the stages that train nothing; arguments as in `load_config`."""
     merged = _plain(_merge([_read(configs, "train", "defaults"), _data_layer(configs, data)]))
     return _parse(DataConfig, _place_data(merged, root)["data"], f"data {data}", prefix="data.")
+
+
+def load_runtime_config(overrides: Sequence[str] = (), *, configs: Path = CONFIGS) -> RuntimeConfig:
+    """The runtime section alone, for the stages that take all else from a stored run.
+
+    Raises:
+        ConfigError: an override of something else, which the run has settled, or one that does not fit.
+    """
+    dotted = _dotted(overrides)
+    if settled := [str(key) for key in dotted if key != "runtime"]:
+        raise ConfigError(
+            f"SET: {settled[0]} is as the run was trained; here only runtime.* can be set, such as "
+            "runtime.device=cpu"
+        )
+    merged = _plain(_merge([_read(configs, "train", "defaults"), dotted]))
+    return _parse(RuntimeConfig, merged["runtime"], "runtime", prefix="runtime.")
 
 
 def _read(folder: Path, name: str, what: str) -> DictConfig:

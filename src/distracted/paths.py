@@ -42,6 +42,10 @@ class Workspace:
         """A fold's by-products: model.safetensors, metrics.jsonl, the W&B files."""
         return self.runs(data) / run / f"fold{fold}"
 
+    def network(self, data: str, run: str, fold: int) -> Path:
+        """The weights that made a fold's predictions."""
+        return self.scratch(data, run, fold) / "model.safetensors"
+
     def cache(self, data: str) -> Path:
         """May be deleted at any time."""
         return self.root / "cache" / data

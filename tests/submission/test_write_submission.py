@@ -121,7 +121,7 @@ def test_a_blend_whose_member_has_changed_is_passed_over_and_refused_by_name(
     assert write_submission(store).run == "ensemble"
     write_run("b", seed=7, folds=(1,))
     assert write_submission(store).run == "of_a"
-    with pytest.raises(StoreError, match="ensemble: its member b has changed since; make ensemble anew"):
+    with pytest.raises(StoreError, match="ensemble: its member b has changed since it was made"):
         write_submission(store, name="ensemble")
     write_run("b", skill=1.0, seed=1)  # the predictions that were blended, made anew
     assert write_submission(store).run == "ensemble"
@@ -133,7 +133,7 @@ def test_where_no_blend_is_current_the_reason_is_told(store: Store, write_run: W
     refused(store, "there is no blend yet")
     blend_runs(store)
     write_run("a", seed=5)
-    refused(store, "ensemble: its member a has changed since; make ensemble anew")
+    refused(store, "ensemble: its member a has changed since it was made; blend anew")
 
 
 def test_a_member_that_is_gone_or_damaged_is_refused(store: Store, blend: str) -> None:

@@ -1,21 +1,14 @@
 """One (run, fold) job: train it unless it is done, and keep what it predicts."""
 
-import json
 import logging
 from collections.abc import Callable, Collection
-from pathlib import Path
-
-from safetensors.torch import save_file
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.errors import DistractedError
-from distracted.files import atomic_path
-from distracted.models.network import Network
-from distracted.models.weights import TRAINED_ON
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.schema import RunConfig
+from distracted.training.checkpoint import save_network
 from distracted.training.fold import train_fold
 from distracted.training.resolve import Settled
 from distracted.training.tracking import open_tracker
@@ -79,7 +72,8 @@ def train_and_store(
             label=f"{run}, fold {fold}",
             progress=progress,
         )
-    _save_network(scratch / "model.safetensors", result.network, config, store.competition.classes)
+    path = store.workspace.network(store.competition.name, run, fold)
+    save_network(path, result.network, config, store.competition.classes)
     weights = settled.weights
     return store.write_fold(
         run,
@@ -128,14 +122,3 @@ def train_folds(
                 raise
             failures.append(f"{run}, fold {fold}: {error}")
     return failures
-
-
-def _save_network(path: Path, network: Network, config: RunConfig, classes: Collection[str]) -> None:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {
-        "config_hash": config.hash,
-        "classes": json.dumps(list(classes)),
-        TRAINED_ON: config.data.name,
-    }
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=metadata)

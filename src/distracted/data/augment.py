@@ -21,14 +21,18 @@ import albumentations as A
 Policy = Sequence[Mapping[str, Mapping[str, Any] | None]]
 
 
-def resize_and_crop(image: Image, *, size: int, crop: float) -> Image:
+def resize_and_crop(image: Image, *, size: int, crop: float, across: float = 0.5, down: float = 0.5) -> Image:
     """What evaluation sees: the picture's central `crop` share of each side, squeezed to (size, size, 3).
 
     The aspect ratio is given up, not the borders: in a car the radio and the seat behind are at the border.
+
+    Args:
+        across: Where the window lies in the picture, from 0 (its left) to 1 (its right).
+        down: The same from its top to its bottom.
     """
     height, width = image.shape[:2]
     kept_h, kept_w = max(1, round(height * crop)), max(1, round(width * crop))
-    top, left = (height - kept_h) // 2, (width - kept_w) // 2
+    top, left = int((height - kept_h) * down), int((width - kept_w) * across)
     image = image[top : top + kept_h, left : left + kept_w]
     shrinks = kept_h * kept_w > size * size
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC

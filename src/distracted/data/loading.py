@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from distracted.data.augment import Augmenter
 from distracted.data.images import Image, read_rgb
 from distracted.errors import DistractedError
 
@@ -18,8 +17,19 @@ from distracted.errors import DistractedError
 Key = tuple[int, int]
 
 
+class Transform(Protocol):
+    """Makes a network's input of a decoded RGB picture (H, W, 3): a square one, or several, stacked."""
+
+    def __call__(self, image: Image, *, epoch: int, index: int) -> Image: ...
+
+
 class Batch(NamedTuple):
-    """uint8 images of shape (B, size, size, 3) and their positions in the data set's paths, shape (B,)."""
+    """What the transform makes of each image, stacked, uint8, and its position in the data set's paths.
+
+    Attributes:
+        images: Shape (B, size, size, 3), or (B, num_views, size, size, 3) of views.
+        indices: Shape (B,).
+    """
 
     images: torch.Tensor
     indices: torch.Tensor
@@ -28,9 +38,9 @@ class Batch(NamedTuple):
 class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
     """Decoded, augmented images by `Key`; what cannot be read comes back as the error itself."""
 
-    def __init__(self, paths: Sequence[Path], augmenter: Augmenter) -> None:
+    def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
         self._paths = list(paths)
-        self._augmenter = augmenter
+        self._transform = transform
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -38,7 +48,7 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
     def __getitem__(self, key: Key) -> tuple[int, Image | DistractedError]:
         epoch, index = key
         try:
-            return index, self._augmenter(read_rgb(self._paths[index]), epoch=epoch, index=index)
+            return index, self._transform(read_rgb(self._paths[index]), epoch=epoch, index=index)
         except DistractedError as error:
             return index, error
 
@@ -74,7 +84,7 @@ class Loader:
     Args:
         paths: All images; `rows` picks among them.
         rows: Positions in `paths`, shape (num_rows,).
-        augmenter: Turns a decoded image into a square one.
+        transform: Makes the network's input of a decoded image, such as an `Augmenter`.
         batch_size: At most so many images a batch.
         num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
         seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
@@ -84,7 +94,7 @@ class Loader:
         self,
         paths: Sequence[Path],
         rows: NDArray[np.int64],
-        augmenter: Augmenter,
+        transform: Transform,
         *,
         batch_size: int,
         num_workers: int,
@@ -94,7 +104,7 @@ class Loader:
         self.num_images = len(rows)
         self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed)
         self._loader = DataLoader(
-            ImageDataset(paths, augmenter),
+            ImageDataset(paths, transform),
             batch_sampler=self._sampler,
             num_workers=num_workers,
             collate_fn=_collate,

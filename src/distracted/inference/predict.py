@@ -30,11 +30,36 @@ def predict_log_probs(
     rows = []
     with progress(label, total=loader.num_images, unit="img") as step:
         for batch in loader.epoch():
-            with autocast(device, precision):
-                logits = network(move(batch.images, device))
-            rows.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
+            rows.append(_log_probs(network, move(batch.images, device), precision))
             step(len(batch.images))
     return np.concatenate(rows).astype(np.float32)
+
+
+@torch.no_grad()
+def predict_views(
+    network: Network,
+    loader: Loader,
+    *,
+    device: torch.device,
+    precision: Precision,
+    label: str = "predicting",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """As `predict_log_probs`, of each view of each image, shape (num_views, num_images, num_classes).
+
+    One view of a batch at a time: memory is that of a batch, and each view is predicted as if it were alone.
+
+    Args:
+        loader: Its images have a dimension of views after that of the batch.
+    """
+    network.eval()
+    parts = []
+    with progress(label, total=loader.num_images, unit="img") as step:
+        for batch in loader.epoch():
+            views = move(batch.images, device).unbind(1)
+            parts.append([_log_probs(network, view.contiguous(), precision) for view in views])
+            step(len(batch.images))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 @torch.no_grad()
@@ -52,3 +77,10 @@ def predict_from_features(
         logits = network.head(torch.from_numpy(features[batch]).to(network.mean.device))
         parts.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
     return np.concatenate(parts).astype(np.float32)
+
+
+def _log_probs(network: Network, images: torch.Tensor, precision: Precision) -> NDArray[np.float64]:
+    with autocast(images.device, precision):
+        logits = network(images)
+    log_probs: NDArray[np.float64] = torch.log_softmax(logits.float().cpu().double(), dim=1).numpy()
+    return log_probs

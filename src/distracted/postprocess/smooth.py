@@ -12,7 +12,7 @@ from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.step import Examples, LogProbs, Part, normalised
 
 NUM_NEIGHBOURS = (1, 2, 5, 10, 20, 50)
-BANDWIDTHS = (0.15, 0.3, 0.6, np.inf)
+BANDWIDTHS = (0.15, 0.3, 0.6, None)
 MEANS = ("arithmetic", "geometric")
 _ROWS = 4096  # smoothed at a time
 
@@ -24,13 +24,13 @@ class Smoothing:
     Attributes:
         space: Where neighbours are looked for; k: how many.
         bandwidth: In the space's distances: at d a neighbour counts exp(-(d / bandwidth)^2 / 2) times as much
-            as the image itself; infinite: as much.
+            as the image itself; None: as much, however far it is.
         mean: Of probabilities (arithmetic) or of their logarithms (geometric).
     """
 
     space: str
     k: int
-    bandwidth: float
+    bandwidth: float | None
     mean: str
 
 

@@ -1,5 +1,6 @@
 """A competition's images on their way into a network: batches of them, their features, their predictions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
-from distracted.data.loading import Loader
+from distracted.data.loading import Loader, Transform
 from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
-from distracted.inference.predict import predict_log_probs
+from distracted.inference.predict import predict_log_probs, predict_views
+from distracted.inference.views import View, Viewer
 from distracted.models.network import Network
 from distracted.progress import Progress
 from distracted.training.resolve import Settled
@@ -53,17 +55,9 @@ class Feed:
     def loader(self, images: Images, rows: NDArray[np.int64], policy: str | None = None) -> Loader:
         """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy."""
         config, size, crop = self.settled.config, *self._input()
-        seed = config.training.seed
         transforms = config.augment.policies[policy] if policy is not None else ()
-        return Loader(
-            images.paths,
-            rows,
-            Augmenter(transforms, size=size, crop=crop, seed=seed),
-            batch_size=config.inference.batch_size if policy is None else config.training.batch_size,
-            num_workers=find_workers(config.runtime.num_workers, self.settled.device),
-            seed=None if policy is None else seed,
-            pin_memory=self.settled.device.type == "cuda",
-        )
+        augmenter = Augmenter(transforms, size=size, crop=crop, seed=config.training.seed)
+        return self._load(images, rows, augmenter, shuffled=policy is not None)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """What the head takes of all images, from the cache where it is there."""
@@ -91,6 +85,39 @@ class Feed:
             precision=self.settled.precision,
             label=label,
             progress=self.progress,
+        )
+
+    def log_probs_of_views(
+        self,
+        network: Network,
+        images: Images,
+        rows: NDArray[np.int64],
+        views: Sequence[View],
+        label: str,
+    ) -> NDArray[np.float32]:
+        """Predictions of each view of some rows, (num_views, num_rows, num_classes)."""
+        size, crop = self._input()
+        return predict_views(
+            network,
+            self._load(images, rows, Viewer(views, size=size, crop=crop), shuffled=False),
+            device=self.settled.device,
+            precision=self.settled.precision,
+            label=label,
+            progress=self.progress,
+        )
+
+    def _load(
+        self, images: Images, rows: NDArray[np.int64], transform: Transform, *, shuffled: bool
+    ) -> Loader:
+        config = self.settled.config
+        return Loader(
+            images.paths,
+            rows,
+            transform,
+            batch_size=config.training.batch_size if shuffled else config.inference.batch_size,
+            num_workers=find_workers(config.runtime.num_workers, self.settled.device),
+            seed=config.training.seed if shuffled else None,
+            pin_memory=self.settled.device.type == "cuda",
         )
 
     def _input(self) -> tuple[int, float]:

@@ -1,0 +1,67 @@
+"""make tta: test-time augmentation, a run's networks averaged over views of each picture."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_data_config, load_runtime_config
+from distracted.errors import ConfigError
+from distracted.inference.views import find_views
+from distracted.paths import Workspace
+from distracted.postprocess.tta import augment_run
+from distracted.predictions.manifest import Manifest
+from distracted.predictions.store import open_store
+
+
+def main(
+    run: Annotated[str, typer.Option(help="A trained, complete run.")],
+    views: Annotated[str, typer.Option(help="Groups of views, separated by spaces.")],
+    average: Annotated[str, typer.Option(help="Average probs or log_probs.")] = "probs",
+    name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_tta.")] = "",
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    force: console.Force = False,
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Predict a run's images under several views, write the mean as a run, and say what it was worth."""
+    if not run:
+        raise ConfigError("RUN= is missing: a trained run; make status lists them")
+    name = name or f"{run}_tta"
+    found = find_views(views.split())
+    runtime = load_runtime_config(console.overrides(set))
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    gain = augment_run(
+        store,
+        run=run,
+        views=found,
+        average=average,
+        name=name,
+        runtime=runtime,
+        force=force,
+        after_fold=_say_fold,
+        progress=console.progress,
+    )
+    seconds = sum(store.manifest(name, fold).seconds for fold in store.finished_folds(name))
+    columns = ["run", "pooled OOF log loss", "difference (standard error)", "forward passes", "time"]
+    difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
+    console.table(
+        f"{' '.join(view.name for view in found)}: mean of {average}",
+        columns,
+        [
+            [run, f"{gain.before:.4f}", "", "1", ""],
+            [name, f"{gain.after:.4f}", difference, str(len(found)), f"{seconds:.0f} s"],
+        ],
+    )
+
+
+def _say_fold(manifest: Manifest) -> None:
+    console.say(
+        f"{manifest.run}, fold {manifest.fold}: {console.scores(manifest.scores)}, {manifest.seconds:.0f} s, "
+        f"{manifest.images_per_second:.0f} img/s"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,120 @@
+"""Runs that a step makes from another run: fold k from fold k, stored, scored and blended like any other."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.errors import StoreError
+from distracted.metrics import difference_and_error, log_losses, scores
+from distracted.predictions.manifest import Manifest
+from distracted.predictions.store import Run, Store
+from distracted.schema import hash_config
+
+_log = logging.getLogger(__name__)
+
+
+class Derivation:
+    """Writes the folds of a derived run.
+
+    Its config is the step and the parent's config hash, so that another step, or a parent with another
+    config, is another run.
+
+    Args:
+        parent: Complete.
+        name: Of the run that is made.
+        step: What is done, as plain JSON values, with its `name`; all that changes the result.
+        fitted: Whether the step is fitted on out-of-fold rows.
+        force: Make finished folds anew.
+
+    Raises:
+        StoreError: the name belongs to a run of another kind or of another step.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        parent: Run,
+        name: str,
+        step: Mapping[str, Any],
+        *,
+        fitted: bool = False,
+        force: bool = False,
+    ) -> None:
+        self.name = name
+        self._store, self._parent = store, parent
+        self._parents = (parent.as_parent(),)
+        self._config = {
+            "step": dict(step),
+            "parent": {"run": parent.name, "config_hash": self._parents[0].config_hash},
+            "leaky": parent.leaky,
+            "fitted": fitted or parent.fitted,
+        }
+        finished = store.finished_folds(name)
+        if any(store.manifest(name, fold).kind != "derived" for fold in finished):
+            raise StoreError(
+                f"NAME={name}: there is a run of that name that is not derived from another; choose another "
+                "name"
+            )
+        store.check_config(name, hash_config(self._config), redone=parent.folds if force else ())
+        self.folds = [fold for fold in parent.folds if force or not self._is_current(fold, finished)]
+
+    def write(
+        self,
+        fold: int,
+        *,
+        valid: NDArray[np.floating[Any]],
+        test: NDArray[np.floating[Any]],
+        **facts: Any,
+    ) -> Manifest:
+        """Write a fold with its scores; arguments as in `Store.write_fold`."""
+        labels = self._store.folds.labels[self._store.folds.valid(fold)]
+        return self._store.write_fold(
+            self.name,
+            fold,
+            kind="derived",
+            config=self._config,
+            valid=valid,
+            test=test,
+            parents=self._parents,
+            weights=self._parent.manifests[self._parent.folds.index(fold)].weights,
+            scores=scores(valid, labels, prefix="valid/"),
+            **facts,
+        )
+
+    def _is_current(self, fold: int, finished: list[int]) -> bool:
+        if fold not in finished:
+            return False
+        if self._store.manifest(self.name, fold).parents == self._parents:
+            _log.info("%s, fold %d: done already (FORCE=1 redoes it)", self.name, fold)
+            return True
+        _log.info("%s, fold %d: %s has changed since; made anew", self.name, fold, self._parent.name)
+        return False
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a step was worth.
+
+    Attributes:
+        before, after: Pooled OOF log loss of the parent and of the derived run.
+        difference: The latter minus the former, below 0 where the step helped; error: its standard error
+            over subjects, of the paired difference.
+    """
+
+    before: float
+    after: float
+    difference: float
+    error: float
+
+
+def measure_gain(store: Store, parent: Run, derived: Run) -> Gain:
+    """Compare a derived run with its parent on the rows that both never saw."""
+    rows = store.folds.scored
+    labels = store.folds.labels[rows]
+    before, after = (log_losses(run.oof[rows], labels) for run in (parent, derived))
+    difference, error = difference_and_error(after, before, store.folds.subjects[rows])
+    return Gain(float(before.mean()), float(after.mean()), difference, error)

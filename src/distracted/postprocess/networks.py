@@ -1,0 +1,95 @@
+"""The networks of a finished run, loaded again for the steps that need more of them than they predicted."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from distracted.errors import ConfigError, StoreError, WeightsError, first_line
+from distracted.inference.device import find_device, find_precision
+from distracted.models.network import Network
+from distracted.models.weights import Weights
+from distracted.predictions.store import Run, Store
+from distracted.progress import Progress, silent
+from distracted.schema import RunConfig, RuntimeConfig
+from distracted.training.checkpoint import load_network
+from distracted.training.feed import Feed, Images
+from distracted.training.resolve import Settled
+
+_log = logging.getLogger(__name__)
+
+_NUM_CHECKED = 64  # held-out images whose stored predictions the network has to give again
+_TOLERANCE = 0.2  # nats, mean over those: bf16 for fp32 was 0.07 off, another fold's network 2 and more
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One fold's network, and what feeds it images as in its run.
+
+    Attributes:
+        network: On its device, in eval mode.
+        feed: Its progress and cache are the workspace's.
+    """
+
+    network: Network
+    feed: Feed
+
+
+def load_trained(
+    store: Store, run: Run, fold: int, *, runtime: RuntimeConfig, progress: Progress = silent
+) -> Trained:
+    """Load the network that made a fold's predictions, and check that it makes them.
+
+    It predicts some of the fold's held-out images again: another fold's network, which has trained on them,
+    or one that was trained later, is refused.
+
+    Args:
+        run: With the fold among its own.
+        runtime: How to run here; everything else is as in the run.
+
+    Raises:
+        StoreError: the run has no networks, or its config is of another version of the project.
+        WeightsError: the network is gone, damaged, or not the one that predicted.
+        ConfigError: the device is not to be had.
+    """
+    if run.kind != "model":
+        raise StoreError(
+            f"RUN={run.name}: a {run.kind} run has no networks of its own; expected a trained run (kind "
+            "model, in make status)"
+        )
+    manifest = run.manifests[run.folds.index(fold)]
+    path = store.workspace.network(store.competition.name, run.name, fold)
+    config = _run_config(store, manifest.config, runtime, f"{run.name}, fold {fold}")
+    classes = store.competition.classes
+    network = load_network(path, config, config_hash=manifest.config_hash, classes=classes)
+    device = find_device(runtime.device)
+    try:
+        find_precision(config.training.precision, device)
+    except ConfigError:
+        _log.info("%s: %s is not to be had here; fp32 instead", run.name, config.training.precision)
+        training = config.training.model_copy(update={"precision": "fp32"})
+        config = config.model_copy(update={"training": training})
+    settled = Settled(config, Weights(f"file:{path.name}", path), device)
+    feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
+    trained = Trained(network.to(device), feed)
+    rows = store.folds.valid(fold)[:_NUM_CHECKED]
+    found = feed.log_probs(trained.network, Images.to_train(store.competition), rows, "checking the network")
+    if (off := float(np.abs(found - run.oof[rows]).mean())) > _TOLERANCE:
+        raise WeightsError(
+            f"{path}: this is not the network that predicted {run.name}, fold {fold}: its log-probabilities "
+            f"are {off:.2f} off the stored ones; restore it, or FORCE=1 trains the fold again"
+        )
+    return trained
+
+
+def _run_config(store: Store, stored: dict[str, Any], runtime: RuntimeConfig, where: str) -> RunConfig:
+    data = {**stored.get("data", {}), "folder": store.competition.config.folder}
+    try:
+        return RunConfig.model_validate({**stored, "data": data, "runtime": runtime})
+    except ValidationError as error:
+        raise StoreError(
+            f"{where}: its config is of another version of the project ({first_line(error)}); FORCE=1 trains "
+            "it again"
+        ) from error

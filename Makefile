@@ -59,6 +59,12 @@ grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DA
 tta: $(STAMP)  ## Average a run over views of each picture (RUN= VIEWS="centre scales" AVERAGE=probs NAME= DATA= FORCE=1)
 	@$(PY) scripts/tta.py --run $(call quoted,$(call given,RUN)) --views $(call quoted,$(call given,VIEWS)) $(call option,AVERAGE,--average) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
+calibrate: $(STAMP)  ## Temperature, class bias and clip, fitted on the other folds (RUNS= PARTS= NAME= DATA=)
+	@$(PY) scripts/calibrate.py --runs $(call quoted,$(call given,RUNS)) $(call option,PARTS,--parts) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
+
+smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own resnet50" METHOD= HOW= NAME= DATA=)
+	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHOD,--method) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
+
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
 

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from distracted.errors import ConfigError, DistractedError, first_line
+from distracted.postprocess.derived import Gain
 from distracted.progress import Step
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
@@ -98,6 +99,26 @@ def overrides(text: str) -> list[str]:
 def say(text: str) -> None:
     """One line of result."""
     out.print(Text(text))
+
+
+def run_names(runs: str, name: str) -> list[str]:
+    """RUNS="..." as names, each once; a NAME goes with one of them alone."""
+    names = list(dict.fromkeys(runs.split()))
+    if not names:
+        raise ConfigError("RUNS= is missing: one or more complete runs; make status lists them")
+    if name and len(names) > 1:
+        raise ConfigError(f"NAME={name}: one name for {len(names)} runs; leave it out, or name one run")
+    return names
+
+
+def gains(title: str, rows: Sequence[tuple[str, str, Gain, str]]) -> None:
+    """What a step made of runs: each run's name, that of the run that was made, what it gained, and how."""
+    columns = ["run", "pooled OOF", "made", "pooled OOF", "difference (standard error)", "how"]
+    cells = []
+    for run, made, gain, how in rows:
+        difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
+        cells.append([run, f"{gain.before:.4f}", made, f"{gain.after:.4f}", difference, how])
+    table(title, columns, cells)
 
 
 def scores(found: Mapping[str, float]) -> str:

@@ -50,5 +50,9 @@ class Workspace:
         """May be deleted at any time."""
         return self.root / "cache" / data
 
+    def spaces(self, data: str) -> Path:
+        """Neighbours and clusters of images in feature spaces; no run's name begins with a dot."""
+        return self.runs(data) / ".spaces"
+
     def submissions(self, data: str) -> Path:
         return self.root / "submissions" / data

@@ -1,16 +1,21 @@
 """Stored runs as sources: what was fitted in them can be fitted anew without any folds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distracted.data.folds import Folds
 from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
 from distracted.errors import StoreError
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.step import Part, Step
+from distracted.postprocess.methods import Way, find_way
+from distracted.postprocess.smooth import Smooth
+from distracted.postprocess.spaces import Space, stored_space
+from distracted.postprocess.step import Examples, LogProbs, Part, Step, normalised
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.store import Run, Store
 
@@ -39,9 +44,30 @@ def open_source(store: Store, run: Run, scored: Scored) -> Source:
         candidates = [Fitted(blender.name, blender, parents, scored) for blender in blenders]
         source = Chosen(run.name, candidates, scored)
     else:
-        source = Fitted(run.name, open_step(store, run), parents, scored)
+        source = step_source(run.name, open_step(store, run), parents, scored)
     _check_same(store, run, source)
     return source
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The step that changes nothing."""
+
+    name: str = "none"
+
+    def learn(self, examples: Examples) -> None:
+        return None
+
+    def apply(self, fitted: None, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+        return normalised(log_probs[0])
+
+
+def step_source(name: str, step: Step, parents: Sequence[Source], scored: Scored) -> Source:
+    """A step on its parents; a smoothing that is chosen has to beat none on rows it was not chosen on."""
+    made = Fitted(name, step, parents, scored)
+    if isinstance(step, Smooth) and not step.fixed:
+        return Chosen(name, [Fitted("none", Keep(), parents, scored), made], scored)
+    return made
 
 
 def open_step(store: Store, run: Run) -> Step:
@@ -49,7 +75,17 @@ def open_step(store: Store, run: Run) -> Step:
     settings: Mapping[str, Any] = run.manifests[0].config["step"]
     if settings["name"] == "calibrate":
         return Calibrate(tuple(settings["parts"]))
+    if settings["name"] == "smooth":
+        way = find_way(settings["method"])
+        candidates = [way.setting(**candidate) for candidate in settings["candidates"]]
+        spaces = {key: _open_space(store, run, way, key) for key in settings["spaces"]}
+        return Smooth(way.method(spaces, candidates), fixed=settings["fixed"])
     raise StoreError(f"{run.name}: made by a step that is not known here: {settings['name']}")
+
+
+def _open_space(store: Store, run: Run, way: Way, name: str) -> Space[Any]:
+    keys = {manifest.fold: manifest.details["spaces"][name] for manifest in run.manifests}
+    return stored_space(store, way.layout, keys, run.manifests[0].config["step"]["spaces"][name])
 
 
 def _check_same(store: Store, run: Run, source: Source) -> None:

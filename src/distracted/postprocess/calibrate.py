@@ -10,7 +10,7 @@ from distracted.metrics import difference_and_error, log_loss, log_losses, prior
 from distracted.postprocess.step import Examples, Labels, LogProbs, Part, normalised
 
 #: In the order in which they are fitted and applied.
-CALIBRATIONS = ("temperature", "prior", "clip")
+CALIBRATIONS = ("prior", "temperature", "clip")
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _TEMPERATURES = (-3.0, 3.0)  # natural logarithms: 1/20 to 20
 _CLIPS = (-27.0, -3.0)  # 2e-12 to 0.05
@@ -22,26 +22,26 @@ class Calibrated:
     """What was fitted; the values here change nothing.
 
     Attributes:
-        temperature: Log-probabilities are divided by it.
         strength: How far the classes' mean probabilities are moved to `prior`: 0 not at all, 1 wholly.
         prior: Each class's share of the labels that were fitted on.
+        temperature: Log-probabilities are divided by it.
         clip: No probability is below it.
     """
 
-    temperature: float = 1.0
     strength: float = 0.0
     prior: tuple[float, ...] = ()
+    temperature: float = 1.0
     clip: float = 0.0
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Temperature, a bias per class towards the prior, and a floor under probabilities: those of them in
+    """A bias per class towards the prior, temperature, and a floor under probabilities: those of them in
     `parts`.
 
     Each is fitted on the out-of-fold rows after those before it. The bias reads no label of the rows that it
-    moves: it makes their mean probabilities the class shares of the other folds (10th place of State Farm).
-    How much of it is taken is fitted, and none where the gain is within a standard error.
+    moves: it makes their mean probabilities the class shares of other folds (10th place of State Farm). How
+    much of it is taken is fitted, and none where the gain is within a standard error.
     """
 
     parts: tuple[str, ...] = CALIBRATIONS
@@ -49,26 +49,24 @@ class Calibrate:
 
     def learn(self, examples: Examples) -> Calibrated:
         (log_probs,), labels = examples.log_probs, examples.labels
-        temperature, strength, clip = 1.0, 0.0, 0.0
+        strength, temperature, clip = 0.0, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
+        if "prior" in self.parts:
+            bias = _bias_by_fold(log_probs, examples)
+            strength = _fit_strength(log_probs, bias, examples)
+            log_probs = normalised(log_probs + strength * bias)
         if "temperature" in self.parts:
             temperature = fit_temperature(log_probs, labels)
             log_probs = soften(log_probs, temperature)
-        if "prior" in self.parts:
-            biased = np.empty(log_probs.shape)
-            for _, rows in examples.parts():
-                biased[rows] = prior_bias(log_probs[rows], prior)
-            strength = _fit_strength(log_probs, biased, examples)
-            log_probs = normalised(log_probs + strength * biased)
         if "clip" in self.parts:
             clip = fit_clip(log_probs, labels)
-        return Calibrated(temperature, strength, tuple(prior.tolist()), clip)
+        return Calibrated(strength, tuple(prior.tolist()), temperature, clip)
 
     def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
-        (found,) = soften(log_probs, fitted.temperature)
+        (found,) = log_probs
         if fitted.strength:
-            found = normalised(found + fitted.strength * prior_bias(found, np.array(fitted.prior)))
-        return clip_probs(found, fitted.clip)
+            found = found + fitted.strength * prior_bias(found, np.array(fitted.prior))
+        return clip_probs(soften(found, fitted.temperature), fitted.clip)
 
 
 def fit_temperature(log_probs: LogProbs, labels: Labels) -> float:
@@ -91,6 +89,15 @@ def fit_clip(log_probs: LogProbs, labels: Labels) -> float:
         options={"xatol": 1e-4},
     )
     return float(np.exp(found.x))
+
+
+def _bias_by_fold(log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
+    """Of each row its fold's bias towards the class shares of the other folds, (num_images, num_classes)."""
+    bias = np.zeros(log_probs.shape)
+    for part, rows in examples.parts():
+        others = examples.labels[examples.folds != part.fold]
+        bias[rows] = prior_bias(log_probs[rows], np.exp(prior_log_probs(others, log_probs.shape[1])))
+    return bias
 
 
 def _fit_strength(log_probs: LogProbs, bias: NDArray[np.float64], examples: Examples) -> float:

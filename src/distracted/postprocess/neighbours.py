@@ -1,15 +1,12 @@
-"""The nearest images of each image in a feature space: found exactly, kept on disk."""
+"""The nearest images of each image in a feature space, by exact search."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import StoreError
-from distracted.files import atomic_path
 from distracted.progress import Progress, silent
 
 _BLOCK = 1024  # images whose neighbours are searched at a time
@@ -33,6 +30,16 @@ class Neighbours:
     def k(self) -> int:
         return int(self.indices.shape[1])
 
+    def thinned(self, share: float, rng: np.random.Generator) -> "Neighbours":
+        """The same as if only a random share of the images could be neighbours; places left over are at an
+        infinite distance."""
+        missing = (rng.random(len(self.indices)) >= share)[self.indices]
+        order = np.argsort(missing, axis=1, kind="stable")
+        distances = np.where(missing, np.float32(np.inf), self.distances)
+        return Neighbours(
+            np.take_along_axis(self.indices, order, axis=1), np.take_along_axis(distances, order, axis=1)
+        )
+
 
 def nearest_neighbours(
     features: NDArray[np.float32], k: int, *, exact: str = "auto", progress: Progress = silent
@@ -50,9 +57,7 @@ def nearest_neighbours(
         raise StoreError(
             f"{k} neighbours asked for among {len(features)} images; expected fewer neighbours than images"
         )
-    directions = np.array(features, dtype=np.float32)
-    directions -= directions.mean(axis=0)
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    directions = directions_of(features)
     search = _faiss if exact == "faiss" or (exact == "auto" and _has_faiss()) else _sklearn
     indices = np.empty((len(features), k), dtype=np.int32)
     distances = np.empty((len(features), k), dtype=np.float32)
@@ -65,6 +70,14 @@ def nearest_neighbours(
             distances[rows] = np.sqrt(np.maximum(squared[kept].reshape(-1, k), 0))
             step(len(rows))
     return Neighbours(indices, distances)
+
+
+def directions_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features seen from their mean, each at length 1, (num_images, num_features)."""
+    directions = np.array(features, dtype=np.float32)
+    directions -= directions.mean(axis=0)
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    return directions
 
 
 _Found = Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]
@@ -97,39 +110,3 @@ def _sklearn(directions: NDArray[np.float32], k: int) -> _Found:
         for start in range(0, len(directions), _BLOCK):
             squared, found = search.kneighbors(directions[start : start + _BLOCK])
             yield start, found, squared.astype(np.float32)
-
-
-def cached_neighbours(
-    features: NDArray[np.float32], k: int, *, made_from: str, folder: Path, progress: Progress = silent
-) -> tuple[Neighbours, str]:
-    """As `nearest_neighbours`, from `folder` where they have been found before.
-
-    Args:
-        made_from: Stands for the features: their files and the rows of them.
-
-    Returns:
-        The neighbours, and the key by which `read_neighbours` finds them.
-    """
-    key = sha256(f"{made_from} {features.shape} {k}".encode()).hexdigest()[:32]
-    path = folder / f"{key}.npz"
-    if not path.is_file():
-        found = nearest_neighbours(features, k, progress=progress)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, indices=found.indices, distances=found.distances)
-    return read_neighbours(folder, key), key
-
-
-def read_neighbours(folder: Path, key: str) -> Neighbours:
-    """Neighbours that were found before.
-
-    Raises:
-        StoreError: they are gone or damaged.
-    """
-    path = folder / f"{key}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Neighbours(file["indices"], file["distances"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise StoreError(
-            f"{path}: gone or damaged; `make smooth ... FORCE=1` finds the neighbours again"
-        ) from error

@@ -39,6 +39,10 @@ class Images:
     def rows(self) -> NDArray[np.int64]:
         return np.arange(len(self.paths))
 
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of them, in the order of `rows`."""
+        return type(self)([self.paths[row] for row in rows], [self.contents[row] for row in rows])
+
 
 @dataclass(frozen=True)
 class Feed:

@@ -1,0 +1,41 @@
+"""make calibrate: a run's probabilities made as sure as they should be, as a run like any other."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_data_config
+from distracted.ensemble.derive import Derived, calibrate_run
+from distracted.paths import Workspace
+from distracted.postprocess.calibrate import CALIBRATIONS, Calibrated
+from distracted.predictions.store import open_store
+
+
+def main(
+    runs: Annotated[str, typer.Option(help="Complete runs, separated by spaces.")],
+    parts: Annotated[str, typer.Option(help="What is fitted, separated by spaces.")] = " ".join(CALIBRATIONS),
+    name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_calibrated.")] = "",
+    data: console.Data = "state_farm",
+    force: console.Force = False,
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Fit temperature, class bias and clip of each fold on the other folds, and write the result as a run."""
+    chosen = console.run_names(runs, name)
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    found = [calibrate_run(store, run, parts=parts.split(), name=name, force=force) for run in chosen]
+    console.gains(
+        "calibration, cross-fitted",
+        [(run, made.name, made.gain, _describe(made)) for run, made in zip(chosen, found, strict=True)],
+    )
+
+
+def _describe(made: Derived) -> str:
+    """What all folds together would fit."""
+    fitted: Calibrated = made.overall
+    return f"prior {fitted.strength:g}, temperature {fitted.temperature:.2f}, clip {fitted.clip:.1g}"
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,135 @@
+"""The ways to smooth, by name: what each keeps of a feature space, and what it chooses from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from distracted.errors import ConfigError
+from distracted.postprocess.clusters import SIZES, ClusterMatch, Clusters, Matching, find_clusters, matchings
+from distracted.postprocess.diffusion import Diffusion, Spreading, spreadings
+from distracted.postprocess.neighbour_mean import MEANS, Averaging, NeighbourMean, averagings
+from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
+from distracted.postprocess.smooth import Method
+from distracted.postprocess.spaces import Arrays, Layout
+from distracted.progress import Progress
+
+#: Neighbours that are kept of each image.
+MOST_NEIGHBOURS = 50
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to smooth.
+
+    Attributes:
+        layout: What it keeps of a space.
+        most: The largest number of neighbours, or images in a cluster, where the smallest part has so many
+            images.
+        candidates: All its settings in some spaces, none of them above `most`.
+        setting: The dataclass of one candidate; bounded: its field that `most` bounds.
+        method: Made of spaces and candidates.
+    """
+
+    name: str
+    layout: Layout[Any]
+    most: Callable[[int], int]
+    candidates: Callable[..., Sequence[Any]]
+    setting: type
+    bounded: str
+    method: Callable[[Mapping[str, Any], Sequence[Any]], Method]
+
+
+def _find_neighbours(features: Any, progress: Progress) -> Arrays:
+    found = nearest_neighbours(features, min(MOST_NEIGHBOURS, len(features) - 1), progress=progress)
+    return {"indices": found.indices, "distances": found.distances}
+
+
+def _read_neighbours(arrays: Arrays) -> Neighbours:
+    return Neighbours(arrays["indices"].astype(np.int32), arrays["distances"].astype(np.float32))
+
+
+def _find_clusters(features: Any, progress: Progress) -> Arrays:
+    with progress("clusters", total=len(SIZES), unit="size") as step:
+        found: dict[str, Any] = {}
+        for size in SIZES:
+            found[str(size)] = find_clusters(features, [size])[size]
+            step()
+    return found
+
+
+def _read_clusters(arrays: Arrays) -> Clusters:
+    return {int(size): clusters.astype(np.int32) for size, clusters in arrays.items()}
+
+
+_NEIGHBOURS = Layout("neighbours", _find_neighbours, _read_neighbours)
+_CLUSTERS = Layout("clusters", _find_clusters, _read_clusters)
+
+
+def _most_neighbours(num_images: int) -> int:
+    return min(MOST_NEIGHBOURS, num_images - 1)
+
+
+def _most_in_cluster(num_images: int) -> int:
+    return num_images // 2
+
+
+WAYS = {
+    way.name: way
+    for way in (
+        Way("neighbours", _NEIGHBOURS, _most_neighbours, averagings, Averaging, "k", NeighbourMean),
+        Way("diffusion", _NEIGHBOURS, _most_neighbours, spreadings, Spreading, "k", Diffusion),
+        Way("clusters", _CLUSTERS, _most_in_cluster, matchings, Matching, "size", ClusterMatch),
+    )
+}
+
+
+def find_way(name: str) -> Way:
+    """A way to smooth by its name, or a ConfigError that names those there are."""
+    if name not in WAYS:
+        raise ConfigError(f"METHOD={name}: there is no such smoothing; there are: {', '.join(WAYS)}")
+    return WAYS[name]
+
+
+def parse_setting(way: Way, text: str, space: str, *, smallest: int) -> Any:
+    """One candidate from text such as "k=10 bandwidth=0.3 mean=arithmetic".
+
+    Args:
+        smallest: Images in the smallest part.
+
+    Raises:
+        ConfigError: a key is missing or unknown, or a value does not fit.
+    """
+    expected = [item.name for item in fields(way.setting) if item.name != "space"]
+    example = {"k": "10", "bandwidth": "0.3", "mean": "arithmetic", "share": "0.8", "size": "100"}
+    such = " ".join(f"{key}={example.get(key, '0.5')}" for key in expected)
+    given = dict(pair.partition("=")[::2] for pair in text.split())
+    if set(given) != set(expected):
+        raise ConfigError(f"HOW={text!r}: {way.name} takes {', '.join(expected)}; expected e.g. HOW={such!r}")
+    values = {key: _value(key, value, text) for key, value in given.items()}
+    most = way.most(smallest)
+    if values[way.bounded] > most:
+        raise ConfigError(
+            f"HOW={text!r}: the smallest part has {smallest} images, which allow at most {way.bounded}={most}"
+        )
+    if way.bounded == "size" and values["size"] not in SIZES:
+        raise ConfigError(f"HOW={text!r}: expected size one of {', '.join(map(str, SIZES))}")
+    return way.setting(space=space, **values)
+
+
+def _value(key: str, value: str, text: str) -> Any:
+    if key == "mean":
+        if value not in MEANS:
+            raise ConfigError(f"HOW={text!r}: expected mean={' or mean='.join(MEANS)}, got {value!r}")
+        return value
+    if key == "bandwidth" and value == "none":
+        return None
+    try:
+        number = int(value) if key in ("k", "size") else float(value)
+    except ValueError:
+        raise ConfigError(f"HOW={text!r}: {key}={value!r} is no number") from None
+    most = {"share": 1, "strength": 1}.get(key, np.inf)
+    if not 0 < number <= most:
+        raise ConfigError(f"HOW={text!r}: {key} has to be above 0{' and at most 1' * (most == 1)}")
+    return number

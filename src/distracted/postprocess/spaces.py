@@ -1,0 +1,156 @@
+"""Feature spaces: what lies near what in each part of a run's predictions, found once and kept in files."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.errors import StoreError
+from distracted.files import atomic_path
+from distracted.models.network import build_network
+from distracted.postprocess.networks import load_trained
+from distracted.postprocess.step import Part
+from distracted.predictions.store import Run, Store
+from distracted.progress import Progress, silent
+from distracted.schema import RuntimeConfig
+from distracted.training.feed import Feed, Images
+from distracted.training.resolve import Settled
+
+T = TypeVar("T")
+Arrays = Mapping[str, NDArray[np.generic]]
+
+#: The space of the networks that made the predictions: each fold's rows in its own network's features.
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Layout(Generic[T]):
+    """What is kept of a part's features: how it is found, and what the arrays in its file mean."""
+
+    name: str
+    find: Callable[[NDArray[np.float32], Progress], Arrays]
+    read: Callable[[Arrays], T]
+
+
+@dataclass(frozen=True, eq=False)
+class Space(Generic[T]):
+    """A feature space: of each part the key of its file.
+
+    Attributes:
+        describes: What the space is, as plain JSON values.
+    """
+
+    folder: Path
+    layout: Layout[T]
+    keys: Mapping[Part, str]
+    describes: object
+    _known: dict[str, T] = field(default_factory=dict)
+
+    def __call__(self, part: Part) -> T:
+        key = self.keys[part]
+        if key not in self._known:
+            self._known[key] = self.layout.read(_load(self.folder / f"{key}.npz"))
+        return self._known[key]
+
+    def of_fold(self, fold: int) -> dict[str, str]:
+        """The keys of a fold's two parts, as a manifest holds them."""
+        return {"valid": self.keys[Part(fold)], "test": self.keys[Part(fold, test=True)]}
+
+
+def stored_space(
+    store: Store, layout: Layout[T], keys: Mapping[int, Mapping[str, str]], describes: object
+) -> Space[T]:
+    """A space that was made before, from `Space.of_fold` of each fold."""
+    parts = {Part(fold): found["valid"] for fold, found in keys.items()}
+    parts |= {Part(fold, test=True): found["test"] for fold, found in keys.items()}
+    return Space(store.workspace.spaces(store.competition.name), layout, parts, describes)
+
+
+def fixed_space(
+    store: Store, layout: Layout[T], settled: Settled, *, progress: Progress = silent
+) -> Space[T]:
+    """The space of one pretrained network, the same for every fold.
+
+    Raises:
+        StoreError: the network has no pretrained weights: what is near in it would mean nothing.
+    """
+    config = settled.config
+    if not settled.weights.pretrained:
+        raise StoreError(
+            f"SPACES: {config.model.backbone} has no pretrained weights here, and random features say little "
+            f"about what is alike; expected a network that has, or {OWN}"
+        )
+    num_classes = store.competition.num_classes
+    network = build_network(config.model, settled.weights, num_classes=num_classes).to(settled.device)
+    feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
+    of_train = feed.features(network, Images.to_train(store.competition))
+    test = _keep(store, layout, feed.features(network, Images.to_test(store.competition)), progress)
+    keys = {}
+    for fold in range(store.folds.num_folds):
+        keys[Part(fold)] = _keep(store, layout, of_train[store.folds.valid(fold)], progress)
+        keys[Part(fold, test=True)] = test
+    folder = store.workspace.spaces(store.competition.name)
+    return Space(folder, layout, keys, config.model.model_dump(mode="json"))
+
+
+def own_space(
+    store: Store, layout: Layout[T], run: Run, *, runtime: RuntimeConfig, progress: Progress = silent
+) -> Space[T]:
+    """The space of the networks that made a run: fold k's rows and the test set in fold k's features.
+
+    Raises:
+        StoreError: the run was made of several networks a fold.
+        WeightsError: a network is gone, or not the one that predicted.
+    """
+    trained_run = _trained(store, run)
+    train, test = Images.to_train(store.competition), Images.to_test(store.competition)
+    keys = {}
+    for fold in range(store.folds.num_folds):
+        trained = load_trained(store, trained_run, fold, runtime=runtime, progress=progress)
+        for part, images in (
+            (Part(fold), train.take(store.folds.valid(fold))),
+            (Part(fold, test=True), test),
+        ):
+            features = trained.feed.features(trained.network, images)
+            keys[part] = _keep(store, layout, features, progress)
+    return Space(store.workspace.spaces(store.competition.name), layout, keys, trained_run.name)
+
+
+def _trained(store: Store, run: Run) -> Run:
+    """The run that was trained, at the end of a chain of steps."""
+    while run.kind == "derived" and len(run.manifests[0].parents) == 1:
+        run = store.read_run(run.manifests[0].parents[0].run)
+    if run.kind != "model":
+        raise StoreError(
+            f"SPACES={OWN}: {run.name} has several networks a fold, and no space of its own; expected the "
+            "name of a pretrained network, such as SPACES=resnet50"
+        )
+    return run
+
+
+def _keep(store: Store, layout: Layout[T], features: NDArray[np.float32], progress: Progress) -> str:
+    """Find what the layout keeps of some features, or take it from where it was found before."""
+    features = np.ascontiguousarray(features)
+    digest = sha256(f"{layout.name} {features.shape}".encode())
+    digest.update(features.data)
+    key = digest.hexdigest()[:32]
+    path = store.workspace.spaces(store.competition.name) / f"{key}.npz"
+    if not path.is_file():
+        found = layout.find(features, progress)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **found)  # type: ignore[arg-type]
+    return key
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise StoreError(
+            f"{path}: gone or damaged; remove it, and `make smooth` finds anew what is near what"
+        ) from error

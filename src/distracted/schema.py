@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -15,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -50,7 +52,15 @@ class ModelConfig(Section):
     weights_sha256: str | None = None  # of a file; filled in when the config is resolved
     image_size: Annotated[int, Field(ge=16)] | Literal["auto"]
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]  # share of the picture's sides that is seen
+    regions: tuple[str, ...] = ()  # of data.regions, seen beside the whole picture
     head: HeadConfig
+
+    @field_validator("regions")
+    @classmethod
+    def _once(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(regions)) < len(regions):
+            raise ValueError("a region is named twice; expected each once")
+        return regions
 
 
 class AugmentConfig(Section):
@@ -185,6 +195,24 @@ class DataConfig(Section):
     train_images: str = "imgs/train"  # holds a folder for each class
     test_images: str = "imgs/test"
     sample_submission: str = "sample_submission.csv"
+def _check_box(value: Any) -> Any:
+    try:
+        x0, y0, x1, y1 = value
+        fits = 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+    except (TypeError, ValueError):  # not four, or no numbers
+        fits = False
+    if not fits:
+        raise ValueError(
+            "expected [x0, y0, x1, y1] as shares of the picture's width and height, 0 <= x0 < x1 <= 1 and "
+            "0 <= y0 < y1 <= 1"
+        )
+    return value
+
+
+#: A part of a picture: left, top, right and bottom as shares of its width and height.
+Box = Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
+
+
     columns: ColumnsConfig
 
 
@@ -196,6 +224,7 @@ class RuntimeConfig(Section):
     tracking: Literal["wandb", "none"]
     project: str
     validate_every_epoch: bool
+    regions: dict[str, Box] = {}  # parts of the pictures that model.regions may name
 
 
 class RunConfig(Section):

@@ -19,7 +19,10 @@ Key = tuple[int, int]
 
 
 class Batch(NamedTuple):
-    """uint8 images of shape (B, size, size, 3) and their positions in the data set's paths, shape (B,)."""
+    """uint8 images and their positions in the data set's paths, shape (B,).
+
+    Images are of shape (B, size, size, 3), or (B, R, size, size, 3) where regions are seen beside the whole.
+    """
 
     images: torch.Tensor
     indices: torch.Tensor
@@ -74,7 +77,7 @@ class Loader:
     Args:
         paths: All images; `rows` picks among them.
         rows: Positions in `paths`, shape (num_rows,).
-        augmenter: Turns a decoded image into a square one.
+        augmenter: Turns a decoded image into a square one, or into several.
         batch_size: At most so many images a batch.
         num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
         seed: Shuffle by (seed, epoch); None keeps the order of `rows`.

@@ -15,6 +15,7 @@ from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs
 from distracted.models.network import Network
 from distracted.progress import Progress
+from distracted.schema import Box
 from distracted.training.resolve import Settled
 
 
@@ -58,7 +59,7 @@ class Feed:
         return Loader(
             images.paths,
             rows,
-            Augmenter(transforms, size=size, crop=crop, seed=seed),
+            Augmenter(transforms, size=size, crop=crop, seed=seed, regions=self._regions()),
             batch_size=config.inference.batch_size if policy is None else config.training.batch_size,
             num_workers=find_workers(config.runtime.num_workers, self.settled.device),
             seed=None if policy is None else seed,
@@ -74,6 +75,7 @@ class Feed:
             contents=images.contents,
             size=size,
             crop=crop,
+            regions=self._regions(),
             folder=self.cache / "features",
             device=self.settled.device,
             precision=self.settled.precision,
@@ -97,3 +99,7 @@ class Feed:
         model = self.settled.config.model
         assert isinstance(model.image_size, int) and isinstance(model.crop, float)
         return model.image_size, model.crop
+
+    def _regions(self) -> list[Box]:
+        config = self.settled.config
+        return [config.data.regions[name] for name in config.model.regions]

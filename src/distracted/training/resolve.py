@@ -38,6 +38,8 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     """Settle weights, image size, crop, precision, number of folds, and which phases apply.
 
     Args:
+    Policies and regions that are not used are left out: nothing about them is part of what the run is.
+
         num_folds: How many folds there really are.
 
     Raises:
@@ -64,7 +66,9 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     training = config.training.model_copy(
         update={"precision": find_precision(config.training.precision, device), "num_folds": num_folds}
     )
-    update = {"model": model, "phases": phases, "augment": augment, "training": training}
+    regions = {name: config.data.regions[name] for name in config.model.regions}
+    data = config.data.model_copy(update={"regions": regions})
+    update = {"model": model, "phases": phases, "augment": augment, "training": training, "data": data}
     return Settled(config.model_copy(update=update), weights, device)
 
 

@@ -137,12 +137,17 @@ class TrainPhase(Section):
     reduce_to: Annotated[float, Field(gt=0, lt=1)] = 0.3  # ... to this share
     patience: PositiveInt | None = None  # stop after so many epochs without improvement
     keep: Literal["last", "best"] = "last"  # the epoch that goes on from here
+    soup: PositiveInt = 1  # or the mean of the weights at the ends of so many last epochs
     augment: str | None = None  # another policy than augment.policy
 
     @property
     def watches(self) -> bool:
         """Whether it looks at a score while it trains, and so needs images that it does not train on."""
         return self.patience is not None or self.keep == "best" or self.schedule == "plateau"
+
+    @property
+    def trains_base(self) -> bool:
+        return self.unfreeze != "head"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -152,6 +157,10 @@ class TrainPhase(Section):
             raise ValueError("unfreeze and freeze are one choice, and both are given; expected one of them")
         if self.freeze is not None and self.freeze.from_ is not None:
             raise ValueError("freeze takes {blocks: 2} or {layers: 10}; {from: ...} goes with unfreeze")
+        if self.soup > self.epochs:
+            raise ValueError(f"soup averages the last {self.soup} epochs of {self.epochs}; expected no more")
+        if self.soup > 1 and self.keep == "best":
+            raise ValueError("keep=best is one epoch and soup averages several; expected one of them")
         return self
 
 
@@ -167,6 +176,7 @@ class TrainingConfig(Section):
     holdout: Annotated[float, Field(ge=0, le=0.5)]  # share of the training side that phases may watch
     leaky: bool  # phases watch the fold that is scored: LEAKY=1 alone sets it
     ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: the last weights predict
+    tuned_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rest: before the base learned
     grad_clip: NonNegativeFloat  # norm; 0: off
     precision: Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -185,16 +195,6 @@ class ColumnsConfig(Section):
     group: str | None
 
 
-class DataConfig(Section):
-    """Where a competition lies and how its files are named."""
-
-    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]  # a folder's name in oof/, runs/ and cache/
-    folder: Path = Field(exclude=True)  # a place on this machine, no part of what the run is
-    kaggle: str | None = Field(default=None, exclude=True)  # the competition's name on Kaggle: a place, too
-    train_list: str = "driver_imgs_list.csv"
-    train_images: str = "imgs/train"  # holds a folder for each class
-    test_images: str = "imgs/test"
-    sample_submission: str = "sample_submission.csv"
 def _check_box(value: Any) -> Any:
     try:
         x0, y0, x1, y1 = value
@@ -213,7 +213,18 @@ def _check_box(value: Any) -> Any:
 Box = Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
 
 
+class DataConfig(Section):
+    """Where a competition lies and how its files are named."""
+
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]  # a folder's name in oof/, runs/ and cache/
+    folder: Path = Field(exclude=True)  # a place on this machine, no part of what the run is
+    kaggle: str | None = Field(default=None, exclude=True)  # the competition's name on Kaggle: a place, too
+    train_list: str = "driver_imgs_list.csv"
+    train_images: str = "imgs/train"  # holds a folder for each class
+    test_images: str = "imgs/test"
+    sample_submission: str = "sample_submission.csv"
     columns: ColumnsConfig
+    regions: dict[str, Box] = {}  # parts of the pictures that model.regions may name
 
 
 class RuntimeConfig(Section):
@@ -224,7 +235,6 @@ class RuntimeConfig(Section):
     tracking: Literal["wandb", "none"]
     project: str
     validate_every_epoch: bool
-    regions: dict[str, Box] = {}  # parts of the pictures that model.regions may name
 
 
 class RunConfig(Section):

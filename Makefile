@@ -74,7 +74,7 @@ submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
 
-pictures: $(STAMP)  ## Draw sheets of the data and of the augmentation (DATA=)
+pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
 
 bench: $(STAMP)  ## Time the blenders beside scipy's SLSQP

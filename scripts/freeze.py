@@ -43,6 +43,8 @@ def main(
             console.say(
                 f"{name}: {phase.epochs} epochs, {phase.optimizer}, {phase.schedule}, BatchNorm's statistics "
                 f"{'move' if phase.batchnorm == 'train' else 'frozen'}"
+                + f", the last {phase.soup} epochs averaged"
+                * (phase.soup > 1)
             )
     if plan.pretrained:
         console.say("with random weights nothing is frozen: SET='model.weights=none' shows it")

@@ -1,4 +1,4 @@
-"""make pictures: sheets of the data and of the augmentation."""
+"""make pictures: sheets of the data, of its regions and of the augmentation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
 from distracted.paths import Workspace
-from distracted.report.pictures import augmentation_sheet, data_sheet, save_jpeg
+from distracted.report.pictures import augmentation_sheet, data_sheet, region_sheet, save_jpeg
 
 
 def main(
@@ -21,7 +21,7 @@ def main(
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
-    """Draw what the data looks like, and what each augmentation policy makes of one picture."""
+    """Draw the data, the regions of model.regions, and what each augmentation policy makes of a picture."""
     # Any model will do: the policies are the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
     cache = Workspace(root).cache(config.data.name)
@@ -32,6 +32,8 @@ def main(
         "data": data_sheet(competition),
         "augmentation": augmentation_sheet(competition, config.augment.policies),
     }
+    if config.data.regions:
+        sheets["regions"] = region_sheet(competition, config.data.regions)
     for name, sheet in sheets.items():
         path = folder / f"{competition.name}_{name}.jpg"
         save_jpeg(path, sheet)

@@ -160,6 +160,23 @@ class TestData:
         assert config.columns.model_dump() == columns
         assert config.train_list == "driver_imgs_list.csv"
 
+    @pytest.mark.parametrize(
+        "box", [[0, 0, 1], [0, 0, 1, 1.1], [0.5, 0, 0.5, 1], [0, 0.6, 1, 0.5], [-0.1, 0, 1, 1], "left", None]
+    )
+    def test_a_region_lies_in_the_picture(self, configs: Path, box: object) -> None:
+        (configs / "data/mine.yaml").write_text(yaml.safe_dump({"data": {"regions": {"feet": box}}}))
+        with pytest.raises(ConfigError, match=r"data\.regions\.feet: expected \[x0, y0, x1, y1\] as shares"):
+            load_data_config("mine", configs=configs)
+
+    def test_another_camera_has_its_own_regions(self, configs: Path) -> None:
+        boxes = {"head": [0, 0, 1, 0.5], "feet": [0.5, 0.5, 1, 1]}
+        (configs / "data/mine.yaml").write_text(yaml.safe_dump({"data": {"regions": boxes}}))
+        regions = load_data_config("mine", configs=configs).regions
+        assert (regions["head"], regions["feet"]) == ((0, 0, 1, 0.5), (0.5, 0.5, 1, 1))
+        overrides = ["model.regions=[feet,head]"]
+        config = load_config(model="resnet50", data="mine", overrides=overrides, configs=configs)
+        assert config.model.regions == ("feet", "head")
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -213,6 +230,16 @@ class TestErrors:
             ("data.columns.group=null", ["SET: data cannot be set", "DATA=<name>"]),
             ("augment.policy=hevy", ["augment.policy: ", "'hevy'", "none, light, heavy"]),
             ("phases.scratch.augment=x", ["phases.scratch.augment: ", "'x'", "none, light, heavy"]),
+            ("model.regions=[feet]", ["model.regions: unknown region 'feet'", "holds: head, hands"]),
+            ("model.regions=[head,head]", ["model.regions: a region is named twice"]),
+            ("model.regions=head", ["model.regions: ", "'head'"]),
+            ("training.tuned_share=0", ["training.tuned_share: ", "greater than 0", "got 0"]),
+            ("phases.finetune.soup=0", ["phases.finetune.soup: ", "greater than 0", "got 0"]),
+            ("phases.finetune.soup=5", ["phases.finetune: soup averages the last 5 epochs of 4"]),
+            (
+                "phases.finetune={soup: 2, keep: best}",
+                ["phases.finetune: keep=best is one epoch and soup averages several"],
+            ),
             ("recipe=fine", ["unknown recipe 'fine'", "features, features_dense, fine_tune"]),
             ("recipe=../train", ["unknown recipe '../train'", "features, features_dense, fine_tune"]),
             ("recipe=${nope}", ["recipe: ", "nope"]),

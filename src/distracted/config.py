@@ -239,6 +239,13 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
         if policy not in config.augment.policies:
             known = ", ".join(config.augment.policies)
             raise ConfigError(f"{key}: unknown policy {policy!r}; augment.policies holds: {known}")
+    for region in config.model.regions:
+        if region not in config.data.regions:
+            known = ", ".join(config.data.regions)
+            raise ConfigError(
+                f"model.regions: unknown region {region!r}; data.regions holds: {known or 'none'} "
+                "(configs/data/<name>.yaml may add some)"
+            )
     return config
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -15,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -50,7 +52,15 @@ class ModelConfig(Section):
     weights_sha256: str | None = None  # of a file; filled in when the config is resolved
     image_size: Annotated[int, Field(ge=16)] | Literal["auto"]
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]  # share of the picture's sides that is seen
+    regions: tuple[str, ...] = ()  # of data.regions, seen beside the whole picture
     head: HeadConfig
+
+    @field_validator("regions")
+    @classmethod
+    def _once(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(regions)) < len(regions):
+            raise ValueError("a region is named twice; expected each once")
+        return regions
 
 
 class AugmentConfig(Section):
@@ -127,12 +137,17 @@ class TrainPhase(Section):
     reduce_to: Annotated[float, Field(gt=0, lt=1)] = 0.3  # ... to this share
     patience: PositiveInt | None = None  # stop after so many epochs without improvement
     keep: Literal["last", "best"] = "last"  # the epoch that goes on from here
+    soup: PositiveInt = 1  # or the mean of the weights at the ends of so many last epochs
     augment: str | None = None  # another policy than augment.policy
 
     @property
     def watches(self) -> bool:
         """Whether it looks at a score while it trains, and so needs images that it does not train on."""
         return self.patience is not None or self.keep == "best" or self.schedule == "plateau"
+
+    @property
+    def trains_base(self) -> bool:
+        return self.unfreeze != "head"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -142,6 +157,10 @@ class TrainPhase(Section):
             raise ValueError("unfreeze and freeze are one choice, and both are given; expected one of them")
         if self.freeze is not None and self.freeze.from_ is not None:
             raise ValueError("freeze takes {blocks: 2} or {layers: 10}; {from: ...} goes with unfreeze")
+        if self.soup > self.epochs:
+            raise ValueError(f"soup averages the last {self.soup} epochs of {self.epochs}; expected no more")
+        if self.soup > 1 and self.keep == "best":
+            raise ValueError("keep=best is one epoch and soup averages several; expected one of them")
         return self
 
 
@@ -157,6 +176,7 @@ class TrainingConfig(Section):
     holdout: Annotated[float, Field(ge=0, le=0.5)]  # share of the training side that phases may watch
     leaky: bool  # phases watch the fold that is scored: LEAKY=1 alone sets it
     ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: the last weights predict
+    tuned_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rest: before the base learned
     grad_clip: NonNegativeFloat  # norm; 0: off
     precision: Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -175,6 +195,24 @@ class ColumnsConfig(Section):
     group: str | None
 
 
+def _check_box(value: Any) -> Any:
+    try:
+        x0, y0, x1, y1 = value
+        fits = 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+    except (TypeError, ValueError):  # not four, or no numbers
+        fits = False
+    if not fits:
+        raise ValueError(
+            "expected [x0, y0, x1, y1] as shares of the picture's width and height, 0 <= x0 < x1 <= 1 and "
+            "0 <= y0 < y1 <= 1"
+        )
+    return value
+
+
+#: A part of a picture: left, top, right and bottom as shares of its width and height.
+Box = Annotated[tuple[float, float, float, float], BeforeValidator(_check_box)]
+
+
 class DataConfig(Section):
     """Where a competition lies and how its files are named."""
 
@@ -186,6 +224,7 @@ class DataConfig(Section):
     test_images: str = "imgs/test"
     sample_submission: str = "sample_submission.csv"
     columns: ColumnsConfig
+    regions: dict[str, Box] = {}  # parts of the pictures that model.regions may name
 
 
 class RuntimeConfig(Section):

@@ -2,22 +2,27 @@
 
 import pickle
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from distracted.config import load_config
-from distracted.data.augment import Augmenter, resize_and_crop
+from distracted.data.augment import Augmenter, cut_region, resize_and_crop
 from distracted.errors import ConfigError
+from distracted.schema import Box
 
 SHIPPED = load_config(model="resnet50", data="sample").augment.policies
 RANDOM = [name for name, policy in SHIPPED.items() if policy]
 FLIPS = {"HorizontalFlip", "VerticalFlip", "Flip", "Transpose", "RandomRotate90", "D4", "SquareSymmetry"}
 
 
-def augmenter(policy: Any, *, size: int = 32, crop: float = 1.0, seed: int = 0) -> Augmenter:
-    return Augmenter(SHIPPED[policy] if isinstance(policy, str) else policy, size=size, crop=crop, seed=seed)
+def augmenter(
+    policy: Any, *, size: int = 32, crop: float = 1.0, seed: int = 0, regions: Sequence[Box] = ()
+) -> Augmenter:
+    policy = SHIPPED[policy] if isinstance(policy, str) else policy
+    return Augmenter(policy, size=size, crop=crop, seed=seed, regions=regions)
 
 
 @pytest.fixture
@@ -115,6 +120,49 @@ class TestDraws:
     def test_without_transforms_it_is_what_evaluation_sees(self, picture: np.ndarray) -> None:
         seen = augmenter("none", size=24, crop=0.8)(picture, epoch=3, index=5)
         assert (seen == resize_and_crop(picture, size=24, crop=0.8)).all()
+
+
+class TestRegions:
+    BOXES = ((0.0, 0.0, 0.5, 0.5), (0.25, 0.5, 0.75, 1.0))
+
+    def test_a_region_is_the_boxs_pixels(self, picture: np.ndarray) -> None:
+        assert (cut_region(picture, self.BOXES[1]) == picture[18:36, 12:36]).all()
+        assert (cut_region(picture, (0.0, 0.0, 1.0, 1.0)) == picture).all()
+
+    @pytest.mark.parametrize("box", [(0.0, 0.0, 0.01, 0.01), (0.99, 0.99, 1.0, 1.0), (0.4, 0.4, 0.6, 0.6)])
+    def test_it_has_a_pixel_at_least(self, box: Box) -> None:
+        assert cut_region(np.full((1, 2, 3), 7, np.uint8), box).tolist() == [[[7, 7, 7]]]
+
+    def test_the_whole_picture_comes_first_then_the_regions_in_order(self, picture: np.ndarray) -> None:
+        whole, *regions = augmenter("none", regions=self.BOXES)(picture, epoch=0, index=0)
+        assert (whole == resize_and_crop(picture, size=32, crop=1.0)).all()
+        for region, box in zip(regions, self.BOXES, strict=True):
+            assert (region == resize_and_crop(cut_region(picture, box), size=32, crop=1.0)).all()
+
+    @pytest.mark.parametrize("policy", RANDOM)
+    def test_regions_change_no_byte_of_the_whole(self, picture: np.ndarray, policy: str) -> None:
+        alone, beside = augmenter(policy), augmenter(policy, regions=self.BOXES)
+        for epoch in range(5):
+            views = beside(picture, epoch=epoch, index=3)
+            assert views.shape == (3, 32, 32, 3)
+            assert (views[0] == alone(picture, epoch=epoch, index=3)).all()
+
+    @pytest.mark.parametrize("policy", RANDOM)
+    def test_a_region_sees_nothing_outside_its_box(self, picture: np.ndarray, policy: str) -> None:
+        augment = augmenter(policy, regions=self.BOXES[:1])
+        other = np.full_like(picture, 99)
+        other[:18, :24] = picture[:18, :24]
+        for epoch in range(5):
+            seen, again = (augment(image, epoch=epoch, index=0) for image in (picture, other))
+            assert (seen[1] == again[1]).all() and (seen[0] != again[0]).any()
+
+    def test_each_region_has_draws_of_its_own_that_repeat(self, picture: np.ndarray) -> None:
+        augment = augmenter("heavy", regions=[(0.0, 0.0, 1.0, 1.0)] * 2)
+        before = picture.copy()
+        views = augment(picture, epoch=1, index=2)
+        assert len({view.tobytes() for view in views}) == 3
+        assert (augment(picture, epoch=1, index=2) == views).all()
+        assert (picture == before).all()
 
 
 class TestShippedPolicies:

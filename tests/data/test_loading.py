@@ -173,3 +173,16 @@ def test_workers_end_at_once_after_an_unreadable_image(competition: Competition)
 def test_an_unreadable_image_of_other_rows_does_not_matter(competition: Competition) -> None:
     break_image(competition.train_paths()[17], "missing")
     assert indices(make_loader(competition, rows=np.arange(10)), 0)
+
+
+@two_workers
+def test_regions_are_a_dimension_of_their_own(competition: Competition) -> None:
+    boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
+    augmenter = Augmenter(HEAVY, size=24, crop=1.0, seed=3, regions=boxes)
+    here, there = (
+        Loader(competition.train_paths(), np.arange(6), augmenter, batch_size=6, num_workers=number)
+        for number in (0, 2)
+    )
+    [batch], [again] = here.epoch(), there.epoch()
+    assert batch.images.shape == (6, 3, 24, 24, 3)
+    assert torch.equal(batch.images, again.images)

@@ -50,14 +50,18 @@ def test_the_second_time_they_come_from_disk(
 
 
 @pytest.mark.parametrize(
-    "change", ["weights", "size", "crop", "content", "normalisation", "backbone", "block", "pooling"]
+    "change",
+    ["weights", "size", "crop", "regions", "box", "content", "normalisation", "backbone", "block", "pooling"],
 )
 def test_any_change_computes_them_anew(
     change: str, network: Network, competition: Competition, tmp_path: Path
 ) -> None:
-    extract(network, competition, tmp_path)
+    first = {"regions": [(0.0, 0.0, 0.5, 0.6)]} if change == "box" else {}
+    extract(network, competition, tmp_path, **first)
     changes: dict[str, object] = {}
-    if change == "weights":
+    if change in ("regions", "box"):
+        changes["regions"] = [(0.0, 0.0, 0.5, 0.5)]
+    elif change == "weights":
         with torch.no_grad():
             next(network.trunk.parameters()).mul_(1.5)
     elif change == "backbone":  # another architecture may have tensors of the same names and shapes

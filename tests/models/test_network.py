@@ -194,6 +194,34 @@ def test_an_unknown_block_for_the_head_lists_those_that_exist() -> None:
         build("test_resnet", block="layer9")
 
 
+def with_regions(backbone: str, **head: object) -> Network:
+    config = model_config(backbone, 32, **head).model_copy(update={"regions": ("head", "hands")})
+    return build_network(config, Weights("none"), num_classes=3)
+
+
+@pytest.mark.parametrize("backbone", UNLIKE)
+@pytest.mark.parametrize("head", [{}, {"pooling": "flatten", "hidden": 4}])
+@torch.no_grad()
+def test_features_of_views_are_joined_in_order(backbone: str, head: dict[str, object]) -> None:
+    """By one trunk; a network without regions has the same, and a head a third as wide."""
+    plain, joined = build(backbone, **head), with_regions(backbone, **head)
+    joined.trunk.load_state_dict(plain.trunk.state_dict())
+    views = images(6).view(2, 3, 32, 32, 3)
+    expected = torch.cat([plain.eval().features(views[:, number]) for number in range(3)], dim=1)
+    torch.testing.assert_close(joined.eval().features(views), expected)
+    widths = [next(network.head.parameters()).shape[1] for network in (plain, joined)]
+    assert widths[1] == 3 * widths[0] == expected.shape[1]
+    assert joined(views).shape == (2, 3)
+
+
+@torch.no_grad()
+def test_an_earlier_block_feeds_the_head_with_each_view() -> None:
+    cut = with_regions("test_resnet", block="layer2").eval()
+    views = images(6).view(2, 3, 32, 32, 3)
+    for number, part in enumerate(cut.features(views).chunk(3, dim=1)):
+        torch.testing.assert_close(part, cut.features(views[:, number]))
+
+
 def build_with_auxiliary(backbone: str, path: Path | None = None, size: int = 80) -> Network:
     weights = Weights("none") if path is None else find_weights(backbone, str(path), source=None)
     return build_network(model_config(backbone, size, auxiliary=0.3), weights, num_classes=3)
@@ -216,6 +244,21 @@ def test_auxiliary_heads_take_part_in_training_alone(backbone: str, num: int) ->
     network.train_learning(batchnorm=False)
     assert len(network.weighted_logits(pictures)) == 1
     assert not any(p.requires_grad for p in network.auxiliary.parameters())
+
+
+@pytest.mark.slow
+def test_an_auxiliary_heads_logits_are_the_mean_over_an_images_views() -> None:
+    config = model_config("googlenet", 64, auxiliary=0.3).model_copy(update={"regions": ("hands",)})
+    network = build_network(config, Weights("none"), num_classes=3)
+    network.freeze_first(0)
+    network.eval()
+    views = torch.randint(0, 256, (2, 2, 64, 64, 3), dtype=torch.uint8)
+    (_, logits), *auxiliary = network.weighted_logits(views)
+    assert logits.shape == (2, 3) and len(auxiliary) == 2
+    one_by_one = [network.weighted_logits(views[:, [i, i]])[1:] for i in range(2)]
+    for number, (_, mean) in enumerate(auxiliary):
+        parts = torch.stack([of_view[number][1] for of_view in one_by_one])
+        torch.testing.assert_close(mean, parts.mean(0), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -17,8 +17,11 @@ from distracted.data.loading import Loader
 from distracted.errors import ConfigError, ImageError, TrainingError
 from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss
+from distracted.models.network import build_network
 from distracted.predictions.store import Store
+from distracted.progress import silent
 from distracted.schema import DataConfig, RunConfig, TrainPhase
+from distracted.training.feed import Feed, Images
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
@@ -315,3 +318,111 @@ def test_watching_the_scored_fold_by_name_looks_at_its_labels(train: Train, stor
         store.folds.table.loc[rows, "label"] = (store.folds.labels[rows] + shift) % 3
         changed = changed or train(*settings, leaky=True).valid.tobytes() != before.valid.tobytes()
     assert changed
+
+
+TUNED = ("phases.finetune.epochs=1", "augment.policy=none")
+
+
+def test_going_back_a_share_of_the_way_to_the_network_before_its_base_learned(
+    train: Train, weights: Path
+) -> None:
+    tiny = [item for item in TINY if not item.startswith("phases.")]
+    given = f"model.weights={weights}"
+    start = train(given, "phases.finetune=null", tiny=tiny).network.state_dict()
+    whole = train(given, *TUNED, tiny=tiny)
+    tuned = whole.network.state_dict()
+    found = train(given, *TUNED, "training.tuned_share=0.7", tiny=tiny)
+    for name, tensor in found.network.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.7 * tuned[name] + 0.3 * start[name], msg=name)
+        assert "running" not in name or tensor.equal(start[name])
+    assert found.valid.tobytes() != whole.valid.tobytes()
+
+
+def test_a_head_trained_on_the_frozen_base_is_where_it_goes_back_to(
+    configure: Callable[..., RunConfig], weights: Path
+) -> None:
+    """And a head that nothing has fitted is nowhere to go back to."""
+    share = (f"model.weights={weights}", "training.tuned_share=0.7")
+    tiny = [item for item in TINY if not item.startswith("phases.")]
+    config = settle(configure(*share, "recipe=tutorial_sgd", tiny=tiny), num_folds=3).config
+    assert config.training.tuned_share == 0.7
+    with pytest.raises(ConfigError, match=r"tuned_share=0\.7: .*phases\.finetune trains the base at once"):
+        settle(configure(*share, "phases.features=null"), num_folds=3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [((), "random weights"), (("phases.finetune=null",), "no phase trains the base")],
+)
+def test_where_there_is_nothing_to_go_back_to_it_says_so(
+    configure: Callable[..., RunConfig],
+    weights: Path,
+    caplog: pytest.LogCaptureFixture,
+    overrides: tuple[str, ...],
+    why: str,
+) -> None:
+    caplog.set_level("INFO")
+    given = (*overrides, *([f"model.weights={weights}"] if overrides else []))
+    plain, asked = (
+        settle(configure(*given, *more), num_folds=3).config for more in ((), ("training.tuned_share=0.7",))
+    )
+    assert asked == plain and asked.hash == plain.hash
+    assert f"training.tuned_share=0.7 left out: {why}" in caplog.text
+
+
+def with_box(config: RunConfig, name: str, box: tuple[float, float, float, float]) -> RunConfig:
+    data = config.data.model_copy(update={"regions": config.data.regions | {name: box}})
+    return config.model_copy(update={"data": data})
+
+
+def test_only_the_regions_that_are_seen_make_the_run_another(configure: Callable[..., RunConfig]) -> None:
+    seen, other = configure("model.regions=[head]"), configure("model.regions=[hands]")
+    box = (0.0, 0.0, 0.3, 0.3)
+    settled = settle(seen, num_folds=3).config
+    assert list(settled.data.regions) == ["head"]
+    assert settle(with_box(seen, "hands", box), num_folds=3).config.hash == settled.hash
+    assert settle(with_box(seen, "head", box), num_folds=3).config.hash != settled.hash
+    assert settle(other, num_folds=3).config.hash != settled.hash
+    assert settle(configure(), num_folds=3).config.data.regions == {}
+
+
+def test_another_box_has_features_of_its_own(
+    configure: Callable[..., RunConfig], store: Store, weights: Path, tmp_path: Path
+) -> None:
+    config = configure(f"model.weights={weights}", "model.regions=[head,hands]")
+    found = []
+    for box in ((0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.5, 0.6), (0.0, 0.0, 0.5, 0.5)):
+        settled = settle(with_box(config, "hands", box), num_folds=3)
+        network = build_network(settled.config.model, settled.weights, num_classes=3)
+        features = Feed(settled, tmp_path, silent).features(network, Images.to_train(store.competition))
+        found.append(np.array_split(np.array(features), 3, axis=1))
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    for part in range(3):
+        same = part < 2  # the whole and the head
+        assert np.array_equal(found[0][part], found[1][part]) is same
+        assert np.array_equal(found[0][part], found[2][part])
+
+
+@pytest.mark.slow
+def test_regions_a_soup_and_a_share_from_end_to_end(train: Train, store: Store, weights: Path) -> None:
+    overrides = (
+        f"model.weights={weights}",
+        "model.regions=[head,hands]",
+        "phases.finetune={epochs: 2, soup: 2}",
+        "training.tuned_share=0.8",
+        "training.ema=0.5",
+    )
+    result, again = train(*overrides), train(*overrides)
+    assert result.valid.tobytes() == again.valid.tobytes() and result.test.tobytes() == again.test.tobytes()
+    assert result.valid.shape == (len(store.folds.valid(0)), 3)
+    assert result.test.shape == (len(store.competition.test), 3)
+    assert np.isfinite(result.valid).all() and np.isfinite(result.test).all()
+    assert result.network.head.classifier.in_features == 3 * 96
+
+
+@pytest.mark.slow
+def test_from_random_weights_a_soup_measures_its_statistics(train: Train) -> None:
+    settings = ("phases.scratch.epochs=3", "model.regions=[hands]")
+    soup, last = train(*settings, "phases.scratch.soup=3"), train(*settings)
+    assert np.isfinite(soup.valid).all() and soup.valid.tobytes() != last.valid.tobytes()

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 
 from distracted.models.network import Network
 from distracted.schema import TrainPhase
 from distracted.training.optim import make_optimizer, make_scheduler
-from distracted.training.phases import Ema
 
 
 def phase(**settings: object) -> TrainPhase:
@@ -53,16 +51,3 @@ def test_base_and_head_have_their_rates_and_vectors_no_decay(network: Network) -
     for name, parameter in network.named_parameters():
         lr = 0.5 if name.startswith("head.") else 0.1
         assert found[id(parameter)] == (lr, 0.02 if parameter.ndim > 1 else 0.0), name
-
-
-def test_the_moving_average_follows_its_definition(network: Network) -> None:
-    nn.init.zeros_(network.head.classifier.bias)
-    ema = Ema(network, decay=0.5)
-    with torch.no_grad():
-        network.head.classifier.bias.fill_(1.0)
-    expected = 0.0
-    for step in (1, 2, 3):
-        ema.update(network)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * 1.0
-    torch.testing.assert_close(ema.network.head.classifier.bias, torch.full((3,), expected))

@@ -127,6 +127,35 @@ def test_without_best_the_last_epoch_goes_on(run: Run, network: Network) -> None
     assert same(network, seen[4])
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_soup_is_the_mean_of_the_last_epochs_ends(run: Run, ema: float) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    training = TRAINING.model_copy(update={"ema": ema})
+    outcome = run(scripted([1, 1, 1, 1], seen), training=training, epochs=4, soup=3)
+    assert len(seen) == 4 and not same(outcome.predicts, seen[3])
+    for name, tensor in outcome.predicts.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, sum(state[name] for state in seen[1:]) / 3)
+        assert "running" not in name or tensor.equal(seen[0][name])
+
+
+def test_a_soup_after_an_early_stop_is_of_the_epochs_that_there_were(run: Run) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    outcome = run(scripted([9, 9, 9], seen), epochs=8, soup=4, patience=2)
+    assert len(outcome.epochs) == 2
+    bias = "head.classifier.bias"
+    torch.testing.assert_close(outcome.predicts.state_dict()[bias], (seen[1][bias] + seen[2][bias]) / 2)
+
+
+def test_a_soups_statistics_are_measured_where_they_move(run: Run) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    outcome = run(scripted([1, 1], seen), epochs=2, soup=2, batchnorm="train")
+    state = outcome.predicts.state_dict()
+    [first, *_] = [name for name in state if "running_mean" in name]
+    assert not state[first].equal(seen[1][first])
+    assert not torch.allclose(state[first], (seen[0][first] + seen[1][first]) / 2)
+
+
 def test_what_the_phase_began_with_may_be_the_best(run: Run, network: Network) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     run(scripted([1, 3, 2], seen), epochs=2, keep="best")

@@ -39,6 +39,12 @@ def test_a_frozen_layer_within_a_block_is_counted() -> None:
     assert found is not None and (found.layers, rows["layer4"].layers) == (4, 10)
 
 
+def test_each_region_widens_the_head_and_nothing_else() -> None:
+    plain, joined = (rows_of("resnet50", *more) for more in ((), ("model.regions=[hands, head]",)))
+    assert joined["head"].parameters == 3 * 2048 * 10 + 10
+    assert {**joined, "head": None} == {**plain, "head": None}
+
+
 def test_gradual_says_when() -> None:
     rows = rows_of("googlenet", "recipe=gradual")
     starts = [row.phases["finetune"].start for row in rows.values() if row.phases["finetune"] is not None]

@@ -13,6 +13,7 @@ import numpy as np
 
 from distracted.data.images import Image
 from distracted.errors import ConfigError, first_line
+from distracted.schema import Box
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates on import
 
@@ -40,8 +41,20 @@ def resize_and_crop(image: Image, *, size: int, crop: float, across: float = 0.5
     return resized
 
 
+def cut_region(image: Image, box: Box) -> Image:
+    """The part of a picture (H, W, 3) that lies in a box, at the picture's resolution; at least one pixel."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = box
+    left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+    right, bottom = max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
+    return image[top:bottom, left:right].copy()  # a transform in place would draw on the picture
+
+
 class Augmenter:
     """Applies a policy to one image at a time; the same (seed, epoch, index) gives the same draws everywhere.
+
+    A region is cut from the picture first and is then a picture of its own: seen at full resolution, with
+    draws of its own.
 
     One counter-based generator is re-keyed in place for each image: albumentations' own re-seeding costs a
     fifth of a heavy policy.
@@ -51,13 +64,17 @@ class Augmenter:
         size: Side of the square that comes out, in pixels.
         crop: Share of the picture's sides that is seen, as in `resize_and_crop`.
         seed: The run's seed.
+        regions: Boxes that are seen beside the whole picture.
 
     Raises:
         ConfigError: a transform or an argument that albumentations does not know.
     """
 
-    def __init__(self, policy: Policy, *, size: int, crop: float, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, *, size: int, crop: float, seed: int, regions: Sequence[Box] = ()
+    ) -> None:
         self._size, self._crop, self._seed = size, crop, seed
+        self._regions = tuple(regions)
         self._philox = np.random.Philox(0)
         self._python = random.Random(0)
         transforms = [
@@ -69,12 +86,23 @@ class Augmenter:
             self._compose.set_random_state(np.random.Generator(self._philox), self._python)
 
     def __call__(self, image: Image, *, epoch: int, index: int) -> Image:
-        """Augment one uint8 RGB image (H, W, 3) to (size, size, 3)."""
+        """Augment one uint8 RGB image (H, W, 3) to (size, size, 3).
+
+        With regions to (1 + num_regions, size, size, 3), the whole picture first.
+        """
+        if not self._regions:
+            return self._augment(image, epoch, index, region=0)
+        pictures = [image, *(cut_region(image, box) for box in self._regions)]
+        return np.stack(
+            [self._augment(picture, epoch, index, region=i) for i, picture in enumerate(pictures)]
+        )
+
+    def _augment(self, image: Image, epoch: int, index: int, *, region: int) -> Image:
         if self._compose is None:
             return resize_and_crop(image, size=self._size, crop=self._crop)
         if not self._resizes:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
-        self._rekey(epoch, index)
+        self._rekey(epoch, index, region)
         try:
             result: Image = self._compose(image=image)["image"]
         except Exception as error:  # a crop beyond the picture, a transform that wants more than a picture
@@ -89,13 +117,13 @@ class Augmenter:
             )
         return result
 
-    def _rekey(self, epoch: int, index: int) -> None:
+    def _rekey(self, epoch: int, index: int, region: int) -> None:
         state = self._philox.state
         state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
-        state["state"]["counter"][:] = (0, 0, 0, index)
+        state["state"]["counter"][:] = (0, 0, region, index)
         state["buffer_pos"], state["has_uint32"], state["uinteger"] = 4, 0, 0
         self._philox.state = state
-        self._python.seed((self._seed % 2**32) << 64 | epoch << 40 | index)
+        self._python.seed(region << 96 | (self._seed % 2**32) << 64 | epoch << 40 | index)
 
 
 def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform:

@@ -27,7 +27,8 @@ class Batch(NamedTuple):
     """What the transform makes of each image, stacked, uint8, and its position in the data set's paths.
 
     Attributes:
-        images: Shape (B, size, size, 3), or (B, num_views, size, size, 3) of views.
+        images: Shape (B, size, size, 3); with a dimension of regions (the whole picture first), or of views
+            and then of regions, after the first.
         indices: Shape (B,).
     """
 

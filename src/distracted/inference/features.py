@@ -1,6 +1,7 @@
 """Features of the frozen base: computed once, kept on disk by what they were made from."""
 
 import logging
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,7 @@ from distracted.files import atomic_path
 from distracted.inference.device import Precision, autocast, move
 from distracted.models.network import Network, fingerprint
 from distracted.progress import Progress, silent
+from distracted.schema import Box
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def cached_features(
     contents: list[str],
     size: int,
     crop: float,
+    regions: Sequence[Box] = (),
     folder: Path,
     device: torch.device,
     precision: Precision,
@@ -35,16 +38,19 @@ def cached_features(
     """What the head takes of a loader's images, in its order, shape (num_images, num_features).
 
     The file's name is a hash of the images' contents, the trunk's architecture and weights, where and how its
-    output is taken, and the input's size and crop: what changes any of them finds no file and computes anew.
+    output is taken, and the input's size, crop and regions: what changes any of them finds no file and
+    computes anew.
     The array stays on disk until it is read, since un-pooled features can be large.
 
     Args:
         contents: Digest of each image, in the loader's order.
+        regions: Boxes that the loader shows beside the whole picture.
         folder: Where feature files are kept; may be deleted at any time.
     """
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
     trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk)]
-    made_from = [*trunk, *network.taken, size, crop, normalisation, precision, device.type, *contents]
+    seen = [size, crop, *regions, normalisation]
+    made_from = [*trunk, *network.taken, *seen, precision, device.type, *contents]
     key = sha256(repr(made_from).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
     if path.is_file():

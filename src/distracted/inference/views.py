@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.data.augment import resize_and_crop
+from distracted.data.augment import cut_region, resize_and_crop
 from distracted.data.images import Image
 from distracted.errors import ConfigError
+from distracted.schema import Box
 
 #: Ways to average log-probabilities over their first dimension: arithmetic in probabilities, or geometric.
 AVERAGES = ("probs", "log_probs")
@@ -103,14 +104,24 @@ class Viewer:
 
     Args:
         size, crop: As evaluation's, see `resize_and_crop`.
+        regions: Boxes that are seen beside the whole picture, each under the same view as the whole.
     """
 
-    def __init__(self, views: Sequence[View], *, size: int, crop: float) -> None:
+    def __init__(self, views: Sequence[View], *, size: int, crop: float, regions: Sequence[Box] = ()) -> None:
         self._views, self._size, self._crop = tuple(views), size, crop
+        self._regions = tuple(regions)
 
     def __call__(self, image: Image, *, epoch: int, index: int) -> NDArray[np.uint8]:
-        """Views of an RGB picture (H, W, 3), shape (num_views, size, size, 3), in any epoch."""
-        return np.stack([view(image, size=self._size, crop=self._crop) for view in self._views])
+        """Views of an RGB picture (H, W, 3), the same in any epoch.
+
+        Shape (num_views, size, size, 3); with regions (num_views, 1 + num_regions, size, size, 3).
+        """
+        pictures = [image, *(cut_region(image, box) for box in self._regions)]
+        seen = [
+            np.stack([view(picture, size=self._size, crop=self._crop) for picture in pictures])
+            for view in self._views
+        ]
+        return np.stack(seen) if self._regions else np.concatenate(seen)
 
 
 def average_views(log_probs: NDArray[np.floating], average: str) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ class Network(nn.Module):
         trunk: The backbone without a classifier.
         blocks: Of the trunk, from the input to the one whose output the head takes.
         num_frozen: Layers of the trunk, from the first on, that are frozen.
-        head: Takes the features.
+        head: Takes the features of all views of an image, one after another.
         auxiliary: Heads on blocks in the middle, for training alone.
     """
 
@@ -66,7 +66,14 @@ class Network(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, trunk: nn.Module, backbone: Backbone, config: HeadConfig, *, size: int, num_classes: int
+        self,
+        trunk: nn.Module,
+        backbone: Backbone,
+        config: HeadConfig,
+        *,
+        size: int,
+        num_classes: int,
+        num_views: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -84,15 +91,25 @@ class Network(nn.Module):
             self._tap(config.block, stop=True)
         with torch.no_grad():
             features = self.eval().features(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-        self.head = Head(features.shape[1], num_classes, hidden=config.hidden, dropout=config.dropout)
+        self.head = Head(
+            num_views * features.shape[1], num_classes, hidden=config.hidden, dropout=config.dropout
+        )
         self.auxiliary = nn.ModuleList(self._make_auxiliary(num_classes) if config.auxiliary else [])
         self._auxiliary_weight = config.auxiliary
         for head in self.auxiliary_heads():
             self._tap(head.block, stop=False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head takes, shape (B, num_features), of uint8 images, shape (B, H, W, 3)."""
-        x = images.permute(0, 3, 1, 2)  # channels-last in memory already
+        """What the head takes, shape (B, num_features), of uint8 images, shape (B, H, W, 3).
+
+        With R views an image, shape (B, R, H, W, 3), the trunk sees each with the same weights, and their
+        features are joined in order.
+        """
+        views = images.flatten(0, -4)
+        return self._trunk_features(views).reshape(len(images), -1)
+
+    def _trunk_features(self, views: torch.Tensor) -> torch.Tensor:
+        x = views.permute(0, 3, 1, 2)  # channels-last in memory already
         x = (x.to(self.mean.dtype) - self.mean) / self.std
         if self._last is not None:
             try:
@@ -114,18 +131,22 @@ class Network(nn.Module):
         return self._last or "last", self._flatten
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (B, num_classes), of uint8 images, shape (B, H, W, 3)."""
+        """Logits, shape (B, num_classes), of uint8 images, shape (B, H, W, 3) or (B, R, H, W, 3)."""
         logits: torch.Tensor = self.head(self.features(images))
         self._outputs.clear()
         return logits
 
     def weighted_logits(self, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
-        """Logits of the head and of the auxiliary heads, each with its weight in the training loss."""
+        """Logits of the head and of the auxiliary heads, each with its weight in the training loss.
+
+        An auxiliary head sees one view at a time; its logits are the mean over an image's views.
+        """
         logits = [(1.0, self.head(self.features(images)))]
         for head in self.auxiliary_heads():
             output = self._outputs.pop(head.block)
             if output.requires_grad:  # else nothing below it learns
-                logits.append((self._auxiliary_weight, head(output)))
+                of_views = head(output).unflatten(0, (len(images), -1))
+                logits.append((self._auxiliary_weight, of_views.mean(1)))
         return logits
 
     def freeze_first(self, num_layers: int) -> None:
@@ -198,7 +219,14 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     assert isinstance(size, int)
     with refusing_size(backbone, size):
         trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
-        network = Network(trunk, backbone, config.head, size=size, num_classes=num_classes)
+        network = Network(
+            trunk,
+            backbone,
+            config.head,
+            size=size,
+            num_classes=num_classes,
+            num_views=1 + len(config.regions),
+        )
     load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary_heads())
     if weights.pretrained:  # a random head's gradients would wreck the trunk
         nn.init.zeros_(network.head.classifier.weight)

@@ -1,15 +1,16 @@
-"""Sheets of pictures: what the data looks like, and what a policy makes of it."""
+"""Sheets of pictures: what the data looks like, its regions, and what a policy makes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from distracted.data.augment import Augmenter, Policy, resize_and_crop
+from distracted.data.augment import Augmenter, Policy, cut_region, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import Image, read_rgb
 from distracted.files import write_bytes
+from distracted.schema import Box
 
 _MARGIN = 26  # pixels for the names above columns
 
@@ -46,6 +47,29 @@ def augmentation_sheet(
         for number, row in enumerate(rows):
             row += [augmenter(image, epoch=number * num_columns + i, index=0) for i in range(num_columns)]
     return _sheet(rows, columns=columns)
+
+
+def region_sheet(
+    competition: Competition, regions: Mapping[str, Box], *, num_subjects: int = 3, size: int = 208
+) -> Image:
+    """A picture of each of some subjects (rows): whole, with the regions outlined, and each region's cut."""
+    paths = dict(zip(competition.train["img"], competition.train_paths(), strict=True))
+    rows = []
+    for number, subject in enumerate(sorted(competition.train["subject"].unique())[:num_subjects]):
+        own = competition.train[competition.train["subject"] == subject].sort_values(["classname", "img"])
+        image = read_rgb(paths[own["img"].iloc[number * len(own) // num_subjects]])  # of another class each
+        views = [_outlined(image, regions.values()), *(cut_region(image, box) for box in regions.values())]
+        rows.append([resize_and_crop(view, size=size, crop=1.0) for view in views])
+    return _sheet(rows, columns=["whole", *regions])
+
+
+def _outlined(image: Image, boxes: Iterable[Box]) -> Image:
+    drawn = image.copy()
+    height, width = image.shape[:2]
+    for x0, y0, x1, y1 in boxes:
+        corners = (round(x0 * width), round(y0 * height)), (round(x1 * width) - 1, round(y1 * height) - 1)
+        cv2.rectangle(drawn, *corners, (255, 40, 40), thickness=max(1, width // 160))
+    return drawn
 
 
 def _sheet(rows: Sequence[Sequence[Image]], *, columns: Sequence[str]) -> Image:

@@ -17,6 +17,7 @@ from distracted.inference.predict import predict_log_probs, predict_views
 from distracted.inference.views import View, Viewer
 from distracted.models.network import Network
 from distracted.progress import Progress
+from distracted.schema import Box
 from distracted.training.resolve import Settled
 
 
@@ -60,7 +61,9 @@ class Feed:
         """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy."""
         config, size, crop = self.settled.config, *self._input()
         transforms = config.augment.policies[policy] if policy is not None else ()
-        augmenter = Augmenter(transforms, size=size, crop=crop, seed=config.training.seed)
+        augmenter = Augmenter(
+            transforms, size=size, crop=crop, seed=config.training.seed, regions=self._regions()
+        )
         return self._load(images, rows, augmenter, shuffled=policy is not None)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
@@ -72,6 +75,7 @@ class Feed:
             contents=images.contents,
             size=size,
             crop=crop,
+            regions=self._regions(),
             folder=self.cache / "features",
             device=self.settled.device,
             precision=self.settled.precision,
@@ -103,7 +107,9 @@ class Feed:
         size, crop = self._input()
         return predict_views(
             network,
-            self._load(images, rows, Viewer(views, size=size, crop=crop), shuffled=False),
+            self._load(
+                images, rows, Viewer(views, size=size, crop=crop, regions=self._regions()), shuffled=False
+            ),
             device=self.settled.device,
             precision=self.settled.precision,
             label=label,
@@ -128,3 +134,7 @@ class Feed:
         model = self.settled.config.model
         assert isinstance(model.image_size, int) and isinstance(model.crop, float)
         return model.image_size, model.crop
+
+    def _regions(self) -> list[Box]:
+        config = self.settled.config
+        return [config.data.regions[name] for name in config.model.regions]

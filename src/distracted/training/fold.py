@@ -15,8 +15,10 @@ from distracted.data.folds import Folds, hold_back
 from distracted.inference.predict import predict_from_features
 from distracted.metrics import scores
 from distracted.models.network import Network, build_network
+from distracted.models.weights import StateDict
 from distracted.progress import Progress, silent
 from distracted.schema import FeaturesPhase, RunConfig, TrainPhase
+from distracted.training.averaging import average, copy_state
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
 from distracted.training.phases import Clock, run_phase
@@ -60,6 +62,7 @@ class _Fold:
     label: str
     clock: Clock = field(default_factory=Clock)
     untouched: bool = True  # the trunk: its cached features are still those of the network
+    start: StateDict = field(default_factory=dict)  # the network before its base learned, where it goes back
 
     def __post_init__(self) -> None:
         self.feed = Feed(self.settled, self.cache, self.progress)
@@ -73,6 +76,12 @@ class _Fold:
     @property
     def config(self) -> RunConfig:
         return self.settled.config
+
+    @property
+    def last_of_base(self) -> str:
+        """The last phase in which the base learns."""
+        phases = reversed(self.config.phases.items())
+        return next(name for name, phase in phases if isinstance(phase, TrainPhase) and phase.trains_base)
 
     def predict(
         self, network: Network, images: Images, rows: NDArray[np.int64], what: str
@@ -96,7 +105,7 @@ def train_fold(
 ) -> FoldResult:
     """Train one fold through the config's phases and predict its held-out subjects and the test set.
 
-    The last epoch (or its moving average) predicts: nothing is chosen on the rows that are scored.
+    The last epoch (or an average of weights) predicts: nothing is chosen on the rows that are scored.
     Everything random derives from the seed and the fold.
 
     Args:
@@ -153,11 +162,15 @@ def train_fold(
 def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Network:
     config, device = job.config, job.settled.device
     job.untouched = False
-    return run_phase(
+    loader = job.feed.loader(job.train, job.rows, phase.augment or config.augment.policy)
+    goes_back = config.training.tuned_share < 1 and phase.trains_base
+    if goes_back and not job.start:
+        job.start = copy_state(network)
+    network = run_phase(
         network,
         name,
         phase,
-        loader=job.feed.loader(job.train, job.rows, phase.augment or config.augment.policy),
+        loader=loader,
         labels=torch.tensor(job.folds.labels, device=device),
         training=config.training,
         device=device,
@@ -169,6 +182,17 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         after_epoch=lambda network: _look(job, network),
         watched="valid/log_loss" if config.training.leaky else "holdout/log_loss",
     )
+    if goes_back and name == job.last_of_base:
+        average(
+            network,
+            [job.start],
+            share=1 - config.training.tuned_share,
+            loader=loader,
+            epoch=job.clock.epoch,
+            device=device,
+            precision=job.settled.precision,
+        )
+    return network
 
 
 def _look(job: _Fold, network: Network) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,10 @@ from distracted.errors import TrainingError
 from distracted.inference.device import Precision, autocast, move
 from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network
+from distracted.models.weights import StateDict
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
+from distracted.training.averaging import Ema, average, copy_state
 from distracted.training.optim import make_optimizer, make_scheduler
 from distracted.training.tracking import Tracker
 from distracted.training.watch import Watch
@@ -38,28 +40,6 @@ class Clock:
     step: int = 0
     images: int = 0
     seconds: float = 0.0
-
-
-class Ema:
-    """Moving average of a network's tensors; the decay warms up, so that short runs forget their start."""
-
-    def __init__(self, network: Network, decay: float) -> None:
-        self.network = deepcopy(network)
-        self._decay = decay
-        self._steps = 0
-
-    @torch.no_grad()
-    def update(self, network: Network) -> None:
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        floating = [(average, value) for average, value in pairs if average.is_floating_point()]
-        torch._foreach_lerp_(
-            [average for average, _ in floating], [value for _, value in floating], 1 - decay
-        )
-        for average, value in pairs:
-            if not average.is_floating_point():  # BatchNorm's counters
-                average.copy_(value)
 
 
 def run_phase(
@@ -88,7 +68,8 @@ def run_phase(
         watched: The metric that patience, keep and plateau look at.
 
     Returns:
-        The network that predicts: its moving average where `training.ema` is on, else `network` itself.
+        The network that predicts: its moving average where `training.ema` is on, else `network` itself; the
+        mean over the ends of its last epochs where `phase.soup` asks for it.
 
     Raises:
         TrainingError: the loss is not finite; says step and learning rate.
@@ -102,6 +83,7 @@ def run_phase(
     ema = Ema(network, training.ema) if training.ema > 0 else None
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     predicts = ema.network if ema is not None else network
+    earlier: deque[StateDict] = deque(maxlen=phase.soup - 1)  # what predicted after the last epochs but one
     first_step = clock.step
 
     def frozen_now() -> int:
@@ -135,7 +117,9 @@ def run_phase(
     if phase.watches:  # no epoch may be better than what the phase began with
         watch.look(after_epoch(predicts)[watched], predicts)
     with progress(label, total=phase.epochs * loader.num_images, unit="img") as step:
-        for _ in range(phase.epochs):
+        for number in range(phase.epochs):
+            if number and phase.soup > 1:
+                earlier.append(copy_state(predicts))
             prepare()  # looking at a score has left it in eval mode
             start, images = time.perf_counter(), clock.images
             loss = _run_epoch(loader, labels, take_step, lambda: phase.lr * _factor(scheduler), clock, step)
@@ -158,6 +142,16 @@ def run_phase(
                     _log.info("%s: %d epochs without improvement; stopped", label, watch.epochs_since)
                     break
     watch.restore(predicts)
+    if earlier:
+        average(
+            predicts,
+            earlier,
+            share=1 / (1 + len(earlier)),
+            loader=loader,
+            epoch=clock.epoch,
+            device=device,
+            precision=precision,
+        )
     return predicts
 
 

@@ -1,6 +1,7 @@
 """From what the config asks for to what the run is: every `auto` settled before anything is trained."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,8 @@ class Settled:
 def settle(config: RunConfig, *, num_folds: int) -> Settled:
     """Settle weights, image size, crop, precision, number of folds, and which phases apply.
 
+    Policies and regions that are not used are left out: nothing about them is part of what the run is.
+
     Args:
         num_folds: How many folds there really are.
 
@@ -62,9 +65,15 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
         update={"policies": {name: config.augment.policies[name] for name in sorted(used)}}
     )
     training = config.training.model_copy(
-        update={"precision": find_precision(config.training.precision, device), "num_folds": num_folds}
+        update={
+            "precision": find_precision(config.training.precision, device),
+            "num_folds": num_folds,
+            "tuned_share": _tuned_share(config, phases, pretrained=weights.pretrained),
+        }
     )
-    update = {"model": model, "phases": phases, "augment": augment, "training": training}
+    regions = {name: config.data.regions[name] for name in config.model.regions}
+    data = config.data.model_copy(update={"regions": regions})
+    update = {"model": model, "phases": phases, "augment": augment, "training": training, "data": data}
     return Settled(config.model_copy(update=update), weights, device)
 
 
@@ -107,3 +116,20 @@ def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
                 _log.info("phases.%s: from random weights nothing is frozen", name)
                 phases[name] = thawed
     return phases
+
+
+def _tuned_share(config: RunConfig, phases: Mapping[str, Phase], *, pretrained: bool) -> float:
+    """As the config says, or 1 where there is nothing to go back to."""
+    share = config.training.tuned_share
+    train_base = [name for name, p in phases.items() if isinstance(p, TrainPhase) and p.trains_base]
+    if share < 1 and not (pretrained and train_base):
+        why = "no phase trains the base" if pretrained else "random weights"
+        _log.info("training.tuned_share=%g left out: %s, there is nothing to go back to", share, why)
+        return 1.0
+    if share < 1 and train_base[0] == next(iter(phases)):
+        raise ConfigError(
+            f"training.tuned_share={share:g}: it goes back towards the network before its base learned, and "
+            f"phases.{train_base[0]} trains the base at once, from a head that knows nothing; expected a "
+            "phase before it that fits the head (kind: features or head), or 1"
+        )
+    return share

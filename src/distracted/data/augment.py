@@ -1,4 +1,4 @@
-"""Augmentation: named policies of albumentations, each image's draws fixed by (seed, epoch, index).
+"""Augmentation: named policies of albumentations, each image's draws fixed by (seed, epoch, index, repeat).
 
 This is the only module that knows albumentations.
 """
@@ -37,7 +37,7 @@ def resize_and_crop(image: Image, *, size: int, crop: float) -> Image:
 
 
 class Augmenter:
-    """Applies a policy to one image at a time; the same (seed, epoch, index) gives the same draws everywhere.
+    """Applies a policy to one image at a time; the same (seed, epoch, index, repeat) gives the same draws.
 
     One counter-based generator is re-keyed in place for each image: albumentations' own re-seeding costs a
     fifth of a heavy policy.
@@ -64,13 +64,17 @@ class Augmenter:
         if self._compose is not None:
             self._compose.set_random_state(np.random.Generator(self._philox), self._python)
 
-    def __call__(self, image: Image, *, epoch: int, index: int) -> Image:
-        """Augment one uint8 RGB image (H, W, 3) to (size, size, 3)."""
+    def __call__(self, image: Image, *, epoch: int, index: int, repeat: int = 0) -> Image:
+        """Augment one uint8 RGB image (H, W, 3) to (size, size, 3).
+
+        Args:
+            repeat: How often it was drawn before in this epoch.
+        """
         if self._compose is None:
             return resize_and_crop(image, size=self._size, crop=self._crop)
         if not self._resizes:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
-        self._rekey(epoch, index)
+        self._rekey(epoch, index, repeat)
         try:
             result: Image = self._compose(image=image)["image"]
         except Exception as error:  # a crop beyond the picture, a transform that wants more than a picture
@@ -85,13 +89,13 @@ class Augmenter:
             )
         return result
 
-    def _rekey(self, epoch: int, index: int) -> None:
+    def _rekey(self, epoch: int, index: int, repeat: int) -> None:
         state = self._philox.state
         state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
-        state["state"]["counter"][:] = (0, 0, 0, index)
+        state["state"]["counter"][:] = (0, 0, repeat, index)
         state["buffer_pos"], state["has_uint32"], state["uinteger"] = 4, 0, 0
         self._philox.state = state
-        self._python.seed((self._seed % 2**32) << 64 | epoch << 40 | index)
+        self._python.seed(repeat << 96 | (self._seed % 2**32) << 64 | epoch << 40 | index)
 
 
 def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform:

@@ -50,8 +50,19 @@ class Feed:
     cache: Path
     progress: Progress
 
-    def loader(self, images: Images, rows: NDArray[np.int64], policy: str | None = None) -> Loader:
-        """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy."""
+    def loader(
+        self,
+        images: Images,
+        rows: NDArray[np.int64],
+        policy: str | None = None,
+        *,
+        subjects: NDArray[np.int64] | None = None,
+    ) -> Loader:
+        """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy.
+
+        Args:
+            subjects: Of the rows, where shuffling is to draw each of them equally often.
+        """
         config, size, crop = self.settled.config, *self._input()
         seed = config.training.seed
         transforms = config.augment.policies[policy] if policy is not None else ()
@@ -62,6 +73,7 @@ class Feed:
             batch_size=config.inference.batch_size if policy is None else config.training.batch_size,
             num_workers=find_workers(config.runtime.num_workers, self.settled.device),
             seed=None if policy is None else seed,
+            subjects=subjects,
             pin_memory=self.settled.device.type == "cuda",
         )
 

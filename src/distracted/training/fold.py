@@ -19,6 +19,7 @@ from distracted.progress import Progress, silent
 from distracted.schema import FeaturesPhase, RunConfig, TrainPhase
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
+from distracted.training.mixing import Mixer, share_with_partner
 from distracted.training.phases import Clock, run_phase
 from distracted.training.plan import check_phases
 from distracted.training.resolve import Settled
@@ -153,11 +154,13 @@ def train_fold(
 def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Network:
     config, device = job.config, job.settled.device
     job.untouched = False
+    subjects = job.folds.subjects[job.rows] if config.training.sampling == "subjects" else None
+    policy = phase.augment or config.augment.policy
     return run_phase(
         network,
         name,
         phase,
-        loader=job.feed.loader(job.train, job.rows, phase.augment or config.augment.policy),
+        loader=job.feed.loader(job.train, job.rows, policy, subjects=subjects),
         labels=torch.tensor(job.folds.labels, device=device),
         training=config.training,
         device=device,
@@ -168,6 +171,26 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         label=f"{job.label}, {name}",
         after_epoch=lambda network: _look(job, network),
         watched="valid/log_loss" if config.training.leaky else "holdout/log_loss",
+        mixer=_make_mixer(job) if config.mixing.on else None,
+    )
+
+
+def _make_mixer(job: _Fold) -> Mixer:
+    training, labels, subjects = job.config.training, job.folds.labels, job.folds.subjects
+    if job.config.mixing.stitch.prob > 0:
+        found = share_with_partner(labels[job.rows], subjects[job.rows], batch_size=training.batch_size)
+        _log.info(
+            "mixing.stitch: in batches of %d, %.0f%% of the images find another of their class and another "
+            "subject; the rest stay as they are",
+            training.batch_size,
+            100 * found,
+        )
+    return Mixer(
+        job.config.mixing,
+        labels=labels,
+        subjects=subjects,
+        num_classes=job.competition.num_classes,
+        seed=training.seed,
     )
 
 

@@ -181,17 +181,17 @@ class TestDraws:
         labels = [0, 0, 1, 1]
         mixer = make_mixer(labels, stitch=0.4, mixup=0.1, cutmix=0.2, mixup_alpha=50, cutmix_alpha=50)
         ways: Counter[str] = Counter()
-        for epoch in range(2000):
+        for epoch in range(1000):
             images, targets = mix(mixer, labels, epoch=epoch)
             if targets.ndim == 1:
                 same = images.equal(flat_images(4))
                 ways["none" if same else "stitch"] += 1
             else:
                 ways["cutmix" if (images % 3 == 0).all() else "mixup"] += 1
-        assert ways["stitch"] / 2000 == pytest.approx(0.4, abs=0.04)
-        assert ways["none"] / 2000 == pytest.approx(0.3, abs=0.04)
+        assert ways["stitch"] / 1000 == pytest.approx(0.4, abs=0.05)
+        assert ways["none"] / 1000 == pytest.approx(0.3, abs=0.05)
         # a permutation of four may leave all in place, and 3 divides what some mixed pairs make
-        assert ways["mixup"] + ways["cutmix"] == pytest.approx(600, abs=80)
+        assert ways["mixup"] + ways["cutmix"] == pytest.approx(300, abs=50)
         assert 0 < ways["mixup"] < ways["cutmix"]
 
     @pytest.mark.parametrize("way", ["stitch", "mixup", "cutmix"])

@@ -116,8 +116,10 @@ def stitch(images: torch.Tensor, partners: NDArray[np.int64], cuts: NDArray[np.i
         images: Shape (B, H, W, 3).
         cuts: The partner's first column, shape (B,).
     """
-    from_left = torch.from_numpy(np.arange(images.shape[2]) < cuts[:, None]).to(images.device)  # (B, W)
-    return torch.where(from_left[:, None, :, None], images, images[_on(images, partners)])
+    stitched = images.clone()
+    for image, partner, cut in zip(stitched, partners.tolist(), cuts.tolist(), strict=True):
+        image[:, cut:] = images[partner, :, cut:]
+    return stitched
 
 
 def mixup(images: torch.Tensor, partners: NDArray[np.int64], share: float) -> torch.Tensor:
@@ -126,7 +128,7 @@ def mixup(images: torch.Tensor, partners: NDArray[np.int64], share: float) -> to
     Rounded to uint8, which changes a value by half a grey level at most.
     """
     other = images[_on(images, partners)].float()
-    return torch.lerp(other, images.float(), share).round_().to(images.dtype)
+    return other.lerp_(images.float(), share).round_().to(images.dtype)
 
 
 def draw_box(height: int, width: int, alpha: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ import shutil
 os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from distracted.config import load_data_config
+from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import read_folds
 from distracted.models.network import Network, build_network
@@ -25,7 +25,10 @@ from distracted.models.weights import Weights
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
 from distracted.progress import Step
-from distracted.schema import DataConfig, HeadConfig, ModelConfig
+from distracted.schema import DataConfig, HeadConfig, ModelConfig, RunConfig
+from distracted.training.fold import FoldResult, train_fold
+from distracted.training.resolve import settle
+from distracted.training.tracking import FileTracker
 
 CLASSES = ("c0", "c1", "c2")
 
@@ -192,3 +195,35 @@ def write_run(store: Store) -> Callable[..., None]:
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+
+Train = Callable[..., FoldResult]
+
+
+@pytest.fixture
+def configure(data: DataConfig) -> Callable[..., RunConfig]:
+    def make(
+        *overrides: str, tiny: Sequence[str] = TINY, model: str = "resnet50", leaky: bool = False
+    ) -> RunConfig:
+        return load_config(model=model, data=str(data.folder), overrides=[*tiny, *overrides], leaky=leaky)
+
+    return make
+
+
+@pytest.fixture
+def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Train:
+    """Train fold 0 with some overrides; metrics go to tmp_path/scratch."""
+
+    def run(*overrides: str, fold: int = 0, **settings: object) -> FoldResult:
+        settled = settle(configure(*overrides, **settings), num_folds=3)
+        with FileTracker(tmp_path / "scratch") as tracker:
+            return train_fold(
+                settled,
+                fold,
+                competition=store.competition,
+                folds=store.folds,
+                cache=tmp_path / "cache",
+                tracker=tracker,
+            )
+
+    return run

@@ -221,6 +221,18 @@ class TestErrors:
             ("phases.finetune.patience=3", ["phases.finetune: patience", "training.holdout=0.1"]),
             ("phases.finetune.keep=best", ["phases.finetune: patience", "training.holdout=0.1"]),
             ("phases.finetune.schedule=plateau", ["phases.finetune: patience", "training.holdout=0.1"]),
+            ("mixing.mixup.prob=1.5", ["mixing.mixup.prob: ", "less than or equal to 1", "got 1.5"]),
+            ("mixing.cutmix.prob=-0.1", ["mixing.cutmix.prob: ", "greater than or equal to 0"]),
+            ("mixing.mixup.alpha=0", ["mixing.mixup.alpha: ", "greater than 0", "got 0"]),
+            ("mixing.stitch.alpha=1", ["unknown key mixing.stitch.alpha", "mixing.stitch"]),
+            ("mixing.mixup=0.5", ["mixing.mixup: ", "got 0.5"]),
+            (
+                "mixing={stitch: {prob: 0.5}, mixup: {prob: 0.4}, cutmix: {prob: 0.3}}",
+                ["mixing: a batch is mixed in one way at most", "add up to 1.2; expected at most 1"],
+            ),
+            ("training.label_smoothing=1", ["training.label_smoothing: ", "less than 1", "got 1"]),
+            ("training.label_smoothing=-0.1", ["training.label_smoothing: ", "greater than or equal to 0"]),
+            ("training.sampling=drivers", ["training.sampling: ", "'rows' or 'subjects'", "'drivers'"]),
             ("training.leaky=true", ["training.leaky: ", "LEAKY=1"]),
             ("phases.features.kind=foo", ["phases.features: ", "'features', 'head', 'train'", "'foo'"]),
             ("phases.polish.kind=train", ["phases.polish.epochs: ", "required"]),
@@ -263,6 +275,20 @@ class TestErrors:
             ConfigError, match=r"phases.finetune: .*unknown phase phases.foo; there are scratch, features "
         ):
             load("phases.finetune=3", "phases.foo.epochs=1")
+
+    def test_a_batch_of_one_has_nothing_to_mix(self) -> None:
+        with pytest.raises(ConfigError, match=r"mixing: .*training\.batch_size is 1; expected 2 or more"):
+            load("mixing.mixup.prob=0.5", "training.batch_size=1")
+        with pytest.raises(ConfigError, match=r"mixing.stitch: .*model\.regions=\[\], got \[head\]"):
+            load("mixing.stitch.prob=0.5", "model.regions=[head]")
+        assert load("training.batch_size=1").training.batch_size == 1
+
+    def test_probabilities_may_add_up_to_one(self) -> None:
+        probs = (0.7, 0.2, 0.1)
+        settings = [
+            f"mixing.{way}.prob={p}" for way, p in zip(("stitch", "mixup", "cutmix"), probs, strict=True)
+        ]
+        assert load(*settings).mixing.probs == probs
 
     def test_all_wrong_settings_are_said_at_once(self) -> None:
         with pytest.raises(ConfigError, match=r"(?s)training\.seed.*training\.batch_size"):
@@ -326,6 +352,8 @@ class TestHash:
         [
             "training.seed=1",
             "training.precision=bf16",
+            "training.sampling=subjects",
+            "mixing.stitch.prob=0.5",
             "model.image_size=128",
             "model.head.dropout=0.5",
             "augment.policies.heavy=[]",

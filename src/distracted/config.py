@@ -226,6 +226,16 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
             f"LEAKY=1: no phase watches a score ({where}); leave it out, or ask for patience, keep=best or "
             "schedule=plateau"
         )
+    if config.mixing.on and config.training.batch_size < 2:
+        raise ConfigError(
+            f"mixing: an image is mixed with another of its batch, and training.batch_size is "
+            f"{config.training.batch_size}; expected 2 or more"
+        )
+    if config.mixing.stitch.prob and config.model.regions:
+        raise ConfigError(
+            "mixing.stitch: the left part of a region is not that of the picture; expected prob=0 or "
+            f"model.regions=[], got [{', '.join(config.model.regions)}]"
+        )
     used = {"augment.policy": config.augment.policy}
     for name, phase in trained.items():
         if phase.watches and not (config.training.holdout or config.training.leaky):

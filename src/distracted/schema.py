@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from math import fsum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,6 +26,8 @@ from distracted.files import sha256_json
 
 #: Names of runs and data sets: each is a folder.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -68,6 +71,45 @@ class AugmentConfig(Section):
 
     policy: str
     policies: dict[str, tuple[dict[str, dict[str, Any] | None], ...]]
+
+
+class StitchConfig(Section):
+    """Left part of one image beside the right part of another, of the same class and another subject."""
+
+    prob: Probability = 0.0
+
+
+class MixConfig(Section):
+    """Two images in one, and their classes with them; mixup and cutmix."""
+
+    prob: Probability = 0.0
+    alpha: PositiveFloat  # the images' shares are drawn from Beta(alpha, alpha)
+
+
+class MixingConfig(Section):
+    """How probable it is that a training batch is mixed in each of the ways; the rest stays as it is."""
+
+    stitch: StitchConfig = StitchConfig()
+    mixup: MixConfig = MixConfig(alpha=0.2)
+    cutmix: MixConfig = MixConfig(alpha=1.0)
+
+    @property
+    def probs(self) -> tuple[float, float, float]:
+        """Of stitch, mixup and cutmix."""
+        return self.stitch.prob, self.mixup.prob, self.cutmix.prob
+
+    @property
+    def on(self) -> bool:
+        return any(self.probs)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (total := fsum(self.probs)) > 1:
+            raise ValueError(
+                "a batch is mixed in one way at most, and prob of stitch, mixup and cutmix add up to "
+                f"{total:g}; expected at most 1"
+            )
+        return self
 
 
 class Part(Section):
@@ -172,12 +214,18 @@ class TrainingConfig(Section):
 
     seed: NonNegativeInt
     batch_size: PositiveInt
+    sampling: Literal["rows", "subjects"] = (
+        "rows"  # an epoch draws each image once, or each subject equally often
+    )
     num_folds: PositiveInt  # 1: a single split, a tenth of the subjects held out
     holdout: Annotated[float, Field(ge=0, le=0.5)]  # share of the training side that phases may watch
     leaky: bool  # phases watch the fold that is scored: LEAKY=1 alone sets it
     ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: the last weights predict
     tuned_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rest: before the base learned
     grad_clip: NonNegativeFloat  # norm; 0: off
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # share of a target that goes to all classes alike
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -243,6 +291,7 @@ class RunConfig(Section):
     recipe: str
     model: ModelConfig
     augment: AugmentConfig
+    mixing: MixingConfig = MixingConfig()
     phases: dict[str, Phase]
     training: TrainingConfig
     inference: InferenceConfig

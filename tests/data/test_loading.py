@@ -111,6 +111,34 @@ def test_batches_are_of_nearly_equal_size(
     assert sorted(key[1] for key in keys) == list(range(0, 3 * num_rows, 3))
 
 
+@two_workers
+def test_a_picture_that_comes_again_is_augmented_anew(competition: Competition) -> None:
+    """Where subjects count equally, those with few images show them more than once an epoch."""
+    subject = competition.train["subject"]
+    first, second = (np.flatnonzero(subject == name) for name in ("p000", "p001"))
+    rows = np.concatenate([first[:2], second])
+    loaders = [
+        Loader(
+            competition.train_paths(),
+            rows,
+            Augmenter(HEAVY, size=24, crop=1.0, seed=3),
+            batch_size=4,
+            num_workers=num_workers,
+            seed=0,
+            subjects=subject.eq("p000").to_numpy(np.int64)[rows],
+        )
+        for num_workers in (0, 2)
+    ]
+    here, there = (list(loader.epoch(1)) for loader in loaders)
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.indices, other.indices) and torch.equal(one.images, other.images)
+    drawn, images = (torch.cat(parts) for parts in zip(*((b.indices, b.images) for b in here), strict=True))
+    assert len(drawn) == len(rows)
+    again = images[drawn == first[0]]
+    assert len(again) in (2, 3)
+    assert len({image.numpy().tobytes() for image in again}) == len(again)
+
+
 def error_of(loader: Loader, kind: type[DistractedError] = ImageError) -> str:
     """The error's text alone: pytest's record of it would keep the loader alive."""
     try:

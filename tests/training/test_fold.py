@@ -1,7 +1,7 @@
 """One fold's training on the tiny competition: it learns, repeats byte by byte, and refuses what it must."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from conftest import TINY
+from conftest import TINY, Train
 from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.folds import hold_back
@@ -22,40 +22,9 @@ from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.schema import DataConfig, RunConfig, TrainPhase
 from distracted.training.feed import Feed, Images
-from distracted.training.fold import FoldResult, train_fold
+from distracted.training.fold import train_fold
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
-
-Train = Callable[..., FoldResult]
-
-
-@pytest.fixture
-def configure(data: DataConfig) -> Callable[..., RunConfig]:
-    def make(
-        *overrides: str, tiny: Sequence[str] = TINY, model: str = "resnet50", leaky: bool = False
-    ) -> RunConfig:
-        return load_config(model=model, data=str(data.folder), overrides=[*tiny, *overrides], leaky=leaky)
-
-    return make
-
-
-@pytest.fixture
-def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Train:
-    """Train fold 0 with some overrides; metrics go to tmp_path/scratch."""
-
-    def run(*overrides: str, fold: int = 0, **settings: object) -> FoldResult:
-        settled = settle(configure(*overrides, **settings), num_folds=3)
-        with FileTracker(tmp_path / "scratch") as tracker:
-            return train_fold(
-                settled,
-                fold,
-                competition=store.competition,
-                folds=store.folds,
-                cache=tmp_path / "cache",
-                tracker=tracker,
-            )
-
-    return run
 
 
 @pytest.mark.slow

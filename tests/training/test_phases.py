@@ -22,7 +22,16 @@ from distracted.training.tracking import FileTracker
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(
-    seed=0, batch_size=9, num_folds=3, holdout=0.0, leaky=False, ema=0.0, grad_clip=1.0, precision="fp32"
+    seed=0,
+    batch_size=9,
+    sampling="rows",
+    num_folds=3,
+    holdout=0.0,
+    leaky=False,
+    ema=0.0,
+    grad_clip=1.0,
+    label_smoothing=0.0,
+    precision="fp32",
 )
 
 

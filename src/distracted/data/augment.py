@@ -1,4 +1,4 @@
-"""Augmentation: named policies of albumentations, each image's draws fixed by (seed, epoch, index).
+"""Augmentation: named policies of albumentations, each image's draws fixed by (seed, epoch, index, repeat).
 
 This is the only module that knows albumentations.
 """
@@ -51,7 +51,7 @@ def cut_region(image: Image, box: Box) -> Image:
 
 
 class Augmenter:
-    """Applies a policy to one image at a time; the same (seed, epoch, index) gives the same draws everywhere.
+    """Applies a policy to one image at a time; the same (seed, epoch, index, repeat) gives the same draws.
 
     A region is cut from the picture first and is then a picture of its own: seen at full resolution, with
     draws of its own.
@@ -85,24 +85,26 @@ class Augmenter:
         if self._compose is not None:
             self._compose.set_random_state(np.random.Generator(self._philox), self._python)
 
-    def __call__(self, image: Image, *, epoch: int, index: int) -> Image:
+    def __call__(self, image: Image, *, epoch: int, index: int, repeat: int = 0) -> Image:
         """Augment one uint8 RGB image (H, W, 3) to (size, size, 3).
 
         With regions to (1 + num_regions, size, size, 3), the whole picture first.
+
+        Args:
+            repeat: How often it was drawn before in this epoch.
         """
         if not self._regions:
-            return self._augment(image, epoch, index, region=0)
+            return self._augment(image, (epoch, index, repeat), region=0)
         pictures = [image, *(cut_region(image, box) for box in self._regions)]
-        return np.stack(
-            [self._augment(picture, epoch, index, region=i) for i, picture in enumerate(pictures)]
-        )
+        key = epoch, index, repeat
+        return np.stack([self._augment(picture, key, region=i) for i, picture in enumerate(pictures)])
 
-    def _augment(self, image: Image, epoch: int, index: int, *, region: int) -> Image:
+    def _augment(self, image: Image, key: tuple[int, int, int], *, region: int) -> Image:
         if self._compose is None:
             return resize_and_crop(image, size=self._size, crop=self._crop)
         if not self._resizes:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
-        self._rekey(epoch, index, region)
+        self._rekey(*key, region)
         try:
             result: Image = self._compose(image=image)["image"]
         except Exception as error:  # a crop beyond the picture, a transform that wants more than a picture
@@ -117,13 +119,14 @@ class Augmenter:
             )
         return result
 
-    def _rekey(self, epoch: int, index: int, region: int) -> None:
+    def _rekey(self, epoch: int, index: int, repeat: int, region: int) -> None:
         state = self._philox.state
         state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
-        state["state"]["counter"][:] = (0, 0, region, index)
+        state["state"]["counter"][:] = (0, repeat, region, index)
         state["buffer_pos"], state["has_uint32"], state["uinteger"] = 4, 0, 0
         self._philox.state = state
-        self._python.seed(region << 96 | (self._seed % 2**32) << 64 | epoch << 40 | index)
+        draw = repeat << 128 | region << 96
+        self._python.seed(draw | (self._seed % 2**32) << 64 | epoch << 40 | index)
 
 
 def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform:

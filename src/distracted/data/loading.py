@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distracted.data.images import Image, read_rgb
+from distracted.data.sampling import balance_subjects
 from distracted.errors import DistractedError
 
-#: Which image, in which epoch: (epoch, position in the data set's paths).
-Key = tuple[int, int]
+#: Which image, in which epoch: (epoch, position in the data set's paths, times drawn before in the epoch).
+Key = tuple[int, int, int]
 
 
 class Transform(Protocol):
     """Makes a network's input of a decoded RGB picture (H, W, 3): a square one, or several, stacked."""
 
-    def __call__(self, image: Image, *, epoch: int, index: int) -> Image: ...
+    def __call__(self, image: Image, *, epoch: int, index: int, repeat: int) -> Image: ...
 
 
 class Batch(NamedTuple):
@@ -47,9 +48,10 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
         return len(self._paths)
 
     def __getitem__(self, key: Key) -> tuple[int, Image | DistractedError]:
-        epoch, index = key
+        epoch, index, repeat = key
         try:
-            return index, self._transform(read_rgb(self._paths[index]), epoch=epoch, index=index)
+            image = read_rgb(self._paths[index])
+            return index, self._transform(image, epoch=epoch, index=index, repeat=repeat)
         except DistractedError as error:
             return index, error
 
@@ -58,11 +60,20 @@ class BatchSampler(Sampler[list[Key]]):
     """Keys in batches of nearly equal size, shuffled anew each epoch or in order.
 
     Equal sizes and at least two, so that no last batch of one image meets a BatchNorm that learns; where
-    `batch_size` is 2 and the rows are odd in number, one batch has three.
+    `batch_size` is 2 and the rows are odd in number, one batch has three. With `subjects`, those of the rows,
+    a shuffled epoch draws as many images, but each subject equally often.
     """
 
-    def __init__(self, rows: NDArray[np.int64], *, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        subjects: NDArray[np.int64] | None = None,
+    ) -> None:
         self._rows = rows
+        self._subjects = subjects
         most = len(rows) // 2 if batch_size > 1 else len(rows)
         self._num_batches = max(1, min(-(-len(rows) // batch_size), most))
         self._seed = seed
@@ -72,11 +83,16 @@ class BatchSampler(Sampler[list[Key]]):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        rows = self._rows
+        rows, repeats = self._rows, np.zeros(len(self._rows), dtype=np.int64)
         if self._seed is not None:
-            rows = np.random.default_rng([self._seed, self.epoch]).permutation(rows)
-        for batch in np.array_split(rows, self._num_batches):
-            yield [(self.epoch, int(index)) for index in batch]
+            rng = np.random.default_rng([self._seed, self.epoch])
+            if self._subjects is None:
+                rows = rng.permutation(rows)
+            else:
+                drawn, repeats = balance_subjects(self._subjects, rng).T
+                rows = rows[drawn]
+        for batch in np.array_split(np.stack([rows, repeats], axis=1), self._num_batches):
+            yield [(self.epoch, index, repeat) for index, repeat in batch.tolist()]
 
 
 class Loader:
@@ -89,6 +105,7 @@ class Loader:
         batch_size: At most so many images a batch.
         num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
         seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
+        subjects: Subject id of each of `rows`, to draw each subject equally often when shuffling.
     """
 
     def __init__(
@@ -100,10 +117,11 @@ class Loader:
         batch_size: int,
         num_workers: int,
         seed: int | None = None,
+        subjects: NDArray[np.int64] | None = None,
         pin_memory: bool = False,
     ) -> None:
         self.num_images = len(rows)
-        self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed)
+        self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed, subjects=subjects)
         self._loader = DataLoader(
             ImageDataset(paths, transform),
             batch_sampler=self._sampler,

@@ -111,7 +111,7 @@ class Viewer:
         self._views, self._size, self._crop = tuple(views), size, crop
         self._regions = tuple(regions)
 
-    def __call__(self, image: Image, *, epoch: int, index: int) -> NDArray[np.uint8]:
+    def __call__(self, image: Image, *, epoch: int, index: int, repeat: int = 0) -> NDArray[np.uint8]:
         """Views of an RGB picture (H, W, 3), the same in any epoch.
 
         Shape (num_views, size, size, 3); with regions (num_views, 1 + num_regions, size, size, 3).

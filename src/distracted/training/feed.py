@@ -57,14 +57,25 @@ class Feed:
     cache: Path
     progress: Progress
 
-    def loader(self, images: Images, rows: NDArray[np.int64], policy: str | None = None) -> Loader:
-        """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy."""
+    def loader(
+        self,
+        images: Images,
+        rows: NDArray[np.int64],
+        policy: str | None = None,
+        *,
+        subjects: NDArray[np.int64] | None = None,
+    ) -> Loader:
+        """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy.
+
+        Args:
+            subjects: Of the rows, where shuffling is to draw each of them equally often.
+        """
         config, size, crop = self.settled.config, *self._input()
         transforms = config.augment.policies[policy] if policy is not None else ()
         augmenter = Augmenter(
             transforms, size=size, crop=crop, seed=config.training.seed, regions=self._regions()
         )
-        return self._load(images, rows, augmenter, shuffled=policy is not None)
+        return self._load(images, rows, augmenter, shuffled=policy is not None, subjects=subjects)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """What the head takes of all images, from the cache where it is there."""
@@ -117,7 +128,13 @@ class Feed:
         )
 
     def _load(
-        self, images: Images, rows: NDArray[np.int64], transform: Transform, *, shuffled: bool
+        self,
+        images: Images,
+        rows: NDArray[np.int64],
+        transform: Transform,
+        *,
+        shuffled: bool,
+        subjects: NDArray[np.int64] | None = None,
     ) -> Loader:
         config = self.settled.config
         return Loader(
@@ -127,6 +144,7 @@ class Feed:
             batch_size=config.training.batch_size if shuffled else config.inference.batch_size,
             num_workers=find_workers(config.runtime.num_workers, self.settled.device),
             seed=config.training.seed if shuffled else None,
+            subjects=subjects,
             pin_memory=self.settled.device.type == "cuda",
         )
 

@@ -21,6 +21,7 @@ from distracted.schema import FeaturesPhase, RunConfig, TrainPhase
 from distracted.training.averaging import average, copy_state
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
+from distracted.training.mixing import Mixer, share_with_partner
 from distracted.training.phases import Clock, run_phase
 from distracted.training.plan import check_phases
 from distracted.training.resolve import Settled
@@ -162,7 +163,9 @@ def train_fold(
 def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Network:
     config, device = job.config, job.settled.device
     job.untouched = False
-    loader = job.feed.loader(job.train, job.rows, phase.augment or config.augment.policy)
+    subjects = job.folds.subjects[job.rows] if config.training.sampling == "subjects" else None
+    policy = phase.augment or config.augment.policy
+    loader = job.feed.loader(job.train, job.rows, policy, subjects=subjects)
     goes_back = config.training.tuned_share < 1 and phase.trains_base
     if goes_back and not job.start:
         job.start = copy_state(network)
@@ -181,6 +184,7 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         label=f"{job.label}, {name}",
         after_epoch=lambda network: _look(job, network),
         watched="valid/log_loss" if config.training.leaky else "holdout/log_loss",
+        mixer=_make_mixer(job) if config.mixing.on else None,
     )
     if goes_back and name == job.last_of_base:
         average(
@@ -193,6 +197,25 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
             precision=job.settled.precision,
         )
     return network
+
+
+def _make_mixer(job: _Fold) -> Mixer:
+    training, labels, subjects = job.config.training, job.folds.labels, job.folds.subjects
+    if job.config.mixing.stitch.prob > 0:
+        found = share_with_partner(labels[job.rows], subjects[job.rows], batch_size=training.batch_size)
+        _log.info(
+            "mixing.stitch: in batches of %d, %.0f%% of the images find another of their class and another "
+            "subject; the rest stay as they are",
+            training.batch_size,
+            100 * found,
+        )
+    return Mixer(
+        job.config.mixing,
+        labels=labels,
+        subjects=subjects,
+        num_classes=job.competition.num_classes,
+        seed=training.seed,
+    )
 
 
 def _look(job: _Fold, network: Network) -> dict[str, float]:

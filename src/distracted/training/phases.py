@@ -18,6 +18,7 @@ from distracted.models.weights import StateDict
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
 from distracted.training.averaging import Ema, average, copy_state
+from distracted.training.mixing import Mixer
 from distracted.training.optim import make_optimizer, make_scheduler
 from distracted.training.tracking import Tracker
 from distracted.training.watch import Watch
@@ -58,14 +59,19 @@ def run_phase(
     label: str,
     after_epoch: Callable[[Network], dict[str, float]],
     watched: str = "",
+    mixer: Mixer | None = None,
 ) -> Network:
     """Train a network in place through one phase.
+
+    The tracked `train/loss` is what is minimised, on mixed images and smoothed targets where those are asked
+    for: it does not compare with that of a run without.
 
     Args:
         loader: The training side, augmented.
         labels: Class id of each of the loader's paths, on the device.
         after_epoch: Called with the network that would predict now; returns metrics to track.
         watched: The metric that patience, keep and plateau look at.
+        mixer: Mixes each batch.
 
     Returns:
         The network that predicts: its moving average where `training.ema` is on, else `network` itself; the
@@ -84,6 +90,7 @@ def run_phase(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     predicts = ema.network if ema is not None else network
     earlier: deque[StateDict] = deque(maxlen=phase.soup - 1)  # what predicted after the last epochs but one
+    loss_of = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
     first_step = clock.step
 
     def frozen_now() -> int:
@@ -98,10 +105,7 @@ def run_phase(
             prepare()
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
-            losses = [
-                weight * nn.functional.cross_entropy(logits, targets)
-                for weight, logits in network.weighted_logits(images)
-            ]
+            losses = [weight * loss_of(logits, targets) for weight, logits in network.weighted_logits(images)]
             loss = torch.stack(losses).sum()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if training.grad_clip > 0:
@@ -122,7 +126,9 @@ def run_phase(
                 earlier.append(copy_state(predicts))
             prepare()  # looking at a score has left it in eval mode
             start, images = time.perf_counter(), clock.images
-            loss = _run_epoch(loader, labels, take_step, lambda: phase.lr * _factor(scheduler), clock, step)
+            loss = _run_epoch(
+                loader, labels, take_step, lambda: phase.lr * _factor(scheduler), clock, step, mixer
+            )
             seconds = time.perf_counter() - start
             clock.seconds += seconds
             clock.epoch += 1
@@ -167,14 +173,17 @@ def _run_epoch(
     current_rate: Callable[[], float],
     clock: Clock,
     step: Step,
+    mixer: Mixer | None,
 ) -> float:
     """Train for one epoch; returns the mean loss."""
     waiting: list[torch.Tensor] = []
     total, count = 0.0, 0
     for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
-        indices = move(batch.indices, labels.device)
-        rate = current_rate()
-        waiting.append(take_step(move(batch.images, labels.device), labels[indices]))
+        images, rate = move(batch.images, labels.device), current_rate()
+        targets = labels[move(batch.indices, labels.device)]
+        if mixer is not None:
+            images, targets = mixer(images, targets, batch.indices, epoch=clock.epoch, number=number)
+        waiting.append(take_step(images, targets))
         clock.step += 1
         clock.images += len(batch.images)
         if len(waiting) == _CHECK_EVERY or number == len(loader):

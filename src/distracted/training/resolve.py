@@ -58,6 +58,7 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
         update={"weights": weights.origin, "weights_sha256": weights.sha256}
     )
     phases = applying_phases(config, pretrained=weights.pretrained)
+    _say_unused(config, phases)
     used = {config.augment.policy} | {
         p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment
     }
@@ -75,6 +76,23 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     data = config.data.model_copy(update={"regions": regions})
     update = {"model": model, "phases": phases, "augment": augment, "training": training, "data": data}
     return Settled(config.model_copy(update=update), weights, device)
+
+
+def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:
+    """Warn of settings that work in phases of kind train, where no such phase applies."""
+    training = config.training
+    asked = {
+        "mixing": config.mixing.on,
+        "training.sampling": training.sampling != "rows",
+        "training.label_smoothing": training.label_smoothing > 0,
+    }
+    trains = any(isinstance(phase, TrainPhase) for phase in phases.values())
+    if not trains and (unused := [key for key, value in asked.items() if value]):
+        _log.warning(
+            "%s: without effect, since none of the phases (%s) is of kind train",
+            ", ".join(unused),
+            ", ".join(phases),
+        )
 
 
 def with_input(model: ModelConfig, backbone: Backbone) -> ModelConfig:

@@ -1,0 +1,43 @@
+"""Each subject is drawn as often as any other, and none of its images comes again before all have come."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distracted.data.sampling import balance_subjects
+
+subject_ids = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)
+
+
+@settings(max_examples=60, deadline=None)
+@given(subject_ids, st.integers(0, 99))
+def test_each_subject_equally_often_and_no_image_before_its_turn(subjects: np.ndarray, seed: int) -> None:
+    rows, repeats = balance_subjects(subjects, np.random.default_rng(seed)).T
+    assert len(rows) == len(subjects)
+    times = [int((subjects[rows] == subject).sum()) for subject in set(subjects.tolist())]
+    assert max(times) - min(times) <= 1
+    for subject in set(subjects.tolist()):
+        drawn = np.bincount(rows, minlength=len(subjects))[subjects == subject]
+        assert drawn.max() - drawn.min() <= 1
+    for row in set(rows.tolist()):
+        assert sorted(repeats[rows == row]) == list(range((rows == row).sum()))
+
+
+def test_images_that_are_their_own_subjects_come_once_each() -> None:
+    rows, repeats = balance_subjects(np.arange(50), np.random.default_rng(0)).T
+    assert sorted(rows) == list(range(50))
+    assert not repeats.any()
+
+
+def test_over_the_epochs_all_images_of_a_subject_are_seen() -> None:
+    """Of one with many images an epoch sees some, each time others."""
+    subjects = np.array([0] * 40 + [1] * 10)
+    epochs = [set(balance_subjects(subjects, np.random.default_rng(seed))[:, 0]) for seed in range(20)]
+    assert all(len(epoch) < 50 for epoch in epochs)
+    assert set.union(*epochs) == set(range(50))
+
+
+def test_the_order_is_random() -> None:
+    subjects = np.repeat([0, 1], 100)
+    rows = balance_subjects(subjects, np.random.default_rng(0))[:, 0]
+    assert 30 < np.count_nonzero(np.diff(subjects[rows])) < 170

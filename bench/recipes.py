@@ -181,7 +181,7 @@ class Trial:
                 "",
                 phase.model_copy(update={"epochs": 1}),
                 loader=self.feed.loader(self.images, rows, phase.augment or config.augment.policy),
-                labels=torch.tensor(self.labels, device=self.settled.device),
+                targets=torch.tensor(self.labels, device=self.settled.device),
                 training=config.training,
                 device=self.settled.device,
                 precision=self.settled.precision,

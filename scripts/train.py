@@ -9,6 +9,7 @@ from distracted.cluster.job import check_split, train_folds
 from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError
 from distracted.paths import Workspace
+from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
@@ -47,7 +48,7 @@ def main(
     failures = []
     for run, config in configs.items():
         try:
-            settled = settle(config, num_folds=num_folds)
+            settled = with_teachers(store, settle(config, num_folds=num_folds), student=run)
             failures += train_folds(
                 store,
                 settled,

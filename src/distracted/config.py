@@ -236,6 +236,10 @@ def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
             "mixing.stitch: the left part of a region is not that of the picture; expected prob=0 or "
             f"model.regions=[], got [{', '.join(config.model.regions)}]"
         )
+    if config.pseudo.predictions:
+        raise ConfigError("pseudo.predictions: filled in from the teachers' files; leave it out")
+    if config.pseudo.teachers and config.mixing.on:
+        raise ConfigError("pseudo.teachers and mixing: not together; expected the one or the other")
     used = {"augment.policy": config.augment.policy}
     for name, phase in trained.items():
         if phase.watches and not (config.training.holdout or config.training.leaky):

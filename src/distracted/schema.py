@@ -229,6 +229,29 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
 
 
+class PseudoConfig(Section):
+    """Pseudo-labels: test images learned from as a teacher sees them, beside the training side."""
+
+    teachers: tuple[str, ...] = ()  # runs; fold k learns from what their fold-k networks predict
+    teacher_weights: tuple[PositiveFloat, ...] = ()  # of their probabilities; none: all the same
+    predictions: dict[str, str] = {}  # digest of each teacher's predictions; filled in when resolved
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # images whose best class has less are left out
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3  # of a batch's images
+    weight: PositiveFloat = 1.0  # of such an image's loss, beside 1 of a labelled one
+    own_fold: bool = False  # the held-out images join, labelled by the teacher
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Self:
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError("a teacher is named twice; expected each once")
+        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
+            raise ValueError(
+                f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers; expected as "
+                "many"
+            )
+        return self
+
+
 class InferenceConfig(Section):
     """The forward passes over validation and test images."""
 
@@ -292,6 +315,7 @@ class RunConfig(Section):
     model: ModelConfig
     augment: AugmentConfig
     mixing: MixingConfig = MixingConfig()
+    pseudo: PseudoConfig = PseudoConfig()
     phases: dict[str, Phase]
     training: TrainingConfig
     inference: InferenceConfig

@@ -13,7 +13,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
-from distracted.data.loading import BatchSampler, Loader
+from distracted.data.loading import BatchSampler, Beside, Loader
 from distracted.errors import ConfigError, DistractedError, ImageError
 
 HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]
@@ -214,3 +214,37 @@ def test_regions_are_a_dimension_of_their_own(competition: Competition) -> None:
     [batch], [again] = here.epoch(), there.epoch()
     assert batch.images.shape == (6, 3, 24, 24, 3)
     assert torch.equal(batch.images, again.images)
+
+
+# Rows beside those of an epoch
+
+
+@pytest.mark.parametrize(("num_beside", "share"), [(40, 0.25), (4, 0.5), (3, 0.1)])
+def test_each_batch_gets_its_share_of_the_rows_beside(num_beside: int, share: float) -> None:
+    rows, beside = np.arange(90), Beside(np.arange(100, 100 + num_beside), share)
+    sampler = BatchSampler(rows, batch_size=10, seed=0, beside=beside)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) and max(map(len, batches)) <= 11
+    keys = [key for batch in batches for key in batch]
+    assert len(keys) == sampler.num_images == 90 + round(90 * share / (1 - share))
+    assert sorted(index for _, index, _ in keys if index < 100) == list(range(90))
+    counts = [sum(index >= 100 for _, index, _ in batch) for batch in batches]
+    assert max(counts) - min(counts) <= 1
+    drawn = [(index, repeat) for _, index, repeat in keys if index >= 100]
+    assert len(set(drawn)) == len(drawn)  # no image again before all have come, and then augmented anew
+    repeats = [repeat for _, repeat in drawn]
+    assert max(repeats) == (len(drawn) - 1) // num_beside
+
+
+def test_rows_beside_change_with_the_epoch_and_leave_the_order_of_the_others() -> None:
+    plain = BatchSampler(np.arange(20), batch_size=5, seed=3)
+    sampler = BatchSampler(np.arange(20), batch_size=5, seed=3, beside=Beside(np.arange(100, 300), 0.3))
+
+    def split(sampler: BatchSampler) -> tuple[list[int], list[int]]:
+        indices = [index for batch in sampler for _, index, _ in batch]
+        return [index for index in indices if index < 100], [index for index in indices if index >= 100]
+
+    first = split(sampler)
+    assert first == split(sampler) and first[0] == split(plain)[0]
+    sampler.epoch = 1
+    assert split(sampler)[1] != first[1]

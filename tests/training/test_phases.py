@@ -65,7 +65,7 @@ def run(network: Network, competition: Competition, tmp_path: Path) -> Run:
                 "finetune",
                 TrainPhase.model_validate(given | settings),
                 loader=Loader(paths, rows, augmenter, batch_size=9, num_workers=0, seed=0),
-                labels=torch.tensor(competition.train["label"].to_numpy()),
+                targets=torch.tensor(competition.train["label"].to_numpy()),
                 training=training,
                 device=CPU,
                 precision="fp32",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.errors import DistractedError
+from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -51,6 +52,7 @@ def train_and_store(
     if fold in store.finished_folds(run) and not force:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         return store.manifest(run, fold)
+    pseudo = read_pseudo_labels(store, config.pseudo, fold) if config.pseudo.teachers else None
     scratch = store.workspace.scratch(store.competition.name, run, fold)
     tracker = open_tracker(
         config.runtime.tracking,
@@ -65,6 +67,7 @@ def train_and_store(
         result = train_fold(
             settled,
             fold,
+            pseudo=pseudo,
             competition=store.competition,
             folds=store.folds,
             cache=store.workspace.cache(store.competition.name),
@@ -83,7 +86,9 @@ def train_and_store(
         valid=result.valid,
         test=result.test,
         weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
+        parents=[store.read_run(teacher).as_parent() for teacher in config.pseudo.teachers],
         scores=result.scores,
+        details={"num_pseudo_labels": len(pseudo.probs)} if pseudo else {},
         seconds=result.seconds,
         images_per_second=result.images_per_second,
     )

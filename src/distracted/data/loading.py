@@ -1,6 +1,7 @@
 """Images to batches: decoded and augmented on the CPU, uint8 all the way, normalised on the device."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -56,12 +57,36 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
             return index, error
 
 
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Rows that come beside those of an epoch, such as pseudo-labelled images.
+
+    Attributes:
+        rows: Positions in the data set's paths, shape (num_rows,).
+        share: Of each batch.
+    """
+
+    rows: NDArray[np.int64]
+    share: float
+
+    def count(self, num_rows: int) -> int:
+        """How many come beside so many rows."""
+        return max(1, round(num_rows * self.share / (1 - self.share)))
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """So many of the rows, and how often each was drawn before, shape (count, 2)."""
+        rounds = -(-count // len(self.rows))
+        drawn = np.concatenate([rng.permutation(self.rows) for _ in range(rounds)])
+        return np.stack([drawn, np.repeat(np.arange(rounds), len(self.rows))], axis=1)[:count]
+
+
 class BatchSampler(Sampler[list[Key]]):
     """Keys in batches of nearly equal size, shuffled anew each epoch or in order.
 
     Equal sizes and at least two, so that no last batch of one image meets a BatchNorm that learns; where
     `batch_size` is 2 and the rows are odd in number, one batch has three. With `subjects`, those of the rows,
-    a shuffled epoch draws as many images, but each subject equally often.
+    a shuffled epoch draws as many images, but each subject equally often. With `beside`, each batch of a
+    shuffled epoch gets its share of those rows, too, none of them again before all have come.
     """
 
     def __init__(
@@ -71,11 +96,15 @@ class BatchSampler(Sampler[list[Key]]):
         batch_size: int,
         seed: int | None = None,
         subjects: NDArray[np.int64] | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._rows = rows
         self._subjects = subjects
+        self._beside = beside
+        self._num_beside = beside.count(len(rows)) if beside else 0
+        self.num_images = len(rows) + self._num_beside
         most = len(rows) // 2 if batch_size > 1 else len(rows)
-        self._num_batches = max(1, min(-(-len(rows) // batch_size), most))
+        self._num_batches = max(1, min(-(-self.num_images // batch_size), most))
         self._seed = seed
         self.epoch = 0
 
@@ -91,7 +120,12 @@ class BatchSampler(Sampler[list[Key]]):
             else:
                 drawn, repeats = balance_subjects(self._subjects, rng).T
                 rows = rows[drawn]
-        for batch in np.array_split(np.stack([rows, repeats], axis=1), self._num_batches):
+        batches = np.array_split(np.stack([rows, repeats], axis=1), self._num_batches)
+        if self._beside is not None:
+            rng = np.random.default_rng([self._seed or 0, self.epoch, 1])
+            more = np.array_split(self._beside.draw(self._num_beside, rng), self._num_batches)
+            batches = [np.concatenate(pair) for pair in zip(batches, more, strict=True)]
+        for batch in batches:
             yield [(self.epoch, index, repeat) for index, repeat in batch.tolist()]
 
 
@@ -106,6 +140,7 @@ class Loader:
         num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
         seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
         subjects: Subject id of each of `rows`, to draw each subject equally often when shuffling.
+        beside: Further rows that each batch of a shuffled epoch gets its share of.
     """
 
     def __init__(
@@ -118,10 +153,11 @@ class Loader:
         num_workers: int,
         seed: int | None = None,
         subjects: NDArray[np.int64] | None = None,
+        beside: Beside | None = None,
         pin_memory: bool = False,
     ) -> None:
-        self.num_images = len(rows)
-        self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed, subjects=subjects)
+        self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed, subjects=subjects, beside=beside)
+        self.num_images = self._sampler.num_images
         self._loader = DataLoader(
             ImageDataset(paths, transform),
             batch_sampler=self._sampler,

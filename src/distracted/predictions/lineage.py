@@ -7,12 +7,16 @@ from distracted.predictions.store import Run, Store
 def check_parents(store: Store, run: Run, *, partial: bool = False) -> None:
     """Refuse a run whose parents, or theirs in turn, are not as they were when it was made.
 
+    A trained run stands by itself, whatever became of the teachers that it learned from.
+
     Args:
         partial: Folds of them may be missing.
 
     Raises:
         StoreError: says which has changed, or is gone.
     """
+    if run.kind == "model":
+        return
     member, anew = (
         ("member", "blend anew (`make ensemble`)") if run.kind == "blend" else ("parent", "make it anew")
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
-from distracted.data.loading import Loader, Transform
+from distracted.data.loading import Beside, Loader, Transform
 from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs, predict_views
@@ -40,6 +40,10 @@ class Images:
     def rows(self) -> NDArray[np.int64]:
         return np.arange(len(self.paths))
 
+    def and_then(self, others: Self) -> Self:
+        """These, and others after them."""
+        return type(self)(self.paths + others.paths, self.contents + others.contents)
+
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Some of them, in the order of `rows`."""
         return type(self)([self.paths[row] for row in rows], [self.contents[row] for row in rows])
@@ -64,18 +68,21 @@ class Feed:
         policy: str | None = None,
         *,
         subjects: NDArray[np.int64] | None = None,
+        beside: Beside | None = None,
     ) -> Loader:
         """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy.
 
         Args:
             subjects: Of the rows, where shuffling is to draw each of them equally often.
+            beside: Further rows that each shuffled batch gets its share of.
         """
         config, size, crop = self.settled.config, *self._input()
         transforms = config.augment.policies[policy] if policy is not None else ()
         augmenter = Augmenter(
             transforms, size=size, crop=crop, seed=config.training.seed, regions=self._regions()
         )
-        return self._load(images, rows, augmenter, shuffled=policy is not None, subjects=subjects)
+        shuffled = policy is not None
+        return self._load(images, rows, augmenter, shuffled=shuffled, subjects=subjects, beside=beside)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """What the head takes of all images, from the cache where it is there."""
@@ -135,6 +142,7 @@ class Feed:
         *,
         shuffled: bool,
         subjects: NDArray[np.int64] | None = None,
+        beside: Beside | None = None,
     ) -> Loader:
         config = self.settled.config
         return Loader(
@@ -145,6 +153,7 @@ class Feed:
             num_workers=find_workers(config.runtime.num_workers, self.settled.device),
             seed=config.training.seed if shuffled else None,
             subjects=subjects,
+            beside=beside,
             pin_memory=self.settled.device.type == "cuda",
         )
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
 from distracted.data.folds import Folds, hold_back
+from distracted.data.loading import Beside
 from distracted.inference.predict import predict_from_features
 from distracted.metrics import scores
 from distracted.models.network import Network, build_network
@@ -24,6 +25,7 @@ from distracted.training.heads import fit_head, train_head
 from distracted.training.mixing import Mixer, share_with_partner
 from distracted.training.phases import Clock, run_phase
 from distracted.training.plan import check_phases
+from distracted.training.pseudo import PseudoLabels, joint_targets
 from distracted.training.resolve import Settled
 from distracted.training.tracking import Tracker
 
@@ -61,6 +63,7 @@ class _Fold:
     progress: Progress
     tracker: Tracker
     label: str
+    pseudo: PseudoLabels | None = None
     clock: Clock = field(default_factory=Clock)
     untouched: bool = True  # the trunk: its cached features are still those of the network
     start: StateDict = field(default_factory=dict)  # the network before its base learned, where it goes back
@@ -101,6 +104,7 @@ def train_fold(
     folds: Folds,
     cache: Path,
     tracker: Tracker,
+    pseudo: PseudoLabels | None = None,
     label: str = "",
     progress: Progress = silent,
 ) -> FoldResult:
@@ -111,6 +115,7 @@ def train_fold(
 
     Args:
         cache: The data set's cache folder.
+        pseudo: What phases of kind train learn from beside the training side.
         label: Shown with the progress, such as "resnet50, fold 0".
 
     Raises:
@@ -120,7 +125,7 @@ def train_fold(
     start = time.perf_counter()
     config = settled.config
     seed_everything(config.training.seed, fold)
-    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label)
+    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo)
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes).to(
         settled.device
     )
@@ -165,7 +170,13 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
     job.untouched = False
     subjects = job.folds.subjects[job.rows] if config.training.sampling == "subjects" else None
     policy = phase.augment or config.augment.policy
-    loader = job.feed.loader(job.train, job.rows, policy, subjects=subjects)
+    images, beside, weights = job.train, None, None
+    targets = torch.tensor(job.folds.labels)
+    if job.pseudo is not None:
+        images = job.train.and_then(job.pseudo.images)
+        beside = Beside(images.rows[len(job.train.paths) :], config.pseudo.share)
+        targets, weights = joint_targets(job.folds.labels, job.rows, job.pseudo, weight=config.pseudo.weight)
+    loader = job.feed.loader(images, job.rows, policy, subjects=subjects, beside=beside)
     goes_back = config.training.tuned_share < 1 and phase.trains_base
     if goes_back and not job.start:
         job.start = copy_state(network)
@@ -174,7 +185,8 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         name,
         phase,
         loader=loader,
-        labels=torch.tensor(job.folds.labels, device=device),
+        targets=targets.to(device),
+        weights=None if weights is None else weights.to(device),
         training=config.training,
         device=device,
         precision=job.settled.precision,

@@ -49,7 +49,7 @@ def run_phase(
     phase: TrainPhase,
     *,
     loader: Loader,
-    labels: torch.Tensor,
+    targets: torch.Tensor,
     training: TrainingConfig,
     device: torch.device,
     precision: Precision,
@@ -59,6 +59,7 @@ def run_phase(
     label: str,
     after_epoch: Callable[[Network], dict[str, float]],
     watched: str = "",
+    weights: torch.Tensor | None = None,
     mixer: Mixer | None = None,
 ) -> Network:
     """Train a network in place through one phase.
@@ -68,9 +69,10 @@ def run_phase(
 
     Args:
         loader: The training side, augmented.
-        labels: Class id of each of the loader's paths, on the device.
+        targets: Class id of each of the loader's paths, or its probability of each class, on the device.
         after_epoch: Called with the network that would predict now; returns metrics to track.
         watched: The metric that patience, keep and plateau look at.
+        weights: Of the loss of each of the loader's paths, on the device; None: all the same.
         mixer: Mixes each batch.
 
     Returns:
@@ -90,7 +92,6 @@ def run_phase(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     predicts = ema.network if ema is not None else network
     earlier: deque[StateDict] = deque(maxlen=phase.soup - 1)  # what predicted after the last epochs but one
-    loss_of = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
     first_step = clock.step
 
     def frozen_now() -> int:
@@ -100,12 +101,21 @@ def run_phase(
         network.freeze_first(frozen_now())
         network.train_learning(batchnorm=phase.batchnorm == "train")
 
-    def take_step(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss_of(logits: torch.Tensor, aims: torch.Tensor, weighted: torch.Tensor | None) -> torch.Tensor:
+        smoothing = training.label_smoothing
+        if weighted is None:
+            return nn.functional.cross_entropy(logits, aims, label_smoothing=smoothing)
+        losses = nn.functional.cross_entropy(logits, aims, label_smoothing=smoothing, reduction="none")
+        return (losses * weighted).mean()
+
+    def take_step(images: torch.Tensor, aims: torch.Tensor, weighted: torch.Tensor | None) -> torch.Tensor:
         if frozen_now() != network.num_frozen:
             prepare()
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
-            losses = [weight * loss_of(logits, targets) for weight, logits in network.weighted_logits(images)]
+            losses = [
+                share * loss_of(logits, aims, weighted) for share, logits in network.weighted_logits(images)
+            ]
             loss = torch.stack(losses).sum()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if training.grad_clip > 0:
@@ -127,7 +137,7 @@ def run_phase(
             prepare()  # looking at a score has left it in eval mode
             start, images = time.perf_counter(), clock.images
             loss = _run_epoch(
-                loader, labels, take_step, lambda: phase.lr * _factor(scheduler), clock, step, mixer
+                loader, targets, weights, take_step, lambda: phase.lr * _factor(scheduler), clock, step, mixer
             )
             seconds = time.perf_counter() - start
             clock.seconds += seconds
@@ -168,8 +178,9 @@ def _factor(scheduler: torch.optim.lr_scheduler.LambdaLR) -> float:
 
 def _run_epoch(
     loader: Loader,
-    labels: torch.Tensor,
-    take_step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    take_step: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
     current_rate: Callable[[], float],
     clock: Clock,
     step: Step,
@@ -179,11 +190,12 @@ def _run_epoch(
     waiting: list[torch.Tensor] = []
     total, count = 0.0, 0
     for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
-        images, rate = move(batch.images, labels.device), current_rate()
-        targets = labels[move(batch.indices, labels.device)]
+        images, rate = move(batch.images, targets.device), current_rate()
+        indices = move(batch.indices, targets.device)
+        aims = targets[indices]
         if mixer is not None:
-            images, targets = mixer(images, targets, batch.indices, epoch=clock.epoch, number=number)
-        waiting.append(take_step(images, targets))
+            images, aims = mixer(images, aims, batch.indices, epoch=clock.epoch, number=number)
+        waiting.append(take_step(images, aims, None if weights is None else weights[indices]))
         clock.step += 1
         clock.images += len(batch.images)
         if len(waiting) == _CHECK_EVERY or number == len(loader):

@@ -85,6 +85,7 @@ def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:
         "mixing": config.mixing.on,
         "training.sampling": training.sampling != "rows",
         "training.label_smoothing": training.label_smoothing > 0,
+        "pseudo.teachers": bool(config.pseudo.teachers),
     }
     trains = any(isinstance(phase, TrainPhase) for phase in phases.values())
     if not trains and (unused := [key for key, value in asked.items() if value]):

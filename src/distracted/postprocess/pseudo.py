@@ -1,0 +1,86 @@
+"""Pseudo-labels without the leak: what may teach fold k's student, and what it says.
+
+A student of fold k is scored on fold k's rows. So its teacher is made of networks that never saw fold k: the
+teachers' own fold-k networks, with weights that were fixed beforehand. What was fitted across folds on
+out-of-fold rows (a blend, a calibration, a chosen smoothing) has seen fold k through its members' other
+networks, and is refused.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.errors import StoreError
+from distracted.files import sha256_json
+from distracted.predictions.store import Run, Store
+from distracted.schema import PseudoConfig
+from distracted.training.feed import Images
+from distracted.training.pseudo import PseudoLabels
+from distracted.training.resolve import Settled
+
+
+def with_teachers(store: Store, settled: Settled, *, student: str) -> Settled:
+    """The settled config with the teachers' predictions in it, so that others make another run.
+
+    Args:
+        student: The name of the run that learns.
+
+    Raises:
+        StoreError: a teacher is missing, incomplete, or has seen what its student is scored on.
+    """
+    config = settled.config
+    if not config.pseudo.teachers:
+        return settled
+    if student in config.pseudo.teachers:
+        raise StoreError(f"pseudo.teachers: {student} cannot teach itself; NAME= gives the student a name")
+    digests = {}
+    for name in config.pseudo.teachers:
+        teacher = store.read_run(name)
+        _check_blind(teacher)
+        digests[name] = sha256_json(teacher.as_parent().predictions)
+    pseudo = config.pseudo.model_copy(update={"predictions": digests})
+    return Settled(config.model_copy(update={"pseudo": pseudo}), settled.weights, settled.device)
+
+
+def read_pseudo_labels(store: Store, config: PseudoConfig, fold: int) -> PseudoLabels:
+    """What the teachers' fold-k networks say of the test set, and of the fold where `own_fold` asks for it.
+
+    Raises:
+        StoreError: as `with_teachers`, or the threshold keeps no image.
+    """
+    teachers = [store.read_run(name) for name in config.teachers]
+    for teacher in teachers:
+        _check_blind(teacher)
+    images = Images.to_test(store.competition)
+    probs = _mean(config, [teacher.test[teacher.folds.index(fold)] for teacher in teachers])
+    if config.own_fold:
+        rows = store.folds.valid(fold)
+        images = images.and_then(Images.to_train(store.competition).take(rows))
+        probs = np.concatenate([probs, _mean(config, [teacher.oof[rows] for teacher in teachers])])
+    kept = np.flatnonzero(probs.max(axis=1) >= config.threshold)
+    if not len(kept):
+        raise StoreError(
+            f"pseudo.threshold={config.threshold:g} keeps none of {len(probs)} images in fold {fold}: the "
+            f"surest prediction is {probs.max():.3f}; expected a lower threshold"
+        )
+    return PseudoLabels(images.take(kept), probs[kept].astype(np.float32))
+
+
+def _mean(config: PseudoConfig, log_probs: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    weights = np.array(config.teacher_weights or [1.0] * len(log_probs))
+    mean: NDArray[np.float64] = np.average(np.exp(log_probs), axis=0, weights=weights)
+    mean /= mean.sum(axis=1, keepdims=True)
+    return mean
+
+
+def _check_blind(teacher: Run) -> None:
+    if teacher.leaky:
+        raise StoreError(
+            f"pseudo.teachers: {teacher.name} watched the folds that it is scored on (LEAKY=1), and so would "
+            "its student; expected a run that did not"
+        )
+    if teacher.fitted:
+        raise StoreError(
+            f"pseudo.teachers: {teacher.name} was fitted on out-of-fold rows: its part for fold k has seen "
+            "labels of fold k through the networks of the other folds; expected runs as they were trained, "
+            "or steps with fixed settings (make tta, make smooth HOW=...)"
+        )

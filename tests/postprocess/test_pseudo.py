@@ -1,0 +1,164 @@
+"""Pseudo-labels: a fold's student never sees the fold's labels, and teachers that would leak are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import TINY
+from distracted.cluster.job import train_folds
+from distracted.config import load_config
+from distracted.data.folds import Folds
+from distracted.ensemble.blend import blend_runs
+from distracted.ensemble.blenders import find_blenders
+from distracted.ensemble.derive import calibrate_run
+from distracted.errors import ConfigError, StoreError
+from distracted.postprocess import pseudo
+from distracted.postprocess.pseudo import read_pseudo_labels, with_teachers
+from distracted.predictions.store import Store
+from distracted.schema import PseudoConfig, RunConfig
+from distracted.training.feed import Images
+from distracted.training.pseudo import PseudoLabels, joint_targets
+from distracted.training.resolve import settle
+
+WriteRun = Callable[..., None]
+BLEND = find_blenders(["linear_pool"])
+
+
+def config_of(store: Store, *overrides: str) -> RunConfig:
+    folder = store.competition.config.folder
+    return load_config(model="resnet50", data=str(folder), overrides=[*TINY, *overrides])
+
+
+def train(store: Store, run: str, *overrides: str, folds: tuple[int, ...] = (0, 1, 2)) -> None:
+    settled = settle(config_of(store, *overrides), num_folds=3)
+    train_folds(store, with_teachers(store, settled, student=run), run=run, folds=folds, force=True)
+
+
+def relabelled(store: Store, fold: int) -> Store:
+    """The same competition with other labels for the rows of a fold."""
+    rows = store.folds.ids == fold
+    table = store.folds.table.assign(label=np.where(rows, (store.folds.labels + 1) % 3, store.folds.labels))
+    return Store(store.workspace, store.competition, Folds(table, store.folds.hash))
+
+
+def student_of_fold_1(store: Store, teacher: str) -> bytes:
+    train(store, "student", f"pseudo.teachers=[{teacher}]", "pseudo.own_fold=true", folds=(1,))
+    made = store.read_run("student", partial=True)
+    return made.oof[store.folds.valid(1)].tobytes() + made.test.tobytes()
+
+
+@pytest.mark.slow
+def test_a_folds_labels_do_not_reach_its_student(store: Store) -> None:
+    train(store, "teacher")
+    before = student_of_fold_1(store, "teacher")
+    other = relabelled(store, 1)
+    train(other, "teacher")  # the teacher anew, too
+    assert student_of_fold_1(other, "teacher") == before
+    assert student_of_fold_1(relabelled(store, 0), "teacher") != before  # other labels do count
+
+
+@pytest.mark.slow
+def test_a_cross_fitted_blend_as_teacher_would_let_the_labels_in(
+    store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its members' other networks saw fold 1: retrained, they predict otherwise, and the blend's weights for
+    fold 1 change with them."""
+
+    def student(store: Store) -> bytes:
+        for seed in (0, 1):
+            train(store, f"member{seed}", f"training.seed={seed}", "phases.scratch.epochs=4")
+        blend_runs(store, runs=["member0", "member1"], blenders=BLEND, name="blend")
+        return student_of_fold_1(store, "blend")
+
+    with pytest.raises(StoreError, match="blend was fitted on out-of-fold rows: its part for fold"):
+        student(store)
+    monkeypatch.setattr(pseudo, "_check_blind", lambda teacher: None)
+    assert student(store) != student(relabelled(store, 1))
+
+
+def test_what_has_seen_the_fold_may_not_teach_it(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=2.0)
+    write_run("b", seed=1)
+    write_run("unfinished", folds=(0, 2))
+    calibrate_run(store, "a")
+    for teacher, message in [
+        ("a_calibrated", "a_calibrated was fitted on out-of-fold rows"),
+        ("unfinished", "unfinished: fold 1 of 3 is missing"),
+        ("stranger", "there is no run 'stranger'"),
+        ("student", "student cannot teach itself"),
+    ]:
+        with pytest.raises(StoreError, match=message):
+            settled = settle(config_of(store, f"pseudo.teachers=[{teacher}]"), num_folds=3)
+            with_teachers(store, settled, student="student")
+
+
+def test_a_leaky_teacher_is_refused(store: Store) -> None:
+    for fold in range(3):
+        store.write_fold(
+            "watched",
+            fold,
+            kind="model",
+            config={"training": {"leaky": True}},
+            valid=np.full((len(store.folds.valid(fold)), 3), -np.log(3)),
+            test=np.full((len(store.competition.test), 3), -np.log(3)),
+        )
+    with pytest.raises(StoreError, match=r"watched the folds that it is scored on .LEAKY=1"):
+        read_pseudo_labels(store, PseudoConfig(teachers=("watched",)), 0)
+
+
+def test_labels_are_those_of_the_teachers_networks_of_the_fold(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    write_run("b", seed=1)
+    a, b = store.read_run("a"), store.read_run("b")
+    config = PseudoConfig(teachers=("a", "b"), teacher_weights=(3.0, 1.0), own_fold=True)
+    found = read_pseudo_labels(store, config, 2)
+    rows = store.folds.valid(2)
+    expected = 0.75 * np.exp(a.test[2]) + 0.25 * np.exp(b.test[2])
+    own = 0.75 * np.exp(a.oof[rows]) + 0.25 * np.exp(b.oof[rows])
+    np.testing.assert_allclose(found.probs, np.concatenate([expected, own]), rtol=1e-5)
+    train_paths = Images.to_train(store.competition).paths
+    assert found.images.paths == store.competition.test_paths() + [train_paths[row] for row in rows]
+
+
+def test_a_threshold_keeps_the_sure_and_says_so_where_none_is(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    everything = read_pseudo_labels(store, PseudoConfig(teachers=("a",)), 0)
+    sure = everything.probs.max(axis=1) >= 0.6
+    assert 0 < sure.sum() < len(sure)
+    kept = read_pseudo_labels(store, PseudoConfig(teachers=("a",), threshold=0.6), 0)
+    np.testing.assert_array_equal(kept.probs, everything.probs[sure])
+    with pytest.raises(StoreError, match=r"threshold=0.999 keeps none of 7 images in fold 0: the surest"):
+        read_pseudo_labels(store, PseudoConfig(teachers=("a",), threshold=0.999), 0)
+
+
+def test_another_teacher_makes_another_run(store: Store, write_run: WriteRun) -> None:
+    hashes = set()
+    for seed in (0, 1):
+        write_run("a", seed=seed)
+        settled = settle(config_of(store, "pseudo.teachers=[a]"), num_folds=3)
+        hashes.add(with_teachers(store, settled, student="student").config.hash)
+    assert len(hashes) == 2
+    with pytest.raises(ConfigError, match="filled in from the teachers' files; leave it out"):
+        config_of(store, "pseudo.predictions={a: b}")
+
+
+def test_labels_that_are_not_trained_on_are_not_there() -> None:
+    labels, rows = np.array([0, 1, 2, 1]), np.array([0, 3])
+    made = PseudoLabels(Images([Path("x")], ["x"]), np.array([[0.2, 0.5, 0.3]], dtype=np.float32))
+    targets, weights = joint_targets(labels, rows, made, weight=0.5)
+    assert targets[[1, 2]].isnan().all()
+    np.testing.assert_allclose(targets[[0, 3, 4]], [[1, 0, 0], [0, 1, 0], [0.2, 0.5, 0.3]])
+    np.testing.assert_allclose(weights, [1, 1, 1, 1, 0.5])
+
+
+@pytest.mark.slow
+def test_the_manifest_says_who_taught_how_many(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=3.0)
+    train(store, "student", "pseudo.teachers=[a]", "pseudo.threshold=0.5", folds=(0,))
+    manifest = store.manifest("student", 0)
+    assert [parent.run for parent in manifest.parents] == ["a"] and manifest.kind == "model"
+    kept = len(read_pseudo_labels(store, PseudoConfig(teachers=("a",), threshold=0.5), 0).probs)
+    assert manifest.details == {"num_pseudo_labels": kept}
+    assert list(manifest.config["pseudo"]["predictions"]) == ["a"]

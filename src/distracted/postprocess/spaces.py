@@ -1,6 +1,6 @@
 """Feature spaces: what lies near what in each part of a run's predictions, found once and kept in files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -70,6 +70,32 @@ def stored_space(
     return Space(store.workspace.spaces(store.competition.name), layout, parts, describes)
 
 
+def make_space(
+    store: Store,
+    layout: Layout[T],
+    features: Iterable[tuple[Part, NDArray[np.float32]]],
+    *,
+    describes: object,
+    progress: Progress = silent,
+) -> Space[T]:
+    """A space of some features: finds what the layout keeps of each part, or takes it from its file.
+
+    Args:
+        features: Of each part, (num_images, num_features), in the order of the predictions.
+    """
+    folder = store.workspace.spaces(store.competition.name)
+    keys: dict[Part, str] = {}
+    test: NDArray[np.float32] | None = None
+    for part, rows in features:
+        if not part.test:
+            keys[part] = _keep(folder, layout, rows, progress)
+            continue
+        if rows is not test:  # a fixed network's are the same for every fold
+            test, key = rows, _keep(folder, layout, rows, progress)
+        keys[part] = key
+    return Space(folder, layout, keys, describes)
+
+
 def fixed_space(
     store: Store, layout: Layout[T], settled: Settled, *, progress: Progress = silent
 ) -> Space[T]:
@@ -87,14 +113,16 @@ def fixed_space(
     num_classes = store.competition.num_classes
     network = build_network(config.model, settled.weights, num_classes=num_classes).to(settled.device)
     feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
-    of_train = feed.features(network, Images.to_train(store.competition))
-    test = _keep(store, layout, feed.features(network, Images.to_test(store.competition)), progress)
-    keys = {}
-    for fold in range(store.folds.num_folds):
-        keys[Part(fold)] = _keep(store, layout, of_train[store.folds.valid(fold)], progress)
-        keys[Part(fold, test=True)] = test
-    folder = store.workspace.spaces(store.competition.name)
-    return Space(folder, layout, keys, config.model.model_dump(mode="json"))
+    train = feed.features(network, Images.to_train(store.competition))
+    test = feed.features(network, Images.to_test(store.competition))
+
+    def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        for fold in range(store.folds.num_folds):
+            yield Part(fold), train[store.folds.valid(fold)]
+            yield Part(fold, test=True), test
+
+    describes = config.model.model_dump(mode="json")
+    return make_space(store, layout, parts(), describes=describes, progress=progress)
 
 
 def own_space(
@@ -108,16 +136,15 @@ def own_space(
     """
     trained_run = _trained(store, run)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
-    keys = {}
-    for fold in range(store.folds.num_folds):
-        trained = load_trained(store, trained_run, fold, runtime=runtime, progress=progress)
-        for part, images in (
-            (Part(fold), train.take(store.folds.valid(fold))),
-            (Part(fold, test=True), test),
-        ):
-            features = trained.feed.features(trained.network, images)
-            keys[part] = _keep(store, layout, features, progress)
-    return Space(store.workspace.spaces(store.competition.name), layout, keys, trained_run.name)
+
+    def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        for fold in range(store.folds.num_folds):
+            trained = load_trained(store, trained_run, fold, runtime=runtime, progress=progress)
+            valid = train.take(store.folds.valid(fold))
+            yield Part(fold), trained.feed.features(trained.network, valid)
+            yield Part(fold, test=True), trained.feed.features(trained.network, test)
+
+    return make_space(store, layout, parts(), describes=trained_run.name, progress=progress)
 
 
 def _trained(store: Store, run: Run) -> Run:
@@ -132,13 +159,13 @@ def _trained(store: Store, run: Run) -> Run:
     return run
 
 
-def _keep(store: Store, layout: Layout[T], features: NDArray[np.float32], progress: Progress) -> str:
-    """Find what the layout keeps of some features, or take it from where it was found before."""
+def _keep(folder: Path, layout: Layout[T], features: NDArray[np.float32], progress: Progress) -> str:
+    """Find what the layout keeps of some features, unless its file is there; returns the file's key."""
     features = np.ascontiguousarray(features)
     digest = sha256(f"{layout.name} {features.shape}".encode())
     digest.update(features.data)
     key = digest.hexdigest()[:32]
-    path = store.workspace.spaces(store.competition.name) / f"{key}.npz"
+    path = folder / f"{key}.npz"
     if not path.is_file():
         found = layout.find(features, progress)
         with atomic_path(path) as temporary, temporary.open("wb") as file:

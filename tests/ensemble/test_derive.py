@@ -1,0 +1,234 @@
+"""Runs that a fitted step makes: stored, scored without a look at their labels, and members of a blend."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from distracted.data.folds import Folds
+from distracted.ensemble.blend import blend_runs
+from distracted.ensemble.blenders import find_blenders
+from distracted.ensemble.derive import calibrate_run, smooth_run
+from distracted.ensemble.members import step_source
+from distracted.ensemble.sources import Chosen, Scored, Stored
+from distracted.errors import ConfigError, StoreError
+from distracted.metrics import log_loss
+from distracted.postprocess.calibrate import Calibrate, Calibrated
+from distracted.postprocess.methods import WAYS, parse_setting
+from distracted.postprocess.neighbour_mean import NeighbourMean, averagings, neighbour_means
+from distracted.postprocess.neighbours import nearest_neighbours
+from distracted.postprocess.smooth import Smooth
+from distracted.postprocess.spaces import Space, make_space
+from distracted.postprocess.step import Part
+from distracted.predictions.store import Store
+
+WriteRun = Callable[..., None]
+LINEAR = find_blenders(["linear_pool"])
+
+
+def space_of(store: Store, way: str, *, telling: bool, seed: int = 0) -> Space[Any]:
+    """Features of images: of the same class near each other, or (not telling) anywhere."""
+    rng = np.random.default_rng(seed)
+
+    def parts() -> Iterator[tuple[Part, np.ndarray]]:
+        test = rng.normal(size=(len(store.competition.test), 6)).astype(np.float32)
+        for fold in range(store.folds.num_folds):
+            labels = store.folds.labels[store.folds.valid(fold)]
+            features = rng.normal(size=(len(labels), 6)) + 9 * telling * np.eye(6)[labels]
+            yield Part(fold), features.astype(np.float32)
+            yield Part(fold, test=True), test
+
+    return make_space(store, WAYS[way].layout, parts(), describes="made up")
+
+
+def relabelled(store: Store, fold: int) -> Store:
+    rows = store.folds.ids == fold
+    table = store.folds.table.assign(label=np.where(rows, (store.folds.labels + 1) % 3, store.folds.labels))
+    return Store(store.workspace, store.competition, Folds(table, store.folds.hash))
+
+
+def bytes_of(store: Store, run: str, fold: int) -> bytes:
+    made = store.read_run(run)
+    return made.oof[store.folds.ids == fold].tobytes() + made.test[fold].tobytes()
+
+
+# Calibration
+
+
+def test_a_calibrated_run_is_each_fold_by_what_the_others_taught(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=2.0)
+    made = calibrate_run(store, "a", parts=("temperature",))
+    parent, run = store.read_run("a"), store.read_run("a_calibrated")
+    assert run.kind == "derived" and run.fitted and not parent.fitted
+    for fold, manifest in enumerate(run.manifests):
+        fitted = Calibrated(**{**manifest.details["fitted"], "prior": ()})
+        assert fitted.temperature == made.fitted[fold].temperature
+        rows = store.folds.valid(fold)
+        step = Calibrate(("temperature",))
+        valid = step.apply(fitted, parent.oof[None, rows], Part(fold))
+        test = step.apply(fitted, parent.test[fold][None], Part(fold, test=True))
+        np.testing.assert_allclose(run.oof[rows], valid, atol=1e-5)
+        np.testing.assert_allclose(run.test[fold], test, atol=1e-5)
+    assert made.gain.after == pytest.approx(log_loss(run.oof, store.folds.labels))
+    assert made.gain.before == pytest.approx(log_loss(parent.oof, store.folds.labels))
+
+
+def test_unknown_parts_and_names_that_are_taken_are_refused(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    write_run("b")
+    with pytest.raises(ConfigError, match="PARTS: expected some of prior, temperature, clip; got 'bias'"):
+        calibrate_run(store, "a", parts=["bias"])
+    with pytest.raises(ConfigError, match="got none"):
+        calibrate_run(store, "a", parts=[])
+    with pytest.raises(StoreError, match="NAME=b: there is a run of that name that is not derived"):
+        calibrate_run(store, "a", name="b")
+    with pytest.raises(StoreError, match="there is no run 'c'"):
+        calibrate_run(store, "c")
+    assert store.runs() == ["a", "b"]
+
+
+def test_a_single_split_has_nothing_to_fit_on(
+    store_with: Callable[[dict[str, int]], Store], write_run: WriteRun
+) -> None:
+    store = store_with({"p000": 0})
+    rows = store.folds.valid(0)
+    uniform = np.full((len(rows), 3), -np.log(3))
+    test = np.full((len(store.competition.test), 3), -np.log(3))
+    store.write_fold("a", 0, kind="model", config={"run": "a"}, valid=uniform, test=test)
+    with pytest.raises(StoreError, match="a single split has no other fold to fit calibrate on"):
+        calibrate_run(store, "a")
+
+
+# Smoothing
+
+
+def test_a_space_that_tells_classes_apart_is_used(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=1.5)
+    calibrate_run(store, "a", parts=("temperature",))
+    way = WAYS["neighbours"]
+    spaces = {"telling": space_of(store, "neighbours", telling=True)}
+    made = smooth_run(store, "a_calibrated", way=way, spaces=spaces, name="good")
+    assert [fitted.how.space for fitted in made.fitted] == ["telling"] * 3
+    assert made.gain.after < made.gain.before - 0.2
+    assert store.manifest("good", 0).details["num_candidates"] == 1 + 2 * 4 * 3
+
+
+def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() -> None:
+    """Labels follow the predictions, neighbours are anybody: for every fold the choice is no smoothing."""
+    rng = np.random.default_rng(0)
+    num, folds = 1500, np.arange(1500) % 5
+    log_probs = log_softmax(2 * rng.normal(size=(num, 4)), axis=1)
+    labels = (np.exp(log_probs).cumsum(axis=1) < rng.random((num, 1))).sum(axis=1)
+    scored = Scored(labels, folds, np.arange(num) // 50)
+    neighbours = nearest_neighbours(rng.normal(size=(300, 16)).astype(np.float32), 20)
+    step = Smooth(NeighbourMean({"any": lambda part: neighbours}, averagings(["any"], most=20)))
+    source = step_source("smooth", step, [Stored("run", log_probs, scored)], scored)
+    assert isinstance(source, Chosen)
+    assert [source.choice(frozenset({fold})) for fold in range(5)] == [0] * 5
+    np.testing.assert_allclose(source.predict(Part(0), frozenset({0})), log_probs[folds == 0], atol=1e-12)
+
+
+def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    space = space_of(store, "neighbours", telling=False)
+    fixed = parse_setting(WAYS["neighbours"], "k=3 bandwidth=none mean=geometric", "x", smallest=7)
+    smooth_run(store, "a", way=WAYS["neighbours"], spaces={"x": space}, fixed=fixed)
+    parent, made = store.read_run("a"), store.read_run("a_smooth")
+    assert not made.fitted  # nothing was read of any label: it may teach
+    for fold in range(3):
+        rows = store.folds.valid(fold)
+        (valid,) = neighbour_means(parent.oof[rows], space(Part(fold)), "geometric", None, [3])
+        (test,) = neighbour_means(parent.test[fold], space(Part(fold, True)), "geometric", None, [3])
+        np.testing.assert_allclose(made.oof[rows], valid, atol=1e-5)
+        np.testing.assert_allclose(made.test[fold], test, atol=1e-5)
+
+
+# Honest in a blend, too
+
+
+def make_all(store: Store, space: Space[Any]) -> None:
+    """A calibrated, smoothed run beside another, calibrated one, and their blend."""
+    for run in ("a", "b"):
+        calibrate_run(store, run, force=True)
+    smooth_run(store, "a_calibrated", way=WAYS["neighbours"], spaces={"x": space}, name="smooth", force=True)
+    blend_runs(store, runs=["smooth", "b_calibrated"], blenders=LINEAR)
+
+
+@pytest.mark.slow
+def test_a_folds_labels_reach_neither_its_steps_nor_its_blend(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=2.0)
+    write_run("b", skill=2.0, seed=1)
+    runs = ("a_calibrated", "smooth", "ensemble")
+    space = space_of(store, "neighbours", telling=True)
+    make_all(store, space)
+    before = {run: bytes_of(store, run, 1) for run in runs}
+    choices = store.manifest("smooth", 1).details["fitted"], store.manifest("ensemble", 1).details["fitted"]
+    other = relabelled(store, 1)
+    make_all(other, space)
+    assert {run: bytes_of(other, run, 1) for run in runs} == before
+    now = other.manifest("smooth", 1).details["fitted"], other.manifest("ensemble", 1).details["fitted"]
+    assert now == choices
+    changed = relabelled(store, 0)
+    make_all(changed, space)
+    assert all(bytes_of(changed, run, 1) != before[run] for run in runs)  # other folds' labels do count
+
+
+@pytest.mark.slow
+def test_members_as_files_would_let_a_folds_labels_into_its_weights(
+    store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same check, with a blend that takes a derived run's stored predictions as they are."""
+    write_run("a", skill=2.0)
+    write_run("b", skill=2.0, seed=1)
+
+    def weights(store: Store) -> object:
+        for run in ("a", "b"):
+            calibrate_run(store, run, force=True)
+        for run in ("a_calibrated", "b_calibrated"):
+            made = store.read_run(run)
+            for fold in range(3):
+                store.write_fold(
+                    f"file_of_{run}",
+                    fold,
+                    kind="model",
+                    config={"run": run},
+                    valid=made.oof[store.folds.valid(fold)],
+                    test=made.test[fold],
+                )
+        blend_runs(store, runs=["file_of_a_calibrated", "file_of_b_calibrated"], blenders=LINEAR)
+        return store.manifest("ensemble", 1).details["fitted"]
+
+    assert weights(store) != weights(relabelled(store, 1))
+
+
+def test_a_derived_run_whose_parent_has_changed_is_no_member(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=2.0)
+    write_run("b")
+    calibrate_run(store, "a")
+    write_run("a", skill=2.0, seed=5)
+    with pytest.raises(StoreError, match="a_calibrated: its parent a has changed since it was made"):
+        blend_runs(store, runs=["a_calibrated", "b"], blenders=LINEAR)
+
+
+def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=1.5)
+    spaces = {"x": space_of(store, "neighbours", telling=True)}
+    smooth_run(store, "a", way=WAYS["neighbours"], spaces=spaces)
+    for path in store.workspace.spaces("tiny").glob("*.npz"):
+        path.unlink()
+    with pytest.raises(StoreError, match=r"\.npz: gone or damaged; .*make smooth"):
+        blend_runs(store, runs=["a", "a_smooth"], blenders=LINEAR)
+
+
+@pytest.mark.slow
+def test_what_is_made_of_a_blend_is_no_member_and_is_left_out(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=2.0)
+    write_run("b", seed=1)
+    blend_runs(store, blenders=LINEAR)
+    made = calibrate_run(store, "ensemble")
+    assert made.gain.after < 5
+    assert blend_runs(store, name="other", blenders=LINEAR).members == ("a", "b")
+    with pytest.raises(StoreError, match="ensemble_calibrated is a blend, or made of one"):
+        blend_runs(store, runs=["a", "ensemble_calibrated"], name="third", blenders=LINEAR)

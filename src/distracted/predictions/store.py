@@ -135,9 +135,9 @@ class Store:
         for fold in self.finished_folds(run):
             if fold not in redone and self.manifest(run, fold).config_hash != config_hash:
                 raise StoreError(
-                    f"{self._path(run, fold).parent} was made with another config; a run has one config "
-                    "over all its "
-                    f"folds: give this one a name (NAME={run}_2), or redo all of them in one command (FORCE=1)"
+                    f"{self._path(run, fold).parent} was made with another config; a run has one config over "
+                    f"all its folds: give this one a name (NAME={run}_2), or redo all of them in one command "
+                    "(FORCE=1)"
                 )
 
     def write_fold(

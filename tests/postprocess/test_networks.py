@@ -150,7 +150,7 @@ def test_a_config_of_another_version(store: Store, parent: Run) -> None:
     rows = store.folds.valid(1)
     store.write_fold("old", 1, kind="model", config=config, valid=parent.oof[rows], test=parent.test[1])
     run = store.read_run("old", partial=True)
-    refused(store, run, "old, fold 1: its config is of another version of the project", "FORCE=1")
+    refused(store, run, "old, fold 1: its config is of another version of the project (recipes: ", "FORCE=1")
 
 
 def test_half_precision_where_there_is_none(

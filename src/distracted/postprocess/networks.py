@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from distracted.errors import ConfigError, StoreError, WeightsError, first_line
+from distracted.errors import ConfigError, StoreError, WeightsError
 from distracted.inference.device import find_device, find_precision
 from distracted.models.network import Network
 from distracted.models.weights import Weights
@@ -93,7 +93,9 @@ def _run_config(store: Store, stored: dict[str, Any], runtime: RuntimeConfig, wh
     try:
         return RunConfig.model_validate({**stored, "data": data, "runtime": runtime})
     except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
         raise StoreError(
-            f"{where}: its config is of another version of the project ({first_line(error)}); FORCE=1 trains "
-            "it again"
+            f"{where}: its config is of another version of the project ({key}: {first['msg'].lower()}); "
+            "FORCE=1 trains it again"
         ) from error

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 import console
-from distracted.config import load_config, load_data_config
+from distracted.config import load_config, load_data_config, load_runtime_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
 from distracted.schema import Part, RunConfig, TrainPhase, check_name
@@ -411,3 +411,15 @@ class TestHash:
         )
         assert back == config
         assert back.hash == config.hash
+
+
+class TestRuntime:
+    def test_it_is_that_of_a_run(self) -> None:
+        runtime = load_config(model="resnet50", data="sample", overrides=["runtime.device=cpu"]).runtime
+        assert load_runtime_config(["runtime.device=cpu"]) == runtime
+        assert load_runtime_config().device == "auto"
+
+    @pytest.mark.parametrize("override", ["model.image_size=64", "recipe=full", "inference.batch_size=1"])
+    def test_nothing_else_can_be_set(self, override: str) -> None:
+        with pytest.raises(ConfigError, match=rf"SET: {override.split('.')[0].split('=')[0]} is as the run"):
+            load_runtime_config(["runtime.device=cpu", override])

@@ -40,6 +40,11 @@ class TestResizeAndCrop:
         picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         assert (resize_and_crop(picture, size=10, crop=0.5) == picture[5:15, 5:15]).all()
 
+    def test_the_window_can_lie_elsewhere(self) -> None:
+        picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        corner = resize_and_crop(picture, size=10, crop=0.5, across=1, down=0)
+        assert (corner == picture[:10, 10:]).all()
+
     def test_the_whole_picture_is_squeezed(self) -> None:
         """Borders survive, the aspect ratio does not."""
         picture = np.zeros((30, 60, 3), np.uint8)

@@ -29,6 +29,7 @@ import freeze
 import status
 import submit
 import train
+import tta
 from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
@@ -93,6 +94,10 @@ class Project:
 
     def ensemble(self, *arguments: str) -> Outcome:
         return run(ensemble.main, *self.where, *arguments)
+
+    def tta(self, *arguments: str) -> Outcome:
+        given = ("--run", "resnet50", "--views", "centre", "--set", "runtime.device=cpu")
+        return run(tta.main, *given, *self.where, *arguments)
 
     def submit(self, *arguments: str) -> Outcome:
         return run(submit.main, *self.where, *arguments)
@@ -376,6 +381,31 @@ def test_a_name_that_a_file_of_the_store_has(trained: Project) -> None:
 def test_a_run_that_is_not_there(trained: Project) -> None:
     for command in (lambda: trained.ensemble("--runs", "resnet"), lambda: trained.submit("--name", "resnet")):
         check(trained, command, "there is no run 'resnet' on tiny; there are: resnet50")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--run", ""], ["RUN= is missing: a trained run"]),
+        (["--run", "resnet"], ["there is no run 'resnet' on tiny; there are: resnet50"]),
+        (["--views", " "], ["VIEWS= is empty", "centre (1), five_crops (5)"]),
+        (["--views", "centre flips"], ["VIEWS: unknown group 'flips'; there are centre (1), five_crops (5)"]),
+        (["--average", "median"], ["AVERAGE=median: expected probs or log_probs"]),
+        (["--name", "resnet50"], ["NAME=resnet50: there is a run of that name", "choose another name"]),
+        (["--set", "training.seed=1"], ["SET: training is as the run was trained", "runtime.device=cpu"]),
+        (["--set", "runtime.devise=cpu"], ["unknown key runtime.devise", "runtime.device"]),
+    ],
+)
+def test_views_that_cannot_be_taken(trained: Project, arguments: list[str], parts: list[str]) -> None:
+    check(trained, lambda: trained.tta(*arguments), *parts)
+
+
+def test_views_without_networks_or_folds(trained: Project) -> None:
+    path = trained.root / "runs/tiny/resnet50/fold0/model.safetensors"
+    path.unlink()
+    check(trained, trained.tta, f"{path}: no such file", "FORCE=1 trains the fold again")
+    (trained.root / "oof/tiny/resnet50/fold1/manifest.json").unlink()
+    check(trained, trained.tta, "resnet50: fold 1 of 3 is missing; `make cv` finishes a run")
 
 
 def test_a_networks_own_labels(trained: Project) -> None:

@@ -56,6 +56,10 @@ def test_settings_with_spaces_braces_and_quotes_survive() -> None:
         (("grid", "MODELS=vgg16 resnet50", "DATA=a/b"), "--models 'vgg16 resnet50' --data 'a/b'"),
         (("submit", "PARTIAL=1", "SEND=1"), "--partial --send"),
         (("ensemble", "RUNS=a b", "NAME=c"), "--runs 'a b' --name 'c'"),
+        (
+            ("tta", "RUN=a", "VIEWS=centre scales", "AVERAGE=log_probs", "FORCE=1"),
+            "--run 'a' --views 'centre scales' --average 'log_probs' --set \"$SETTINGS\" --force",
+        ),
         (("sample", "SUBJECTS=3", "SEED=5"), "--subjects '3'"),
     ],
 )

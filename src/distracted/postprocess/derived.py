@@ -23,12 +23,15 @@ class Derivation:
     Its config is the step and the parent's config hash, so that another step, or a parent with another
     config, is another run.
 
+    Attributes:
+        folds: Those to make: all that are not there yet, or were made from predictions that are no more.
+
     Args:
         parent: Complete.
         name: Of the run that is made.
         step: What is done, as plain JSON values, with its `name`; all that changes the result.
         fitted: Whether the step is fitted on out-of-fold rows.
-        force: Make finished folds anew.
+        force: Make all folds anew.
 
     Raises:
         StoreError: the name belongs to a run of another kind or of another step.

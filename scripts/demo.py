@@ -93,7 +93,7 @@ def main(
     _show(store, outcomes, prior_on_truth(store, truth))
     if not short:
         _show_flattery(open_store(Workspace(root), load_data_config(FLATTERED, root=root)), outcomes[0])
-    _explain(outcomes[-1], store.folds.num_folds)
+    _explain(outcomes[-1])
     console.say(f"done in {time.perf_counter() - start:.0f} s")
 
 
@@ -105,37 +105,31 @@ def _steps(total: int) -> Callable[[str], None]:
 def _show(store: Store, outcomes: Sequence[Outcome], prior: float) -> None:
     rows = []
     for outcome in outcomes:
-        oof = f"{outcome.oof.mean:.4f} ({outcome.oof.low:.2f} to {outcome.oof.high:.2f})"
-        test = f"{outcome.test.mean:.4f} ({outcome.test.low:.2f} to {outcome.test.high:.2f})"
+        expected = outcome.expected
+        forecast = f"{expected.mean:.4f}"
+        if expected.low is not None:
+            forecast += f" ({expected.low:.2f} to {expected.high:.2f})"
         origin = store.manifest(outcome.run, 0).weights.get("origin", "blend, cross-fitted")
-        rows.append([outcome.run, origin, oof, f"{outcome.single:.4f}", test])
+        scores = [f"{expected.oof:.4f}", forecast, f"{outcome.single:.4f}", f"{outcome.test:.4f}"]
+        rows.append([outcome.run, origin, *scores])
     labels, ids, num_classes = store.folds.labels, store.folds.ids, store.competition.num_classes
     floor = prior_log_loss(labels, ids, num_classes)
-    rows.append(["class prior", "", f"{floor:.4f}", f"{prior:.4f}", f"{prior:.4f}"])
-    columns = ["run", "weights", "predicted: OOF (95%)", "true: one network", "true: submitted (95%)"]
+    rows.append(["class prior", "", f"{floor:.4f}", f"{floor:.4f}", f"{prior:.4f}", f"{prior:.4f}"])
+    columns = ["run", "weights", "OOF", "expected (95%)", "true: one network", "true: submitted"]
     console.table("log loss, read before the truth was known and after", columns, rows)
 
 
 def _show_flattery(store: Store, honest: Outcome) -> None:
-    flattered = pooled_scores(store, honest.run)["log_loss"]
+    oof, flattered = honest.expected.oof, pooled_scores(store, honest.run)["log_loss"]
     console.say(
-        f"{honest.run}: on folds by subject {honest.oof.mean:.4f}, on a random image split {flattered:.4f}, "
-        f"truly {honest.single:.4f}: the random split flatters {honest.oof.mean / flattered:.1f}-fold"
+        f"{honest.run}: on folds by subject {oof:.4f}, on a random image split {flattered:.4f}, "
+        f"truly {honest.single:.4f}: the random split flatters {oof / flattered:.1f}-fold"
     )
 
 
-def _explain(blend: Outcome, num_folds: int) -> None:
-    scores = f"predicted {blend.oof.mean:.4f}, true {blend.test.mean:.4f}"
-    verdict = f"{blend.run}: {scores}, {blend.surprise:+.1f} standard errors"
-    if abs(blend.surprise) <= 1.96:
-        console.say(f"{verdict}: within what the subjects' bootstrap allows")
-        return
-    gain = blend.single - blend.test.mean
-    console.say(
-        f"{verdict}: more than the subjects' bootstrap allows. One network of the {num_folds} scores "
-        f"{blend.single:.4f} on the test set; averaging them gains {gain:.4f}, which out-of-fold rows lack; "
-        "the rest is the test's people"
-    )
+def _explain(blend: Outcome) -> None:
+    console.say(f"{blend.run}: expected {submit.describe(blend.expected)}")
+    console.say(f"{blend.run}: true {submit.compare(blend.expected, blend.test)}")
 
 
 if __name__ == "__main__":

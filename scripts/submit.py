@@ -8,6 +8,8 @@ import console
 from distracted.config import load_data_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
+from distracted.submission.answers import keep_answer
+from distracted.submission.expect import Expected
 from distracted.submission.send import send_submission
 from distracted.submission.submit import write_submission
 
@@ -24,19 +26,37 @@ def main(
     config = load_data_config(data, root=root)
     store = open_store(Workspace(root), config, progress=console.progress)
     written = write_submission(store, name=name, partial=partial)
-    score = written.score
-    console.say(
-        f"{written.path}: checked; expected log loss {score.mean:.4f} (95% over subjects {score.low:.4f} "
-        f"to {score.high:.4f})"
-    )
+    expected = written.expected
+    console.say(f"{written.path}: checked\nexpected log loss {describe(expected)}")
     if send:
-        message = f"{written.run}: expected {score.mean:.4f}"
+        message = f"{written.run}: expected {expected.mean:.4f}"
         answer = send_submission(
             written.path, competition=config.kaggle, message=message, progress=console.progress
         )
-        console.say(
-            f"Kaggle answers: public {answer.public or 'none'}, private {answer.private or 'not shown'}"
-        )
+        keep_answer(written.provenance, expected, answer)
+        shown = [f"{part} {compare(expected, score)}" for part, score in answer.scores.items()]
+        console.say(f"Kaggle answers: {'; '.join(shown) or 'no score'}")
+
+
+def describe(expected: Expected) -> str:
+    """The forecast, what it is made of, and for whom it holds."""
+    about = "" if expected.stated else "about "
+    people = f"{expected.num_subjects} training and {about}{expected.num_test_subjects} test subjects"
+    parts = f"OOF {expected.oof:.4f}, mean over folds {expected.bagging:+.4f}, {people}"
+    if expected.low is None:
+        return f"{expected.mean:.4f}; no interval: subjects are too few, or do not differ ({parts})"
+    return (
+        f"{expected.mean:.4f}, 95% of such competitions {expected.low:.4f} to {expected.high:.4f} ({parts})"
+    )
+
+
+def compare(expected: Expected, score: float) -> str:
+    """A score that came back, beside the forecast."""
+    off = expected.errors_off(score)
+    if off is None:
+        return f"{score:.4f}"
+    where = "within" if expected.holds(score) else "outside of"
+    return f"{score:.4f}, {off:+.1f} standard errors, {where} the 95% interval"
 
 
 if __name__ == "__main__":

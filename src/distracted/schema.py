@@ -290,6 +290,7 @@ class DataConfig(Section):
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]  # a folder's name in oof/, runs/ and cache/
     folder: Path = Field(exclude=True)  # a place on this machine, no part of what the run is
     kaggle: str | None = Field(default=None, exclude=True)  # the competition's name on Kaggle: a place, too
+    num_test_subjects: PositiveInt | None = Field(default=None, exclude=True)  # the forecast's, no run's
     train_list: str = "driver_imgs_list.csv"
     train_images: str = "imgs/train"  # holds a folder for each class
     test_images: str = "imgs/test"

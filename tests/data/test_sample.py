@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import RecordedProgress
-from distracted.data.sample import render_sample
+from distracted.data.sample import Nuisance, render_sample, render_subject
 from distracted.progress import Step
 
 CLASSES = [f"c{label}" for label in range(10)]
@@ -145,3 +145,30 @@ def test_an_interrupted_render_leaves_nothing(tmp_path: Path, error: type[BaseEx
     with pytest.raises(error):
         render_sample(tmp_path / "half", **TINY, progress=interrupted)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nuisance_changes_the_pictures_and_not_what_is_shown() -> None:
+    def render(**options: Nuisance) -> tuple[list[int], np.ndarray]:
+        labels, pictures = zip(*render_subject([0, 0, 3], num_frames=2, width=64, **options), strict=True)
+        return list(labels), np.stack(pictures)
+
+    labels, usual = render()
+    assert labels == sorted([*range(10)] * 2)
+    assert np.array_equal(usual, render(nuisance=Nuisance())[1])
+    for part in ("camera", "light", "habits"):
+        same, other = render(nuisance=Nuisance(**{part: 2.0}))
+        assert same == labels
+        assert other.shape == usual.shape and not np.array_equal(other, usual)
+
+
+def test_without_nuisance_all_light_is_alike() -> None:
+    """Pictures' mean brightness differs less between people: what is left is clothes, cars and noise."""
+
+    def brightness(light: float) -> float:
+        nuisance = Nuisance(light=light)
+        first = [
+            next(render_subject([0, 0, n], num_frames=1, width=64, nuisance=nuisance)) for n in range(12)
+        ]
+        return float(np.std([picture.mean() for _, picture in first]))
+
+    assert brightness(0.1) < brightness(3.0)

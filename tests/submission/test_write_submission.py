@@ -13,7 +13,9 @@ from distracted.errors import DataError, DistractedError, StoreError, Submission
 from distracted.files import sha256_file
 from distracted.metrics import log_loss
 from distracted.predictions.store import Store
+from distracted.submission.answers import keep_answer, kept_answers
 from distracted.submission.doctor import check_submission
+from distracted.submission.send import Answer
 from distracted.submission.submit import write_submission
 
 pytestmark = pytest.mark.slow
@@ -84,7 +86,11 @@ def test_the_provenance_is_true(store: Store, blend: str) -> None:
     assert provenance["cross_fitted_log_loss"] == pytest.approx(score)
     expected = provenance["expected_log_loss"]
     assert expected["low"] <= expected["mean"] <= expected["high"]
-    assert expected["mean"] == submission.score.mean == pytest.approx(score)
+    assert expected == submission.expected.as_json()
+    assert expected["oof"] == pytest.approx(score)
+    assert expected["mean"] == pytest.approx(score + expected["bagging"])
+    assert (expected["num_subjects"], expected["num_test_subjects"]) == (6, 1)  # 7 images, 9 a subject
+    assert provenance["answers"] == []
     assert provenance["packages"]["numpy"] == np.__version__
     assert provenance["written"]
 
@@ -98,6 +104,14 @@ def test_a_single_run_can_be_submitted_by_name(store: Store, blend: str) -> None
     assert provenance["cross_fitted_log_loss"] == pytest.approx(
         log_loss(store.read_run("b").oof, store.folds.labels)
     )
+
+
+def test_answers_stay_when_the_submission_is_written_anew(store: Store, blend: str) -> None:
+    submission = write_submission(store)
+    keep_answer(submission.provenance, submission.expected, Answer("1.5", ""))
+    answers = kept_answers(submission.provenance)
+    assert answers[0]["sha256"] == sha256_file(submission.path)
+    assert json.loads(write_submission(store).provenance.read_text())["answers"] == answers
 
 
 # Which run is taken

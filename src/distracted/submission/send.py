@@ -1,6 +1,8 @@
 """Send a checked submission to Kaggle and wait for its score."""
 
+import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,15 @@ class Answer:
 
     public: str
     private: str
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Those that are numbers, by name: public, private."""
+        found = {}
+        for part, text in (("public", self.public), ("private", self.private)):
+            with suppress(ValueError, TypeError):
+                found[part] = float(text)
+        return {part: score for part, score in found.items() if math.isfinite(score)}
 
 
 def send_submission(

@@ -11,11 +11,12 @@ import pandas as pd
 
 from distracted.errors import StoreError, SubmissionError
 from distracted.files import atomic_path, sha256_file, write_json
-from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.store import Run, Store
+from distracted.submission.answers import kept_answers
 from distracted.submission.doctor import check_submission
+from distracted.submission.expect import Expected, expect_run
 
 _log = logging.getLogger(__name__)
 
@@ -25,12 +26,17 @@ class Submission:
     """A checked submission file.
 
     Attributes:
-        score: The run's pooled OOF log loss (cross-fitted for a blend), with its 95% interval over subjects.
+        expected: What the competition is expected to answer.
     """
 
     path: Path
     run: str
-    score: Interval
+    expected: Expected
+
+    @property
+    def provenance(self) -> Path:
+        """The JSON file beside it."""
+        return self.path.with_suffix(".json")
 
 
 def write_submission(store: Store, *, name: str = "", partial: bool = False) -> Submission:
@@ -52,6 +58,11 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
         _log.warning(
             "%s watched the folds that it is scored on (LEAKY=1): its expected score is too good", run.name
         )
+    if store.competition.config.columns.group is None:
+        _log.warning(
+            "there are no subjects (data.columns.group: null): the expected score holds for more images of "
+            "the same people, not for new ones"
+        )
     classes = list(store.competition.classes)
     probs = np.exp(run.test_log_probs)
     table = pd.DataFrame(probs / probs.sum(axis=1, keepdims=True), columns=classes)
@@ -63,9 +74,9 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
         check_submission(temporary, sample, name=path)
-    score = _score(store, run)
-    write_json(path.with_suffix(".json"), _provenance(store, run, path, score))
-    return Submission(path, run.name, score)
+    submission = Submission(path, run.name, expect_run(store, run))
+    write_json(submission.provenance, _provenance(store, run, submission))
+    return submission
 
 
 def _newest_blend(store: Store, partial: bool) -> Run:
@@ -92,13 +103,7 @@ def _newest_blend(store: Store, partial: bool) -> Run:
     raise SubmissionError(f"{reason}; NAME=<run> submits a single run")
 
 
-def _score(store: Store, run: Run) -> Interval:
-    rows = np.flatnonzero(np.isin(store.folds.ids, run.folds))
-    losses = log_losses(run.oof[rows], store.folds.labels[rows])
-    return subject_bootstrap(losses, store.folds.subjects[rows])
-
-
-def _provenance(store: Store, run: Run, path: Path, score: Interval) -> dict[str, Any]:
+def _provenance(store: Store, run: Run, submission: Submission) -> dict[str, Any]:
     weights = [manifest.details.get("weights", {run.name: 1.0}) for manifest in run.manifests]
     return {
         "run": run.name,
@@ -107,16 +112,10 @@ def _provenance(store: Store, run: Run, path: Path, score: Interval) -> dict[str
         "folds": list(run.folds),
         "members": [parent.model_dump(mode="json") for parent in run.manifests[0].parents],
         "weights": {str(fold): value for fold, value in zip(run.folds, weights, strict=True)},
-        "cross_fitted_log_loss": score.mean,
-        "expected_log_loss": {
-            "mean": score.mean,
-            "low": score.low,
-            "high": score.high,
-            "how": "pooled out-of-fold log loss; 95% bootstrap over subjects; the test set is the mean of "
-            "all folds' "
-            "networks, which this leaves out",
-        },
-        "sha256": sha256_file(path),
+        "cross_fitted_log_loss": submission.expected.oof,
+        "expected_log_loss": submission.expected.as_json(),
+        "answers": kept_answers(submission.provenance),
+        "sha256": sha256_file(submission.path),
         "index_hash": store.competition.index_hash,
         "folds_hash": store.folds.hash,
         "git_commit": git_commit(),

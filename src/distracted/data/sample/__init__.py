@@ -1,5 +1,6 @@
 """The embedded sample: a rendered competition in State Farm's layout, for want of its photographs."""
 
-from distracted.data.sample._competition import render_sample
+from distracted.data.sample._competition import render_sample, render_subject
+from distracted.data.sample._subject import Nuisance
 
-__all__ = ["render_sample"]
+__all__ = ["Nuisance", "render_sample", "render_subject"]

@@ -19,7 +19,7 @@ from distracted.data.sample._head import draw_back_hair, draw_head
 from distracted.data.sample._poses import Hand, Pose, draw_pose
 from distracted.data.sample._scenery import draw_panorama
 from distracted.data.sample._sensor import Floats, Sensor, draw_grain
-from distracted.data.sample._subject import Subject, draw_subject
+from distracted.data.sample._subject import Nuisance, Subject, draw_subject
 
 MEMORY = 0.9  # share of a frame's deviation that the next one keeps
 MAX_SPEED = 0.025  # panoramas a frame
@@ -64,9 +64,9 @@ class Stage:
     grain: Floats
 
 
-def set_stage(width: int, rng: np.random.Generator) -> Stage:
+def set_stage(width: int, nuisance: Nuisance, rng: np.random.Generator) -> Stage:
     """A new subject, ready to be rendered ``width`` pixels wide."""
-    subject = draw_subject(rng)
+    subject = draw_subject(rng, nuisance)
     panorama = draw_panorama(subject.outside, width, rng)
     return Stage(subject, width, panorama, draw_grain(width, subject.light, rng))
 

@@ -14,6 +14,7 @@ import numpy as np
 from distracted.data.sample._canvas import Pixels
 from distracted.data.sample._clip import render_clip, set_stage
 from distracted.data.sample._poses import NUM_CLASSES
+from distracted.data.sample._subject import Nuisance
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
 
@@ -22,6 +23,7 @@ MAX_CLIP_FRAMES = 8
 MIN_CLIPS = 2  # of a subject and class, where the frames suffice: nobody does a thing in one way only
 JPEG_QUALITY = 85
 NAME_SPACE = 100_000  # image numbers are drawn from at least this many
+USUAL = Nuisance()
 
 
 class _Stream(IntEnum):
@@ -107,17 +109,35 @@ def _plan(num_subjects: int, num_test_subjects: int, num_frames: int, seed: int)
     ]
 
 
+def render_subject(
+    key: Sequence[int], *, num_frames: int, width: int, nuisance: Nuisance = USUAL
+) -> Iterator[tuple[int, Pixels]]:
+    """One subject's labels and pictures, class by class; the same arguments give the same bytes.
+
+    Args:
+        key: Whole numbers that say which subject.
+        num_frames: Images a class.
+        nuisance: How much subjects differ in camera, light and habits.
+
+    Returns:
+        Pictures are uint8 RGB, shape (0.75 * width, width, 3).
+    """
+    stage = set_stage(width, nuisance, np.random.default_rng([*key]))
+    for label in range(NUM_CLASSES):
+        for clip, length in enumerate(_clip_lengths(num_frames)):
+            rng = np.random.default_rng([*key, 1 + label, clip])
+            for picture in render_clip(stage, label, num_frames=length, rng=rng):
+                yield label, picture
+
+
 def _render(
     num_subjects: int, num_test_subjects: int, num_frames: int, width: int, seed: int
 ) -> Iterator[Pixels]:
-    """Every frame's pixels in the order of the plan; each subject and clip has its own generator."""
+    """Every frame's pixels in the order of the plan."""
     for stream, count in ((_Stream.TRAIN, num_subjects), (_Stream.TEST, num_test_subjects)):
         for index in range(count):
-            stage = set_stage(width, np.random.default_rng([seed, stream, index]))
-            for label in range(NUM_CLASSES):
-                for clip, length in enumerate(_clip_lengths(num_frames)):
-                    rng = np.random.default_rng([seed, stream, index, 1 + label, clip])
-                    yield from render_clip(stage, label, num_frames=length, rng=rng)
+            subject = render_subject([seed, stream, index], num_frames=num_frames, width=width)
+            yield from (picture for _, picture in subject)
 
 
 def _clip_lengths(num_frames: int) -> list[int]:

@@ -38,20 +38,24 @@ class Habits:
     talk_gesture: float  # chance of a raised hand while talking
 
 
-def draw_habits(rng: np.random.Generator) -> Habits:
-    """One person's habits; spans are wide on purpose (see the module's text)."""
+def draw_habits(rng: np.random.Generator, strength: float) -> Habits:
+    """One person's habits; spans are wide on purpose (see the module's text).
+
+    Args:
+        strength: What people seldom do is done so many times as often, and angles differ by that much more.
+    """
 
     def share(low: float = 0.0, high: float = 1.0) -> float:
         return float(rng.uniform(low, high))
 
     def seldom(often: float) -> float:
-        return float(rng.beta(0.4, 0.4 / often))  # mostly near 0, a few people near 1
+        return float(rng.beta(0.4, 0.4 / (often * strength)))  # mostly near 0, a few people near 1
 
     return Habits(
-        gaze=float(rng.normal(72, 4)),
+        gaze=float(rng.normal(72, 4 * strength)),
         wander=share(2, 5),
-        near_grip=float(rng.normal(180, 11)),
-        far_grip=float(rng.normal(292, 12)),
+        near_grip=float(rng.normal(180, 11 * strength)),
+        far_grip=float(rng.normal(292, 12 * strength)),
         one_handed=seldom(0.05),
         rest=share(0, 0.8),
         leans_on_door=bool(rng.random() < 0.06),

@@ -24,14 +24,23 @@ class Subject:
     outside: Outside
 
 
-def draw_subject(rng: np.random.Generator) -> Subject:
+@dataclass(frozen=True)
+class Nuisance:
+    """How much subjects differ in what tells nothing of the class: factors of the usual, above 0."""
+
+    camera: float = 1.0
+    light: float = 1.0
+    habits: float = 1.0
+
+
+def draw_subject(rng: np.random.Generator, nuisance: Nuisance) -> Subject:
     """A new subject; the same state of the generator gives the same subject."""
     return Subject(
         person=draw_person(rng),
         things=draw_things(rng),
-        habits=draw_habits(rng),
+        habits=draw_habits(rng, nuisance.habits),
         car=draw_car(rng),
-        camera=draw_camera(rng),
-        light=draw_light(rng),
+        camera=draw_camera(rng, nuisance.camera),
+        light=draw_light(rng, nuisance.light),
         outside=draw_outside(rng),
     )

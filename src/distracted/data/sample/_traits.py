@@ -142,29 +142,30 @@ def draw_car(rng: np.random.Generator) -> Car:
     )
 
 
-def draw_camera(rng: np.random.Generator) -> Camera:
-    """Where somebody fixed the camera this time."""
+def draw_camera(rng: np.random.Generator, strength: float) -> Camera:
+    """Where somebody fixed the camera this time; cameras differ by ``strength`` times the usual."""
+
+    def around(deviation: float, most: float) -> float:
+        return float(np.clip(rng.normal(0, deviation * strength), -most * strength, most * strength))
+
     return Camera(
-        zoom=float(np.exp(rng.normal(0.09, 0.03))),
-        tilt=float(np.clip(rng.normal(0, 0.025), -0.07, 0.07)),
-        shift=(
-            float(np.clip(rng.normal(0, 0.018), -0.05, 0.05)),
-            float(np.clip(rng.normal(0, 0.016), -0.04, 0.04)),
-        ),
+        zoom=float(np.exp(rng.normal(0.09, 0.03 * strength))),
+        tilt=around(0.025, 0.07),
+        shift=(around(0.018, 0.05), around(0.016, 0.04)),
     )
 
 
-def draw_light(rng: np.random.Generator) -> Light:
-    """A new hour, weather and sensor."""
+def draw_light(rng: np.random.Generator, strength: float) -> Light:
+    """A new hour, weather and sensor; their colours and brightness differ by ``strength`` times the usual."""
     angle = rng.uniform(-math.pi, 0)  # from above: the window, the windscreen or the camera's side
     return Light(
-        exposure=float(np.exp(rng.normal(0.13, 0.16))),
-        gamma=float(np.exp(rng.normal(0, 0.1))),
-        warmth=float(rng.normal(0, 0.06)),
+        exposure=float(np.exp(rng.normal(0.13, 0.16 * strength))),
+        gamma=float(np.exp(rng.normal(0, 0.1 * strength))),
+        warmth=float(rng.normal(0, 0.06 * strength)),
         direction=(math.cos(angle), math.sin(angle)),
         relief=float(rng.uniform(0.15, 0.4)),
         falloff=float(rng.uniform(0.1, 0.4)),
-        haze=float(rng.beta(1, 5) * 0.4),
+        haze=float(rng.beta(1, 5) * 0.4 * strength),
         saturation=float(rng.uniform(0.6, 1.1)),
         noise=float(rng.uniform(2, 7)),
         blur=float(rng.uniform(0, 0.7)),

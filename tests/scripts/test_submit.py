@@ -1,0 +1,35 @@
+"""make submit says what to expect in one line, and what came back in another."""
+
+import pytest
+
+import submit
+from distracted.submission.expect import Expected
+
+EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, False, 0.42, 0.44)
+
+
+def test_the_forecast_is_one_line() -> None:
+    assert submit.describe(EXPECTED) == (
+        "0.4300, 95% of such competitions 0.3000 to 0.6600 "
+        "(OOF 0.4700, mean over folds -0.0400, 26 training and about 79 test subjects)"
+    )
+
+
+def test_where_nothing_can_be_said_it_says_so() -> None:
+    few = Expected(0.43, None, None, 0.47, -0.04, None, None, 2, 50, True, 0.42, 0.44)
+    assert submit.describe(few) == (
+        "0.4300; no interval: subjects are too few, or do not differ "
+        "(OOF 0.4700, mean over folds -0.0400, 2 training and 50 test subjects)"
+    )
+    assert submit.compare(few, 0.5) == "0.5000"
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (0.66, "0.6600, +2.1 standard errors, within the 95% interval"),
+        (0.2, "0.2000, -4.5 standard errors, outside of the 95% interval"),
+    ],
+)
+def test_an_answer_is_read_beside_it(score: float, text: str) -> None:
+    assert submit.compare(EXPECTED, score) == text

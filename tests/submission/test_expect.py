@@ -1,0 +1,159 @@
+"""The forecast has known answers, holds the truth as often as it says, and is never nonsense."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+
+from distracted.metrics import CLIP, log_loss
+from distracted.submission.expect import WORST, Bag, Expected, expect_score
+
+
+def constant_losses(losses: list[float], num_rows: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """OOF log-probabilities of two classes, labels and subjects: each subject's rows lose the same."""
+    true = -np.repeat(losses, num_rows)
+    oof = np.stack([true, np.log1p(-np.exp(true))], axis=1)
+    return oof, np.zeros(len(true), dtype=np.int64), np.repeat(np.arange(len(losses)), num_rows)
+
+
+def simulate(seed: int, *, sharpness: float, num_folds: int = 5, num_test: int = 4000) -> np.ndarray:
+    """Log-probabilities of networks that agree in part, (num_folds, num_test, 4)."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(num_test, 4))
+    own = rng.normal(size=(num_folds, num_test, 4))
+    return log_softmax(sharpness * (1.5 * shared + own), axis=2)
+
+
+ONE_NETWORK = np.log([[[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]]])
+
+
+# Known answers
+
+
+def test_one_network_is_expected_to_lose_what_it_lost() -> None:
+    """The interval is that of a ratio of means: exp(log 0.5 +- t x relative error)."""
+    losses = [0.2, 0.3, 0.5, 0.7, 0.8]
+    expected = expect_score(*constant_losses(losses), ONE_NETWORK, num_test_subjects=10)
+    assert expected.mean == expected.oof == pytest.approx(0.5)
+    assert expected.bagging == 0
+    error = np.std(losses, ddof=1) / 0.5 * math.sqrt(1 / 5 + 1 / 10)
+    assert expected.error == pytest.approx(error)
+    assert expected.quantile == pytest.approx(2.776, abs=1e-3)  # of 4 degrees of freedom: no long tail
+    assert expected.low == pytest.approx(0.5 * math.exp(-2.776445 * error))
+    assert expected.high == pytest.approx(0.5 * math.exp(2.776445 * error))
+
+
+def test_an_outlying_subject_lowers_the_degrees_of_freedom() -> None:
+    even = expect_score(*constant_losses([0.1, 0.2] * 10), ONE_NETWORK)
+    skewed = expect_score(*constant_losses([0.1] * 19 + [2.0]), ONE_NETWORK)
+    assert even.quantile is not None and skewed.quantile is not None
+    assert even.quantile == pytest.approx(2.093, abs=1e-3)
+    assert skewed.quantile > 3
+
+
+@pytest.mark.parametrize("trust", [0.3, 0.6, 1.0, 1.5])
+def test_the_gain_of_the_mean_is_found_without_labels(trust: float) -> None:
+    """Labels are drawn from the mean's probabilities, tempered: over-confident networks at first."""
+    test = simulate(0, sharpness=3.0)
+    bag = Bag.of(test)
+    belief = np.exp(log_softmax(trust * bag.pooled, axis=1))
+    labels = (belief.cumsum(axis=1) < np.random.default_rng(1).random((len(belief), 1))).sum(axis=1)
+    single = float(np.mean([log_loss(log_probs, labels) for log_probs in test]))
+    true = log_loss(bag.pooled, labels)
+    assert bag.expected(single) == pytest.approx(true, rel=0.03)
+    assert abs(bag.expected(single) - true) < 0.1 * (single - true)
+
+
+def test_networks_that_agree_gain_nothing() -> None:
+    test = np.repeat(simulate(0, sharpness=1.0, num_folds=1), 3, axis=0)
+    assert Bag.of(test).expected(0.8) == pytest.approx(0.8)
+
+
+def test_the_number_of_test_subjects_is_stated_or_guessed_from_images() -> None:
+    rows = constant_losses([0.2, 0.3, 0.5], num_rows=4)
+    test = np.repeat(ONE_NETWORK[:, :1], 22, axis=1)
+    guessed = expect_score(*rows, test)
+    assert (guessed.num_subjects, guessed.num_test_subjects, guessed.stated) == (3, 6, False)
+    stated = expect_score(*rows, test, num_test_subjects=60)
+    assert (stated.num_test_subjects, stated.stated) == (60, True)
+    assert guessed.low < stated.low < stated.high < guessed.high  # type: ignore[operator]
+    assert expect_score(*rows, test[:, :1]).num_test_subjects == 1
+
+
+def test_halves_show_what_decoys_could_do() -> None:
+    """Networks differ on the images that they are not sure of: there the mean gains."""
+    test = np.concatenate([np.full((2, 50, 2), np.log(0.5)), np.full((2, 50, 2), np.log([0.9, 0.1]))], axis=1)
+    test[:, :50] = np.log([[[0.2, 0.8]], [[0.7, 0.3]]])
+    expected = expect_score(*constant_losses([0.3, 0.5, 0.6]), test)
+    assert expected.unsure_half < expected.mean < expected.sure_half == pytest.approx(expected.oof)
+
+
+# Coverage
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    """People's losses are log-normal, training and test people alike."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(300):
+        people = np.exp(0.6 * rng.normal(size=60) - 2)
+        expected = expect_score(*constant_losses(people[:20].tolist(), 1), ONE_NETWORK, num_test_subjects=40)
+        held.append(expected.holds(float(people[20:].mean())))
+    assert 0.91 < np.mean(held) < 0.985
+
+
+# Never nonsense
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_subjects=st.integers(1, 8),
+    num_folds=st.integers(1, 4),
+    sharpness=st.sampled_from([0.0, 0.01, 1.0, 30.0, 1000.0]),
+)
+def test_what_is_said_is_finite_and_in_order(
+    seed: int, num_subjects: int, num_folds: int, sharpness: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    subjects = rng.integers(0, num_subjects, 30)
+    labels = rng.integers(0, 3, 30)
+    oof = log_softmax(sharpness * rng.normal(size=(30, 3)), axis=1)
+    test = log_softmax(sharpness * rng.normal(size=(num_folds, 9, 3)), axis=2)
+    expected = expect_score(oof, labels, subjects, test)
+    json.dumps(expected.as_json(), allow_nan=False)
+    assert 0 < expected.mean <= expected.oof + 1e-9
+    assert expected.bagging <= 1e-9
+    if len(np.unique(subjects)) < 3 or sharpness == 0:
+        assert expected.low is expected.high is None
+    else:
+        assert expected.low is not None and expected.high is not None
+        assert 0 < expected.low <= expected.mean <= expected.high + 1e-9 <= WORST + 2e-9
+        assert expected.errors_off(expected.low) == pytest.approx(-expected.quantile)  # type: ignore[operator]
+        renamed = expect_score(oof[::-1], labels[::-1], 5 + 3 * subjects[::-1], test)
+        assert renamed.mean == pytest.approx(expected.mean)
+        assert renamed.high == pytest.approx(expected.high)
+
+
+def test_networks_without_an_error_promise_no_interval() -> None:
+    sure = np.log(np.array([[1 - 1e-16, 1e-16]]) + CLIP)
+    rows = np.repeat(sure, 12, axis=0), np.zeros(12, dtype=np.int64), np.arange(12) // 3
+    expected = expect_score(*rows, np.repeat(sure[None], 3, axis=0))
+    assert expected.mean < 1e-12
+    assert expected.low is expected.high is expected.errors_off(0.1) is expected.holds(0.1) is None
+
+
+# The answer beside it
+
+
+def test_errors_off_count_from_the_mean_to_either_end() -> None:
+    expected = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, True, 0.4, 0.4)
+    assert expected.errors_off(0.4) == 0
+    assert expected.errors_off(0.2) == pytest.approx(-2.5)
+    assert expected.errors_off(0.6) == pytest.approx(2.5)
+    assert expected.errors_off(0.9) == pytest.approx(5.0)
+    assert expected.holds(0.2) and expected.holds(0.6) and not expected.holds(0.61)

@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta ensemble submit status pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble submit status pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -62,8 +62,11 @@ tta: $(STAMP)  ## Average a run over views of each picture (RUN= VIEWS="centre s
 calibrate: $(STAMP)  ## Temperature, class bias and clip, fitted on the other folds (RUNS= PARTS= NAME= DATA=)
 	@$(PY) scripts/calibrate.py --runs $(call quoted,$(call given,RUNS)) $(call option,PARTS,--parts) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
 
-smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own resnet50" METHOD= HOW= NAME= DATA=)
-	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHOD,--method) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
+smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own resnet50" METHODS= HOW= DATA=)
+	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
+
+ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS= STEPS= VIEWS= SPACES= METHODS= TRUTH= DATA= SET=)
+	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS"
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)

@@ -1,7 +1,7 @@
 """make smooth: images that look alike are predicted together, as a run like any other."""
 
 from collections import Counter
-from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +11,9 @@ from distracted.config import load_config, load_data_config, load_runtime_config
 from distracted.ensemble.derive import smallest_part, smooth_run
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
-from distracted.postprocess.methods import Way, find_way, parse_setting
+from distracted.postprocess.methods import as_json, find_ways, parse_setting
 from distracted.postprocess.smooth import Smoothed
-from distracted.postprocess.spaces import OWN, Space, fixed_space, own_space
+from distracted.postprocess.spaces import OWN, Layout, Space, fixed_space, own_space
 from distracted.predictions.store import Run, Store, open_store
 from distracted.training.resolve import settle
 
@@ -21,7 +21,7 @@ from distracted.training.resolve import settle
 def main(
     runs: Annotated[str, typer.Option(help="Complete runs, separated by spaces.")],
     spaces: Annotated[str, typer.Option(help="Feature spaces: pretrained models, or own.")] = OWN,
-    method: Annotated[str, typer.Option(help="neighbours, diffusion or clusters.")] = "neighbours",
+    methods: Annotated[str, typer.Option(help="Some of neighbours, diffusion, clusters.")] = "neighbours",
     how: Annotated[str, typer.Option(help="One setting to take, instead of choosing.")] = "",
     name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_smooth.")] = "",
     data: console.Data = "state_farm",
@@ -32,12 +32,14 @@ def main(
 ) -> None:
     """Choose the smoothing of each fold on the other folds, or none, and write the result as a run."""
     chosen, named = console.run_names(runs, name), list(dict.fromkeys(spaces.split()))
-    way = find_way(method)
+    ways = find_ways(methods.split())
     if not named or (how and len(named) > 1):
         raise ConfigError(f"SPACES={spaces!r}: expected {'one' if how else 'at least one'}")
+    if how and len(ways) > 1:
+        raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    fixed = parse_setting(way, how, named[0], smallest=smallest_part(store)) if how else None
-    opened: dict[str, Space[Any]] = {}
+    fixed = parse_setting(ways[0], how, named[0], smallest=smallest_part(store)) if how else None
+    opener = _Opener(store, data, console.overrides(set), root)
     rows = []
     for run in chosen:
         parent = store.read_run(run)
@@ -46,31 +48,41 @@ def main(
                 f"{run} is not calibrated: averaging helps what is too sure of itself, whatever is averaged; "
                 f"`make calibrate RUNS={run}` first tells what smoothing gives"
             )
-        for space in named:
-            if space == OWN or space not in opened:
-                opened[space] = _open(store, way, space, parent, data, set, root)
-        made = smooth_run(store, run, way=way, spaces=opened, fixed=fixed, name=name, force=force)
+        layouts = {way.layout.name: way.layout for way in ways}
+        opened = {
+            key: {space: opener(layout, space, parent) for space in named} for key, layout in layouts.items()
+        }
+        made = smooth_run(store, run, ways=ways, spaces=opened, fixed=fixed, name=name, force=force)
         taken = Counter(_describe(fitted) for fitted in made.fitted)
         described = "; ".join(f"{text} ({number} folds)" for text, number in taken.items())
         rows.append((run, made.name, made.gain, described))
-    console.gains(f"smoothing by {way.name}, cross-fitted", rows)
+    console.gains("smoothing, cross-fitted", rows)
 
 
-def _open(store: Store, way: Way, space: str, parent: Run, data: str, set: str, root: Any) -> Space[Any]:
-    overrides = console.overrides(set)
-    if space == OWN:
-        runtime = load_runtime_config([item for item in overrides if item.startswith("runtime.")])
-        return own_space(store, way.layout, parent, runtime=runtime, progress=console.progress)
-    config = load_config(model=space, data=data, overrides=overrides, root=root)
-    settled = settle(config, num_folds=store.folds.num_folds)
-    return fixed_space(store, way.layout, settled, progress=console.progress)
+class _Opener:
+    """Makes spaces, a fixed network's once for all runs."""
+
+    def __init__(self, store: Store, data: str, overrides: list[str], root: Path) -> None:
+        self._store, self._data, self._overrides, self._root = store, data, overrides, root
+        self._fixed: dict[tuple[str, str], Space[Any]] = {}
+
+    def __call__(self, layout: Layout[Any], space: str, parent: Run) -> Space[Any]:
+        if space == OWN:
+            settings = [item for item in self._overrides if item.startswith("runtime.")]
+            runtime = load_runtime_config(settings)
+            return own_space(self._store, layout, parent, runtime=runtime, progress=console.progress)
+        key = layout.name, space
+        if key not in self._fixed:
+            config = load_config(model=space, data=self._data, overrides=self._overrides, root=self._root)
+            settled = settle(config, num_folds=self._store.folds.num_folds)
+            self._fixed[key] = fixed_space(self._store, layout, settled, progress=console.progress)
+        return self._fixed[key]
 
 
 def _describe(fitted: Smoothed | None) -> str:
     if fitted is None:
         return "none"
-    how = asdict(fitted.how)
-    return " ".join(f"{key}={'none' if value is None else value}" for key, value in how.items())
+    return " ".join(f"{key}={'none' if v is None else v}" for key, v in as_json(fitted.how).items())
 
 
 if __name__ == "__main__":

@@ -107,9 +107,8 @@ def test_a_single_split_has_nothing_to_fit_on(
 def test_a_space_that_tells_classes_apart_is_used(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
     calibrate_run(store, "a", parts=("temperature",))
-    way = WAYS["neighbours"]
-    spaces = {"telling": space_of(store, "neighbours", telling=True)}
-    made = smooth_run(store, "a_calibrated", way=way, spaces=spaces, name="good")
+    spaces = {"neighbours": {"telling": space_of(store, "neighbours", telling=True)}}
+    made = smooth_run(store, "a_calibrated", ways=[WAYS["neighbours"]], spaces=spaces, name="good")
     assert [fitted.how.space for fitted in made.fitted] == ["telling"] * 3
     assert made.gain.after < made.gain.before - 0.2
     assert store.manifest("good", 0).details["num_candidates"] == 1 + 2 * 4 * 3
@@ -134,7 +133,7 @@ def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, w
     write_run("a")
     space = space_of(store, "neighbours", telling=False)
     fixed = parse_setting(WAYS["neighbours"], "k=3 bandwidth=none mean=geometric", "x", smallest=7)
-    smooth_run(store, "a", way=WAYS["neighbours"], spaces={"x": space}, fixed=fixed)
+    smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces={"neighbours": {"x": space}}, fixed=fixed)
     parent, made = store.read_run("a"), store.read_run("a_smooth")
     assert not made.fitted  # nothing was read of any label: it may teach
     for fold in range(3):
@@ -152,7 +151,14 @@ def make_all(store: Store, space: Space[Any]) -> None:
     """A calibrated, smoothed run beside another, calibrated one, and their blend."""
     for run in ("a", "b"):
         calibrate_run(store, run, force=True)
-    smooth_run(store, "a_calibrated", way=WAYS["neighbours"], spaces={"x": space}, name="smooth", force=True)
+    smooth_run(
+        store,
+        "a_calibrated",
+        ways=[WAYS["neighbours"]],
+        spaces={"neighbours": {"x": space}},
+        name="smooth",
+        force=True,
+    )
     blend_runs(store, runs=["smooth", "b_calibrated"], blenders=LINEAR)
 
 
@@ -214,8 +220,8 @@ def test_a_derived_run_whose_parent_has_changed_is_no_member(store: Store, write
 
 def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
-    spaces = {"x": space_of(store, "neighbours", telling=True)}
-    smooth_run(store, "a", way=WAYS["neighbours"], spaces=spaces)
+    spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=True)}}
+    smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces=spaces)
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.unlink()
     with pytest.raises(StoreError, match=r"\.npz: gone or damaged; .*make smooth"):

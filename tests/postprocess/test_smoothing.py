@@ -1,5 +1,6 @@
 """Neighbours are exact, each way to smooth gives known answers, and the best setting is chosen."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from distracted.errors import ConfigError, StoreError
 from distracted.metrics import log_loss
 from distracted.postprocess.clusters import ClusterMatch, Matching, cluster_bias, find_clusters
 from distracted.postprocess.diffusion import Diffusion, Spreading, spread
-from distracted.postprocess.methods import WAYS, find_way, parse_setting
+from distracted.postprocess.methods import (
+    WAYS,
+    all_settings,
+    any_of,
+    as_json,
+    find_ways,
+    from_json,
+    parse_setting,
+)
 from distracted.postprocess.neighbour_mean import Averaging, NeighbourMean, averagings, neighbour_means
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
 from distracted.postprocess.smooth import Method, Smooth
@@ -279,5 +288,33 @@ def test_a_setting_that_cannot_be_is_refused(way: str, text: str, message: str) 
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="METHOD=median: there is no such smoothing; there are: neighbours"):
-        find_way("median")
+    with pytest.raises(ConfigError, match="METHODS: there is no 'median'; expected some of neighbours, diff"):
+        find_ways(["diffusion", "median"])
+    with pytest.raises(ConfigError, match="none is named"):
+        find_ways([])
+
+
+# Several ways at once
+
+
+def test_several_ways_side_by_side_smooth_as_each_alone() -> None:
+    features, log_probs, prior = features_of(200), log_probs_of(200), np.full(3, 1 / 3)
+    spaces = {}
+    for way in WAYS.values():
+        kept = way.layout.read(way.layout.find(features, RecordedProgress()))
+        spaces[way.layout.name] = {"own": lambda part, kept=kept: kept}
+    candidates = all_settings(list(WAYS.values()), ["own"], smallest=200)
+    method = any_of(spaces, candidates)
+    assert list(method.candidates) == candidates and method.uses_prior
+    found = dict(method.smoothed(log_probs, Part(0), prior, candidates))
+    assert set(found) == set(candidates)
+    for way in WAYS.values():
+        mine = [candidate for candidate in candidates if isinstance(candidate, way.setting)]
+        alone = way.method(spaces[way.layout.name], mine)
+        for candidate, smoothed in alone.smoothed(log_probs, Part(0), prior, mine):
+            np.testing.assert_array_equal(smoothed, found[candidate])
+
+
+def test_settings_survive_json() -> None:
+    for candidate in all_settings(list(WAYS.values()), ["own"], smallest=200):
+        assert from_json(json.loads(json.dumps(as_json(candidate)))) == candidate

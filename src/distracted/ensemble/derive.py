@@ -1,5 +1,6 @@
 """Runs that a fitted step makes of another run: calibrated, smoothed; each fold by what the others taught."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,9 +10,8 @@ from distracted.ensemble.sources import Chosen, Fitted, Source
 from distracted.errors import ConfigError, StoreError
 from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
-from distracted.postprocess.methods import Way
+from distracted.postprocess.methods import Spaces, Way, all_settings, any_of, as_json
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.spaces import Space
 from distracted.postprocess.step import Part, Step
 from distracted.predictions.store import Run, Store
 
@@ -53,8 +53,8 @@ def smooth_run(
     store: Store,
     run: str,
     *,
-    way: Way,
-    spaces: Mapping[str, Space[Any]],
+    ways: Sequence[Way],
+    spaces: Spaces,
     fixed: Any = None,
     name: str = "",
     force: bool = False,
@@ -62,28 +62,35 @@ def smooth_run(
     """Write a run's smoothed predictions as a run: `<run>_smooth`.
 
     Args:
+        ways: Whose settings are chosen from.
+        spaces: Of the ways' layouts.
         fixed: One setting, taken whatever it is worth; by default the best is chosen, or none.
     """
-    candidates = [fixed] if fixed else way.candidates(list(spaces), most=way.most(smallest_part(store)))
+    names = list(next(iter(spaces.values())))
+    candidates = [fixed] if fixed else all_settings(ways, names, smallest=smallest_part(store))
     if not candidates:
         raise StoreError(
             f"{store.competition.name}: the smallest part has {smallest_part(store)} images, too few for "
-            f"METHOD={way.name}"
+            f"METHODS={' '.join(way.name for way in ways)!r}"
         )
-    step = Smooth(way.method(spaces, candidates), fixed=fixed is not None)
+    step = Smooth(any_of(spaces, candidates), fixed=fixed is not None)
+    described = {layout: {n: s.describes for n, s in found.items()} for layout, found in spaces.items()}
     settings = {
         "name": "smooth",
-        "method": way.name,
-        "spaces": {key: space.describes for key, space in spaces.items()},
-        "candidates": [asdict(candidate) for candidate in candidates],
+        "spaces": described,
+        "candidates": [as_json(candidate) for candidate in candidates],
         "fixed": step.fixed,
     }
-    details = [
-        {"spaces": {key: space.of_fold(fold) for key, space in spaces.items()}}
-        for fold in range(store.folds.num_folds)
-    ]
-    parent = store.read_run(run)
-    return _derive(store, parent, step, name or f"{run}_smooth", settings, details=details, force=force)
+
+    def keys(fold: int) -> dict[str, dict[str, dict[str, str]]]:
+        return {layout: {n: s.of_fold(fold) for n, s in found.items()} for layout, found in spaces.items()}
+
+    details = [{"spaces": keys(fold)} for fold in range(store.folds.num_folds)]
+    seconds = sum(space.seconds for found in spaces.values() for space in found.values())
+    name = name or f"{run}_smooth"
+    return _derive(
+        store, store.read_run(run), step, name, settings, details=details, force=force, seconds=seconds
+    )
 
 
 def smallest_part(store: Store) -> int:
@@ -101,8 +108,14 @@ def _derive(
     *,
     details: Sequence[Mapping[str, Any]] = (),
     force: bool,
+    seconds: float = 0.0,
 ) -> Derived:
-    """Write a run whose fold k is the parent's fold k through the step, fitted on the other folds."""
+    """Write a run whose fold k is the parent's fold k through the step, fitted on the other folds.
+
+    Args:
+        seconds: That were spent before.
+    """
+    start = time.perf_counter() - seconds
     scored = scored_rows(store.folds)
     reads_labels = not isinstance(step, Smooth) or step.reads_labels
     if reads_labels and scored.num_folds < 2:
@@ -112,17 +125,17 @@ def _derive(
         )
     derivation = Derivation(store, parent, name, settings, fitted=reads_labels, force=force)
     source = step_source(name, step, [open_source(store, parent, scored)], scored)
-    fitted = []
-    for fold in range(scored.num_folds):
+    fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
+    for fold, found in enumerate(fitted):
         hidden = frozenset({fold})
-        fitted.append(_fitted(source, hidden))
         if fold in derivation.folds:
             derivation.write(
                 fold,
                 valid=source.predict(Part(fold), hidden),
                 test=source.predict(Part(fold, test=True), hidden),
+                seconds=(time.perf_counter() - start) / scored.num_folds,
                 details={
-                    "fitted": asdict(fitted[-1]) if fitted[-1] is not None else None,
+                    "fitted": None if found is None else asdict(found),
                     "num_candidates": _num_candidates(step),
                     **(details[fold] if details else {}),
                 },

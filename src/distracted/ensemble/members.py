@@ -12,7 +12,7 @@ from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
 from distracted.errors import StoreError
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.methods import Way, find_way
+from distracted.postprocess.methods import WAYS, Spaces, any_of, from_json
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, stored_space
 from distracted.postprocess.step import Examples, LogProbs, Part, Step, normalised
@@ -76,16 +76,23 @@ def open_step(store: Store, run: Run) -> Step:
     if settings["name"] == "calibrate":
         return Calibrate(tuple(settings["parts"]))
     if settings["name"] == "smooth":
-        way = find_way(settings["method"])
-        candidates = [way.setting(**candidate) for candidate in settings["candidates"]]
-        spaces = {key: _open_space(store, run, way, key) for key in settings["spaces"]}
-        return Smooth(way.method(spaces, candidates), fixed=settings["fixed"])
+        candidates = [from_json(candidate) for candidate in settings["candidates"]]
+        return Smooth(any_of(_open_spaces(store, run), candidates), fixed=settings["fixed"])
     raise StoreError(f"{run.name}: made by a step that is not known here: {settings['name']}")
 
 
-def _open_space(store: Store, run: Run, way: Way, name: str) -> Space[Any]:
-    keys = {manifest.fold: manifest.details["spaces"][name] for manifest in run.manifests}
-    return stored_space(store, way.layout, keys, run.manifests[0].config["step"]["spaces"][name])
+def _open_spaces(store: Store, run: Run) -> Spaces:
+    layouts = {way.layout.name: way.layout for way in WAYS.values()}
+    described: Mapping[str, Mapping[str, Any]] = run.manifests[0].config["step"]["spaces"]
+
+    def open_space(layout: str, name: str, describes: object) -> Space[Any]:
+        keys = {manifest.fold: manifest.details["spaces"][layout][name] for manifest in run.manifests}
+        return stored_space(store, layouts[layout], keys, describes)
+
+    return {
+        layout: {name: open_space(layout, name, describes) for name, describes in found.items()}
+        for layout, found in described.items()
+    }
 
 
 def _check_same(store: Store, run: Run, source: Source) -> None:

@@ -1,18 +1,20 @@
 """The ways to smooth, by name: what each keeps of a feature space, and what it chooses from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
 from distracted.postprocess.clusters import SIZES, ClusterMatch, Clusters, Matching, find_clusters, matchings
 from distracted.postprocess.diffusion import Diffusion, Spreading, spreadings
 from distracted.postprocess.neighbour_mean import MEANS, Averaging, NeighbourMean, averagings
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
-from distracted.postprocess.smooth import Method
-from distracted.postprocess.spaces import Arrays, Layout
+from distracted.postprocess.smooth import Method, Prior
+from distracted.postprocess.spaces import Arrays, Layout, Space
+from distracted.postprocess.step import LogProbs, Part
 from distracted.progress import Progress
 
 #: Neighbours that are kept of each image.
@@ -85,11 +87,67 @@ WAYS = {
 }
 
 
-def find_way(name: str) -> Way:
-    """A way to smooth by its name, or a ConfigError that names those there are."""
-    if name not in WAYS:
-        raise ConfigError(f"METHOD={name}: there is no such smoothing; there are: {', '.join(WAYS)}")
-    return WAYS[name]
+#: The spaces that smoothing looks at: by the name of their layout, and then by their own.
+Spaces = Mapping[str, Mapping[str, Space[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class AnyOf:
+    """Several ways to smooth, all their settings side by side.
+
+    Attributes:
+        methods: Each by the dataclass of its settings.
+    """
+
+    methods: Mapping[type, Method]
+
+    @property
+    def candidates(self) -> Sequence[Any]:
+        return [candidate for method in self.methods.values() for candidate in method.candidates]
+
+    @property
+    def uses_prior(self) -> bool:
+        return any(method.uses_prior for method in self.methods.values())
+
+    def smoothed(
+        self, log_probs: LogProbs, part: Part, prior: Prior, candidates: Sequence[Any]
+    ) -> Iterator[tuple[Any, NDArray[np.float64]]]:
+        for setting, method in self.methods.items():
+            if mine := [candidate for candidate in candidates if isinstance(candidate, setting)]:
+                yield from method.smoothed(log_probs, part, prior, mine)
+
+
+def any_of(spaces: Spaces, candidates: Sequence[Any]) -> AnyOf:
+    """The ways of some candidates, in some spaces."""
+    methods = {}
+    for way in WAYS.values():
+        if mine := [candidate for candidate in candidates if isinstance(candidate, way.setting)]:
+            methods[way.setting] = way.method(spaces[way.layout.name], mine)
+    return AnyOf(methods)
+
+
+def all_settings(ways: Sequence[Way], spaces: Sequence[str], *, smallest: int) -> list[Any]:
+    """Every setting of some ways in some spaces, where the smallest part has so many images."""
+    return [c for way in ways for c in way.candidates(spaces, most=way.most(smallest))]
+
+
+def as_json(setting: Any) -> dict[str, Any]:
+    """A setting as plain values, with the name of its way."""
+    (name,) = (way.name for way in WAYS.values() if isinstance(setting, way.setting))
+    return {"method": name, **asdict(setting)}
+
+
+def from_json(values: Mapping[str, Any]) -> Any:
+    """A setting from `as_json`."""
+    return WAYS[values["method"]].setting(**{key: value for key, value in values.items() if key != "method"})
+
+
+def find_ways(names: Sequence[str]) -> list[Way]:
+    """Ways to smooth by name, or a ConfigError that names those there are."""
+    if not names or (unknown := [name for name in names if name not in WAYS]):
+        got = f"there is no {unknown[0]!r}" if names else "none is named"
+        raise ConfigError(f"METHODS: {got}; expected some of {', '.join(WAYS)}")
+    return [WAYS[name] for name in dict.fromkeys(names)]
 
 
 def parse_setting(way: Way, text: str, space: str, *, smallest: int) -> Any:

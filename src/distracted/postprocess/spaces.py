@@ -1,5 +1,6 @@
 """Feature spaces: what lies near what in each part of a run's predictions, found once and kept in files."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -42,12 +43,14 @@ class Space(Generic[T]):
 
     Attributes:
         describes: What the space is, as plain JSON values.
+        seconds: That it took to make.
     """
 
     folder: Path
     layout: Layout[T]
     keys: Mapping[Part, str]
     describes: object
+    seconds: float = 0.0
     _known: dict[str, T] = field(default_factory=dict)
 
     def __call__(self, part: Part) -> T:
@@ -84,6 +87,7 @@ def make_space(
         features: Of each part, (num_images, num_features), in the order of the predictions.
     """
     folder = store.workspace.spaces(store.competition.name)
+    start = time.perf_counter()
     keys: dict[Part, str] = {}
     test: NDArray[np.float32] | None = None
     for part, rows in features:
@@ -93,7 +97,7 @@ def make_space(
         if rows is not test:  # a fixed network's are the same for every fold
             test, key = rows, _keep(folder, layout, rows, progress)
         keys[part] = key
-    return Space(folder, layout, keys, describes)
+    return Space(folder, layout, keys, describes, time.perf_counter() - start)
 
 
 def fixed_space(
@@ -113,10 +117,10 @@ def fixed_space(
     num_classes = store.competition.num_classes
     network = build_network(config.model, settled.weights, num_classes=num_classes).to(settled.device)
     feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
-    train = feed.features(network, Images.to_train(store.competition))
-    test = feed.features(network, Images.to_test(store.competition))
 
     def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
+        train = feed.features(network, Images.to_train(store.competition))
+        test = feed.features(network, Images.to_test(store.competition))
         for fold in range(store.folds.num_folds):
             yield Part(fold), train[store.folds.valid(fold)]
             yield Part(fold, test=True), test

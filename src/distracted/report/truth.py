@@ -40,7 +40,7 @@ def score_on_truth(store: Store, runs: Sequence[str], truth: Path) -> list[Outco
     Raises:
         DataError: the file is missing or not of this test set.
     """
-    labels = _read_truth(store, truth)
+    labels = read_truth(store, truth)
     outcomes = []
     for name in runs:
         run = store.read_run(name)
@@ -52,12 +52,17 @@ def score_on_truth(store: Store, runs: Sequence[str], truth: Path) -> list[Outco
 
 def prior_on_truth(store: Store, truth: Path) -> float:
     """True log loss of the training set's class shares."""
-    labels = _read_truth(store, truth)
+    labels = read_truth(store, truth)
     counts = np.bincount(store.folds.labels, minlength=store.competition.num_classes)
     return float(-np.log(counts / counts.sum())[labels].mean())
 
 
-def _read_truth(store: Store, path: Path) -> NDArray[np.int64]:
+def read_truth(store: Store, path: Path) -> NDArray[np.int64]:
+    """Class ids of the test images, in the competition's order, from a CSV of subject, classname, img.
+
+    Raises:
+        DataError: the file is missing or not of this test set.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; `make sample` writes it")
     table = read_table(path).set_index("img")

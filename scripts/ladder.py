@@ -1,0 +1,129 @@
+"""make ladder: the winners' steps one after another, each measured on people that it never saw."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import calibrate
+import console
+import ensemble
+import smooth
+import train
+import tta
+from distracted.config import load_data_config
+from distracted.errors import ConfigError
+from distracted.paths import Workspace
+from distracted.postprocess.spaces import OWN
+from distracted.predictions.store import Store, open_store
+from distracted.report.ladder import Rung, measure_ladder
+
+STEPS = ("calibration", "tta", "smoothing", "pseudo")
+_PSEUDO = "pseudo.share=0.3"
+
+
+def main(
+    models: Annotated[str, typer.Option(help="Models, separated by spaces.")],
+    steps: Annotated[str, typer.Option(help="Steps to take, in the ladder's order.")] = " ".join(STEPS),
+    views: Annotated[str, typer.Option(help="Groups of test-time views.")] = "scales rotations",
+    spaces: Annotated[str, typer.Option(help="Feature spaces to smooth in.")] = OWN,
+    methods: Annotated[str, typer.Option(help="Ways to smooth.")] = "neighbours diffusion clusters",
+    truth: Annotated[str, typer.Option(help="CSV of the test set's true labels, for a comparison.")] = "",
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Climb from trained models to their blend: calibrated, over views, smoothed, taught by pseudo-labels."""
+    named, taken = list(dict.fromkeys(models.split())), steps.split()
+    if not named:
+        raise ConfigError("MODELS= is missing: one or more names in configs/models")
+    if unknown := [step for step in taken if step not in STEPS]:
+        raise ConfigError(f"STEPS: there is no {unknown[0]!r}; expected some of {', '.join(STEPS)}")
+    climb = _Climb(taken, views, spaces, methods, data, set, root)
+    ladders = {model: climb(model) for model in named}
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    members = [run for rungs in ladders.values() for step, run in rungs if step != "base" or len(rungs) == 1]
+    blend = "ladder"
+    if len(members) > 1:
+        ensemble.main(runs=" ".join(members), name=blend, data=data, root=root)
+    for model, rungs in ladders.items():
+        if len(members) > 1:
+            rungs.append(("blend of all", blend))
+        show(store, model, rungs, Path(truth) if truth else None)
+
+
+class _Climb:
+    """Makes the runs of one model's ladder."""
+
+    def __init__(
+        self, steps: Sequence[str], views: str, spaces: str, methods: str, data: str, set: str, root: Path
+    ) -> None:
+        self._steps, self._views, self._spaces, self._methods = steps, views, spaces, methods
+        self._data, self._set, self._root = data, set, root
+        self._runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime.device"))
+
+    def __call__(self, model: str) -> list[tuple[str, str]]:
+        """Of each rung the step and the run."""
+        train.main(models=model, data=self._data, set=self._set, root=self._root)
+        rungs = [("base", model)]
+        chain = self._chain(model)
+        rungs += chain
+        if "pseudo" in self._steps:
+            student = f"{model}_student"
+            settings = f"{self._set} {_PSEUDO} pseudo.teachers=[{model}]"
+            train.main(models=model, name=student, data=self._data, set=settings, root=self._root)
+            taught = self._chain(student)
+            rungs.append(("pseudo-labels", taught[-1][1] if taught else student))
+        return rungs
+
+    def _chain(self, run: str) -> list[tuple[str, str]]:
+        """A trained run calibrated, seen in several views, smoothed: those that are asked for."""
+        rungs = []
+        data, root = self._data, self._root
+        if "calibration" in self._steps:
+            calibrate.main(runs=run, name=f"{run}_calibrated", data=data, root=root)
+            rungs.append(("calibration", f"{run}_calibrated"))
+        top = rungs[-1][1] if rungs else run
+        if "tta" in self._steps:
+            top = f"{run}_tta"
+            tta.main(run=run, views=self._views, name=top, set=self._runtime, data=data, root=root)
+            if "calibration" in self._steps:
+                calibrate.main(runs=top, name=f"{top}_calibrated", data=data, root=root)
+                top = f"{top}_calibrated"
+            rungs.append(("test-time views", top))
+        if "smoothing" in self._steps:
+            smooth.main(
+                runs=top,
+                spaces=self._spaces,
+                methods=self._methods,
+                name=f"{run}_smooth",
+                set=self._runtime,
+                data=data,
+                root=root,
+            )
+            rungs.append(("smoothing", f"{run}_smooth"))
+        return rungs
+
+
+def show(store: Store, model: str, rungs: Sequence[tuple[str, str]], truth: Path | None) -> None:
+    """Print a ladder from the lowest rung on."""
+    columns = ["step", "run", "OOF log loss (95%)", "gain (95%, paired)", "seconds"]
+    if truth:
+        columns += ["true score", "true gain"]
+    measured = measure_ladder(store, rungs, truth)
+    console.table(f"ladder of {model}", columns, [_cells(rung) for rung in measured])
+
+
+def _cells(rung: Rung) -> list[str]:
+    gain = "" if rung.gain is None else f"{rung.gain:+.4f} ({rung.low:+.4f} to {rung.high:+.4f})"
+    oof = f"{rung.oof.mean:.4f} ({rung.oof.low:.4f} to {rung.oof.high:.4f})"
+    cells = [rung.step, rung.run, oof, gain, f"{rung.seconds:.0f}"]
+    if rung.test is not None:
+        cells += [f"{rung.test:.4f}", "" if rung.true_gain is None else f"{rung.true_gain:+.4f}"]
+    return cells
+
+
+if __name__ == "__main__":
+    console.run(main)

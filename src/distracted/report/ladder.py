@@ -1,0 +1,71 @@
+"""The ladder: what each step adds to the one before it, on people that nothing in it has seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distracted.metrics import Interval, difference_and_error, log_losses, subject_bootstrap
+from distracted.predictions.store import Store
+from distracted.report.truth import read_truth
+
+_WIDTH = 1.96  # standard errors on either side of a gain, for 95%
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder.
+
+    Attributes:
+        step: What it adds; run: the run that has it.
+        oof: Pooled OOF log loss, cross-fitted, with its 95% bootstrap interval over subjects.
+        gain: OOF log loss of the rung below less this one's, paired; low, high: its 95% interval over
+            subjects; all None on the lowest rung.
+        seconds: That the run took to make, without what it was made of.
+        test: True log loss of the mean over folds, where the truth is known; true_gain: of the rung below
+            less this one's.
+    """
+
+    step: str
+    run: str
+    oof: Interval
+    gain: float | None
+    low: float | None
+    high: float | None
+    seconds: float
+    test: float | None
+    true_gain: float | None
+
+
+def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path | None = None) -> list[Rung]:
+    """Measure rungs from the lowest on.
+
+    Args:
+        rungs: Of each the step and the run.
+        truth: CSV of the test set's true labels (subject, classname, img), where there is one.
+
+    Raises:
+        StoreError: a run is missing or incomplete.
+        DataError: the truth is not of this test set.
+    """
+    rows = store.folds.scored
+    labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
+    true = read_truth(store, truth) if truth else None
+    measured: list[Rung] = []
+    below: np.ndarray | None = None
+    for step, name in rungs:
+        run = store.read_run(name)
+        losses = log_losses(run.oof[rows], labels)
+        gain = low = high = None
+        if below is not None:
+            gain, error = difference_and_error(below, losses, subjects)
+            low, high = gain - _WIDTH * error, gain + _WIDTH * error
+        test = None if true is None else float(log_losses(run.test_log_probs, true).mean())
+        last = measured[-1].test if measured else None
+        true_gain = last - test if last is not None and test is not None else None
+        seconds = sum(manifest.seconds for manifest in run.manifests)
+        oof = subject_bootstrap(losses, subjects)
+        measured.append(Rung(step, name, oof, gain, low, high, seconds, test, true_gain))
+        below = losses
+    return measured

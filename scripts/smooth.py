@@ -1,6 +1,7 @@
 """make smooth: images that look alike are predicted together, as a run like any other."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 import console
 from distracted.config import load_config, load_data_config, load_runtime_config
 from distracted.ensemble.derive import smallest_part, smooth_run
+from distracted.ensemble.nearness import Distance, neighbour_distances, sensitivity
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
 from distracted.postprocess.methods import as_json, find_ways, parse_setting
@@ -41,6 +43,8 @@ def main(
     fixed = parse_setting(ways[0], how, named[0], smallest=smallest_part(store)) if how else None
     opener = _Opener(store, data, console.overrides(set), root)
     rows = []
+    distances: list[Distance] = []
+    changed: list[tuple[str, dict[str, float]]] = []
     for run in chosen:
         parent = store.read_run(run)
         if parent.kind == "model":
@@ -56,7 +60,32 @@ def main(
         taken = Counter(_describe(fitted) for fitted in made.fitted)
         described = "; ".join(f"{text} ({number} folds)" for text, number in taken.items())
         rows.append((run, made.name, made.gain, described))
+        if "neighbours" in opened:
+            changed.append((made.name, sensitivity(store, run, made.fitted, opened["neighbours"])))
+            distances = neighbour_distances(store, opened["neighbours"])
     console.gains("smoothing, cross-fitted", rows)
+    if distances:
+        show_distances(distances)
+    for made_name, found in changed:
+        if found:
+            texts = [f"{how} {loss:.4f}" for how, loss in found.items()]
+            console.say(f"{made_name}, log loss with other neighbours: {', '.join(texts)}")
+
+
+def show_distances(distances: Sequence[Distance]) -> None:
+    """Print how near neighbours are in the folds and in the test set."""
+    columns = ["space", "k", "validation folds", "all folds at once", "test set"]
+    cells = [
+        [
+            d.space,
+            str(d.k),
+            f"{d.folds:.3f}",
+            "" if d.drivers is None else f"{d.drivers:.3f}",
+            f"{d.test:.3f}",
+        ]
+        for d in distances
+    ]
+    console.table("median distance to the k-th neighbour", columns, cells)
 
 
 class _Opener:

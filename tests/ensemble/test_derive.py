@@ -228,6 +228,17 @@ def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> Non
         blend_runs(store, runs=["a", "a_smooth"], blenders=LINEAR)
 
 
+def test_a_space_of_other_images_is_named(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=1.5)
+    space = space_of(store, "neighbours", telling=True)
+    [of_test] = {space.keys[Part(fold, test=True)] for fold in range(3)}
+    for path in store.workspace.spaces("tiny").glob("*.npz"):
+        path.write_bytes((space.folder / f"{of_test}.npz").read_bytes())
+    with pytest.raises(StoreError, match=r"\.npz: of other images: expected 18 rows; remove it"):
+        smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces={"neighbours": {"x": space}})
+    assert store.runs() == ["a"]
+
+
 @pytest.mark.slow
 def test_what_is_made_of_a_blend_is_no_member_and_is_left_out(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)

@@ -26,6 +26,8 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 #: The space of the networks that made the predictions: each fold's rows in its own network's features.
 OWN = "own"
+#: All rows that some fold holds out, as if they were one fold of many drivers: to be compared with, alone.
+ALL_DRIVERS = Part(-1)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Space(Generic[T]):
     """A feature space: of each part the key of its file.
 
     Attributes:
+        num_images: In each part.
         describes: What the space is, as plain JSON values.
         seconds: That it took to make.
     """
@@ -49,6 +52,7 @@ class Space(Generic[T]):
     folder: Path
     layout: Layout[T]
     keys: Mapping[Part, str]
+    num_images: Mapping[Part, int]
     describes: object
     seconds: float = 0.0
     _known: dict[str, T] = field(default_factory=dict)
@@ -56,7 +60,14 @@ class Space(Generic[T]):
     def __call__(self, part: Part) -> T:
         key = self.keys[part]
         if key not in self._known:
-            self._known[key] = self.layout.read(_load(self.folder / f"{key}.npz"))
+            path = self.folder / f"{key}.npz"
+            arrays = _load(path)
+            if any(len(array) != self.num_images[part] for array in arrays.values()):
+                raise StoreError(
+                    f"{path}: of other images: expected {self.num_images[part]} rows; remove it, and `make "
+                    "smooth` finds anew what is near what"
+                )
+            self._known[key] = self.layout.read(arrays)
         return self._known[key]
 
     def of_fold(self, fold: int) -> dict[str, str]:
@@ -70,7 +81,8 @@ def stored_space(
     """A space that was made before, from `Space.of_fold` of each fold."""
     parts = {Part(fold): found["valid"] for fold, found in keys.items()}
     parts |= {Part(fold, test=True): found["test"] for fold, found in keys.items()}
-    return Space(store.workspace.spaces(store.competition.name), layout, parts, describes)
+    folder = store.workspace.spaces(store.competition.name)
+    return Space(folder, layout, parts, _num_images(store), describes)
 
 
 def make_space(
@@ -97,7 +109,15 @@ def make_space(
         if rows is not test:  # a fixed network's are the same for every fold
             test, key = rows, _keep(folder, layout, rows, progress)
         keys[part] = key
-    return Space(folder, layout, keys, describes, time.perf_counter() - start)
+    return Space(folder, layout, keys, _num_images(store), describes, time.perf_counter() - start)
+
+
+def _num_images(store: Store) -> dict[Part, int]:
+    sizes = {ALL_DRIVERS: len(store.folds.scored)}
+    for fold in range(store.folds.num_folds):
+        sizes[Part(fold)] = len(store.folds.valid(fold))
+        sizes[Part(fold, test=True)] = len(store.competition.test)
+    return sizes
 
 
 def fixed_space(
@@ -121,6 +141,7 @@ def fixed_space(
     def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
         train = feed.features(network, Images.to_train(store.competition))
         test = feed.features(network, Images.to_test(store.competition))
+        yield ALL_DRIVERS, train[store.folds.scored]
         for fold in range(store.folds.num_folds):
             yield Part(fold), train[store.folds.valid(fold)]
             yield Part(fold, test=True), test

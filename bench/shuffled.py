@@ -1,0 +1,190 @@
+"""What cross-fitting still flatters: base models trained on shuffled labels, and everything on top of them.
+
+    OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/shuffled.py --data <competition> --root <folder>
+
+Where labels are shuffled nothing can be learned, and an honest score on held-out rows is that on new people.
+Each repeat draws half of a competition's subjects for training and keeps the rest as new ones, shuffles the
+labels, trains logistic heads on frozen features over five folds by subject, and puts every blender and step
+on their out-of-fold predictions. Shown is the cross-fitted log loss minus that of the same fold's models on
+the new people, below zero where a score flatters. Out-of-fold predictions of shuffled labels are
+anti-correlated with them (a class that a fold holds more of, its training side holds less of), which a free
+sign can turn to use. Results are kept below --root, one file a repeat: what is there is not made again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+import console
+from distracted.config import load_config
+from distracted.data.competition import load_competition
+from distracted.data.split import split_by_subject
+from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS
+from distracted.ensemble.members import step_source
+from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
+from distracted.files import write_json
+from distracted.metrics import log_loss, log_losses
+from distracted.models.linear import fit_logistic, linear_log_probs
+from distracted.models.network import build_network
+from distracted.postprocess.calibrate import Calibrate
+from distracted.postprocess.methods import WAYS, all_settings, any_of
+from distracted.postprocess.smooth import Smooth
+from distracted.postprocess.step import Part
+from distracted.progress import silent
+from distracted.training.feed import Feed, Images
+from distracted.training.resolve import settle
+from markdown_table import say_header, say_row
+
+NUM_FOLDS = 5
+#: Of the members: inverse strength of the penalty, and how many random features it sees (None: all).
+HEADS = ((0.01, None), (0.1, 128), (1.0, 128), (1.0, 64), (100.0, 64), (100.0, 32))
+_MAX_ITER = 200
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def main(
+    data: Annotated[str, typer.Option(help="A competition's folder.")],
+    root: Annotated[Path, typer.Option(help="Where features and results are kept.")],
+    repeats: Annotated[int, typer.Option(help="Shuffles of the labels.")] = 50,
+    size: Annotated[int, typer.Option(help="Pictures' side in pixels.")] = 96,
+    debug: console.Debug = False,
+) -> None:
+    """Print a table: every blender and step, and by how much its cross-fitted score flatters."""
+    torch.set_num_threads(1)
+    features, labels, subjects = _labelled(data, root, size)
+    found = []
+    with console.progress("shuffles", total=repeats, unit="shuffle") as step:
+        for repeat in range(repeats):
+            path = root / "shuffled" / f"{repeat:03}.json"
+            if not path.is_file():
+                rng = np.random.default_rng([2, repeat])
+                write_json(path, dict(_repeat(features, labels, subjects, rng)))
+            found.append(json.loads(path.read_text()))
+            step()
+    _show(found)
+
+
+def _labelled(data: str, root: Path, size: int) -> tuple[NDArray[np.float32], Ints, Ints]:
+    settings = [f"model.image_size={size}", "recipe=features", "runtime.tracking=none"]
+    config = load_config(model="efficientnet_lite0", data=data, overrides=settings)
+    settled = settle(config, num_folds=NUM_FOLDS)
+    competition = load_competition(settled.config.data, cache=root / "cache", progress=console.progress)
+    network = build_network(settled.config.model, settled.weights, num_classes=competition.num_classes)
+    features = Feed(settled, root / "cache", console.progress).features(network, Images.to_train(competition))
+    subjects = np.unique(competition.train["subject"].to_numpy(str), return_inverse=True)[1]
+    return np.array(features), competition.train["label"].to_numpy(np.int64), subjects.astype(np.int64)
+
+
+def _repeat(
+    features: NDArray[np.float32], labels: Ints, subjects: Ints, rng: np.random.Generator
+) -> Iterator[tuple[str, float]]:
+    """Of each blender and step the cross-fitted log loss minus that on new people."""
+    drawn = rng.permutation(subjects.max() + 1)
+    train, new = (np.isin(subjects, part) for part in np.array_split(drawn, 2))
+    shuffled, answers = rng.permutation(labels[train]), rng.permutation(labels[new])
+    people = np.unique(subjects[train], return_inverse=True)[1].astype(np.int64)
+    folds = split_by_subject(shuffled, people, NUM_FOLDS)
+    assert folds is not None
+    scored = Scored(shuffled, folds, people)
+    members = [_member(features[train], features[new], scored, head, rng) for head in HEADS]
+    sure = members[-1]
+    calibrated = Fitted("calibrated", Calibrate(), [sure], scored)
+    sources: dict[str, Source] = {"one run": sure}
+    for blender in ALL_BLENDERS:
+        sources[blender.name] = Fitted(blender.name, blender, members, scored)
+    fits = [Fitted(blender.name, blender, members, scored) for blender in BLENDERS]
+    sources["the chosen blender"] = Chosen("chosen", fits, scored)
+    for part in ("prior", "temperature", "clip"):
+        sources[f"calibration: {part}"] = Fitted(part, Calibrate((part,)), [sure], scored)
+    sources["calibration"] = calibrated
+    for name in ("neighbours", "diffusion", "clusters"):
+        sources[f"smoothing by {name}"] = _smoothing(name, calibrated, features[train], features[new], scored)
+    steps = [Fitted(f"calibrated {n}", Calibrate(), [member], scored) for n, member in enumerate(members)]
+    blend = [Fitted(blender.name, blender, steps, scored) for blender in BLENDERS]
+    sources["calibrated runs, the chosen blender"] = Chosen("chosen", blend, scored)
+    for own in (False, True):
+        name = "pseudo-labels" + ", own fold too" * own
+        sources[name] = _student(features[train], features[new], scored, sure, own=own)
+    for name, source in sources.items():
+        yield name, _flattery(source, scored, answers)
+
+
+def _member(
+    train: NDArray[np.float32],
+    new: NDArray[np.float32],
+    scored: Scored,
+    head: tuple[float, int | None],
+    rng: np.random.Generator,
+) -> Stored:
+    """A run of logistic heads on some of the features."""
+    c, num_features = head
+    columns = slice(None) if num_features is None else rng.choice(train.shape[1], num_features, replace=False)
+    oof, test = np.empty((len(scored.labels), int(scored.labels.max()) + 1)), []
+    for fold in range(NUM_FOLDS):
+        valid = scored.folds == fold
+        fit = fit_logistic(train[~valid][:, columns], scored.labels[~valid], c=c, max_iter=_MAX_ITER)
+        oof[valid] = linear_log_probs(train[valid][:, columns], *fit)
+        test.append(linear_log_probs(new[:, columns], *fit))
+    return Stored(f"head {head}", oof, scored, np.stack(test))
+
+
+def _student(
+    train: NDArray[np.float32], new: NDArray[np.float32], scored: Scored, teacher: Stored, *, own: bool
+) -> Stored:
+    """Heads that learn from a teacher's likeliest classes of the new people, too."""
+    assert teacher.test is not None
+    columns = slice(0, 64)
+    oof, test = np.empty(teacher.oof.shape), []
+    for fold in range(NUM_FOLDS):
+        valid = scored.folds == fold
+        pool = [(new, teacher.test[fold])] + [(train[valid], teacher.oof[valid])] * own
+        rows = np.concatenate([train[~valid], *(rows for rows, _ in pool)])[:, columns]
+        taught = np.concatenate([scored.labels[~valid], *(said.argmax(axis=1) for _, said in pool)])
+        fit = fit_logistic(rows, taught, c=1.0, max_iter=_MAX_ITER)
+        oof[valid] = linear_log_probs(train[valid][:, columns], *fit)
+        test.append(linear_log_probs(new[:, columns], *fit))
+    return Stored("student", oof, scored, np.stack(test))
+
+
+def _smoothing(
+    name: str, parent: Source, train: NDArray[np.float32], new: NDArray[np.float32], scored: Scored
+) -> Source:
+    way = WAYS[name]
+    kept = {}
+    for fold in range(NUM_FOLDS):
+        kept[Part(fold)] = way.layout.read(way.layout.find(train[scored.folds == fold], silent))
+    of_new = way.layout.read(way.layout.find(new, silent))
+    spaces = {way.layout.name: {"fixed": lambda part: of_new if part.test else kept[part]}}
+    smallest = int(np.bincount(scored.folds).min())
+    candidates = all_settings([way], ["fixed"], smallest=smallest)
+    return step_source(name, Smooth(any_of(spaces, candidates)), [parent], scored)  # type: ignore[arg-type]
+
+
+def _flattery(source: Source, scored: Scored, answers: Ints) -> float:
+    """Cross-fitted log loss minus the mean over folds of the log loss on new people."""
+    losses, new = np.empty(len(scored.labels)), []
+    for fold in range(NUM_FOLDS):
+        rows, hidden = scored.folds == fold, frozenset({fold})
+        losses[rows] = log_losses(source.predict(Part(fold), hidden), scored.labels[rows])
+        new.append(log_loss(source.predict(Part(fold, test=True), hidden), answers))
+    return float(losses.mean() - np.mean(new))
+
+
+def _show(found: Sequence[dict[str, float]]) -> None:
+    say_header(["blender or step", "cross-fitted minus new people", "standard error", "errors from zero"])
+    for name in found[0]:
+        values = np.array([repeat[name] for repeat in found])
+        error = float(values.std(ddof=1) / np.sqrt(len(values)))
+        say_row([name, f"{values.mean():+.5f}", f"{error:.5f}", f"{values.mean() / error:+.1f}"])
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,72 @@
+"""Distances and sensitivity: how near neighbours are, and what fewer or more of them would do."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from distracted.ensemble.nearness import neighbour_distances, sensitivity
+from distracted.metrics import log_loss
+from distracted.postprocess.methods import WAYS
+from distracted.postprocess.neighbour_mean import Averaging, neighbour_means
+from distracted.postprocess.neighbours import Neighbours
+from distracted.postprocess.smooth import Smoothed
+from distracted.postprocess.spaces import ALL_DRIVERS, Space, make_space
+from distracted.postprocess.step import Part
+from distracted.predictions.store import Store
+
+WriteRun = Callable[..., None]
+
+
+def space_of(store: Store, *, shared: bool) -> Space[Neighbours]:
+    """Random features: the same network's for all folds, or not."""
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(len(store.folds.scored), 5)).astype(np.float32)
+
+    def parts() -> Iterator[tuple[Part, np.ndarray]]:
+        test = rng.normal(size=(len(store.competition.test), 5)).astype(np.float32)
+        if shared:
+            yield ALL_DRIVERS, train
+        for fold in range(3):
+            yield Part(fold), train[store.folds.valid(fold)]
+            yield Part(fold, test=True), test
+
+    return make_space(store, WAYS["neighbours"].layout, parts(), describes="made up")
+
+
+def test_distances_are_medians_in_folds_and_test_set(store: Store) -> None:
+    space = space_of(store, shared=True)
+    found = neighbour_distances(store, {"x": space})
+    assert [distance.k for distance in found] == [1, 5]  # the test set has seven images
+    expected = np.mean([np.median(space(Part(fold)).distances[:, 4]) for fold in range(3)])
+    assert found[1].folds == pytest.approx(expected)
+    assert found[1].test == pytest.approx(float(np.median(space(Part(0, test=True)).distances[:, 4])))
+    assert found[1].drivers is not None and found[1].drivers < found[1].folds  # more to choose from
+    alone = neighbour_distances(store, {"x": space_of(store, shared=False)})
+    assert alone[0].drivers is None
+
+
+def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=1.5)
+    run, space = store.read_run("a"), space_of(store, shared=True)
+    how = Smoothed(Averaging("x", "arithmetic", None, 4), (1 / 3,) * 3)
+    found = sensitivity(store, "a", [how, None, how], {"x": space})
+    assert list(found) == [
+        "as fitted",
+        "a random 50% of the frames",
+        "a random 25% of the frames",
+        "drivers of all folds at once",
+    ]
+    smoothed, at_once = run.oof.copy(), run.oof.copy()
+    (everything,) = neighbour_means(run.oof, space(ALL_DRIVERS), "arithmetic", None, [4])
+    for fold in (0, 2):
+        rows = store.folds.valid(fold)
+        (smoothed[rows],) = neighbour_means(run.oof[rows], space(Part(fold)), "arithmetic", None, [4])
+        at_once[rows] = everything[rows]
+    assert found["as fitted"] == pytest.approx(log_loss(smoothed, store.folds.labels))
+    assert found["drivers of all folds at once"] == pytest.approx(log_loss(at_once, store.folds.labels))
+
+
+def test_without_smoothing_there_is_nothing_to_say(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    assert sensitivity(store, "a", [None] * 3, {"x": space_of(store, shared=False)}) == {}

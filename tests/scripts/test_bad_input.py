@@ -22,10 +22,13 @@ import torch
 from safetensors.torch import save_file
 
 import advise
+import calibrate
 import console
 import ensemble
 import folds
 import freeze
+import ladder
+import smooth
 import status
 import submit
 import train
@@ -98,6 +101,15 @@ class Project:
     def tta(self, *arguments: str) -> Outcome:
         given = ("--run", "resnet50", "--views", "centre", "--set", "runtime.device=cpu")
         return run(tta.main, *given, *self.where, *arguments)
+
+    def calibrate(self, *arguments: str) -> Outcome:
+        return run(calibrate.main, "--runs", "resnet50", *self.where, *arguments)
+
+    def smooth(self, *arguments: str) -> Outcome:
+        return run(smooth.main, "--runs", "resnet50", *self.where, *arguments)
+
+    def ladder(self, *arguments: str) -> Outcome:
+        return run(ladder.main, "--models", "resnet50", "--set", TINY, *self.where, *arguments)
 
     def submit(self, *arguments: str) -> Outcome:
         return run(submit.main, *self.where, *arguments)
@@ -408,6 +420,80 @@ def test_views_without_networks_or_folds(trained: Project) -> None:
     check(trained, trained.tta, "resnet50: fold 1 of 3 is missing; `make cv` finishes a run")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--runs", ""], ["RUNS= is missing: one or more complete runs"]),
+        (["--runs", "resnet"], ["there is no run 'resnet' on tiny; there are: resnet50"]),
+        (["--runs", "a b", "--name", "c"], ["NAME=c: one name for 2 runs"]),
+        (["--parts", "bias"], ["PARTS: expected some of prior, temperature, clip; got 'bias'"]),
+        (["--name", "resnet50"], ["NAME=resnet50: there is a run of that name", "choose another name"]),
+    ],
+)
+def test_what_cannot_be_calibrated(trained: Project, arguments: list[str], parts: list[str]) -> None:
+    check(trained, lambda: trained.calibrate(*arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--spaces", " "], ["SPACES=' ': expected at least one"]),
+        (["--spaces", "resnet51"], ["unknown model 'resnet51'; configs/models/ holds: "]),
+        (["--spaces", "mlp"], ["SPACES: mlp has no pretrained weights here", "expected a network that has"]),
+        (["--methods", "median"], ["METHODS: there is no 'median'; expected some of neighbours"]),
+        (["--methods", "neighbours clusters", "--how", "k=3"], ["HOW='k=3' is a setting of one method"]),
+        (["--how", "k=3"], ["neighbours takes mean, bandwidth, k; expected e.g. HOW='mean=arithmetic"]),
+        (
+            ["--how", "k=60 bandwidth=0.3 mean=arithmetic"],
+            ["HOW='k=60 bandwidth=0.3 mean=arithmetic': the smallest part has 7 images", "at most k=6"],
+        ),
+        (["--runs", "resnet"], ["there is no run 'resnet' on tiny; there are: resnet50"]),
+        (["--methods", "clusters"], ["the smallest part has 7 images, too few for METHODS='clusters'"]),
+    ],
+)
+def test_what_cannot_be_smoothed(trained: Project, arguments: list[str], parts: list[str]) -> None:
+    check(trained, lambda: trained.smooth(*arguments), *parts)
+
+
+def test_smoothing_a_blend_in_its_own_space(trained: Project) -> None:
+    assert trained.ensemble().code == 0
+    parts = ["SPACES=own: ensemble has several networks a fold", "SPACES=resnet50"]
+    check(trained, lambda: trained.smooth("--runs", "ensemble"), *parts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ("pseudo.teachers=[resnet]", ["there is no run 'resnet' on tiny; there are: resnet50"]),
+        ("pseudo.teachers=[student]", ["student cannot teach itself"]),
+        ("pseudo.teachers=[resnet50] pseudo.threshold=0.999", ["keeps none of 7 images in fold 0", "lower"]),
+        ("pseudo.teachers=[resnet50] mixing.mixup.prob=1", ["pseudo.teachers and mixing: not together"]),
+        ("pseudo.teachers=[resnet50] pseudo.share=1", ["pseudo.share: ", "less than 1"]),
+        ("pseudo.teachers=[resnet50] pseudo.teacher_weights=[1,2]", ["2 teacher_weights for 1 teachers"]),
+    ],
+)
+def test_teachers_that_cannot_teach(trained: Project, settings: str, parts: list[str]) -> None:
+    check(trained, lambda: trained.train("--name", "student", settings=settings), *parts)
+
+
+def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
+    assert trained.calibrate().code == 0
+    parts = ["resnet50_calibrated was fitted on out-of-fold rows", "expected runs as they were trained"]
+    settings = "pseudo.teachers=[resnet50_calibrated]"
+    check(trained, lambda: trained.train("--name", "student", settings=settings), *parts)
+
+
+def test_a_ladder_without_steps_or_models(trained: Project) -> None:
+    check(
+        trained, lambda: trained.ladder("--steps", "stairs"), "STEPS: there is no 'stairs'; expected some of"
+    )
+    check(trained, lambda: trained.ladder("--models", " "), "MODELS= is missing")
+
+
+def test_an_unknown_blender(trained: Project) -> None:
+    check(trained, lambda: trained.ensemble("--blenders", "median"), "BLENDERS: unknown blender 'median'")
+
+
 def test_a_networks_own_labels(trained: Project) -> None:
     """Its weights know the labels of rows that they would be scored on."""
     path = trained.root / "runs/tiny/resnet50/fold0/model.safetensors"
@@ -503,7 +589,10 @@ def test_predictions_made_with_other_folds(trained: Project) -> None:
     table = pd.read_csv(path)
     table.assign(fold=(table["fold"] + 1) % 3).to_csv(path, index=False)
     parts = [str(trained.root / "oof/tiny/resnet50/fold0/manifest.json"), "made with other folds", "FORCE=1"]
-    for command in (trained.train, trained.ensemble, trained.submit):
+    student = "pseudo.teachers=[resnet50]"
+    taught = lambda: trained.train("--name", "student", settings=student)  # noqa: E731
+    commands = (trained.ensemble, trained.submit, trained.calibrate, trained.smooth, trained.tta, taught)
+    for command in (trained.train, *commands):
         check(trained, command, *parts)
     assert trained.train("--force").code == 0
     assert trained.ensemble().code == 0

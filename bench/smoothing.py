@@ -1,0 +1,107 @@
+"""Time and peak memory of neighbour smoothing at the size of State Farm's test set.
+
+    PYTHONPATH=scripts python bench/smoothing.py
+
+79,726 frames of 2,048 features are simulated as clips: frames of a clip lie near each other, clips of a driver
+less so. Each search runs in a process of its own, one after the other, so that its peak memory is its own.
+Ours is the project's search and the smoothing of one fold's predictions; beside it scikit-learn's brute force
+as a user would write it. What both find is compared.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+import console
+from distracted.postprocess.neighbour_mean import neighbour_means
+from distracted.postprocess.neighbours import directions_of, nearest_neighbours
+from markdown_table import say_header, say_row
+
+NUM_CLASSES = 10
+CLIP, DRIVER = 40, 1500  # frames in a clip, and of a driver
+WAYS = ("faiss", "sklearn", "scikit-learn as it comes")
+
+
+def main(
+    frames: Annotated[int, typer.Option(help="Images.")] = 79_726,
+    features: Annotated[int, typer.Option(help="Features of each.")] = 2_048,
+    neighbours: Annotated[int, typer.Option(help="Of each image.")] = 50,
+    way: Annotated[str, typer.Option(help="One search, in this process: what the others start.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where one search keeps what it found.")] = None,
+    debug: console.Debug = False,
+) -> None:
+    """Print a table: each search's seconds and peak memory."""
+    if way:
+        assert out is not None
+        _search(way, frames, features, neighbours, out)
+        return
+    say_header(["search", "search, s", "smoothing, s", "peak memory, GiB", "neighbours as ours"])
+    with TemporaryDirectory() as folder:
+        found: dict[str, NDArray[np.int64]] = {}
+        for name in WAYS:
+            path = Path(folder) / f"{len(found)}.npz"
+            sizes = ["--frames", str(frames), "--features", str(features), "--neighbours", str(neighbours)]
+            command = [sys.executable, __file__, *sizes, "--way", name, "--out", str(path)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            figures = json.loads(done.stdout.splitlines()[-1])
+            found[name] = np.load(path)["indices"]
+            same = (found[name] == found[WAYS[0]]).mean()
+            say_row(
+                [
+                    name,
+                    f"{figures['search']:.1f}",
+                    f"{figures['smoothing']:.1f}",
+                    f"{figures['peak']:.2f}",
+                    f"{same:.4%}",
+                ]
+            )
+
+
+def _search(way: str, frames: int, features: int, k: int, out: Path) -> None:
+    rows = simulate(frames, features)
+    log_probs = np.log(np.random.default_rng(1).dirichlet(np.full(NUM_CLASSES, 0.3), frames) + 1e-6)
+    start = time.perf_counter()
+    smoothing = 0.0
+    if way == WAYS[2]:
+        indices = _as_it_comes(rows, k)
+        search = time.perf_counter() - start
+    else:
+        found = nearest_neighbours(rows, k, exact=way, progress=console.progress)
+        search = time.perf_counter() - start
+        neighbour_means(log_probs, found, "arithmetic", 0.3, [k])
+        smoothing = time.perf_counter() - start - search
+        indices = found.indices
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    np.savez(out, indices=indices)
+    print(json.dumps({"search": search, "smoothing": smoothing, "peak": peak}))
+
+
+def _as_it_comes(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(directions_of(rows))
+    indices: NDArray[np.int64] = search.kneighbors(return_distance=False)
+    return indices
+
+
+def simulate(frames: int, features: int) -> NDArray[np.float32]:
+    """Frames in clips, clips of drivers; shape (frames, features)."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((frames, features), dtype=np.float32)
+    clip, driver = np.arange(frames) // CLIP, np.arange(frames) // DRIVER
+    rows += 2 * rng.standard_normal((clip[-1] + 1, features), dtype=np.float32)[clip]
+    rows += 2 * rng.standard_normal((driver[-1] + 1, features), dtype=np.float32)[driver]
+    return rows
+
+
+if __name__ == "__main__":
+    console.run(main)

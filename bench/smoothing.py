@@ -2,7 +2,7 @@
 
     PYTHONPATH=scripts python bench/smoothing.py
 
-79,726 frames of 2,048 features are simulated as clips: frames of a clip lie near each other, clips of a driver
+79,726 frames of 2,048 features are simulated as clips: frames of a clip lie near each other, a driver's clips
 less so. Each search runs in a process of its own, one after the other, so that its peak memory is its own.
 Ours is the project's search and the smoothing of one fold's predictions; beside it scikit-learn's brute force
 as a user would write it. What both find is compared.

@@ -1,9 +1,14 @@
 """make submit says what to expect in one line, and what came back in another."""
 
+import json
+from collections.abc import Callable
+
 import pytest
 
 import submit
+from distracted.predictions.store import Store
 from distracted.submission.expect import Expected
+from distracted.submission.send import Answer
 
 EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, False, 0.42, 0.44)
 
@@ -33,3 +38,24 @@ def test_where_nothing_can_be_said_it_says_so() -> None:
 )
 def test_an_answer_is_read_beside_it(score: float, text: str) -> None:
     assert submit.compare(EXPECTED, score) == text
+
+
+@pytest.mark.slow
+def test_what_kaggle_answers_is_printed_and_kept(
+    store: Store,
+    write_run: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_run("a", skill=2.0)
+    monkeypatch.setattr(submit, "send_submission", lambda path, **_: Answer("0.75", ""))
+    data = str(store.competition.config.folder)
+    submit.main(name="a", send=True, data=data, root=store.workspace.root)
+    submit.main(name="a", data=data, root=store.workspace.root)
+    lines = capsys.readouterr().out.splitlines()
+    content = json.loads((store.workspace.submissions("tiny") / "a.json").read_text())
+    (answer,) = content["answers"]
+    assert (answer["sha256"], answer["public"]) == (content["sha256"], 0.75)
+    off = answer["standard_errors_off"]["public"]
+    assert lines[2].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
+    assert lines[0].endswith("a.csv: checked") and lines[3:] == lines[:2]

@@ -40,7 +40,7 @@ def test_one_network_is_expected_to_lose_what_it_lost() -> None:
     expected = expect_score(*constant_losses(losses), ONE_NETWORK, num_test_subjects=10)
     assert expected.mean == expected.oof == pytest.approx(0.5)
     assert expected.bagging == 0
-    error = np.std(losses, ddof=1) / 0.5 * math.sqrt(1 / 5 + 1 / 10)
+    error = np.std(losses, ddof=1) / 0.5 * math.sqrt(2 / 5 + 1 / 10)
     assert expected.error == pytest.approx(error)
     assert expected.quantile == pytest.approx(2.776, abs=1e-3)  # of 4 degrees of freedom: no long tail
     assert expected.low == pytest.approx(0.5 * math.exp(-2.776445 * error))
@@ -57,10 +57,10 @@ def test_an_outlying_subject_lowers_the_degrees_of_freedom() -> None:
 
 @pytest.mark.parametrize("trust", [0.3, 0.6, 1.0, 1.5])
 def test_the_gain_of_the_mean_is_found_without_labels(trust: float) -> None:
-    """Labels are drawn from the mean's probabilities, tempered: over-confident networks at first."""
+    """Labels are drawn from what the networks believe, tempered: over-confident networks at first."""
     test = simulate(0, sharpness=3.0)
     bag = Bag.of(test)
-    belief = np.exp(log_softmax(trust * bag.pooled, axis=1))
+    belief = np.exp(log_softmax(trust * (bag.pooled + bag.single) / 2, axis=1))
     labels = (belief.cumsum(axis=1) < np.random.default_rng(1).random((len(belief), 1))).sum(axis=1)
     single = float(np.mean([log_loss(log_probs, labels) for log_probs in test]))
     true = log_loss(bag.pooled, labels)
@@ -95,15 +95,15 @@ def test_halves_show_what_decoys_could_do() -> None:
 # Coverage
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """People's losses are log-normal, training and test people alike."""
+def test_the_interval_holds_the_truth_at_least_as_often_as_it_says() -> None:
+    """People's losses are log-normal and independent, so that the factor 2 is more than enough."""
     rng = np.random.default_rng(0)
     held = []
     for _ in range(300):
         people = np.exp(0.6 * rng.normal(size=60) - 2)
         expected = expect_score(*constant_losses(people[:20].tolist(), 1), ONE_NETWORK, num_test_subjects=40)
         held.append(expected.holds(float(people[20:].mean())))
-    assert 0.91 < np.mean(held) < 0.985
+    assert 0.95 < np.mean(held) < 1
 
 
 # Never nonsense

@@ -3,17 +3,24 @@
 Out-of-fold rows are scored by one network each, test rows by the mean of all folds' networks. So two things
 are forecast: what one network loses on the test set's people, and how much of that the mean takes away.
 
-One network. The pooled OOF loss is a mean over few people, and the test set is another sample of people. Seen
-as ratio estimators with subjects as the units, the two differ by a variance of v (1 + S / S_test), with v the
-OOF mean's own. Losses of people are positive and skewed, so the interval is laid on the logarithm, with t
-quantiles. Skewness makes v itself uncertain, too: its degrees of freedom follow from the subjects' kurtosis
-(matching of moments as in Satterthwaite, Biometrics Bulletin 1946; at most S - 1, the normal distribution's).
+One network. The pooled OOF loss is a mean over few people, and the test set is another sample of people.
+With v the variance of a mean over S people (a ratio estimator's, subjects as the units), the two differ by
+v (2 + S / S_test). Were people's OOF losses independent, the 2 would be a 1; but each of two people trains
+the network that the other is scored by, and alike people help each other. Of the variance that such pairs
+make, each pair inside one sample counts twice (Hoeffding's decomposition), so the factor lies between 1 and
+2: the fewer the people to learn from, the nearer to 2, which is taken. What all networks have in common
+falls out, since they are the ones that are submitted. Losses of people are positive and skewed, so the
+interval is laid on the logarithm, with t quantiles. Skewness makes v itself uncertain, too: its degrees of
+freedom follow from the subjects' kurtosis (matching of moments as in Satterthwaite, Biometrics Bulletin
+1946; at most S - 1, the normal distribution's).
 
-The mean of K. Its loss on unlabelled images would be known if the labels' probabilities were. The mean's own
-probabilities will not do: networks that are over-confident gain most from the mean and believe the least in
-it. So they are tempered, q = mean^b / sum, until under q the single networks lose on the test images what was
-forecast for one network; what the mean loses under the same q is the expected score. It is never above the
-single networks' (Jensen), equal to it with K = 1, and both ends of the interval go the same way.
+The mean of K. Its loss on unlabelled images would be known if the labels' probabilities were. The networks'
+own will not do: those that are over-confident gain most from the mean and believe the least in it. So their
+belief is tempered, q = belief^b / sum, until under q the single networks lose on the test images what was
+forecast for one network; what the mean loses under the same q is the expected score. The belief is half
+way, in logarithms, between the networks' arithmetic and geometric mean: of over-confident networks the one
+is too sure that the mean is right, the other too little. The expected score is never above the single
+networks' (Jensen), equal to it with K = 1, and both ends of the interval go the same way.
 """
 
 import math
@@ -37,6 +44,8 @@ Ints = NDArray[np.integer]
 MIN_SUBJECTS = 3
 #: Of log loss, as the competition clips it.
 WORST = -math.log(CLIP)
+#: Between 1 and 2, see above: how much the OOF mean varies, as a multiple of what independent people would.
+DEPENDENCE = 2.0
 _COLDEST = 32.0  # the largest b: there the belief is all but certain of the likeliest class
 _TOLERANCE = 1e-4  # of b
 _ROUNDING = 1e-9  # subjects that differ by less, relative to their mean, do not differ
@@ -135,7 +144,7 @@ def expect_score(
     spread = _spread(losses, subjects)
     if spread is not None:
         variance, degrees = spread
-        error = math.sqrt(variance * (1 + num_subjects / num_test)) / single
+        error = math.sqrt(variance * (DEPENDENCE + num_subjects / num_test)) / single
         quantile = float(student.ppf(0.975, degrees))
         reach = quantile * error
         low = bag.expected(single * math.exp(-reach))
@@ -192,7 +201,7 @@ class Bag:
 
     def _losses(self, b: float) -> tuple[float, float]:
         """Of a network alone, and of the mean, if labels were drawn from the belief tempered by `b`."""
-        belief = np.exp(log_softmax(b * self.pooled, axis=1))
+        belief = np.exp(log_softmax(b / 2 * (self.pooled + self.single), axis=1))
         num = len(belief)
         return -float((belief * self.single).sum()) / num, -float((belief * self.pooled).sum()) / num
 

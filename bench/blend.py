@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, OptimizeResult, minimize
 from scipy.special import log_softmax
 
+from distracted.ensemble.blenders import ALL_BLENDERS
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.newton import kkt_residual
 from distracted.ensemble.pools import RIDGE, fit_linear_pool, fit_log_linear_pool
@@ -268,6 +269,33 @@ def cross_fitted_scores(problem: Problem) -> dict[str, float]:
     return scores | {"chosen for each fold": log_loss(fit.log_probs, problem.labels)}
 
 
+def time_blenders(problem: Problem, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Seconds of one fit of every blender, as the number of runs grows, and of all fits of a cross-fitted
+    blend with the choice among the default ones."""
+    found = []
+    for number in numbers:
+        log_probs = problem.log_probs[:number]
+        for blender in ALL_BLENDERS:
+            start = time.perf_counter()
+            weights = blender.fit(log_probs, problem.labels)
+            seconds = time.perf_counter() - start
+            loss = log_loss(blender.pool(log_probs, weights), problem.labels)
+            found.append({"blender": blender.name, "runs": number, "seconds": seconds, "in_sample": loss})
+            print(f"  {number} runs, {blender.name}: {seconds:.2f} s", flush=True)
+    return found
+
+
+def show_blenders(found: Sequence[dict[str, Any]], numbers: Sequence[int]) -> None:
+    """Print the seconds of a fit, a column for each number of runs."""
+    by_blender: dict[str, list[str]] = {}
+    for row in found:
+        by_blender.setdefault(row["blender"], []).append(f"{row['seconds']:.2f}")
+    show(
+        ["seconds of a fit", "", *(f"{n} runs" for n in numbers)],
+        [[n, "", *c] for n, c in by_blender.items()],
+    )
+
+
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, the first two columns to the left and figures to the right."""
     widths = [max(len(row[number]) for row in [columns, *rows]) for number in range(len(columns))]
@@ -319,6 +347,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=NUM_IMAGES, help="simulated images")
     parser.add_argument("--max-steps", type=int, default=200, help="SLSQP's cap on its iterations")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--growth", type=int, nargs="*", default=[], help="numbers of runs to time all blenders at"
+    )
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
 
@@ -332,6 +363,13 @@ def main() -> None:
     results = time_solvers(problem, competitors, options.repeats)
     print()
     show_results(results)
+
+    grown: list[dict[str, Any]] = []
+    if options.growth:
+        print()
+        many = simulate(max(options.growth), options.images, options.seed)
+        grown = time_blenders(many, options.growth)
+        show_blenders(grown, options.growth)
 
     good = replace(problem, log_probs=problem.log_probs[:NUM_GOOD])
     before = cross_fitted_scores(good)
@@ -357,6 +395,7 @@ def main() -> None:
                 "scipy": scipy.__version__,
             },
             "solvers": [asdict(result) | {"median": result.median} for result in results],
+            "blenders": grown,
             "useless_runs": {"before": before, "after": after},
         }
         write_json(options.out, json.loads(json.dumps(figures)))

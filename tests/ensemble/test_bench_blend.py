@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distracted.ensemble.blenders import ALL_BLENDERS
+
 BENCH = Path(__file__).parents[2] / "bench" / "blend.py"
 
 
@@ -14,7 +16,7 @@ def test_the_benchmark_runs_at_a_small_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "blend.json"
-    sizes = ["--runs", "10", "--images", "260", "--repeats", "2"]
+    sizes = ["--runs", "10", "--images", "260", "--repeats", "2", "--growth", "2", "5"]
     monkeypatch.setattr(sys, "argv", [str(BENCH), *sizes, "--out", str(out)])
     runpy.run_path(str(BENCH), run_name="__main__")
     figures = json.loads(out.read_text())
@@ -28,3 +30,4 @@ def test_the_benchmark_runs_at_a_small_size(
     useless = figures["useless_runs"]
     assert set(useless["before"]) == set(useless["after"]) >= {"linear pool", "log-linear pool"}
     assert f"{useless['after']['linear pool']:.5f}" in capsys.readouterr().out
+    assert [row["runs"] for row in figures["blenders"]] == [2] * len(ALL_BLENDERS) + [5] * len(ALL_BLENDERS)

@@ -13,9 +13,9 @@ from distracted.ensemble.derive import smallest_part, smooth_run
 from distracted.ensemble.nearness import Distance, neighbour_distances, sensitivity
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
-from distracted.postprocess.methods import as_json, find_ways, parse_setting
+from distracted.postprocess.methods import Way, as_json, find_ways, parse_setting
 from distracted.postprocess.smooth import Smoothed
-from distracted.postprocess.spaces import OWN, Layout, Space, fixed_space, own_space
+from distracted.postprocess.spaces import OWN, Space, fixed_spaces, own_spaces
 from distracted.predictions.store import Run, Store, open_store
 from distracted.training.resolve import settle
 
@@ -41,7 +41,7 @@ def main(
         raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     fixed = parse_setting(ways[0], how, named[0], smallest=smallest_part(store)) if how else None
-    opener = _Opener(store, data, console.overrides(set), root)
+    opener = _Opener(store, ways, data, set, root)
     rows = []
     distances: list[Distance] = []
     changed: list[tuple[str, dict[str, float]]] = []
@@ -52,10 +52,7 @@ def main(
                 f"{run} is not calibrated: averaging helps what is too sure of itself, whatever is averaged; "
                 f"`make calibrate RUNS={run}` first tells what smoothing gives"
             )
-        layouts = {way.layout.name: way.layout for way in ways}
-        opened = {
-            key: {space: opener(layout, space, parent) for space in named} for key, layout in layouts.items()
-        }
+        opened = opener(named, parent)
         made = smooth_run(store, run, ways=ways, spaces=opened, fixed=fixed, name=name, force=force)
         taken = Counter(_describe(fitted) for fitted in made.fitted)
         described = "; ".join(f"{text} ({number} folds)" for text, number in taken.items())
@@ -91,21 +88,29 @@ def show_distances(distances: Sequence[Distance]) -> None:
 class _Opener:
     """Makes spaces, a fixed network's once for all runs."""
 
-    def __init__(self, store: Store, data: str, overrides: list[str], root: Path) -> None:
-        self._store, self._data, self._overrides, self._root = store, data, overrides, root
-        self._fixed: dict[tuple[str, str], Space[Any]] = {}
+    def __init__(self, store: Store, ways: Sequence[Way], data: str, set: str, root: Path) -> None:
+        self._store, self._data, self._overrides, self._root = store, data, console.overrides(set), root
+        self._layouts = list({way.layout.name: way.layout for way in ways}.values())
+        self._fixed: dict[str, dict[str, Space[Any]]] = {}
 
-    def __call__(self, layout: Layout[Any], space: str, parent: Run) -> Space[Any]:
-        if space == OWN:
-            settings = [item for item in self._overrides if item.startswith("runtime.")]
-            runtime = load_runtime_config(settings)
-            return own_space(self._store, layout, parent, runtime=runtime, progress=console.progress)
-        key = layout.name, space
-        if key not in self._fixed:
-            config = load_config(model=space, data=self._data, overrides=self._overrides, root=self._root)
+    def __call__(self, names: Sequence[str], parent: Run) -> dict[str, dict[str, Space[Any]]]:
+        """By the names of the layouts, and then of the spaces."""
+        made = {name: self._own(parent) if name == OWN else self._of_model(name) for name in names}
+        return {
+            layout.name: {name: found[layout.name] for name, found in made.items()}
+            for layout in self._layouts
+        }
+
+    def _own(self, parent: Run) -> dict[str, Space[Any]]:
+        runtime = load_runtime_config([item for item in self._overrides if item.startswith("runtime.")])
+        return own_spaces(self._store, self._layouts, parent, runtime=runtime, progress=console.progress)
+
+    def _of_model(self, name: str) -> dict[str, Space[Any]]:
+        if name not in self._fixed:
+            config = load_config(model=name, data=self._data, overrides=self._overrides, root=self._root)
             settled = settle(config, num_folds=self._store.folds.num_folds)
-            self._fixed[key] = fixed_space(self._store, layout, settled, progress=console.progress)
-        return self._fixed[key]
+            self._fixed[name] = fixed_spaces(self._store, self._layouts, settled, progress=console.progress)
+        return self._fixed[name]
 
 
 def _describe(fitted: Smoothed | None) -> str:

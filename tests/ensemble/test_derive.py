@@ -20,7 +20,7 @@ from distracted.postprocess.methods import WAYS, parse_setting
 from distracted.postprocess.neighbour_mean import NeighbourMean, averagings, neighbour_means
 from distracted.postprocess.neighbours import nearest_neighbours
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.spaces import Space, make_space
+from distracted.postprocess.spaces import Space, make_spaces
 from distracted.postprocess.step import Part
 from distracted.predictions.store import Store
 
@@ -40,7 +40,8 @@ def space_of(store: Store, way: str, *, telling: bool, seed: int = 0) -> Space[A
             yield Part(fold), features.astype(np.float32)
             yield Part(fold, test=True), test
 
-    return make_space(store, WAYS[way].layout, parts(), describes="made up")
+    layout = WAYS[way].layout
+    return make_spaces(store, [layout], parts(), describes="made up")[layout.name]
 
 
 def relabelled(store: Store, fold: int) -> Store:

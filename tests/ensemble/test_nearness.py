@@ -11,7 +11,7 @@ from distracted.postprocess.methods import WAYS
 from distracted.postprocess.neighbour_mean import Averaging, neighbour_means
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smoothed
-from distracted.postprocess.spaces import ALL_DRIVERS, Space, make_space
+from distracted.postprocess.spaces import ALL_DRIVERS, Space, make_spaces
 from distracted.postprocess.step import Part
 from distracted.predictions.store import Store
 
@@ -31,7 +31,8 @@ def space_of(store: Store, *, shared: bool) -> Space[Neighbours]:
             yield Part(fold), train[store.folds.valid(fold)]
             yield Part(fold, test=True), test
 
-    return make_space(store, WAYS["neighbours"].layout, parts(), describes="made up")
+    layout = WAYS["neighbours"].layout
+    return make_spaces(store, [layout], parts(), describes="made up")[layout.name]
 
 
 def test_distances_are_medians_in_folds_and_test_set(store: Store) -> None:

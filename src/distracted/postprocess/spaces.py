@@ -1,11 +1,11 @@
 """Feature spaces: what lies near what in each part of a run's predictions, found once and kept in files."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,31 +85,39 @@ def stored_space(
     return Space(folder, layout, parts, _num_images(store), describes)
 
 
-def make_space(
+def make_spaces(
     store: Store,
-    layout: Layout[T],
+    layouts: Sequence[Layout[Any]],
     features: Iterable[tuple[Part, NDArray[np.float32]]],
     *,
     describes: object,
     progress: Progress = silent,
-) -> Space[T]:
-    """A space of some features: finds what the layout keeps of each part, or takes it from its file.
+) -> dict[str, Space[Any]]:
+    """A space of some features in each of several layouts, by their names.
+
+    What a layout keeps of a part is found, or taken from its file where it was found before.
 
     Args:
         features: Of each part, (num_images, num_features), in the order of the predictions.
     """
     folder = store.workspace.spaces(store.competition.name)
     start = time.perf_counter()
-    keys: dict[Part, str] = {}
+    keys: dict[str, dict[Part, str]] = {layout.name: {} for layout in layouts}
     test: NDArray[np.float32] | None = None
+    of_test: dict[str, str] = {}
     for part, rows in features:
-        if not part.test:
-            keys[part] = _keep(folder, layout, rows, progress)
-            continue
-        if rows is not test:  # a fixed network's are the same for every fold
-            test, key = rows, _keep(folder, layout, rows, progress)
-        keys[part] = key
-    return Space(folder, layout, keys, _num_images(store), describes, time.perf_counter() - start)
+        if part.test and rows is test:  # a fixed network's are the same for every fold
+            found = of_test
+        else:
+            found = {layout.name: _keep(folder, layout, rows, progress) for layout in layouts}
+        if part.test:
+            test, of_test = rows, found
+        for name, key in found.items():
+            keys[name][part] = key
+    sizes, seconds = _num_images(store), (time.perf_counter() - start) / len(layouts)
+    return {
+        layout.name: Space(folder, layout, keys[layout.name], sizes, describes, seconds) for layout in layouts
+    }
 
 
 def _num_images(store: Store) -> dict[Part, int]:
@@ -120,10 +128,10 @@ def _num_images(store: Store) -> dict[Part, int]:
     return sizes
 
 
-def fixed_space(
-    store: Store, layout: Layout[T], settled: Settled, *, progress: Progress = silent
-) -> Space[T]:
-    """The space of one pretrained network, the same for every fold.
+def fixed_spaces(
+    store: Store, layouts: Sequence[Layout[Any]], settled: Settled, *, progress: Progress = silent
+) -> dict[str, Space[Any]]:
+    """The space of one pretrained network, the same for every fold, in some layouts.
 
     Raises:
         StoreError: the network has no pretrained weights: what is near in it would mean nothing.
@@ -147,12 +155,17 @@ def fixed_space(
             yield Part(fold, test=True), test
 
     describes = config.model.model_dump(mode="json")
-    return make_space(store, layout, parts(), describes=describes, progress=progress)
+    return make_spaces(store, layouts, parts(), describes=describes, progress=progress)
 
 
-def own_space(
-    store: Store, layout: Layout[T], run: Run, *, runtime: RuntimeConfig, progress: Progress = silent
-) -> Space[T]:
+def own_spaces(
+    store: Store,
+    layouts: Sequence[Layout[Any]],
+    run: Run,
+    *,
+    runtime: RuntimeConfig,
+    progress: Progress = silent,
+) -> dict[str, Space[Any]]:
     """The space of the networks that made a run: fold k's rows and the test set in fold k's features.
 
     Raises:
@@ -169,7 +182,7 @@ def own_space(
             yield Part(fold), trained.feed.features(trained.network, valid)
             yield Part(fold, test=True), trained.feed.features(trained.network, test)
 
-    return make_space(store, layout, parts(), describes=trained_run.name, progress=progress)
+    return make_spaces(store, layouts, parts(), describes=trained_run.name, progress=progress)
 
 
 def _trained(store: Store, run: Run) -> Run:

@@ -2,9 +2,10 @@
 
     PYTHONPATH=scripts python bench/nothing_near.py --data <competition> --root <workspace with runs>
 
-Every trained run of a store is calibrated, and then offered to each way to smooth (and to all of them at once)
-in a space of features that are shuffled between the images of a part: random directions, so that what is near
-an image is anybody. Counted is how often a fold is left as it is, and what the choice did to the score.
+Every trained run of a store is calibrated, and then offered to each way to smooth (and to all at once) in
+a space of random features: what is near an image is anybody. Counted is how often a fold is left as it is,
+and what the choice did to the score. (Clusters of anybody are no nonsense: a large one is the whole fold, and
+to move it towards the class prior is what calibration does.)
 """
 
 from collections.abc import Iterator

@@ -96,10 +96,8 @@ class _Opener:
     def __call__(self, names: Sequence[str], parent: Run) -> dict[str, dict[str, Space[Any]]]:
         """By the names of the layouts, and then of the spaces."""
         made = {name: self._own(parent) if name == OWN else self._of_model(name) for name in names}
-        return {
-            layout.name: {name: found[layout.name] for name, found in made.items()}
-            for layout in self._layouts
-        }
+        layouts = [layout.name for layout in self._layouts]
+        return {layout: {name: found[layout] for name, found in made.items()} for layout in layouts}
 
     def _own(self, parent: Run) -> dict[str, Space[Any]]:
         runtime = load_runtime_config([item for item in self._overrides if item.startswith("runtime.")])

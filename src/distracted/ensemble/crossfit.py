@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.ensemble.blenders import BLENDERS, Blender
-from distracted.ensemble.sources import MIN_FOLDS, Chosen, Fitted, Scored, Source, Stored, held_out_losses
+from distracted.ensemble.sources import (
+    MIN_FOLDS,
+    Chosen,
+    Fitted,
+    Scored,
+    Source,
+    Stored,
+    as_good,
+    held_out_losses,
+)
 from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
 from distracted.postprocess.step import LogProbs, Part
 from distracted.progress import Progress, silent
@@ -48,7 +57,7 @@ class Verdict:
     @property
     def as_good(self) -> bool:
         """Within one standard error of the best."""
-        return self.difference <= self.error
+        return as_good(self.difference, self.error)
 
 
 @dataclass(frozen=True)

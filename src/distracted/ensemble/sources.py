@@ -18,6 +18,8 @@ from distracted.postprocess.step import Examples, LogProbs, Part, Step
 
 #: A choice among fitted steps for fold k needs two other folds: one to fit on, one to compare on.
 MIN_FOLDS = 3
+#: Log loss: what is better by less is as good, however sure that is.
+NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +166,12 @@ class Chosen:
         subjects = self.scored.subjects[self.scored.seen(without)]
         best = min(losses, key=lambda values: float(values.mean()))
         compared = (difference_and_error(values, best, subjects) for values in losses)
-        return next(number for number, (difference, error) in enumerate(compared) if difference <= error)
+        return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
+
+
+def as_good(difference: float, error: float) -> bool:
+    """Whether a candidate whose loss is above the best one's is as good: within a standard error of it."""
+    return difference <= max(error, NEGLIGIBLE)
 
 
 def held_out_losses(source: Source, scored: Scored, without: frozenset[int]) -> NDArray[np.float64]:

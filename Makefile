@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble submit status pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -70,6 +70,9 @@ ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
+
+people: $(STAMP)  ## Estimate how many people the test set shows, for the expected score (MODEL= DATA= SET=)
+	@$(PY) scripts/people.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
 
 submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
 	@$(PY) scripts/submit.py $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)

@@ -54,5 +54,9 @@ class Workspace:
         """Neighbours and clusters of images in feature spaces; no run's name begins with a dot."""
         return self.runs(data) / ".spaces"
 
+    def test_people(self, data: str) -> Path:
+        """How many people the test set shows, as estimated."""
+        return self.runs(data) / ".test_people.json"
+
     def submissions(self, data: str) -> Path:
         return self.root / "submissions" / data

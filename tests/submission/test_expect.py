@@ -77,9 +77,10 @@ def test_the_number_of_test_subjects_is_stated_or_guessed_from_images() -> None:
     rows = constant_losses([0.2, 0.3, 0.5], num_rows=4)
     test = np.repeat(ONE_NETWORK[:, :1], 22, axis=1)
     guessed = expect_score(*rows, test)
-    assert (guessed.num_subjects, guessed.num_test_subjects, guessed.stated) == (3, 6, False)
+    assert (guessed.num_subjects, guessed.num_test_subjects, guessed.counted) == (3, 6, "assumed")
     stated = expect_score(*rows, test, num_test_subjects=60)
-    assert (stated.num_test_subjects, stated.stated) == (60, True)
+    assert (stated.num_test_subjects, stated.counted) == (60, "stated")
+    assert expect_score(*rows, test, num_test_subjects=60, estimated=True).counted == "estimated"
     assert guessed.low < stated.low < stated.high < guessed.high  # type: ignore[operator]
     assert expect_score(*rows, test[:, :1]).num_test_subjects == 1
 

@@ -26,7 +26,7 @@ networks' (Jensen), equal to it with K = 1, and both ends of the interval go the
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,14 @@ from scipy.special import log_softmax
 from scipy.stats import t as student
 
 from distracted.metrics import CLIP, log_losses
+from distracted.postprocess.people import read_test_people
 from distracted.predictions.store import Run, Store
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+#: How the number of test subjects is known: from data.num_test_subjects, from clusters, from image counts.
+Counted = Literal["stated", "estimated", "assumed"]
 #: Fewer give no interval: what they differ by says next to nothing.
 MIN_SUBJECTS = 3
 #: Of log loss, as the competition clips it.
@@ -62,7 +65,7 @@ class Expected:
         error: Standard error of the logarithm of one network's loss on the test set, None as above.
         quantile: Of Student's t, by which the error was multiplied; None as above.
         num_subjects: Of the OOF rows.
-        num_test_subjects: Of the test images; stated: rather than guessed.
+        num_test_subjects: Of the test images; counted: how that is known.
         unsure_half, sure_half: The expected score if a half of the test images were not scored and what is
             left is the half that the mean is less (more) sure of.
     """
@@ -76,7 +79,7 @@ class Expected:
     quantile: float | None
     num_subjects: int
     num_test_subjects: int
-    stated: bool
+    counted: Counted
     unsure_half: float
     sure_half: float
 
@@ -105,17 +108,25 @@ class Expected:
 def expect_run(store: Store, run: Run) -> Expected:
     """Forecast the score of a stored run, whichever folds it has."""
     rows = np.isin(store.folds.ids, run.folds)
+    stated, estimated = store.competition.config.num_test_subjects, read_test_people(store)
     return expect_score(
         run.oof[rows],
         store.folds.labels[rows],
         store.folds.subjects[rows],
         run.test,
-        num_test_subjects=store.competition.config.num_test_subjects,
+        num_test_subjects=estimated if stated is None else stated,
+        estimated=stated is None and estimated is not None,
     )
 
 
 def expect_score(
-    oof: Floats, labels: Ints, subjects: Ints, test: Floats, *, num_test_subjects: int | None = None
+    oof: Floats,
+    labels: Ints,
+    subjects: Ints,
+    test: Floats,
+    *,
+    num_test_subjects: int | None = None,
+    estimated: bool = False,
 ) -> Expected:
     """Forecast the log loss of the arithmetic mean over folds on a test set of other subjects.
 
@@ -131,6 +142,7 @@ def expect_score(
         test: Log-probabilities of each fold's network, shape (num_folds, num_test, num_classes).
         num_test_subjects: How many people the test set shows; None: as many as it would with as many images
             each as a subject of the OOF rows has on average.
+        estimated: That number is an estimate.
     """
     losses = log_losses(oof, labels)
     single = float(losses.mean())
@@ -159,7 +171,7 @@ def expect_score(
         quantile=quantile,
         num_subjects=num_subjects,
         num_test_subjects=num_test,
-        stated=num_test_subjects is not None,
+        counted="assumed" if num_test_subjects is None else "estimated" if estimated else "stated",
         unsure_half=bag.rows(~sure).expected(single) if not sure.all() else mean,
         sure_half=bag.rows(sure).expected(single),
     )

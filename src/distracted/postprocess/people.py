@@ -1,0 +1,141 @@
+"""How many people unlabelled images show: from clusters, at the height that tells known people apart."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.metrics import adjusted_rand_score
+
+from distracted.errors import DataError
+from distracted.files import write_json
+from distracted.models.network import build_network
+from distracted.predictions.store import Store
+from distracted.progress import Progress, silent
+from distracted.training.feed import Feed, Images
+from distracted.training.resolve import Settled
+
+MIN_SUBJECTS = 6
+#: Geometric mean error on known people beyond which an estimate is none.
+LARGEST_ERROR = 1.3
+#: And mean agreement of clusters with known people below which it is none.
+LEAST_AGREEMENT = 0.6
+_MOST_IMAGES = 3000  # of a set: clustering takes their square
+_SPLITS = 6
+
+
+@dataclass(frozen=True)
+class PeopleCount:
+    """An estimate of a number of people.
+
+    Attributes:
+        people: In the unlabelled images.
+        ratios: What was estimated for random two thirds of the known people, by what the others taught,
+            divided by the truth.
+        agreement: Of those clusters with those people: adjusted Rand index, 0 by chance, 1 the same.
+    """
+
+    people: int
+    ratios: tuple[float, ...]
+    agreement: float
+
+    @property
+    def error(self) -> float:
+        """Geometric mean factor by which the known people were miscounted, 1 or more."""
+        return math.exp(sum(abs(math.log(ratio)) for ratio in self.ratios) / len(self.ratios))
+
+    @property
+    def trusted(self) -> bool:
+        return self.error <= LARGEST_ERROR and self.agreement >= LEAST_AGREEMENT
+
+
+def count_people(
+    train: NDArray[np.float32], subjects: NDArray[np.int64], test: NDArray[np.float32], *, seed: int = 0
+) -> PeopleCount:
+    """Estimate the number of people in `test`.
+
+    Average linkage on the directions of features, seen from the training set's mean: cut at the height that
+    leaves as many clusters of the training images as there are people. No label is read.
+
+    Args:
+        train: Features, (num_images, num_features).
+        subjects: Subject id of each training image, (num_images,).
+        test: Features, (num_test, num_features).
+    """
+    rng = np.random.default_rng(seed)
+    mean = train.mean(axis=0)
+    known, unknown = _directions(train - mean), _directions(test - mean)
+    height = _height(_some(known, rng), len(np.unique(subjects)))
+    people = len(np.unique(_clusters(_some(unknown, rng), height)))
+    names, ratios, agreements = np.unique(subjects), [], []
+    for _ in range(_SPLITS):
+        teach = np.isin(subjects, rng.permutation(names)[: len(names) // 3])
+        taught = _height(_some(known[teach], rng), len(names) // 3)
+        kept = np.flatnonzero(~teach)
+        kept = np.sort(rng.permutation(kept)[:_MOST_IMAGES])
+        found = _clusters(known[kept], taught)
+        ratios.append(len(np.unique(found)) / len(np.unique(subjects[kept])))
+        agreements.append(float(adjusted_rand_score(subjects[kept], found)))
+    return PeopleCount(people, tuple(ratios), float(np.mean(agreements)))
+
+
+def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    directions: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return directions
+
+
+def _some(rows: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    return rows if len(rows) <= _MOST_IMAGES else rows[np.sort(rng.permutation(len(rows))[:_MOST_IMAGES])]
+
+
+def _height(rows: NDArray[np.float32], num_clusters: int) -> float:
+    """Half way between the merge that leaves so many clusters and the next."""
+    merges = linkage(rows, "average")[:, 2]
+    return float(merges[-num_clusters : len(merges) - num_clusters + 2].mean())
+
+
+def _clusters(rows: NDArray[np.float32], height: float) -> NDArray[np.int32]:
+    found: NDArray[np.int32] = fcluster(linkage(rows, "average"), height, "distance")
+    return found
+
+
+def count_test_people(store: Store, settled: Settled, *, progress: Progress = silent) -> PeopleCount:
+    """Count a competition's test people in a pretrained network's features; kept where it can be trusted.
+
+    Raises:
+        DataError: there are too few training subjects to learn from.
+    """
+    competition = store.competition
+    if competition.config.columns.group is None or competition.num_subjects < MIN_SUBJECTS:
+        raise DataError(
+            f"{competition.config.folder}: {competition.num_subjects} training subjects are too few to learn "
+            f"what tells people apart; expected {MIN_SUBJECTS} or more, or data.num_test_subjects in "
+            "configs/data/"
+        )
+    config = settled.config
+    network = build_network(config.model, settled.weights, num_classes=competition.num_classes)
+    feed = Feed(settled, store.workspace.cache(competition.name), progress)
+    train, test = (
+        np.asarray(feed.features(network.to(settled.device), images))
+        for images in (Images.to_train(competition), Images.to_test(competition))
+    )
+    found = count_people(train, store.folds.subjects, test)
+    path = store.workspace.test_people(competition.name)
+    if found.trusted:
+        kept = {**asdict(found), "backbone": config.model.backbone, "index_hash": competition.index_hash}
+        write_json(path, kept)
+    else:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def read_test_people(store: Store) -> int | None:
+    """What `count_test_people` kept for this data, if it did."""
+    try:
+        found = json.loads(store.workspace.test_people(store.competition.name).read_text())
+        same = found["index_hash"] == store.competition.index_hash
+        return int(found["people"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -66,7 +66,7 @@ smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own 
 	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
 ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS= STEPS= VIEWS= SPACES= METHODS= TRUTH= DATA= SET=)
-	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS"
+	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)

@@ -20,7 +20,6 @@ from distracted.predictions.store import Store, open_store
 from distracted.report.ladder import Rung, measure_ladder
 
 STEPS = ("calibration", "tta", "smoothing", "pseudo")
-_PSEUDO = "pseudo.share=0.3"
 
 
 def main(
@@ -32,6 +31,7 @@ def main(
     truth: Annotated[str, typer.Option(help="CSV of the test set's true labels, for a comparison.")] = "",
     data: console.Data = "state_farm",
     set: console.Set = "",
+    force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
@@ -41,7 +41,7 @@ def main(
         raise ConfigError("MODELS= is missing: one or more names in configs/models")
     if unknown := [step for step in taken if step not in STEPS]:
         raise ConfigError(f"STEPS: there is no {unknown[0]!r}; expected some of {', '.join(STEPS)}")
-    climb = _Climb(taken, views, spaces, methods, data, set, root)
+    climb = _Climb(taken, views, spaces, methods, data, set, force, root)
     ladders = {model: climb(model) for model in named}
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     members = [run for rungs in ladders.values() for step, run in rungs if step != "base" or len(rungs) == 1]
@@ -58,22 +58,38 @@ class _Climb:
     """Makes the runs of one model's ladder."""
 
     def __init__(
-        self, steps: Sequence[str], views: str, spaces: str, methods: str, data: str, set: str, root: Path
+        self,
+        steps: Sequence[str],
+        views: str,
+        spaces: str,
+        methods: str,
+        data: str,
+        set: str,
+        force: bool,
+        root: Path,
     ) -> None:
+        self._force = force
         self._steps, self._views, self._spaces, self._methods = steps, views, spaces, methods
         self._data, self._set, self._root = data, set, root
-        self._runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime.device"))
+        self._runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime."))
 
     def __call__(self, model: str) -> list[tuple[str, str]]:
         """Of each rung the step and the run."""
-        train.main(models=model, data=self._data, set=self._set, root=self._root)
+        train.main(models=model, data=self._data, set=self._set, force=self._force, root=self._root)
         rungs = [("base", model)]
         chain = self._chain(model)
         rungs += chain
         if "pseudo" in self._steps:
             student = f"{model}_student"
-            settings = f"{self._set} {_PSEUDO} pseudo.teachers=[{model}]"
-            train.main(models=model, name=student, data=self._data, set=settings, root=self._root)
+            settings = f"{self._set} pseudo.teachers=[{model}]"
+            train.main(
+                models=model,
+                name=student,
+                data=self._data,
+                set=settings,
+                force=self._force,
+                root=self._root,
+            )
             taught = self._chain(student)
             rungs.append(("pseudo-labels", taught[-1][1] if taught else student))
         return rungs
@@ -81,16 +97,18 @@ class _Climb:
     def _chain(self, run: str) -> list[tuple[str, str]]:
         """A trained run calibrated, seen in several views, smoothed: those that are asked for."""
         rungs = []
-        data, root = self._data, self._root
+        data, force, root = self._data, self._force, self._root
         if "calibration" in self._steps:
-            calibrate.main(runs=run, name=f"{run}_calibrated", data=data, root=root)
+            calibrate.main(runs=run, name=f"{run}_calibrated", data=data, force=force, root=root)
             rungs.append(("calibration", f"{run}_calibrated"))
         top = rungs[-1][1] if rungs else run
         if "tta" in self._steps:
             top = f"{run}_tta"
-            tta.main(run=run, views=self._views, name=top, set=self._runtime, data=data, root=root)
+            tta.main(
+                run=run, views=self._views, name=top, set=self._runtime, data=data, force=force, root=root
+            )
             if "calibration" in self._steps:
-                calibrate.main(runs=top, name=f"{top}_calibrated", data=data, root=root)
+                calibrate.main(runs=top, name=f"{top}_calibrated", data=data, force=force, root=root)
                 top = f"{top}_calibrated"
             rungs.append(("test-time views", top))
         if "smoothing" in self._steps:

@@ -43,7 +43,7 @@ def main(
     fixed = parse_setting(ways[0], how, named[0], smallest=smallest_part(store)) if how else None
     opener = _Opener(store, ways, data, set, root)
     rows = []
-    distances: list[Distance] = []
+    distances: dict[str, list[Distance]] = {}
     changed: list[tuple[str, dict[str, float]]] = []
     for run in chosen:
         parent = store.read_run(run)
@@ -59,17 +59,17 @@ def main(
         rows.append((run, made.name, made.gain, described))
         if "neighbours" in opened:
             changed.append((made.name, sensitivity(store, run, made.fitted, opened["neighbours"])))
-            distances = neighbour_distances(store, opened["neighbours"])
+            distances[run] = neighbour_distances(store, opened["neighbours"])
     console.gains("smoothing, cross-fitted", rows)
-    if distances:
-        show_distances(distances)
+    for run, near in distances.items():
+        show_distances(run, near)
     for made_name, found in changed:
         if found:
             texts = [f"{how} {loss:.4f}" for how, loss in found.items()]
             console.say(f"{made_name}, log loss with other neighbours: {', '.join(texts)}")
 
 
-def show_distances(distances: Sequence[Distance]) -> None:
+def show_distances(run: str, distances: Sequence[Distance]) -> None:
     """Print how near neighbours are in the folds and in the test set."""
     columns = ["space", "k", "validation folds", "all folds at once", "test set"]
     cells = [
@@ -82,7 +82,7 @@ def show_distances(distances: Sequence[Distance]) -> None:
         ]
         for d in distances
     ]
-    console.table("median distance to the k-th neighbour", columns, cells)
+    console.table(f"{run}: median distance to the k-th neighbour", columns, cells)
 
 
 class _Opener:

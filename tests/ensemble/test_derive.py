@@ -250,3 +250,91 @@ def test_what_is_made_of_a_blend_is_no_member_and_is_left_out(store: Store, writ
     assert blend_runs(store, name="other", blenders=LINEAR).members == ("a", "b")
     with pytest.raises(StoreError, match="ensemble_calibrated is a blend, or made of one"):
         blend_runs(store, runs=["a", "ensemble_calibrated"], name="third", blenders=LINEAR)
+
+
+# What is stored is what comes out
+
+
+@pytest.mark.slow
+def test_a_step_on_a_blend_that_chooses_among_blenders(store: Store, write_run: WriteRun) -> None:
+    """Reopened, the blend chooses as it did when it was made, without what is hidden from the step."""
+    for seed, (run, skill) in enumerate([("a", 4.0), ("b", 1.0), ("c", 0.0)]):
+        write_run(run, skill=skill, seed=seed)
+    blenders = find_blenders(["arithmetic_mean", "linear_pool"])
+    ensemble = blend_runs(store, blenders=blenders)
+    assert {blender.name for blender in ensemble.fit.chosen} == {"linear pool"}
+    calibrate_run(store, "ensemble", parts=("temperature",))
+    before = bytes_of(store, "ensemble_calibrated", 1)
+    other = relabelled(store, 1)
+    blend_runs(other, runs=["a", "b", "c"], blenders=blenders)
+    calibrate_run(other, "ensemble", parts=("temperature",))
+    assert bytes_of(other, "ensemble_calibrated", 1) == before
+
+
+def test_a_run_that_comes_out_otherwise_than_stored_is_refused(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=1.5)
+    write_run("b", seed=1)
+    spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=True)}}
+    smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces=spaces)
+    manifest = store.manifest("a_smooth", 2)
+    path = store.workspace.spaces("tiny") / f"{manifest.details['spaces']['neighbours']['x']['valid']}.npz"
+    with np.load(path) as arrays:
+        indices, distances = arrays["indices"], arrays["distances"]
+    np.savez(path, indices=(indices + 7) % len(indices), distances=distances)
+    with pytest.raises(StoreError, match=r"a_smooth: fold \d comes out otherwise now than it is stored"):
+        blend_runs(store, runs=["a_smooth", "b"], blenders=LINEAR)
+
+
+def test_no_run_is_made_of_itself(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    calibrate_run(store, "a", name="x")
+    calibrate_run(store, "x", name="y")
+    for run in ("x", "y"):
+        with pytest.raises(StoreError, match=f"NAME=x: {run} is made of it, or is it; choose another name"):
+            calibrate_run(store, run, name="x", force=True)
+    assert calibrate_run(store, "y", name="z").name == "z"
+
+
+def test_a_stale_run_is_left_out_unless_it_is_named(
+    store: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run("a", skill=2.0)
+    write_run("b")
+    calibrate_run(store, "a")
+    write_run("a", skill=2.0, seed=5)
+    assert blend_runs(store, blenders=LINEAR).members == ("a", "b")
+    assert "a_calibrated: its parent a has changed since it was made; make it anew" in caplog.text
+    with pytest.raises(StoreError, match="a_calibrated: its parent a has changed"):
+        calibrate_run(store, "a_calibrated")
+
+
+def test_a_step_of_another_version_is_named(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    calibrate_run(store, "a")
+    run = store.read_run("a_calibrated")
+    config = {**run.manifests[0].config, "step": {"name": "smooth", "candidates": [{"method": "magic"}]}}
+    for fold in range(3):
+        store.write_fold(
+            "a_calibrated",
+            fold,
+            kind="derived",
+            config=config,
+            valid=run.oof[store.folds.valid(fold)],
+            test=run.test[fold],
+            parents=run.manifests[0].parents,
+        )
+    with pytest.raises(StoreError, match=r"a_calibrated: made by another version of the project .*magic"):
+        blend_runs(store, blenders=LINEAR)
+
+
+def test_two_folds_are_too_few_to_choose_a_smoothing_by(
+    store_with: Callable[[dict[str, int]], Store],
+) -> None:
+    store = store_with({f"p{subject:03}": subject % 2 for subject in range(6)})
+    for fold in range(2):
+        uniform = np.full((len(store.folds.valid(fold)), 3), -np.log(3))
+        test = np.full((len(store.competition.test), 3), -np.log(3))
+        store.write_fold("a", fold, kind="model", config={"run": "a"}, valid=uniform, test=test)
+    spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=True)}}
+    with pytest.raises(StoreError, match=r"2 folds are too few to choose a smoothing by; .*HOW="):
+        smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces=spaces)

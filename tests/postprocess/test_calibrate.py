@@ -97,3 +97,18 @@ def test_nothing_fitted_changes_nothing() -> None:
     log_probs, _ = draw(30)
     kept = Calibrate().apply(Calibrated(prior=(0.25,) * 4), log_probs[None], Part(0))
     np.testing.assert_allclose(kept, log_probs, atol=1e-12)
+
+
+def test_rows_that_are_sure_beyond_what_the_competition_counts_can_still_be_softened() -> None:
+    labels = np.arange(200) % 4
+    right = np.where(np.arange(200) % 5 > 0, labels, (labels + 1) % 4)
+    sure = np.where(np.eye(4)[right] > 0, 0.0, -800.0)
+    step = Calibrate(("temperature",))
+    fitted = step.learn(examples_of(sure, labels))
+    assert log_loss(step.apply(fitted, sure[None], Part(0)), labels) < 1.1 < log_loss(sure, labels)
+
+
+def test_the_bias_needs_the_shares_of_another_fold() -> None:
+    log_probs, labels = draw(400, bias=(2, 0, 0, -2))
+    step = Calibrate(("prior",))
+    assert step.learn(examples_of(log_probs, labels, num_folds=1)).strength == 0

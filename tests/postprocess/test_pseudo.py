@@ -12,10 +12,15 @@ from distracted.config import load_config
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
-from distracted.ensemble.derive import calibrate_run
+from distracted.ensemble.derive import calibrate_run, smooth_run
 from distracted.errors import ConfigError, StoreError
+from distracted.files import sha256_json
 from distracted.postprocess import pseudo
+from distracted.postprocess.methods import WAYS
+from distracted.postprocess.neighbour_mean import Averaging
 from distracted.postprocess.pseudo import read_pseudo_labels, with_teachers
+from distracted.postprocess.spaces import make_spaces
+from distracted.postprocess.step import Part
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig, RunConfig
 from distracted.training.feed import Images
@@ -41,6 +46,12 @@ def relabelled(store: Store, fold: int) -> Store:
     rows = store.folds.ids == fold
     table = store.folds.table.assign(label=np.where(rows, (store.folds.labels + 1) % 3, store.folds.labels))
     return Store(store.workspace, store.competition, Folds(table, store.folds.hash))
+
+
+def taught_by(store: Store, *teachers: str, **settings: object) -> PseudoConfig:
+    """As `with_teachers` resolves it."""
+    digests = {name: sha256_json(store.read_run(name).as_parent().predictions) for name in teachers}
+    return PseudoConfig.model_validate({"teachers": teachers, "predictions": digests, **settings})
 
 
 def student_of_fold_1(store: Store, teacher: str) -> bytes:
@@ -105,15 +116,16 @@ def test_a_leaky_teacher_is_refused(store: Store) -> None:
             test=np.full((len(store.competition.test), 3), -np.log(3)),
         )
     with pytest.raises(StoreError, match=r"watched the folds that it is scored on .LEAKY=1"):
-        read_pseudo_labels(store, PseudoConfig(teachers=("watched",)), 0)
+        read_pseudo_labels(store, taught_by(store, "watched"), 0)
 
 
 def test_labels_are_those_of_the_teachers_networks_of_the_fold(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     write_run("b", seed=1)
     a, b = store.read_run("a"), store.read_run("b")
-    config = PseudoConfig(teachers=("a", "b"), teacher_weights=(3.0, 1.0), own_fold=True)
-    found = read_pseudo_labels(store, config, 2)
+    config = taught_by(store, "a", "b", teacher_weights=(3.0, 1.0), own_fold=True)
+    found, parents = read_pseudo_labels(store, config, 2)
+    assert parents == (a.as_parent(), b.as_parent())
     rows = store.folds.valid(2)
     expected = 0.75 * np.exp(a.test[2]) + 0.25 * np.exp(b.test[2])
     own = 0.75 * np.exp(a.oof[rows]) + 0.25 * np.exp(b.oof[rows])
@@ -124,13 +136,13 @@ def test_labels_are_those_of_the_teachers_networks_of_the_fold(store: Store, wri
 
 def test_a_threshold_keeps_the_sure_and_says_so_where_none_is(store: Store, write_run: WriteRun) -> None:
     write_run("a")
-    everything = read_pseudo_labels(store, PseudoConfig(teachers=("a",)), 0)
+    everything, _ = read_pseudo_labels(store, taught_by(store, "a"), 0)
     sure = everything.probs.max(axis=1) >= 0.6
     assert 0 < sure.sum() < len(sure)
-    kept = read_pseudo_labels(store, PseudoConfig(teachers=("a",), threshold=0.6), 0)
+    kept, _ = read_pseudo_labels(store, taught_by(store, "a", threshold=0.6), 0)
     np.testing.assert_array_equal(kept.probs, everything.probs[sure])
     with pytest.raises(StoreError, match=r"threshold=0.999 keeps none of 7 images in fold 0: the surest"):
-        read_pseudo_labels(store, PseudoConfig(teachers=("a",), threshold=0.999), 0)
+        read_pseudo_labels(store, taught_by(store, "a", threshold=0.999), 0)
 
 
 def test_another_teacher_makes_another_run(store: Store, write_run: WriteRun) -> None:
@@ -142,6 +154,39 @@ def test_another_teacher_makes_another_run(store: Store, write_run: WriteRun) ->
     assert len(hashes) == 2
     with pytest.raises(ConfigError, match="filled in from the teachers' files; leave it out"):
         config_of(store, "pseudo.predictions={a: b}")
+
+
+def test_a_teacher_that_changes_between_two_folds_is_noticed(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    config = taught_by(store, "a")
+    read_pseudo_labels(store, config, 0)
+    write_run("a", seed=1, folds=(2,))
+    with pytest.raises(StoreError, match="a has changed since this run began; begin it anew"):
+        read_pseudo_labels(store, config, 1)
+
+
+def test_what_was_made_of_a_calibrated_run_may_not_teach_either(store: Store, write_run: WriteRun) -> None:
+    """The smoothing itself reads no label, and has it from its parent."""
+    write_run("a", skill=2.0)
+    calibrate_run(store, "a")
+    rng = np.random.default_rng(0)
+    parts = [
+        (Part(fold, test), rng.normal(size=(len(rows), 4)).astype(np.float32))
+        for fold in range(3)
+        for test, rows in ((False, store.folds.valid(fold)), (True, store.competition.test))
+    ]
+    way = WAYS["neighbours"]
+    spaces = {way.layout.name: {"x": make_spaces(store, [way.layout], parts, describes="")[way.layout.name]}}
+    fixed = Averaging("x", "arithmetic", None, 2)
+    smooth_run(store, "a_calibrated", ways=[way], spaces=spaces, fixed=fixed)
+    assert store.read_run("a_calibrated_smooth").fitted
+    with pytest.raises(StoreError, match="a_calibrated_smooth was fitted on out-of-fold rows"):
+        read_pseudo_labels(store, taught_by(store, "a_calibrated_smooth"), 0)
+    smooth_run(store, "a", ways=[way], spaces=spaces, fixed=fixed)
+    assert len(read_pseudo_labels(store, taught_by(store, "a_smooth"), 0)[0].probs) == 7
+    write_run("a", skill=2.0, seed=3)
+    with pytest.raises(StoreError, match="a_smooth: its parent a has changed since it was made"):
+        read_pseudo_labels(store, taught_by(store, "a_smooth"), 0)
 
 
 def test_labels_that_are_not_trained_on_are_not_there() -> None:
@@ -159,6 +204,6 @@ def test_the_manifest_says_who_taught_how_many(store: Store, write_run: WriteRun
     train(store, "student", "pseudo.teachers=[a]", "pseudo.threshold=0.5", folds=(0,))
     manifest = store.manifest("student", 0)
     assert [parent.run for parent in manifest.parents] == ["a"] and manifest.kind == "model"
-    kept = len(read_pseudo_labels(store, PseudoConfig(teachers=("a",), threshold=0.5), 0).probs)
+    kept = len(read_pseudo_labels(store, taught_by(store, "a", threshold=0.5), 0)[0].probs)
     assert manifest.details == {"num_pseudo_labels": kept}
     assert list(manifest.config["pseudo"]["predictions"]) == ["a"]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.errors import DistractedError
 from distracted.postprocess.pseudo import read_pseudo_labels
-from distracted.predictions.manifest import Manifest
+from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.training.checkpoint import save_network
 from distracted.training.fold import train_fold
+from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.tracking import open_tracker
 
@@ -52,7 +53,10 @@ def train_and_store(
     if fold in store.finished_folds(run) and not force:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         return store.manifest(run, fold)
-    pseudo = read_pseudo_labels(store, config.pseudo, fold) if config.pseudo.teachers else None
+    pseudo: PseudoLabels | None = None
+    teachers: tuple[Parent, ...] = ()
+    if config.pseudo.teachers:
+        pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     scratch = store.workspace.scratch(store.competition.name, run, fold)
     tracker = open_tracker(
         config.runtime.tracking,
@@ -86,7 +90,7 @@ def train_and_store(
         valid=result.valid,
         test=result.test,
         weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
-        parents=[store.read_run(teacher).as_parent() for teacher in config.pseudo.teachers],
+        parents=teachers,
         scores=result.scores,
         details={"num_pseudo_labels": len(pseudo.probs)} if pseudo else {},
         seconds=result.seconds,

@@ -7,7 +7,7 @@ from typing import Any
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.crossfit import CrossFit, cross_fit_sources
-from distracted.ensemble.members import open_source, scored_rows
+from distracted.ensemble.members import open_sources, scored_rows
 from distracted.errors import StoreError
 from distracted.metrics import (
     Interval,
@@ -18,6 +18,7 @@ from distracted.metrics import (
     subject_bootstrap,
 )
 from distracted.postprocess.step import Part
+from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
 
@@ -80,7 +81,7 @@ def blend_runs(
     members = (
         [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store, leaky=leaky)
     )
-    if blends := [run.name for run in members if _holds_a_blend(store, run)]:
+    if blends := [run.name for run in members if _holds_a_blend(store, run.name)]:
         raise StoreError(
             f"RUNS: {blends[0]} is a blend, or made of one: its members would count twice; name them instead"
         )
@@ -92,7 +93,7 @@ def blend_runs(
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
     scored = scored_rows(store.folds)
-    sources = [open_source(store, run, scored) for run in members]
+    sources = open_sources(store, members, scored)
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []
@@ -109,14 +110,19 @@ def blend_runs(
 def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
     members = []
     for name in store.runs():
-        finished = store.finished_folds(name)
-        if _holds_a_blend(store, store.read_run(name, partial=True)):
+        manifests = store.manifests(name)
+        if _holds_a_blend(store, name):
             continue
-        if store.manifest(name, finished[0]).leaky and not leaky:
+        if manifests[0].leaky and not leaky:
             _log.warning("%r watched the folds that it is scored on; left out (LEAKY=1 takes it)", name)
             continue
-        if len(finished) < store.folds.num_folds:
-            _log.warning("%s: %d of %d folds; left out", name, len(finished), store.folds.num_folds)
+        if len(manifests) < store.folds.num_folds:
+            _log.warning("%s: %d of %d folds; left out", name, len(manifests), store.folds.num_folds)
+            continue
+        try:
+            check_parents(store, name)
+        except StoreError as error:
+            _log.warning("%s; left out", error)
             continue
         members.append(store.read_run(name))
     if not members:
@@ -127,11 +133,8 @@ def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
     return members
 
 
-def _holds_a_blend(store: Store, run: Run) -> bool:
-    if run.kind == "blend":
-        return True
-    parents = {parent.run for parent in run.manifests[0].parents} & set(store.runs())
-    return any(_holds_a_blend(store, store.read_run(name, partial=True)) for name in parents)
+def _holds_a_blend(store: Store, run: str) -> bool:
+    return any(store.manifests(name)[0].kind == "blend" for name in ancestors(store, run))
 
 
 def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit) -> None:

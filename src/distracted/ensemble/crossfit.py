@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.blenders import BLENDERS, Blender
+from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.sources import (
     MIN_FOLDS,
     Chosen,
@@ -118,7 +118,8 @@ def cross_fit_sources(
 
     For fold k the blender is chosen by its scores on the other folds, and those scores are cross-fitted
     among them; its weights are then fitted on all of the other folds, and so is what the members fitted.
-    With fewer than three folds there is nothing to choose by and the first blender is taken.
+    With fewer than three folds there is nothing to choose by and the first blender is taken; with one fold
+    nothing to fit on, and it is the mean.
 
     Args:
         blenders: Chosen from; from the simplest to the most flexible.
@@ -126,7 +127,7 @@ def cross_fit_sources(
     """
     num_folds = scored.num_folds
     if num_folds < MIN_FOLDS:
-        blenders, shown = blenders[:1], ()
+        blenders, shown = (blenders[:1] if num_folds > 1 else ALL_BLENDERS[:1]), ()
     pairs = num_folds * (num_folds - 1) // 2 if num_folds >= MIN_FOLDS and len(blenders) > 1 else 0
     num_fits = len(blenders) * (1 + num_folds + pairs) + len(shown) * (1 + num_folds)
     with progress("fitting blends", total=num_fits, unit="fit") as step:

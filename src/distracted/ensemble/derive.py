@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distracted.ensemble.members import open_source, scored_rows, step_source
-from distracted.ensemble.sources import Chosen, Fitted, Source
+from distracted.ensemble.members import open_sources, scored_rows, step_source
+from distracted.ensemble.sources import MIN_FOLDS, Chosen, Fitted, Source
 from distracted.errors import ConfigError, StoreError
-from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
+from distracted.postprocess.calibrate import CALIBRATIONS, STRENGTHS, Calibrate
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.methods import Spaces, Way, all_settings, any_of, as_json
 from distracted.postprocess.smooth import Smooth
@@ -118,13 +118,18 @@ def _derive(
     start = time.perf_counter() - seconds
     scored = scored_rows(store.folds)
     reads_labels = not isinstance(step, Smooth) or step.reads_labels
+    if isinstance(step, Smooth) and not step.fixed and scored.num_folds < MIN_FOLDS:
+        raise StoreError(
+            f"{store.competition.name}: {scored.num_folds} folds are too few to choose a smoothing by; "
+            "expected three or more, or HOW="
+        )
     if reads_labels and scored.num_folds < 2:
         raise StoreError(
             f"{store.competition.name}: a single split has no other fold to fit {settings['name']} on; "
             "expected two folds or more"
         )
-    derivation = Derivation(store, parent, name, settings, fitted=reads_labels, force=force)
-    source = step_source(name, step, [open_source(store, parent, scored)], scored)
+    derivation = Derivation(store, parent, name, settings, fitted=reads_labels, force=force, cheap=True)
+    source = step_source(name, step, open_sources(store, [parent], scored), scored)
     fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
     for fold, found in enumerate(fitted):
         hidden = frozenset({fold})
@@ -156,4 +161,4 @@ def _num_candidates(step: Step) -> int:
     """Settings that were chosen from, none among them."""
     if isinstance(step, Smooth):
         return 1 if step.fixed else 1 + len(step.method.candidates)
-    return 1
+    return 1 + len(STRENGTHS) if isinstance(step, Calibrate) and "prior" in step.parts else 1

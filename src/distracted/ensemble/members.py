@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from distracted.data.folds import Folds
 from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
-from distracted.errors import StoreError
+from distracted.errors import StoreError, first_line
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.methods import WAYS, Spaces, any_of, from_json
 from distracted.postprocess.smooth import Smooth
@@ -28,25 +28,42 @@ def scored_rows(folds: Folds) -> Scored:
     return Scored(folds.labels[rows], folds.ids[rows], folds.subjects[rows])
 
 
-def open_source(store: Store, run: Run, scored: Scored) -> Source:
-    """A complete run as a source: predictions as they are, or the step or blend that made them.
+def open_sources(store: Store, runs: Sequence[Run], scored: Scored) -> list[Source]:
+    """Complete runs as sources: predictions as they are, or the step or blend that made them, on its parents.
+
+    What several runs were made of is opened once.
 
     Raises:
-        StoreError: a run that it was made of is gone or has changed, or it comes out otherwise now.
+        StoreError: a run that one was made of is gone or has changed, or one comes out otherwise now.
     """
-    if not run.fitted:
-        return Stored(run.name, run.oof[store.folds.scored], scored, run.test)
-    check_parents(store, run)
-    parents = [open_source(store, store.read_run(parent.run), scored) for parent in run.manifests[0].parents]
-    source: Source
-    if run.kind == "blend":
-        blenders = find_blenders(run.manifests[0].config["blenders"])
-        candidates = [Fitted(blender.name, blender, parents, scored) for blender in blenders]
-        source = Chosen(run.name, candidates, scored)
-    else:
-        source = step_source(run.name, open_step(store, run), parents, scored)
-    _check_same(store, run, source)
-    return source
+    known: dict[str, Source] = {}
+
+    def opened(run: Run) -> Source:
+        if run.name not in known:
+            check_parents(store, run.name)
+            known[run.name] = fitted(run) if run.fitted else _as_stored(store, run, scored)
+        return known[run.name]
+
+    def fitted(run: Run) -> Source:
+        names = [parent.run for parent in run.manifests[0].parents]
+        parents = [known[name] if name in known else opened(store.read_run(name)) for name in names]
+        if run.kind == "blend":
+            source = _open_blend(run, parents, scored)
+        else:
+            source = step_source(run.name, open_step(store, run), parents, scored)
+        _check_same(store, run, source)
+        return source
+
+    return [opened(run) for run in runs]
+
+
+def _as_stored(store: Store, run: Run, scored: Scored) -> Source:
+    return Stored(run.name, run.oof[store.folds.scored], scored, run.test)
+
+
+def _open_blend(run: Run, parents: Sequence[Source], scored: Scored) -> Source:
+    blenders = find_blenders(run.manifests[0].config["blenders"])
+    return Chosen(run.name, [Fitted(blender.name, blender, parents, scored) for blender in blenders], scored)
 
 
 @dataclass(frozen=True)
@@ -73,12 +90,21 @@ def step_source(name: str, step: Step, parents: Sequence[Source], scored: Scored
 def open_step(store: Store, run: Run) -> Step:
     """The step that made a derived run, as its manifests say."""
     settings: Mapping[str, Any] = run.manifests[0].config["step"]
-    if settings["name"] == "calibrate":
-        return Calibrate(tuple(settings["parts"]))
-    if settings["name"] == "smooth":
-        candidates = [from_json(candidate) for candidate in settings["candidates"]]
-        return Smooth(any_of(_open_spaces(store, run), candidates), fixed=settings["fixed"])
-    raise StoreError(f"{run.name}: made by a step that is not known here: {settings['name']}")
+    try:
+        if settings["name"] == "calibrate":
+            return Calibrate(tuple(settings["parts"]))
+        if settings["name"] == "smooth":
+            candidates = [from_json(candidate) for candidate in settings["candidates"]]
+            return Smooth(any_of(_open_spaces(store, run), candidates), fixed=settings["fixed"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(_of_another_version(run, first_line(error))) from error
+    raise StoreError(_of_another_version(run, f"no step {settings['name']}"))
+
+
+def _of_another_version(run: Run, problem: str) -> str:
+    return f"{run.name}: made by another version of the project ({problem}); make it anew with FORCE=1"
 
 
 def _open_spaces(store: Store, run: Run) -> Spaces:
@@ -96,7 +122,14 @@ def _open_spaces(store: Store, run: Run) -> Spaces:
 
 
 def _check_same(store: Store, run: Run, source: Source) -> None:
-    made = source.predict(Part(0), frozenset({0}))
-    stored = run.oof[store.folds.valid(0)]
-    if np.abs(np.exp(made) - np.exp(stored)).max() > _AGREES:
-        raise StoreError(f"{run.name}: it comes out otherwise now than it is stored; make it anew (FORCE=1)")
+    """Every fold's held-out rows, and the test rows of one, come out as they are stored."""
+    for fold in run.folds:
+        hidden = frozenset({fold})
+        pairs = [(source.predict(Part(fold), hidden), run.oof[store.folds.valid(fold)])]
+        if fold == 0:
+            pairs.append((source.predict(Part(fold, test=True), hidden), run.test[0]))
+        if any(np.abs(np.exp(made) - np.exp(stored)).max() > _AGREES for made, stored in pairs):
+            raise StoreError(
+                f"{run.name}: fold {fold} comes out otherwise now than it is stored; make it anew with "
+                "FORCE=1 (a blend: `make ensemble`)"
+            )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.members import open_source, scored_rows
+from distracted.ensemble.members import open_sources, scored_rows
 from distracted.ensemble.sources import Scored, Source
 from distracted.metrics import log_loss
 from distracted.postprocess.methods import any_of
@@ -61,9 +61,11 @@ def sensitivity(
 ) -> dict[str, float]:
     """Log loss of a run smoothed by neighbours as fitted, with fewer frames, and with all drivers at once.
 
+    Folds that another way smooths, or none, stay as they were before.
+
     Args:
         run: What was smoothed.
-        fitted: Of each fold; settings of other ways than neighbours and diffusion are left out.
+        fitted: Of each fold.
 
     Returns:
         By what was done to the neighbours; empty where no fold is smoothed by them.
@@ -71,10 +73,14 @@ def sensitivity(
     if not any(_by_neighbours(found) for found in fitted):
         return {}
     scored = scored_rows(store.folds)
-    parent = open_source(store, store.read_run(run), scored)
+    most = max(found.how.k for found in fitted if found is not None and _by_neighbours(found))
+    [parent] = open_sources(store, [store.read_run(run)], scored)
     rng = np.random.default_rng(0)
     losses = {"as fitted": _score(parent, scored, fitted, spaces)}
+    kept = min(space(Part(fold)).k for space in spaces.values() for fold in range(scored.num_folds))
     for share in SHARES:
+        if most > share * kept / 2:  # too few would be left of those that were found
+            continue
         thin = {name: _Thinned(space, share, rng) for name, space in spaces.items()}
         losses[f"a random {share:.0%} of the frames"] = _score(parent, scored, fitted, thin)
     if all(ALL_DRIVERS in space.keys for space in spaces.values()):

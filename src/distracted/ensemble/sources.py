@@ -1,9 +1,10 @@
 """Sources: predictions that can be made anew without the labels of any folds.
 
-What is fitted on out-of-fold rows (a temperature, a smoothing, a blend's weights, a choice) is fitted as one
-chain on the folds that it may see, and predicts those that it may not. A fold that a blend predicts has to be
-hidden from its members' steps too, whose stored predictions of the other folds have seen it: so a blend takes
-its members as sources, not as files.
+What is fitted on out-of-fold rows (a temperature, a smoothing, a blend's weights, a choice) is fitted on the
+folds that it may see, and predicts those that it may not. A fold that a blend predicts has to be hidden from
+its members' steps too, whose stored predictions of the other folds have seen it: so a blend takes its members
+as sources, not as files. Where one step stands on another, it is fitted on what the other predicts of rows
+that it was not fitted on.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,6 +103,7 @@ class Fitted:
     scored: Scored
     on_fit: Callable[[], None] = lambda: None
     _known: dict[frozenset[int], Any] = field(default_factory=dict)
+    _predicted: dict[tuple[Part, frozenset[int]], NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -115,8 +117,14 @@ class Fitted:
         return self._known[without]
 
     def predict(self, part: Part, without: frozenset[int]) -> NDArray[np.float64]:
+        key = part, without
+        if key in self._predicted:
+            return self._predicted[key]
         inputs = np.stack([source.predict(part, without) for source in self.sources])
-        return self.step.apply(self.fitted(without), inputs, part)
+        found = self.step.apply(self.fitted(without), inputs, part)
+        if not part.test:  # asked for again and again by what stands on it; test sets are large
+            self._predicted[key] = found
+        return found
 
     def examples(self, without: frozenset[int]) -> Examples:
         """The sources' predictions of the folds that may be seen, in the order of the rows."""
@@ -126,11 +134,13 @@ class Fitted:
 
 
 def _of_seen_folds(source: Source, scored: Scored, without: frozenset[int]) -> LogProbs:
+    """Predictions of the folds that may be seen, each by what was fitted without it where others remain."""
     if isinstance(source, Stored):
         return source.oof[scored.seen(without)]
     rows = np.empty((len(scored.labels), source.num_classes))
     for fold in scored.others(without):
-        rows[scored.folds == fold] = source.predict(Part(fold), without)
+        hidden = without | {fold}
+        rows[scored.folds == fold] = source.predict(Part(fold), hidden if scored.others(hidden) else without)
     return rows[scored.seen(without)]
 
 

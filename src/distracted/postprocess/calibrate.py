@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from distracted.metrics import difference_and_error, log_loss, log_losses, prior_log_probs
+from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses, prior_log_probs
 from distracted.postprocess.step import Examples, Labels, LogProbs, Part, normalised
 
 #: In the order in which they are fitted and applied.
@@ -25,7 +25,7 @@ class Calibrated:
         strength: How far the classes' mean probabilities are moved to `prior`: 0 not at all, 1 wholly.
         prior: Each class's share of the labels that were fitted on.
         temperature: Log-probabilities are divided by it.
-        clip: No probability is below it.
+        clip: Probabilities below it are raised to it, before a row is made to sum to 1.
     """
 
     strength: float = 0.0
@@ -48,10 +48,10 @@ class Calibrate:
     name: str = "calibrate"
 
     def learn(self, examples: Examples) -> Calibrated:
-        (log_probs,), labels = examples.log_probs, examples.labels
+        (log_probs,), labels = floored(examples.log_probs), examples.labels
         strength, temperature, clip = 0.0, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
-        if "prior" in self.parts:
+        if "prior" in self.parts and len(np.unique(examples.folds)) > 1:  # else no other fold has shares
             bias = _bias_by_fold(log_probs, examples)
             strength = _fit_strength(log_probs, bias, examples)
             log_probs = normalised(log_probs + strength * bias)
@@ -63,7 +63,7 @@ class Calibrate:
         return Calibrated(strength, tuple(prior.tolist()), temperature, clip)
 
     def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
-        (found,) = log_probs
+        (found,) = floored(log_probs)
         if fitted.strength:
             found = found + fitted.strength * prior_bias(found, np.array(fitted.prior))
         return clip_probs(soften(found, fitted.temperature), fitted.clip)
@@ -106,6 +106,11 @@ def _fit_strength(log_probs: LogProbs, bias: NDArray[np.float64], examples: Exam
     best = min(range(len(STRENGTHS)), key=lambda number: float(tried[number].mean()))
     gain, error = difference_and_error(plain, tried[best], examples.subjects)
     return STRENGTHS[best] if gain > error else 0.0
+
+
+def floored(log_probs: LogProbs) -> NDArray[np.float64]:
+    """Log-probabilities no lower than the competition clips them, where a loss can still tell them apart."""
+    return np.maximum(np.asarray(log_probs, dtype=np.float64), np.log(CLIP))
 
 
 def soften(log_probs: LogProbs, temperature: float) -> NDArray[np.float64]:

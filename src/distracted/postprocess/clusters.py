@@ -12,11 +12,12 @@ from scipy.sparse import csr_array
 from distracted.postprocess.neighbours import directions_of
 from distracted.postprocess.smooth import Prior
 from distracted.postprocess.step import LogProbs, Part, normalised
+from distracted.progress import Progress, silent
 
 #: Images that a cluster holds on average.
 SIZES = (25, 50, 100, 200, 400)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-_MOST_DIMENSIONS = 64
+MOST_DIMENSIONS = 64
 _STEPS = 100
 
 #: Of each image its cluster, by the clusters' mean size; shape (num_images,).
@@ -66,18 +67,22 @@ def matchings(spaces: Sequence[str], *, most: int) -> list[Matching]:
     return [Matching(*values) for values in product(spaces, sizes, STRENGTHS)]
 
 
-def find_clusters(features: NDArray[np.float32], sizes: Sequence[int], *, seed: int = 0) -> Clusters:
+def find_clusters(
+    features: NDArray[np.float32], sizes: Sequence[int], *, seed: int = 0, progress: Progress = silent
+) -> Clusters:
     """k-means on the features' directions, in at most 64 principal components, for each mean size."""
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.decomposition import PCA
 
     directions = directions_of(features)
-    dimensions = min(_MOST_DIMENSIONS, *directions.shape)
+    dimensions = min(MOST_DIMENSIONS, *directions.shape)
     reduced = PCA(dimensions, svd_solver="randomized", random_state=seed).fit_transform(directions)
     found = {}
-    for size in sizes:
-        kmeans = MiniBatchKMeans(max(1, round(len(reduced) / size)), n_init=3, random_state=seed)
-        found[size] = kmeans.fit_predict(reduced).astype(np.int32)
+    with progress("clusters", total=len(sizes), unit="size") as step:
+        for size in sizes:
+            kmeans = MiniBatchKMeans(max(1, round(len(reduced) / size)), n_init=3, random_state=seed)
+            found[size] = kmeans.fit_predict(reduced).astype(np.int32)
+            step()
     return found
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distracted.errors import StoreError
 from distracted.metrics import difference_and_error, log_losses, scores
+from distracted.predictions.lineage import ancestors
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Run, Store
 from distracted.schema import hash_config
@@ -31,7 +32,8 @@ class Derivation:
         name: Of the run that is made.
         step: What is done, as plain JSON values, with its `name`; all that changes the result.
         fitted: Whether the step is fitted on out-of-fold rows.
-        force: Make all folds anew.
+        cheap: Make all folds anew whatever is there, as long as the step is the same.
+        force: Make all folds anew, whatever made those that are there.
 
     Raises:
         StoreError: the name belongs to a run of another kind or of another step.
@@ -45,6 +47,7 @@ class Derivation:
         step: Mapping[str, Any],
         *,
         fitted: bool = False,
+        cheap: bool = False,
         force: bool = False,
     ) -> None:
         self.name = name
@@ -62,8 +65,10 @@ class Derivation:
                 f"NAME={name}: there is a run of that name that is not derived from another; choose another "
                 "name"
             )
+        if name in ancestors(store, parent.name):
+            raise StoreError(f"NAME={name}: {parent.name} is made of it, or is it; choose another name")
         store.check_config(name, hash_config(self._config), redone=parent.folds if force else ())
-        self.folds = [fold for fold in parent.folds if force or not self._is_current(fold, finished)]
+        self.folds = [fold for fold in parent.folds if force or cheap or not self._is_current(fold, finished)]
 
     def write(
         self,

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
-from distracted.postprocess.clusters import SIZES, ClusterMatch, Clusters, Matching, find_clusters, matchings
+from distracted.postprocess.clusters import (
+    MOST_DIMENSIONS,
+    SIZES,
+    ClusterMatch,
+    Clusters,
+    Matching,
+    find_clusters,
+    matchings,
+)
 from distracted.postprocess.diffusion import Diffusion, Spreading, spreadings
 from distracted.postprocess.neighbour_mean import MEANS, Averaging, NeighbourMean, averagings
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
@@ -53,20 +61,15 @@ def _read_neighbours(arrays: Arrays) -> Neighbours:
 
 
 def _find_clusters(features: Any, progress: Progress) -> Arrays:
-    with progress("clusters", total=len(SIZES), unit="size") as step:
-        found: dict[str, Any] = {}
-        for size in SIZES:
-            found[str(size)] = find_clusters(features, [size])[size]
-            step()
-    return found
+    return {str(size): found for size, found in find_clusters(features, SIZES, progress=progress).items()}
 
 
 def _read_clusters(arrays: Arrays) -> Clusters:
     return {int(size): clusters.astype(np.int32) for size, clusters in arrays.items()}
 
 
-_NEIGHBOURS = Layout("neighbours", _find_neighbours, _read_neighbours)
-_CLUSTERS = Layout("clusters", _find_clusters, _read_clusters)
+_NEIGHBOURS = Layout("neighbours", f"{MOST_NEIGHBOURS}", True, _find_neighbours, _read_neighbours)
+_CLUSTERS = Layout("clusters", f"{SIZES} {MOST_DIMENSIONS}", False, _find_clusters, _read_clusters)
 
 
 def _most_neighbours(num_images: int) -> int:

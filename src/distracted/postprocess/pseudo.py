@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from distracted.errors import StoreError
 from distracted.files import sha256_json
+from distracted.predictions.lineage import check_parents
+from distracted.predictions.manifest import Parent
 from distracted.predictions.store import Run, Store
 from distracted.schema import PseudoConfig
 from distracted.training.feed import Images
@@ -32,24 +34,31 @@ def with_teachers(store: Store, settled: Settled, *, student: str) -> Settled:
         return settled
     if student in config.pseudo.teachers:
         raise StoreError(f"pseudo.teachers: {student} cannot teach itself; NAME= gives the student a name")
-    digests = {}
-    for name in config.pseudo.teachers:
-        teacher = store.read_run(name)
-        _check_blind(teacher)
-        digests[name] = sha256_json(teacher.as_parent().predictions)
+    digests = {name: _digest(_teacher(store, name)) for name in config.pseudo.teachers}
     pseudo = config.pseudo.model_copy(update={"predictions": digests})
     return Settled(config.model_copy(update={"pseudo": pseudo}), settled.weights, settled.device)
 
 
-def read_pseudo_labels(store: Store, config: PseudoConfig, fold: int) -> PseudoLabels:
-    """What the teachers' fold-k networks say of the test set, and of the fold where `own_fold` asks for it.
+def read_pseudo_labels(
+    store: Store, config: PseudoConfig, fold: int
+) -> tuple[PseudoLabels, tuple[Parent, ...]]:
+    """What the teachers' fold-k networks say of the test set, and of the fold if `own_fold` asks for it.
+
+    Args:
+        config: Resolved by `with_teachers`.
+
+    Returns:
+        The labels, and the teachers as parents.
 
     Raises:
-        StoreError: as `with_teachers`, or the threshold keeps no image.
+        StoreError: as `with_teachers`, a teacher has changed since, or the threshold keeps no image.
     """
-    teachers = [store.read_run(name) for name in config.teachers]
+    teachers = [_teacher(store, name) for name in config.teachers]
     for teacher in teachers:
-        _check_blind(teacher)
+        if config.predictions[teacher.name] != _digest(teacher):
+            raise StoreError(
+                f"pseudo.teachers: {teacher.name} has changed since this run began; begin it anew (FORCE=1)"
+            )
     images = Images.to_test(store.competition)
     probs = _mean(config, [teacher.test[teacher.folds.index(fold)] for teacher in teachers])
     if config.own_fold:
@@ -62,7 +71,8 @@ def read_pseudo_labels(store: Store, config: PseudoConfig, fold: int) -> PseudoL
             f"pseudo.threshold={config.threshold:g} keeps none of {len(probs)} images in fold {fold}: the "
             f"surest prediction is {probs.max():.3f}; expected a lower threshold"
         )
-    return PseudoLabels(images.take(kept), probs[kept].astype(np.float32))
+    parents = tuple(teacher.as_parent() for teacher in teachers)
+    return PseudoLabels(images.take(kept), probs[kept].astype(np.float32)), parents
 
 
 def _mean(config: PseudoConfig, log_probs: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -70,6 +80,17 @@ def _mean(config: PseudoConfig, log_probs: list[NDArray[np.float64]]) -> NDArray
     mean: NDArray[np.float64] = np.average(np.exp(log_probs), axis=0, weights=weights)
     mean /= mean.sum(axis=1, keepdims=True)
     return mean
+
+
+def _teacher(store: Store, name: str) -> Run:
+    teacher = store.read_run(name)
+    _check_blind(teacher)
+    check_parents(store, name)
+    return teacher
+
+
+def _digest(teacher: Run) -> str:
+    return sha256_json(teacher.as_parent().predictions)
 
 
 def _check_blind(teacher: Run) -> None:
@@ -82,5 +103,5 @@ def _check_blind(teacher: Run) -> None:
         raise StoreError(
             f"pseudo.teachers: {teacher.name} was fitted on out-of-fold rows: its part for fold k has seen "
             "labels of fold k through the networks of the other folds; expected runs as they were trained, "
-            "or steps with fixed settings (make tta, make smooth HOW=...)"
+            "or steps with fixed settings (make tta, make smooth METHODS=neighbours HOW=...)"
         )

@@ -32,9 +32,16 @@ ALL_DRIVERS = Part(-1)
 
 @dataclass(frozen=True)
 class Layout(Generic[T]):
-    """What is kept of a part's features: how it is found, and what the arrays in its file mean."""
+    """What is kept of a part's features: how it is found, and what the arrays in its file mean.
+
+    Attributes:
+        settings: All that changes what is found, besides the features: part of the file's key.
+        compared: Whether all drivers at once are to be compared with.
+    """
 
     name: str
+    settings: str
+    compared: bool
     find: Callable[[NDArray[np.float32], Progress], Arrays]
     read: Callable[[Arrays], T]
 
@@ -59,16 +66,19 @@ class Space(Generic[T]):
 
     def __call__(self, part: Part) -> T:
         key = self.keys[part]
-        if key not in self._known:
-            path = self.folder / f"{key}.npz"
-            arrays = _load(path)
-            if any(len(array) != self.num_images[part] for array in arrays.values()):
-                raise StoreError(
-                    f"{path}: of other images: expected {self.num_images[part]} rows; remove it, and `make "
-                    "smooth` finds anew what is near what"
-                )
-            self._known[key] = self.layout.read(arrays)
-        return self._known[key]
+        if key in self._known:
+            return self._known[key]
+        path = self.folder / f"{key}.npz"
+        arrays = _load(path)
+        if any(len(array) != self.num_images[part] for array in arrays.values()):
+            raise StoreError(
+                f"{path}: of other images: expected {self.num_images[part]} rows; remove it, and `make "
+                "smooth` finds anew what is near what"
+            )
+        found = self.layout.read(arrays)
+        if not part.test:  # fits ask for the others again and again; test sets are large, and asked for once
+            self._known[key] = found
+        return found
 
     def of_fold(self, fold: int) -> dict[str, str]:
         """The keys of a fold's two parts, as a manifest holds them."""
@@ -109,7 +119,8 @@ def make_spaces(
         if part.test and rows is test:  # a fixed network's are the same for every fold
             found = of_test
         else:
-            found = {layout.name: _keep(folder, layout, rows, progress) for layout in layouts}
+            kept = [layout for layout in layouts if part != ALL_DRIVERS or layout.compared]
+            found = {layout.name: _keep(folder, layout, rows, progress) for layout in kept}
         if part.test:
             test, of_test = rows, found
         for name, key in found.items():
@@ -154,7 +165,8 @@ def fixed_spaces(
             yield Part(fold), train[store.folds.valid(fold)]
             yield Part(fold, test=True), test
 
-    describes = config.model.model_dump(mode="json")
+    seen = {name: list(box) for name, box in config.data.regions.items()}
+    describes = {**config.model.model_dump(mode="json"), "boxes": seen}
     return make_spaces(store, layouts, parts(), describes=describes, progress=progress)
 
 
@@ -178,6 +190,11 @@ def own_spaces(
     def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
         for fold in range(store.folds.num_folds):
             trained = load_trained(store, trained_run, fold, runtime=runtime, progress=progress)
+            if trained.network.taken[1]:
+                raise StoreError(
+                    f"SPACES={OWN}: the head of {trained_run.name} takes the un-pooled map, too large to "
+                    "search in; expected the name of a pretrained network, such as SPACES=resnet50"
+                )
             valid = train.take(store.folds.valid(fold))
             yield Part(fold), trained.feed.features(trained.network, valid)
             yield Part(fold, test=True), trained.feed.features(trained.network, test)
@@ -200,7 +217,7 @@ def _trained(store: Store, run: Run) -> Run:
 def _keep(folder: Path, layout: Layout[T], features: NDArray[np.float32], progress: Progress) -> str:
     """Find what the layout keeps of some features, unless its file is there; returns the file's key."""
     features = np.ascontiguousarray(features)
-    digest = sha256(f"{layout.name} {features.shape}".encode())
+    digest = sha256(f"{layout.name} {layout.settings} {features.shape}".encode())
     digest.update(features.data)
     key = digest.hexdigest()[:32]
     path = folder / f"{key}.npz"

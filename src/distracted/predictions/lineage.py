@@ -1,10 +1,11 @@
 """What a run was made of, and whether that is still there."""
 
 from distracted.errors import StoreError
-from distracted.predictions.store import Run, Store
+from distracted.predictions.manifest import Parent, as_parent
+from distracted.predictions.store import Store
 
 
-def check_parents(store: Store, run: Run, *, partial: bool = False) -> None:
+def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
     """Refuse a run whose parents, or theirs in turn, are not as they were when it was made.
 
     A trained run stands by itself, whatever became of the teachers that it learned from.
@@ -15,25 +16,39 @@ def check_parents(store: Store, run: Run, *, partial: bool = False) -> None:
     Raises:
         StoreError: says which has changed, or is gone.
     """
-    if run.kind == "model":
+    manifests = store.manifests(run)
+    kind = manifests[0].kind
+    if kind == "model":
         return
-    member, anew = (
-        ("member", "blend anew (`make ensemble`)") if run.kind == "blend" else ("parent", "make it anew")
-    )
-    parents = [parent for manifest in run.manifests for parent in manifest.parents]
-    for number, parent in enumerate(parents):
-        if parent in parents[:number]:
-            continue
+    member, anew = "parent", "make it anew (`make tta`, `make calibrate` or `make smooth`)"
+    if kind == "blend":
+        member, anew = "member", "blend anew (`make ensemble`)"
+    for parent in parents_of(store, run):
         if parent.run not in store.runs():
-            raise StoreError(f"{run.name}: its {member} {parent.run} is gone; restore it, or {anew}")
-        found = store.read_run(parent.run, partial=True)
-        now = found.as_parent().predictions
+            raise StoreError(f"{run}: its {member} {parent.run} is gone; restore it, or {anew}")
+        store.check_files(parent.run)
+        now = as_parent(store.manifests(parent.run)).predictions
         missing = sorted(set(parent.predictions) - set(now))
         if missing and not partial:
             raise StoreError(
-                f"{run.name}: fold {', '.join(missing)} of its {member} {parent.run} is missing (PARTIAL=1 "
+                f"{run}: fold {', '.join(missing)} of its {member} {parent.run} is missing (PARTIAL=1 "
                 "submits all the same)"
             )
         if any(parent.predictions.get(fold, value) != value for fold, value in now.items()):
-            raise StoreError(f"{run.name}: its {member} {parent.run} has changed since it was made; {anew}")
-        check_parents(store, found, partial=partial)
+            raise StoreError(f"{run}: its {member} {parent.run} has changed since it was made; {anew}")
+        check_parents(store, parent.run, partial=partial)
+
+
+def parents_of(store: Store, run: str) -> list[Parent]:
+    """What a run was made of, as it was then; folds may have been made of different states of one run."""
+    parents = [parent for manifest in store.manifests(run) for parent in manifest.parents]
+    return [parent for number, parent in enumerate(parents) if parent not in parents[:number]]
+
+
+def ancestors(store: Store, run: str) -> set[str]:
+    """Names of all that a run was made of, itself included, as far as it is still there."""
+    found = {run}
+    for parent in parents_of(store, run):
+        if parent.run in store.runs():
+            found |= ancestors(store, parent.run)
+    return found

@@ -1,8 +1,11 @@
 """What lies beside a fold's predictions and says what they are."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from distracted.files import sha256_json
 
 Kind = Literal["model", "derived", "blend"]
 
@@ -57,3 +60,12 @@ class Manifest(BaseModel):
         """Whether something in it was fitted on out-of-fold rows: fold k has seen other folds' labels then,
         through networks that were trained on fold k."""
         return bool(self.config.get("fitted", self.kind == "blend"))
+
+
+def as_parent(manifests: Sequence[Manifest]) -> Parent:
+    """A run as a parent of others, by the manifests of its folds."""
+    return Parent(
+        run=manifests[0].run,
+        config_hash=manifests[0].config_hash,
+        predictions={str(m.fold): sha256_json([m.valid_sha256, m.test_sha256]) for m in manifests},
+    )

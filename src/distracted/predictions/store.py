@@ -19,14 +19,21 @@ from pydantic import ValidationError
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
 from distracted.errors import StoreError, first_line
-from distracted.files import atomic_path, sha256_file, sha256_json, write_text
+from distracted.files import atomic_path, sha256_file, write_text
 from distracted.paths import Workspace
 from distracted.predictions._binding import bind_data
 from distracted.predictions._rows import align, check_rows
-from distracted.predictions.manifest import Kind, Manifest, Parent
+from distracted.predictions.manifest import Kind, Manifest, Parent, as_parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config
+
+#: What finishes a run, or makes it anew.
+_FINISH: dict[Kind, str] = {
+    "model": "`make cv` finishes a run",
+    "derived": "the step that made it finishes it (`make tta`, `make calibrate` or `make smooth`)",
+    "blend": "`make ensemble` makes it anew",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +74,7 @@ class Run:
         return mean
 
     def as_parent(self) -> Parent:
-        return Parent(
-            run=self.name,
-            config_hash=self.manifests[0].config_hash,
-            predictions={str(m.fold): sha256_json([m.valid_sha256, m.test_sha256]) for m in self.manifests},
-        )
+        return as_parent(self.manifests)
 
 
 class Store:
@@ -202,6 +205,19 @@ class Store:
         write_text(self._path(run, fold), manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
+    def manifests(self, run: str) -> tuple[Manifest, ...]:
+        """Those of a run's finished folds.
+
+        Raises:
+            StoreError: there is no such run, or as `manifest`.
+        """
+        self._check_name(run)
+        there = self.finished_folds(run)
+        if not there:
+            known = ", ".join(self.runs()) or "none yet"
+            raise StoreError(f"there is no run {run!r} on {self.competition.name}; there are: {known}")
+        return tuple(self.manifest(run, fold) for fold in there)
+
     def read_run(self, run: str, *, partial: bool = False) -> Run:
         """Read a run's predictions, checked and aligned by `img`.
 
@@ -212,24 +228,18 @@ class Store:
             StoreError: there is no such run; folds are missing or of several configs; a file was edited; an
                 image is missing, double or unknown; a value is not finite; a row does not sum to 1.
         """
-        self._check_name(run)
-        there = self.finished_folds(run)
-        if not there:
-            known = ", ".join(self.runs()) or "none yet"
-            raise StoreError(f"there is no run {run!r} on {self.competition.name}; there are: {known}")
+        manifests = self.manifests(run)
+        there = [manifest.fold for manifest in manifests]
         missing = sorted(set(range(self.folds.num_folds)) - set(there))
+        finish = _FINISH[manifests[0].kind]
         if missing and not partial:
             names = ", ".join(map(str, missing))
             raise StoreError(
-                f"{run}: fold {names} of {self.folds.num_folds} is missing; `make cv` finishes a run "
-                "(make submit takes PARTIAL=1)"
+                f"{run}: fold {names} of {self.folds.num_folds} is missing; {finish} (make submit takes "
+                "PARTIAL=1)"
             )
-        manifests = tuple(self.manifest(run, fold) for fold in there)
         if len({manifest.config_hash for manifest in manifests}) > 1:
-            raise StoreError(
-                f"{run}: its folds were made with different configs; `make cv ... FORCE=1` redoes them (a "
-                "blend: `make ensemble`)"
-            )
+            raise StoreError(f"{run}: its folds were made with different configs; {finish}, with FORCE=1")
         shape = (len(self.competition.train), self.competition.num_classes)
         oof, test = np.full(shape, np.nan), []
         for manifest in manifests:
@@ -256,13 +266,23 @@ class Store:
         check_rows(table, path, "nothing was written")
         return table
 
-    def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
+    def check_files(self, run: str) -> None:
+        """Refuse a run whose prediction files are not those that its manifests describe."""
+        for manifest in self.manifests(run):
+            for part in ("valid", "test"):
+                self._check_file(manifest, part)
+
+    def _check_file(self, manifest: Manifest, part: str) -> Path:
         path = self._path(manifest.run, manifest.fold).with_name(f"{part}.parquet")
         redo = _redo(manifest.run)
         if not path.is_file():
             raise StoreError(f"{path}: no such file; {redo}")
         if sha256_file(path) != getattr(manifest, f"{part}_sha256"):
             raise StoreError(f"{path}: not the file that its manifest describes (edited or damaged); {redo}")
+        return path
+
+    def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
+        path, redo = self._check_file(manifest, part), _redo(manifest.run)
         table = pd.read_parquet(path)
         if list(table.columns) != ["img", *self.competition.classes]:
             raise StoreError(

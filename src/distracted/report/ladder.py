@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from distracted.metrics import Interval, difference_and_error, log_losses, subject_bootstrap
+from distracted.predictions.lineage import ancestors
 from distracted.predictions.store import Store
 from distracted.report.truth import read_truth
 
@@ -22,7 +23,7 @@ class Rung:
         oof: Pooled OOF log loss, cross-fitted, with its 95% bootstrap interval over subjects.
         gain: OOF log loss of the rung below less this one's, paired; low, high: its 95% interval over
             subjects; all None on the lowest rung.
-        seconds: That the run took to make, without what it was made of.
+        seconds: That the run took, with all it was made of that the rungs below were not.
         test: True log loss of the mean over folds, where the truth is known; true_gain: of the rung below
             less this one's.
     """
@@ -53,6 +54,7 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
     labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
     true = read_truth(store, truth) if truth else None
     measured: list[Rung] = []
+    counted: set[str] = set()
     below: np.ndarray | None = None
     for step, name in rungs:
         run = store.read_run(name)
@@ -64,7 +66,9 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
         test = None if true is None else float(log_losses(run.test_log_probs, true).mean())
         last = measured[-1].test if measured else None
         true_gain = last - test if last is not None and test is not None else None
-        seconds = sum(manifest.seconds for manifest in run.manifests)
+        new = ancestors(store, name) - counted
+        counted |= new
+        seconds = sum(manifest.seconds for made in new for manifest in store.manifests(made))
         oof = subject_bootstrap(losses, subjects)
         measured.append(Rung(step, name, oof, gain, low, high, seconds, test, true_gain))
         below = losses

@@ -51,7 +51,7 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     """
     if name:
         run = store.read_run(name, partial=partial)
-        check_parents(store, run, partial=partial)
+        check_parents(store, run.name, partial=partial)
     else:
         run = _newest_blend(store, partial)
     if run.leaky:
@@ -92,7 +92,7 @@ def _newest_blend(store: Store, partial: bool) -> Run:
     for _, name in sorted(blends, reverse=True):
         try:
             run = store.read_run(name, partial=partial)
-            check_parents(store, run, partial=partial)
+            check_parents(store, run.name, partial=partial)
         except StoreError as error:
             stale.append(str(error))
             continue

@@ -10,7 +10,7 @@ from distracted.predictions.store import Store
 from distracted.submission.expect import Expected
 from distracted.submission.send import Answer
 
-EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, False, 0.42, 0.44)
+EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, "assumed", 0.42, 0.44)
 
 
 def test_the_forecast_is_one_line() -> None:
@@ -21,7 +21,7 @@ def test_the_forecast_is_one_line() -> None:
 
 
 def test_where_nothing_can_be_said_it_says_so() -> None:
-    few = Expected(0.43, None, None, 0.47, -0.04, None, None, 2, 50, True, 0.42, 0.44)
+    few = Expected(0.43, None, None, 0.47, -0.04, None, None, 2, 50, "stated", 0.42, 0.44)
     assert submit.describe(few) == (
         "0.4300; no interval: subjects are too few, or do not differ "
         "(OOF 0.4700, mean over folds -0.0400, 2 training and 50 test subjects)"

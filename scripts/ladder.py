@@ -135,8 +135,8 @@ def show(store: Store, model: str, rungs: Sequence[tuple[str, str]], truth: Path
 
 
 def _cells(rung: Rung) -> list[str]:
-    gain = "" if rung.gain is None else f"{rung.gain:+.4f} ({rung.low:+.4f} to {rung.high:+.4f})"
-    oof = f"{rung.oof.mean:.4f} ({rung.oof.low:.4f} to {rung.oof.high:.4f})"
+    gain = "" if rung.gain is None else f"{rung.gain:+.4f} ({rung.low:+.3f} to {rung.high:+.3f})"
+    oof = f"{rung.oof.mean:.4f} ({rung.oof.low:.3f} to {rung.oof.high:.3f})"
     cells = [rung.step, rung.run, oof, gain, f"{rung.seconds:.0f}"]
     if rung.test is not None:
         cells += [f"{rung.test:.4f}", "" if rung.true_gain is None else f"{rung.true_gain:+.4f}"]

@@ -10,7 +10,7 @@ from distracted.submission.answers import keep_answer, kept_answers
 from distracted.submission.expect import Expected
 from distracted.submission.send import Answer
 
-EXPECTED = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, True, 0.4, 0.4)
+EXPECTED = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, "stated", 0.4, 0.4)
 
 
 @pytest.fixture

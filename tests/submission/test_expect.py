@@ -152,7 +152,7 @@ def test_networks_without_an_error_promise_no_interval() -> None:
 
 
 def test_errors_off_count_from_the_mean_to_either_end() -> None:
-    expected = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, True, 0.4, 0.4)
+    expected = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, "stated", 0.4, 0.4)
     assert expected.errors_off(0.4) == 0
     assert expected.errors_off(0.2) == pytest.approx(-2.5)
     assert expected.errors_off(0.6) == pytest.approx(2.5)

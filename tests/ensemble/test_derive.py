@@ -24,6 +24,8 @@ from distracted.postprocess.spaces import Space, make_spaces
 from distracted.postprocess.step import Part
 from distracted.predictions.store import Store
 
+pytestmark = pytest.mark.slow  # networks or whole runs in each
+
 WriteRun = Callable[..., None]
 LINEAR = find_blenders(["linear_pool"])
 
@@ -163,7 +165,6 @@ def make_all(store: Store, space: Space[Any]) -> None:
     blend_runs(store, runs=["smooth", "b_calibrated"], blenders=LINEAR)
 
 
-@pytest.mark.slow
 def test_a_folds_labels_reach_neither_its_steps_nor_its_blend(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)
     write_run("b", skill=2.0, seed=1)
@@ -182,7 +183,6 @@ def test_a_folds_labels_reach_neither_its_steps_nor_its_blend(store: Store, writ
     assert all(bytes_of(changed, run, 1) != before[run] for run in runs)  # other folds' labels do count
 
 
-@pytest.mark.slow
 def test_members_as_files_would_let_a_folds_labels_into_its_weights(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +240,6 @@ def test_a_space_of_other_images_is_named(store: Store, write_run: WriteRun) -> 
     assert store.runs() == ["a"]
 
 
-@pytest.mark.slow
 def test_what_is_made_of_a_blend_is_no_member_and_is_left_out(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)
     write_run("b", seed=1)
@@ -255,7 +254,6 @@ def test_what_is_made_of_a_blend_is_no_member_and_is_left_out(store: Store, writ
 # What is stored is what comes out
 
 
-@pytest.mark.slow
 def test_a_step_on_a_blend_that_chooses_among_blenders(store: Store, write_run: WriteRun) -> None:
     """Reopened, the blend chooses as it did when it was made, without what is hidden from the step."""
     for seed, (run, skill) in enumerate([("a", 4.0), ("b", 1.0), ("c", 0.0)]):

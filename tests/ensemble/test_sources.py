@@ -49,6 +49,7 @@ def sim() -> Simulated:
     return simulate(3, num_images=250, num_classes=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", CHAINS)
 @pytest.mark.parametrize("hidden", [{2}, {2, 4}])
 def test_hidden_labels_change_no_byte_of_what_is_predicted_without_them(

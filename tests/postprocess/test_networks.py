@@ -20,6 +20,8 @@ from distracted.predictions.store import Run, Store
 from distracted.training.feed import Images
 from distracted.training.resolve import settle
 
+pytestmark = pytest.mark.slow  # networks or whole runs in each
+
 
 @pytest.fixture
 def parent(store: Store) -> Run:
@@ -35,7 +37,6 @@ def path_of(store: Store, fold: int) -> Path:
     return store.workspace.network("tiny", "tiny", fold)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "settings"),
     [

@@ -27,6 +27,8 @@ from distracted.training.feed import Images
 from distracted.training.pseudo import PseudoLabels, joint_targets
 from distracted.training.resolve import settle
 
+pytestmark = pytest.mark.slow  # networks or whole runs in each
+
 WriteRun = Callable[..., None]
 BLEND = find_blenders(["linear_pool"])
 
@@ -60,7 +62,6 @@ def student_of_fold_1(store: Store, teacher: str) -> bytes:
     return made.oof[store.folds.valid(1)].tobytes() + made.test.tobytes()
 
 
-@pytest.mark.slow
 def test_a_folds_labels_do_not_reach_its_student(store: Store) -> None:
     train(store, "teacher")
     before = student_of_fold_1(store, "teacher")
@@ -70,7 +71,6 @@ def test_a_folds_labels_do_not_reach_its_student(store: Store) -> None:
     assert student_of_fold_1(relabelled(store, 0), "teacher") != before  # other labels do count
 
 
-@pytest.mark.slow
 def test_a_cross_fitted_blend_as_teacher_would_let_the_labels_in(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +198,6 @@ def test_labels_that_are_not_trained_on_are_not_there() -> None:
     np.testing.assert_allclose(weights, [1, 1, 1, 1, 0.5])
 
 
-@pytest.mark.slow
 def test_the_manifest_says_who_taught_how_many(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=3.0)
     train(store, "student", "pseudo.teachers=[a]", "pseudo.threshold=0.5", folds=(0,))

@@ -23,6 +23,8 @@ from distracted.progress import silent
 from distracted.training.feed import Feed, Images
 from distracted.training.resolve import settle
 
+pytestmark = pytest.mark.slow  # networks or whole runs in each
+
 NEIGHBOURS = WAYS["neighbours"].layout
 
 

@@ -21,6 +21,9 @@ from distracted.training.feed import Images
 CENTRE = VIEWS["centre"]
 
 
+pytestmark = pytest.mark.slow  # networks or whole runs in each
+
+
 @pytest.fixture
 def parent(store: Store) -> Run:
     return write_untrained(store)
@@ -45,7 +48,6 @@ def test_the_centre_alone_is_the_run_itself(store: Store, parent: Run) -> None:
     np.testing.assert_allclose(derived.test, parent.test, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_fold_is_the_mean_of_its_own_networks_views(store: Store, parent: Run) -> None:
     tta(store, "scales colour", average="log_probs", name="mean")
     derived = store.read_run("mean")
@@ -94,7 +96,6 @@ def test_progress_counts_every_image_once(store: Store, parent: Run) -> None:
 # What is done already
 
 
-@pytest.mark.slow
 def test_finished_folds_are_skipped_unless_forced(store: Store, parent: Run) -> None:
     tta(store)
     store.workspace.fold("tiny", "tiny_tta", 1).joinpath("manifest.json").unlink()
@@ -103,7 +104,6 @@ def test_finished_folds_are_skipped_unless_forced(store: Store, parent: Run) -> 
     assert tta(store, force=True) == [0, 1, 2]
 
 
-@pytest.mark.slow
 def test_folds_are_made_anew_where_the_parent_has_changed(
     store: Store, parent: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -124,7 +124,6 @@ def test_folds_are_made_anew_where_the_parent_has_changed(
     assert "tiny_tta, fold 0: tiny has changed since; made anew" in caplog.text
 
 
-@pytest.mark.slow
 def test_other_views_take_another_name_or_force(store: Store, parent: Run) -> None:
     tta(store)
     with pytest.raises(StoreError, match="NAME=tiny_tta_2"):
@@ -138,7 +137,6 @@ def test_other_views_take_another_name_or_force(store: Store, parent: Run) -> No
 # As a run
 
 
-@pytest.mark.slow
 def test_it_is_blended_and_submitted_like_any_other(store: Store, parent: Run) -> None:
     tta(store, "five_crops")
     ensemble = blend_runs(store)

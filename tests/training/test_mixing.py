@@ -228,6 +228,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 class TestTraining:
     @pytest.mark.parametrize(
         "name", [pytest.param(name, marks=() if name == "all" else pytest.mark.slow) for name in SETTINGS]

@@ -119,6 +119,7 @@ class _Climb:
                 name=f"{run}_smooth",
                 set=self._runtime,
                 data=data,
+                force=force,
                 root=root,
             )
             rungs.append(("smoothing", f"{run}_smooth"))

@@ -17,10 +17,11 @@ from distracted.ensemble.sources import (
     Source,
     Stored,
     as_good,
+    held_out_log_probs,
     held_out_losses,
 )
 from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
-from distracted.postprocess.step import LogProbs, Part
+from distracted.postprocess.step import LogProbs
 from distracted.progress import Progress, silent
 
 _NONE: frozenset[int] = frozenset()
@@ -138,18 +139,16 @@ def cross_fit_sources(
         candidates = [fitted(blender) for blender in blenders]
         blend = Chosen("blend", candidates, scored)
         chosen, weights = [], []
-        blended = np.empty((len(scored.labels), blend.num_classes))
         for fold in range(num_folds):
             hidden = frozenset({fold})
             taken = blend.choice(hidden)
             chosen.append(blenders[taken])
             weights.append(candidates[taken].fitted(hidden))
-            blended[scored.folds == fold] = blend.predict(Part(fold), hidden)
         verdicts = _compare([*candidates, *map(fitted, shown)], [*blenders, *shown], len(blenders), scored)
         overall = blend.choice(_NONE)
         overall_weights = candidates[overall].fitted(_NONE)
         return CrossFit(
-            log_probs=blended,
+            log_probs=held_out_log_probs(blend, scored),
             chosen=tuple(chosen),
             weights=tuple(weights),
             verdicts=verdicts,

@@ -133,18 +133,17 @@ def _derive(
     fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
     for fold, found in enumerate(fitted):
         hidden = frozenset({fold})
-        if fold in derivation.folds:
-            derivation.write(
-                fold,
-                valid=source.predict(Part(fold), hidden),
-                test=source.predict(Part(fold, test=True), hidden),
-                seconds=(time.perf_counter() - start) / scored.num_folds,
-                details={
-                    "fitted": None if found is None else asdict(found),
-                    "num_candidates": _num_candidates(step),
-                    **(details[fold] if details else {}),
-                },
-            )
+        derivation.write(
+            fold,
+            valid=source.predict(Part(fold), hidden),
+            test=source.predict(Part(fold, test=True), hidden),
+            seconds=(time.perf_counter() - start) / scored.num_folds,
+            details={
+                "fitted": None if found is None else asdict(found),
+                "num_candidates": _num_candidates(step),
+                **(details[fold] if details else {}),
+            },
+        )
     overall = _fitted(source, frozenset())
     return Derived(name, measure_gain(store, parent, store.read_run(name)), tuple(fitted), overall)
 

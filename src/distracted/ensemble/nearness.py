@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import Scored, Source
+from distracted.ensemble.sources import Scored, held_out_log_probs
 from distracted.metrics import log_loss
 from distracted.postprocess.methods import any_of
 from distracted.postprocess.neighbours import Neighbours
@@ -75,16 +75,16 @@ def sensitivity(
     scored = scored_rows(store.folds)
     most = max(found.how.k for found in fitted if found is not None and _by_neighbours(found))
     [parent] = open_sources(store, [store.read_run(run)], scored)
-    rng = np.random.default_rng(0)
-    losses = {"as fitted": _score(parent, scored, fitted, spaces)}
+    log_probs, rng = held_out_log_probs(parent, scored), np.random.default_rng(0)
+    losses = {"as fitted": _score(log_probs, scored, fitted, spaces)}
     kept = min(space(Part(fold)).k for space in spaces.values() for fold in range(scored.num_folds))
     for share in SHARES:
         if most > share * kept / 2:  # too few would be left of those that were found
             continue
         thin = {name: _Thinned(space, share, rng) for name, space in spaces.items()}
-        losses[f"a random {share:.0%} of the frames"] = _score(parent, scored, fitted, thin)
+        losses[f"a random {share:.0%} of the frames"] = _score(log_probs, scored, fitted, thin)
     if all(ALL_DRIVERS in space.keys for space in spaces.values()):
-        losses["drivers of all folds at once"] = _score_at_once(parent, scored, fitted, spaces)
+        losses["drivers of all folds at once"] = _score(log_probs, scored, fitted, spaces, at_once=True)
     return losses
 
 
@@ -103,25 +103,20 @@ def _by_neighbours(found: Smoothed | None) -> bool:
 
 
 def _score(
-    parent: Source, scored: Scored, fitted: Sequence[Smoothed | None], spaces: Mapping[str, Any]
+    log_probs: NDArray[np.float64],
+    scored: Scored,
+    fitted: Sequence[Smoothed | None],
+    spaces: Mapping[str, Any],
+    *,
+    at_once: bool = False,
 ) -> float:
-    smoothed = np.empty((len(scored.labels), parent.num_classes))
-    for fold, found in enumerate(fitted):
-        log_probs = parent.predict(Part(fold), frozenset({fold}))
-        smoothed[scored.folds == fold] = _smoothed(log_probs, Part(fold), found, spaces)
-    return log_loss(smoothed, scored.labels)
-
-
-def _score_at_once(
-    parent: Source, scored: Scored, fitted: Sequence[Smoothed | None], spaces: Mapping[str, Any]
-) -> float:
-    everything = np.empty((len(scored.labels), parent.num_classes))
-    for fold in range(scored.num_folds):
-        everything[scored.folds == fold] = parent.predict(Part(fold), frozenset({fold}))
-    smoothed = np.empty_like(everything)
+    smoothed = np.empty_like(log_probs)
     for fold, found in enumerate(fitted):
         rows = scored.folds == fold
-        smoothed[rows] = _smoothed(everything, ALL_DRIVERS, found, spaces)[rows]
+        if at_once:
+            smoothed[rows] = _smoothed(log_probs, ALL_DRIVERS, found, spaces)[rows]
+        else:
+            smoothed[rows] = _smoothed(log_probs[rows], Part(fold), found, spaces)
     return log_loss(smoothed, scored.labels)
 
 

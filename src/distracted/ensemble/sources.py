@@ -184,10 +184,17 @@ def as_good(difference: float, error: float) -> bool:
     return difference <= max(error, NEGLIGIBLE)
 
 
-def held_out_losses(source: Source, scored: Scored, without: frozenset[int]) -> NDArray[np.float64]:
-    """Loss of each row of the folds that may be seen, each fold predicted without a look at itself, too."""
-    losses = np.empty(len(scored.labels))
+def held_out_log_probs(
+    source: Source, scored: Scored, without: frozenset[int] = frozenset()
+) -> NDArray[np.float64]:
+    """Each fold that may be seen, predicted without a look at itself, too; rows of the others are NaN."""
+    rows = np.full((len(scored.labels), source.num_classes), np.nan)
     for fold in scored.others(without):
-        rows = scored.folds == fold
-        losses[rows] = log_losses(source.predict(Part(fold), without | {fold}), scored.labels[rows])
-    return losses[scored.seen(without)]
+        rows[scored.folds == fold] = source.predict(Part(fold), without | {fold})
+    return rows
+
+
+def held_out_losses(source: Source, scored: Scored, without: frozenset[int]) -> NDArray[np.float64]:
+    """Loss of each row of the folds that may be seen, predicted as `held_out_log_probs`."""
+    seen = scored.seen(without)
+    return log_losses(held_out_log_probs(source, scored, without)[seen], scored.labels[seen])

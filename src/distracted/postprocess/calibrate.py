@@ -1,5 +1,6 @@
 """Calibration: a run's probabilities made as sure as they should be."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,22 +72,21 @@ class Calibrate:
 
 def fit_temperature(log_probs: LogProbs, labels: Labels) -> float:
     """The temperature of least log loss, between 1/20 and 20, after Guo et al. (ICML 2017)."""
-    found = minimize_scalar(
-        lambda log_t: log_loss(soften(log_probs, np.exp(log_t)), labels),
-        bounds=_TEMPERATURES,
-        method="bounded",
-        options={"xatol": 1e-5},
-    )
-    return float(np.exp(found.x))
+    return _best(lambda t: log_loss(soften(log_probs, t), labels), _TEMPERATURES, tolerance=1e-5)
 
 
 def fit_clip(log_probs: LogProbs, labels: Labels) -> float:
     """The floor under probabilities of least log loss, at most 0.05."""
+    return _best(lambda clip: log_loss(clip_probs(log_probs, clip), labels), _CLIPS, tolerance=1e-4)
+
+
+def _best(loss: Callable[[float], float], log_bounds: tuple[float, float], *, tolerance: float) -> float:
+    """The positive number of least loss, searched by its logarithm."""
     found = minimize_scalar(
-        lambda log_clip: log_loss(clip_probs(log_probs, np.exp(log_clip)), labels),
-        bounds=_CLIPS,
+        lambda log: loss(float(np.exp(log))),
+        bounds=log_bounds,
         method="bounded",
-        options={"xatol": 1e-4},
+        options={"xatol": tolerance},
     )
     return float(np.exp(found.x))
 

@@ -72,10 +72,12 @@ def nearest_neighbours(
     return Neighbours(indices, distances)
 
 
-def directions_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Features seen from their mean, each at length 1, (num_images, num_features)."""
+def directions_of(
+    features: NDArray[np.float32], *, centre: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Features seen from a centre, by default their mean, each at length 1, (num_images, num_features)."""
     directions = np.array(features, dtype=np.float32)
-    directions -= directions.mean(axis=0)
+    directions -= directions.mean(axis=0) if centre is None else centre
     directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
     return directions
 

@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from distracted.errors import DataError
 from distracted.files import write_json
 from distracted.models.network import build_network
+from distracted.postprocess.neighbours import directions_of
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.training.feed import Feed, Images
@@ -66,7 +67,7 @@ def count_people(
     """
     rng = np.random.default_rng(seed)
     mean = train.mean(axis=0)
-    known, unknown = _directions(train - mean), _directions(test - mean)
+    known, unknown = (directions_of(rows, centre=mean) for rows in (train, test))
     height = _height(_some(known, rng), len(np.unique(subjects)))
     people = len(np.unique(_clusters(_some(unknown, rng), height)))
     names, ratios, agreements = np.unique(subjects), [], []
@@ -79,11 +80,6 @@ def count_people(
         ratios.append(len(np.unique(found)) / len(np.unique(subjects[kept])))
         agreements.append(float(adjusted_rand_score(subjects[kept], found)))
     return PeopleCount(people, tuple(ratios), float(np.mean(agreements)))
-
-
-def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    directions: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return directions
 
 
 def _some(rows: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
     if kind == "blend":
         member, anew = "member", "blend anew (`make ensemble`)"
     for parent in parents_of(store, run):
-        if parent.run not in store.runs():
+        if not store.finished_folds(parent.run):
             raise StoreError(f"{run}: its {member} {parent.run} is gone; restore it, or {anew}")
         store.check_files(parent.run)
         now = as_parent(store.manifests(parent.run)).predictions
@@ -49,6 +49,6 @@ def ancestors(store: Store, run: str) -> set[str]:
     """Names of all that a run was made of, itself included, as far as it is still there."""
     found = {run}
     for parent in parents_of(store, run):
-        if parent.run in store.runs():
+        if store.finished_folds(parent.run):
             found |= ancestors(store, parent.run)
     return found

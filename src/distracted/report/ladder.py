@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distracted.metrics import Interval, difference_and_error, log_losses, subject_bootstrap
+from distracted.metrics import Interval, difference_and_error, log_loss, log_losses, subject_bootstrap
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.store import Store
 from distracted.report.truth import read_truth
@@ -63,7 +63,7 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
         if below is not None:
             gain, error = difference_and_error(below, losses, subjects)
             low, high = gain - _WIDTH * error, gain + _WIDTH * error
-        test = None if true is None else float(log_losses(run.test_log_probs, true).mean())
+        test = None if true is None else log_loss(run.test_log_probs, true)
         last = measured[-1].test if measured else None
         true_gain = last - test if last is not None and test is not None else None
         new = ancestors(store, name) - counted

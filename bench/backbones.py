@@ -108,6 +108,7 @@ def _origin(model: ModelConfig, size: int) -> dict[str, Any]:
     reference = _torchvision(theirs) if in_torchvision else _timm(model.backbone, size)
     for module in reference.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             module.weight.uniform_(0.2, 0.6)
@@ -135,15 +136,15 @@ def _origin(model: ModelConfig, size: int) -> dict[str, Any]:
     }
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str) -> Any:
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    network: nn.Module = torchvision.models.get_model(name, weights=None, **extra)
+    network: Any = torchvision.models.get_model(name, weights=None, **extra)
     if extra:
         network.transform_input = True  # as torchvision sets it with its ImageNet weights
     return network.eval()
 
 
-def _timm(name: str, size: int) -> nn.Module:
+def _timm(name: str, size: int) -> Any:
     extra = {"img_size": size} if find_backbone(name).fixed_size else {}
     return timm.create_model(name, **extra).eval()
 
@@ -165,7 +166,8 @@ def take_step(
     optimizer.zero_grad(set_to_none=True)
     weighted = network.weighted_logits(images)
     losses = [nn.functional.cross_entropy(logits, labels) for _, logits in weighted]
-    torch.stack([weight * loss for (weight, _), loss in zip(weighted, losses, strict=True)]).sum().backward()
+    total = torch.stack([weight * loss for (weight, _), loss in zip(weighted, losses, strict=True)]).sum()
+    total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return losses[0].detach()

@@ -211,7 +211,8 @@ def _slsqp(
     constraints: Any = (),
 ) -> tuple[Floats, int | None]:
     """SLSQP from equal weights."""
-    result: OptimizeResult = minimize(
+    solve: Any = minimize
+    result: OptimizeResult = solve(
         loss,
         np.full(num_runs, 1 / num_runs),
         jac=True if gradient else None,

@@ -115,7 +115,7 @@ def _prepare(
     network.zero_grad(set_to_none=True)
     network.freeze_first(num_frozen)
     network.train_learning(batchnorm=False)
-    return optimizer([p for p in network.parameters() if p.requires_grad], lr=1e-3)
+    return optimizer([p for p in network.parameters() if p.requires_grad], {"lr": 1e-3})
 
 
 def _timed(network: Network, num_frozen: int, images: torch.Tensor, labels: torch.Tensor) -> float:

@@ -4,8 +4,7 @@
 
 Every trained run of a store is calibrated, and then offered to each way to smooth (and to all at once) in
 a space of random features: what is near an image is anybody. Counted is how often a fold is left as it is,
-and what the choice did to the score. (Clusters of anybody are no nonsense: a large one is the whole fold, and
-to move it towards the class prior is what calibration does.)
+and what the choice did to the score. Where subjects have too few images for clusters, these have no settings.
 """
 
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 
 import console
 from distracted.config import load_data_config
-from distracted.ensemble.members import open_source, scored_rows, step_source
+from distracted.ensemble.derive import extent_of
+from distracted.ensemble.members import open_sources, scored_rows, step_source
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, held_out_losses
 from distracted.metrics import difference_and_error
 from distracted.paths import Workspace
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.methods import WAYS, Way, all_settings, any_of
+from distracted.postprocess.methods import WAYS, Extent, Way, all_settings, any_of
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import Part
 from distracted.predictions.store import open_store
@@ -47,12 +47,13 @@ def main(
     changes: dict[str, list[float]] = {name: [] for name in ways}
     with console.progress("runs", total=len(runs) * repeats, unit="shuffle") as step:
         for run in runs:
-            member = Fitted("calibrated", Calibrate(), [open_source(store, run, scored)], scored)
+            calibrate = Calibrate(subjects=scored.subjects_by_fold())
+            member = Fitted("calibrated", calibrate, open_sources(store, [run], scored), scored)
             plain = held_out_losses(member, scored, frozenset())
             for repeat in range(repeats):
                 rng = np.random.default_rng([3, repeat])
                 for name, chosen_from in ways.items():
-                    source = _smoothed(member, scored, chosen_from, rng)
+                    source = _smoothed(member, scored, chosen_from, extent_of(store), rng)
                     assert isinstance(source, Chosen)
                     choices = [source.choice(frozenset({fold})) for fold in range(scored.num_folds)]
                     none_of[name][0] += choices.count(0)
@@ -67,14 +68,15 @@ def main(
         say_row([name, share, f"{values.mean():+.6f}", f"{values.max():+.6f}"])
 
 
-def _smoothed(member: Source, scored: Scored, ways: list[Way], rng: np.random.Generator) -> Source:
+def _smoothed(
+    member: Source, scored: Scored, ways: list[Way], extent: Extent, rng: np.random.Generator
+) -> Source:
     features = dict(_features(scored, rng))
     spaces = {}
     for way in ways:
         kept = {part: way.layout.read(way.layout.find(rows, silent)) for part, rows in features.items()}
         spaces[way.layout.name] = {"shuffled": kept.__getitem__}
-    smallest = min(len(rows) for rows in features.values())
-    candidates = all_settings(ways, ["shuffled"], smallest=smallest)
+    candidates = all_settings(ways, ["shuffled"], extent)
     return step_source("smooth", Smooth(any_of(spaces, candidates)), [member], scored)  # type: ignore[arg-type]
 
 

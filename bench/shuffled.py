@@ -13,41 +13,32 @@ sign can turn to use. Results are kept below --root, one file a repeat: what is 
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 
 import console
-from distracted.config import load_config
-from distracted.data.competition import load_competition
-from distracted.data.split import split_by_subject
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS
 from distracted.ensemble.members import step_source
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
 from distracted.files import write_json
 from distracted.metrics import log_loss, log_losses
 from distracted.models.linear import fit_logistic, linear_log_probs
-from distracted.models.network import build_network
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.methods import WAYS, all_settings, any_of
+from distracted.postprocess.methods import WAYS, Extent, all_settings, any_of
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import Part
 from distracted.progress import silent
-from distracted.training.feed import Feed, Images
-from distracted.training.resolve import settle
+from heads import NUM_FOLDS, Ints, People, fit_heads, fold_people, labelled_people, some_columns
 from markdown_table import say_header, say_row
 
-NUM_FOLDS = 5
 #: Of the members: inverse strength of the penalty, and how many random features it sees (None: all).
 HEADS = ((0.01, None), (0.1, 128), (1.0, 128), (1.0, 64), (100.0, 64), (100.0, 32))
 _MAX_ITER = 200
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def main(
@@ -59,112 +50,91 @@ def main(
 ) -> None:
     """Print a table: every blender and step, and by how much its cross-fitted score flatters."""
     torch.set_num_threads(1)
-    features, labels, subjects = _labelled(data, root, size)
+    people = labelled_people(data, root, size)
     found = []
     with console.progress("shuffles", total=repeats, unit="shuffle") as step:
         for repeat in range(repeats):
             path = root / "shuffled" / f"{repeat:03}.json"
             if not path.is_file():
                 rng = np.random.default_rng([2, repeat])
-                write_json(path, dict(_repeat(features, labels, subjects, rng)))
+                write_json(path, dict(_repeat(people, rng)))
             found.append(json.loads(path.read_text()))
             step()
     _show(found)
 
 
-def _labelled(data: str, root: Path, size: int) -> tuple[NDArray[np.float32], Ints, Ints]:
-    settings = [f"model.image_size={size}", "recipe=features", "runtime.tracking=none"]
-    config = load_config(model="efficientnet_lite0", data=data, overrides=settings)
-    settled = settle(config, num_folds=NUM_FOLDS)
-    competition = load_competition(settled.config.data, cache=root / "cache", progress=console.progress)
-    network = build_network(settled.config.model, settled.weights, num_classes=competition.num_classes)
-    features = Feed(settled, root / "cache", console.progress).features(network, Images.to_train(competition))
-    subjects = np.unique(competition.train["subject"].to_numpy(str), return_inverse=True)[1]
-    return np.array(features), competition.train["label"].to_numpy(np.int64), subjects.astype(np.int64)
-
-
-def _repeat(
-    features: NDArray[np.float32], labels: Ints, subjects: Ints, rng: np.random.Generator
-) -> Iterator[tuple[str, float]]:
+def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
     """Of each blender and step the cross-fitted log loss minus that on new people."""
-    drawn = rng.permutation(subjects.max() + 1)
-    train, new = (np.isin(subjects, part) for part in np.array_split(drawn, 2))
-    shuffled, answers = rng.permutation(labels[train]), rng.permutation(labels[new])
-    people = np.unique(subjects[train], return_inverse=True)[1].astype(np.int64)
-    folds = split_by_subject(shuffled, people, NUM_FOLDS)
-    assert folds is not None
-    scored = Scored(shuffled, folds, people)
-    members = [_member(features[train], features[new], scored, head, rng) for head in HEADS]
-    sure = members[-1]
-    calibrated = Fitted("calibrated", Calibrate(), [sure], scored)
+    drawn = rng.permutation(people.subjects.max() + 1)
+    train, new = (_shuffled(people.of(half), rng) for half in np.array_split(drawn, 2))
+    scored, answers = fold_people(train), new.labels
+    members = [_member(train, new, scored, head, rng) for head in HEADS]
+    sure, subjects = members[-1], scored.subjects_by_fold()
+    calibrated = Fitted("calibrated", Calibrate(subjects=subjects), [sure], scored)
     sources: dict[str, Source] = {"one run": sure}
     for blender in ALL_BLENDERS:
         sources[blender.name] = Fitted(blender.name, blender, members, scored)
     fits = [Fitted(blender.name, blender, members, scored) for blender in BLENDERS]
     sources["the chosen blender"] = Chosen("chosen", fits, scored)
     for part in ("prior", "temperature", "clip"):
-        sources[f"calibration: {part}"] = Fitted(part, Calibrate((part,)), [sure], scored)
+        sources[f"calibration: {part}"] = Fitted(part, Calibrate((part,), subjects), [sure], scored)
     sources["calibration"] = calibrated
     for name in ("neighbours", "diffusion", "clusters"):
-        sources[f"smoothing by {name}"] = _smoothing(name, calibrated, features[train], features[new], scored)
-    steps = [Fitted(f"calibrated {n}", Calibrate(), [member], scored) for n, member in enumerate(members)]
+        sources[f"smoothing by {name}"] = _smoothing(name, calibrated, train, new, scored)
+    steps = [
+        Fitted(f"calibrated {n}", Calibrate(subjects=subjects), [member], scored)
+        for n, member in enumerate(members)
+    ]
     blend = [Fitted(blender.name, blender, steps, scored) for blender in BLENDERS]
     sources["calibrated runs, the chosen blender"] = Chosen("chosen", blend, scored)
     for own in (False, True):
         name = "pseudo-labels" + ", own fold too" * own
-        sources[name] = _student(features[train], features[new], scored, sure, own=own)
+        sources[name] = _student(train, new, scored, sure, own=own)
     for name, source in sources.items():
         yield name, _flattery(source, scored, answers)
 
 
+def _shuffled(people: People, rng: np.random.Generator) -> People:
+    return replace(people, labels=rng.permutation(people.labels))
+
+
 def _member(
-    train: NDArray[np.float32],
-    new: NDArray[np.float32],
-    scored: Scored,
-    head: tuple[float, int | None],
-    rng: np.random.Generator,
+    train: People, new: People, scored: Scored, head: tuple[float, int | None], rng: np.random.Generator
 ) -> Stored:
     """A run of logistic heads on some of the features."""
-    c, num_features = head
-    columns = slice(None) if num_features is None else rng.choice(train.shape[1], num_features, replace=False)
-    oof, test = np.empty((len(scored.labels), int(scored.labels.max()) + 1)), []
-    for fold in range(NUM_FOLDS):
-        valid = scored.folds == fold
-        fit = fit_logistic(train[~valid][:, columns], scored.labels[~valid], c=c, max_iter=_MAX_ITER)
-        oof[valid] = linear_log_probs(train[valid][:, columns], *fit)
-        test.append(linear_log_probs(new[:, columns], *fit))
-    return Stored(f"head {head}", oof, scored, np.stack(test))
+    columns = some_columns(train.features.shape[1], head[1], rng)
+    oof, test = fit_heads(train, new, scored, columns, c=head[0], max_iter=_MAX_ITER)
+    return Stored(f"head {head}", oof, scored, test)
 
 
-def _student(
-    train: NDArray[np.float32], new: NDArray[np.float32], scored: Scored, teacher: Stored, *, own: bool
-) -> Stored:
+def _student(train: People, new: People, scored: Scored, teacher: Stored, *, own: bool) -> Stored:
     """Heads that learn from a teacher's likeliest classes of the new people, too."""
     assert teacher.test is not None
     columns = slice(0, 64)
     oof, test = np.empty(teacher.oof.shape), []
     for fold in range(NUM_FOLDS):
         valid = scored.folds == fold
-        pool = [(new, teacher.test[fold])] + [(train[valid], teacher.oof[valid])] * own
-        rows = np.concatenate([train[~valid], *(rows for rows, _ in pool)])[:, columns]
-        taught = np.concatenate([scored.labels[~valid], *(said.argmax(axis=1) for _, said in pool)])
+        pool = [(new.features, teacher.test[fold])]
+        if own:
+            pool.append((train.features[valid], teacher.oof[valid]))
+        rows = np.concatenate([train.features[~valid], *(rows for rows, _ in pool)])[:, columns]
+        taught = np.concatenate([train.labels[~valid], *(said.argmax(axis=1) for _, said in pool)])
         fit = fit_logistic(rows, taught, c=1.0, max_iter=_MAX_ITER)
-        oof[valid] = linear_log_probs(train[valid][:, columns], *fit)
-        test.append(linear_log_probs(new[:, columns], *fit))
+        oof[valid] = linear_log_probs(train.features[valid][:, columns], *fit)
+        test.append(linear_log_probs(new.features[:, columns], *fit))
     return Stored("student", oof, scored, np.stack(test))
 
 
-def _smoothing(
-    name: str, parent: Source, train: NDArray[np.float32], new: NDArray[np.float32], scored: Scored
-) -> Source:
+def _smoothing(name: str, parent: Source, train: People, new: People, scored: Scored) -> Source:
     way = WAYS[name]
     kept = {}
     for fold in range(NUM_FOLDS):
-        kept[Part(fold)] = way.layout.read(way.layout.find(train[scored.folds == fold], silent))
-    of_new = way.layout.read(way.layout.find(new, silent))
+        kept[Part(fold)] = way.layout.read(way.layout.find(train.features[scored.folds == fold], silent))
+    of_new = way.layout.read(way.layout.find(new.features, silent))
     spaces = {way.layout.name: {"fixed": lambda part: of_new if part.test else kept[part]}}
-    smallest = int(np.bincount(scored.folds).min())
-    candidates = all_settings([way], ["fixed"], smallest=smallest)
+    per_subject = len(scored.labels) // len(np.unique(scored.subjects))
+    extent = Extent(int(np.bincount(scored.folds).min()), per_subject)
+    candidates = all_settings([way], ["fixed"], extent)
     return step_source(name, Smooth(any_of(spaces, candidates)), [parent], scored)  # type: ignore[arg-type]
 
 

@@ -79,7 +79,7 @@ def _search(way: str, frames: int, features: int, k: int, out: Path) -> None:
         search = time.perf_counter() - start
         neighbour_means(log_probs, found, "arithmetic", 0.3, [k])
         smoothing = time.perf_counter() - start - search
-        indices = found.indices
+        indices = found.indices.astype(np.int64)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     np.savez(out, indices=indices)
     print(json.dumps({"search": search, "smoothing": smoothing, "peak": peak}))

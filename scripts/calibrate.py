@@ -34,7 +34,8 @@ def main(
 def _describe(made: Derived) -> str:
     """What all folds together would fit."""
     fitted: Calibrated = made.overall
-    return f"prior {fitted.strength:g}, temperature {fitted.temperature:.2f}, clip {fitted.clip:.1g}"
+    prior = "to the prior" if fitted.to_prior else "prior as it is"
+    return f"{prior}, temperature {fitted.temperature:.2f}, clip {fitted.clip:.1g}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import typer
 
 import console
 from distracted.config import load_config, load_data_config, load_runtime_config
-from distracted.ensemble.derive import smallest_part, smooth_run
+from distracted.ensemble.derive import extent_of, smooth_run
 from distracted.ensemble.nearness import Distance, neighbour_distances, sensitivity
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
@@ -40,7 +40,7 @@ def main(
     if how and len(ways) > 1:
         raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    fixed = parse_setting(ways[0], how, named[0], smallest=smallest_part(store)) if how else None
+    fixed = parse_setting(ways[0], how, named[0], extent_of(store)) if how else None
     opener = _Opener(store, ways, data, set, root)
     rows = []
     distances: dict[str, list[Distance]] = {}

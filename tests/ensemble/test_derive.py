@@ -16,7 +16,7 @@ from distracted.ensemble.sources import Chosen, Scored, Stored
 from distracted.errors import ConfigError, StoreError
 from distracted.metrics import log_loss
 from distracted.postprocess.calibrate import Calibrate, Calibrated
-from distracted.postprocess.methods import WAYS, parse_setting
+from distracted.postprocess.methods import WAYS, Extent, parse_setting
 from distracted.postprocess.neighbour_mean import NeighbourMean, averagings, neighbour_means
 from distracted.postprocess.neighbours import nearest_neighbours
 from distracted.postprocess.smooth import Smooth
@@ -135,7 +135,7 @@ def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() ->
 def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     space = space_of(store, "neighbours", telling=False)
-    fixed = parse_setting(WAYS["neighbours"], "k=3 bandwidth=none mean=geometric", "x", smallest=7)
+    fixed = parse_setting(WAYS["neighbours"], "k=3 bandwidth=none mean=geometric", "x", Extent(7, 7))
     smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces={"neighbours": {"x": space}}, fixed=fixed)
     parent, made = store.read_run("a"), store.read_run("a_smooth")
     assert not made.fitted  # nothing was read of any label: it may teach

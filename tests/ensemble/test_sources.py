@@ -27,18 +27,22 @@ def stored(sim: Simulated) -> list[Stored]:
     ]
 
 
+def calibrate(sim: Simulated) -> Calibrate:
+    return Calibrate(subjects=scored_of(sim).subjects_by_fold())
+
+
 def calibrated(sim: Simulated) -> Source:
-    return Fitted("calibrated", Calibrate(), stored(sim)[:1], scored_of(sim))
+    return Fitted("calibrated", calibrate(sim), stored(sim)[:1], scored_of(sim))
 
 
 def blend_of_calibrated(sim: Simulated) -> Source:
-    members = [Fitted(run.name, Calibrate(), [run], scored_of(sim)) for run in stored(sim)]
+    members = [Fitted(run.name, calibrate(sim), [run], scored_of(sim)) for run in stored(sim)]
     candidates = [Fitted(b.name, b, members, scored_of(sim)) for b in BLENDERS]
     return Chosen("blend", candidates, scored_of(sim))
 
 
 def calibrated_blend(sim: Simulated) -> Source:
-    return Fitted("calibrated blend", Calibrate(), [blend_of_calibrated(sim)], scored_of(sim))
+    return Fitted("calibrated blend", calibrate(sim), [blend_of_calibrated(sim)], scored_of(sim))
 
 
 CHAINS = [calibrated, blend_of_calibrated, calibrated_blend]

@@ -1,5 +1,7 @@
 """Calibration: known temperatures, priors and floors are found again; what is calibrated stays so."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -13,6 +15,7 @@ from distracted.postprocess.calibrate import (
     fit_temperature,
     prior_bias,
     soften,
+    subject_biases,
 )
 from distracted.postprocess.step import Examples, Part
 
@@ -75,20 +78,62 @@ def test_the_bias_brings_the_mean_to_the_prior_and_keeps_the_order_within_a_clas
     np.testing.assert_allclose(odds, odds[0], atol=1e-9)
 
 
+def test_weighted_rows_count_as_if_they_came_several_times() -> None:
+    log_probs, _ = draw(60, bias=(1, 0, 0, -1))
+    prior, times = np.array([0.1, 0.2, 0.3, 0.4]), np.arange(60) % 3
+    found = prior_bias(log_probs, prior, weights=times.astype(float), start=TILT)
+    np.testing.assert_allclose(found, prior_bias(log_probs.repeat(times, axis=0), prior), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_subjects", [3, 5, 12])
+def test_the_bias_gains_in_a_fold_of_few_subjects_what_it_gains_in_a_test_set_of_many(
+    num_subjects: int,
+) -> None:
+    """A network is off in the same way for all and in another way for each; every subject shows all classes.
+
+    A bias that meets the prior in a fold makes good much of what is off for each of its few subjects.
+    """
+    rng, each, num_folds = np.random.default_rng(num_subjects), 24, 300 // num_subjects
+    labels = np.tile(np.arange(4), num_folds * num_subjects * each // 4)
+    subjects = np.arange(len(labels)) // each
+    off = np.array([0.5, 0, 0, -0.5]) + 1.2 * rng.normal(size=(subjects.max() + 1, 4))
+    plain = log_softmax(2 * np.eye(4)[labels] + rng.normal(size=(len(labels), 4)) + off[subjects], axis=1)
+    prior = np.full(4, 0.25)
+
+    def gain_in_folds(bias_of: Callable[[Floats, Floats], Floats]) -> float:
+        moved = np.empty_like(plain)
+        for rows in np.array_split(np.arange(len(labels)), num_folds):
+            moved[rows] = soften(plain[rows] + bias_of(plain[rows], subjects[rows]), 1.0)
+        return log_loss(plain, labels) - log_loss(moved, labels)
+
+    among_many = log_loss(plain, labels) - log_loss(soften(plain + prior_bias(plain, prior), 1.0), labels)
+    assert gain_in_folds(lambda rows, _: prior_bias(rows, prior)) > among_many + 0.25 / num_subjects
+    fair = gain_in_folds(lambda rows, of: subject_biases(rows, prior, of))
+    assert fair == pytest.approx(among_many, abs=0.015)
+
+
+def test_the_only_subject_of_a_fold_says_nothing_about_what_is_off_for_others() -> None:
+    log_probs, _ = draw(30, bias=(2, 0, 0, -2))
+    assert not subject_biases(log_probs, np.full(4, 0.25), np.zeros(30, dtype=np.int64)).any()
+
+
 def test_predictions_whose_mean_is_off_are_moved_to_the_prior_and_others_are_not() -> None:
     log_probs, labels = draw(bias=(0, 0, 0, 0))
     step = Calibrate(("prior",))
-    assert step.learn(examples_of(log_probs, labels)).strength == 0
+    assert not step.learn(examples_of(log_probs, labels)).to_prior
     off = log_softmax(log_probs + TILT, axis=1)
-    assert step.learn(examples_of(off, labels)).strength == 1
+    assert step.learn(examples_of(off, labels)).to_prior
 
 
 def test_all_parts_together_mend_what_all_of_them_broke() -> None:
     log_probs, labels = draw()
     broken = log_softmax(3 * (log_probs + TILT), axis=1)
-    step = Calibrate()
+    step = Calibrate(subjects={0: np.arange(len(labels)) // 20})
     fitted = step.learn(examples_of(broken, labels))
     mended = step.apply(fitted, broken[None], Part(0))
+    np.testing.assert_allclose(
+        mended, step.apply(fitted, broken[None], Part(0, test=True))
+    )  # so many subjects
     assert log_loss(mended, labels) == pytest.approx(log_loss(log_probs, labels), abs=0.005)
     assert log_loss(broken, labels) > log_loss(log_probs, labels) + 0.3
 
@@ -111,4 +156,4 @@ def test_rows_that_are_sure_beyond_what_the_competition_counts_can_still_be_soft
 def test_the_bias_needs_the_shares_of_another_fold() -> None:
     log_probs, labels = draw(400, bias=(2, 0, 0, -2))
     step = Calibrate(("prior",))
-    assert step.learn(examples_of(log_probs, labels, num_folds=1)).strength == 0
+    assert not step.learn(examples_of(log_probs, labels, num_folds=1)).to_prior

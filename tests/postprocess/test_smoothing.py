@@ -15,6 +15,7 @@ from distracted.postprocess.clusters import ClusterMatch, Matching, cluster_bias
 from distracted.postprocess.diffusion import Diffusion, Spreading, spread
 from distracted.postprocess.methods import (
     WAYS,
+    Extent,
     all_settings,
     any_of,
     as_json,
@@ -234,7 +235,7 @@ def test_a_setting_smooths_alone_as_it_does_among_all(way: Any) -> None:
     features = features_of(200)
     arrays = way.layout.find(features, RecordedProgress())
     kept = way.layout.read(arrays)
-    candidates = way.candidates(["own"], most=way.most(200))
+    candidates = way.candidates(["own"], most=way.most(Extent(200, 100)))
     made = way.method({"own": lambda part: kept}, candidates)
     log_probs, prior = log_probs_of(200), np.full(3, 1 / 3)
     together = dict(made.smoothed(log_probs, Part(0), prior, candidates))
@@ -253,11 +254,11 @@ def test_only_clusters_read_the_prior() -> None:
 
 
 def test_a_setting_is_read_from_text() -> None:
-    setting = parse_setting(WAYS["neighbours"], "k=10 bandwidth=0.3 mean=geometric", "own", smallest=60)
+    setting = parse_setting(WAYS["neighbours"], "k=10 bandwidth=0.3 mean=geometric", "own", Extent(60, 60))
     assert setting == Averaging("own", "geometric", 0.3, 10)
-    setting = parse_setting(WAYS["diffusion"], "share=0.5 bandwidth=none k=5", "own", smallest=60)
+    setting = parse_setting(WAYS["diffusion"], "share=0.5 bandwidth=none k=5", "own", Extent(60, 60))
     assert setting == Spreading("own", 5, None, 0.5)
-    setting = parse_setting(WAYS["clusters"], "size=100 strength=0.5", "own", smallest=400)
+    setting = parse_setting(WAYS["clusters"], "size=100 strength=0.5", "own", Extent(400, 200))
     assert setting == Matching("own", 100, 0.5)
 
 
@@ -284,7 +285,7 @@ def test_a_setting_is_read_from_text() -> None:
 )
 def test_a_setting_that_cannot_be_is_refused(way: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_setting(WAYS[way], text, "own", smallest=40)
+        parse_setting(WAYS[way], text, "own", Extent(40, 40))
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
@@ -303,7 +304,7 @@ def test_several_ways_side_by_side_smooth_as_each_alone() -> None:
     for way in WAYS.values():
         kept = way.layout.read(way.layout.find(features, RecordedProgress()))
         spaces[way.layout.name] = {"own": lambda part, kept=kept: kept}
-    candidates = all_settings(list(WAYS.values()), ["own"], smallest=200)
+    candidates = all_settings(list(WAYS.values()), ["own"], Extent(200, 100))
     method = any_of(spaces, candidates)
     assert list(method.candidates) == candidates and method.uses_prior
     found = dict(method.smoothed(log_probs, Part(0), prior, candidates))
@@ -316,5 +317,5 @@ def test_several_ways_side_by_side_smooth_as_each_alone() -> None:
 
 
 def test_settings_survive_json() -> None:
-    for candidate in all_settings(list(WAYS.values()), ["own"], smallest=200):
+    for candidate in all_settings(list(WAYS.values()), ["own"], Extent(200, 100)):
         assert from_json(json.loads(json.dumps(as_json(candidate)))) == candidate

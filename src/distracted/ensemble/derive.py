@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from distracted.ensemble.members import open_sources, scored_rows, step_source
 from distracted.ensemble.sources import MIN_FOLDS, Chosen, Fitted, Source
 from distracted.errors import ConfigError, StoreError
-from distracted.postprocess.calibrate import CALIBRATIONS, STRENGTHS, Calibrate
+from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
-from distracted.postprocess.methods import Spaces, Way, all_settings, any_of, as_json
+from distracted.postprocess.methods import Extent, Spaces, Way, all_settings, any_of, as_json, too_few
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import Part, Step
 from distracted.predictions.store import Run, Store
@@ -44,7 +46,8 @@ def calibrate_run(
     if not parts or (unknown := [part for part in parts if part not in CALIBRATIONS]):
         got = f"got {unknown[0]!r}" if parts else "got none"
         raise ConfigError(f"PARTS: expected some of {', '.join(CALIBRATIONS)}; {got}")
-    step = Calibrate(tuple(part for part in CALIBRATIONS if part in parts))
+    taken = tuple(part for part in CALIBRATIONS if part in parts)
+    step = Calibrate(taken, scored_rows(store.folds).subjects_by_fold())
     settings = {"name": "calibrate", "parts": list(step.parts)}
     return _derive(store, store.read_run(run), step, name or f"{run}_calibrated", settings, force=force)
 
@@ -67,10 +70,10 @@ def smooth_run(
         fixed: One setting, taken whatever it is worth; by default the best is chosen, or none.
     """
     names = list(next(iter(spaces.values())))
-    candidates = [fixed] if fixed else all_settings(ways, names, smallest=smallest_part(store))
+    candidates = [fixed] if fixed else all_settings(ways, names, extent_of(store))
     if not candidates:
         raise StoreError(
-            f"{store.competition.name}: the smallest part has {smallest_part(store)} images, too few for "
+            f"{store.competition.name}: {too_few(extent_of(store))}, too few for "
             f"METHODS={' '.join(way.name for way in ways)!r}"
         )
     step = Smooth(any_of(spaces, candidates), fixed=fixed is not None)
@@ -93,10 +96,11 @@ def smooth_run(
     )
 
 
-def smallest_part(store: Store) -> int:
-    """Images in the smallest of the folds and the test set."""
+def extent_of(store: Store) -> Extent:
+    """What a competition offers to smoothing."""
     sizes = [len(store.folds.valid(fold)) for fold in range(store.folds.num_folds)]
-    return min(*sizes, len(store.competition.test))
+    per_subject = len(store.folds.subjects) // len(np.unique(store.folds.subjects))
+    return Extent(min(*sizes, len(store.competition.test)), per_subject)
 
 
 def _derive(
@@ -160,4 +164,4 @@ def _num_candidates(step: Step) -> int:
     """Settings that were chosen from, none among them."""
     if isinstance(step, Smooth):
         return 1 if step.fixed else 1 + len(step.method.candidates)
-    return 1 + len(STRENGTHS) if isinstance(step, Calibrate) and "prior" in step.parts else 1
+    return 2 if isinstance(step, Calibrate) and "prior" in step.parts else 1

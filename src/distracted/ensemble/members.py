@@ -92,7 +92,7 @@ def open_step(store: Store, run: Run) -> Step:
     settings: Mapping[str, Any] = run.manifests[0].config["step"]
     try:
         if settings["name"] == "calibrate":
-            return Calibrate(tuple(settings["parts"]))
+            return Calibrate(tuple(settings["parts"]), scored_rows(store.folds).subjects_by_fold())
         if settings["name"] == "smooth":
             candidates = [from_json(candidate) for candidate in settings["candidates"]]
             return Smooth(any_of(_open_spaces(store, run), candidates), fixed=settings["fixed"])

@@ -35,6 +35,10 @@ class Scored:
     def num_folds(self) -> int:
         return int(self.folds.max()) + 1
 
+    def subjects_by_fold(self) -> dict[int, NDArray[np.int64]]:
+        """Subjects of each fold's rows, in the order of `Folds.valid`."""
+        return {fold: self.subjects[self.folds == fold] for fold in range(self.num_folds)}
+
     def others(self, without: frozenset[int]) -> list[int]:
         """The folds that may be seen."""
         return [fold for fold in range(self.num_folds) if fold not in without]

@@ -1,7 +1,7 @@
 """Calibration: a run's probabilities made as sure as they should be."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ from distracted.postprocess.step import Examples, Labels, LogProbs, Part, normal
 
 #: In the order in which they are fitted and applied.
 CALIBRATIONS = ("prior", "temperature", "clip")
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _TEMPERATURES = (-3.0, 3.0)  # natural logarithms: 1/20 to 20
 _CLIPS = (-27.0, -3.0)  # 2e-12 to 0.05
 _TOLERANCE = 1e-6
+_MOST_SUBJECTS = 50  # of a part; with more, each one's own weight in their mean is next to nothing
 
 
 @dataclass(frozen=True)
@@ -23,50 +23,58 @@ class Calibrated:
     """What was fitted; the values here change nothing.
 
     Attributes:
-        strength: How far the classes' mean probabilities are moved to `prior`: 0 not at all, 1 wholly.
+        to_prior: Whether the classes' mean probabilities are moved to `prior`.
         prior: Each class's share of the labels that were fitted on.
         temperature: Log-probabilities are divided by it.
         clip: Probabilities below it are raised to it, before a row is made to sum to 1.
     """
 
-    strength: float = 0.0
+    to_prior: bool = False
     prior: tuple[float, ...] = ()
     temperature: float = 1.0
     clip: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibrate:
     """A bias per class towards the prior, temperature, and a floor under probabilities: those of them in
     `parts`.
 
     Each is fitted on the out-of-fold rows after those before it. The bias reads no label of the rows that it
-    moves: it makes their mean probabilities the class shares of other folds (10th place of State Farm). How
-    much of it is taken is fitted, and none where the gain is within a standard error.
+    moves: it makes their mean probabilities the class shares of other folds (10th place of State Farm). It is
+    left out where its gain is within a standard error.
+
+    Attributes:
+        subjects: Of each fold's held-out rows; `prior` needs them (`subject_biases`).
     """
 
     parts: tuple[str, ...] = CALIBRATIONS
+    subjects: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
     name: str = "calibrate"
 
     def learn(self, examples: Examples) -> Calibrated:
         (log_probs,), labels = floored(examples.log_probs), examples.labels
-        strength, temperature, clip = 0.0, 1.0, 0.0
+        to_prior, temperature, clip = False, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
         if "prior" in self.parts and len(np.unique(examples.folds)) > 1:  # else no other fold has shares
-            bias = _bias_by_fold(log_probs, examples)
-            strength = _fit_strength(log_probs, bias, examples)
-            log_probs = normalised(log_probs + strength * bias)
+            moved = normalised(log_probs + _biases_by_fold(log_probs, examples))
+            losses = log_losses(log_probs, labels), log_losses(moved, labels)
+            gain, error = difference_and_error(*losses, examples.subjects)
+            to_prior = gain > error
+            log_probs = moved if to_prior else log_probs
         if "temperature" in self.parts:
             temperature = fit_temperature(log_probs, labels)
             log_probs = soften(log_probs, temperature)
         if "clip" in self.parts:
             clip = fit_clip(log_probs, labels)
-        return Calibrated(strength, tuple(prior.tolist()), temperature, clip)
+        return Calibrated(to_prior, tuple(prior.tolist()), temperature, clip)
 
     def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
         (found,) = floored(log_probs)
-        if fitted.strength:
-            found = found + fitted.strength * prior_bias(found, np.array(fitted.prior))
+        if fitted.to_prior:
+            prior = np.array(fitted.prior)
+            own = None if part.test else self.subjects[part.fold]
+            found = found + (prior_bias(found, prior) if own is None else subject_biases(found, prior, own))
         return clip_probs(soften(found, fitted.temperature), fitted.clip)
 
 
@@ -91,21 +99,14 @@ def _best(loss: Callable[[float], float], log_bounds: tuple[float, float], *, to
     return float(np.exp(found.x))
 
 
-def _bias_by_fold(log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
-    """Of each row its fold's bias towards the class shares of the other folds, (num_images, num_classes)."""
+def _biases_by_fold(log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
+    """Of each row the bias towards the class shares of the other folds, (num_images, num_classes)."""
     bias = np.zeros(log_probs.shape)
     for part, rows in examples.parts():
         others = examples.labels[examples.folds != part.fold]
-        bias[rows] = prior_bias(log_probs[rows], np.exp(prior_log_probs(others, log_probs.shape[1])))
+        prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
+        bias[rows] = subject_biases(log_probs[rows], prior, examples.subjects[rows])
     return bias
-
-
-def _fit_strength(log_probs: LogProbs, bias: NDArray[np.float64], examples: Examples) -> float:
-    plain = log_losses(log_probs, examples.labels)
-    tried = [log_losses(normalised(log_probs + strength * bias), examples.labels) for strength in STRENGTHS]
-    best = min(range(len(STRENGTHS)), key=lambda number: float(tried[number].mean()))
-    gain, error = difference_and_error(plain, tried[best], examples.subjects)
-    return STRENGTHS[best] if gain > error else 0.0
 
 
 def floored(log_probs: LogProbs) -> NDArray[np.float64]:
@@ -123,17 +124,63 @@ def clip_probs(log_probs: LogProbs, clip: float) -> NDArray[np.float64]:
     return normalised(np.maximum(log_probs, np.log(clip)) if clip else log_probs)
 
 
-def prior_bias(log_probs: LogProbs, prior: NDArray[np.float64]) -> NDArray[np.float64]:
+def prior_bias(
+    log_probs: LogProbs,
+    prior: NDArray[np.float64],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    start: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """What to add to log-probabilities so that their mean probabilities meet the prior, (num_classes,).
 
     Sinkhorn's alternation between rows that sum to 1 and columns that meet the prior.
+
+    Args:
+        weights: Of the rows in that mean, (num_images,); by default all the same.
+        start: A bias near the one that is looked for.
     """
-    bias: NDArray[np.float64] = np.zeros(log_probs.shape[1])
+    shares = np.full(len(log_probs), 1.0) if weights is None else weights
+    shares = shares / shares.sum()
+    bias: NDArray[np.float64] = np.zeros(log_probs.shape[1]) if start is None else start.copy()
     for _ in range(200):
-        means = np.exp(normalised(log_probs + bias)).mean(axis=0)
+        means = shares @ np.exp(normalised(log_probs + bias))
         step = np.log(prior) - np.log(np.maximum(means, 1e-300))
         bias += step
         if np.abs(step).max() < _TOLERANCE:
             break
     bias -= bias.mean()
     return bias
+
+
+def subject_biases(
+    log_probs: LogProbs, prior: NDArray[np.float64], subjects: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Of each row its subject's bias towards the prior, so strong as it would be among many subjects.
+
+    A fold has few subjects, and a subject's own rows make up much of its mean: a bias that meets the prior
+    mends a good part of what is wrong for each of them alone, which among the many of a test set it cannot.
+    So a subject's own rows count for a share of 1 - sqrt(1 - 1/n) of n subjects' rows, about half of what
+    they are. If what a network gets wrong for a subject is what it gets wrong for all plus something
+    independent of the same variance v for each, as much of v is left by that as among infinitely many: all
+    of it, where the plain bias leaves v (1 - 1/n), and one without the subject's own rows v (1 + 1/(n - 1)).
+
+    Args:
+        subjects: Of the rows, (num_images,).
+
+    Returns:
+        Shape (num_images, num_classes).
+    """
+    common = prior_bias(log_probs, prior)
+    _, ids, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+    num = len(counts)
+    if num > _MOST_SUBJECTS:
+        return np.broadcast_to(common, log_probs.shape)
+    biases = np.zeros(log_probs.shape)
+    if num == 1:  # nobody else knows what is wrong for all
+        return biases
+    share = 1 - np.sqrt(1 - 1 / num)
+    for subject in range(num):
+        own = ids == subject
+        weights = np.where(own, share / counts[subject], (1 - share) / (len(ids) - counts[subject]))
+        biases[own] = prior_bias(log_probs, prior, weights=weights, start=common)
+    return biases

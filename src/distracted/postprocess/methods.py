@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +29,20 @@ from distracted.progress import Progress
 MOST_NEIGHBOURS = 50
 
 
+class Extent(NamedTuple):
+    """Images in the smallest of the folds and the test set, and of an average subject: bounds of settings."""
+
+    smallest: int
+    per_subject: int
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to smooth.
 
     Attributes:
         layout: What it keeps of a space.
-        most: The largest number of neighbours, or images in a cluster, where the smallest part has so many
-            images.
+        most: The largest number of neighbours, or images in a cluster.
         candidates: All its settings in some spaces, none of them above `most`.
         setting: The dataclass of one candidate; bounded: its field that `most` bounds.
         method: Made of spaces and candidates.
@@ -44,7 +50,7 @@ class Way:
 
     name: str
     layout: Layout[Any]
-    most: Callable[[int], int]
+    most: Callable[[Extent], int]
     candidates: Callable[..., Sequence[Any]]
     setting: type
     bounded: str
@@ -72,12 +78,13 @@ _NEIGHBOURS = Layout("neighbours", f"{MOST_NEIGHBOURS}", True, _find_neighbours,
 _CLUSTERS = Layout("clusters", f"{SIZES} {MOST_DIMENSIONS}", False, _find_clusters, _read_clusters)
 
 
-def _most_neighbours(num_images: int) -> int:
-    return min(MOST_NEIGHBOURS, num_images - 1)
+def _most_neighbours(extent: Extent) -> int:
+    return min(MOST_NEIGHBOURS, extent.smallest - 1)
 
 
-def _most_in_cluster(num_images: int) -> int:
-    return num_images // 2
+def _most_in_cluster(extent: Extent) -> int:
+    """No more than a subject has: larger ones mix the few of a fold, whose mean a prior mends too well."""
+    return min(extent.per_subject, extent.smallest // 2)
 
 
 WAYS = {
@@ -129,9 +136,9 @@ def any_of(spaces: Spaces, candidates: Sequence[Any]) -> AnyOf:
     return AnyOf(methods)
 
 
-def all_settings(ways: Sequence[Way], spaces: Sequence[str], *, smallest: int) -> list[Any]:
-    """Every setting of some ways in some spaces, where the smallest part has so many images."""
-    return [c for way in ways for c in way.candidates(spaces, most=way.most(smallest))]
+def all_settings(ways: Sequence[Way], spaces: Sequence[str], extent: Extent) -> list[Any]:
+    """Every setting of some ways in some spaces."""
+    return [c for way in ways for c in way.candidates(spaces, most=way.most(extent))]
 
 
 def as_json(setting: Any) -> dict[str, Any]:
@@ -153,11 +160,8 @@ def find_ways(names: Sequence[str]) -> list[Way]:
     return [WAYS[name] for name in dict.fromkeys(names)]
 
 
-def parse_setting(way: Way, text: str, space: str, *, smallest: int) -> Any:
+def parse_setting(way: Way, text: str, space: str, extent: Extent) -> Any:
     """One candidate from text such as "k=10 bandwidth=0.3 mean=arithmetic".
-
-    Args:
-        smallest: Images in the smallest part.
 
     Raises:
         ConfigError: a key is missing or unknown, or a value does not fit.
@@ -169,14 +173,18 @@ def parse_setting(way: Way, text: str, space: str, *, smallest: int) -> Any:
     if set(given) != set(expected):
         raise ConfigError(f"HOW={text!r}: {way.name} takes {', '.join(expected)}; expected e.g. HOW={such!r}")
     values = {key: _value(key, value, text) for key, value in given.items()}
-    most = way.most(smallest)
-    if values[way.bounded] > most:
+    if values[way.bounded] > way.most(extent):
         raise ConfigError(
-            f"HOW={text!r}: the smallest part has {smallest} images, which allow at most {way.bounded}={most}"
+            f"HOW={text!r}: {too_few(extent)}, which allow at most {way.bounded}={way.most(extent)}"
         )
     if way.bounded == "size" and values["size"] not in SIZES:
         raise ConfigError(f"HOW={text!r}: expected size one of {', '.join(map(str, SIZES))}")
     return way.setting(space=space, **values)
+
+
+def too_few(extent: Extent) -> str:
+    """What there is, for a message that says it is not enough."""
+    return f"the smallest part has {extent.smallest} images and a subject {extent.per_subject}"
 
 
 def _value(key: str, value: str, text: str) -> Any:

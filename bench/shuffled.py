@@ -8,7 +8,7 @@ labels, trains logistic heads on frozen features over five folds by subject, and
 on their out-of-fold predictions. Shown is the cross-fitted log loss minus that of the same fold's models on
 the new people, below zero where a score flatters. Out-of-fold predictions of shuffled labels are
 anti-correlated with them (a class that a fold holds more of, its training side holds less of), which a free
-sign can turn to use. Results are kept below --root, one file a repeat: what is there is not made again.
+sign can turn to use: a log-linear pool that may have negative weights stands beside the project's blenders. Results are kept below --root, one file a repeat: what is there is not made again.
 """
 
 import json
@@ -20,10 +20,12 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from scipy.optimize import minimize
 
 import console
-from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS
+from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.members import step_source
+from distracted.ensemble.pools import pool_geometric
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
 from distracted.files import write_json
 from distracted.metrics import log_loss, log_losses
@@ -31,7 +33,7 @@ from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.methods import WAYS, Extent, all_settings, any_of
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Labels, LogProbs, Part, normalised
 from distracted.progress import silent
 from heads import NUM_FOLDS, Ints, People, fit_heads, fold_people, labelled_people, some_columns
 from markdown_table import say_header, say_row
@@ -39,6 +41,25 @@ from markdown_table import say_header, say_row
 #: Of the members: inverse strength of the penalty, and how many random features it sees (None: all).
 HEADS = ((0.01, None), (0.1, 128), (1.0, 128), (1.0, 64), (100.0, 64), (100.0, 32))
 _MAX_ITER = 200
+
+
+def _fit_free_signs(log_probs: LogProbs, labels: Labels) -> Floats:
+    """Weights of the log-linear pool that may be negative."""
+    floored = np.maximum(log_probs, -15.0).astype(np.float64)
+    targets = np.eye(log_probs.shape[2])[labels]
+
+    def objective(weights: Floats) -> tuple[float, Floats]:
+        pooled = normalised(np.tensordot(weights, floored, axes=1))
+        gradient = ((np.exp(pooled) - targets) * floored).sum(axis=2).sum(axis=1) / len(labels)
+        return float(-(pooled * targets).sum() / len(labels)), gradient
+
+    start = np.full(len(floored), 1 / len(floored))
+    weights: Floats = minimize(objective, start, jac=True, method="L-BFGS-B").x
+    return weights
+
+
+#: What the project does not offer, to be measured beside what it does.
+FREE_SIGNS = Blender("log-linear pool, free signs", _fit_free_signs, pool_geometric)
 
 
 def main(
@@ -72,7 +93,7 @@ def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, flo
     sure, subjects = members[-1], scored.subjects_by_fold()
     calibrated = Fitted("calibrated", Calibrate(subjects=subjects), [sure], scored)
     sources: dict[str, Source] = {"one run": sure}
-    for blender in ALL_BLENDERS:
+    for blender in (*ALL_BLENDERS, FREE_SIGNS):
         sources[blender.name] = Fitted(blender.name, blender, members, scored)
     fits = [Fitted(blender.name, blender, members, scored) for blender in BLENDERS]
     sources["the chosen blender"] = Chosen("chosen", fits, scored)

@@ -8,7 +8,8 @@ labels, trains logistic heads on frozen features over five folds by subject, and
 on their out-of-fold predictions. Shown is the cross-fitted log loss minus that of the same fold's models on
 the new people, below zero where a score flatters. Out-of-fold predictions of shuffled labels are
 anti-correlated with them (a class that a fold holds more of, its training side holds less of), which a free
-sign can turn to use: a log-linear pool that may have negative weights stands beside the project's blenders. Results are kept below --root, one file a repeat: what is there is not made again.
+sign can turn to use: a log-linear pool that may have negative weights stands beside the project's blenders.
+Results are kept below --root, one file a repeat: what is there is not made again.
 """
 
 import json
@@ -35,7 +36,7 @@ from distracted.postprocess.methods import WAYS, Extent, all_settings, any_of
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import Labels, LogProbs, Part, normalised
 from distracted.progress import silent
-from heads import NUM_FOLDS, Ints, People, fit_heads, fold_people, labelled_people, some_columns
+from heads import NUM_FOLDS, Floats, Ints, People, fit_heads, fold_people, labelled_people, some_columns
 from markdown_table import say_header, say_row
 
 #: Of the members: inverse strength of the penalty, and how many random features it sees (None: all).

@@ -4,7 +4,7 @@
 
 Every trained run of a store is calibrated, and then offered to each way to smooth (and to all at once) in
 a space of random features: what is near an image is anybody. Counted is how often a fold is left as it is,
-and what the choice did to the score. Where subjects have too few images for clusters, these have no settings.
+and what the choice did to the score. Where subjects have too few images for clusters, there are none.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,9 @@ def main(
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     scored = scored_rows(store.folds)
     runs = [store.read_run(name) for name in store.runs() if store.manifest(name, 0).kind == "model"]
-    ways = {name: [way] for name, way in WAYS.items()} | {"all at once": list(WAYS.values())}
+    extent = extent_of(store)
+    ways = {name: [way] for name, way in WAYS.items() if way.candidates([""], most=way.most(extent))}
+    ways["all at once"] = [way for (way,) in ways.values()]
     none_of = {name: [0, 0] for name in ways}
     changes: dict[str, list[float]] = {name: [] for name in ways}
     with console.progress("runs", total=len(runs) * repeats, unit="shuffle") as step:
@@ -53,7 +55,7 @@ def main(
             for repeat in range(repeats):
                 rng = np.random.default_rng([3, repeat])
                 for name, chosen_from in ways.items():
-                    source = _smoothed(member, scored, chosen_from, extent_of(store), rng)
+                    source = _smoothed(member, scored, chosen_from, extent, rng)
                     assert isinstance(source, Chosen)
                     choices = [source.choice(frozenset({fold})) for fold in range(scored.num_folds)]
                     none_of[name][0] += choices.count(0)

@@ -101,7 +101,7 @@ def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, flo
     for part in ("prior", "temperature", "clip"):
         sources[f"calibration: {part}"] = Fitted(part, Calibrate((part,), subjects), [sure], scored)
     sources["calibration"] = calibrated
-    for name in ("neighbours", "diffusion", "clusters"):
+    for name in ("neighbours", "diffusion"):  # a subject has too few images for clusters
         sources[f"smoothing by {name}"] = _smoothing(name, calibrated, train, new, scored)
     steps = [
         Fitted(f"calibrated {n}", Calibrate(subjects=subjects), [member], scored)

@@ -128,7 +128,7 @@ class _Climb:
 
 def show(store: Store, model: str, rungs: Sequence[tuple[str, str]], truth: Path | None) -> None:
     """Print a ladder from the lowest rung on."""
-    columns = ["step", "run", "OOF log loss (95%)", "gain (95%, paired)", "seconds"]
+    columns = ["step", "run", "OOF log loss (95%)", "gain (95%, paired)", "seconds", "expected"]
     if truth:
         columns += ["true score", "true gain"]
     measured = measure_ladder(store, rungs, truth)
@@ -138,7 +138,7 @@ def show(store: Store, model: str, rungs: Sequence[tuple[str, str]], truth: Path
 def _cells(rung: Rung) -> list[str]:
     gain = "" if rung.gain is None else f"{rung.gain:+.4f} ({rung.low:+.3f} to {rung.high:+.3f})"
     oof = f"{rung.oof.mean:.4f} ({rung.oof.low:.3f} to {rung.oof.high:.3f})"
-    cells = [rung.step, rung.run, oof, gain, f"{rung.seconds:.0f}"]
+    cells = [rung.step, rung.run, oof, gain, f"{rung.seconds:.0f}", f"{rung.expected:.4f}"]
     if rung.test is not None:
         cells += [f"{rung.test:.4f}", "" if rung.true_gain is None else f"{rung.true_gain:+.4f}"]
     return cells

@@ -11,6 +11,7 @@ import ladder
 from distracted.metrics import difference_and_error, log_loss, log_losses
 from distracted.predictions.store import Store
 from distracted.report.ladder import measure_ladder
+from distracted.submission.expect import expect_run
 
 WriteRun = Callable[..., None]
 TINY = (
@@ -49,6 +50,7 @@ def test_each_rung_is_measured_against_the_one_below(
     scores = [log_loss(run.test_log_probs, true) for run in (low, high)]
     assert [first.test, second.test] == pytest.approx(scores)
     assert second.true_gain == pytest.approx(scores[0] - scores[1])
+    assert [first.expected, second.expected] == [expect_run(store, run).mean for run in (low, high)]
     assert measure_ladder(store, [("base", "low")])[0].test is None
 
 

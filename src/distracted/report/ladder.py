@@ -10,6 +10,7 @@ from distracted.metrics import Interval, difference_and_error, log_loss, log_los
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.store import Store
 from distracted.report.truth import read_truth
+from distracted.submission.expect import expect_run
 
 _WIDTH = 1.96  # standard errors on either side of a gain, for 95%
 
@@ -20,7 +21,8 @@ class Rung:
 
     Attributes:
         step: What it adds; run: the run that has it.
-        oof: Pooled OOF log loss, cross-fitted, with its 95% bootstrap interval over subjects.
+        oof: Pooled OOF log loss, cross-fitted, with its 95% bootstrap interval over subjects; expected: log
+            loss of the mean over folds on the test set, as it is forecast.
         gain: OOF log loss of the rung below less this one's, paired; low, high: its 95% interval over
             subjects; all None on the lowest rung.
         seconds: That the run took, with all it was made of that the rungs below were not.
@@ -31,6 +33,7 @@ class Rung:
     step: str
     run: str
     oof: Interval
+    expected: float
     gain: float | None
     low: float | None
     high: float | None
@@ -70,6 +73,8 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
         counted |= new
         seconds = sum(manifest.seconds for made in new for manifest in store.manifests(made))
         oof = subject_bootstrap(losses, subjects)
-        measured.append(Rung(step, name, oof, gain, low, high, seconds, test, true_gain))
+        measured.append(
+            Rung(step, name, oof, expect_run(store, run).mean, gain, low, high, seconds, test, true_gain)
+        )
         below = losses
     return measured

@@ -15,6 +15,7 @@ ENV := $(or $(call given,VENV),.venv)
 PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
 DATA_OPT = $(call option,DATA,--data)
+PARALLEL = --numprocesses auto --maxprocesses 8 --dist loadfile
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky)
 
 help:  ## Show this list
@@ -24,10 +25,10 @@ demo: $(STAMP)  ## Run the whole job on the embedded sample, from photographs to
 	@$(PY) scripts/demo.py $(call flag,SHORT,--short)
 
 test: $(STAMP)  ## Run all tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(PARALLEL)
 
 test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(STAMP)  ## Check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

@@ -53,12 +53,18 @@ def test_a_run_without_a_mistake_gets_the_lowest_temperature_and_no_infinity() -
 
 
 def test_the_floor_is_the_share_of_rows_that_are_sure_and_wrong() -> None:
-    """Rows are sure of class 0; in one of a hundred it is another: at best each other class has 1/300."""
+    """Rows are sure of class 0; in 30 of 3000, and in the one that is added, it is another of three."""
     labels = np.zeros(3000, dtype=np.int64)
     labels[::100] = 1 + np.arange(30) % 3
     log_probs = np.tile(np.log([1 - 3e-6, 1e-6, 1e-6, 1e-6]), (3000, 1))
     clip = fit_clip(log_probs, labels)
-    assert np.exp(clip_probs(log_probs, clip)[0, 1]) == pytest.approx(1 / 300, rel=0.02)
+    assert np.exp(clip_probs(log_probs, clip)[0, 1]) == pytest.approx(31 / (3 * 3001), rel=0.002)
+
+
+def test_where_no_row_is_wrong_the_floor_is_that_of_one_in_as_many_rows_and_one() -> None:
+    labels = np.zeros(300, dtype=np.int64)
+    sure = np.tile(np.log([1 - 3e-9, 1e-9, 1e-9, 1e-9]), (300, 1))
+    assert np.exp(clip_probs(sure, fit_clip(sure, labels))[0, 1]) == pytest.approx(1 / (3 * 301), rel=0.02)
 
 
 def test_a_floor_leaves_nothing_below_it_and_a_sum_of_one() -> None:

@@ -1,11 +1,12 @@
 """Calibration: a run's probabilities made as sure as they should be."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses, prior_log_probs
 from distracted.postprocess.step import Examples, Labels, LogProbs, Part, normalised
@@ -14,7 +15,8 @@ from distracted.postprocess.step import Examples, Labels, LogProbs, Part, normal
 CALIBRATIONS = ("prior", "temperature", "clip")
 _TEMPERATURES = (-3.0, 3.0)  # natural logarithms: 1/20 to 20
 _CLIPS = (-27.0, -3.0)  # 2e-12 to 0.05
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-6  # of mean probabilities
+_MOST_STEPS = 100  # where networks are sure, a bias that meets the prior can lie far away, and is no good
 _MOST_SUBJECTS = 50  # of a part; with more, each one's own weight in their mean is next to nothing
 
 
@@ -92,8 +94,8 @@ def fit_clip(log_probs: LogProbs, labels: Labels) -> float:
     num_images, num_classes = log_probs.shape
 
     def loss(clip: float) -> float:
-        wrong = np.log1p((num_classes - 1) * clip) - np.log(clip)
-        return (num_images * log_loss(clip_probs(log_probs, clip), labels) + wrong) / (num_images + 1)
+        wrong = math.log1p((num_classes - 1) * clip) - math.log(clip)
+        return float(num_images * log_loss(clip_probs(log_probs, clip), labels) + wrong) / (num_images + 1)
 
     return _best(loss, _CLIPS, tolerance=1e-4)
 
@@ -143,22 +145,31 @@ def prior_bias(
 ) -> NDArray[np.float64]:
     """What to add to log-probabilities so that their mean probabilities meet the prior, (num_classes,).
 
-    Sinkhorn's alternation between rows that sum to 1 and columns that meet the prior.
+    It is where a convex function is least whose gradient is the mean probabilities less the prior.
 
     Args:
         weights: Of the rows in that mean, (num_images,); by default all the same.
         start: A bias near the one that is looked for.
     """
-    shares = np.full(len(log_probs), 1.0) if weights is None else weights
+    shares = np.ones(len(log_probs)) if weights is None else weights
     shares = shares / shares.sum()
-    bias: NDArray[np.float64] = np.zeros(log_probs.shape[1]) if start is None else start.copy()
-    for _ in range(200):
-        means = shares @ np.exp(normalised(log_probs + bias))
-        step = np.log(prior) - np.log(np.maximum(means, 1e-300))
-        bias += step
-        if np.abs(step).max() < _TOLERANCE:
-            break
-    bias -= bias.mean()
+
+    def excess(bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = log_probs + bias
+        tops = scores.max(axis=1)
+        odds = np.exp(scores - tops[:, None])
+        sums = odds.sum(axis=1)
+        return float(shares @ (tops + np.log(sums)) - prior @ bias), (shares / sums) @ odds - prior
+
+    first = np.zeros(log_probs.shape[1]) if start is None else start
+    found = minimize(
+        excess,
+        first,
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MOST_STEPS},
+    )
+    bias: NDArray[np.float64] = found.x - found.x.mean()
     return bias
 
 

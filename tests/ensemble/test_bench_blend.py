@@ -12,6 +12,7 @@ from distracted.ensemble.blenders import ALL_BLENDERS
 BENCH = Path(__file__).parents[2] / "bench" / "blend.py"
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_at_a_small_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

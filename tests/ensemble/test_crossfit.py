@@ -220,6 +220,7 @@ def test_with_fewer_than_three_folds_the_mean_is_taken(num_folds: int) -> None:
 # Optimism and useless runs
 
 
+@pytest.mark.slow
 def test_fitting_looks_better_in_sample_than_cross_fitted_on_average() -> None:
     fits = [honest(sim)(sim.labels) for sim in (simulate(6, num_images=300, seed=seed) for seed in range(6))]
     optimism = np.array([[v.cross_fitted - v.in_sample for v in fit.verdicts] for fit in fits]).mean(axis=0)

@@ -101,6 +101,7 @@ def test_where_no_other_fold_remains_a_step_is_fitted_on_the_same_rows(sim: Simu
     np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Part(4), hidden))
 
 
+@pytest.mark.slow
 def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
     """Fitted on the blend's own rows, stacking looks as if it could be surer of itself than it may."""
     sim = simulate(6, num_images=1200, num_classes=6, num_subjects=20, seed=4)

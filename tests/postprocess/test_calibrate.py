@@ -91,7 +91,9 @@ def test_weighted_rows_count_as_if_they_came_several_times() -> None:
     np.testing.assert_allclose(found, prior_bias(log_probs.repeat(times, axis=0), prior), atol=1e-5)
 
 
-@pytest.mark.parametrize("num_subjects", [3, 5, 12])
+@pytest.mark.parametrize(
+    "num_subjects", [5, pytest.param(3, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow)]
+)
 def test_the_bias_gains_in_a_fold_of_few_subjects_what_it_gains_in_a_test_set_of_many(
     num_subjects: int,
 ) -> None:

@@ -257,6 +257,7 @@ def test_the_baselines_learn(train: Train, model: str, store: Store) -> None:
 WATCHING = ("training.holdout=0.25", "phases.scratch.epochs=3", "phases.scratch.keep=best")
 
 
+@pytest.mark.slow
 def test_what_is_held_back_is_watched_and_never_trained_on(
     train: Train, store: Store, tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def test_what_is_held_back_is_watched_and_never_trained_on(
     assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
 
 
+@pytest.mark.slow
 def test_watching_looks_at_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
     before = train(*WATCHING)
     rows = store.folds.valid(0)
@@ -292,6 +294,7 @@ def test_watching_the_scored_fold_by_name_looks_at_its_labels(train: Train, stor
 TUNED = ("phases.finetune.epochs=1", "augment.policy=none")
 
 
+@pytest.mark.slow
 def test_going_back_a_share_of_the_way_to_the_network_before_its_base_learned(
     train: Train, weights: Path
 ) -> None:

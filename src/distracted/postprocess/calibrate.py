@@ -95,7 +95,8 @@ def fit_clip(log_probs: LogProbs, labels: Labels) -> float:
 
     def loss(clip: float) -> float:
         wrong = math.log1p((num_classes - 1) * clip) - math.log(clip)
-        return float(num_images * log_loss(clip_probs(log_probs, clip), labels) + wrong) / (num_images + 1)
+        total = num_images * log_loss(clip_probs(log_probs, clip), labels) + wrong
+        return float(total / (num_images + 1))
 
     return _best(loss, _CLIPS, tolerance=1e-4)
 

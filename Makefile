@@ -33,8 +33,8 @@ test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
 lint: $(STAMP)  ## Check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-sample: $(STAMP)  ## Render the embedded competition (SUBJECTS= FRAMES= SIZE= SEED=)
-	@$(PY) scripts/sample.py $(call option,SUBJECTS,--subjects) $(call option,FRAMES,--frames) $(call option,SIZE,--size) $(call option,SEED,--seed)
+sample: $(STAMP)  ## Render the embedded competition (SUBJECTS= TEST_SUBJECTS= FRAMES= SIZE= SEED=)
+	@$(PY) scripts/sample.py $(call option,SUBJECTS,--subjects) $(call option,TEST_SUBJECTS,--test-subjects) $(call option,FRAMES,--frames) $(call option,SIZE,--size) $(call option,SEED,--seed)
 
 data: $(STAMP)  ## Download the competition with your own Kaggle credentials (DATA=)
 	@$(PY) scripts/download.py $(DATA_OPT)

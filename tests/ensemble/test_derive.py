@@ -1,6 +1,7 @@
 """Runs that a fitted step makes: stored, scored without a look at their labels, and members of a blend."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.special import log_softmax
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
-from distracted.ensemble.derive import calibrate_run, smooth_run
+from distracted.ensemble.derive import calibrate_run, extent_of, smooth_run
 from distracted.ensemble.members import step_source
 from distracted.ensemble.sources import Chosen, Scored, Stored
 from distracted.errors import ConfigError, StoreError
@@ -55,6 +56,17 @@ def relabelled(store: Store, fold: int) -> Store:
 def bytes_of(store: Store, run: str, fold: int) -> bytes:
     made = store.read_run(run)
     return made.oof[store.folds.ids == fold].tobytes() + made.test[fold].tobytes()
+
+
+def test_what_there_is_to_smooth(store: Store) -> None:
+    sizes = [int((store.folds.ids == fold).sum()) for fold in range(store.folds.num_folds)]
+    smallest = min(*sizes, len(store.competition.test))
+    num_subjects = store.folds.table["subject"].nunique()
+    assert extent_of(store) == Extent(smallest, len(store.folds.table) // num_subjects)
+    columns = store.competition.config.columns.model_copy(update={"group": None})
+    config = store.competition.config.model_copy(update={"columns": columns})
+    without = Store(store.workspace, replace(store.competition, config=config), store.folds)
+    assert extent_of(without) == Extent(smallest, smallest)
 
 
 # Calibration

@@ -99,8 +99,11 @@ def smooth_run(
 def extent_of(store: Store) -> Extent:
     """What a competition offers to smoothing."""
     sizes = [len(store.folds.valid(fold)) for fold in range(store.folds.num_folds)]
-    per_subject = len(store.folds.subjects) // len(np.unique(store.folds.subjects))
-    return Extent(min(*sizes, len(store.competition.test)), per_subject)
+    smallest = min(*sizes, len(store.competition.test))
+    if store.competition.config.columns.group is None:
+        return Extent(smallest, smallest)
+    subjects = store.folds.subjects
+    return Extent(smallest, len(subjects) // len(np.unique(subjects)))
 
 
 def _derive(

@@ -30,7 +30,12 @@ MOST_NEIGHBOURS = 50
 
 
 class Extent(NamedTuple):
-    """Images in the smallest of the folds and the test set, and of an average subject: bounds of settings."""
+    """What bounds settings.
+
+    Attributes:
+        smallest: Images in the smallest of the folds and the test set.
+        per_subject: Of an average subject; as many where there are no subjects.
+    """
 
     smallest: int
     per_subject: int

@@ -15,7 +15,7 @@ ENV := $(or $(call given,VENV),.venv)
 PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
 DATA_OPT = $(call option,DATA,--data)
-PARALLEL = --numprocesses auto --maxprocesses 8 --dist loadfile
+PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile)
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky)
 
 help:  ## Show this list

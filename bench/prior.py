@@ -3,26 +3,32 @@
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/prior.py --root <folder of bench/coverage.py>
 
 On the competitions that bench/coverage.py has drawn and predicted: the pooled OOF loss of one network, and
-its loss on the test subjects' labels; with a temperature alone, with the bias that brings each fold's mean to
-the prior, and as the project calibrates, where a subject's own rows count for less.
+its loss on the test subjects' labels; with a temperature alone, and with a bias before it that is taken
+whatever it gains: the one that brings each fold's mean to the prior, and the project's, in which a subject's
+own rows count for less.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 import console
-from distracted.ensemble.sources import Fitted, Scored, Stored, held_out_losses
-from distracted.metrics import log_loss
-from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.step import Part
-from heads import NUM_FOLDS, People, fold_people
+from distracted.ensemble.sources import Fitted, Stored, held_out_losses
+from distracted.errors import ConfigError
+from distracted.metrics import log_loss, prior_log_probs
+from distracted.postprocess.calibrate import fit_temperature, floored, prior_bias, soften, subject_biases
+from distracted.postprocess.step import Examples, LogProbs, Part, normalised
+from heads import NUM_FOLDS, Floats, Ints, People, fold_people
 from markdown_table import say_header, say_row
 
 POPULATIONS = "sign-digits", "rendered"
 HEADS = "plain", "sure", "few"
+#: Of log-probabilities, the prior and the rows' subjects: what to add, (num_images, num_classes).
+Bias = Callable[[LogProbs, Floats, Ints], Floats]
 
 
 def main(
@@ -36,6 +42,8 @@ def main(
     )
     for population in POPULATIONS:
         paths = sorted((root / f"predictions_{population}").glob("*.npz"))[:competitions]
+        if not paths:
+            raise ConfigError(f"{root}: no predictions of {population}; run bench/coverage.py first")
         scores = []
         with console.progress(population, total=len(paths), unit="competition") as step:
             for path in paths:
@@ -46,19 +54,48 @@ def main(
             say_row([population, head, *(f"{value:.4f}" for value in cells)])
 
 
-def _scores(found: dict[str, np.ndarray], head: str) -> list[float]:
+@dataclass(frozen=True)
+class Moved:
+    """A bias towards the prior, taken whatever it gains, and a temperature."""
+
+    bias: Bias
+    subjects: Mapping[int, Ints]
+    name: str = "moved"
+
+    def learn(self, examples: Examples) -> tuple[Floats, float]:
+        (log_probs,), labels = floored(examples.log_probs), examples.labels
+        prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
+        for part, rows in examples.parts():
+            log_probs[rows] += self.bias(log_probs[rows], prior, self.subjects[part.fold])
+        return prior, fit_temperature(normalised(log_probs), labels)
+
+    def apply(self, fitted: tuple[Floats, float], log_probs: LogProbs, part: Part) -> Floats:
+        prior, temperature = fitted
+        (found,) = floored(log_probs)
+        everybody = np.arange(len(found))  # of the test set, too many to count for less
+        own = everybody if part.test else self.subjects[part.fold]
+        return soften(found + self.bias(found, prior, own), temperature)
+
+
+def _none(log_probs: LogProbs, prior: Floats, subjects: Ints) -> Floats:
+    return np.zeros(log_probs.shape)
+
+
+def _by_fold(log_probs: LogProbs, prior: Floats, subjects: Ints) -> Floats:
+    return np.tile(prior_bias(log_probs, prior), (len(log_probs), 1))
+
+
+BIASES: dict[str, Bias] = {"temperature": _none, "by fold": _by_fold, "own rows less": subject_biases}
+
+
+def _scores(found: dict[str, Any], head: str) -> list[float]:
     scored = fold_people(People(np.empty((0, 0), np.float32), found["labels"], found["subjects"]))
-    nobody = Scored(scored.labels, scored.folds, np.arange(len(scored.labels)))  # every row counts in full
+    stored = Stored(head, found[f"{head}_oof"], scored, found[f"{head}_test"])
     cells = []
-    for parts, of in (
-        (("temperature",), scored),
-        (("prior", "temperature"), nobody),
-        (("prior", "temperature"), scored),
-    ):
-        stored = Stored(head, found[f"{head}_oof"], of, found[f"{head}_test"])
-        source = Fitted("calibrated", Calibrate(parts, of.subjects_by_fold()), [stored], of)
+    for bias in BIASES.values():
+        source = Fitted("moved", Moved(bias, scored.subjects_by_fold()), [stored], scored)
         test = [source.predict(Part(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
-        cells.append(float(held_out_losses(source, of, frozenset()).mean()))
+        cells.append(float(held_out_losses(source, scored, frozenset()).mean()))
         cells.append(float(np.mean([log_loss(rows, found["test_labels"]) for rows in test])))
     return cells
 

@@ -34,7 +34,8 @@ def main(
 def _describe(made: Derived) -> str:
     """What all folds together would fit."""
     fitted: Calibrated = made.overall
-    prior = "to the prior" if fitted.to_prior else "prior as it is"
+    moved = sum(of_fold.to_prior for of_fold in made.fitted)
+    prior = f"to the prior in {moved} of {len(made.fitted)} folds"
     return f"{prior}, temperature {fitted.temperature:.2f}, clip {fitted.clip:.1g}"
 
 

@@ -5,6 +5,7 @@ import shutil
 
 os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -22,7 +22,7 @@ from distracted.postprocess.neighbour_mean import NeighbourMean, averagings, nei
 from distracted.postprocess.neighbours import nearest_neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, make_spaces
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import STEP_VERSION, Part
 from distracted.predictions.store import Store
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
@@ -66,7 +66,7 @@ def test_what_there_is_to_smooth(store: Store) -> None:
     columns = store.competition.config.columns.model_copy(update={"group": None})
     config = store.competition.config.model_copy(update={"columns": columns})
     without = Store(store.workspace, replace(store.competition, config=config), store.folds)
-    assert extent_of(without) == Extent(smallest, smallest)
+    assert extent_of(without) == Extent(smallest, None)
 
 
 # Calibration
@@ -318,11 +318,20 @@ def test_a_stale_run_is_left_out_unless_it_is_named(
         calibrate_run(store, "a_calibrated")
 
 
-def test_a_step_of_another_version_is_named(store: Store, write_run: WriteRun) -> None:
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"name": "smooth", "version": STEP_VERSION, "candidates": [{"method": "magic"}]}, "magic"),
+        ({"name": "calibrate", "parts": ["clip"]}, "steps of version 1"),
+    ],
+)
+def test_a_step_of_another_version_is_named(
+    step: dict[str, Any], message: str, store: Store, write_run: WriteRun
+) -> None:
     write_run("a")
     calibrate_run(store, "a")
     run = store.read_run("a_calibrated")
-    config = {**run.manifests[0].config, "step": {"name": "smooth", "candidates": [{"method": "magic"}]}}
+    config = {**run.manifests[0].config, "step": step}
     for fold in range(3):
         store.write_fold(
             "a_calibrated",
@@ -333,7 +342,7 @@ def test_a_step_of_another_version_is_named(store: Store, write_run: WriteRun) -
             test=run.test[fold],
             parents=run.manifests[0].parents,
         )
-    with pytest.raises(StoreError, match=r"a_calibrated: made by another version of the project .*magic"):
+    with pytest.raises(StoreError, match=f"a_calibrated: made by another version of the project .*{message}"):
         blend_runs(store, blenders=LINEAR)
 
 

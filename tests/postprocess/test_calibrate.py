@@ -120,6 +120,47 @@ def test_the_bias_gains_in_a_fold_of_few_subjects_what_it_gains_in_a_test_set_of
     assert fair == pytest.approx(among_many, abs=0.015)
 
 
+def test_a_subject_with_most_of_the_rows_counts_for_less_still() -> None:
+    """What is left of a subject's own error is what is left among many, whatever shares the others have."""
+    rng, counts = np.random.default_rng(0), [9, 3, 6, 12, 4]
+    num_folds = 120
+    each = 4 * np.tile(counts, num_folds)
+    subjects = np.arange(len(each)).repeat(each)
+    labels = np.arange(len(subjects)) % 4
+    off = np.array([0.5, 0, 0, -0.5]) + 1.2 * rng.normal(size=(len(each), 4))
+    plain = log_softmax(2 * np.eye(4)[labels] + rng.normal(size=(len(labels), 4)) + off[subjects], axis=1)
+    prior = np.full(4, 0.25)
+    moved, by_fold = np.empty_like(plain), np.empty_like(plain)
+    for rows in np.array_split(np.arange(len(labels)), num_folds):
+        moved[rows] = soften(plain[rows] + subject_biases(plain[rows], prior, subjects[rows]), 1.0)
+        by_fold[rows] = soften(plain[rows] + prior_bias(plain[rows], prior), 1.0)
+    many = log_loss(soften(plain + prior_bias(plain, prior), 1.0), labels)
+    assert log_loss(moved, labels) == pytest.approx(many, abs=0.015)
+    assert log_loss(by_fold, labels) < many - 0.06
+
+
+def test_many_small_subjects_share_a_bias_and_a_large_one_among_them_has_its_own() -> None:
+    log_probs, _ = draw(1200, bias=(2, 0, 0, -2))
+    prior, small = np.full(4, 0.25), np.arange(1200) // 20
+    np.testing.assert_array_equal(
+        subject_biases(log_probs, prior, small), np.tile(prior_bias(log_probs, prior), (1200, 1))
+    )
+    large = np.where(np.arange(1200) < 600, 0, small)
+    found = subject_biases(log_probs, prior, large)
+    assert (found[0] != found[-1]).any()
+
+
+def test_held_out_rows_are_moved_by_what_their_subjects_leave() -> None:
+    log_probs, _ = draw(200, bias=(2, 0, 0, -2))
+    subjects = np.arange(200) // 50
+    step = Calibrate(("prior",), {0: subjects})
+    fitted = Calibrated(to_prior=True, prior=(0.25,) * 4)
+    expected = soften(log_probs + subject_biases(log_probs, np.full(4, 0.25), subjects), 1.0)
+    np.testing.assert_allclose(step.apply(fitted, log_probs[None], Part(0)), expected)
+    moved = step.apply(fitted, log_probs[None], Part(0, test=True))
+    np.testing.assert_allclose(np.exp(moved).mean(axis=0), 0.25, atol=1e-5)
+
+
 def test_the_only_subject_of_a_fold_says_nothing_about_what_is_off_for_others() -> None:
     log_probs, _ = draw(30, bias=(2, 0, 0, -2))
     assert not subject_biases(log_probs, np.full(4, 0.25), np.zeros(30, dtype=np.int64)).any()

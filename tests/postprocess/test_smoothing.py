@@ -269,7 +269,7 @@ def test_a_setting_is_read_from_text() -> None:
         (
             "neighbours",
             "k=60 bandwidth=0.3 mean=arithmetic",
-            "40 images and a subject 40, which allow at most k=39",
+            "40 images, which allow at most k=39",
         ),
         ("neighbours", "k=ten bandwidth=0.3 mean=arithmetic", "k='ten' is no number"),
         ("neighbours", "k=5 bandwidth=-1 mean=arithmetic", "bandwidth has to be above 0"),

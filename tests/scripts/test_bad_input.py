@@ -448,7 +448,7 @@ def test_what_cannot_be_calibrated(trained: Project, arguments: list[str], parts
             ["HOW='k=60 bandwidth=0.3 mean=arithmetic': the smallest part has 7 images", "at most k=6"],
         ),
         (["--runs", "resnet"], ["there is no run 'resnet' on tiny; there are: resnet50"]),
-        (["--methods", "clusters"], ["the smallest part has 7 images and a subject"]),
+        (["--methods", "clusters"], ["an average subject 9, too few for METHODS='clusters'"]),
     ],
 )
 def test_what_cannot_be_smoothed(trained: Project, arguments: list[str], parts: list[str]) -> None:

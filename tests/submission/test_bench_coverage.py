@@ -29,12 +29,19 @@ def test_a_competition_repeats_and_is_scored_from_what_was_kept(
     found, again = (bench["_compete"](people, np.random.default_rng(3)) for _ in range(2))
     assert all(np.array_equal(found[key], again[key]) for key in found)
     assert len(np.unique(found["subjects"])) == 26
-    assert found["plain_oof"].shape == (26 * 6, 3) and found["blend_test"].shape == (5, 52 * 6, 3)
+    assert found["plain_oof"].shape == (26 * 6, 3) and found["plain_test"].shape == (5, 52 * 6, 3)
     path = tmp_path / "000.npz"
     bench["_save"](path, found)
     rows = bench["_score"](bench["_load"](path))
     assert rows == bench["_score"](found)
-    assert [row["run"] for row in rows[::2]] == ["plain", "sure", "few", "blend"]
+    assert [row["run"] for row in rows[::2]] == [
+        "plain",
+        "sure",
+        "few",
+        "sure, calibrated",
+        "blend",
+        "blend of calibrated",
+    ]
     for ours, naive in zip(rows[::2], rows[1::2], strict=True):
         assert ours["truth"] == naive["truth"] > 0
         assert ours["mean"] < naive["mean"]  # the bootstrap knows nothing of bagging

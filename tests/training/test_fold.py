@@ -270,7 +270,6 @@ def test_what_is_held_back_is_watched_and_never_trained_on(
     assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
 
 
-@pytest.mark.slow
 def test_watching_looks_at_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
     before = train(*WATCHING)
     rows = store.folds.valid(0)

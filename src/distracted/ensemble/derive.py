@@ -14,7 +14,7 @@ from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.methods import Extent, Spaces, Way, all_settings, any_of, as_json, too_few
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.step import Part, Step
+from distracted.postprocess.step import STEP_VERSION, Part, Step
 from distracted.predictions.store import Run, Store
 
 
@@ -48,7 +48,7 @@ def calibrate_run(
         raise ConfigError(f"PARTS: expected some of {', '.join(CALIBRATIONS)}; {got}")
     taken = tuple(part for part in CALIBRATIONS if part in parts)
     step = Calibrate(taken, scored_rows(store.folds).subjects_by_fold())
-    settings = {"name": "calibrate", "parts": list(step.parts)}
+    settings = {"name": "calibrate", "version": STEP_VERSION, "parts": list(step.parts)}
     return _derive(store, store.read_run(run), step, name or f"{run}_calibrated", settings, force=force)
 
 
@@ -73,13 +73,14 @@ def smooth_run(
     candidates = [fixed] if fixed else all_settings(ways, names, extent_of(store))
     if not candidates:
         raise StoreError(
-            f"{store.competition.name}: {too_few(extent_of(store))}, too few for "
+            f"{store.competition.name}: {too_few(extent_of(store), ways)}, too few for "
             f"METHODS={' '.join(way.name for way in ways)!r}"
         )
     step = Smooth(any_of(spaces, candidates), fixed=fixed is not None)
     described = {layout: {n: s.describes for n, s in found.items()} for layout, found in spaces.items()}
     settings = {
         "name": "smooth",
+        "version": STEP_VERSION,
         "spaces": described,
         "candidates": [as_json(candidate) for candidate in candidates],
         "fixed": step.fixed,
@@ -101,7 +102,7 @@ def extent_of(store: Store) -> Extent:
     sizes = [len(store.folds.valid(fold)) for fold in range(store.folds.num_folds)]
     smallest = min(*sizes, len(store.competition.test))
     if store.competition.config.columns.group is None:
-        return Extent(smallest, smallest)
+        return Extent(smallest, None)
     subjects = store.folds.subjects
     return Extent(smallest, len(subjects) // len(np.unique(subjects)))
 

@@ -15,7 +15,7 @@ from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.methods import WAYS, Spaces, any_of, from_json
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, stored_space
-from distracted.postprocess.step import Examples, LogProbs, Part, Step, normalised
+from distracted.postprocess.step import STEP_VERSION, Examples, LogProbs, Part, Step, normalised
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.store import Run, Store
 
@@ -90,6 +90,8 @@ def step_source(name: str, step: Step, parents: Sequence[Source], scored: Scored
 def open_step(store: Store, run: Run) -> Step:
     """The step that made a derived run, as its manifests say."""
     settings: Mapping[str, Any] = run.manifests[0].config["step"]
+    if settings.get("version") != STEP_VERSION:
+        raise StoreError(_of_another_version(run, f"steps of version {settings.get('version', 1)}"))
     try:
         if settings["name"] == "calibrate":
             return Calibrate(tuple(settings["parts"]), scored_rows(store.folds).subjects_by_fold())

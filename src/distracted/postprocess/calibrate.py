@@ -16,8 +16,8 @@ CALIBRATIONS = ("prior", "temperature", "clip")
 _TEMPERATURES = (-3.0, 3.0)  # natural logarithms: 1/20 to 20
 _CLIPS = (-27.0, -3.0)  # 2e-12 to 0.05
 _TOLERANCE = 1e-6  # of mean probabilities
-_MOST_STEPS = 100  # where networks are sure, a bias that meets the prior can lie far away, and is no good
-_MOST_SUBJECTS = 50  # of a part; with more, each one's own weight in their mean is next to nothing
+_MOST_STEPS = 100
+_LITTLE = 0.02  # where no subject has a larger share of the rows, each one's own do next to nothing
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ class Calibrate:
         (found,) = floored(log_probs)
         if fitted.to_prior:
             prior = np.array(fitted.prior)
-            own = None if part.test else self.subjects[part.fold]
-            found = found + (prior_bias(found, prior) if own is None else subject_biases(found, prior, own))
+            if part.test:
+                found = found + prior_bias(found, prior)
+            else:
+                assert part.fold in self.subjects, "the prior needs the subjects of the rows"
+                found = found + subject_biases(found, prior, self.subjects[part.fold])
         return clip_probs(soften(found, fitted.temperature), fitted.clip)
 
 
@@ -181,10 +184,12 @@ def subject_biases(
 
     A fold has few subjects, and a subject's own rows make up much of its mean: a bias that meets the prior
     mends a good part of what is wrong for each of them alone, which among the many of a test set it cannot.
-    So a subject's own rows count for a share of 1 - sqrt(1 - 1/n) of n subjects' rows, about half of what
-    they are. If what a network gets wrong for a subject is what it gets wrong for all plus something
-    independent of the same variance v for each, as much of v is left by that as among infinitely many: all
-    of it, where the plain bias leaves v (1 - 1/n), and one without the subject's own rows v (1 + 1/(n - 1)).
+    So a subject's own rows count for less, about half of what they are. Let what a network gets wrong for a
+    subject be what it gets wrong for all plus something independent of the same variance v for each. Among
+    n subjects of as many rows the plain bias leaves v (1 - 1/n), one without the subject's own rows
+    v (1 + 1/(n - 1)), and the plain one among infinitely many v. With a share a for the own rows
+    (1 - a)^2 v (1 + q) is left, where q is the sum of the other subjects' squared shares among themselves,
+    1/(n - 1) where they have as many rows; a is set so that it is v.
 
     Args:
         subjects: Of the rows, (num_images,).
@@ -194,15 +199,14 @@ def subject_biases(
     """
     common = prior_bias(log_probs, prior)
     _, ids, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    num = len(counts)
-    if num > _MOST_SUBJECTS:
-        return np.broadcast_to(common, log_probs.shape)
+    if counts.max() <= _LITTLE * counts.sum():
+        return np.tile(common, (len(log_probs), 1))
     biases = np.zeros(log_probs.shape)
-    if num == 1:  # nobody else knows what is wrong for all
+    if len(counts) == 1:  # nobody else knows what is wrong for all
         return biases
-    share = 1 - np.sqrt(1 - 1 / num)
-    for subject in range(num):
-        own = ids == subject
+    for subject in range(len(counts)):
+        own, others = ids == subject, np.delete(counts, subject)
+        share = 1 - 1 / np.sqrt(1 + (others**2).sum() / others.sum() ** 2)
         weights = np.where(own, share / counts[subject], (1 - share) / (len(ids) - counts[subject]))
         biases[own] = prior_bias(log_probs, prior, weights=weights, start=common)
     return biases

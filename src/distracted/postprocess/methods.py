@@ -34,11 +34,11 @@ class Extent(NamedTuple):
 
     Attributes:
         smallest: Images in the smallest of the folds and the test set.
-        per_subject: Of an average subject; as many where there are no subjects.
+        per_subject: Of an average subject; None where there are no subjects.
     """
 
     smallest: int
-    per_subject: int
+    per_subject: int | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def _most_neighbours(extent: Extent) -> int:
 
 def _most_in_cluster(extent: Extent) -> int:
     """No more than a subject has: larger ones mix the few of a fold, whose mean a prior mends too well."""
-    return min(extent.per_subject, extent.smallest // 2)
+    half = extent.smallest // 2
+    return half if extent.per_subject is None else min(extent.per_subject, half)
 
 
 WAYS = {
@@ -179,17 +180,19 @@ def parse_setting(way: Way, text: str, space: str, extent: Extent) -> Any:
         raise ConfigError(f"HOW={text!r}: {way.name} takes {', '.join(expected)}; expected e.g. HOW={such!r}")
     values = {key: _value(key, value, text) for key, value in given.items()}
     if values[way.bounded] > way.most(extent):
-        raise ConfigError(
-            f"HOW={text!r}: {too_few(extent)}, which allow at most {way.bounded}={way.most(extent)}"
-        )
+        limit = f"which allow at most {way.bounded}={way.most(extent)}"
+        raise ConfigError(f"HOW={text!r}: {too_few(extent, [way])}, {limit}")
     if way.bounded == "size" and values["size"] not in SIZES:
         raise ConfigError(f"HOW={text!r}: expected size one of {', '.join(map(str, SIZES))}")
     return way.setting(space=space, **values)
 
 
-def too_few(extent: Extent) -> str:
+def too_few(extent: Extent, ways: Sequence[Way]) -> str:
     """What there is, for a message that says it is not enough."""
-    return f"the smallest part has {extent.smallest} images and a subject {extent.per_subject}"
+    text = f"the smallest part has {extent.smallest} images"
+    if extent.per_subject is not None and any(way.bounded == "size" for way in ways):
+        text += f" and an average subject {extent.per_subject}"
+    return text
 
 
 def _value(key: str, value: str, text: str) -> Any:

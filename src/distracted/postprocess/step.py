@@ -11,6 +11,10 @@ LogProbs = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
 
+#: Counted up where a step's fit changes: what was made before is refused.
+STEP_VERSION = 2
+
+
 class Part(NamedTuple):
     """Rows that one fold's networks predict: those it holds out, or the test set."""
 
@@ -26,7 +30,7 @@ class Examples:
         log_probs: Of each run that goes in, (num_runs, num_images, num_classes).
         labels: Class ids, (num_images,).
         folds: Fold of each row, (num_images,).
-        subjects: Subject ids, not all of them need occur, (num_images,): for standard errors alone.
+        subjects: Subject ids, not all of them need occur, (num_images,).
     """
 
     log_probs: LogProbs

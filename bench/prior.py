@@ -37,9 +37,7 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Print a table: each population and head, out-of-fold and true loss by way of calibration."""
-    say_header(
-        ["people", "heads", "temperature: OOF", "true", "by fold: OOF", "true", "calibrate: OOF", "true"]
-    )
+    say_header(["people", "heads", *(f"{way}: {side}" for way in BIASES for side in ("OOF", "true"))])
     for population in POPULATIONS:
         paths = sorted((root / f"predictions_{population}").glob("*.npz"))[:competitions]
         if not paths:

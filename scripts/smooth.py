@@ -9,7 +9,7 @@ import typer
 
 import console
 from distracted.config import load_config, load_data_config, load_runtime_config
-from distracted.ensemble.derive import extent_of, smooth_run
+from distracted.ensemble.derive import extent_of, settings_to_try, smooth_run
 from distracted.ensemble.nearness import Distance, neighbour_distances, sensitivity
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
@@ -41,6 +41,8 @@ def main(
         raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     fixed = parse_setting(ways[0], how, named[0], extent_of(store)) if how else None
+    if not how:
+        settings_to_try(store, ways, named)  # refused before any network has run
     opener = _Opener(store, ways, data, set, root)
     rows = []
     distances: dict[str, list[Distance]] = {}

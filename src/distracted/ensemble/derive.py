@@ -70,12 +70,7 @@ def smooth_run(
         fixed: One setting, taken whatever it is worth; by default the best is chosen, or none.
     """
     names = list(next(iter(spaces.values())))
-    candidates = [fixed] if fixed else all_settings(ways, names, extent_of(store))
-    if not candidates:
-        raise StoreError(
-            f"{store.competition.name}: {too_few(extent_of(store), ways)}, too few for "
-            f"METHODS={' '.join(way.name for way in ways)!r}"
-        )
+    candidates = [fixed] if fixed else settings_to_try(store, ways, names)
     step = Smooth(any_of(spaces, candidates), fixed=fixed is not None)
     described = {layout: {n: s.describes for n, s in found.items()} for layout, found in spaces.items()}
     settings = {
@@ -95,6 +90,27 @@ def smooth_run(
     return _derive(
         store, store.read_run(run), step, name, settings, details=details, force=force, seconds=seconds
     )
+
+
+def settings_to_try(store: Store, ways: Sequence[Way], spaces: Sequence[str]) -> list[Any]:
+    """All settings of some ways in some spaces.
+
+    Raises:
+        StoreError: too few folds to choose by, or too few images for any setting.
+    """
+    num_folds = scored_rows(store.folds).num_folds
+    if num_folds < MIN_FOLDS:
+        raise StoreError(
+            f"{store.competition.name}: {num_folds} folds are too few to choose a smoothing by; "
+            "expected three or more, or HOW="
+        )
+    candidates = all_settings(ways, spaces, extent_of(store))
+    if not candidates:
+        raise StoreError(
+            f"{store.competition.name}: {too_few(extent_of(store), ways)}, too few for "
+            f"METHODS={' '.join(way.name for way in ways)!r}"
+        )
+    return candidates
 
 
 def extent_of(store: Store) -> Extent:
@@ -126,11 +142,6 @@ def _derive(
     start = time.perf_counter() - seconds
     scored = scored_rows(store.folds)
     reads_labels = not isinstance(step, Smooth) or step.reads_labels
-    if isinstance(step, Smooth) and not step.fixed and scored.num_folds < MIN_FOLDS:
-        raise StoreError(
-            f"{store.competition.name}: {scored.num_folds} folds are too few to choose a smoothing by; "
-            "expected three or more, or HOW="
-        )
     if reads_labels and scored.num_folds < 2:
         raise StoreError(
             f"{store.competition.name}: a single split has no other fold to fit {settings['name']} on; "

@@ -98,18 +98,15 @@ def settings_to_try(store: Store, ways: Sequence[Way], spaces: Sequence[str]) ->
     Raises:
         StoreError: too few folds to choose by, or too few images for any setting.
     """
-    num_folds = scored_rows(store.folds).num_folds
+    name, num_folds, extent = store.competition.name, store.folds.num_folds, extent_of(store)
     if num_folds < MIN_FOLDS:
         raise StoreError(
-            f"{store.competition.name}: {num_folds} folds are too few to choose a smoothing by; "
-            "expected three or more, or HOW="
+            f"{name}: {num_folds} folds are too few to choose a smoothing by; expected three or more, or HOW="
         )
-    candidates = all_settings(ways, spaces, extent_of(store))
+    candidates = all_settings(ways, spaces, extent)
     if not candidates:
-        raise StoreError(
-            f"{store.competition.name}: {too_few(extent_of(store), ways)}, too few for "
-            f"METHODS={' '.join(way.name for way in ways)!r}"
-        )
+        methods = " ".join(way.name for way in ways)
+        raise StoreError(f"{name}: {too_few(extent, ways)}, too few for METHODS={methods!r}")
     return candidates
 
 

@@ -40,9 +40,10 @@ def main(
     if how and len(ways) > 1:
         raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    fixed = parse_setting(ways[0], how, named[0], extent_of(store)) if how else None
-    if not how:
-        settings_to_try(store, ways, named)  # refused before any network has run
+    if how:  # either is refused before any network has run
+        candidates = [parse_setting(ways[0], how, named[0], extent_of(store))]
+    else:
+        candidates = settings_to_try(store, ways, named)
     opener = _Opener(store, ways, data, set, root)
     rows = []
     distances: dict[str, list[Distance]] = {}
@@ -55,7 +56,9 @@ def main(
                 f"`make calibrate RUNS={run}` first tells what smoothing gives"
             )
         opened = opener(named, parent)
-        made = smooth_run(store, run, ways=ways, spaces=opened, fixed=fixed, name=name, force=force)
+        made = smooth_run(
+            store, run, candidates=candidates, spaces=opened, fixed=bool(how), name=name, force=force
+        )
         taken = Counter(_describe(fitted) for fitted in made.fitted)
         described = "; ".join(f"{text} ({number} folds)" for text, number in taken.items())
         rows.append((run, made.name, made.gain, described))

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
-from distracted.ensemble.derive import calibrate_run, extent_of, smooth_run
+from distracted.ensemble.derive import calibrate_run, extent_of, settings_to_try, smooth_run
 from distracted.ensemble.members import step_source
 from distracted.ensemble.sources import Chosen, Scored, Stored
 from distracted.errors import ConfigError, StoreError
@@ -45,6 +45,11 @@ def space_of(store: Store, way: str, *, telling: bool, seed: int = 0) -> Space[A
 
     layout = WAYS[way].layout
     return make_spaces(store, [layout], parts(), describes="made up")[layout.name]
+
+
+def tried(store: Store, space: str = "x") -> list[Any]:
+    """Every way to average neighbours in a space."""
+    return settings_to_try(store, [WAYS["neighbours"]], [space])
 
 
 def relabelled(store: Store, fold: int) -> Store:
@@ -123,7 +128,7 @@ def test_a_space_that_tells_classes_apart_is_used(store: Store, write_run: Write
     write_run("a", skill=1.5)
     calibrate_run(store, "a", parts=("temperature",))
     spaces = {"neighbours": {"telling": space_of(store, "neighbours", telling=True)}}
-    made = smooth_run(store, "a_calibrated", ways=[WAYS["neighbours"]], spaces=spaces, name="good")
+    made = smooth_run(store, "a_calibrated", candidates=tried(store, "telling"), spaces=spaces, name="good")
     assert [fitted.how.space for fitted in made.fitted] == ["telling"] * 3
     assert made.gain.after < made.gain.before - 0.2
     assert store.manifest("good", 0).details["num_candidates"] == 1 + 2 * 4 * 3
@@ -148,7 +153,7 @@ def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, w
     write_run("a")
     space = space_of(store, "neighbours", telling=False)
     fixed = parse_setting(WAYS["neighbours"], "k=3 bandwidth=none mean=geometric", "x", Extent(7, 7))
-    smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces={"neighbours": {"x": space}}, fixed=fixed)
+    smooth_run(store, "a", candidates=[fixed], spaces={"neighbours": {"x": space}}, fixed=True)
     parent, made = store.read_run("a"), store.read_run("a_smooth")
     assert not made.fitted  # nothing was read of any label: it may teach
     for fold in range(3):
@@ -169,7 +174,7 @@ def make_all(store: Store, space: Space[Any]) -> None:
     smooth_run(
         store,
         "a_calibrated",
-        ways=[WAYS["neighbours"]],
+        candidates=tried(store),
         spaces={"neighbours": {"x": space}},
         name="smooth",
         force=True,
@@ -234,7 +239,7 @@ def test_a_derived_run_whose_parent_has_changed_is_no_member(store: Store, write
 def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
     spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=True)}}
-    smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces=spaces)
+    smooth_run(store, "a", candidates=tried(store), spaces=spaces)
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.unlink()
     with pytest.raises(StoreError, match=r"\.npz: gone or damaged; .*make smooth"):
@@ -248,7 +253,7 @@ def test_a_space_of_other_images_is_named(store: Store, write_run: WriteRun) -> 
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.write_bytes((space.folder / f"{of_test}.npz").read_bytes())
     with pytest.raises(StoreError, match=r"\.npz: of other images: expected 18 rows; remove it"):
-        smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces={"neighbours": {"x": space}})
+        smooth_run(store, "a", candidates=tried(store), spaces={"neighbours": {"x": space}})
     assert store.runs() == ["a"]
 
 
@@ -285,7 +290,7 @@ def test_a_run_that_comes_out_otherwise_than_stored_is_refused(store: Store, wri
     write_run("a", skill=1.5)
     write_run("b", seed=1)
     spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=True)}}
-    smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces=spaces)
+    smooth_run(store, "a", candidates=tried(store), spaces=spaces)
     manifest = store.manifest("a_smooth", 2)
     path = store.workspace.spaces("tiny") / f"{manifest.details['spaces']['neighbours']['x']['valid']}.npz"
     with np.load(path) as arrays:
@@ -350,10 +355,5 @@ def test_two_folds_are_too_few_to_choose_a_smoothing_by(
     store_with: Callable[[dict[str, int]], Store],
 ) -> None:
     store = store_with({f"p{subject:03}": subject % 2 for subject in range(6)})
-    for fold in range(2):
-        uniform = np.full((len(store.folds.valid(fold)), 3), -np.log(3))
-        test = np.full((len(store.competition.test), 3), -np.log(3))
-        store.write_fold("a", fold, kind="model", config={"run": "a"}, valid=uniform, test=test)
-    spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=True)}}
     with pytest.raises(StoreError, match=r"2 folds are too few to choose a smoothing by; .*HOW="):
-        smooth_run(store, "a", ways=[WAYS["neighbours"]], spaces=spaces)
+        settings_to_try(store, [WAYS["neighbours"]], ["x"])

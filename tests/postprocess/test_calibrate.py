@@ -38,6 +38,10 @@ def examples_of(log_probs: Floats, labels: Floats, *, num_folds: int = 4) -> Exa
     return Examples(log_probs[None], labels, rows % num_folds, rows // 20)
 
 
+def subjects_of(examples: Examples) -> dict[int, Floats]:
+    return {part.fold: examples.subjects[rows] for part, rows in examples.parts()}
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_the_temperature_of_labels_that_follow_the_predictions_is_found(temperature: float) -> None:
     log_probs, labels = draw()
@@ -91,6 +95,34 @@ def test_weighted_rows_count_as_if_they_came_several_times() -> None:
     np.testing.assert_allclose(found, prior_bias(log_probs.repeat(times, axis=0), prior), atol=1e-5)
 
 
+def bias_gains(num_images: list[int], *, num_folds: int, seed: int) -> dict[str, float]:
+    """What a bias gains by fold, plain or by subject, and in all folds at once, which hold many subjects.
+
+    A network is off in the same way for all subjects and in another way for each; each shows all classes.
+
+    Args:
+        num_images: Of each subject of a fold.
+    """
+    rng, each = np.random.default_rng(seed), np.tile(num_images, num_folds)
+    subjects = np.arange(len(each)).repeat(each)
+    labels = np.arange(len(subjects)) % 4
+    off = np.array([0.5, 0, 0, -0.5]) + 1.2 * rng.normal(size=(len(each), 4))
+    plain = log_softmax(2 * np.eye(4)[labels] + rng.normal(size=(len(labels), 4)) + off[subjects], axis=1)
+    prior = np.full(4, 0.25)
+
+    def gain(bias_of: Callable[[Floats, Floats], Floats], num_parts: int) -> float:
+        moved = np.empty_like(plain)
+        for rows in np.array_split(np.arange(len(labels)), num_parts):
+            moved[rows] = soften(plain[rows] + bias_of(plain[rows], subjects[rows]), 1.0)
+        return log_loss(plain, labels) - log_loss(moved, labels)
+
+    return {
+        "plain": gain(lambda rows, _: prior_bias(rows, prior), num_folds),
+        "by subject": gain(lambda rows, of: subject_biases(rows, prior, of), num_folds),
+        "among many": gain(lambda rows, _: prior_bias(rows, prior), 1),
+    }
+
+
 @pytest.mark.parametrize(
     "num_subjects", [5, pytest.param(3, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow)]
 )
@@ -101,42 +133,16 @@ def test_the_bias_gains_in_a_fold_of_few_subjects_what_it_gains_in_a_test_set_of
 
     A bias that meets the prior in a fold makes good much of what is off for each of its few subjects.
     """
-    rng, each, num_folds = np.random.default_rng(num_subjects), 24, 300 // num_subjects
-    labels = np.tile(np.arange(4), num_folds * num_subjects * each // 4)
-    subjects = np.arange(len(labels)) // each
-    off = np.array([0.5, 0, 0, -0.5]) + 1.2 * rng.normal(size=(subjects.max() + 1, 4))
-    plain = log_softmax(2 * np.eye(4)[labels] + rng.normal(size=(len(labels), 4)) + off[subjects], axis=1)
-    prior = np.full(4, 0.25)
-
-    def gain_in_folds(bias_of: Callable[[Floats, Floats], Floats]) -> float:
-        moved = np.empty_like(plain)
-        for rows in np.array_split(np.arange(len(labels)), num_folds):
-            moved[rows] = soften(plain[rows] + bias_of(plain[rows], subjects[rows]), 1.0)
-        return log_loss(plain, labels) - log_loss(moved, labels)
-
-    among_many = log_loss(plain, labels) - log_loss(soften(plain + prior_bias(plain, prior), 1.0), labels)
-    assert gain_in_folds(lambda rows, _: prior_bias(rows, prior)) > among_many + 0.25 / num_subjects
-    fair = gain_in_folds(lambda rows, of: subject_biases(rows, prior, of))
-    assert fair == pytest.approx(among_many, abs=0.015)
+    gains = bias_gains([24] * num_subjects, num_folds=300 // num_subjects, seed=num_subjects)
+    assert gains["plain"] > gains["among many"] + 0.25 / num_subjects
+    assert gains["by subject"] == pytest.approx(gains["among many"], abs=0.015)
 
 
 def test_a_subject_with_most_of_the_rows_counts_for_less_still() -> None:
     """What is left of a subject's own error is what is left among many, whatever shares the others have."""
-    rng, counts = np.random.default_rng(0), [9, 3, 6, 12, 4]
-    num_folds = 120
-    each = 4 * np.tile(counts, num_folds)
-    subjects = np.arange(len(each)).repeat(each)
-    labels = np.arange(len(subjects)) % 4
-    off = np.array([0.5, 0, 0, -0.5]) + 1.2 * rng.normal(size=(len(each), 4))
-    plain = log_softmax(2 * np.eye(4)[labels] + rng.normal(size=(len(labels), 4)) + off[subjects], axis=1)
-    prior = np.full(4, 0.25)
-    moved, by_fold = np.empty_like(plain), np.empty_like(plain)
-    for rows in np.array_split(np.arange(len(labels)), num_folds):
-        moved[rows] = soften(plain[rows] + subject_biases(plain[rows], prior, subjects[rows]), 1.0)
-        by_fold[rows] = soften(plain[rows] + prior_bias(plain[rows], prior), 1.0)
-    many = log_loss(soften(plain + prior_bias(plain, prior), 1.0), labels)
-    assert log_loss(moved, labels) == pytest.approx(many, abs=0.015)
-    assert log_loss(by_fold, labels) < many - 0.06
+    gains = bias_gains([36, 12, 24, 48, 16], num_folds=120, seed=0)
+    assert gains["plain"] > gains["among many"] + 0.06
+    assert gains["by subject"] == pytest.approx(gains["among many"], abs=0.015)
 
 
 def test_many_small_subjects_share_a_bias_and_a_large_one_among_them_has_its_own() -> None:
@@ -168,7 +174,7 @@ def test_the_only_subject_of_a_fold_says_nothing_about_what_is_off_for_others() 
 
 def test_predictions_whose_mean_is_off_are_moved_to_the_prior_and_others_are_not() -> None:
     log_probs, labels = draw(bias=(0, 0, 0, 0))
-    step = Calibrate(("prior",))
+    step = Calibrate(("prior",), subjects_of(examples_of(log_probs, labels)))
     assert not step.learn(examples_of(log_probs, labels)).to_prior
     off = log_softmax(log_probs + TILT, axis=1)
     assert step.learn(examples_of(off, labels)).to_prior
@@ -177,8 +183,9 @@ def test_predictions_whose_mean_is_off_are_moved_to_the_prior_and_others_are_not
 def test_all_parts_together_mend_what_all_of_them_broke() -> None:
     log_probs, labels = draw()
     broken = log_softmax(3 * (log_probs + TILT), axis=1)
-    step = Calibrate(subjects={0: np.arange(len(labels)) // 20})
-    fitted = step.learn(examples_of(broken, labels))
+    examples = examples_of(broken, labels)
+    fitted = Calibrate(subjects=subjects_of(examples)).learn(examples)
+    step = Calibrate(subjects={0: examples.subjects})  # all rows are held out by fold 0
     mended = step.apply(fitted, broken[None], Part(0))
     np.testing.assert_allclose(
         mended, step.apply(fitted, broken[None], Part(0, test=True))

@@ -177,12 +177,12 @@ def test_what_was_made_of_a_calibrated_run_may_not_teach_either(store: Store, wr
     ]
     way = WAYS["neighbours"]
     spaces = {way.layout.name: {"x": make_spaces(store, [way.layout], parts, describes="")[way.layout.name]}}
-    fixed = Averaging("x", "arithmetic", None, 2)
-    smooth_run(store, "a_calibrated", ways=[way], spaces=spaces, fixed=fixed)
+    setting = Averaging("x", "arithmetic", None, 2)
+    smooth_run(store, "a_calibrated", candidates=[setting], spaces=spaces, fixed=True)
     assert store.read_run("a_calibrated_smooth").fitted
     with pytest.raises(StoreError, match="a_calibrated_smooth was fitted on out-of-fold rows"):
         read_pseudo_labels(store, taught_by(store, "a_calibrated_smooth"), 0)
-    smooth_run(store, "a", ways=[way], spaces=spaces, fixed=fixed)
+    smooth_run(store, "a", candidates=[setting], spaces=spaces, fixed=True)
     assert len(read_pseudo_labels(store, taught_by(store, "a_smooth"), 0)[0].probs) == 7
     write_run("a", skill=2.0, seed=3)
     with pytest.raises(StoreError, match="a_smooth: its parent a has changed since it was made"):

@@ -56,22 +56,20 @@ def smooth_run(
     store: Store,
     run: str,
     *,
-    ways: Sequence[Way],
+    candidates: Sequence[Any],
     spaces: Spaces,
-    fixed: Any = None,
+    fixed: bool = False,
     name: str = "",
     force: bool = False,
 ) -> Derived:
     """Write a run's smoothed predictions as a run: `<run>_smooth`.
 
     Args:
-        ways: Whose settings are chosen from.
-        spaces: Of the ways' layouts.
-        fixed: One setting, taken whatever it is worth; by default the best is chosen, or none.
+        candidates: Settings, of `settings_to_try`; the best is chosen, or none.
+        spaces: That the candidates name, by their ways' layouts.
+        fixed: The only candidate is taken whatever it is worth.
     """
-    names = list(next(iter(spaces.values())))
-    candidates = [fixed] if fixed else settings_to_try(store, ways, names)
-    step = Smooth(any_of(spaces, candidates), fixed=fixed is not None)
+    step = Smooth(any_of(spaces, candidates), fixed=fixed)
     described = {layout: {n: s.describes for n, s in found.items()} for layout, found in spaces.items()}
     settings = {
         "name": "smooth",

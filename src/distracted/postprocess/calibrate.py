@@ -59,7 +59,7 @@ class Calibrate:
         to_prior, temperature, clip = False, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
         if "prior" in self.parts and len(np.unique(examples.folds)) > 1:  # else no other fold has shares
-            moved = normalised(log_probs + _biases_by_fold(log_probs, examples))
+            moved = normalised(log_probs + self._towards_other_folds(log_probs, examples))
             losses = log_losses(log_probs, labels), log_losses(moved, labels)
             gain, error = difference_and_error(*losses, examples.subjects)
             to_prior = gain > error
@@ -74,13 +74,24 @@ class Calibrate:
     def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
         (found,) = floored(log_probs)
         if fitted.to_prior:
-            prior = np.array(fitted.prior)
-            if part.test:
-                found = found + prior_bias(found, prior)
-            else:
-                assert part.fold in self.subjects, "the prior needs the subjects of the rows"
-                found = found + subject_biases(found, prior, self.subjects[part.fold])
+            found = found + self._bias(found, np.array(fitted.prior), part)
         return clip_probs(soften(found, fitted.temperature), fitted.clip)
+
+    def _towards_other_folds(self, log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
+        """Of each row the bias towards the class shares of the other folds, (num_images, num_classes)."""
+        biases = np.zeros(log_probs.shape)
+        for part, rows in examples.parts():
+            others = examples.labels[examples.folds != part.fold]
+            prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
+            biases[rows] = self._bias(log_probs[rows], prior, part)
+        return biases
+
+    def _bias(self, log_probs: LogProbs, prior: NDArray[np.float64], part: Part) -> NDArray[np.float64]:
+        """What is added to a part's log-probabilities, of a shape that fits them."""
+        if part.test:
+            return prior_bias(log_probs, prior)
+        assert part.fold in self.subjects, "the prior needs the subjects of the rows"
+        return subject_biases(log_probs, prior, self.subjects[part.fold])
 
 
 def fit_temperature(log_probs: LogProbs, labels: Labels) -> float:
@@ -113,16 +124,6 @@ def _best(loss: Callable[[float], float], log_bounds: tuple[float, float], *, to
         options={"xatol": tolerance},
     )
     return float(np.exp(found.x))
-
-
-def _biases_by_fold(log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
-    """Of each row the bias towards the class shares of the other folds, (num_images, num_classes)."""
-    bias = np.zeros(log_probs.shape)
-    for part, rows in examples.parts():
-        others = examples.labels[examples.folds != part.fold]
-        prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
-        bias[rows] = subject_biases(log_probs[rows], prior, examples.subjects[rows])
-    return bias
 
 
 def floored(log_probs: LogProbs) -> NDArray[np.float64]:

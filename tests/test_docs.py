@@ -1,0 +1,62 @@
+"""What README, docs and configs name is there: pages, pictures, commands and their variables."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distracted.paths import CONFIGS
+
+ROOT = CONFIGS.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE))
+COMMAND = re.compile(r"(?:^|`)make ([a-z-]+)((?:[^`#\n]|\\\n)*)", flags=re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).is_file()] == []
+
+
+def test_pages_that_code_and_configs_point_to_are_there() -> None:
+    sources = [
+        path for folder in ("src", "scripts", "bench", "configs") for path in (ROOT / folder).rglob("*")
+    ]
+    pointers = {
+        (name_of(path), pointer)
+        for path in [*sources, ROOT / "Makefile"]
+        if path.suffix in (".py", ".yaml", "") and path.is_file()
+        for pointer in re.findall(r"\b(?:docs/\w+\.md|bench/\w+\.py)", path.read_text())
+    }
+    assert {pointer for _, pointer in pointers} >= {"docs/steps.md", "docs/expected_score.md"}
+    assert {(source, pointer) for source, pointer in pointers if not (ROOT / pointer).is_file()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_of_a_page_are_targets_and_take_the_variables_given(page: Path) -> None:
+    text = page.read_text()
+    for target, rest in COMMAND.findall(text):
+        assert target in TARGETS, f"make {target}"
+        (recipe,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
+        outside_quotes = re.sub(r'"[^"]*"', "", rest)
+        for variable in re.findall(r"\b([A-Z_]+)=", outside_quotes):
+            assert takes(recipe, variable), f"make {target} {variable}="
+
+
+def takes(recipe: str, variable: str) -> bool:
+    """Whether a recipe reads a variable, by itself or in one that it names."""
+    if variable == "VENV":
+        return True
+    if re.search(rf"[,)]{variable}[,)]", recipe) or (variable == "SET" and "$$SETTINGS" in recipe):
+        return True
+    named = [
+        re.findall(rf"^{name} = (.*)$", MAKEFILE, flags=re.MULTILINE)
+        for name in re.findall(r"\$\((\w+)\)", recipe)
+    ]
+    return any(takes(value, variable) for values in named for value in values)

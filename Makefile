@@ -73,7 +73,7 @@ ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NA
 	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
 
 people: $(STAMP)  ## Estimate how many people the test set shows, for the expected score (MODEL= DATA= SET=)
-	@$(PY) scripts/people.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
+	@$(PY) scripts/people.py $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS"
 
 submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
 	@$(PY) scripts/submit.py $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)

@@ -11,7 +11,7 @@ own rows count for less.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import typer
@@ -59,6 +59,7 @@ class Moved:
     bias: Bias
     subjects: Mapping[int, Ints]
     name: str = "moved"
+    min_folds: ClassVar[int] = 1
 
     def learn(self, examples: Examples) -> tuple[Floats, float]:
         (log_probs,), labels = floored(examples.log_probs), examples.labels

@@ -85,8 +85,8 @@ def main(
     _show(found)
 
 
-def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, float]]:
-    """Of each blender and step the cross-fitted log loss minus that on new people."""
+def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Of each blender and step the cross-fitted log loss, and that on new people."""
     drawn = rng.permutation(people.subjects.max() + 1)
     train, new = (_shuffled(people.of(half), rng) for half in np.array_split(drawn, 2))
     scored, answers = fold_people(train), new.labels
@@ -113,7 +113,7 @@ def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, flo
         name = "pseudo-labels" + ", own fold too" * own
         sources[name] = _student(train, new, scored, sure, own=own)
     for name, source in sources.items():
-        yield name, _flattery(source, scored, answers)
+        yield name, _losses(source, scored, answers)
 
 
 def _shuffled(people: People, rng: np.random.Generator) -> People:
@@ -160,22 +160,30 @@ def _smoothing(name: str, parent: Source, train: People, new: People, scored: Sc
     return step_source(name, Smooth(any_of(spaces, candidates)), [parent], scored)  # type: ignore[arg-type]
 
 
-def _flattery(source: Source, scored: Scored, answers: Ints) -> float:
-    """Cross-fitted log loss minus the mean over folds of the log loss on new people."""
+def _losses(source: Source, scored: Scored, answers: Ints) -> tuple[float, float]:
+    """Cross-fitted log loss, and the mean over folds of the log loss on new people."""
     losses, new = np.empty(len(scored.labels)), []
     for fold in range(NUM_FOLDS):
         rows, hidden = scored.folds == fold, frozenset({fold})
         losses[rows] = log_losses(source.predict(Part(fold), hidden), scored.labels[rows])
         new.append(log_loss(source.predict(Part(fold, test=True), hidden), answers))
-    return float(losses.mean() - np.mean(new))
+    return float(losses.mean()), float(np.mean(new))
 
 
-def _show(found: Sequence[dict[str, float]]) -> None:
-    say_header(["blender or step", "cross-fitted minus new people", "standard error", "errors from zero"])
+def _show(found: Sequence[dict[str, tuple[float, float]]]) -> None:
+    columns = [
+        "blender or step",
+        "on new people",
+        "cross-fitted minus that",
+        "standard error",
+        "errors from 0",
+    ]
+    say_header(columns)
     for name in found[0]:
-        values = np.array([repeat[name] for repeat in found])
-        error = float(values.std(ddof=1) / np.sqrt(len(values)))
-        say_row([name, f"{values.mean():+.5f}", f"{error:.5f}", f"{values.mean() / error:+.1f}"])
+        losses = np.array([repeat[name] for repeat in found])
+        flattery, new = losses[:, 0] - losses[:, 1], losses[:, 1].mean()
+        mean, error = flattery.mean(), flattery.std(ddof=1) / np.sqrt(len(flattery))
+        say_row([name, f"{new:.3f}", f"{mean:+.5f}", f"{error:.5f}", f"{mean / error:+.1f}"])
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from distracted.predictions.store import open_store
 
 def main(
     runs: Annotated[
-        str, typer.Option(help="Members, separated by spaces; by default all complete runs.")
+        str, typer.Option(help="Members; by default all complete, current runs that no blend is part of.")
     ] = "",
     name: Annotated[str, typer.Option(help="The blend's name.")] = "ensemble",
     blenders: Annotated[
-        str, typer.Option(help="Blenders to choose from; by default those that no caution goes with.")
+        str, typer.Option(help="To choose from, e.g. linear_pool; flexible ones only where they are named.")
     ] = "",
     leaky: console.Leaky = False,
     data: console.Data = "state_farm",

@@ -12,12 +12,16 @@ import ensemble
 import smooth
 import train
 import tta
-from distracted.config import load_data_config
+from distracted.config import load_config
+from distracted.ensemble.derive import settings_to_try
 from distracted.errors import ConfigError
+from distracted.inference.views import find_views
 from distracted.paths import Workspace
+from distracted.postprocess.methods import find_ways
 from distracted.postprocess.spaces import OWN
 from distracted.predictions.store import Store, open_store
 from distracted.report.ladder import Rung, measure_ladder
+from distracted.report.truth import read_truth
 
 STEPS = ("calibration", "tta", "smoothing", "pseudo")
 
@@ -26,7 +30,9 @@ def main(
     models: Annotated[str, typer.Option(help="Models, separated by spaces.")],
     steps: Annotated[str, typer.Option(help="Steps to take, in the ladder's order.")] = " ".join(STEPS),
     views: Annotated[str, typer.Option(help="Groups of test-time views.")] = "scales rotations",
-    spaces: Annotated[str, typer.Option(help="Feature spaces to smooth in.")] = OWN,
+    spaces: Annotated[
+        str, typer.Option(help="Feature spaces to smooth in: own, or pretrained models.")
+    ] = OWN,
     methods: Annotated[str, typer.Option(help="Ways to smooth.")] = "neighbours diffusion clusters",
     truth: Annotated[str, typer.Option(help="CSV of the test set's true labels, for a comparison.")] = "",
     data: console.Data = "state_farm",
@@ -41,9 +47,23 @@ def main(
         raise ConfigError("MODELS= is missing: one or more names in configs/models")
     if unknown := [step for step in taken if step not in STEPS]:
         raise ConfigError(f"STEPS: there is no {unknown[0]!r}; expected some of {', '.join(STEPS)}")
+    teaching = "pseudo" in taken
+    configs = [
+        load_config(
+            model=model,
+            data=data,
+            overrides=[*console.overrides(set), *([f"pseudo.teachers=[{model}]"] if teaching else [])],
+            root=root,
+        )
+        for model in named
+    ]
+    first = configs[0]
+    store = open_store(
+        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
+    )
+    _check(store, taken, views, spaces, methods, truth)  # rather than after hours of training
     climb = _Climb(taken, views, spaces, methods, data, set, force, root)
     ladders = {model: climb(model) for model in named}
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     members = [run for rungs in ladders.values() for step, run in rungs if step != "base" or len(rungs) == 1]
     blend = "ladder"
     if len(members) > 1:
@@ -52,6 +72,23 @@ def main(
         if len(members) > 1:
             rungs.append(("blend of all", blend))
         show(store, model, rungs, Path(truth) if truth else None)
+
+
+def _check(store: Store, steps: Sequence[str], views: str, spaces: str, methods: str, truth: str) -> None:
+    """Refuse what a step would be refused for once it is reached."""
+    name, num_folds = store.competition.name, store.folds.num_folds
+    if truth:
+        read_truth(store, Path(truth))
+    if "calibration" in steps and num_folds < 2:
+        raise ConfigError(
+            f"STEPS: {name} is a single split, with no other fold to calibrate on; leave it out"
+        )
+    if "tta" in steps:
+        find_views(views.split())
+    if "smoothing" in steps:
+        if not (named := spaces.split()):
+            raise ConfigError(f"SPACES={spaces!r}: expected at least one")
+        settings_to_try(store, find_ways(methods.split()), named)
 
 
 class _Climb:

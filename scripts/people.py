@@ -11,18 +11,20 @@ from distracted.postprocess.people import count_test_people
 from distracted.predictions.store import open_store
 from distracted.training.resolve import settle
 
+DEFAULT = "efficientnet_lite0"  # its weights come with the project
+
 
 def main(
-    model: Annotated[str, typer.Option(help="The pretrained network whose features are clustered.")],
+    model: Annotated[
+        str, typer.Option(help="The pretrained network whose features are clustered.")
+    ] = DEFAULT,
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Cluster the test images at the height that tells the training subjects apart."""
-    config = load_config(
-        model=model or "efficientnet_lite0", data=data, overrides=console.overrides(set), root=root
-    )
+    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     store = open_store(Workspace(root), config.data, progress=console.progress)
     found = count_test_people(
         store, settle(config, num_folds=store.folds.num_folds), progress=console.progress

@@ -17,6 +17,7 @@ from distracted.postprocess.methods import Way, as_json, find_ways, parse_settin
 from distracted.postprocess.smooth import Smoothed
 from distracted.postprocess.spaces import OWN, Space, fixed_spaces, own_spaces
 from distracted.predictions.store import Run, Store, open_store
+from distracted.schema import RuntimeConfig
 from distracted.training.resolve import settle
 
 
@@ -24,10 +25,14 @@ def main(
     runs: Annotated[str, typer.Option(help="Complete runs, separated by spaces.")],
     spaces: Annotated[str, typer.Option(help="Feature spaces: pretrained models, or own.")] = OWN,
     methods: Annotated[str, typer.Option(help="Some of neighbours, diffusion, clusters.")] = "neighbours",
-    how: Annotated[str, typer.Option(help="One setting to take, instead of choosing.")] = "",
+    how: Annotated[
+        str, typer.Option(help="One setting to take, e.g. 'k=10 bandwidth=0.3 mean=arithmetic'.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_smooth.")] = "",
     data: console.Data = "state_farm",
-    set: console.Set = "",
+    set: Annotated[
+        str, typer.Option(help="runtime.*, and what the models of SPACES take, e.g. 'model.image_size=128'.")
+    ] = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
@@ -39,12 +44,16 @@ def main(
         raise ConfigError(f"SPACES={spaces!r}: expected {'one' if how else 'at least one'}")
     if how and len(ways) > 1:
         raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
+    own_alone = named == [OWN]  # the run has settled all but runtime.*, a model named here has not
+    runtime = load_runtime_config(
+        [item for item in console.overrides(set) if own_alone or item.startswith("runtime.")]
+    )
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     if how:  # either is refused before any network has run
         candidates = [parse_setting(ways[0], how, named[0], extent_of(store))]
     else:
         candidates = settings_to_try(store, ways, named)
-    opener = _Opener(store, ways, data, set, root)
+    opener = _Opener(store, ways, runtime, data, set, root)
     rows = []
     distances: dict[str, list[Distance]] = {}
     changed: list[tuple[str, dict[str, float]]] = []
@@ -93,9 +102,12 @@ def show_distances(run: str, distances: Sequence[Distance]) -> None:
 class _Opener:
     """Makes spaces, a fixed network's once for all runs."""
 
-    def __init__(self, store: Store, ways: Sequence[Way], data: str, set: str, root: Path) -> None:
+    def __init__(
+        self, store: Store, ways: Sequence[Way], runtime: RuntimeConfig, data: str, set: str, root: Path
+    ) -> None:
         self._store, self._data, self._overrides, self._root = store, data, console.overrides(set), root
         self._layouts = list({way.layout.name: way.layout for way in ways}.values())
+        self._runtime = runtime
         self._fixed: dict[str, dict[str, Space[Any]]] = {}
 
     def __call__(self, names: Sequence[str], parent: Run) -> dict[str, dict[str, Space[Any]]]:
@@ -105,8 +117,9 @@ class _Opener:
         return {layout: {name: found[layout] for name, found in made.items()} for layout in layouts}
 
     def _own(self, parent: Run) -> dict[str, Space[Any]]:
-        runtime = load_runtime_config([item for item in self._overrides if item.startswith("runtime.")])
-        return own_spaces(self._store, self._layouts, parent, runtime=runtime, progress=console.progress)
+        return own_spaces(
+            self._store, self._layouts, parent, runtime=self._runtime, progress=console.progress
+        )
 
     def _of_model(self, name: str) -> dict[str, Space[Any]]:
         if name not in self._fixed:

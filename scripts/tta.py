@@ -20,7 +20,7 @@ def main(
     average: Annotated[str, typer.Option(help="Average probs or log_probs.")] = "probs",
     name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_tta.")] = "",
     data: console.Data = "state_farm",
-    set: console.Set = "",
+    set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,

@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from distracted.paths import CONFIGS
+from distracted.schema import RunConfig
 
 ROOT = CONFIGS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,6 +39,25 @@ def test_pages_that_code_and_configs_point_to_are_there() -> None:
     }
     assert {pointer for _, pointer in pointers} >= {"docs/steps.md", "docs/expected_score.md"}
     assert {(source, pointer) for source, pointer in pointers if not (ROOT / pointer).is_file()} == set()
+
+
+def test_every_default_is_named_in_train_yaml() -> None:
+    named = set(re.findall(r"(\w+):", (CONFIGS / "train.yaml").read_text()))
+    filled_in = {"leaky", "predictions", "weights_sha256"}  # when it is resolved
+    assert optional_settings(RunConfig) - filled_in - named == set()
+
+
+def optional_settings(section: type[BaseModel]) -> set[str]:
+    """Names of a section's settings that have a default, and of those of all sections in it."""
+    names = {field.alias or name for name, field in section.model_fields.items() if not field.is_required()}
+    inner = [part for field in section.model_fields.values() for part in sections_in(field.annotation)]
+    return names.union(*map(optional_settings, inner))
+
+
+def sections_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_in(part)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -101,6 +101,26 @@ def test_where_no_other_fold_remains_a_step_is_fitted_on_the_same_rows(sim: Simu
     np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Part(4), hidden))
 
 
+def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> None:
+    """Of three folds one remains beside fold 0 and a member's; a choice cannot be made on that one alone."""
+    sim = simulate(2, num_images=300, num_classes=4, num_folds=3)
+    sure, good = Calibrate(("temperature",)), np.where(np.eye(4)[sim.labels] > 0, -0.1, -2.4)
+    run, truth = (Stored(name, rows, scored_of(sim)) for name, rows in (("a", sim.log_probs[0]), ("b", good)))
+    candidates = [Fitted(n, sure, [source], scored_of(sim)) for n, source in (("none", run), ("good", truth))]
+    member = Chosen("chosen", candidates, scored_of(sim))
+    without = frozenset({0})
+    assert member.choice(without) == 1
+    [linear] = find_blenders(["linear_pool"])
+    blend = Fitted("blend", linear, [stored(sim)[1], member], scored_of(sim))
+    rows = [member.predict(Part(fold), without) for fold in range(3)]
+    seen = sim.folds != 0
+    expected = np.empty((len(seen), 4))
+    for fold in (1, 2):
+        expected[sim.folds == fold] = rows[fold]
+    np.testing.assert_array_equal(blend.examples(without).log_probs[1], expected[seen])
+    assert blend.fitted(without)[1] > 0.9
+
+
 @pytest.mark.slow
 def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
     """Fitted on the blend's own rows, stacking looks as if it could be surer of itself than it may."""

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from distracted.errors import DataError
+from distracted.errors import ConfigError, DataError
 from distracted.files import write_json
 from distracted.postprocess.people import PeopleCount, count_people, count_test_people, read_test_people
 from distracted.predictions.store import Store
+from distracted.schema import RunConfig
 from distracted.submission.expect import expect_run
+from distracted.training.resolve import settle
 
 WriteRun = Callable[..., None]
 
@@ -55,6 +57,11 @@ def test_the_forecast_takes_what_was_estimated_for_this_data(store: Store, write
     assert expect_run(store, store.read_run("a")).counted == "assumed"
     path.write_text("damaged")
     assert read_test_people(store) is None
+
+
+def test_random_features_tell_nobody_apart(store: Store, configure: Callable[..., RunConfig]) -> None:
+    with pytest.raises(ConfigError, match="MODEL: test_resnet has no pretrained weights here"):
+        count_test_people(store, settle(configure(), num_folds=3))
 
 
 def test_too_few_subjects_teach_nothing(store_with: Callable[[dict[str, int]], Store]) -> None:

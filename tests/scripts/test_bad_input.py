@@ -449,6 +449,7 @@ def test_what_cannot_be_calibrated(trained: Project, arguments: list[str], parts
         ),
         (["--runs", "resnet"], ["there is no run 'resnet' on tiny; there are: resnet50"]),
         (["--methods", "clusters"], ["an average subject 9, too few for METHODS='clusters'"]),
+        (["--set", "model.image_size=64"], ["SET: model is as the run was trained", "only runtime.*"]),
     ],
 )
 def test_what_cannot_be_smoothed(trained: Project, arguments: list[str], parts: list[str]) -> None:
@@ -483,11 +484,40 @@ def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
     check(trained, lambda: trained.train("--name", "student", settings=settings), *parts)
 
 
-def test_a_ladder_without_steps_or_models(trained: Project) -> None:
-    check(
-        trained, lambda: trained.ladder("--steps", "stairs"), "STEPS: there is no 'stairs'; expected some of"
-    )
-    check(trained, lambda: trained.ladder("--models", " "), "MODELS= is missing")
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--steps", "stairs"], ["STEPS: there is no 'stairs'; expected some of"]),
+        (["--models", " "], ["MODELS= is missing"]),
+        (["--views", "sideways"], ["VIEWS: unknown group 'sideways'"]),
+        (["--methods", "median"], ["METHODS: there is no 'median'"]),
+        (["--methods", "clusters"], ["too few for METHODS='clusters'"]),
+        (["--spaces", " "], ["SPACES=' ': expected at least one"]),
+        (["--truth", "gone.csv"], ["gone.csv: no such file"]),
+        (["--set", f"{TINY} mixing.mixup.prob=1"], ["pseudo.teachers and mixing: not together"]),
+    ],
+)
+def test_a_ladder_that_would_break_off_is_not_begun(
+    trained: Project, arguments: list[str], parts: list[str]
+) -> None:
+    check(trained, lambda: trained.ladder("--force", *arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "part"),
+    [
+        ("subject,class,img", "p1,c0,{img}", "expected the column 'classname', got subject, class, img"),
+        ("subject,classname,img", "p1,c7,{img}", "unknown class 'c7'; expected c0, c1, c2"),
+        ("subject,classname,img", "p1,c0,x{img}", "its images are not those of the test set"),
+    ],
+)
+def test_a_truth_of_something_else(
+    trained: Project, tmp_path: Path, header: str, rows: str, part: str
+) -> None:
+    imgs = [path.name for path in sorted((trained.folder / "imgs/test").iterdir())]
+    path = tmp_path / "truth.csv"
+    path.write_text("\n".join([header, *(rows.format(img=img) for img in imgs)]) + "\n")
+    check(trained, lambda: trained.ladder("--truth", str(path)), f"{path}: {part}")
 
 
 def test_an_unknown_blender(trained: Project) -> None:

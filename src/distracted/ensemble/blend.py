@@ -8,6 +8,7 @@ from typing import Any
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.crossfit import CrossFit, cross_fit_sources
 from distracted.ensemble.members import open_sources, scored_rows
+from distracted.ensemble.sources import MIN_FOLDS
 from distracted.errors import StoreError
 from distracted.metrics import (
     Interval,
@@ -93,6 +94,9 @@ def blend_runs(
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
     scored = scored_rows(store.folds)
+    if len(members) > 1 and len(blenders) > 1 and scored.num_folds < MIN_FOLDS:
+        found = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
+        _log.info("%s too few to choose a blender by: the simplest is taken", found)
     sources = open_sources(store, members, scored)
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:

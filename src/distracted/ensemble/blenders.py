@@ -5,6 +5,7 @@ Everywhere `log_probs` has shape (num_runs, num_images, num_classes) and holds n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class Blender:
     fit: Callable[[LogProbs, Labels], Vector]
     pool: Callable[[LogProbs, Vector], NDArray[np.float64]]
     caution: str = ""
+    min_folds: ClassVar[int] = 1
 
     @property
     def key(self) -> str:

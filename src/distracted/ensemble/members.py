@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,7 @@ class Keep:
     """The step that changes nothing."""
 
     name: str = "none"
+    min_folds: ClassVar[int] = 1
 
     def learn(self, examples: Examples) -> None:
         return None

@@ -57,6 +57,10 @@ class Source(Protocol):
     @property
     def num_classes(self) -> int: ...
 
+    @property
+    def min_folds(self) -> int:
+        """Folds that it has to see; with fewer it leaves out some of what it does."""
+
     def predict(self, part: Part, without: frozenset[int]) -> LogProbs:
         """Log-probabilities of a part's rows, (num_images, num_classes).
 
@@ -83,6 +87,10 @@ class Stored:
     @property
     def num_classes(self) -> int:
         return int(self.oof.shape[1])
+
+    @property
+    def min_folds(self) -> int:
+        return 0
 
     def predict(self, part: Part, without: frozenset[int]) -> LogProbs:
         if not part.test:
@@ -113,6 +121,10 @@ class Fitted:
     def num_classes(self) -> int:
         return self.sources[0].num_classes
 
+    @property
+    def min_folds(self) -> int:
+        return max(self.step.min_folds, *(source.min_folds for source in self.sources))
+
     def fitted(self, without: frozenset[int]) -> Any:
         """What the step learned from the other folds; fitted once."""
         if without not in self._known:
@@ -138,13 +150,18 @@ class Fitted:
 
 
 def _of_seen_folds(source: Source, scored: Scored, without: frozenset[int]) -> LogProbs:
-    """Predictions of the folds that may be seen, each by what was fitted without it where others remain."""
+    """Predictions of the folds that may be seen, each by what was fitted without it.
+
+    Where too few others remain, by what was fitted with it: without it a smoothing would not be chosen, and a
+    blend would weigh a run that it does not blend.
+    """
     if isinstance(source, Stored):
         return source.oof[scored.seen(without)]
     rows = np.empty((len(scored.labels), source.num_classes))
     for fold in scored.others(without):
         hidden = without | {fold}
-        rows[scored.folds == fold] = source.predict(Part(fold), hidden if scored.others(hidden) else without)
+        enough = len(scored.others(hidden)) >= source.min_folds
+        rows[scored.folds == fold] = source.predict(Part(fold), hidden if enough else without)
     return rows[scored.seen(without)]
 
 
@@ -164,6 +181,11 @@ class Chosen:
     @property
     def num_classes(self) -> int:
         return self.candidates[0].num_classes
+
+    @property
+    def min_folds(self) -> int:
+        own = MIN_FOLDS - 1 if len(self.candidates) > 1 else 0
+        return max(own, *(candidate.min_folds for candidate in self.candidates))
 
     def choice(self, without: frozenset[int]) -> int:
         """Which candidate the other folds choose; the first where they are too few to compare."""

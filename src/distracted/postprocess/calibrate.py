@@ -54,11 +54,15 @@ class Calibrate:
     subjects: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
     name: str = "calibrate"
 
+    @property
+    def min_folds(self) -> int:
+        return 2 if "prior" in self.parts else 1
+
     def learn(self, examples: Examples) -> Calibrated:
         (log_probs,), labels = floored(examples.log_probs), examples.labels
         to_prior, temperature, clip = False, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
-        if "prior" in self.parts and len(np.unique(examples.folds)) > 1:  # else no other fold has shares
+        if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:  # for others' shares
             moved = normalised(log_probs + self._towards_other_folds(log_probs, examples))
             losses = log_losses(log_probs, labels), log_losses(moved, labels)
             gain, error = difference_and_error(*losses, examples.subjects)

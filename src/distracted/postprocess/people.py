@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_rand_score
 
-from distracted.errors import DataError
+from distracted.errors import ConfigError, DataError
 from distracted.files import write_json
 from distracted.models.network import build_network
 from distracted.postprocess.neighbours import directions_of
@@ -102,6 +102,7 @@ def count_test_people(store: Store, settled: Settled, *, progress: Progress = si
 
     Raises:
         DataError: there are too few training subjects to learn from.
+        ConfigError: the network has no pretrained weights: what is alike in it would mean nothing.
     """
     competition = store.competition
     if competition.config.columns.group is None or competition.num_subjects < MIN_SUBJECTS:
@@ -111,6 +112,11 @@ def count_test_people(store: Store, settled: Settled, *, progress: Progress = si
             "configs/data/"
         )
     config = settled.config
+    if not settled.weights.pretrained:
+        raise ConfigError(
+            f"MODEL: {config.model.backbone} has no pretrained weights here, and random features do not tell "
+            "people apart; expected a network that has, such as efficientnet_lite0"
+        )
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes)
     feed = Feed(settled, store.workspace.cache(competition.name), progress)
     train, test = (

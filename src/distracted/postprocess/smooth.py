@@ -7,7 +7,7 @@ rows that are smoothed are never read.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ class Smooth:
     method: Method
     fixed: bool = False
     name: str = "smooth"
+    min_folds: ClassVar[int] = 1
 
     @property
     def reads_labels(self) -> bool:

@@ -50,6 +50,10 @@ class Step(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def min_folds(self) -> int:
+        """Folds that it has to be fitted on; with fewer it leaves out some of what it does."""
+
     def learn(self, examples: Examples) -> Any:
         """What is fitted, from rows whose labels may be seen."""
 

@@ -65,10 +65,13 @@ def read_truth(store: Store, path: Path) -> NDArray[np.int64]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; `make sample` writes it")
-    table = read_table(path).set_index("img")
-    test = store.competition.test["img"]
-    if sorted(table.index) != sorted(test):
+    table = read_table(path)
+    if missing := [name for name in ("img", "classname") if name not in table.columns]:
+        raise DataError(f"{path}: expected the column {missing[0]!r}, got {', '.join(table.columns)}")
+    test, classes = store.competition.test["img"], store.competition.classes
+    if sorted(table["img"]) != sorted(test):
         raise DataError(f"{path}: its images are not those of the test set; `make sample` writes both")
-    table = table.loc[test]
-    ids = {name: label for label, name in enumerate(store.competition.classes)}
-    return np.array([ids[name] for name in table["classname"]], dtype=np.int64)
+    if unknown := [name for name in table["classname"] if name not in classes]:
+        raise DataError(f"{path}: unknown class {unknown[0]!r}; expected {', '.join(classes)}")
+    ids = {name: label for label, name in enumerate(classes)}
+    return np.array([ids[name] for name in table.set_index("img").loc[test, "classname"]], dtype=np.int64)

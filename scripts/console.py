@@ -183,11 +183,11 @@ def _fields(fields: dict[str, float]) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; columns after the first are aligned to the right where they look like numbers."""
+    """Print a table, every cell whole; numbers, but in the first column, are set to the right."""
     shown = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         numeric = all(row[number][:1] in "-0123456789." for row in rows)
-        shown.add_column(column, justify="right" if number and numeric else "left")
+        shown.add_column(column, justify="right" if number and numeric else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     out.print(shown)

@@ -109,7 +109,7 @@ def _show(store: Store, outcomes: Sequence[Outcome], prior: float) -> None:
         forecast = f"{expected.mean:.4f}"
         if expected.low is not None:
             forecast += f" ({expected.low:.2f} to {expected.high:.2f})"
-        origin = store.manifest(outcome.run, 0).weights.get("origin", "blend, cross-fitted")
+        origin = store.manifest(outcome.run, 0).weights.get("origin", "blend, cross-fitted").partition(":")[0]
         scores = [f"{expected.oof:.4f}", forecast, f"{outcome.single:.4f}", f"{outcome.test:.4f}"]
         rows.append([outcome.run, origin, *scores])
     labels, ids, num_classes = store.folds.labels, store.folds.ids, store.competition.num_classes

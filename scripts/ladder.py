@@ -57,6 +57,9 @@ def main(
         )
         for model in named
     ]
+    for space in spaces.split():
+        if space != OWN:
+            load_config(model=space, data=data, root=root)
     first = configs[0]
     store = open_store(
         Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress

@@ -493,6 +493,7 @@ def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
         (["--methods", "median"], ["METHODS: there is no 'median'"]),
         (["--methods", "clusters"], ["too few for METHODS='clusters'"]),
         (["--spaces", " "], ["SPACES=' ': expected at least one"]),
+        (["--spaces", "own resnet51"], ["unknown model 'resnet51'"]),
         (["--truth", "gone.csv"], ["gone.csv: no such file"]),
         (["--set", f"{TINY} mixing.mixup.prob=1"], ["pseudo.teachers and mixing: not together"]),
     ],

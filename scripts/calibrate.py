@@ -1,5 +1,6 @@
 """make calibrate: a run's probabilities made as sure as they should be, as a run like any other."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -27,16 +28,23 @@ def main(
     found = [calibrate_run(store, run, parts=parts.split(), name=name, force=force) for run in chosen]
     console.gains(
         "calibration, cross-fitted",
-        [(run, made.name, made.gain, _describe(made)) for run, made in zip(chosen, found, strict=True)],
+        [
+            (run, made.name, made.gain, _describe(made, parts.split()))
+            for run, made in zip(chosen, found, strict=True)
+        ],
     )
 
 
-def _describe(made: Derived) -> str:
-    """What all folds together would fit."""
+def _describe(made: Derived, parts: Sequence[str]) -> str:
+    """What all folds together would fit, of the parts that were asked for."""
     fitted: Calibrated = made.overall
     moved = sum(of_fold.to_prior for of_fold in made.fitted)
-    prior = f"to the prior in {moved} of {len(made.fitted)} folds"
-    return f"{prior}, temperature {fitted.temperature:.2f}, clip {fitted.clip:.1g}"
+    described = {
+        "prior": f"to the prior in {moved} of {len(made.fitted)} folds",
+        "temperature": f"temperature {fitted.temperature:.2f}",
+        "clip": f"clip {fitted.clip:.1g}",
+    }
+    return ", ".join(text for part, text in described.items() if part in parts)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,11 @@ def show(ensemble: Ensemble) -> None:
         )
     columns = ["blender", "in-sample", "cross-fitted (95% over subjects)", "chosen for folds", "on all folds"]
     console.table("blenders, from the simplest on (log loss)", columns, rows)
+    if set(chosen) != {fit.overall.name}:
+        console.say(
+            "each fold's networks are blended by what the other folds chose, in oof/ and in the test set; "
+            f"all folds together would choose {fit.overall.name}, for reading alone"
+        )
     interval = ensemble.interval
     console.say(
         f"{ensemble.name}: cross-fitted log loss {interval.mean:.4f}, the choice among "

@@ -80,7 +80,7 @@ def main(
     for made_name, found in changed:
         if found:
             texts = [f"{how} {loss:.4f}" for how, loss in found.items()]
-            console.say(f"{made_name}, log loss with other neighbours: {', '.join(texts)}")
+            console.say(f"{made_name}, log loss by neighbours: {', '.join(texts)}")
 
 
 def show_distances(run: str, distances: Sequence[Distance]) -> None:

@@ -53,6 +53,7 @@ def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run:
     how = Smoothed(Averaging("x", "arithmetic", None, 3), (1 / 3,) * 3)
     found = sensitivity(store, "a", [how, None, how], {"x": space})
     assert list(found) == [
+        "none",
         "as fitted",
         "a random 50% of the frames",  # a quarter would leave too few of the 17
         "drivers of all folds at once",
@@ -63,6 +64,7 @@ def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run:
         rows = store.folds.valid(fold)
         (smoothed[rows],) = neighbour_means(run.oof[rows], space(Part(fold)), "arithmetic", None, [3])
         at_once[rows] = everything[rows]
+    assert found["none"] == pytest.approx(log_loss(run.oof, store.folds.labels))
     assert found["as fitted"] == pytest.approx(log_loss(smoothed, store.folds.labels))
     assert found["drivers of all folds at once"] == pytest.approx(log_loss(at_once, store.folds.labels))
 

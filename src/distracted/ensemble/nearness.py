@@ -76,7 +76,10 @@ def sensitivity(
     most = max(found.how.k for found in fitted if found is not None and _by_neighbours(found))
     [parent] = open_sources(store, [store.read_run(run)], scored)
     log_probs, rng = held_out_log_probs(parent, scored), np.random.default_rng(0)
-    losses = {"as fitted": _score(log_probs, scored, fitted, spaces)}
+    losses = {
+        "none": log_loss(log_probs, scored.labels),
+        "as fitted": _score(log_probs, scored, fitted, spaces),
+    }
     kept = min(space(Part(fold)).k for space in spaces.values() for fold in range(scored.num_folds))
     for share in SHARES:
         if most > share * kept / 2:  # too few would be left of those that were found

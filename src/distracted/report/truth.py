@@ -64,7 +64,10 @@ def read_truth(store: Store, path: Path) -> NDArray[np.int64]:
         DataError: the file is missing or not of this test set.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; `make sample` writes it")
+        raise DataError(
+            f"{path}: no such file; expected the test set's labels (subject, classname, img), which "
+            "`make sample` writes for the sample"
+        )
     table = read_table(path)
     if missing := [name for name in ("img", "classname") if name not in table.columns]:
         raise DataError(f"{path}: expected the column {missing[0]!r}, got {', '.join(table.columns)}")

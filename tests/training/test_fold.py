@@ -76,8 +76,13 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
 def test_metrics_are_written_by_epoch(train: Train, tmp_path: Path) -> None:
     result = train("phases.scratch.epochs=2")
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines[:2]] == [1, 2]
-    assert {"train/loss", "train/lr", "train/images_per_second", "valid/log_loss", "phase"} <= set(lines[0])
+    epochs = [line for line in lines if "train/epoch_loss" in line]
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    assert {"phase", "step", "valid/log_loss"} <= set(epochs[0])
+    steps = [line for line in lines if "train/loss" in line]
+    assert {"phase", "train/lr", "train/grad_norm", "train/images_per_second"} <= set(steps[0])
+    assert [line["step"] for line in steps] == [3, 6]  # 36 images in batches of 16
+    assert epochs[0]["train/epoch_loss"] == pytest.approx(steps[0]["train/loss"])
     assert lines[-1]["summary"]["valid/log_loss"] == result.scores["valid/log_loss"]
 
 
@@ -131,7 +136,8 @@ def test_pretrained_weights_go_through_features_then_finetune(
     overrides = (f"model.weights={weights}", "phases.finetune.epochs=1")
     first = train(*overrides)
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
-    assert [line.get("phase") for line in lines[:-1]] == ["features", "finetune"]
+    epochs = [line for line in lines if "epoch" in line]
+    assert [line["phase"] for line in epochs] == ["features", "finetune"]
     assert lines[0]["valid/log_loss"] < np.log(3)
     files = list((tmp_path / "cache/features").iterdir())
     again = train(*overrides, fold=0)
@@ -263,7 +269,8 @@ def test_what_is_held_back_is_watched_and_never_trained_on(
 ) -> None:
     before = train("training.holdout=0.25")
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
-    assert {"holdout/log_loss", "holdout/auc", "valid/log_loss"} <= set(lines[0])
+    epoch = next(line for line in lines if "epoch" in line)
+    assert {"holdout/log_loss", "holdout/auc", "valid/log_loss"} <= set(epoch)
     _, held_back = hold_back(store.folds, 0, share=0.25, seed=0)
     assert len(held_back)
     store.folds.table.loc[held_back, "label"] = (store.folds.labels[held_back] + 1) % 3

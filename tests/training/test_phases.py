@@ -37,10 +37,18 @@ TRAINING = TrainingConfig(
 
 @dataclass
 class Outcome:
-    """What a phase tracked of each epoch, and the network that predicts after it."""
+    """What a phase tracked, and the network that predicts after it."""
 
-    epochs: list[dict[str, Any]]
+    tracked: list[dict[str, Any]]
     predicts: Network
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        return [line for line in self.tracked if "train/epoch_loss" in line]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        return [line for line in self.tracked if "train/lr" in line]
 
 
 Run = Callable[..., Outcome]
@@ -181,7 +189,7 @@ def test_plateau_lowers_the_rate_each_time_it_waits_in_vain(run: Run) -> None:
     scores = [9, 3, 4, 4, 4, 4, 1, 2, 2]
     settings = {"schedule": "plateau", "reduce_after": 2, "reduce_to": 0.5, "epochs": 8}
     outcome = run(scripted(scores, []), **settings)
-    rates = [line["train/lr"] for line in outcome.epochs]
+    rates = [line["train/lr"] for line in outcome.steps]
     # the rate of an epoch was settled by the epochs before it
     np.testing.assert_allclose(rates, [0.01] * 3 + [0.005] * 2 + [0.0025] * 3)
 

@@ -25,7 +25,7 @@ from distracted.training.watch import Watch
 
 _log = logging.getLogger(__name__)
 
-_CHECK_EVERY = 10  # steps between looks at the loss: each look waits for the device
+_CHECK_EVERY = 10  # steps between looks at loss and gradients: each look waits for the device
 
 
 @dataclass
@@ -64,8 +64,10 @@ def run_phase(
 ) -> Network:
     """Train a network in place through one phase.
 
-    The tracked `train/loss` is what is minimised, on mixed images and smoothed targets where those are asked
-    for: it does not compare with that of a run without.
+    Every few steps `train/loss`, `train/lr`, `train/grad_norm` (before clipping) and
+    `train/images_per_second` are tracked, after each epoch `train/epoch_loss`, its mean, and what
+    `after_epoch` finds. The losses are what is minimised, on mixed images and smoothed targets where those
+    are asked for: they do not compare with those of a run without.
 
     Args:
         loader: The training side, augmented.
@@ -118,15 +120,17 @@ def run_phase(
             ]
             loss = torch.stack(losses).sum()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(optimizer)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if training.grad_clip > 0:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, training.grad_clip)
+            nn.utils.clip_grads_with_norm_(parameters, training.grad_clip, norm)
         scaler.step(optimizer)
         scaler.update()
         scheduler.step()
         if ema is not None:
             ema.update(network)
-        return loss.detach()
+        return torch.stack([loss.detach(), norm])
 
     if phase.watches:  # no epoch may be better than what the phase began with
         watch.look(after_epoch(predicts)[watched], predicts)
@@ -135,19 +139,24 @@ def run_phase(
             if number and phase.soup > 1:
                 earlier.append(copy_state(predicts))
             prepare()  # looking at a score has left it in eval mode
-            start, images = time.perf_counter(), clock.images
+            start = time.perf_counter()
             loss = _run_epoch(
-                loader, targets, weights, take_step, lambda: phase.lr * _factor(scheduler), clock, step, mixer
+                loader,
+                targets,
+                weights,
+                take_step,
+                lambda: phase.lr * _factor(scheduler),
+                clock,
+                step,
+                mixer,
+                lambda found: tracker.log({"phase": name, **found}, step=clock.step),
             )
-            seconds = time.perf_counter() - start
-            clock.seconds += seconds
+            clock.seconds += time.perf_counter() - start
             clock.epoch += 1
             metrics: dict[str, float | str] = {
                 "phase": name,
                 "epoch": clock.epoch,
-                "train/loss": loss,
-                "train/lr": phase.lr * _factor(scheduler),
-                "train/images_per_second": (clock.images - images) / seconds,
+                "train/epoch_loss": loss,
                 **after_epoch(predicts),
             }
             tracker.log(metrics, step=clock.step)
@@ -185,10 +194,12 @@ def _run_epoch(
     clock: Clock,
     step: Step,
     mixer: Mixer | None,
+    log: Callable[[dict[str, float]], None],
 ) -> float:
     """Train for one epoch; returns the mean loss."""
     waiting: list[torch.Tensor] = []
     total, count = 0.0, 0
+    looked, num_images = time.perf_counter(), 0
     for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
         images, rate = move(batch.images, targets.device), current_rate()
         indices = move(batch.indices, targets.device)
@@ -198,8 +209,9 @@ def _run_epoch(
         waiting.append(take_step(images, aims, None if weights is None else weights[indices]))
         clock.step += 1
         clock.images += len(batch.images)
+        num_images += len(batch.images)
         if len(waiting) == _CHECK_EVERY or number == len(loader):
-            losses = torch.stack(waiting).cpu().double()
+            losses, norms = torch.stack(waiting).cpu().double().unbind(1)
             if not losses.isfinite().all():
                 bad = clock.step - len(waiting) + 1 + int((~losses.isfinite()).int().argmax())
                 raise TrainingError(
@@ -209,6 +221,16 @@ def _run_epoch(
                     "help"
                 )
             total, count = total + float(losses.sum()), count + len(losses)
+            now = time.perf_counter()
+            found = {
+                "train/loss": float(losses.mean()),
+                "train/lr": rate,
+                "train/images_per_second": num_images / (now - looked),
+            }
+            if norms.isfinite().all():  # an fp16 step that the scaler skips has none
+                found["train/grad_norm"] = float(norms.mean())
+            log(found)
+            looked, num_images = now, 0
             waiting.clear()
             step(len(batch.images), loss=total / count, lr=rate)
         else:

@@ -1,13 +1,13 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status report pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
 given = $(if $(filter command line,$(origin $(1))),$(strip $($(1))))
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(call given,$(1)),$(2) $(call quoted,$(call given,$(1))))
-flag = $(if $(filter 1 yes true,$(call given,$(1))),$(2),$(if $(filter-out 0 no false,$(call given,$(1))),$(error $(1)=$($(1)): expected 1 or 0)))
+flag = $(if $(filter 1 yes true,$(call given,$(1))),$(2),$(if $(filter-out 0 no false,$(call given,$(1))),$(error $(1)=$($(1)): expected 1 or 0),$(if $(call given,$(1)),$(3))))
 export SETTINGS := $(if $(call given,SET),$(value SET))
 
 PYTHON ?= python3
@@ -80,6 +80,9 @@ submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND
 
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
+
+report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA=)
+	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS"
 
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)

@@ -20,7 +20,7 @@ from distracted.paths import Workspace
 from distracted.postprocess.methods import find_ways
 from distracted.postprocess.spaces import OWN
 from distracted.predictions.store import Store, open_store
-from distracted.report.ladder import Rung, measure_ladder
+from distracted.report.ladder import Rung, keep_ladder, measure_ladder
 from distracted.report.truth import read_truth
 
 STEPS = ("calibration", "tta", "smoothing", "pseudo")
@@ -74,6 +74,7 @@ def main(
     for model, rungs in ladders.items():
         if len(members) > 1:
             rungs.append(("blend of all", blend))
+        keep_ladder(store, model, rungs)
         show(store, model, rungs, Path(truth) if truth else None)
 
 

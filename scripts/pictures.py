@@ -9,7 +9,7 @@ import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
 from distracted.paths import Workspace
-from distracted.report.pictures import augmentation_sheet, data_sheet, region_sheet, save_jpeg
+from distracted.report.pictures import augmentation_grid, data_grid, region_grid, save_jpeg
 
 
 def main(
@@ -28,14 +28,14 @@ def main(
     competition = load_competition(config.data, cache=cache, progress=console.progress)
     if folder is None:  # a competition's photographs may not be passed on: they stay out of the repository
         folder = Path("docs/images") if data == "sample" else Workspace(root).runs(competition.name)
-    sheets = {
-        "data": data_sheet(competition),
-        "augmentation": augmentation_sheet(competition, config.augment.policies),
+    grids = {
+        "data": data_grid(competition),
+        "augmentation": augmentation_grid(competition, config.augment.policies),
     }
     if config.data.regions:
-        sheets["regions"] = region_sheet(competition, config.data.regions)
-    for name, sheet in sheets.items():
-        path = folder / f"{competition.name}_{name}.jpg"
+        grids["regions"] = region_grid(competition, config.data.regions)
+    for name, grid in grids.items():
+        path, sheet = folder / f"{competition.name}_{name}.jpg", grid.sheet()
         save_jpeg(path, sheet)
         console.say(f"{path}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
 

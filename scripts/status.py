@@ -1,36 +1,65 @@
-"""make status: what is done and missing, per model and fold."""
+"""make status: what is done, running, failed, missing and stale, per run and fold, and what to do next."""
+
+from collections.abc import Sequence
 
 import console
 from distracted.config import load_data_config
 from distracted.paths import Workspace
-from distracted.predictions.store import open_store
-from distracted.report.status import run_statuses
+from distracted.predictions.store import Store, open_store
+from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
+from distracted.submission.expect import expect_run
+from submit import describe
 
 
 def main(
     data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
 ) -> None:
-    """Show every run's folds and scores."""
+    """Show the grid of runs and folds, the best blend, and what to run next."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    folds = range(store.folds.num_folds)
+    statuses = run_statuses(store)
+    if statuses:
+        _grid(store, statuses)
+        _say_trouble(statuses)
+    if (best := best_blend(statuses)) is not None:
+        console.say(
+            f"best blend: {best.run}, expected {describe(expect_run(store, store.read_run(best.run)))}"
+        )
+    steps = next_steps(store, statuses)
+    console.say(
+        "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")
+    )
+
+
+def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
     rows = []
-    for status in run_statuses(store):
-        by_fold = [f"{status.folds[fold]:.4f}" if fold in status.folds else "--" for fold in folds]
+    for status in statuses:
+        folds = [_cell(fold) for fold in status.folds]
         pooled = [f"{status.pooled[key]:.4f}" if key in status.pooled else "--" for key in console.SCORES]
-        time = f"{status.seconds:.0f} s"
-        rows.append([status.run, status.kind, *by_fold, *pooled, time, status.problem or status.weights])
-    if not rows:
-        console.say(f"{store.competition.name}: no runs yet; `make cv MODEL=resnet50` trains one")
-        return
-    columns = [
-        "run",
-        "kind",
-        *(f"fold {fold}" for fold in folds),
-        *console.SCORES.values(),
-        "time",
-        "weights",
-    ]
+        state = "broken" if status.problem else "stale" if status.stale else ""
+        kind = ", ".join(part for part in (status.kind, "leaky" if status.leaky else "", state) if part)
+        origin = status.weights.partition(":")[0]
+        rows.append([status.run, kind, *folds, *pooled, f"{status.seconds:.0f} s", origin])
+    numbers = [f"fold {fold}" for fold in range(store.folds.num_folds)]
+    columns = ["run", "kind", *numbers, *console.SCORES.values(), "time", "weights"]
     console.table(f"{store.competition.name}: log loss by fold, and pooled scores", columns, rows)
+
+
+def _cell(fold: FoldStatus) -> str:
+    if fold.state == "done":
+        return f"{fold.score:.4f}"
+    return {"missing": "--"}.get(fold.state, f"{fold.state} {fold.share:.0%}")
+
+
+def _say_trouble(statuses: Sequence[RunStatus]) -> None:
+    """Each failure with its reason, in a line."""
+    for status in statuses:
+        for number, fold in enumerate(status.folds):
+            if fold.state == "failed":
+                console.say(f"{status.run}, fold {number} failed at {fold.share:.0%}: {fold.reason}")
+            elif fold.state == "stopped":
+                console.say(
+                    f"{status.run}, fold {number} stopped at {fold.share:.0%}: its process is no more"
+                )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,14 @@ from pathlib import Path
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
+#: The local truth of every metric, in a fold's scratch folder.
+METRICS = "metrics.jsonl"
+
+
+#: How a fold's training stands, beside its metrics.
+JOB = "job.json"
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where a competitor's files live: `root` is the project's folder, or any other for a trial."""
@@ -42,9 +50,17 @@ class Workspace:
         """A fold's by-products: model.safetensors, metrics.jsonl, the W&B files."""
         return self.runs(data) / run / f"fold{fold}"
 
+    def jobs(self, data: str) -> list[Path]:
+        """What each fold's training says of itself, of all runs on one data set."""
+        return sorted(self.runs(data).glob(f"*/fold*/{JOB}"))
+
     def network(self, data: str, run: str, fold: int) -> Path:
         """The weights that made a fold's predictions."""
         return self.scratch(data, run, fold) / "model.safetensors"
+
+    def metrics(self, data: str, run: str, fold: int) -> Path:
+        """What was measured while a fold was trained, one JSON object a line."""
+        return self.scratch(data, run, fold) / METRICS
 
     def cache(self, data: str) -> Path:
         """May be deleted at any time."""
@@ -53,6 +69,18 @@ class Workspace:
     def spaces(self, data: str) -> Path:
         """Neighbours and clusters of images in feature spaces; no run's name begins with a dot."""
         return self.runs(data) / ".spaces"
+
+    def ladders(self, data: str) -> Path:
+        """The ladders that were climbed, one file a model."""
+        return self.runs(data) / ".ladders"
+
+    def audit(self, data: str) -> Path:
+        """What `make audit` found."""
+        return self.runs(data) / "audit"
+
+    def report(self, data: str) -> Path:
+        """The report's one page."""
+        return self.runs(data) / "report.html"
 
     def test_people(self, data: str) -> Path:
         """How many people the test set shows, as estimated."""

@@ -5,12 +5,12 @@ import numpy as np
 from distracted.data.augment import cut_region, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
-from distracted.report.pictures import region_sheet
+from distracted.report.pictures import region_grid
 
 
 def test_each_region_stands_beside_its_picture(competition: Competition) -> None:
     boxes = {"left": (0.0, 0.0, 0.5, 1.0), "low": (0.0, 0.5, 1.0, 1.0)}
-    sheet = region_sheet(competition, boxes, num_subjects=2, size=60)
+    sheet = region_grid(competition, boxes, num_subjects=2, size=60).sheet()
     names, body = sheet[:-120], sheet[-120:]
     assert body.shape == (120, 180, 3) and len(names) > 0
     paths = dict(zip(competition.train["img"], competition.train_paths(), strict=True))

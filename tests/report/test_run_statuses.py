@@ -1,32 +1,48 @@
-"""The status of each run: what is done, what is missing, and what is broken without stopping the others."""
+"""The status of each run: done, running, failed, stale, and what is broken without stopping the others."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from distracted.cluster.job import train_and_store
 from distracted.ensemble.blend import blend_runs
+from distracted.ensemble.derive import calibrate_run
+from distracted.errors import ImageError
 from distracted.metrics import scores
 from distracted.predictions.store import Store
-from distracted.report.status import RunStatus, run_statuses
-from distracted.schema import hash_config
+from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
+from distracted.schema import RunConfig, hash_config
+from distracted.submission.submit import write_submission
+from distracted.training.resolve import settle
+from distracted.training.state import job_state
 
 WriteRun = Callable[..., None]
+Configure = Callable[..., RunConfig]
 
 
 def by_run(store: Store) -> dict[str, RunStatus]:
     return {status.run: status for status in run_statuses(store)}
 
 
-def test_an_empty_store_has_no_status(store: Store) -> None:
+def states(status: RunStatus) -> list[str]:
+    return [fold.state for fold in status.folds]
+
+
+def test_an_empty_store_has_no_status_and_says_how_to_begin(store: Store) -> None:
     assert run_statuses(store) == []
+    assert "make cv" in next_steps(store, [])[0]
 
 
 def test_a_finished_run_shows_its_scores(store: Store) -> None:
     for fold in range(3):
         num_valid, num_test = len(store.folds.valid(fold)), len(store.competition.test)
-        store.write_fold(
+        manifest = store.write_fold(
             "a",
             fold,
             kind="model",
@@ -42,10 +58,11 @@ def test_a_finished_run_shows_its_scores(store: Store) -> None:
             run="a",
             kind="model",
             weights="timm",
-            folds={0: 0.5, 1: 1.5, 2: 2.5},
-            missing=(),
+            leaky=False,
+            folds=tuple(FoldStatus("done", score) for score in (0.5, 1.5, 2.5)),
             pooled=pytest.approx({"log_loss": np.log(3), "accuracy": 1 / 3, "macro_f1": 1 / 6, "auc": 0.5}),
             seconds=6.0,
+            written=manifest.written,
         )
     ]
 
@@ -55,15 +72,89 @@ def test_a_blend_shows_its_cross_fitted_score(store: Store, write_run: WriteRun)
     write_run("b", seed=1)
     blend_runs(store)
     status = by_run(store)["ensemble"]
-    assert (status.kind, status.weights, status.problem) == ("blend", "", "")
+    assert (status.kind, status.weights, status.problem, status.stale) == ("blend", "", "", "")
     assert status.pooled == scores(store.read_run("ensemble").oof, store.folds.labels)
+    assert status.parents == ("a", "b")
 
 
 def test_missing_folds_are_named_and_nothing_is_pooled(store: Store, write_run: WriteRun) -> None:
     write_run("a", folds=(1,))
     (status,) = run_statuses(store)
-    assert status.folds == {1: 1.0} and status.missing == (0, 2)
+    assert states(status) == ["missing", "done", "missing"]
     assert status.pooled == {} and status.problem == ""
+    assert next_steps(store, [status]) == ["make cv for a, as it was begun: fold 0, 2 to do"]
+
+
+def test_a_fold_under_way_says_how_far_it_is(store: Store, configure: Configure) -> None:
+    config = settle(configure("phases.scratch.epochs=4"), num_folds=3).config
+    scratch = store.workspace.scratch("tiny", "a", 1)
+    with job_state(scratch, config):
+        (status,) = run_statuses(store)
+        assert status.folds[1] == FoldStatus("running", share=0.0)
+        lines = [{"step": 3, "train/loss": 1.0, "train/epoch": 0.5}, {"step": 6, "epoch": 1}]
+        lines.append({"step": 9, "train/loss": 1.0, "train/epoch": 3.0})
+        (scratch / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 12, "tra')
+        (status,) = run_statuses(store)
+        assert status.folds[1] == FoldStatus("running", share=0.75)
+        assert next_steps(store, [status]) == ["make cv for a, as it was begun: fold 0, 2 to do"]
+    assert run_statuses(store)[0].folds[1].state == "missing"  # it ended well, and its predictions are gone
+
+
+def test_a_fold_that_failed_says_why(store: Store, configure: Configure) -> None:
+    settled = settle(configure(), num_folds=3)
+    path = store.competition.train_paths()[int(store.folds.train(0)[0])]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ImageError):
+        train_and_store(store, settled, run="a", fold=0)
+    (status,) = run_statuses(store)
+    assert status.folds[0].state == "failed" and str(path) in status.folds[0].reason
+
+
+def test_a_fold_whose_process_was_killed_is_stopped(store: Store, configure: Configure) -> None:
+    scratch = store.workspace.scratch("tiny", "a", 0)
+    done = subprocess.Popen([sys.executable, "-c", "pass"])
+    done.wait()
+    with job_state(scratch, configure()):
+        path = scratch / "job.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": done.pid}))
+        assert run_statuses(store)[0].folds[0].state == "stopped"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getpid(), "host": "elsewhere"}))
+        assert run_statuses(store)[0].folds[0].state == "running"  # who is to know
+        path.write_text("{")
+        assert states(run_statuses(store)[0]) == ["missing"] * 3
+
+
+def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_run: WriteRun) -> None:
+    write_run("a", seed=0)
+    write_run("b", seed=1)
+    calibrate_run(store, "a")
+    blend_runs(store, runs=["a_calibrated", "b"])
+    assert not any(status.stale for status in run_statuses(store))
+    write_run("a", seed=5)
+    statuses = by_run(store)
+    assert "a has changed" in statuses["a_calibrated"].stale
+    assert "a has changed" in statuses["ensemble"].stale
+    assert best_blend([*statuses.values()]) is None
+    steps = next_steps(store, [*statuses.values()])
+    assert [step.split(":")[0] for step in steps] == [
+        "make a_calibrated anew",
+        "make ensemble anew",
+        "make ensemble",
+    ]
+
+
+def test_what_comes_next_ends_with_the_submission(store: Store, write_run: WriteRun) -> None:
+    write_run("a", seed=0)
+    write_run("b", seed=1)
+    assert next_steps(store, run_statuses(store)) == ["make ensemble: no blend holds a, b"]
+    blend_runs(store)
+    blend_runs(store, runs=["a"], name="alone")
+    statuses = run_statuses(store)
+    best = best_blend(statuses)
+    assert best is not None and best.run == "ensemble"
+    assert next_steps(store, statuses) == ["make submit NAME=ensemble: no submission holds it as it is"]
+    write_submission(store, name="ensemble")
+    assert next_steps(store, run_statuses(store)) == []
 
 
 def test_a_broken_run_shows_its_problem_and_does_not_stop_the_others(
@@ -87,11 +178,11 @@ def test_a_broken_run_shows_its_problem_and_does_not_stop_the_others(
     assert "different configs" in problems["mixed"]
     assert "other folds" in problems["other"]
     assert statuses["damaged"].kind == "?" and statuses["damaged"].pooled == {}
-    assert statuses["a"].pooled is not None and statuses["z"].pooled is not None
+    assert statuses["a"].is_current and statuses["z"].is_current
 
 
 def test_a_run_without_scores_and_one_of_an_older_split_do_not_stop_the_table(
-    store: Store, write_run: WriteRun
+    store: Store, write_run: WriteRun, tmp_path: Path
 ) -> None:
     write_run("unscored")
     path = store.workspace.fold("tiny", "unscored", 1) / "manifest.json"
@@ -99,5 +190,6 @@ def test_a_run_without_scores_and_one_of_an_older_split_do_not_stop_the_table(
     write_run("old", folds=(0,))
     store.workspace.fold("tiny", "old", 0).rename(store.workspace.run("tiny", "old") / "fold9")
     (status,) = run_statuses(store)
-    assert status.run == "unscored" and status.pooled is not None
-    assert np.isnan(status.folds[1]) and status.folds[0] == 1.0
+    assert status.run == "unscored" and status.is_complete
+    assert status.folds[1].score is not None and np.isnan(status.folds[1].score)
+    assert status.folds[0].score == 1.0

@@ -13,6 +13,7 @@ from distracted.training.checkpoint import save_network
 from distracted.training.fold import train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
+from distracted.training.state import job_state
 from distracted.training.tracking import open_tracker
 
 _log = logging.getLogger(__name__)
@@ -58,44 +59,45 @@ def train_and_store(
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     scratch = store.workspace.scratch(store.competition.name, run, fold)
-    tracker = open_tracker(
-        config.runtime.tracking,
-        scratch,
-        project=config.runtime.project,
-        group=run,
-        name=f"{run}-fold{fold}",
-        job_type="train",
-        config=config.resolved(),
-    )
-    with tracker:
-        result = train_fold(
-            settled,
-            fold,
-            pseudo=pseudo,
-            competition=store.competition,
-            folds=store.folds,
-            cache=store.workspace.cache(store.competition.name),
-            tracker=tracker,
-            label=f"{run}, fold {fold}",
-            progress=progress,
+    with job_state(scratch, config):
+        tracker = open_tracker(
+            config.runtime.tracking,
+            scratch,
+            project=config.runtime.project,
+            group=run,
+            name=f"{run}-fold{fold}",
+            job_type="train",
+            config=config.resolved(),
         )
-    path = store.workspace.network(store.competition.name, run, fold)
-    save_network(path, result.network, config, store.competition.classes)
-    weights = settled.weights
-    return store.write_fold(
-        run,
-        fold,
-        kind="model",
-        config=config.resolved(),
-        valid=result.valid,
-        test=result.test,
-        weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
-        parents=teachers,
-        scores=result.scores,
-        details={"num_pseudo_labels": len(pseudo.probs)} if pseudo else {},
-        seconds=result.seconds,
-        images_per_second=result.images_per_second,
-    )
+        with tracker:
+            result = train_fold(
+                settled,
+                fold,
+                pseudo=pseudo,
+                competition=store.competition,
+                folds=store.folds,
+                cache=store.workspace.cache(store.competition.name),
+                tracker=tracker,
+                label=f"{run}, fold {fold}",
+                progress=progress,
+            )
+        path = store.workspace.network(store.competition.name, run, fold)
+        save_network(path, result.network, config, store.competition.classes)
+        weights = settled.weights
+        return store.write_fold(
+            run,
+            fold,
+            kind="model",
+            config=config.resolved(),
+            valid=result.valid,
+            test=result.test,
+            weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
+            parents=teachers,
+            scores=result.scores,
+            details={"num_pseudo_labels": len(pseudo.probs)} if pseudo else {},
+            seconds=result.seconds,
+            images_per_second=result.images_per_second,
+        )
 
 
 def train_folds(

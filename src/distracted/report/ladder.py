@@ -1,11 +1,13 @@
 """The ladder: what each step adds to the one before it, on people that nothing in it has seen."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from distracted.files import write_json
 from distracted.metrics import Interval, difference_and_error, log_loss, log_losses, subject_bootstrap
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.store import Store
@@ -78,3 +80,21 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
         )
         below = losses
     return measured
+
+
+def keep_ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> None:
+    """Remember which runs a model's ladder was made of, for the report."""
+    path = store.workspace.ladders(store.competition.name) / f"{model}.json"
+    write_json(path, {"model": model, "rungs": [list(rung) for rung in rungs]})
+
+
+def kept_ladders(store: Store) -> dict[str, list[tuple[str, str]]]:
+    """Step and run of each rung of the ladders that were climbed, by model; damaged files are left out."""
+    found = {}
+    for path in sorted(store.workspace.ladders(store.competition.name).glob("*.json")):
+        try:
+            told = json.loads(path.read_text())
+            found[str(told["model"])] = [(str(step), str(run)) for step, run in told["rungs"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found

@@ -1,6 +1,8 @@
-"""Sheets of pictures: what the data looks like, its regions, and what a policy makes of it."""
+"""Grids of pictures: what the data looks like, its regions, and what a policy makes of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,36 @@ from distracted.schema import Box
 _MARGIN = 26  # pixels for the names above columns
 
 
-def data_sheet(competition: Competition, *, num_subjects: int = 5, size: int = 144) -> Image:
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Pictures of one size in rows.
+
+    Attributes:
+        columns: A name above each column, or "".
+        rows: A name beside each row, or ""; pictures: one row of them each.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    pictures: tuple[tuple[Image, ...], ...]
+
+    def body(self) -> Image:
+        """All pictures in one."""
+        return np.vstack([np.hstack(row) for row in self.pictures])
+
+    def sheet(self) -> Image:
+        """All pictures in one, under the columns' names."""
+        body = self.body()
+        width = body.shape[1] // len(self.columns)
+        header = np.full((_MARGIN, body.shape[1], 3), 255, np.uint8)
+        for number, name in enumerate(self.columns):
+            at = (number * width + 4, _MARGIN - 8)
+            cv2.putText(header, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+        sheet: Image = np.vstack([header, body])
+        return sheet
+
+
+def data_grid(competition: Competition, *, num_subjects: int = 5, size: int = 144) -> Grid:
     """One picture of each class (columns) for some subjects (rows), squeezed to squares of `size` pixels."""
     subjects = sorted(competition.train["subject"].unique())[:num_subjects]
     paths = dict(zip(competition.train["img"], competition.train_paths(), strict=True))
@@ -25,17 +56,17 @@ def data_sheet(competition: Competition, *, num_subjects: int = 5, size: int = 1
         own = competition.train[competition.train["subject"] == subject]
         first = own.groupby("classname")["img"].first()
         rows.append(
-            [
+            tuple(
                 resize_and_crop(read_rgb(paths[first[name]]), size=size, crop=1.0) if name in first else blank
                 for name in competition.classes
-            ]
+            )
         )
-    return _sheet(rows, columns=competition.classes)
+    return Grid(competition.classes, tuple(map(str, subjects)), tuple(rows))
 
 
-def augmentation_sheet(
+def augmentation_grid(
     competition: Competition, policies: Mapping[str, Policy], *, num_draws: int = 4, size: int = 144
-) -> Image:
+) -> Grid:
     """One training picture as each policy draws it anew: some columns a policy, under its name."""
     image = read_rgb(competition.train_paths()[0])
     columns: list[str] = []
@@ -46,21 +77,22 @@ def augmentation_sheet(
         columns += [name, *[""] * (num_columns - 1)]
         for number, row in enumerate(rows):
             row += [augmenter(image, epoch=number * num_columns + i, index=0) for i in range(num_columns)]
-    return _sheet(rows, columns=columns)
+    return Grid(tuple(columns), ("", ""), tuple(map(tuple, rows)))
 
 
-def region_sheet(
+def region_grid(
     competition: Competition, regions: Mapping[str, Box], *, num_subjects: int = 3, size: int = 208
-) -> Image:
+) -> Grid:
     """A picture of each of some subjects (rows): whole, with the regions outlined, and each region's cut."""
     paths = dict(zip(competition.train["img"], competition.train_paths(), strict=True))
+    subjects = sorted(competition.train["subject"].unique())[:num_subjects]
     rows = []
-    for number, subject in enumerate(sorted(competition.train["subject"].unique())[:num_subjects]):
+    for number, subject in enumerate(subjects):
         own = competition.train[competition.train["subject"] == subject].sort_values(["classname", "img"])
         image = read_rgb(paths[own["img"].iloc[number * len(own) // num_subjects]])  # of another class each
         views = [_outlined(image, regions.values()), *(cut_region(image, box) for box in regions.values())]
-        rows.append([resize_and_crop(view, size=size, crop=1.0) for view in views])
-    return _sheet(rows, columns=["whole", *regions])
+        rows.append(tuple(resize_and_crop(view, size=size, crop=1.0) for view in views))
+    return Grid(("whole", *regions), tuple(map(str, subjects)), tuple(rows))
 
 
 def _outlined(image: Image, boxes: Iterable[Box]) -> Image:
@@ -72,20 +104,50 @@ def _outlined(image: Image, boxes: Iterable[Box]) -> Image:
     return drawn
 
 
-def _sheet(rows: Sequence[Sequence[Image]], *, columns: Sequence[str]) -> Image:
-    """Pictures of one size in rows, with a name above each column."""
-    body = np.vstack([np.hstack(list(row)) for row in rows])
-    width = body.shape[1] // len(columns)
-    header = np.full((_MARGIN, body.shape[1], 3), 255, np.uint8)
-    for number, name in enumerate(columns):
-        at = (number * width + 4, _MARGIN - 8)
-        cv2.putText(header, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
-    sheet: Image = np.vstack([header, body])
-    return sheet
+def shrink(image: Image, *, width: int) -> Image:
+    """A picture at most so many pixels wide and high, its shape kept."""
+    share = width / max(image.shape[:2])
+    if share >= 1:
+        return image
+    size = max(1, round(image.shape[1] * share)), max(1, round(image.shape[0] * share))
+    shrunk: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return shrunk
+
+
+def encode_jpeg(image: Image, *, quality: int = 88) -> bytes:
+    """An RGB picture as a JPEG file's bytes."""
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    assert done
+    return data.tobytes()
 
 
 def save_jpeg(path: Path, image: Image) -> None:
     """Write an RGB picture atomically."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    assert done
-    write_bytes(path, data.tobytes())
+    write_bytes(path, encode_jpeg(image))
+
+
+def as_uri(image: Image, *, quality: int = 72) -> str:
+    """An RGB picture as a data: URI, for pages that hold all that they show."""
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image, quality=quality)).decode()
+
+
+def heat_over(image: Image, heat: np.ndarray, *, crop: float) -> Image:
+    """A map laid over a picture: where it is 0 the picture stays as it is, only paler.
+
+    Args:
+        heat: From 0 to 1, (h, w).
+        crop: Share of each side, around the centre, that the map covers.
+    """
+    height, width = image.shape[:2]
+    kept_h, kept_w = max(1, round(height * crop)), max(1, round(width * crop))
+    top, left = (height - kept_h) // 2, (width - kept_w) // 2
+    whole = np.zeros((height, width), np.float32)
+    seen = cv2.resize(heat.astype(np.float32), (kept_w, kept_h), interpolation=cv2.INTER_CUBIC)
+    whole[top : top + kept_h, left : left + kept_w] = np.clip(seen, 0, 1)
+    colours = cv2.applyColorMap((255 * whole).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    share = 0.7 * whole[..., None]
+    mixed = 0.85 * image * (1 - share) + colours * share
+    result: Image = np.clip(mixed, 0, 255).astype(np.uint8)
+    return result

@@ -1,10 +1,33 @@
-"""`make status`: what is done and what is missing."""
+"""`make status`: what is done, running, failed, missing and stale, and what to do next."""
 
+import json
 from dataclasses import dataclass
+from typing import Literal
 
 from distracted.errors import StoreError
 from distracted.metrics import scores
+from distracted.predictions.lineage import check_parents
+from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
+from distracted.report.curves import read_curves
+from distracted.training.state import read_state
+
+
+@dataclass(frozen=True)
+class FoldStatus:
+    """One fold of one run.
+
+    Attributes:
+        state: `stopped` was running and its process is no more.
+        score: Log loss of a fold that is done (NaN where its manifest has none).
+        share: Of its epochs that a fold which is not done has behind it.
+        reason: Why it failed.
+    """
+
+    state: Literal["done", "running", "failed", "stopped", "missing"]
+    score: float | None = None
+    share: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -12,25 +35,75 @@ class RunStatus:
     """One run's state.
 
     Attributes:
-        folds: Log loss of each fold that is done, by fold (NaN where its manifest has none); missing: the
-            others.
+        kind: model, derived or blend; "?" where its manifests cannot be read.
+        weights: Where they come from.
+        folds: By number, all of them.
         pooled: OOF scores over all rows by name (cross-fitted for a blend), empty where folds are missing.
+        stale: What it was made of that has changed since, or "".
         problem: Why the run cannot be used, or "".
+        written: When its last fold was, UTC, ISO 8601.
+        parents: Runs that it was made of.
     """
 
     run: str
     kind: str
     weights: str
-    folds: dict[int, float]
-    missing: tuple[int, ...]
+    leaky: bool
+    folds: tuple[FoldStatus, ...]
     pooled: dict[str, float]
     seconds: float
+    stale: str = ""
     problem: str = ""
+    written: str = ""
+    parents: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """All folds are there, and nothing speaks against them."""
+        return not self.problem and all(fold.state == "done" for fold in self.folds)
+
+    @property
+    def is_current(self) -> bool:
+        """Complete, and what it was made of is as it was."""
+        return self.is_complete and not self.stale
 
 
 def run_statuses(store: Store) -> list[RunStatus]:
-    """The state of every run in the store."""
-    return [_status(store, run) for run in store.runs()]
+    """The state of every run in the store, and of those that are trained for the first time."""
+    started = {path.parent.parent.name for path in store.workspace.jobs(store.competition.name)}
+    return [_status(store, run) for run in sorted({*store.runs(), *started})]
+
+
+def best_blend(statuses: list[RunStatus]) -> RunStatus | None:
+    """The current blend with the lowest cross-fitted log loss."""
+    blends = [s for s in statuses if s.kind == "blend" and s.is_current and not s.leaky]
+    return min(blends, key=lambda status: status.pooled["log_loss"], default=None)
+
+
+def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
+    """What to run next, each with why, the most urgent first; nothing where all is done."""
+    if not statuses:
+        return ["make cv MODEL=resnet50: there are no runs yet"]
+    steps = []
+    for status in statuses:
+        open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
+        names = ", ".join(map(str, open_folds))
+        if status.problem:
+            steps.append(f"mend {status.run}: {status.problem}")
+        elif status.stale:
+            steps.append(f"make {status.run} anew: {status.stale}")
+        elif open_folds and status.kind in ("model", "?"):
+            steps.append(f"make cv for {status.run}, as it was begun: fold {names} to do")
+        elif open_folds:
+            steps.append(f"make {status.run} anew: fold {names} to do")
+    blended = {name for s in statuses if s.kind == "blend" and s.is_current for name in s.parents}
+    waiting = [s.run for s in statuses if s.kind != "blend" and s.is_current and not s.leaky]
+    if left := [run for run in waiting if run not in blended]:
+        steps.append(f"make ensemble: no blend holds {', '.join(left)}")
+    best = best_blend(statuses)
+    if best is not None and not _is_submitted(store, best):
+        steps.append(f"make submit NAME={best.run}: no submission holds it as it is")
+    return steps
 
 
 def pooled_scores(store: Store, run: str) -> dict[str, float]:
@@ -45,18 +118,56 @@ def pooled_scores(store: Store, run: str) -> dict[str, float]:
 
 def _status(store: Store, run: str) -> RunStatus:
     done = store.finished_folds(run)
-    missing = tuple(fold for fold in range(store.folds.num_folds) if fold not in done)
+    every = range(store.folds.num_folds)
+    stale = ""
     try:
-        manifests = [store.manifest(run, fold) for fold in done]
-        pooled = {} if missing else pooled_scores(store, run)
+        manifests = {fold: store.manifest(run, fold) for fold in done}
+        pooled = pooled_scores(store, run) if len(done) == len(every) else {}
     except StoreError as error:
-        return RunStatus(run, "?", "", {}, missing, {}, 0.0, str(error))
+        folds = tuple(FoldStatus("missing") for _ in every)
+        return RunStatus(run, "?", "", False, folds, {}, 0.0, problem=str(error))
+    folds = tuple(_fold(store, run, fold, manifests.get(fold)) for fold in every)
+    if not manifests:
+        return RunStatus(run, "model", "", False, folds, {}, 0.0)
+    try:
+        check_parents(store, run, partial=True)
+    except StoreError as error:
+        stale = str(error)
+    first = next(iter(manifests.values()))
     return RunStatus(
         run=run,
-        kind=manifests[0].kind + ", leaky" * manifests[0].leaky,
-        weights=manifests[0].weights.get("origin", ""),
-        folds={manifest.fold: manifest.scores.get("valid/log_loss", float("nan")) for manifest in manifests},
-        missing=missing,
+        kind=first.kind,
+        weights=first.weights.get("origin", ""),
+        leaky=first.leaky,
+        folds=folds,
         pooled=pooled,
-        seconds=sum(manifest.seconds for manifest in manifests),
+        seconds=sum(manifest.seconds for manifest in manifests.values()),
+        stale=stale,
+        written=max(manifest.written for manifest in manifests.values()),
+        parents=tuple(parent.run for parent in first.parents),
     )
+
+
+def _fold(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:
+    name = store.competition.name
+    job = read_state(store.workspace.scratch(name, run, fold))
+    underway = job is not None and job.state == "running" and not job.is_dead
+    if manifest is not None and not underway:
+        return FoldStatus("done", manifest.scores.get("valid/log_loss", float("nan")))
+    if job is None or job.state == "done":  # done, and its predictions were removed
+        return FoldStatus("missing")
+    steps = read_curves(store.workspace.metrics(name, run, fold), fold).steps
+    behind = steps[-1].get("train/epoch", 0.0) if steps else 0.0
+    share = min(1.0, behind / job.epochs) if job.epochs else 0.0
+    if job.state == "failed":
+        return FoldStatus("failed", share=share, reason=job.error)
+    return FoldStatus("stopped" if job.is_dead else "running", share=share)
+
+
+def _is_submitted(store: Store, status: RunStatus) -> bool:
+    """Whether a submission was written from the run after its last fold was."""
+    path = store.workspace.submissions(store.competition.name) / f"{status.run}.json"
+    try:
+        return str(json.loads(path.read_text())["written"]) >= status.written
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -64,10 +64,10 @@ def run_phase(
 ) -> Network:
     """Train a network in place through one phase.
 
-    Every few steps `train/loss`, `train/lr`, `train/grad_norm` (before clipping) and
-    `train/images_per_second` are tracked, after each epoch `train/epoch_loss`, its mean, and what
-    `after_epoch` finds. The losses are what is minimised, on mixed images and smoothed targets where those
-    are asked for: they do not compare with those of a run without.
+    Every few steps `train/epoch` (those behind it), `train/loss`, `train/lr`, `train/grad_norm` (before
+    clipping) and `train/images_per_second` are tracked, after each epoch `train/epoch_loss`, its mean, and
+    what `after_epoch` finds. The losses are what is minimised, on mixed images and smoothed targets where
+    those are asked for: they do not compare with those of a run without.
 
     Args:
         loader: The training side, augmented.
@@ -149,7 +149,9 @@ def run_phase(
                 clock,
                 step,
                 mixer,
-                lambda found: tracker.log({"phase": name, **found}, step=clock.step),
+                lambda share, found: tracker.log(
+                    {"phase": name, "train/epoch": clock.epoch + share, **found}, step=clock.step
+                ),
             )
             clock.seconds += time.perf_counter() - start
             clock.epoch += 1
@@ -194,9 +196,13 @@ def _run_epoch(
     clock: Clock,
     step: Step,
     mixer: Mixer | None,
-    log: Callable[[dict[str, float]], None],
+    log: Callable[[float, dict[str, float]], None],
 ) -> float:
-    """Train for one epoch; returns the mean loss."""
+    """Train for one epoch; returns the mean loss.
+
+    Args:
+        log: Called at each look with the share of the epoch that is done, and what was measured since.
+    """
     waiting: list[torch.Tensor] = []
     total, count = 0.0, 0
     looked, num_images = time.perf_counter(), 0
@@ -229,7 +235,7 @@ def _run_epoch(
             }
             if norms.isfinite().all():  # an fp16 step that the scaler skips has none
                 found["train/grad_norm"] = float(norms.mean())
-            log(found)
+            log(number / len(loader), found)
             looked, num_images = now, 0
             waiting.clear()
             step(len(batch.images), loss=total / count, lr=rate)

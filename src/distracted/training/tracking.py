@@ -11,6 +11,7 @@ import wandb
 from requests.utils import get_netrc_auth
 
 from distracted.errors import first_line
+from distracted.paths import METRICS
 from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class FileTracker:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("w")
+        self._file = (folder / METRICS).open("w")
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")

@@ -1,0 +1,40 @@
+"""make report: everything about the competition on one page that works offline."""
+
+import time
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_config
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
+from distracted.report.page import write_report
+
+
+def main(
+    run: Annotated[str, typer.Option(help="Whose mistakes are shown; by default the best blend's.")] = "",
+    heat: Annotated[bool, typer.Option(help="Lay Grad-CAM over the worst mistakes.")] = True,
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Write runs/<data>/report.html: leaderboard, curves, mistakes, data, audit, ladder, submissions."""
+    start = time.perf_counter()
+    # Any model will do: the policies and how to run networks here are the same for all of them.
+    config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
+    store = open_store(Workspace(root), config.data, progress=console.progress)
+    path = write_report(
+        store,
+        policies=config.augment.policies,
+        runtime=config.runtime if heat else None,
+        run=run,
+        progress=console.progress,
+    )
+    size, seconds = path.stat().st_size / 1e6, time.perf_counter() - start
+    console.say(f"{path}: {size:.1f} MB, {seconds:.0f} s; open it in a browser")
+
+
+if __name__ == "__main__":
+    console.run(main)

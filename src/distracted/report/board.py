@@ -1,0 +1,104 @@
+"""The leaderboard: every run with its score, what it is expected to score, and what came back."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distracted.metrics import Interval, log_losses, subject_bootstrap
+from distracted.predictions.store import Store
+from distracted.progress import Progress, silent
+from distracted.report.status import RunStatus
+from distracted.submission.expect import Expected, expect_run
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete run on the leaderboard.
+
+    Attributes:
+        oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
+        by_class: Log loss of each class's rows, in the submission's order.
+        blenders: Of a blend, the blender that was chosen for each fold; weights: of each fold, by member;
+            overall: what all folds together would choose, for reading.
+    """
+
+    status: RunStatus
+    oof: Interval
+    expected: Expected
+    by_class: tuple[float, ...]
+    blenders: tuple[str, ...] = ()
+    weights: tuple[Mapping[str, float], ...] = ()
+    overall: Mapping[str, float] | None = None
+
+
+def make_board(store: Store, statuses: Sequence[RunStatus], *, progress: Progress = silent) -> list[Entry]:
+    """Entries of all complete runs, the best first."""
+    complete = [status for status in statuses if status.is_complete]
+    entries = []
+    with progress("leaderboard", total=len(complete), unit="run") as step:
+        for status in complete:
+            entries.append(_entry(store, status))
+            step()
+    return sorted(entries, key=lambda entry: entry.oof.mean)
+
+
+def headline(entries: Sequence[Entry]) -> Entry | None:
+    """The best current blend, else the best current run; runs that watched their folds only where all did."""
+
+    def rank(entry: Entry) -> tuple[bool, bool, bool, float]:
+        status = entry.status
+        return status.leaky, not status.is_current, status.kind != "blend", entry.oof.mean
+
+    return min(entries, key=rank, default=None)
+
+
+def _entry(store: Store, status: RunStatus) -> Entry:
+    run = store.read_run(status.run)
+    rows = store.folds.scored
+    labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
+    losses = log_losses(run.oof[rows], labels)
+    by_class = [losses[labels == label] for label in range(store.competition.num_classes)]
+    details = [manifest.details for manifest in run.manifests]
+    return Entry(
+        status,
+        subject_bootstrap(losses, subjects),
+        expect_run(store, run),
+        tuple(float(found.mean()) if len(found) else float("nan") for found in by_class),
+        blenders=tuple(d["blender"] for d in details) if run.kind == "blend" else (),
+        weights=tuple(d["weights"] for d in details) if run.kind == "blend" else (),
+        overall=details[0]["on_all_folds"]["weights"] if run.kind == "blend" else None,
+    )
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A submission as its provenance tells.
+
+    Attributes:
+        told: What stands in the file beside the CSV.
+        is_current: Whether the run still is as it was submitted.
+    """
+
+    name: str
+    told: Mapping[str, Any]
+    is_current: bool
+
+
+def read_submissions(store: Store) -> list[Sent]:
+    """All submissions of the data whose provenance can be read, the newest first."""
+    found = []
+    for path in store.workspace.submissions(store.competition.name).glob("*.json"):
+        try:
+            told = json.loads(path.read_text())
+            found.append((str(told["written"]), Sent(path.stem, told, _is_current(store, told))))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return [sent for _, sent in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def _is_current(store: Store, told: Mapping[str, Any]) -> bool:
+    run = str(told["run"])
+    if told["index_hash"] != store.competition.index_hash or not store.finished_folds(run):
+        return False
+    return max(manifest.written for manifest in store.manifests(run)) <= str(told["written"])

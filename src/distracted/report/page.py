@@ -1,0 +1,275 @@
+"""`make report`: everything about a competition on one page that works offline."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from distracted.data.augment import Policy
+from distracted.errors import DistractedError, first_line
+from distracted.files import write_text
+from distracted.metrics import prior_log_loss, scores
+from distracted.predictions.store import Store
+from distracted.progress import Progress, silent
+from distracted.report.board import Entry, Sent, headline, make_board, read_submissions
+from distracted.report.curves import curves_of_run
+from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
+from distracted.report.gallery import Mistake, make_gallery
+from distracted.report.ladder import Rung, kept_ladders, measure_ladder
+from distracted.report.mistakes import (
+    Reliability,
+    Scored,
+    confused_pairs,
+    confusion,
+    losses_by,
+    reliability,
+    score_rows,
+)
+from distracted.report.pictures import Grid, as_uri, augmentation_grid, data_grid, region_grid
+from distracted.report.status import RunStatus, next_steps, run_statuses
+from distracted.schema import RuntimeConfig
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MOST_CURVES = 24  # runs whose learning curves are drawn, the best first
+_MOST_BARS = 40
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Where the headline run errs.
+
+    Attributes:
+        counts: Images by true class (rows) and predicted class.
+        by_class, by_subject, by_fold: As `mistakes.losses_by`, the worst first (folds in order).
+    """
+
+    scored: Scored
+    pooled: Mapping[str, float]
+    counts: np.ndarray
+    pairs: list[dict[str, Any]]
+    reliability: Reliability
+    reliability_chart: str
+    by_class: list[dict[str, Any]]
+    by_subject: list[dict[str, Any]]
+    by_fold: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder as it stands now, or why it no longer does."""
+
+    model: str
+    rungs: list[Rung]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of pictures in one image, with the names above and beside them."""
+
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the report shows."""
+
+    store: Store
+    made: str
+    statuses: list[RunStatus]
+    board: list[Entry]
+    head: Entry | None
+    prior: float
+    steps: list[str]
+    score_chart: str
+    curves: list[tuple[str, str]]
+    errors: Errors | None
+    gallery: list[Mistake]
+    seen_by: str
+    data: Strip
+    regions: Strip | None
+    augmentation: Strip
+    subjects: list[dict[str, Any]]
+    ladders: list[Ladder]
+    submissions: list[Sent]
+
+
+def write_report(
+    store: Store,
+    *,
+    policies: Mapping[str, Policy],
+    runtime: RuntimeConfig | None,
+    run: str = "",
+    path: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Write the page of a competition: one HTML file that needs nothing else.
+
+    Args:
+        policies: Of augmentation, to show what they draw.
+        runtime: How to run the networks for Grad-CAM; None leaves it out.
+        run: Whose mistakes are shown; by default the best current blend, else the best run.
+        path: Where to; by default runs/<data>/report.html.
+
+    Raises:
+        StoreError: `run` is missing or incomplete.
+    """
+    page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
+    path = path or store.workspace.report(store.competition.name)
+    write_text(path, render(page))
+    return path
+
+
+def collect(
+    store: Store,
+    *,
+    policies: Mapping[str, Policy],
+    runtime: RuntimeConfig | None = None,
+    run: str = "",
+    progress: Progress = silent,
+) -> Page:
+    """Take everything that the page shows from the stores; arguments as in `write_report`."""
+    competition = store.competition
+    statuses = run_statuses(store)
+    board = make_board(store, statuses, progress=progress)
+    head = headline(board)
+    if run:
+        store.read_run(run)
+        head = next(entry for entry in board if entry.status.run == run)
+    errors: Errors | None = None
+    gallery: list[Mistake] = []
+    seen_by = ""
+    if head is not None:
+        scored = score_rows(store, store.read_run(head.status.run))
+        errors = _errors(scored)
+        gallery, seen_by = make_gallery(store, scored, runtime=runtime, progress=progress)
+    trained = [entry.status.run for entry in board if entry.status.kind == "model"]
+    trained += [s.run for s in statuses if s.kind == "model" and s.run not in trained]
+    curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
+    shown = [(name, curve_chart(name, found)) for name, found in curves.items() if found][:_MOST_CURVES]
+    bars = [
+        Bar(
+            entry.status.run,
+            (entry.oof.mean, entry.oof.low, entry.oof.high),
+            (entry.expected.mean, entry.expected.low, entry.expected.high),
+        )
+        for entry in board[:_MOST_BARS]
+    ]
+    regions = competition.config.regions
+    return Page(
+        store=store,
+        made=datetime.now(UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00"),
+        statuses=statuses,
+        board=board,
+        head=head,
+        prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
+        steps=next_steps(store, statuses),
+        score_chart=score_chart(bars) if bars else "",
+        curves=shown,
+        errors=errors,
+        gallery=gallery,
+        seen_by=seen_by,
+        data=_strip(data_grid(competition, size=104)),
+        regions=_strip(region_grid(competition, regions, size=160)) if regions else None,
+        augmentation=_strip(augmentation_grid(competition, policies, size=112)),
+        subjects=_subjects(store),
+        ladders=[_ladder(store, model, rungs) for model, rungs in kept_ladders(store).items()],
+        submissions=read_submissions(store),
+    )
+
+
+def render(page: Page) -> str:
+    """The page as HTML, every name escaped, its own style and script in it and nothing from elsewhere."""
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"digits": _digits, "svg": Markup, "share": _share}
+    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.get_template("page.html")
+    return template.render(
+        page=page,
+        competition=page.store.competition,
+        folds=page.store.folds,
+        style=Markup(style),
+        script=Markup(script),
+        script_digest=digest,
+    )
+
+
+def _digits(value: float | None) -> str:
+    """A loss to four digits after the point, or a dash."""
+    return "-" if value is None or not np.isfinite(value) else f"{value:.4f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _errors(scored: Scored) -> Errors:
+    found = reliability(scored)
+    names = dict(enumerate(scored.classes))
+    counts = confusion(scored)
+    by_class = losses_by(scored, "label").sort_values("loss", ascending=False)
+    predicted = counts.sum(axis=0)
+    by_class = by_class.assign(
+        name=by_class["label"].map(names),
+        recall=[counts[i, i] / max(1, counts[i].sum()) for i in by_class["label"]],
+        precision=[counts[i, i] / max(1, predicted[i]) for i in by_class["label"]],
+    )
+    subjects = losses_by(scored, "subject").sort_values("loss", ascending=False)
+    subjects["fold"] = subjects["subject"].map(scored.table.groupby("subject")["fold"].first())
+    pairs = confused_pairs(scored)
+    pairs = pairs.assign(label=pairs["label"].map(names), predicted=pairs["predicted"].map(names))
+    return Errors(
+        scored=scored,
+        pooled=scores(scored.log_probs, scored.table["label"].to_numpy()),
+        counts=counts,
+        pairs=_records(pairs),
+        reliability=found,
+        reliability_chart=reliability_chart(found),
+        by_class=_records(by_class),
+        by_subject=_records(subjects),
+        by_fold=_records(losses_by(scored, "fold")),
+    )
+
+
+def _subjects(store: Store) -> list[dict[str, Any]]:
+    """Images of each subject: fold, images, and of each class."""
+    table = store.folds.table
+    counts = pd.crosstab(table["subject"], table["label"])
+    counts = counts.reindex(columns=range(store.competition.num_classes), fill_value=0)
+    folds = table.groupby("subject")["fold"].first()
+    return [
+        {"subject": subject, "fold": int(folds[subject]), "counts": row, "images": int(row.sum())}
+        for subject, row in zip(counts.index, counts.to_numpy(), strict=True)
+    ]
+
+
+def _ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> Ladder:
+    try:
+        return Ladder(model, measure_ladder(store, rungs))
+    except DistractedError as error:
+        return Ladder(model, [], first_line(error))
+
+
+def _strip(grid: Grid) -> Strip:
+    body = grid.body()
+    return Strip(grid.columns, grid.rows, as_uri(body, quality=80), body.shape[1], body.shape[0])
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status report pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -80,6 +80,9 @@ submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND
 
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
+
+audit: $(STAMP)  ## Look for odd and double pictures, people alike, and wrong labels (RUN= DROPS=1 MODEL= DATA=)
+	@$(PY) scripts/audit.py $(call option,MODEL,--model) $(call option,RUN,--run) $(call flag,DROPS,--drops) $(DATA_OPT) --set "$$SETTINGS"
 
 report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA=)
 	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS"

@@ -22,6 +22,7 @@ ROOMS = (
     "postprocess",
     "ensemble",
     "submission",
+    "audit",
     "report",
     "cluster",
 )

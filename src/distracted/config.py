@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from distracted.errors import ConfigError, first_line
+from distracted.files import sha256_file
 from distracted.paths import CONFIGS
 from distracted.schema import (
     NAME,
@@ -71,13 +72,14 @@ def load_config(
     if any("leaky" in _mapping(layer, "training") for layer in layers):
         raise ConfigError("training.leaky: watching the fold that is scored takes LEAKY=1, and nothing else")
     word = OmegaConf.create({"training": {"leaky": leaky}})
-    return _check(_merge([word, *layers]), root, f"model {model}, recipe {recipe}, data {data}")
+    return _check(_merge([word, *layers]), configs, root, f"model {model}, recipe {recipe}, data {data}")
 
 
 def load_data_config(data: str, *, configs: Path = CONFIGS, root: Path = Path()) -> DataConfig:
     """The data section alone, for the stages that train nothing; arguments as in `load_config`."""
     merged = _plain(_merge([_read(configs, "train", "defaults"), _data_layer(configs, data)]))
-    return _parse(DataConfig, _place_data(merged, root)["data"], f"data {data}", prefix="data.")
+    placed = _place_data(merged, configs, root)
+    return _parse(DataConfig, placed["data"], f"data {data}", prefix="data.")
 
 
 def load_runtime_config(overrides: Sequence[str] = (), *, configs: Path = CONFIGS) -> RuntimeConfig:
@@ -205,15 +207,25 @@ def _plain(merged: DictConfig) -> dict[str, Any]:
     return content  # type: ignore[return-value]
 
 
-def _place_data(content: dict[str, Any], root: Path) -> dict[str, Any]:
+def _place_data(content: dict[str, Any], configs: Path, root: Path) -> dict[str, Any]:
+    """Where the data lies, and which of its images are left out of training."""
     data = content.get("data")
-    if isinstance(data, dict) and isinstance(data.get("folder"), str):
+    if not isinstance(data, dict):
+        return content
+    if isinstance(data.get("folder"), str):
         data["folder"] = str(root / data["folder"])
+    if {"drop_list", "drops"} & set(data):
+        raise ConfigError(
+            "data.drop_list: it is configs/data/<data>_drop.csv where that is there; leave it out"
+        )
+    path = configs / "data" / f"{data.get('name')}_drop.csv"
+    if path.is_file():
+        data |= {"drop_list": str(path), "drops": sha256_file(path)}
     return content
 
 
-def _check(merged: DictConfig, root: Path, where: str) -> RunConfig:
-    content = _place_data(_plain(merged), root)
+def _check(merged: DictConfig, configs: Path, root: Path, where: str) -> RunConfig:
+    content = _place_data(_plain(merged), configs, root)
     phases = content.get("phases")
     if isinstance(phases, dict):
         content["phases"] = {name: phase for name, phase in phases.items() if phase is not None}

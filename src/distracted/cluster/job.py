@@ -10,7 +10,7 @@ from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.training.checkpoint import save_network
-from distracted.training.fold import train_fold
+from distracted.training.fold import FoldResult, train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.state import job_state
@@ -94,10 +94,15 @@ def train_and_store(
             weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
             parents=teachers,
             scores=result.scores,
-            details={"num_pseudo_labels": len(pseudo.probs)} if pseudo else {},
+            details=_details(pseudo, result),
             seconds=result.seconds,
             images_per_second=result.images_per_second,
         )
+
+
+def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
+    counts = {"num_pseudo_labels": len(pseudo.probs) if pseudo else 0, "num_dropped": result.num_dropped}
+    return {name: count for name, count in counts.items() if count}
 
 
 def train_folds(

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -18,7 +21,7 @@ class Entry:
 
     Attributes:
         oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
-        by_class: Log loss of each class's rows, in the submission's order.
+        by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
         blenders: Of a blend, the blender that was chosen for each fold; weights: of each fold, by member;
             overall: what all folds together would choose, for reading.
     """
@@ -26,6 +29,7 @@ class Entry:
     status: RunStatus
     oof: Interval
     expected: Expected
+    by_fold: tuple[float, ...]
     by_class: tuple[float, ...]
     blenders: tuple[str, ...] = ()
     weights: tuple[Mapping[str, float], ...] = ()
@@ -58,17 +62,24 @@ def _entry(store: Store, status: RunStatus) -> Entry:
     rows = store.folds.scored
     labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
     losses = log_losses(run.oof[rows], labels)
+    ids = store.folds.ids[rows]
+    by_fold = [losses[ids == fold] for fold in range(store.folds.num_folds)]
     by_class = [losses[labels == label] for label in range(store.competition.num_classes)]
     details = [manifest.details for manifest in run.manifests]
     return Entry(
         status,
         subject_bootstrap(losses, subjects),
         expect_run(store, run),
-        tuple(float(found.mean()) if len(found) else float("nan") for found in by_class),
+        tuple(_mean(found) for found in by_fold),
+        tuple(_mean(found) for found in by_class),
         blenders=tuple(d["blender"] for d in details) if run.kind == "blend" else (),
         weights=tuple(d["weights"] for d in details) if run.kind == "blend" else (),
         overall=details[0]["on_all_folds"]["weights"] if run.kind == "blend" else None,
     )
+
+
+def _mean(losses: NDArray[np.float64]) -> float:
+    return float(losses.mean()) if len(losses) else 0.0  # a class that no scored row has costs nothing
 
 
 @dataclass(frozen=True)

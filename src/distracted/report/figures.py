@@ -14,8 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from distracted.audit.mistakes import Reliability
 from distracted.report.curves import Curves
-from distracted.report.mistakes import Reliability
 
 # Colours that nothing else has; each becomes a variable of the page's style sheet.
 _INK, _MUTED, _GRID = "#010203", "#010204", "#010205"
@@ -156,11 +156,19 @@ def curve_chart(run: str, folds: Sequence[Curves]) -> str:
 
 
 def reliability_chart(found: Reliability) -> str:
-    """Accuracy beside confidence; the area of a dot is the number of images in its bin."""
+    """Accuracy beside confidence, with intervals; the area of a dot is the number of images in its bin."""
     with _figure(3.6, 3.3, "reliability") as (figure, as_svg):
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=":")
-        axes.plot(found.confidence, found.accuracy, color=_VALID, linewidth=1)
+        axes.errorbar(
+            found.confidence,
+            found.accuracy,
+            yerr=[found.accuracy - found.low, found.high - found.accuracy],
+            fmt="none",
+            ecolor=_VALID,
+            elinewidth=1.2,
+            alpha=0.8,
+        )
         sizes = 12 + 280 * found.images / found.images.sum()
         axes.scatter(
             found.confidence, found.accuracy, s=sizes, color=_VALID, alpha=0.75, linewidth=0, clip_on=False
@@ -180,7 +188,7 @@ def _log_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> 
         return
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    steps = (1.0, 2.0, 5.0) if max(values) < 200 * min(values) else (1.0,)
+    steps = (1.0, 2.0, 5.0) if max(values) < 60 * min(values) else (1.0,)
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distracted.audit.mistakes import Scored, top_classes, worst_rows
 from distracted.data.images import read_rgb
 from distracted.errors import DistractedError, first_line
 from distracted.inference.gradcam import class_activation
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
-from distracted.report.mistakes import Scored, top_classes, worst_rows
 from distracted.report.pictures import as_uri, heat_over, shrink
 from distracted.schema import RuntimeConfig
 from distracted.training.feed import Images

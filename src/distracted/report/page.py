@@ -13,6 +13,16 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from distracted.audit.findings import Audit, kept_audit
+from distracted.audit.mistakes import (
+    Reliability,
+    Scored,
+    confused_pairs,
+    confusion,
+    losses_by,
+    reliability,
+    score_rows,
+)
 from distracted.data.augment import Policy
 from distracted.errors import DistractedError, first_line
 from distracted.files import write_text
@@ -22,17 +32,9 @@ from distracted.progress import Progress, silent
 from distracted.report.board import Entry, Sent, headline, make_board, read_submissions
 from distracted.report.curves import curves_of_run
 from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
+from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
 from distracted.report.ladder import Rung, kept_ladders, measure_ladder
-from distracted.report.mistakes import (
-    Reliability,
-    Scored,
-    confused_pairs,
-    confusion,
-    losses_by,
-    reliability,
-    score_rows,
-)
 from distracted.report.pictures import Grid, as_uri, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
@@ -102,6 +104,8 @@ class Page:
     regions: Strip | None
     augmentation: Strip
     subjects: list[dict[str, Any]]
+    audit: Audit | None
+    findings: list[Shown]
     ladders: list[Ladder]
     submissions: list[Sent]
 
@@ -168,6 +172,7 @@ def collect(
         for entry in board[:_MOST_BARS]
     ]
     regions = competition.config.regions
+    audit = kept_audit(store)
     return Page(
         store=store,
         made=datetime.now(UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00"),
@@ -185,6 +190,8 @@ def collect(
         regions=_strip(region_grid(competition, regions, size=160)) if regions else None,
         augmentation=_strip(augmentation_grid(competition, policies, size=112)),
         subjects=_subjects(store),
+        audit=audit,
+        findings=show_audit(store, audit) if audit is not None else [],
         ladders=[_ladder(store, model, rungs) for model, rungs in kept_ladders(store).items()],
         submissions=read_submissions(store),
     )
@@ -196,7 +203,7 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"digits": _digits, "svg": Markup, "share": _share}
+    environment.filters |= {"digits": _digits, "svg": Markup, "share": _share, "short": _short}
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("page.html")
@@ -213,6 +220,14 @@ def render(page: Page) -> str:
 def _digits(value: float | None) -> str:
     """A loss to four digits after the point, or a dash."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.4f}"
+
+
+def _short(text: str) -> str:
+    """A number of a CSV in three digits."""
+    try:
+        return f"{float(text):.3g}"
+    except ValueError:
+        return text
 
 
 def _share(value: float) -> str:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
+from distracted.data.drops import dropped_rows
 from distracted.data.folds import Folds, hold_back
 from distracted.data.loading import Beside
 from distracted.inference.predict import predict_from_features
@@ -41,6 +42,7 @@ class FoldResult:
             num_classes).
         test: Log-probabilities of the test images, in the competition's order, (num_test, num_classes).
         network: The network that predicted.
+        num_dropped: Images that the drop list left out of the training side.
     """
 
     valid: NDArray[np.float32]
@@ -49,6 +51,7 @@ class FoldResult:
     scores: dict[str, float]
     seconds: float
     images_per_second: float
+    num_dropped: int = 0
 
 
 @dataclass
@@ -73,9 +76,9 @@ class _Fold:
         self.train, self.test = Images.to_train(self.competition), Images.to_test(self.competition)
         self.valid_rows = self.folds.valid(self.fold)
         training = self.settled.config.training
-        self.rows, self.held_back = hold_back(
-            self.folds, self.fold, share=training.holdout, seed=training.seed
-        )
+        rows, self.held_back = hold_back(self.folds, self.fold, share=training.holdout, seed=training.seed)
+        self.dropped = dropped_rows(self.competition, self.folds, self.fold)
+        self.rows = np.setdiff1d(rows, self.dropped)
 
     @property
     def config(self) -> RunConfig:
@@ -126,6 +129,8 @@ def train_fold(
     config = settled.config
     seed_everything(config.training.seed, fold)
     job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo)
+    if len(job.dropped):
+        _log.info("%s: %d images left out of training by the drop list", label, len(job.dropped))
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes).to(
         settled.device
     )
@@ -158,6 +163,7 @@ def train_fold(
         scores=scores(valid, labels[job.valid_rows], prefix="valid/"),
         seconds=time.perf_counter() - start,
         images_per_second=job.clock.images / job.clock.seconds if job.clock.seconds else 0.0,
+        num_dropped=len(job.dropped),
     )
     tracker.summarise(
         {**result.scores, "seconds": result.seconds, "images_per_second": result.images_per_second}

@@ -84,12 +84,15 @@ class Reliability:
     """How often a run was right when it was so sure.
 
     Attributes:
-        confidence, accuracy: Mean of each bin that has rows, by rising confidence; images: in it.
+        confidence, accuracy: Mean of each bin that has rows, by rising confidence; low, high: 95% interval of
+            the accuracy (Wilson's, images taken for independent); images: in the bin.
         error: Expected calibration error: mean over rows of |accuracy - confidence| of their bin.
     """
 
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     images: NDArray[np.int64]
     error: float
 
@@ -105,7 +108,16 @@ def reliability(scored: Scored) -> Reliability:
         np.bincount(bins, values, minlength=_BINS)[there] / images[there] for values in (confidence, right)
     ]
     error = float((images[there] * np.abs(means[0] - means[1])).sum() / len(confidence))
-    return Reliability(means[0], means[1], images[there], error)
+    low, high = _wilson(means[1], images[there])
+    return Reliability(means[0], means[1], low, high, images[there], error)
+
+
+def _wilson(share: NDArray[np.float64], num: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
+    """95% interval of a share of so many (Wilson 1927); it always holds the share."""
+    z = 1.96
+    centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * np.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)
 
 
 def worst_rows(scored: Scored, *, num: int = 60, per_class: int = 3) -> pd.DataFrame:

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distracted.metrics import log_losses
-from distracted.predictions.store import Store
-from distracted.report.mistakes import (
+from distracted.audit.mistakes import (
     Scored,
     confused_pairs,
     confusion,
@@ -18,6 +16,8 @@ from distracted.report.mistakes import (
     top_classes,
     worst_rows,
 )
+from distracted.metrics import log_losses
+from distracted.predictions.store import Store
 
 PROBS = np.array([[0.7, 0.2, 0.1], [0.45, 0.35, 0.2], [0.1, 0.8, 0.1], [0.05, 0.9, 0.05], [0.35, 0.25, 0.4]])
 LABELS = np.array([0, 1, 1, 2, 2])
@@ -68,6 +68,8 @@ def test_reliability_bins_by_confidence(scored: Scored) -> None:
     assert found.images.tolist() == [2, 1, 1, 1]  # 0.45 and 0.4; 0.7; 0.8; 0.9
     assert found.confidence.tolist() == pytest.approx([0.425, 0.7, 0.8, 0.9])
     assert found.accuracy.tolist() == [0.5, 1, 1, 0]
+    assert (found.low <= found.accuracy).all() and (found.accuracy <= found.high).all()
+    assert (found.low[1], found.high[1]) == pytest.approx((0.2065, 1.0), abs=1e-4)  # one of one
     assert found.error == pytest.approx((2 * 0.075 + 0.3 + 0.2 + 0.9) / 5)
 
 

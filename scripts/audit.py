@@ -1,0 +1,58 @@
+"""make audit: what is wrong with the data before it costs a night; after training, with its labels, too."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.audit.findings import Audit
+from distracted.audit.run import audit_competition
+from distracted.config import load_config
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
+from distracted.training.resolve import settle
+
+
+def main(
+    model: Annotated[
+        str, typer.Option(help="A pretrained network, in whose features subjects are compared.")
+    ] = "efficientnet_lite0",
+    run: Annotated[str, typer.Option(help="Whose predictions judge the labels; by default the best.")] = "",
+    drops: Annotated[
+        bool, typer.Option("--drops", help="Also judge labels for each fold by networks blind to it.")
+    ] = False,
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Look for unreadable, odd and double pictures, subjects that look alike, and wrong labels."""
+    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
+    store = open_store(
+        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
+    )
+    settled = settle(config, num_folds=store.folds.num_folds)
+    audit = audit_competition(store, settled, run=run, drops=drops, progress=console.progress)
+    show(audit)
+    folder = store.workspace.audit(store.competition.name)
+    console.say(f"{folder}: a CSV for each, and drop_candidates.csv; make report shows the pictures")
+
+
+def show(audit: Audit) -> None:
+    """Print how much was found of each, with an example."""
+    rows = []
+    for check in audit.checks:
+        table = check.findings
+        example = ""
+        if len(table):
+            first = table.iloc[0]
+            words = ("img", "subject", "classname", "other", "other_subject", "other_classname", "note")
+            names = [first[word] for word in words]
+            example = ", ".join(str(name) for name in names if name != "")
+        rows.append([check.title, check.level if len(table) else "", str(len(table)), example])
+    judged = f"; labels judged by {audit.run}" if audit.run else ""
+    console.table(f"audit{judged}", ["check", "", "found", "first"], rows)
+
+
+if __name__ == "__main__":
+    console.run(main)

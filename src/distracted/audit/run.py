@@ -1,0 +1,175 @@
+"""`make audit`: what is wrong with the data before it costs a night; after training, with its labels, too."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distracted.audit.alike import check_alike
+from distracted.audit.duplicates import check_exact, check_near
+from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit
+from distracted.audit.labels import blind_label_issues, check_labels
+from distracted.audit.mistakes import Scored, confused_pairs, losses_by, score_rows
+from distracted.audit.pictures import FLAT, check_pictures
+from distracted.audit.scan import scan_images
+from distracted.data.audit import audit_folds
+from distracted.data.drops import COLUMNS as DROP_COLUMNS
+from distracted.errors import ConfigError, StoreError
+from distracted.files import atomic_path
+from distracted.metrics import log_loss
+from distracted.models.network import build_network
+from distracted.predictions.lineage import check_parents
+from distracted.predictions.store import Run, Store
+from distracted.progress import Progress, silent
+from distracted.training.feed import Feed, Images
+from distracted.training.resolve import Settled
+
+_log = logging.getLogger(__name__)
+
+_BAD = 3.0  # times the pooled log loss, of a subject that the networks fail on
+_MOST = 20
+
+
+def audit_competition(
+    store: Store, settled: Settled, *, run: str = "", drops: bool = False, progress: Progress = silent
+) -> Audit:
+    """Look for trouble in the pictures, the subjects and, by a run's predictions, the labels; keep it all.
+
+    Args:
+        settled: A network in whose features subjects are compared; expected to be pretrained.
+        run: Whose out-of-fold predictions judge the labels; by default the best complete run's, if any.
+        drops: Also judge the labels of each fold's training side by networks blind to the fold.
+
+    Raises:
+        ConfigError: the network has no pretrained weights.
+        StoreError: `run` is missing or incomplete.
+    """
+    if not settled.weights.pretrained:
+        raise ConfigError(
+            f"MODEL: {settled.config.model.backbone} has no pretrained weights here, and random features say "
+            "nothing of who is alike; expected a network that has, such as efficientnet_lite0"
+        )
+    competition = store.competition
+    judge = store.read_run(run) if run else best_run(store)
+    cache = store.workspace.cache(competition.name) / "scan.parquet"
+    paths = competition.train_paths() + competition.test_paths()
+    contents = [*competition.train["content"], *competition.test["content"]]
+    scanned = scan_images(paths, contents, cache=cache, progress=progress)
+    train = scanned.iloc[: len(competition.train)].reset_index(drop=True)
+    test = scanned.iloc[len(competition.train) :].reset_index(drop=True)
+    shows = ((train["error"] == "") & (train["contrast"] >= FLAT)).to_numpy()
+    checks = [*check_pictures(store, train, test), *check_exact(store)]
+    checks.append(check_near(store, train, test, progress=progress))
+    features = None
+    if (train["error"] == "").all():  # training stops at the others, and so would this
+        features = _features(store, settled, progress)
+        checks.append(check_alike(store, features, shows))
+    checks.append(_split(store))
+    if judge is not None:
+        scored = score_rows(store, judge)
+        checks += [check_labels(store, scored), _confused(scored), _failed_subjects(store, scored)]
+    else:
+        _log.info("no complete run yet: labels are looked at once there is one")
+    found = keep_audit(store, checks, judge.name if judge is not None else "")
+    _keep_candidates(store, checks, features if drops else None, progress)
+    return found
+
+
+def best_run(store: Store) -> Run | None:
+    """The complete run with the lowest pooled log loss whose parents are as they were, if there is one."""
+    best: tuple[float, Run] | None = None
+    rows = store.folds.scored
+    for name in store.runs():
+        try:
+            check_parents(store, name)
+            run = store.read_run(name)
+        except StoreError:
+            continue
+        loss = log_loss(run.oof[rows], store.folds.labels[rows])
+        if not run.leaky and (best is None or loss < best[0]):
+            best = loss, run
+    return None if best is None else best[1]
+
+
+def _features(store: Store, settled: Settled, progress: Progress) -> NDArray[np.float32]:
+    network = build_network(settled.config.model, settled.weights, num_classes=store.competition.num_classes)
+    feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
+    return np.asarray(feed.features(network.to(settled.device), Images.to_train(store.competition)))
+
+
+def _split(store: Store) -> Check:
+    rows = [{"note": found.text} for found in audit_folds(store.competition, store.folds.table)]
+    about = "What the folds' own audit says, as `make folds` and every training do."
+    return Check("folds", "Folds", about, "warning", as_findings(rows))
+
+
+def _confused(scored: Scored) -> Check:
+    names = scored.classes
+    rows = []
+    for pair in confused_pairs(scored).to_dict("records"):
+        images = f"{pair['images']} image{'s' * (pair['images'] != 1)}"
+        rows.append(
+            {
+                "classname": names[pair["label"]],
+                "other_classname": names[pair["predicted"]],
+                "value": pair["loss"],
+                "note": f"{images}, {pair['share']:.1%} of the class",
+            }
+        )
+    about = (
+        f"Pairs of classes by what they cost {scored.run}: the first is true, the second is what was said."
+    )
+    findings = as_findings(rows)
+    return Check("confused_classes", "Classes confused", about, "note", findings, value="summed log loss")
+
+
+def _failed_subjects(store: Store, scored: Scored) -> Check:
+    subjects = losses_by(scored, "subject").sort_values("loss", ascending=False)
+    pooled = float(scored.table["loss"].mean())
+    bad = subjects[subjects["loss"] > _BAD * pooled].head(_MOST)
+    rows = []
+    for subject in bad.to_dict("records"):
+        own = scored.table[scored.table["subject"] == subject["subject"]]
+        wrong = f"{1 - subject['accuracy']:.1%} of {subject['images']} images wrong"
+        rows.append(
+            {
+                **describe_image(store, int(own["loss"].idxmax())),
+                "value": subject["loss"],
+                "note": f"{subject['share']:.1%} of the whole loss, {wrong}",
+            }
+        )
+    if store.competition.config.columns.group is None:
+        rows = []
+    about = (
+        f"Their log loss is more than {_BAD:g} times that of all ({pooled:.4f}), with the worst image of "
+        "each. Is it the person, the car, the light, or the labels?"
+    )
+    return Check(
+        "failed_subjects", "Subjects that the models fail on", about, "warning", as_findings(rows), "log loss"
+    )
+
+
+def _keep_candidates(
+    store: Store, checks: list[Check], features: NDArray[np.float32] | None, progress: Progress
+) -> None:
+    """Write drop_candidates.csv, in the drop list's form: for a person to choose from."""
+    rows: list[tuple[str, str, str]] = []
+    for check in checks:
+        for found in check.findings.to_dict("records"):
+            if check.key == "empty" and found["part"] == "train":
+                rows.append((str(found["img"]), f"shows nothing ({found['note']})", ""))
+            elif check.key in ("exact_duplicates", "near_duplicates") and found["part"] == "train":
+                same = (
+                    "the same picture as" if check.key == "exact_duplicates" else "nearly the same picture as"
+                )
+                whose = f" of {found['other_subject']}" if found["other_subject"] else " of the test set"
+                rows.append((str(found["img"]), f"{same} {found['other']}{whose}", ""))
+    if features is not None:
+        imgs = store.competition.train["img"]
+        for fold, issues in blind_label_issues(features, store.folds, progress=progress):
+            reason = f"label probably wrong, as judged blind to fold {fold}"
+            rows += [(str(imgs.iloc[row]), reason, str(fold)) for row in issues]
+    table = pd.DataFrame(rows, columns=list(DROP_COLUMNS)).drop_duplicates(["img", "fold"])
+    with atomic_path(store.workspace.audit(store.competition.name) / "drop_candidates.csv") as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")

@@ -1,0 +1,74 @@
+"""The drop list: images that are left out of training, each with its reason; every row stays scored."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distracted.data.competition import Competition
+from distracted.data.folds import Folds
+from distracted.data.tables import read_table
+from distracted.errors import DataError
+
+COLUMNS = ("img", "reason", "fold")
+
+
+def read_drops(competition: Competition) -> pd.DataFrame:
+    """The drop list of a competition, configs/data/<data>_drop.csv; empty where there is none.
+
+    Returns:
+        img, reason, fold: the fold whose training side the image is left out of, -1 for all of them.
+
+    Raises:
+        DataError: a column, a reason or an image is wrong; says which row.
+    """
+    path = competition.config.drop_list
+    if path is None:
+        return pd.DataFrame({"img": [], "reason": [], "fold": np.empty(0, dtype=np.int64)})
+    table = read_table(path)
+    if not {"img", "reason"} <= set(table.columns) <= set(COLUMNS):
+        raise DataError(
+            f"{path}: expected the columns img,reason and perhaps fold, got {','.join(table.columns)}"
+        )
+    if "fold" not in table.columns:
+        table["fold"] = ""
+    known = set(competition.train["img"])
+    for number, (img, reason, fold) in enumerate(table[list(COLUMNS)].itertuples(index=False), start=2):
+        where = f"{path}, row {number}"
+        if img not in known:
+            raise DataError(f"{where}: {img!r} is no training image of {competition.name}; remove the row")
+        if not reason.strip():
+            raise DataError(
+                f"{where}: {img} has no reason; say why it is left out, for those who read it later"
+            )
+        if fold and not fold.isdecimal():
+            raise DataError(
+                f"{where}: fold {fold!r}; expected the number of the fold whose training side it is left out "
+                "of, or nothing for all of them"
+            )
+    if len(double := table[table.duplicated(["img", "fold"])]):
+        raise DataError(f"{path}, row {double.index[0] + 2}: {double['img'].iloc[0]} is there already")
+    return table[list(COLUMNS)].assign(fold=[int(fold) if fold else -1 for fold in table["fold"]])
+
+
+def dropped_rows(competition: Competition, folds: Folds, fold: int) -> NDArray[np.int64]:
+    """Rows that are left out of a fold's training side.
+
+    Raises:
+        DataError: the list is wrong, names a fold that is not there, or leaves the training side without a
+            class.
+    """
+    table = read_drops(competition)
+    path = competition.config.drop_list
+    if len(table) and table["fold"].max() >= folds.num_folds:
+        raise DataError(
+            f"{path}: fold {table['fold'].max()}; there are {folds.num_folds}, 0 to {folds.num_folds - 1}"
+        )
+    imgs = table.loc[table["fold"].isin([-1, fold]), "img"]
+    rows = np.flatnonzero(competition.train["img"].isin(set(imgs)) & (folds.ids != fold))
+    left = np.setdiff1d(folds.train(fold), rows)
+    if missing := set(range(competition.num_classes)) - set(folds.labels[left].tolist()):
+        raise DataError(
+            f"{path}: without its images fold {fold} would train on none of class "
+            f"{competition.classes[min(missing)]!r}; keep some"
+        )
+    return rows

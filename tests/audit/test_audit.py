@@ -1,0 +1,308 @@
+"""The audit: trouble that is planted is found, what is clean stays unnamed, and its files are read back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from distracted.audit.alike import subject_likeness
+from distracted.audit.duplicates import check_exact, check_near, measure_sameness
+from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
+from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
+from distracted.audit.mistakes import score_rows
+from distracted.audit.pictures import check_pictures
+from distracted.audit.run import audit_competition, best_run
+from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
+from distracted.data.images import read_rgb
+from distracted.errors import ConfigError
+from distracted.predictions.store import Store, open_store
+from distracted.schema import RunConfig, hash_config
+from distracted.training.resolve import settle
+
+WriteRun = Callable[..., None]
+PACKAGE = ("model.image_size=64", "runtime.tracking=none", "training.num_folds=3", "runtime.num_workers=0")
+
+
+def scene(seed: int, size: tuple[int, int] = (120, 160)) -> np.ndarray:
+    """A picture with something in it: random shapes on a random gradient."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    y, x = np.mgrid[:height, :width] / max(size)
+    image = np.stack([100 + 80 * (a * x + b * y) for a, b in rng.uniform(-1, 1, (3, 2))], axis=2)
+    image = np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8))
+    for _ in range(6):
+        centre = int(rng.integers(width)), int(rng.integers(height))
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        cv2.circle(image, centre, int(rng.integers(8, 40)), colour, -1)
+    return image
+
+
+def save(path: Path, image: np.ndarray, quality: int = 95) -> None:
+    assert cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+@pytest.fixture
+def painted(store: Store) -> Store:
+    """The tiny competition with a scene of its own in each picture, none like another."""
+    for number, path in enumerate(store.competition.train_paths() + store.competition.test_paths()):
+        save(path, scene(number))
+    return reopened(store)
+
+
+def reopened(store: Store) -> Store:
+    """The store over what the folder holds now."""
+    store.workspace.data_binding("tiny").unlink()
+    return open_store(store.workspace, store.competition.config, num_folds=3)
+
+
+def scan(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
+    competition = store.competition
+    train = scan_images(competition.train_paths(), competition.train["content"].tolist())
+    return train, scan_images(competition.test_paths(), competition.test["content"].tolist())
+
+
+def by_key(checks: list[Check]) -> dict[str, Check]:
+    return {check.key: check for check in checks}
+
+
+class TestScan:
+    def test_hashes_keep_through_compression_and_tell_pictures_apart(self) -> None:
+        images = [scene(seed) for seed in range(20)]
+        hashes = np.array([perceptual_hash(image) for image in images], dtype=np.uint64)
+        small = [cv2.resize(image, (80, 60), interpolation=cv2.INTER_AREA) for image in images]
+        again = np.array([perceptual_hash(image) for image in small], dtype=np.uint64)
+        bits = differing_bits(hashes, again)
+        assert np.diag(bits).max() <= 4
+        assert bits[~np.eye(20, dtype=bool)].min() > 8
+
+    def test_a_brighter_picture_has_the_same_hash(self) -> None:
+        image = scene(1) // 2
+        brighter = image + np.uint8(40)
+        assert bin(perceptual_hash(image) ^ perceptual_hash(brighter)).count("1") <= 2
+
+    def test_numbers_are_kept_by_content(self, store: Store, tmp_path: Path) -> None:
+        paths, contents = store.competition.train_paths(), store.competition.train["content"].tolist()
+        cache = tmp_path / "cache/scan.parquet"
+        first = scan_images(paths, contents, cache=cache)
+        again = scan_images([tmp_path / "gone"] * len(paths), contents, cache=cache)
+        pd.testing.assert_frame_equal(first, again)
+        cache.write_bytes(b"damaged")
+        pd.testing.assert_frame_equal(first, scan_images(paths, contents, cache=cache))
+
+    def test_what_cannot_be_decoded_says_so_and_is_not_kept(self, store: Store, tmp_path: Path) -> None:
+        path = tmp_path / "bad.jpg"
+        path.write_bytes(b"\xff\xd8\xff\xdb\x00\x04\x00\x00\xff\xda\x00\x02\xff\xd9")
+        cache = tmp_path / "scan.parquet"
+        found = scan_images([path], ["x"], cache=cache)
+        assert "bad.jpg" in found["error"].iloc[0]
+        save(path, scene(0))
+        assert scan_images([path], ["x"], cache=cache)["error"].iloc[0] == ""
+
+
+class TestPictures:
+    def test_black_dark_and_large_ones_are_told_from_the_others(self, painted: Store) -> None:
+        paths, test_paths = painted.competition.train_paths(), painted.competition.test_paths()
+        for number, path in enumerate(paths + test_paths):
+            save(path, scene(0) // 2 + np.uint8(40 + number % 7))
+        noise = np.random.default_rng(0).integers(0, 3, (120, 160, 3), dtype=np.uint8)
+        save(paths[3], noise)
+        save(test_paths[2], 255 - noise)
+        save(paths[5], scene(0) // 3)
+        save(paths[7], scene(7, size=(240, 320)))
+        store = reopened(painted)
+        checks = by_key(check_pictures(store, *scan(store)))
+        train, test = store.competition.train["img"], store.competition.test["img"]
+        empty = checks["empty"].findings
+        assert empty[["img", "part", "note"]].to_numpy().tolist() == [
+            [train[3], "train", "black"],
+            [test[2], "test", "white"],
+        ]
+        assert train[5] in set(checks["odd_light"].findings["img"])
+        sizes = checks["odd_size"].findings
+        assert sizes[["img", "note"]].to_numpy().tolist() == [[train[7], "320 x 240 pixels"]]
+        assert checks["unreadable"].findings.empty
+
+    def test_nothing_odd_is_found_where_nothing_is(self, painted: Store) -> None:
+        checks = check_pictures(painted, *scan(painted))
+        assert [len(check.findings) for check in checks] == [0, 0, 0, 0]
+
+
+class TestDuplicates:
+    def test_copies_are_found_across_subjects_classes_and_the_test_set(self, painted: Store) -> None:
+        train, paths = painted.competition.train, painted.competition.train_paths()
+        rows = {}
+        for subject in ("p000", "p001"):
+            own = train[(train["subject"] == subject) & (train["classname"] == "c0")].index
+            rows[subject] = own.tolist()
+        first, twin = rows["p000"][0], rows["p001"][0]
+        paths[twin].write_bytes(paths[first].read_bytes())  # another subject
+        same, same_twin = rows["p000"][1:3]
+        paths[same_twin].write_bytes(paths[same].read_bytes())  # the same subject and class
+        test_path = painted.competition.test_paths()[0]
+        test_path.write_bytes(paths[rows["p001"][2]].read_bytes())
+        store = reopened(painted)
+        across, within = check_exact(store)
+        imgs = store.competition.train["img"]
+        found = {frozenset(pair) for pair in across.findings[["img", "other"]].to_numpy().tolist()}
+        expected = {frozenset((imgs[first], imgs[twin]))}
+        expected |= {frozenset((imgs[rows["p001"][2]], store.competition.test["img"][0]))}
+        assert found == expected
+        assert within.findings[["img", "other"]].to_numpy().tolist() == [
+            sorted([imgs[same], imgs[same_twin]])
+        ]
+        assert check_near(store, *scan(store)).findings.empty  # exact ones are named once
+
+    def test_a_shrunk_and_compressed_copy_is_found_and_nothing_else(self, painted: Store) -> None:
+        train, paths = painted.competition.train, painted.competition.train_paths()
+        row, twin = (int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p003"))
+        small = cv2.resize(read_rgb(paths[row]), (120, 90), interpolation=cv2.INTER_AREA)
+        save(paths[twin], small, quality=60)
+        own = int(train.index[train["subject"] == "p000"][1])
+        save(paths[own], read_rgb(paths[row]), quality=60)  # of the same subject: no leak
+        test_path = painted.competition.test_paths()[4]
+        save(test_path, small, quality=70)
+        store = reopened(painted)
+        check = check_near(store, *scan(store))
+        pairs = {frozenset(pair) for pair in check.findings[["img", "other"]].to_numpy().tolist()}
+        imgs, test = store.competition.train["img"], store.competition.test["img"]
+        shown = {imgs[row], imgs[own]}
+        assert pairs == {frozenset((a, b)) for a in shown for b in (imgs[twin], test[4])} | {
+            frozenset((imgs[twin], test[4]))
+        }
+        assert (check.findings["value"].astype(float) > 0.98).all()
+
+    def test_black_pictures_are_no_duplicates(self, painted: Store) -> None:
+        for number, path in enumerate(painted.competition.train_paths()[:6]):
+            noise = np.random.default_rng(number).integers(0, 3, (120, 160, 3), dtype=np.uint8)
+            save(path, noise)
+        store = reopened(painted)
+        assert check_near(store, *scan(store)).findings.empty
+
+    def test_limits_come_from_the_datas_own_pictures(self, painted: Store) -> None:
+        same = measure_sameness(painted.competition.train_paths())
+        assert 4 <= same.bits <= 8 and 0.97 < same.likeness < 1
+
+
+class TestAlike:
+    def people(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features of people in classes: a part of the person, a part of the class, and noise."""
+        rng = np.random.default_rng(seed)
+        subjects, labels = np.repeat(np.arange(num), 12), np.tile(np.repeat(np.arange(3), 4), num)
+        whose, what = rng.normal(size=(num, 40)), 3 * rng.normal(size=(3, 40))
+        features = whose[subjects] + what[labels] + rng.normal(size=(len(labels), 40))
+        return features.astype(np.float32), labels, subjects
+
+    def test_one_person_under_two_names_is_as_alike_as_to_itself(self) -> None:
+        features, labels, subjects = self.people(12, seed=0)
+        split = subjects.copy()
+        own = np.flatnonzero(subjects == 4)
+        split[own[::2]] = 12
+        likeness = subject_likeness(features, labels, split)
+        others = likeness[~np.eye(13, dtype=bool)].reshape(13, 12)
+        assert likeness[4, 12] > 0.9
+        assert np.sort(others.ravel())[-3] < 0.7  # the pair itself stands there twice
+        np.testing.assert_allclose(likeness, likeness.T)
+
+    def test_classes_alone_make_nobody_alike(self) -> None:
+        features, labels, subjects = self.people(10, seed=1)
+        keep = (labels != 0) | (subjects % 2 == 0)  # people have shot different classes
+        likeness = subject_likeness(features[keep], labels[keep], subjects[keep])
+        assert np.triu(likeness, 1).max() < 0.8
+
+
+class TestLabels:
+    def test_flipped_labels_are_found_among_sure_predictions(self) -> None:
+        rng = np.random.default_rng(0)
+        truth = rng.integers(0, 3, 300)
+        probs = np.full((300, 3), 0.02)
+        probs[np.arange(300), truth] = 0.96
+        labels = truth.copy()
+        flipped = rng.permutation(300)[:9]
+        labels[flipped] = (labels[flipped] + 1) % 3
+        assert set(find_wrong_labels(labels, probs)) == set(flipped)
+        assert len(find_wrong_labels(truth, probs)) == 0
+
+    def test_a_class_that_does_not_occur_is_no_trouble(self) -> None:
+        probs = np.array([[0.9, 0.05, 0.05], [0.05, 0.05, 0.9]] * 20)
+        labels = np.array([0, 2] * 20)
+        assert len(find_wrong_labels(labels, probs)) == 0
+        assert len(find_wrong_labels(np.zeros(5, dtype=np.int64), probs[:5])) == 0
+
+    def test_issues_name_what_the_picture_looks_like(self, store: Store, write_run: WriteRun) -> None:
+        write_run("a", skill=8.0)
+        row = int(store.folds.valid(0)[0])
+        scored = score_rows(store, store.read_run("a"))
+        wrong = (store.folds.labels[row] + 1) % 3
+        scored.table.loc[row, "label"] = wrong
+        check = check_labels(store, scored)
+        assert store.competition.train["img"][row] in set(check.findings["img"])
+
+    def test_a_list_for_a_fold_does_not_see_the_fold(self, store: Store) -> None:
+        """Other labels in fold k leave its list as it was, and other pictures there, too."""
+        rng = np.random.default_rng(0)
+        labels = store.folds.labels
+        features = (np.eye(3)[labels] * 4 + rng.normal(size=(len(labels), 3))).astype(np.float32)
+        before = {fold: rows.tolist() for fold, rows in blind_label_issues(features, store.folds)}
+        assert sorted(before) == [0, 1, 2]
+        for fold, rows in before.items():
+            assert not set(rows) & set(store.folds.valid(fold))
+        held_out = store.folds.valid(1)
+        store.folds.table.loc[held_out, "label"] = rng.permutation(labels[held_out])
+        features[held_out] = rng.normal(size=(len(held_out), 3))
+        after = dict(blind_label_issues(features, store.folds))
+        assert after[1].tolist() == before[1]
+
+
+def test_an_audit_is_kept_and_read_back(
+    store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
+) -> None:
+    write_run("a", skill=6.0)
+    settled = settle(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
+    made = audit_competition(store, settled, drops=True)
+    kept = kept_audit(store)
+    assert kept is not None and kept.run == "a" and kept.is_current
+    assert [check.key for check in kept.checks] == [check.key for check in made.checks]
+    keys = {"unreadable", "empty", "exact_duplicates", "near_duplicates", "alike_subjects", "label_issues"}
+    assert keys <= set(by_key(made.checks))
+    folder = store.workspace.audit("tiny")
+    candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
+    assert list(candidates.columns) == ["img", "reason", "fold"]
+    write_run("a", skill=5.0)
+    stale = kept_audit(store)
+    assert stale is not None and not stale.is_current
+    (folder / "findings.json").write_text("{")
+    assert kept_audit(store) is None
+
+
+def test_random_features_are_refused(store: Store, configure: Callable[..., RunConfig]) -> None:
+    with pytest.raises(ConfigError, match="no pretrained weights"):
+        audit_competition(store, settle(configure(), num_folds=3))
+
+
+def test_the_best_run_is_current_complete_and_honest(store: Store, write_run: WriteRun) -> None:
+    assert best_run(store) is None
+    write_run("poor", skill=0.5)
+    write_run("good", skill=3.0)
+    write_run("part", skill=9.0, folds=(0, 1))
+    write_run("leaky", skill=9.0)
+    for fold in range(3):
+        path = store.workspace.fold("tiny", "leaky", fold) / "manifest.json"
+        told = json.loads(path.read_text())
+        config = {**told["config"], "leaky": True}
+        path.write_text(json.dumps({**told, "config": config, "config_hash": hash_config(config)}))
+    found = best_run(store)
+    assert found is not None and found.name == "good"
+
+
+def test_a_check_keeps_every_name_as_it_is(store: Store) -> None:
+    rows = [{"img": "=cmd|'x'!A1", "note": 'a "b", c\nd'}, {"img": "NA", "value": 0.5}]
+    keep_audit(store, [Check("some", "t", "a", "note", as_findings(rows))], "")
+    kept = kept_audit(store)
+    assert kept is not None
+    table = kept.checks[0].findings
+    assert table["img"].tolist() == ["=cmd|'x'!A1", "NA"]
+    assert table["note"].tolist() == ['a "b", c\nd', ""] and table["value"].tolist() == ["", "0.5"]

@@ -1,0 +1,129 @@
+"""The drop list: out of training for its reasons, never out of what is scored, and written on the run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distracted.cluster.job import train_and_store
+from distracted.config import load_config, load_data_config
+from distracted.data.competition import Competition, load_competition
+from distracted.data.drops import dropped_rows, read_drops
+from distracted.errors import ConfigError, DataError, StoreError
+from distracted.paths import CONFIGS
+from distracted.predictions.store import Store
+from distracted.schema import RunConfig
+from distracted.training.resolve import settle
+
+Listed = Callable[[str], Competition]
+
+
+@pytest.fixture
+def listed(competition: Competition, tmp_path: Path) -> Listed:
+    """The tiny competition with a drop list."""
+
+    def write(text: str) -> Competition:
+        path = tmp_path / "tiny_drop.csv"
+        path.write_text(text)
+        config = competition.config.model_copy(update={"drop_list": path})
+        return load_competition(config)
+
+    return write
+
+
+def test_without_a_list_nothing_is_dropped(store: Store) -> None:
+    assert read_drops(store.competition).empty
+    assert dropped_rows(store.competition, store.folds, 0).size == 0
+
+
+def test_images_are_dropped_from_training_sides_alone(store: Store, listed: Listed) -> None:
+    imgs = store.competition.train["img"]
+    first, second = int(store.folds.valid(0)[0]), int(store.folds.valid(1)[0])
+    competition = listed(f'img,reason,fold\n{imgs[first]},black,\n{imgs[second]},"wrong, surely",2\n')
+    dropped = [dropped_rows(competition, store.folds, fold).tolist() for fold in range(3)]
+    assert dropped == [[], [first], sorted([first, second])]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("img\na\n", "expected the columns img,reason and perhaps fold, got img"),
+        ("img,reason,who\n", "got img,reason,who"),
+        ("img,reason\nnone.jpg,black\n", "row 2: 'none.jpg' is no training image"),
+        ("img,reason\n{0},\n", "row 2: .* has no reason"),
+        ("img,reason,fold\n{0},black,one\n", "row 2: fold 'one'"),
+        ("img,reason,fold\n{0},black,-1\n", "row 2: fold '-1'"),
+        ("img,reason\n{0},black\n{0},white\n", "row 3: .* is there already"),
+        ("img,reason,fold\n{0},black,7\n", "fold 7; there are 3, 0 to 2"),
+    ],
+)
+def test_a_wrong_list_names_its_row(store: Store, listed: Listed, text: str, said: str) -> None:
+    competition = listed(text.format(store.competition.train["img"][0]))
+    with pytest.raises(DataError, match=said):
+        dropped_rows(competition, store.folds, 0)
+
+
+def test_a_class_that_would_be_gone_is_said(store: Store, listed: Listed) -> None:
+    train = store.competition.train
+    own = train.loc[train["classname"] == "c1", "img"]
+    competition = listed("img,reason\n" + "".join(f"{img},all of them\n" for img in own))
+    with pytest.raises(DataError, match="fold 0 would train on none of class 'c1'"):
+        dropped_rows(competition, store.folds, 0)
+
+
+class TestConfig:
+    @pytest.fixture
+    def configs(self, tmp_path: Path) -> Path:
+        """The project's configs beside a drop list for the data called tiny."""
+        folder = tmp_path / "configs"
+        folder.mkdir()
+        for name in ("train.yaml", "recipes", "models"):
+            (folder / name).symlink_to(CONFIGS / name)
+        (folder / "data").mkdir()
+        return folder
+
+    def test_the_list_is_found_by_the_datas_name_and_is_part_of_the_run(
+        self, configs: Path, folder: Path
+    ) -> None:
+        def load() -> RunConfig:
+            return load_config(model="resnet50", data=str(folder), configs=configs)
+
+        without = load()
+        assert without.data.drop_list is None and "drops" not in without.resolved()["data"]
+        path = configs / "data/tiny_drop.csv"
+        path.write_text("img,reason\n")
+        config = load()
+        assert config.data.drop_list == path and config.hash != without.hash
+        assert load_data_config(str(folder), configs=configs).drop_list == path
+        path.write_text("img,reason\na.jpg,black\n")
+        assert load().hash != config.hash
+
+    def test_it_cannot_be_set_by_hand(self, configs: Path) -> None:
+        (configs / "data/mine.yaml").write_text("data:\n  drop_list: elsewhere.csv\n")
+        with pytest.raises(ConfigError, match="where that is there; leave it out"):
+            load_config(model="resnet50", data="mine", configs=configs)
+
+
+def test_dropped_images_teach_nothing_and_are_scored(
+    store: Store, listed: Listed, configure: Callable[..., RunConfig]
+) -> None:
+    """Whatever label a dropped image has, the fold's predictions are the same bytes; and it is predicted."""
+    row = int(store.folds.valid(1)[0])
+    img = store.competition.train["img"][row]
+    competition = listed(f"img,reason\n{img},wrong\n")
+    data = competition.config.model_copy(update={"drops": "0" * 64})
+    config = configure().model_copy(update={"data": data})
+    dropping = Store(store.workspace, competition, store.folds)
+    settled = settle(config, num_folds=3)
+    manifest = train_and_store(dropping, settled, run="a", fold=0)
+    assert manifest.details == {"num_dropped": 1} and manifest.config["data"]["drops"] == "0" * 64
+    before = store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes()
+    store.folds.table.loc[row, "label"] = (store.folds.labels[row] + 1) % 3
+    train_and_store(dropping, settled, run="a", fold=0, force=True)
+    assert store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes() == before
+    train_and_store(dropping, settled, run="a", fold=1)
+    predicted = dropping.read_run("a", partial=True).oof[row]
+    assert np.isfinite(predicted).all()
+    with pytest.raises(StoreError, match="another config"):
+        train_and_store(store, settle(configure(), num_folds=3), run="a", fold=2)

@@ -1,81 +1,125 @@
-"""Trouble planted in a copy of a competition, so that what an audit finds can be counted."""
+"""Trouble planted in a copy of a competition, and how much of it `make audit` finds.
 
-import shutil
-from dataclasses import dataclass
+    OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/planted.py --source <folder> --root <folder>
+
+Plants wrong labels, copies under another subject and black pictures (bench/planting.py), trains
+EfficientNet-Lite0 on the copy with its default settings (finished folds are kept), and counts what each
+check names. People are also split in two, in memory: how many of the pairs the list of subjects that look
+alike holds.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-import cv2
 import numpy as np
 import pandas as pd
+import typer
 
-from distracted.config import load_data_config
-from distracted.data.images import read_rgb
+import audit
+import console
+import train
+from distracted.audit.alike import subject_likeness
+from distracted.audit.labels import blind_label_issues
+from distracted.config import load_config
+from distracted.models.network import build_network
+from distracted.paths import Workspace
+from distracted.predictions.store import Store, open_store
+from distracted.training.feed import Feed, Images
+from distracted.training.resolve import settle
+from markdown_table import say_header, say_row
+from planting import Dose, plant
 
-TRUTH = "planted.csv"
+MODEL = "efficientnet_lite0"
+CHECKS = {
+    "flipped": "label_issues",
+    "exact": "exact_duplicates",
+    "recompressed": "near_duplicates",
+    "black": "empty",
+}
 
 
-@dataclass(frozen=True)
-class Dose:
-    """How much of each kind.
+def main(
+    source: Annotated[Path, typer.Option(help="A competition's folder.")],
+    root: Annotated[Path, typer.Option(help="Where the copy and its runs go.")],
+    seed: int = 0,
+    debug: console.Debug = False,
+) -> None:
+    """Print a table: each kind of trouble, how much was planted, found, and found rightly."""
+    target = root / f"{source.name}-planted"
+    truth = plant(source, target, Dose(), seed=seed)
+    train.main(models=MODEL, data=str(target), root=root)
+    audit.main(data=str(target), root=root)
+    config = load_config(model=MODEL, data=str(target), root=root)
+    store = open_store(Workspace(root), config.data)
+    folder = store.workspace.audit(store.competition.name)
+    say_header(["planted", "number", "found", "recall", "precision"])
+    for kind, key in CHECKS.items():
+        found = pd.read_csv(folder / f"{key}.csv", dtype=str, keep_default_na=False)
+        planted = truth[truth["kind"] == kind]
+        _say(kind, set(_names(planted)), set(_names(found)))
+    features = _features(store)
+    wrong = set(truth.loc[truth["kind"] == "flipped", "img"])
+    imgs = store.competition.train["img"].to_numpy()
+    for fold, rows in blind_label_issues(features, store.folds):
+        here = wrong & set(imgs[store.folds.train(fold)])
+        _say(
+            f"flipped, blind to fold {fold}",
+            {frozenset([n]) for n in here},
+            {frozenset([n]) for n in imgs[rows]},
+        )
+    clean = ~np.isin(imgs, truth["img"])
+    _split_people(features[clean], store.folds.labels[clean], store.folds.subjects[clean])
 
-    Attributes:
-        flipped: Share of the images whose label becomes another one, drawn at random.
-        exact, recompressed: Images that come again, as another subject's, under another name: byte for byte,
-            or at three quarters of their size and JPEG quality 60.
-        black: Images that become black, but for a sensor's noise.
-    """
 
-    flipped: float = 0.03
-    exact: int = 10
-    recompressed: int = 10
-    black: int = 5
+def _names(table: pd.DataFrame) -> Iterator[frozenset[str]]:
+    """A finding by the images that it names, whichever comes first."""
+    for img, other in table[["img", "other"]].to_numpy():
+        yield frozenset(name for name in (img, other) if name)
 
 
-def plant(source: Path, target: Path, dose: Dose, *, seed: int) -> pd.DataFrame:
-    """Copy a competition and plant trouble in the copy.
+def _say(kind: str, planted: set[frozenset[str]], found: set[frozenset[str]]) -> None:
+    right = len(planted & found)
+    recall, precision = right / max(1, len(planted)), right / max(1, len(found))
+    say_row([kind, str(len(planted)), str(len(found)), f"{recall:.2f}", f"{precision:.2f}"])
 
-    Returns:
-        What was planted: kind, img, other (the picture that a duplicate shows, else ""), also kept in
-        planted.csv of the copy.
-    """
-    if (target / TRUTH).is_file():
-        return pd.read_csv(target / TRUTH, dtype=str, keep_default_na=False)
-    shutil.copytree(source, target, dirs_exist_ok=True)
-    rng = np.random.default_rng(seed)
-    path = target / load_data_config(str(source)).train_list
-    table = pd.read_csv(path, dtype=str)
-    images = target / "imgs/train"
-    classes, subjects = sorted(table["classname"].unique()), sorted(table["subject"].unique())
-    num_flipped = round(dose.flipped * len(table))
-    drawn = rng.permutation(len(table))[: num_flipped + dose.exact + dose.recompressed + dose.black]
-    parts = np.split(drawn, np.cumsum([num_flipped, dose.exact, dose.recompressed]))
-    planted, added = [], []
-    for row in parts[0]:
-        img, own = table.loc[row, ["img", "classname"]]
-        other = str(rng.choice([name for name in classes if name != own]))
-        (images / own / img).rename(images / other / img)
-        table.loc[row, "classname"] = other
-        planted.append(("flipped", img, ""))
-    for kind, rows in (("exact", parts[1]), ("recompressed", parts[2])):
-        for row in rows:
-            subject, classname, img = table.loc[row, ["subject", "classname", "img"]]
-            copy = f"{kind}_{img}"
-            if kind == "exact":
-                shutil.copyfile(images / classname / img, images / classname / copy)
-            else:
-                image = cv2.cvtColor(read_rgb(images / classname / img), cv2.COLOR_RGB2BGR)
-                small = cv2.resize(image, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
-                cv2.imwrite(str(images / classname / copy), small, [cv2.IMWRITE_JPEG_QUALITY, 60])
-            added.append((str(rng.choice([name for name in subjects if name != subject])), classname, copy))
-            planted.append((kind, copy, img))
-    for row in parts[3]:
-        img, classname = table.loc[row, ["img", "classname"]]
-        shape = read_rgb(images / classname / img).shape
-        noise = np.abs(rng.normal(0, 1.5, shape)).astype(np.uint8)
-        cv2.imwrite(str(images / classname / img), noise)
-        planted.append(("black", img, ""))
-    more = pd.DataFrame(added, columns=["subject", "classname", "img"])
-    pd.concat([table, more])[["subject", "classname", "img"]].to_csv(path, index=False)
-    truth = pd.DataFrame(planted, columns=["kind", "img", "other"])
-    truth.to_csv(target / TRUTH, index=False)
-    return truth
+
+def _features(store: Store) -> np.ndarray:
+    config = load_config(model=MODEL, data=str(store.competition.config.folder))
+    settled = settle(config, num_folds=store.folds.num_folds)
+    network = build_network(settled.config.model, settled.weights, num_classes=store.competition.num_classes)
+    feed = Feed(settled, store.workspace.cache(store.competition.name), console.progress)
+    return np.asarray(feed.features(network, Images.to_train(store.competition)))
+
+
+def _split_people(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> None:
+    """Ten people at a time under two names each: how many of the 20 most alike pairs are they."""
+    right, num = 0, 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        split, planted = subjects.copy(), set()
+        for number, subject in enumerate(rng.permutation(np.unique(subjects))[:10], start=subjects.max() + 1):
+            own = rng.permutation(np.flatnonzero(subjects == subject))
+            split[own[: len(own) // 2]] = number
+            planted.add((int(subject), int(number)))
+        ids, compact = np.unique(split, return_inverse=True)
+        likeness = np.triu(subject_likeness(features, labels, compact), 1)
+        order = np.argsort(-likeness, axis=None)[:20]
+        found = {
+            (int(ids[left]), int(ids[right]))
+            for left, right in zip(*np.unravel_index(order, likeness.shape), strict=True)
+        }
+        right, num = right + len(planted & found), num + len(planted)
+    say_row(
+        [
+            "one person under two names, first 20 pairs",
+            str(num),
+            "100",
+            f"{right / num:.2f}",
+            f"{right / 100:.2f}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

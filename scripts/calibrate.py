@@ -26,6 +26,7 @@ def main(
     chosen = console.run_names(runs, name)
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     found = [calibrate_run(store, run, parts=parts.split(), name=name, force=force) for run in chosen]
+    console.track(store, *(made.name for made in found))
     console.gains(
         "calibration, cross-fitted",
         [

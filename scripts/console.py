@@ -1,6 +1,7 @@
 """What every command shares: options, messages, progress on the terminal, errors in a line or two."""
 
 import logging
+import os
 import shlex
 import sys
 import time
@@ -16,9 +17,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
+from distracted.config import load_runtime_config
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.postprocess.derived import Gain
+from distracted.predictions.store import Store
 from distracted.progress import Step
+from distracted.tracking.log import track_run
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
@@ -50,6 +54,7 @@ def run(main: Callable[..., None]) -> None:
     def command(*args: Any, **kwargs: Any) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
         logging.getLogger("distracted").setLevel(logging.INFO)
+        os.environ.setdefault("WANDB_DATA_DIR", str(Path("runs/.wandb").absolute()))  # not the home folder
         try:
             main(*args, **kwargs)
         except (DistractedError, OSError) as error:
@@ -94,6 +99,12 @@ def overrides(text: str) -> list[str]:
             settings.append(part)
         depth += sum(part.count(bracket) for bracket in "{[") - sum(part.count(bracket) for bracket in "}]")
     return settings
+
+
+def track(store: Store, *names: str) -> None:
+    """Tell W&B of finished runs, where it is on."""
+    for name in names:
+        track_run(store, name, load_runtime_config())
 
 
 def say(text: str) -> None:

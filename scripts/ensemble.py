@@ -36,6 +36,7 @@ def main(
         leaky=leaky,
         progress=console.progress,
     )
+    console.track(store, name)
     show(ensemble)
 
 

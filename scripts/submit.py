@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config
+from distracted.config import load_data_config, load_runtime_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.submission.answers import keep_answer
 from distracted.submission.expect import Expected
 from distracted.submission.send import send_submission
 from distracted.submission.submit import write_submission
+from distracted.tracking.log import track_submission
 
 
 def main(
@@ -36,6 +37,7 @@ def main(
         keep_answer(written.provenance, expected, answer)
         shown = [f"{part} {compare(expected, score)}" for part, score in answer.scores.items()]
         console.say(f"Kaggle answers: {'; '.join(shown) or 'no score'}")
+    track_submission(store, written.path, load_runtime_config())
 
 
 def describe(expected: Expected) -> str:

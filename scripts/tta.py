@@ -12,6 +12,7 @@ from distracted.paths import Workspace
 from distracted.postprocess.tta import augment_run
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import open_store
+from distracted.tracking.log import track_run
 
 
 def main(
@@ -43,6 +44,7 @@ def main(
         after_fold=_say_fold,
         progress=console.progress,
     )
+    track_run(store, name, runtime)
     seconds = sum(store.manifest(name, fold).seconds for fold in store.finished_folds(name))
     columns = ["run", "pooled OOF log loss", "difference (standard error)", "forward passes", "time"]
     difference = f"{gain.difference:+.4f} ({gain.error:.4f})"

@@ -24,6 +24,7 @@ ROOMS = (
     "submission",
     "audit",
     "report",
+    "tracking",
     "cluster",
 )
 LEAVES = ("errors", "files", "paths", "metrics", "schema", "config", "progress", "reach", "kaggle_client")

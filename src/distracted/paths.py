@@ -58,6 +58,14 @@ class Workspace:
         """The weights that made a fold's predictions."""
         return self.scratch(data, run, fold) / "model.safetensors"
 
+    def run_scratch(self, data: str, run: str) -> Path:
+        """By-products of a run over all its folds: its W&B files."""
+        return self.runs(data) / run
+
+    def submission_scratch(self, data: str, name: str) -> Path:
+        """A submission's W&B files."""
+        return self.runs(data) / ".submissions" / name
+
     def metrics(self, data: str, run: str, fold: int) -> Path:
         """What was measured while a fold was trained, one JSON object a line."""
         return self.scratch(data, run, fold) / METRICS

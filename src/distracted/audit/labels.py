@@ -21,12 +21,15 @@ _STRENGTH = 0.01  # inverse, of the L2 penalty, on features of unit variance
 _ITERATIONS = 200
 
 
-def find_wrong_labels(labels: NDArray[np.int64], probs: NDArray[np.float64]) -> NDArray[np.int64]:
+def find_wrong_labels(
+    labels: NDArray[np.int64], probs: NDArray[np.float64], *, poor: bool = False
+) -> NDArray[np.int64]:
     """Rows whose label is probably wrong, the most probable first.
 
     Args:
         labels: Class ids, (num_images,).
         probs: Of networks that have not seen the row, (num_images, num_classes).
+        poor: The networks are often wrong themselves: a row has to stand out in two ways.
 
     Raises:
         DataError: cleanlab is not installed.
@@ -44,7 +47,7 @@ def find_wrong_labels(labels: NDArray[np.int64], probs: NDArray[np.float64]) -> 
     found = find_label_issues(
         ids,
         own,
-        filter_by="confident_learning",
+        filter_by="both" if poor else "confident_learning",
         return_indices_ranked_by="self_confidence",
         n_jobs=1,
     )
@@ -116,4 +119,4 @@ def blind_label_issues(
         others = [fold for fold in range(num) if fold != blind]
         side = np.concatenate([folds.valid(fold) for fold in others])
         joined = np.concatenate([probs[blind, fold] for fold in others])
-        yield blind, side[find_wrong_labels(folds.labels[side], joined)]
+        yield blind, side[find_wrong_labels(folds.labels[side], joined, poor=True)]

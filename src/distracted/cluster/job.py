@@ -9,12 +9,12 @@ from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
+from distracted.tracking.log import FoldTracker, track_run
 from distracted.training.checkpoint import save_network
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.state import job_state
-from distracted.training.tracking import open_tracker
 
 _log = logging.getLogger(__name__)
 
@@ -59,32 +59,23 @@ def train_and_store(
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     scratch = store.workspace.scratch(store.competition.name, run, fold)
-    with job_state(scratch, config):
-        tracker = open_tracker(
-            config.runtime.tracking,
-            scratch,
-            project=config.runtime.project,
-            group=run,
-            name=f"{run}-fold{fold}",
-            job_type="train",
-            config=config.resolved(),
+    tracking = FoldTracker(store.workspace, config, run=run, fold=fold, again=force)
+    with job_state(scratch, config), tracking as tracker:
+        result = train_fold(
+            settled,
+            fold,
+            pseudo=pseudo,
+            competition=store.competition,
+            folds=store.folds,
+            cache=store.workspace.cache(store.competition.name),
+            tracker=tracker,
+            label=f"{run}, fold {fold}",
+            progress=progress,
         )
-        with tracker:
-            result = train_fold(
-                settled,
-                fold,
-                pseudo=pseudo,
-                competition=store.competition,
-                folds=store.folds,
-                cache=store.workspace.cache(store.competition.name),
-                tracker=tracker,
-                label=f"{run}, fold {fold}",
-                progress=progress,
-            )
         path = store.workspace.network(store.competition.name, run, fold)
         save_network(path, result.network, config, store.competition.classes)
         weights = settled.weights
-        return store.write_fold(
+        manifest = store.write_fold(
             run,
             fold,
             kind="model",
@@ -98,6 +89,8 @@ def train_and_store(
             seconds=result.seconds,
             images_per_second=result.images_per_second,
         )
+        tracker.show_fold(store, manifest)
+    return manifest
 
 
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
@@ -126,6 +119,7 @@ def train_folds(
         The message of each fold that failed.
     """
     failures = []
+    before = set() if force else set(store.finished_folds(run))
     for fold in folds:
         try:
             after_fold(
@@ -137,4 +131,7 @@ def train_folds(
             if not keep_going:
                 raise
             failures.append(f"{run}, fold {fold}: {error}")
+    finished = store.finished_folds(run)
+    if len(finished) == store.folds.num_folds and set(finished) != before:
+        track_run(store, run, settled.config.runtime)
     return failures

@@ -1,0 +1,160 @@
+"""One W&B run: opened where W&B is on, told what it is told, and left alone from its first error on."""
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import wandb
+from requests.utils import get_netrc_auth
+
+from distracted.errors import first_line
+from distracted.files import create_text, write_text
+from distracted.reach import answers
+from distracted.schema import RuntimeConfig
+
+_log = logging.getLogger(__name__)
+
+_FINISH_SECONDS = 60.0  # for what is not sent yet when a run ends; it stays on disk
+_ID_FILE = "wandb_id.txt"
+#: What a metric is drawn over: steps of gradient descent. (W&B's own step may only grow, and a fold that
+#: was interrupted may begin again.)
+STEP = "train/step"
+
+JobType = Literal["train", "summary", "derived", "ensemble", "submission", "sweep"]
+
+
+class WandbRun:
+    """A run on W&B, or nothing where W&B is off; used as a context.
+
+    An error of W&B's is said once, and what follows goes nowhere: no work stops because of it.
+
+    Args:
+        folder: Where W&B's files go, in a folder `wandb` there, and the run's id.
+        group: What W&B shows together.
+        again: Begin a new run; otherwise the one whose id lies in the folder goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        runtime: RuntimeConfig,
+        group: str,
+        name: str,
+        job_type: JobType,
+        config: Mapping[str, Any],
+        tags: Sequence[str] = (),
+        again: bool = False,
+    ) -> None:
+        self._run: wandb.Run | None = None
+        if runtime.tracking == "none":
+            return
+        try:
+            if wandb.setup().settings.mode == "disabled":
+                return
+            self._run = wandb.init(
+                project=runtime.project,
+                group=group,
+                name=name,
+                job_type=job_type,
+                tags=[tag[:64] for tag in tags],  # W&B takes no longer ones
+                config=dict(config),
+                id=_run_id(folder, again=again),
+                resume="allow",
+                dir=folder,
+                mode=find_wandb_mode(),
+                settings=wandb.Settings(
+                    silent=True,
+                    host="",
+                    console="off",
+                    disable_git=True,
+                    save_code=False,
+                    finish_timeout=_FINISH_SECONDS,
+                    x_disable_meta=True,
+                    x_disable_machine_info=True,
+                    x_disable_stats=True,
+                ),
+            )
+            for metrics in ("train/*", "valid/*", "holdout/*"):
+                self._run.define_metric(metrics, step_metric=STEP)
+        except Exception as error:  # whatever it is: work goes on
+            self._fail(error)
+
+    @property
+    def is_on(self) -> bool:
+        return self._run is not None
+
+    @property
+    def is_offline(self) -> bool:
+        return self._run is not None and bool(self._run.settings._offline)
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Metrics, at this moment of the run."""
+        self._try(lambda run: run.log(dict(metrics)))
+
+    def show(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        """Charts and tables, made only where W&B is on; an error in making them is W&B's, too."""
+        self._try(lambda run: run.log(dict(make())))
+
+    def summarise(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        """What the run is listed with."""
+        self._try(lambda run: run.summary.update(dict(make())))
+
+    def log_artifact(self, make: Callable[[], wandb.Artifact], aliases: Sequence[str]) -> None:
+        """Files that the run made."""
+        self._try(lambda run: run.log_artifact(make(), aliases=["latest", *aliases]))
+
+    def use_artifact(self, name: str) -> None:
+        """Files that the run took; offline this cannot be recorded, and `make wandb-sync` makes up for it."""
+        if not self.is_offline:
+            self._try(lambda run: run.use_artifact(name))
+
+    def finish(self, *, failed: bool = False) -> None:
+        self._try(lambda run: run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish(failed=kind is not None)
+
+    def _try(self, tell: Callable[[wandb.Run], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            tell(self._run)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._run = None
+        _log.warning("W&B failed (%s); going on without it", first_line(error))
+
+
+def _run_id(folder: Path, *, again: bool) -> str:
+    """The id of the run whose files lie in a folder, random at first."""
+    path, new = folder / _ID_FILE, secrets.token_hex(6)
+    if again:
+        write_text(path, new)
+    else:
+        create_text(path, new)
+    return path.read_text().strip()
+
+
+def find_wandb_mode() -> Literal["online", "offline"]:
+    """Online where W&B was not told otherwise, a key is configured and its server answers."""
+    settings = wandb.setup().settings
+    if settings.mode == "offline" or not (settings.api_key or get_netrc_auth(settings.base_url)):
+        return "offline"
+    if not answers(settings.base_url):
+        _log.warning(
+            "W&B's server does not answer; keeping the run offline (`make wandb-sync` sends it later)"
+        )
+        return "offline"
+    return "online"

@@ -1,0 +1,236 @@
+"""What goes to W&B: each fold, each finished run, each submission, with the files that it made of which."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import wandb
+
+from distracted.audit.mistakes import Scored, score_rows
+from distracted.metrics import log_losses, prior_log_loss, scores, subject_bootstrap
+from distracted.paths import Workspace
+from distracted.predictions.lineage import parents_of
+from distracted.predictions.manifest import Manifest, Parent, as_parent
+from distracted.predictions.store import Run, Store
+from distracted.schema import RunConfig, RuntimeConfig
+from distracted.submission.expect import expect_run
+from distracted.tracking.client import STEP, JobType, WandbRun
+from distracted.tracking.panels import confusion_chart, weights_table, worst_table
+from distracted.training.tracking import FileTracker
+
+_JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "blend": "ensemble"}
+
+
+class FoldTracker:
+    """The tracker of one fold's training: metrics.jsonl, and W&B beside it.
+
+    Args:
+        again: The fold is made anew: a new run on W&B.
+    """
+
+    def __init__(
+        self, workspace: Workspace, config: RunConfig, *, run: str, fold: int, again: bool = False
+    ) -> None:
+        data, folder = config.data.name, workspace.scratch(config.data.name, run, fold)
+        self._file = FileTracker(folder)
+        self._phases = list(config.phases)
+        self._run = WandbRun(
+            folder,
+            runtime=config.runtime,
+            group=group_of(data, run),
+            name=f"{run}-fold{fold}",
+            job_type="train",
+            config={**config.resolved(), "run": run, "fold": fold},
+            tags=[data, config.model.backbone, config.recipe, *["leaky"] * config.training.leaky],
+            again=again,
+        )
+
+    def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
+        self._file.log(metrics, step=step)
+        told = {STEP: step, **metrics}
+        if metrics.get("phase") in self._phases:
+            told["train/phase"] = self._phases.index(str(metrics["phase"]))
+        self._run.log(told)
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        self._file.summarise(values)
+        self._run.summarise(lambda: values)
+
+    def show_fold(self, store: Store, manifest: Manifest) -> None:
+        """Tell W&B what the fold predicts: confusion, the worst pictures, and the OOF file."""
+
+        def panels() -> dict[str, Any]:
+            run = store.read_run(manifest.run, partial=True)
+            return _error_panels(store, score_rows(store, run, store.folds.valid(manifest.fold)))
+
+        self._run.show(panels)
+        _log_predictions(self._run, store, manifest)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
+        self._run.finish(failed=kind is not None)
+
+
+def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
+    """Tell W&B a finished run's pooled scores, what it was made of, and for all but trained ones its files.
+
+    Raises:
+        StoreError: the run is missing or incomplete.
+    """
+    manifests = store.manifests(name)
+    kind, data = manifests[0].kind, store.competition.name
+    config = {
+        **manifests[0].config,
+        "run": name,
+        "kind": kind,
+        "members": [p.run for p in parents_of(store, name)],
+    }
+    with WandbRun(
+        store.workspace.run_scratch(data, name),
+        runtime=runtime,
+        group=group_of(data, name),
+        name=name,
+        job_type=_JOB_TYPES[kind],
+        config=config,
+        tags=[data, kind, *["leaky"] * manifests[0].leaky],
+    ) as wandb_run:
+        wandb_run.show(lambda: _error_panels(store, score_rows(store, store.read_run(name))))
+        if kind == "blend":
+            wandb_run.show(lambda: _weight_panels(name, manifests))
+        wandb_run.summarise(lambda: pooled_summary(store, store.read_run(name)))
+        log_lineage(wandb_run, store, name)
+
+
+def _error_panels(store: Store, scored: Scored) -> dict[str, Any]:
+    return {"confusion": confusion_chart(scored), "worst images": worst_table(store, scored)}
+
+
+def _weight_panels(name: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
+    details = [manifest.details for manifest in manifests]
+    table = weights_table([one["weights"] for one in details], details[0]["on_all_folds"]["weights"])
+    bars = wandb.plot.bar(table, "member", "all folds", title=f"{name}: blend weights")
+    return {"weights": table, "blend weights": bars}
+
+
+def _submission_summary(told: Mapping[str, Any]) -> dict[str, float]:
+    expected = told["expected_log_loss"]
+    found = {"expected/log_loss": expected["mean"], "oof/log_loss": told["cross_fitted_log_loss"]}
+    found |= {f"expected/{end}": expected[end] for end in ("low", "high") if expected[end] is not None}
+    for answer in told["answers"]:
+        found |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
+    return found
+
+
+def pooled_summary(store: Store, run: Run) -> dict[str, Any]:
+    """A run's headline: pooled OOF scores with the interval over subjects, and what is expected of it."""
+    rows = store.folds.scored
+    labels = store.folds.labels[rows]
+    found = scores(run.oof[rows], labels, prefix="oof/")
+    interval = subject_bootstrap(log_losses(run.oof[rows], labels), store.folds.subjects[rows])
+    expected = expect_run(store, run)
+    prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
+    found |= {"oof/low": interval.low, "oof/high": interval.high, "oof/prior": prior}
+    intervals = {"expected/low": expected.low, "expected/high": expected.high}
+    found |= {"expected/log_loss": expected.mean, **{k: v for k, v in intervals.items() if v is not None}}
+    return {**found, "seconds": sum(manifest.seconds for manifest in run.manifests)}
+
+
+def track_submission(store: Store, csv: Path, runtime: RuntimeConfig) -> None:
+    """Tell W&B a submission: the file, what is expected of it, and which predictions it holds."""
+    data = store.competition.name
+    told = json.loads(csv.with_suffix(".json").read_text())
+    run = str(told["run"])
+    with WandbRun(
+        store.workspace.submission_scratch(data, csv.stem),
+        runtime=runtime,
+        group=group_of(data, run),
+        name=f"submission {csv.stem}",
+        job_type="submission",
+        config={"run": run, "members": [member["run"] for member in told["members"]]},
+        tags=[data, "submission"],
+    ) as wandb_run:
+        wandb_run.summarise(lambda: _submission_summary(told))
+        log_submission(wandb_run, store, run, csv, str(told["sha256"]))
+
+
+def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
+    """The files of a finished run, and those of the runs that it was made of."""
+    manifests = store.manifests(name)
+    for parent in parents_of(store, name):
+        for artifact in artifacts_of(store, parent):
+            wandb_run.use_artifact(artifact)
+    if manifests[0].kind == "model":  # its folds' runs hold them
+        for artifact in artifacts_of(store, as_parent(manifests)):
+            wandb_run.use_artifact(artifact)
+        return
+    for manifest in manifests:
+        _log_predictions(wandb_run, store, manifest)
+
+
+def log_submission(wandb_run: WandbRun, store: Store, run: str, csv: Path, sha256: str) -> None:
+    """The submitted file, and the predictions that it holds."""
+    for artifact in artifacts_of(store, as_parent(store.manifests(run))):
+        wandb_run.use_artifact(artifact)
+
+    def make() -> wandb.Artifact:
+        artifact = wandb.Artifact(
+            _plain(f"submission-{store.competition.name}-{csv.stem}"),
+            "submission",
+            metadata={"sha256": sha256},
+        )
+        for path in (csv, csv.with_suffix(".json")):
+            artifact.add_file(str(path), policy="immutable")  # as it lies there: no copy in the home folder
+        return artifact
+
+    wandb_run.log_artifact(make, [sha256[:16]])
+
+
+def artifacts_of(store: Store, parent: Parent) -> list[str]:
+    """W&B's names of a run's predictions, one a fold, in the state that the parent describes."""
+    name = store.competition.name
+    return [
+        f"{_artifact_name(name, parent.run, int(fold))}:{digest[:16]}"
+        for fold, digest in sorted(parent.predictions.items())
+    ]
+
+
+def group_of(data: str, run: str) -> str:
+    """W&B's name for all that belongs to a run: the same model may be trained on several data sets."""
+    return f"{data}/{run}"
+
+
+def _log_predictions(wandb_run: WandbRun, store: Store, manifest: Manifest) -> None:
+    """A fold's out-of-fold file and its manifest; the test set's are far larger, and no score needs them."""
+
+    def make() -> wandb.Artifact:
+        folder = store.workspace.fold(manifest.data, manifest.run, manifest.fold)
+        hashes = ("config_hash", "index_hash", "folds_hash", "valid_sha256", "test_sha256")
+        metadata = {"run": manifest.run, "fold": manifest.fold, "kind": manifest.kind}
+        artifact = wandb.Artifact(
+            _artifact_name(manifest.data, manifest.run, manifest.fold),
+            "oof",
+            metadata={**metadata, **manifest.scores, **{key: getattr(manifest, key) for key in hashes}},
+        )
+        for name in ("valid.parquet", "manifest.json"):
+            artifact.add_file(str(folder / name), policy="immutable")
+        return artifact
+
+    [digest] = as_parent([manifest]).predictions.values()
+    wandb_run.log_artifact(make, [digest[:16]])
+
+
+def _artifact_name(data: str, run: str, fold: int) -> str:
+    return _plain(f"oof-{data}-{run}-fold{fold}")
+
+
+def _plain(name: str) -> str:
+    """W&B takes letters, digits, dots, dashes and underscores: a plus is the only other that names hold."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)

@@ -110,14 +110,14 @@ def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
 
 
 def _error_panels(store: Store, scored: Scored) -> dict[str, Any]:
-    return {"confusion": confusion_chart(scored), "worst images": worst_table(store, scored)}
+    return {"confusion": confusion_chart(scored), "worst_images": worst_table(store, scored)}
 
 
 def _weight_panels(name: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
     details = [manifest.details for manifest in manifests]
     table = weights_table([one["weights"] for one in details], details[0]["on_all_folds"]["weights"])
     bars = wandb.plot.bar(table, "member", "all folds", title=f"{name}: blend weights")
-    return {"weights": table, "blend weights": bars}
+    return {"weights": table, "blend_weights": bars}
 
 
 def _submission_summary(told: Mapping[str, Any]) -> dict[str, float]:

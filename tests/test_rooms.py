@@ -215,9 +215,10 @@ def environment_reads(source: Source) -> list[str]:
 
 
 def test_the_library_reads_no_environment() -> None:
-    """But for the switch that albumentations wants before its import."""
+    """But for the switches that albumentations and W&B want before their import."""
     reads = {source.module: found for source in SOURCES if (found := environment_reads(source))}
-    assert reads == {"distracted.data.augment": ["os.environ.setdefault"]}
+    switches = ("distracted.data.augment", "distracted.tracking")
+    assert reads == {module: ["os.environ.setdefault"] for module in switches}
 
 
 MODELS = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))

@@ -9,7 +9,8 @@
     ├── TrainingError                   a loss that is not finite
     ├── StoreError                      out-of-fold predictions that are missing, edited or of another kind
     ├── SubmissionError                 a submission that the competition would refuse
-    └── CredentialsError                Kaggle's credentials are missing or refused
+    ├── CredentialsError                Kaggle's credentials are missing or refused
+    └── TrackingError                   W&B cannot be reached for what needs its server
 
 Every message says what was expected, what came, where, and what to do.
 """
@@ -58,3 +59,7 @@ class SubmissionError(DistractedError):
 
 class CredentialsError(DistractedError):
     """Kaggle's credentials are missing or refused."""
+
+
+class TrackingError(DistractedError):
+    """W&B cannot be reached, or refuses, and what was asked for needs its server."""

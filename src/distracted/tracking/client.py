@@ -18,6 +18,9 @@ from distracted.schema import RuntimeConfig
 _log = logging.getLogger(__name__)
 
 _FINISH_SECONDS = 60.0  # for what is not sent yet when a run ends; it stays on disk
+_INIT_SECONDS = 30.0
+#: Beside the recording of a run that was begun with a server and has not told it all: `make wandb-sync` will.
+UNSENT = "unsent"
 _ID_FILE = "wandb_id.txt"
 #: What a metric is drawn over: steps of gradient descent. (W&B's own step may only grow, and a fold that
 #: was interrupted may begin again.)
@@ -30,6 +33,9 @@ class WandbRun:
     """A run on W&B, or nothing where W&B is off; used as a context.
 
     An error of W&B's is said once, and what follows goes nowhere: no work stops because of it.
+
+    Attributes:
+        error: What W&B failed with, or "".
 
     Args:
         folder: Where W&B's files go, in a folder `wandb` there, and the run's id.
@@ -50,6 +56,7 @@ class WandbRun:
         again: bool = False,
     ) -> None:
         self._run: wandb.Run | None = None
+        self.error = ""
         if runtime.tracking == "none":
             return
         try:
@@ -67,17 +74,24 @@ class WandbRun:
                 dir=folder,
                 mode=find_wandb_mode(),
                 settings=wandb.Settings(
+                    reinit="create_new",  # else a fold goes on in a run that W&B failed to finish
                     silent=True,
                     host="",
                     console="off",
                     disable_git=True,
                     save_code=False,
+                    program="distracted",  # not the path of the script
+                    init_timeout=_INIT_SECONDS,
                     finish_timeout=_FINISH_SECONDS,
+                    finish_timeout_raises=True,
                     x_disable_meta=True,
                     x_disable_machine_info=True,
                     x_disable_stats=True,
                 ),
             )
+            _send_relative_paths(self._run)
+            if not self.is_offline:
+                write_text(self._marker(self._run), "")
             for metrics in ("train/*", "valid/*", "holdout/*"):
                 self._run.define_metric(metrics, step_metric=STEP)
         except Exception as error:  # whatever it is: work goes on
@@ -113,8 +127,16 @@ class WandbRun:
             self._try(lambda run: run.use_artifact(name))
 
     def finish(self, *, failed: bool = False) -> None:
-        self._try(lambda run: run.finish(exit_code=int(failed)))
+        self._try(lambda run: self._close(run, failed=failed))
         self._run = None
+
+    def _close(self, run: wandb.Run, *, failed: bool) -> None:
+        run.finish(exit_code=int(failed))
+        self._marker(run).unlink(missing_ok=True)
+
+    @staticmethod
+    def _marker(run: wandb.Run) -> Path:
+        return Path(run.settings.sync_dir) / UNSENT
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +156,26 @@ class WandbRun:
 
     def _fail(self, error: Exception) -> None:
         self._run = None
-        _log.warning("W&B failed (%s); going on without it", first_line(error))
+        self.error = first_line(error)
+        answers.cache_clear()  # the next run asks again whether there is a server, and goes offline if not
+        _log.warning("W&B failed (%s); going on without it", self.error)
+
+
+def _send_relative_paths(run: wandb.Run) -> None:
+    """Have the run name an artifact's files by where they lie below the working directory.
+
+    The client sends the server where each file of an artifact lies on this machine, also of those that it
+    makes of tables. Its service resolves relative paths from the directory that it was started in, ours.
+    """
+    log_artifact, here = run.log_artifact, Path.cwd()
+
+    def log(artifact: wandb.Artifact, *args: Any, **kwargs: Any) -> wandb.Artifact:
+        for entry in artifact.manifest.entries.values():
+            if entry.local_path and Path(entry.local_path).is_relative_to(here):
+                entry.local_path = str(Path(entry.local_path).relative_to(here))
+        return log_artifact(artifact, *args, **kwargs)
+
+    run.log_artifact = log  # type: ignore[method-assign, assignment]
 
 
 def _run_id(folder: Path, *, again: bool) -> str:

@@ -24,6 +24,34 @@ from distracted.training.tracking import FileTracker
 _JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "blend": "ensemble"}
 
 
+def open_fold(
+    workspace: Workspace,
+    config: Mapping[str, Any],
+    *,
+    run: str,
+    fold: int,
+    runtime: RuntimeConfig,
+    again: bool = False,
+) -> WandbRun:
+    """The W&B run of one fold's training.
+
+    Args:
+        config: Of the run, resolved.
+        again: The fold is made anew: a new run on W&B.
+    """
+    data = config["data"]["name"]
+    return WandbRun(
+        workspace.scratch(data, run, fold),
+        runtime=runtime,
+        group=group_of(data, run),
+        name=f"{run}-fold{fold}",
+        job_type="train",
+        config={**config, "run": run, "fold": fold},
+        tags=[data, config["model"]["backbone"], config["recipe"], *["leaky"] * config["training"]["leaky"]],
+        again=again,
+    )
+
+
 class FoldTracker:
     """The tracker of one fold's training: metrics.jsonl, and W&B beside it.
 
@@ -34,18 +62,10 @@ class FoldTracker:
     def __init__(
         self, workspace: Workspace, config: RunConfig, *, run: str, fold: int, again: bool = False
     ) -> None:
-        data, folder = config.data.name, workspace.scratch(config.data.name, run, fold)
-        self._file = FileTracker(folder)
+        self._file = FileTracker(workspace.scratch(config.data.name, run, fold))
         self._phases = list(config.phases)
-        self._run = WandbRun(
-            folder,
-            runtime=config.runtime,
-            group=group_of(data, run),
-            name=f"{run}-fold{fold}",
-            job_type="train",
-            config={**config.resolved(), "run": run, "fold": fold},
-            tags=[data, config.model.backbone, config.recipe, *["leaky"] * config.training.leaky],
-            again=again,
+        self._run = open_fold(
+            workspace, config.resolved(), run=run, fold=fold, runtime=config.runtime, again=again
         )
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
@@ -67,7 +87,7 @@ class FoldTracker:
             return _error_panels(store, score_rows(store, run, store.folds.valid(manifest.fold)))
 
         self._run.show(panels)
-        _log_predictions(self._run, store, manifest)
+        log_predictions(self._run, store, manifest)
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +99,36 @@ class FoldTracker:
         self._run.finish(failed=kind is not None)
 
 
+def open_run(store: Store, name: str, runtime: RuntimeConfig, *, config: Mapping[str, Any]) -> WandbRun:
+    """The W&B run of a finished run over all its folds."""
+    first = store.manifests(name)[0]
+    return WandbRun(
+        store.workspace.run_scratch(first.data, name),
+        runtime=runtime,
+        group=group_of(first.data, name),
+        name=name,
+        job_type=_JOB_TYPES[first.kind],
+        config=config,
+        tags=[first.data, first.kind, *["leaky"] * first.leaky],
+    )
+
+
+def open_submission(
+    store: Store, csv: Path, run: str, runtime: RuntimeConfig, *, config: Mapping[str, Any]
+) -> WandbRun:
+    """The W&B run of a submission."""
+    data = store.competition.name
+    return WandbRun(
+        store.workspace.submission_scratch(data, csv.stem),
+        runtime=runtime,
+        group=group_of(data, run),
+        name=f"submission {csv.stem}",
+        job_type="submission",
+        config=config,
+        tags=[data, "submission"],
+    )
+
+
 def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
     """Tell W&B a finished run's pooled scores, what it was made of, and for all but trained ones its files.
 
@@ -86,22 +136,14 @@ def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
         StoreError: the run is missing or incomplete.
     """
     manifests = store.manifests(name)
-    kind, data = manifests[0].kind, store.competition.name
+    kind = manifests[0].kind
     config = {
         **manifests[0].config,
         "run": name,
         "kind": kind,
         "members": [p.run for p in parents_of(store, name)],
     }
-    with WandbRun(
-        store.workspace.run_scratch(data, name),
-        runtime=runtime,
-        group=group_of(data, name),
-        name=name,
-        job_type=_JOB_TYPES[kind],
-        config=config,
-        tags=[data, kind, *["leaky"] * manifests[0].leaky],
-    ) as wandb_run:
+    with open_run(store, name, runtime, config=config) as wandb_run:
         wandb_run.show(lambda: _error_panels(store, score_rows(store, store.read_run(name))))
         if kind == "blend":
             wandb_run.show(lambda: _weight_panels(name, manifests))
@@ -145,20 +187,11 @@ def pooled_summary(store: Store, run: Run) -> dict[str, Any]:
 
 def track_submission(store: Store, csv: Path, runtime: RuntimeConfig) -> None:
     """Tell W&B a submission: the file, what is expected of it, and which predictions it holds."""
-    data = store.competition.name
     told = json.loads(csv.with_suffix(".json").read_text())
-    run = str(told["run"])
-    with WandbRun(
-        store.workspace.submission_scratch(data, csv.stem),
-        runtime=runtime,
-        group=group_of(data, run),
-        name=f"submission {csv.stem}",
-        job_type="submission",
-        config={"run": run, "members": [member["run"] for member in told["members"]]},
-        tags=[data, "submission"],
-    ) as wandb_run:
+    config = {"run": told["run"], "members": [member["run"] for member in told["members"]]}
+    with open_submission(store, csv, str(told["run"]), runtime, config=config) as wandb_run:
         wandb_run.summarise(lambda: _submission_summary(told))
-        log_submission(wandb_run, store, run, csv, str(told["sha256"]))
+        log_submission(wandb_run, store, csv, told)
 
 
 def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
@@ -172,13 +205,14 @@ def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
             wandb_run.use_artifact(artifact)
         return
     for manifest in manifests:
-        _log_predictions(wandb_run, store, manifest)
+        log_predictions(wandb_run, store, manifest)
 
 
-def log_submission(wandb_run: WandbRun, store: Store, run: str, csv: Path, sha256: str) -> None:
-    """The submitted file, and the predictions that it holds."""
-    for artifact in artifacts_of(store, as_parent(store.manifests(run))):
+def log_submission(wandb_run: WandbRun, store: Store, csv: Path, told: Mapping[str, Any]) -> None:
+    """The submitted file, and the predictions that it holds; `told` stands in the JSON file beside it."""
+    for artifact in artifacts_of(store, as_parent(store.manifests(str(told["run"])))):
         wandb_run.use_artifact(artifact)
+    sha256 = str(told["sha256"])
 
     def make() -> wandb.Artifact:
         artifact = wandb.Artifact(
@@ -207,7 +241,7 @@ def group_of(data: str, run: str) -> str:
     return f"{data}/{run}"
 
 
-def _log_predictions(wandb_run: WandbRun, store: Store, manifest: Manifest) -> None:
+def log_predictions(wandb_run: WandbRun, store: Store, manifest: Manifest) -> None:
     """A fold's out-of-fold file and its manifest; the test set's are far larger, and no score needs them."""
 
     def make() -> wandb.Artifact:

@@ -1,0 +1,29 @@
+"""make wandb-sync: send what was recorded offline to W&B, and tell it what was made of what."""
+
+import console
+from distracted.config import load_data_config, load_runtime_config
+from distracted.errors import TrackingError
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
+from distracted.tracking.sync import sync
+
+
+def main(
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Send the offline recordings of a competition, then its artifacts and their lineage."""
+    runtime = load_runtime_config(console.overrides(set))
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    done = sync(store, runtime, progress=console.progress)
+    console.say(
+        f"{store.competition.name}: {done.recordings} recordings sent; files and lineage of {done.told} runs"
+    )
+    if done.problems:
+        raise TrackingError("\n".join(["not sent, and kept as it is:", *done.problems]))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,381 @@
+"""A local stand-in for W&B's HTTP interface: as much of it as the client needs for runs and artifacts.
+
+It answers the client's own GraphQL questions from memory, takes file streams and uploads, and keeps every
+request. It was written from what the client of the locked version asks; it is no copy of the server, which
+may refuse what this one takes.
+"""
+
+import gzip
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+ENTITY = "somebody"
+
+
+@dataclass
+class Artifact:
+    """One version of an artifact."""
+
+    id: str
+    type: str
+    name: str
+    version: int
+    digest: str
+    metadata: dict[str, Any]
+    aliases: set[str] = field(default_factory=set)
+    files: dict[str, bytes] = field(default_factory=dict)
+    made_by: str = ""
+    used_by: set[str] = field(default_factory=set)
+    committed: bool = False
+
+
+@dataclass
+class StandIn:
+    """What the server has been told.
+
+    Attributes:
+        runs: By id: name, displayName, group, jobType, config, summary, history (lines), state.
+        requests: Method, path and body of each request, in order.
+        unknown: Names of GraphQL operations that it had no answer to.
+    """
+
+    url: str = ""
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    artifacts: list[Artifact] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    broken: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def artifact(self, name: str) -> Artifact:
+        """The version that a name with a version or an alias stands for."""
+        name, _, alias = name.partition(":")
+        [found] = [a for a in self.artifacts if a.name == name and alias in {*a.aliases, f"v{a.version}"}]
+        return found
+
+    def run_called(self, name: str) -> dict[str, Any]:
+        [found] = [run for run in self.runs.values() if run["displayName"] == name]
+        return found
+
+
+@contextmanager
+def serve() -> Iterator[StandIn]:
+    """Run a stand-in on a free port of this machine."""
+    told = StandIn()
+
+    class Handler(_Handler):
+        state = told
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # a client that hung up
+    told.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield told
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: StandIn
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        if not self._is_cut():
+            self._answer({})
+
+    def _is_cut(self) -> bool:
+        """Hang up without a word where the network is to look broken."""
+        if self.state.broken:
+            self.close_connection = True
+            self.connection.close()
+        return self.state.broken
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        self.state.requests.append(("GET", self.path, b""))
+        if path in self.state.uploads:
+            self._send(self.state.uploads[path], "application/octet-stream")
+        else:
+            self._answer({}, 404)
+
+    def do_PUT(self) -> None:
+        body = self._body()
+        self.state.requests.append(("PUT", self.path, body))
+        if self._is_cut():
+            return
+        self.state.uploads[urlsplit(self.path).path] = body
+        self._answer({})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        self.state.requests.append(("POST", self.path, body))
+        if self._is_cut():
+            return
+        path = urlsplit(self.path).path
+        if path.endswith("/graphql"):
+            asked = json.loads(body)
+            with self.state.lock:
+                self._answer({"data": self._resolve(asked["query"], asked.get("variables") or {})})
+        elif path.endswith("/file_stream"):
+            with self.state.lock:
+                self._stream(path.split("/")[-2], json.loads(body))
+            self._answer({"exitcode": None, "limits": {}})
+        else:
+            self._answer({})
+
+    def _resolve(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        name = operation[1] if operation else ""
+        answer = getattr(self, f"_on_{name}", None)
+        if answer is None:
+            self.state.unknown.append(name)
+            return {}
+        found: dict[str, Any] = answer(variables, query)
+        return found
+
+    def _stream(self, run_id: str, told: dict[str, Any]) -> None:
+        run = self.state.runs[run_id]
+        for name, file in (told.get("files") or {}).items():
+            lines = [json.loads(line) for line in file["content"]]
+            if name == "wandb-history.jsonl":
+                run["history"][file["offset"] :] = lines
+            elif name == "wandb-summary.json":
+                run["summary"] = lines[-1]
+        if told.get("complete"):
+            run["state"] = "finished" if not told.get("exitcode") else "failed"
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().strip(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+        self._send(json.dumps(content).encode(), "application/json", status)
+
+    def _send(self, data: bytes, kind: str, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    # What the client asks, by the names of its operations.
+
+    def _on_Viewer(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        account = {"id": "v", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
+        return {"viewer": {**account, "teams": {"edges": []}}}
+
+    def _on_RunResumeStatus(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        run = self.state.runs.get(asked["name"])
+        return {
+            "model": None
+            if run is None
+            else {
+                "id": "p",
+                "name": asked["project"],
+                "entity": _entity(),
+                "bucket": {
+                    "id": asked["name"],
+                    "name": asked["name"],
+                    "displayName": run["displayName"],
+                    "summaryMetrics": json.dumps(run["summary"]),
+                    "config": run["config"] or "{}",
+                    "historyLineCount": len(run["history"]),
+                    "eventsLineCount": 0,
+                    "logLineCount": 0,
+                    "historyTail": json.dumps([json.dumps(line) for line in run["history"][-1:]]),
+                    "eventsTail": "[]",
+                    "tags": run["tags"],
+                    "notes": "",
+                    "wandbConfig": '{"t": 1}',
+                },
+            }
+        }
+
+    def _on_UpsertBucket(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        name = asked["name"]
+        inserted = name not in self.state.runs
+        run = self.state.runs.setdefault(
+            name, {"name": name, "config": "", "summary": {}, "history": [], "state": "running", "tags": []}
+        )
+        told = {
+            "displayName": "displayName",
+            "groupName": "group",
+            "jobType": "jobType",
+            "tags": "tags",
+            "config": "config",
+            "sweep": "sweep",
+        }
+        run |= {key: asked[field] for field, key in told.items() if asked.get(field) is not None}
+        bucket = {
+            "id": name,
+            "name": name,
+            "displayName": run.get("displayName", name),
+            "description": "",
+            "config": run["config"],
+            "sweepName": run.get("sweep"),
+            "project": _project(asked["project"]),
+            "historyLineCount": len(run["history"]),
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _on_CreateRunFiles(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        files = [
+            {"name": name, "uploadUrl": f"{self.state.url}/upload/{asked['run']}/{name}"}
+            for name in asked["files"]
+        ]
+        return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
+
+    def _on_ArtifactType(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        found = self._find(asked["name"])
+        artifact = None if found is None else {"artifactType": {"name": found.type}}
+        return {"project": {"artifact": artifact}}
+
+    def _find(self, name: str) -> Artifact | None:
+        try:
+            return self.state.artifact(name.rpartition("/")[2])
+        except ValueError:
+            return None
+
+    def _on_ServerFeaturesQuery(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def _on_CreateArtifact(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        told = asked["input"]
+        name = told["artifactCollectionName"]
+        versions = [artifact for artifact in self.state.artifacts if artifact.name == name]
+        found = next((artifact for artifact in versions if artifact.digest == told["digest"]), None)
+        if found is None:
+            found = Artifact(
+                id=f"artifact-{len(self.state.artifacts)}",
+                type=told["artifactTypeName"],
+                name=name,
+                version=len(versions),
+                digest=told["digest"],
+                metadata=json.loads(told["metadata"] or "{}"),
+                made_by=told["runName"],
+            )
+            self.state.artifacts.append(found)
+        aliases = {alias["alias"] for alias in told["aliases"] or []}
+        for other in versions:
+            other.aliases -= aliases
+        found.aliases |= aliases
+        return {
+            "createArtifact": {
+                "artifact": {
+                    "id": found.id,
+                    "state": "COMMITTED" if found.committed else "PENDING",
+                    "artifactSequence": {"latestArtifact": {"id": versions[-1].id} if versions else None},
+                }
+            }
+        }
+
+    def _on_CreateArtifactManifest(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        name = f"manifest-{asked['artifactID']}"
+        file = {"id": name, "uploadUrl": f"{self.state.url}/upload/{name}", "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": name, "file": file}}}
+
+    def _on_UpdateArtifactManifest(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        name = asked["artifactManifestID"]
+        file = {"id": name, "uploadUrl": f"{self.state.url}/upload/{name}", "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": name, "file": file}}}
+
+    def _on_CreateArtifactFiles(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        edges = []
+        for told in asked["input"]["artifactFiles"]:
+            path = f"/upload/{told['artifactID']}/{told['name']}"
+            node = {
+                "storagePath": path,
+                "uploadUrl": self.state.url + path,
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": told["artifactID"]},
+            }
+            edges.append({"node": node})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _on_CommitArtifact(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        [found] = [artifact for artifact in self.state.artifacts if artifact.id == asked["artifactID"]]
+        found.committed = True
+        return {"commitArtifact": {"artifact": {"id": found.id, "digest": found.digest}}}
+
+    def _on_ArtifactMembershipByName(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        found = self._find(asked["name"])
+        if found is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        project = {"internalId": "1", **_project(asked["project"])}
+        collection = {"__typename": "ArtifactSequence", "name": found.name, "project": project}
+        aliases = [
+            {"__typename": "ArtifactAlias", "id": alias, "alias": alias} for alias in sorted(found.aliases)
+        ]
+        now = "2026-01-01T00:00:00Z"
+        artifact = {
+            "__typename": "Artifact",
+            "id": found.id,
+            "artifactSequence": collection,
+            "versionIndex": found.version,
+            "artifactType": {"name": found.type},
+            "description": None,
+            "metadata": json.dumps(found.metadata),
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": True,
+            "tags": [],
+            "historyStep": None,
+            "state": "COMMITTED" if found.committed else "PENDING",
+            "size": 0,
+            "digest": found.digest,
+            "commitHash": found.digest,
+            "fileCount": 0,
+            "createdAt": now,
+            "updatedAt": now,
+            "aliases": [{"artifactCollection": collection, **alias} for alias in aliases],
+        }
+        membership = {
+            "__typename": "ArtifactCollectionMembership",
+            "id": f"membership-{found.id}",
+            "versionIndex": found.version,
+            "createdAt": now,
+            "aliases": aliases,
+            "artifactCollection": collection,
+            "artifact": artifact,
+        }
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def _on_UseArtifact(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        told = asked.get("input", asked)
+        [found] = [artifact for artifact in self.state.artifacts if artifact.id == told["artifactID"]]
+        found.used_by.add(told["runName"])
+        return {"useArtifact": {"artifact": {"id": found.id}}}
+
+
+def _entity() -> dict[str, str]:
+    return {"id": "e", "name": ENTITY}
+
+
+def _project(name: str) -> dict[str, Any]:
+    return {"id": "p", "name": name, "entity": _entity()}

@@ -1,0 +1,188 @@
+"""Offline recordings are sent, and the lineage is rebuilt, at a stand-in for the server."""
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+from stand_in import StandIn, serve
+
+from distracted.cluster.job import train_folds
+from distracted.ensemble.blend import blend_runs
+from distracted.ensemble.derive import calibrate_run
+from distracted.errors import TrackingError
+from distracted.predictions.manifest import as_parent
+from distracted.predictions.store import Store
+from distracted.reach import answers
+from distracted.report.curves import read_curves
+from distracted.schema import RunConfig
+from distracted.submission.submit import write_submission
+from distracted.tracking.log import track_run, track_submission
+from distracted.tracking.sync import find_recordings, sync
+from distracted.training.resolve import settle
+
+pytestmark = pytest.mark.slow
+KEY = "1234567890abcdef" * 2 + "12345678"
+
+
+@pytest.fixture
+def server(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
+    """A stand-in for the server, and W&B told where it is; commands run in the project's folder."""
+    monkeypatch.chdir(store.workspace.root)
+    with serve() as told:
+        monkeypatch.setenv("WANDB_BASE_URL", told.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_DATA_DIR", str(store.workspace.root / "runs/.wandb"))
+        monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+        yield told
+        wandb.teardown()
+
+
+def go(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    answers.cache_clear()
+    wandb.teardown()
+
+
+@pytest.fixture
+def config(configure: Callable[..., RunConfig]) -> RunConfig:
+    return configure("phases.scratch.epochs=2", "runtime.tracking=wandb")
+
+
+def compete(store: Store, config: RunConfig) -> None:
+    """Train, calibrate, blend and submit, as the scripts do."""
+    assert train_folds(store, settle(config, num_folds=3), run="net", folds=range(3)) == []
+    calibrate_run(store, "net")
+    track_run(store, "net_calibrated", config.runtime)
+    blend_runs(store, runs=["net", "net_calibrated"])
+    track_run(store, "ensemble", config.runtime)
+    submitted = write_submission(store, name="ensemble")
+    track_submission(store, submitted.path, config.runtime)
+
+
+def check_lineage(store: Store, server: StandIn) -> None:
+    """What was made of what, as the graph would show it: from the submission down to the folds."""
+    ids = {run["displayName"]: name for name, run in server.runs.items()}
+    for name, users in {
+        "net": {"net", "net_calibrated", "ensemble"},
+        "net_calibrated": {"ensemble"},
+        "ensemble": {"submission ensemble"},
+    }.items():
+        parent = as_parent(store.manifests(name))
+        for fold, digest in parent.predictions.items():
+            artifact = server.artifact(f"oof-tiny-{name}-fold{fold}:{digest[:16]}")
+            maker = f"net-fold{fold}" if name == "net" else name
+            assert artifact.committed and artifact.made_by == ids[maker]
+            assert artifact.used_by == {ids[user] for user in users}
+            stored = store.workspace.fold("tiny", name, int(fold)) / "valid.parquet"
+            assert server.uploads[f"/upload/{artifact.id}/valid.parquet"] == stored.read_bytes()
+    submission = server.artifact("submission-tiny-ensemble:latest")
+    assert submission.made_by == ids["submission ensemble"]
+
+
+def check_runs(store: Store, server: StandIn) -> None:
+    names = {run["displayName"] for run in server.runs.values()}
+    folds = {f"net-fold{fold}" for fold in range(3)}
+    assert names == {*folds, "net", "net_calibrated", "ensemble", "submission ensemble"}
+    for fold in range(3):
+        run = server.run_called(f"net-fold{fold}")
+        curves = read_curves(store.workspace.metrics("tiny", "net", fold), fold)
+        losses = [line["train/loss"] for line in run["history"] if "train/loss" in line]
+        assert losses == [step["train/loss"] for step in curves.steps]
+        assert run["state"] == "finished" and run["group"] == "tiny/net"
+        assert run["summary"]["valid/log_loss"] == store.manifest("net", fold).scores["valid/log_loss"]
+        assert json.loads(run["config"])["fold"]["value"] == fold
+    assert server.unknown == []
+
+
+def check_secrets(store: Store, server: StandIn) -> None:
+    """Neither the key, nor the machine's name, nor a path of it is in anything that was sent."""
+    paths = [str(store.workspace.root), str(Path.home()), str(Path(wandb.__file__).parent), str(Path.cwd())]
+    host = re.compile(rf"\b{re.escape(socket.gethostname())}\b".encode())
+    for _, where, body in server.requests:
+        sent = where.encode() + body
+        for secret in [KEY, *paths]:
+            assert secret.encode() not in sent, (where, secret)
+        if not where.endswith(".parquet"):
+            assert not host.search(sent), where
+
+
+def test_recordings_are_sent_and_lineage_is_rebuilt(
+    store: Store, config: RunConfig, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go("offline", monkeypatch)
+    compete(store, config)
+    wandb.teardown()
+    assert server.requests == [] and len(find_recordings(store)) == 7
+    go("online", monkeypatch)
+    done = sync(store, config.runtime)
+    assert done.problems == [] and (done.recordings, done.told) == (7, 7)
+    check_runs(store, server)
+    check_lineage(store, server)
+    check_secrets(store, server)
+    before = len(server.artifacts)
+    again = sync(store, config.runtime)
+    assert (again.recordings, again.told, again.problems) == (0, 7, [])
+    assert len(server.artifacts) == before
+    check_runs(store, server)
+    check_lineage(store, server)
+
+
+def test_with_a_server_all_of_it_is_there_at_once(
+    store: Store, config: RunConfig, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go("online", monkeypatch)
+    compete(store, config)
+    wandb.teardown()
+    check_runs(store, server)
+    check_lineage(store, server)
+    check_secrets(store, server)
+
+
+def test_without_a_key_nothing_is_sent(
+    store: Store, config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    go("online", monkeypatch)
+    with pytest.raises(TrackingError, match="no key"):
+        sync(store, config.runtime)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # of the client's own threads
+def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
+    store: Store, config: RunConfig, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server fails from the middle of the first fold on; later it is back, and is told all of it."""
+    monkeypatch.setattr("distracted.tracking.client._FINISH_SECONDS", 2.0)
+    go("online", monkeypatch)
+    streamed = threading.Event()
+
+    class Cutting(list):
+        def append(self, request: tuple[str, str, bytes]) -> None:
+            super().append(request)
+            if request[1].endswith("/file_stream"):
+                streamed.set()
+                server.broken = True
+
+    server.requests = Cutting(server.requests)
+    assert train_folds(store, settle(config, num_folds=3), run="net", folds=range(3)) == []
+    assert streamed.is_set() and store.finished_folds("net") == [0, 1, 2]
+    for fold in range(3):
+        assert read_curves(store.workspace.metrics("tiny", "net", fold), fold).finished
+    wandb.teardown()
+    server.broken, server.requests = False, []
+    go("online", monkeypatch)
+    done = sync(store, config.runtime)
+    assert done.problems == []
+    for fold in range(3):
+        run = server.run_called(f"net-fold{fold}")
+        curves = read_curves(store.workspace.metrics("tiny", "net", fold), fold)
+        # What had come through before the cut may stand there twice.
+        told = {line["train/step"]: line["train/loss"] for line in run["history"] if "train/loss" in line}
+        assert told == {step["step"]: step["train/loss"] for step in curves.steps}

@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report wandb-sync dashboard pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -86,6 +86,12 @@ audit: $(STAMP)  ## Look for odd and double pictures, people alike, and wrong la
 
 report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA=)
 	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS"
+
+wandb-sync: $(STAMP)  ## Send what was recorded offline to W&B, and what was made of what (DATA= SET=)
+	@$(PY) scripts/wandb_sync.py $(DATA_OPT) --set "$$SETTINGS"
+
+dashboard: $(STAMP)  ## Build W&B's workspace: leaderboard, curves, errors, blend weights (DATA= SET=)
+	@$(PY) scripts/dashboard.py $(DATA_OPT) --set "$$SETTINGS"
 
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)

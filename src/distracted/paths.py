@@ -78,6 +78,10 @@ class Workspace:
         """Neighbours and clusters of images in feature spaces; no run's name begins with a dot."""
         return self.runs(data) / ".spaces"
 
+    def dashboard(self, data: str) -> Path:
+        """The address of W&B's workspace."""
+        return self.runs(data) / ".dashboard"
+
     def ladders(self, data: str) -> Path:
         """The ladders that were climbed, one file a model."""
         return self.runs(data) / ".ladders"

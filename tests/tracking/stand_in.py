@@ -372,6 +372,23 @@ class _Handler(BaseHTTPRequestHandler):
         found.used_by.add(told["runName"])
         return {"useArtifact": {"artifact": {"id": found.id}}}
 
+    def _on_GetDefaultEntity(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        return {"viewer": {"id": "v", "entity": ENTITY}}
+
+    def _on_UpsertView2(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        known = [view for view in self.state.views if view["id"] == asked.get("id")]
+        view = known[0] if known else {"id": f"view-{len(self.state.views)}"}
+        view |= {key: asked[key] for key in ("name", "displayName", "projectName")}
+        view["spec"] = json.loads(asked["spec"])
+        if not known:
+            self.state.views.append(view)
+        return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": not known}}
+
+    def _on_View(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        found = [view for view in self.state.views if view["name"] == asked["viewName"]]
+        edges = [{"node": {**view, "spec": json.dumps(view["spec"])}} for view in found]
+        return {"project": {"allViews": {"edges": edges}}}
+
 
 def _entity() -> dict[str, str]:
     return {"id": "e", "name": ENTITY}

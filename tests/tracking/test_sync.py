@@ -1,15 +1,16 @@
 """Offline recordings are sent, and the lineage is rebuilt, at a stand-in for the server."""
 
 import json
+import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import wandb
-from stand_in import StandIn, serve
+from stand_in import StandIn
 
 from distracted.cluster.job import train_folds
 from distracted.ensemble.blend import blend_runs
@@ -17,7 +18,6 @@ from distracted.ensemble.derive import calibrate_run
 from distracted.errors import TrackingError
 from distracted.predictions.manifest import as_parent
 from distracted.predictions.store import Store
-from distracted.reach import answers
 from distracted.report.curves import read_curves
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
@@ -26,26 +26,8 @@ from distracted.tracking.sync import find_recordings, sync
 from distracted.training.resolve import settle
 
 pytestmark = pytest.mark.slow
-KEY = "1234567890abcdef" * 2 + "12345678"
 
-
-@pytest.fixture
-def server(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
-    """A stand-in for the server, and W&B told where it is; commands run in the project's folder."""
-    monkeypatch.chdir(store.workspace.root)
-    with serve() as told:
-        monkeypatch.setenv("WANDB_BASE_URL", told.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_DATA_DIR", str(store.workspace.root / "runs/.wandb"))
-        monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-        yield told
-        wandb.teardown()
-
-
-def go(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", mode)
-    answers.cache_clear()
-    wandb.teardown()
+Go = Callable[[str], None]
 
 
 @pytest.fixture
@@ -105,20 +87,20 @@ def check_secrets(store: Store, server: StandIn) -> None:
     host = re.compile(rf"\b{re.escape(socket.gethostname())}\b".encode())
     for _, where, body in server.requests:
         sent = where.encode() + body
-        for secret in [KEY, *paths]:
+        for secret in [os.environ["WANDB_API_KEY"], *paths]:
             assert secret.encode() not in sent, (where, secret)
         if not where.endswith(".parquet"):
             assert not host.search(sent), where
 
 
 def test_recordings_are_sent_and_lineage_is_rebuilt(
-    store: Store, config: RunConfig, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    store: Store, config: RunConfig, server: StandIn, go: Go
 ) -> None:
-    go("offline", monkeypatch)
+    go("offline")
     compete(store, config)
     wandb.teardown()
     assert server.requests == [] and len(find_recordings(store)) == 7
-    go("online", monkeypatch)
+    go("online")
     done = sync(store, config.runtime)
     assert done.problems == [] and (done.recordings, done.told) == (7, 7)
     check_runs(store, server)
@@ -133,9 +115,9 @@ def test_recordings_are_sent_and_lineage_is_rebuilt(
 
 
 def test_with_a_server_all_of_it_is_there_at_once(
-    store: Store, config: RunConfig, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    store: Store, config: RunConfig, server: StandIn, go: Go
 ) -> None:
-    go("online", monkeypatch)
+    go("online")
     compete(store, config)
     wandb.teardown()
     check_runs(store, server)
@@ -144,10 +126,10 @@ def test_with_a_server_all_of_it_is_there_at_once(
 
 
 def test_without_a_key_nothing_is_sent(
-    store: Store, config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: Store, config: RunConfig, go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    go("online", monkeypatch)
+    go("online")
     with pytest.raises(TrackingError, match="no key"):
         sync(store, config.runtime)
 
@@ -156,11 +138,11 @@ def test_without_a_key_nothing_is_sent(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )  # of the client's own threads
 def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
-    store: Store, config: RunConfig, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    store: Store, config: RunConfig, server: StandIn, go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server fails from the middle of the first fold on; later it is back, and is told all of it."""
     monkeypatch.setattr("distracted.tracking.client._FINISH_SECONDS", 2.0)
-    go("online", monkeypatch)
+    go("online")
     streamed = threading.Event()
 
     class Cutting(list):
@@ -177,7 +159,7 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
         assert read_curves(store.workspace.metrics("tiny", "net", fold), fold).finished
     wandb.teardown()
     server.broken, server.requests = False, []
-    go("online", monkeypatch)
+    go("online")
     done = sync(store, config.runtime)
     assert done.problems == []
     for fold in range(3):

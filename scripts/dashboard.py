@@ -1,0 +1,22 @@
+"""make dashboard: W&B's workspace for the competition, built by code."""
+
+import console
+from distracted.config import load_data_config, load_runtime_config
+from distracted.paths import Workspace
+from distracted.tracking.dashboard import save_dashboard
+
+
+def main(
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Write leaderboard, curves, errors and blend weights as a workspace of the project on W&B."""
+    config = load_data_config(data, root=root)
+    runtime = load_runtime_config(console.overrides(set))
+    console.say(save_dashboard(config.name, runtime, Workspace(root).dashboard(config.name)))
+
+
+if __name__ == "__main__":
+    console.run(main)

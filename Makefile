@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report wandb-sync dashboard pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report wandb-sync dashboard sweep pictures bench clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -92,6 +92,9 @@ wandb-sync: $(STAMP)  ## Send what was recorded offline to W&B, and what was mad
 
 dashboard: $(STAMP)  ## Build W&B's workspace: leaderboard, curves, errors, blend weights (DATA= SET=)
 	@$(PY) scripts/dashboard.py $(DATA_OPT) --set "$$SETTINGS"
+
+sweep: $(STAMP)  ## Let W&B propose settings, and choose the best honestly (MODEL= TRIALS= SWEEP= DATA= SET=)
+	@$(PY) scripts/sweep.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,SWEEP,--sweep) $(DATA_OPT) --set "$$SETTINGS"
 
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wandb
 
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
@@ -26,10 +28,14 @@ from distracted.models.weights import Weights
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
 from distracted.progress import Step
+from distracted.reach import answers
 from distracted.schema import DataConfig, HeadConfig, ModelConfig, RunConfig
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
+
+if TYPE_CHECKING:
+    from stand_in import StandIn
 
 CLASSES = ("c0", "c1", "c2")
 
@@ -228,3 +234,32 @@ def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> 
             )
 
     return run
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["StandIn"]:
+    """A stand-in for W&B's server, and the client told where it is; work goes on in tmp_path/work."""
+    from stand_in import serve  # beside the tests that use it
+
+    folder = tmp_path / "work"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    with serve() as told:
+        monkeypatch.setenv("WANDB_BASE_URL", told.url)
+        monkeypatch.setenv("WANDB_API_KEY", "1234567890abcdef" * 2 + "12345678")
+        monkeypatch.setenv("WANDB_DATA_DIR", str(folder / "runs/.wandb"))
+        monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+        yield told
+        wandb.teardown()
+
+
+@pytest.fixture
+def go(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Switch W&B's mode: the client reads it once."""
+
+    def switch(mode: str) -> None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+        answers.cache_clear()
+        wandb.teardown()
+
+    return switch

@@ -51,6 +51,7 @@ class StandIn:
     artifacts: list[Artifact] = field(default_factory=list)
     views: list[dict[str, Any]] = field(default_factory=list)
     sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    proposals: list[dict[str, Any]] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -388,6 +389,23 @@ class _Handler(BaseHTTPRequestHandler):
         found = [view for view in self.state.views if view["name"] == asked["viewName"]]
         edges = [{"node": {**view, "spec": json.dumps(view["spec"])}} for view in found]
         return {"project": {"allViews": {"edges": edges}}}
+
+    # Sweeps: each agent is told the trials that the test has laid out, one a heartbeat, and then to go.
+
+    def _on_UpsertSweep(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        name = f"sweep{len(self.state.sweeps)}"
+        self.state.sweeps[name] = {"config": asked["config"], "agents": []}
+        sweep = {"id": name, "name": name, "method": "random", "state": "RUNNING", "project": _project("p")}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _on_CreateAgent(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        self.state.sweeps[asked["sweep"]]["agents"].append(asked["host"])
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def _on_Heartbeat(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
+        busy = json.loads(asked["runState"] or "{}")
+        commands = [self.state.proposals.pop(0)] if self.state.proposals and not busy else []
+        return {"agentHeartbeat": {"agent": {"id": asked["id"]}, "commands": json.dumps(commands)}}
 
 
 def _entity() -> dict[str, str]:

@@ -11,6 +11,7 @@ from distracted.ensemble.members import open_sources, scored_rows, step_source
 from distracted.ensemble.sources import MIN_FOLDS, Chosen, Fitted, Source
 from distracted.errors import ConfigError, StoreError
 from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
+from distracted.postprocess.choose import Choose
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.methods import Extent, Spaces, Way, all_settings, any_of, as_json, too_few
 from distracted.postprocess.smooth import Smooth
@@ -90,6 +91,43 @@ def smooth_run(
     )
 
 
+def choose_run(store: Store, runs: Sequence[str], *, name: str, force: bool = False) -> Derived:
+    """Write the best of several runs as a run: for fold k, the one that is best on the other folds.
+
+    The manifests say how many there were to choose from, and which was taken.
+
+    Raises:
+        StoreError: a run is missing or incomplete, fewer than two of them, a single split, or the name is
+            taken.
+    """
+    start = time.perf_counter()
+    parents, scored = [store.read_run(run) for run in dict.fromkeys(runs)], scored_rows(store.folds)
+    if len(parents) < 2 or scored.num_folds < 2:
+        raise StoreError(
+            f"{store.competition.name}: {len(parents)} runs in {scored.num_folds} folds leave no choice; "
+            "expected two of each or more"
+        )
+    step = Choose()
+    settings = {"name": step.name, "version": STEP_VERSION}
+    derivation = Derivation(store, parents, name, settings, fitted=True, force=force, cheap=True)
+    source = Fitted(name, step, open_sources(store, parents, scored), scored)
+    taken = [source.fitted(frozenset({fold})) for fold in range(scored.num_folds)]
+    for fold, position in enumerate(taken):
+        hidden = frozenset({fold})
+        derivation.write(
+            fold,
+            valid=source.predict(Part(fold), hidden),
+            test=source.predict(Part(fold, test=True), hidden),
+            taken=position,
+            seconds=(time.perf_counter() - start) / scored.num_folds,
+            details={"chosen": parents[position].name, "num_candidates": len(parents)},
+        )
+    overall = source.fitted(frozenset())
+    gain = measure_gain(store, parents[overall], store.read_run(name))
+    names = [parent.name for parent in parents]
+    return Derived(name, gain, tuple(names[position] for position in taken), names[overall])
+
+
 def settings_to_try(store: Store, ways: Sequence[Way], spaces: Sequence[str]) -> list[Any]:
     """All settings of some ways in some spaces.
 
@@ -142,7 +180,7 @@ def _derive(
             f"{store.competition.name}: a single split has no other fold to fit {settings['name']} on; "
             "expected two folds or more"
         )
-    derivation = Derivation(store, parent, name, settings, fitted=reads_labels, force=force, cheap=True)
+    derivation = Derivation(store, [parent], name, settings, fitted=reads_labels, force=force, cheap=True)
     source = step_source(name, step, open_sources(store, [parent], scored), scored)
     fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
     for fold, found in enumerate(fitted):

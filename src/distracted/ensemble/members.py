@@ -12,6 +12,7 @@ from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
 from distracted.errors import StoreError, first_line
 from distracted.postprocess.calibrate import Calibrate
+from distracted.postprocess.choose import Choose
 from distracted.postprocess.methods import WAYS, Spaces, any_of, from_json
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, stored_space
@@ -96,6 +97,8 @@ def open_step(store: Store, run: Run) -> Step:
     try:
         if settings["name"] == "calibrate":
             return Calibrate(tuple(settings["parts"]), scored_rows(store.folds).subjects_by_fold())
+        if settings["name"] == "choose":
+            return Choose()
         if settings["name"] == "smooth":
             candidates = [from_json(candidate) for candidate in settings["candidates"]]
             return Smooth(any_of(_open_spaces(store, run), candidates), fixed=settings["fixed"])

@@ -1,7 +1,7 @@
 """Runs that a step makes from another run: fold k from fold k, stored, scored and blended like any other."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +21,14 @@ _log = logging.getLogger(__name__)
 class Derivation:
     """Writes the folds of a derived run.
 
-    Its config is the step and the parent's config hash, so that another step, or a parent with another
+    Its config is the step and the parents' config hashes, so that another step, or a parent with another
     config, is another run.
 
     Attributes:
         folds: Those to make: all that are not there yet, or were made from predictions that are no more.
 
     Args:
-        parent: Complete.
+        parents: Complete; one, but for a step that takes several.
         name: Of the run that is made.
         step: What is done, as plain JSON values, with its `name`; all that changes the result.
         fitted: Whether the step is fitted on out-of-fold rows.
@@ -42,7 +42,7 @@ class Derivation:
     def __init__(
         self,
         store: Store,
-        parent: Run,
+        parents: Sequence[Run],
         name: str,
         step: Mapping[str, Any],
         *,
@@ -51,13 +51,14 @@ class Derivation:
         force: bool = False,
     ) -> None:
         self.name = name
-        self._store, self._parent = store, parent
-        self._parents = (parent.as_parent(),)
+        self._store, self._runs = store, list(parents)
+        self._parents = tuple(parent.as_parent() for parent in parents)
+        told = [{"run": parent.run, "config_hash": parent.config_hash} for parent in self._parents]
         self._config = {
             "step": dict(step),
-            "parent": {"run": parent.name, "config_hash": self._parents[0].config_hash},
-            "leaky": parent.leaky,
-            "fitted": fitted or parent.fitted,
+            **({"parent": told[0]} if len(told) == 1 else {"parents": told}),
+            "leaky": any(parent.leaky for parent in parents),
+            "fitted": fitted or any(parent.fitted for parent in parents),
         }
         finished = store.finished_folds(name)
         if any(store.manifest(name, fold).kind != "derived" for fold in finished):
@@ -65,10 +66,12 @@ class Derivation:
                 f"NAME={name}: there is a run of that name that is not derived from another; choose another "
                 "name"
             )
-        if name in ancestors(store, parent.name):
-            raise StoreError(f"NAME={name}: {parent.name} is made of it, or is it; choose another name")
-        store.check_config(name, hash_config(self._config), redone=parent.folds if force else ())
-        self.folds = [fold for fold in parent.folds if force or cheap or not self._is_current(fold, finished)]
+        for parent in parents:
+            if name in ancestors(store, parent.name):
+                raise StoreError(f"NAME={name}: {parent.name} is made of it, or is it; choose another name")
+        folds = parents[0].folds
+        store.check_config(name, hash_config(self._config), redone=folds if force else ())
+        self.folds = [fold for fold in folds if force or cheap or not self._is_current(fold, finished)]
 
     def write(
         self,
@@ -76,9 +79,15 @@ class Derivation:
         *,
         valid: NDArray[np.floating[Any]],
         test: NDArray[np.floating[Any]],
+        taken: int = 0,
         **facts: Any,
     ) -> Manifest:
-        """Write a fold with its scores; arguments as in `Store.write_fold`."""
+        """Write a fold with its scores; arguments as in `Store.write_fold`.
+
+        Args:
+            taken: Position of the parent whose networks predict.
+        """
+        parent = self._runs[taken]
         labels = self._store.folds.labels[self._store.folds.valid(fold)]
         return self._store.write_fold(
             self.name,
@@ -88,7 +97,7 @@ class Derivation:
             valid=valid,
             test=test,
             parents=self._parents,
-            weights=self._parent.manifests[self._parent.folds.index(fold)].weights,
+            weights=parent.manifests[parent.folds.index(fold)].weights,
             scores=scores(valid, labels, prefix="valid/"),
             **facts,
         )
@@ -99,7 +108,8 @@ class Derivation:
         if self._store.manifest(self.name, fold).parents == self._parents:
             _log.info("%s, fold %d: done already (FORCE=1 redoes it)", self.name, fold)
             return True
-        _log.info("%s, fold %d: %s has changed since; made anew", self.name, fold, self._parent.name)
+        names = ", ".join(parent.name for parent in self._runs)
+        _log.info("%s, fold %d: %s changed since; made anew", self.name, fold, names)
         return False
 
 

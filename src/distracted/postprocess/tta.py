@@ -46,7 +46,7 @@ def augment_run(
     """
     parent = store.read_run(run)
     step = {"name": "tta", "views": [asdict(view) for view in views], "average": check_average(average)}
-    derivation = Derivation(store, parent, name or f"{run}_tta", step, force=force)
+    derivation = Derivation(store, [parent], name or f"{run}_tta", step, force=force)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
     for fold in derivation.folds:
         trained = load_trained(store, parent, fold, runtime=runtime, progress=progress)

@@ -73,21 +73,7 @@ class WandbRun:
                 resume="allow",
                 dir=folder,
                 mode=find_wandb_mode(),
-                settings=wandb.Settings(
-                    reinit="create_new",  # else a fold goes on in a run that W&B failed to finish
-                    silent=True,
-                    host="",
-                    console="off",
-                    disable_git=True,
-                    save_code=False,
-                    program="distracted",  # not the path of the script
-                    init_timeout=_INIT_SECONDS,
-                    finish_timeout=_FINISH_SECONDS,
-                    finish_timeout_raises=True,
-                    x_disable_meta=True,
-                    x_disable_machine_info=True,
-                    x_disable_stats=True,
-                ),
+                settings=quiet_settings(),
             )
             _send_relative_paths(self._run)
             if not self.is_offline:
@@ -159,6 +145,25 @@ class WandbRun:
         self.error = first_line(error)
         answers.cache_clear()  # the next run asks again whether there is a server, and goes offline if not
         _log.warning("W&B failed (%s); going on without it", self.error)
+
+
+def quiet_settings() -> wandb.Settings:
+    """The client's settings: nothing printed, and nothing of this machine sent but what is told."""
+    return wandb.Settings(
+        reinit="create_new",  # else a fold goes on in a run that W&B failed to finish
+        silent=True,
+        host="",
+        program="distracted",  # not the path of the script
+        console="off",
+        disable_git=True,
+        save_code=False,
+        init_timeout=_INIT_SECONDS,
+        finish_timeout=_FINISH_SECONDS,
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+    )
 
 
 def _send_relative_paths(run: wandb.Run) -> None:

@@ -1,0 +1,128 @@
+"""A sweep: trials over all folds, folds kept apart from it, and a choice that is counted and cross-fitted."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in import StandIn
+
+import sweep as script
+from conftest import TINY
+from distracted.config import load_config
+from distracted.ensemble.derive import choose_run
+from distracted.errors import ConfigError, StoreError, TrackingError
+from distracted.metrics import log_loss
+from distracted.paths import CONFIGS
+from distracted.predictions.store import Store
+from distracted.tracking.sweep import read_sweep, some_values
+
+WriteRun = Callable[..., None]
+SETTINGS = " ".join([*(item for item in TINY if "tracking" not in item), "runtime.num_workers=0"])
+
+
+def proposal(run_id: str, **settings: object) -> dict[str, Any]:
+    return {
+        "type": "run",
+        "run_id": run_id,
+        "args": {key: {"value": value} for key, value in settings.items()},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the client's own, of its own settings ...
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # ... and its agent's, which leaves a file open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_trials_are_trained_over_all_folds_and_the_best_is_chosen(
+    store: Store, server: StandIn, go: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go("online")
+    monkeypatch.setenv("WANDB_DIR", str(store.workspace.root))
+    server.proposals += [
+        proposal("first", **{"training.seed": 1}),
+        proposal("second", **{"training.seed": 2, "model.head.dropout": 0.5}),
+    ]
+    script.main(
+        model="resnet50",
+        trials=2,
+        data=str(store.competition.config.folder),
+        set=SETTINGS,
+        root=store.workspace.root,
+    )
+    assert {"resnet50_trial_first", "resnet50_trial_second", "resnet50_sweep"} <= set(store.runs())
+    [told] = server.sweeps.values()
+    assert "oof/log_loss" in told["config"] and told["agents"] == ["agent"]
+    assert not any(socket.gethostname() in agent for agent in told["agents"])
+    for trial in ("first", "second"):
+        name = f"resnet50_trial_{trial}"
+        run = store.read_run(name)
+        expected = log_loss(run.oof, store.folds.labels)
+        own = server.runs[trial]
+        assert own["jobType"] == "sweep" and own["summary"]["oof/log_loss"] == pytest.approx(expected)
+        assert not any("train/loss" in line for line in own["history"])  # those of its folds
+        folds = [run for run in server.runs.values() if run.get("group") == f"tiny/{name}"]
+        assert {run["displayName"] for run in folds} == {name, *(f"{name}-fold{fold}" for fold in range(3))}
+        assert not any(run.get("sweep") for run in folds)
+    assert store.manifest("resnet50_trial_second", 0).config["model"]["head"]["dropout"] == 0.5
+    manifest = store.manifest("resnet50_sweep", 0)
+    assert manifest.details["num_candidates"] == 2 and len(manifest.parents) == 2
+
+
+def test_a_fold_is_chosen_for_by_the_others(store: Store, write_run: WriteRun) -> None:
+    for seed in range(4):
+        write_run(f"trial{seed}", skill=1.0, seed=seed)
+    names = [f"trial{seed}" for seed in range(4)]
+    made = choose_run(store, names, name="best")
+    labels = store.folds.labels
+    runs = {name: store.read_run(name) for name in names}
+    best = store.read_run("best")
+    for fold in range(3):
+        others, rows = store.folds.train(fold), store.folds.valid(fold)
+        expected = min(names, key=lambda name: log_loss(runs[name].oof[others], labels[others]))
+        assert made.fitted[fold] == expected
+        assert best.oof[rows] == pytest.approx(runs[expected].oof[rows], abs=1e-5)
+        assert store.manifest("best", fold).details == {"chosen": expected, "num_candidates": 4}
+    assert best.fitted and best.kind == "derived"
+    with pytest.raises(StoreError, match="leave no choice"):
+        choose_run(store, names[:1], name="best")
+
+
+def test_the_projects_sweep_goes_with_every_pretrained_model() -> None:
+    told = read_sweep(CONFIGS / "sweep.yaml")
+    settings = some_values(told)
+    assert len(settings) == len(told["parameters"])
+    for model in ("resnet50", "vgg16", "inception_v3", "efficientnet_lite0"):
+        load_config(model=model, data="sample", overrides=settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1", "not readable YAML"),
+        ("method: random", "expected method and parameters"),
+        ("method: random\nparameters: {}", "by dotted names"),
+        ("method: random\nparameters: {a: {value: 1}}\nmetric: {name: x}", "metric is given"),
+    ],
+)
+def test_a_wrong_file_is_said(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_sweep(path)
+
+
+def test_without_a_server_nothing_is_trained(
+    store: Store, go: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    go("online")
+    with pytest.raises(TrackingError, match="lives on its server"):
+        script.main(
+            model="resnet50",
+            data=str(store.competition.config.folder),
+            set=SETTINGS,
+            root=store.workspace.root,
+        )
+    assert store.runs() == []

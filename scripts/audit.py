@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.audit.findings import Audit
+from distracted.audit.findings import Audit, keep_unreadable
 from distracted.audit.run import audit_competition
 from distracted.config import load_config
+from distracted.errors import DataError, ImagesError
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.training.resolve import settle
@@ -28,9 +29,13 @@ def main(
 ) -> None:
     """Look for unreadable, odd and double pictures, subjects that look alike, and wrong labels."""
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
-    store = open_store(
-        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
-    )
+    workspace = Workspace(root)
+    num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
+    try:
+        store = open_store(workspace, config.data, num_folds=num_folds, progress=console.progress)
+    except ImagesError as error:
+        path = keep_unreadable(workspace, config.data.name, error.problems)
+        raise DataError(f"{error}\n{path} names all {len(error.problems)}; mend them first") from error
     settled = settle(config, num_folds=store.folds.num_folds)
     audit = audit_competition(store, settled, run=run, drops=drops, progress=console.progress)
     show(audit)

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+import audit
 import console
 import ensemble
 import folds
+import report
 import sample
 import submit
 import train
@@ -61,10 +63,10 @@ def main(
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
-    """Render the sample, make folds, train, blend, write the submission, and compare with the truth."""
+    """Render the sample, make folds, train, blend, submit, compare with the truth, and write the report."""
     start = time.perf_counter()
     demo = SHORT if short else FULL
-    step = _steps(6 if short else 7)
+    step = _steps(7 if short else 8)
     step("make sample: render the embedded competition")
     if Workspace(root).input(DATA).exists():
         console.say("rendered already")
@@ -94,6 +96,9 @@ def main(
     if not short:
         _show_flattery(open_store(Workspace(root), load_data_config(FLATTERED, root=root)), outcomes[0])
     _explain(outcomes[-1])
+    step("make audit, make report: what is odd in the data, and all of it on one page")
+    audit.main(data=DATA, root=root)
+    report.main(data=DATA, root=root)
     console.say(f"done in {time.perf_counter() - start:.0f} s")
 
 

@@ -3,7 +3,8 @@
     DistractedError (a ValueError)      anything that a user can mend; scripts print it in a line or two
     ├── ConfigError                     a key, a value or a file of configs/
     ├── DataError                       the competition's folder: lists, names, missing files
-    │   └── ImageError                  one image that cannot be read
+    │   ├── ImageError                  one image that cannot be read
+    │   └── ImagesError                 several of them, all named in `problems`
     ├── FoldsError                      folds that cannot be made, or that are not those of the data
     ├── WeightsError                    pretrained weights: not found, not reachable, not fitting
     ├── TrainingError                   a loss that is not finite
@@ -35,6 +36,18 @@ class DataError(DistractedError):
 
 class ImageError(DataError):
     """One image cannot be read; the message starts with its path."""
+
+
+class ImagesError(DataError):
+    """Images cannot be read.
+
+    Attributes:
+        problems: One line each, starting with its path; the message has the first few.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class FoldsError(DistractedError):

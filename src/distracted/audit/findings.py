@@ -5,11 +5,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from distracted.files import atomic_path, write_json
+from distracted.paths import Workspace
 from distracted.predictions.store import Store
 
 _log = logging.getLogger(__name__)
@@ -96,6 +98,15 @@ def keep_audit(store: Store, checks: Sequence[Check], run: str) -> Audit:
     return Audit(list(checks), run, made)
 
 
+def keep_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -> Path:
+    """Write the pictures that cannot be read to a CSV; no check can be made before they are mended."""
+    path = workspace.audit(data) / "unreadable.csv"
+    rows = [{"img": Path(problem.partition(": ")[0]).name, "note": problem} for problem in problems]
+    with atomic_path(path) as temporary:
+        as_findings(rows).to_csv(temporary, index=False, lineterminator="\n")
+    return path
+
+
 def kept_audit(store: Store) -> Audit | None:
     """What was found last; None where there was no audit, or its files are damaged."""
     folder = store.workspace.audit(store.competition.name)
@@ -112,7 +123,7 @@ def kept_audit(store: Store) -> Audit | None:
         return None
 
 
-def _read(path: Any) -> pd.DataFrame:
+def _read(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if tuple(table.columns) != COLUMNS:
         raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from distracted.data.images import check_bytes, read_bytes
-from distracted.errors import DataError, ImageError
+from distracted.errors import ImageError, ImagesError
 from distracted.files import atomic_path
 from distracted.progress import Progress, silent
 
@@ -25,7 +25,7 @@ def digest_images(
         cache: A parquet file of earlier digests; only files whose size or time of change differ are read.
 
     Raises:
-        DataError: some files are empty, truncated or no images; names the first few and counts the rest.
+        ImagesError: some files are empty, truncated or no images; names the first few and counts the rest.
     """
     names = [path.relative_to(root).as_posix() for path in paths]
     stats = [path.stat() for path in paths]
@@ -47,7 +47,7 @@ def digest_images(
         _write_cache(cache, known)
         if bad:
             rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-            raise DataError("\n".join(bad[:_SHOWN]) + rest)
+            raise ImagesError("\n".join(bad[:_SHOWN]) + rest, tuple(bad))
     return [known[key] for key in keys]
 
 

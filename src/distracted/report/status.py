@@ -130,7 +130,7 @@ def _status(store: Store, run: str) -> RunStatus:
     if not manifests:
         return RunStatus(run, "model", "", False, folds, {}, 0.0)
     try:
-        check_parents(store, run, partial=True)
+        check_parents(store, run)
     except StoreError as error:
         stale = str(error)
     first = next(iter(manifests.values()))

@@ -1,0 +1,92 @@
+"""The commands that look on: what they say of wrong input, and what they show of right."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_bad_input import Project, check, kept, project, run, trained
+
+import audit
+import dashboard
+import report
+import status
+import sweep
+import wandb_sync
+
+__all__ = ["kept", "project", "trained"]  # fixtures
+
+
+def test_a_report_of_a_run_that_is_not_there(trained: Project) -> None:
+    check(
+        trained,
+        lambda: run(report.main, "--run", "gone", "--no-heat", *trained.where),
+        "there is no run 'gone'",
+        "there are: resnet50",
+    )
+    assert not (trained.root / "runs/tiny/report.html").exists()
+
+
+def test_before_there_are_folds(project: Project) -> None:
+    for main in (report.main, status.main, wandb_sync.main):
+        check(project, lambda main=main: run(main, *project.where), "no folds yet", "make folds")  # type: ignore[misc]
+
+
+def test_what_needs_wandbs_server_says_so(
+    trained: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for main, arguments in (
+        (wandb_sync.main, []),
+        (dashboard.main, []),
+        (sweep.main, ["--model", "resnet50", "--set", "training.num_folds=3"]),
+    ):
+        check(
+            trained,
+            lambda main=main, arguments=arguments: run(main, *arguments, *trained.where),  # type: ignore[misc]
+            "W&B is not to be had",
+            "wandb login",
+        )
+
+
+def test_a_sweep_of_no_model(project: Project) -> None:
+    check(project, lambda: run(sweep.main, "--model", "", *project.where), "MODEL= is missing")
+
+
+def test_an_audit_names_every_picture_that_cannot_be_read(project: Project) -> None:
+    paths = sorted((project.folder / "imgs/train").rglob("*.jpg"))[:8]
+    for path in paths:
+        path.write_bytes(b"")
+    outcome = run(audit.main, *project.where)
+    assert outcome.code == 1 and "... and 3 more" in outcome.err and "names all 8" in outcome.err
+    found = pd.read_csv(project.root / "runs/tiny/audit/unreadable.csv")
+    assert set(found["img"]) == {path.name for path in paths}
+
+
+def test_an_audit_by_a_run_that_is_not_there(trained: Project) -> None:
+    check(trained, lambda: run(audit.main, "--run", "gone", *trained.where), "there is no run 'gone'")
+
+
+def test_the_status_shows_the_grid_and_what_comes_next(trained: Project) -> None:
+    outcome = trained.status()
+    assert outcome.code == 0, outcome.err
+    assert "resnet50" in outcome.out and "next: make ensemble: no blend holds resnet50" in outcome.out
+    assert trained.ensemble().code == 0
+    outcome = trained.status()
+    assert "best blend: ensemble, expected" in outcome.out and "make submit NAME=ensemble" in outcome.out
+    shutil.rmtree(trained.root / "oof/tiny/resnet50/fold1")
+    job = trained.root / "runs/tiny/resnet50/fold1/job.json"
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"state": "failed", "error": "out of luck"}))
+    outcome = trained.status()
+    assert "failed 100%" in outcome.out and "resnet50, fold 1 failed at 100%: out of luck" in outcome.out
+    assert "stale" in outcome.out
+
+
+def test_a_report_is_written_and_says_where(trained: Project) -> None:
+    outcome = run(report.main, *trained.where)
+    assert outcome.code == 0, outcome.err
+    path = trained.root / "runs/tiny/report.html"
+    assert str(path) in outcome.out and path.read_text().startswith("<!DOCTYPE html>")

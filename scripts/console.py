@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -44,6 +44,7 @@ Leaky = Annotated[
 HERE = Path()
 #: Scores as they are shown, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
+_FIRST_COLUMN = 40  # characters that are kept together
 _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
 
 
@@ -194,11 +195,16 @@ def _fields(fields: dict[str, float]) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, every cell whole; numbers, but in the first column, are set to the right."""
+    """Print a table, every cell whole; numbers, but in the first column, are set to the right.
+
+    The first column says what a row is about, and is the last to be broken up.
+    """
     shown = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         numeric = all(row[number][:1] in "-0123456789." for row in rows)
-        shown.add_column(column, justify="right" if number and numeric else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if number and numeric else "left"
+        least = 0 if number else min(_FIRST_COLUMN, max((len(row[0]) for row in rows), default=0))
+        shown.add_column(column, justify=justify, overflow="fold", min_width=least)
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     out.print(shown)

@@ -10,6 +10,8 @@ from distracted.report.status import FoldStatus, RunStatus, best_blend, next_ste
 from distracted.submission.expect import expect_run
 from submit import describe
 
+_SHOWN = ("log_loss", "accuracy")  # the report has the others
+
 
 def main(
     data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
@@ -34,13 +36,13 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
     rows = []
     for status in statuses:
         folds = [_cell(fold) for fold in status.folds]
-        pooled = [f"{status.pooled[key]:.4f}" if key in status.pooled else "--" for key in console.SCORES]
+        pooled = [f"{status.pooled[key]:.4f}" if key in status.pooled else "--" for key in _SHOWN]
         state = "broken" if status.problem else "stale" if status.stale else ""
         kind = ", ".join(part for part in (status.kind, "leaky" if status.leaky else "", state) if part)
         origin = status.weights.partition(":")[0]
         rows.append([status.run, kind, *folds, *pooled, f"{status.seconds:.0f} s", origin])
     numbers = [f"fold {fold}" for fold in range(store.folds.num_folds)]
-    columns = ["run", "kind", *numbers, *console.SCORES.values(), "time", "weights"]
+    columns = ["run", "kind", *numbers, *(console.SCORES[key] for key in _SHOWN), "time", "weights"]
     console.table(f"{store.competition.name}: log loss by fold, and pooled scores", columns, rows)
 
 

@@ -101,6 +101,8 @@ def blend_runs(
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []
+    if store.finished_folds(name):
+        _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
     fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
     _write(store, name, members, fit)
     rows, labels = store.folds.scored, scored.labels

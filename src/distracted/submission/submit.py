@@ -98,6 +98,7 @@ def _newest_blend(store: Store, partial: bool) -> Run:
             continue
         for reason in stale:
             _log.warning("%s: passed over for %s", reason, name)
+        _log.info("%s: the newest blend (NAME= takes another run)", name)
         return run
     reason = "; ".join(stale) if stale else "there is no blend yet; `make ensemble` makes one"
     raise SubmissionError(f"{reason}; NAME=<run> submits a single run")

@@ -51,7 +51,7 @@ def check_pictures(store: Store, train: pd.DataFrame, test: pd.DataFrame) -> lis
                     for row in np.flatnonzero(flat).tolist()
                 ]
             ),
-            value="contrast (standard deviation of grey, 0 to 255)",
+            value="contrast",
         ),
     ]
     found = []

@@ -175,7 +175,7 @@ def collect(
     audit = kept_audit(store)
     return Page(
         store=store,
-        made=datetime.now(UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00"),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
         statuses=statuses,
         board=board,
         head=head,
@@ -203,7 +203,13 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"digits": _digits, "svg": Markup, "share": _share, "short": _short}
+    environment.filters |= {
+        "digits": _digits,
+        "svg": Markup,
+        "share": _share,
+        "short": _short,
+        "minute": _minute,
+    }
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("page.html")
@@ -220,6 +226,14 @@ def render(page: Page) -> str:
 def _digits(value: float | None) -> str:
     """A loss to four digits after the point, or a dash."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.4f}"
+
+
+def _minute(moment: str) -> str:
+    """A moment in UTC, ISO 8601, to the minute; anything else as it is."""
+    try:
+        return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return moment
 
 
 def _short(text: str) -> str:

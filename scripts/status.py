@@ -48,7 +48,7 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
 
 def _cell(fold: FoldStatus) -> str:
     if fold.state == "done":
-        return f"{fold.score:.4f}"
+        return f"{fold.score:.4f}" + " (anew)" * fold.anew
     return {"missing": "--"}.get(fold.state, f"{fold.state} {fold.share:.0%}")
 
 

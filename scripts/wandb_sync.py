@@ -21,6 +21,8 @@ def main(
     console.say(
         f"{store.competition.name}: {done.recordings} recordings sent; files and lineage of {done.told} runs"
     )
+    for waiting in done.waiting:
+        console.say(f"later: {waiting}")
     if done.problems:
         raise TrackingError("\n".join(["not sent, and kept as it is:", *done.problems]))
 

@@ -9,8 +9,9 @@ import pytest
 from distracted.cluster.job import train_and_store
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
-from distracted.data.drops import dropped_rows, read_drops
+from distracted.data.drops import keep_rows, read_drops
 from distracted.errors import ConfigError, DataError, StoreError
+from distracted.files import sha256_file
 from distracted.paths import CONFIGS
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
@@ -26,23 +27,30 @@ def listed(competition: Competition, tmp_path: Path) -> Listed:
     def write(text: str) -> Competition:
         path = tmp_path / "tiny_drop.csv"
         path.write_text(text)
-        config = competition.config.model_copy(update={"drop_list": path})
+        update = {"drop_list": path, "drops": sha256_file(path)}
+        config = competition.config.model_copy(update=update)
         return load_competition(config)
 
     return write
 
 
+def dropped(competition: Competition, store: Store, fold: int) -> list[int]:
+    """Rows of a fold's training side that the list leaves out."""
+    rows = store.folds.train(fold)
+    return np.setdiff1d(rows, keep_rows(competition, store.folds, fold, rows)).tolist()
+
+
 def test_without_a_list_nothing_is_dropped(store: Store) -> None:
     assert read_drops(store.competition).empty
-    assert dropped_rows(store.competition, store.folds, 0).size == 0
+    assert dropped(store.competition, store, 0) == []
 
 
 def test_images_are_dropped_from_training_sides_alone(store: Store, listed: Listed) -> None:
     imgs = store.competition.train["img"]
     first, second = int(store.folds.valid(0)[0]), int(store.folds.valid(1)[0])
     competition = listed(f'img,reason,fold\n{imgs[first]},black,\n{imgs[second]},"wrong, surely",2\n')
-    dropped = [dropped_rows(competition, store.folds, fold).tolist() for fold in range(3)]
-    assert dropped == [[], [first], sorted([first, second])]
+    found = [dropped(competition, store, fold) for fold in range(3)]
+    assert found == [[], [first], sorted([first, second])]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +69,7 @@ def test_images_are_dropped_from_training_sides_alone(store: Store, listed: List
 def test_a_wrong_list_names_its_row(store: Store, listed: Listed, text: str, said: str) -> None:
     competition = listed(text.format(store.competition.train["img"][0]))
     with pytest.raises(DataError, match=said):
-        dropped_rows(competition, store.folds, 0)
+        dropped(competition, store, 0)
 
 
 def test_a_class_that_would_be_gone_is_said(store: Store, listed: Listed) -> None:
@@ -69,7 +77,27 @@ def test_a_class_that_would_be_gone_is_said(store: Store, listed: Listed) -> Non
     own = train.loc[train["classname"] == "c1", "img"]
     competition = listed("img,reason\n" + "".join(f"{img},all of them\n" for img in own))
     with pytest.raises(DataError, match="fold 0 would train on none of class 'c1'"):
-        dropped_rows(competition, store.folds, 0)
+        dropped(competition, store, 0)
+
+
+def test_a_list_that_changes_under_way_is_refused(store: Store, listed: Listed) -> None:
+    imgs = store.competition.train["img"]
+    competition = listed(f"img,reason\n{imgs[0]},black\n")
+    assert competition.config.drop_list is not None
+    competition.config.drop_list.write_text(f"img,reason\n{imgs[1]},black\n")
+    with pytest.raises(DataError, match="changed since this command began"):
+        dropped(competition, store, 0)
+
+
+def test_a_class_of_which_the_holdout_has_the_rest_is_gone(store: Store, listed: Listed) -> None:
+    """What is held back from training teaches nothing."""
+    train = store.competition.train
+    kept = train.index[train["subject"] == "p001"].to_numpy()
+    own = train.loc[(train["classname"] == "c1") & (train["subject"] == "p001"), "img"]
+    competition = listed("img,reason\n" + "".join(f"{img},all of them\n" for img in own))
+    assert dropped(competition, store, 0)
+    with pytest.raises(DataError, match="none of class 'c1'"):
+        keep_rows(competition, store.folds, 0, kept)
 
 
 class TestConfig:
@@ -112,12 +140,14 @@ def test_dropped_images_teach_nothing_and_are_scored(
     row = int(store.folds.valid(1)[0])
     img = store.competition.train["img"][row]
     competition = listed(f"img,reason\n{img},wrong\n")
-    data = competition.config.model_copy(update={"drops": "0" * 64})
-    config = configure().model_copy(update={"data": data})
+    config = configure().model_copy(update={"data": competition.config})
     dropping = Store(store.workspace, competition, store.folds)
     settled = settle(config, num_folds=3)
     manifest = train_and_store(dropping, settled, run="a", fold=0)
-    assert manifest.details == {"num_dropped": 1} and manifest.config["data"]["drops"] == "0" * 64
+    assert (
+        manifest.details == {"num_dropped": 1}
+        and manifest.config["data"]["drops"] == competition.config.drops
+    )
     before = store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes()
     store.folds.table.loc[row, "label"] = (store.folds.labels[row] + 1) % 3
     train_and_store(dropping, settled, run="a", fold=0, force=True)

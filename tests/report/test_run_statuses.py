@@ -96,8 +96,18 @@ def test_a_fold_under_way_says_how_far_it_is(store: Store, configure: Configure)
         (scratch / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 12, "tra')
         (status,) = run_statuses(store)
         assert status.folds[1] == FoldStatus("running", share=0.75)
-        assert next_steps(store, [status]) == ["make cv for a, as it was begun: fold 0, 2 to do"]
-    assert run_statuses(store)[0].folds[1].state == "missing"  # it ended well, and its predictions are gone
+        assert next_steps(store, [status]) == ["wait: a is being trained"]
+    assert run_statuses(store) == []  # it ended well, and its predictions were removed
+
+
+def test_a_run_that_is_trained_anew_stays_what_it_is(
+    store: Store, configure: Configure, write_run: WriteRun
+) -> None:
+    write_run("a")
+    with job_state(store.workspace.scratch("tiny", "a", 1), configure()):
+        (status,) = run_statuses(store)
+        assert status.is_current and [fold.anew for fold in status.folds] == [False, True, False]
+        assert next_steps(store, [status])[0] == "wait: a is being trained"
 
 
 def test_a_fold_that_failed_says_why(store: Store, configure: Configure) -> None:
@@ -121,7 +131,7 @@ def test_a_fold_whose_process_was_killed_is_stopped(store: Store, configure: Con
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getpid(), "host": "elsewhere"}))
         assert run_statuses(store)[0].folds[0].state == "running"  # who is to know
         path.write_text("{")
-        assert states(run_statuses(store)[0]) == ["missing"] * 3
+        assert run_statuses(store) == []  # nothing is known of it
 
 
 def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_run: WriteRun) -> None:

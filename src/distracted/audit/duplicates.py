@@ -1,5 +1,7 @@
 """Pictures that come more than once: byte for byte, or shrunk, compressed and brightened."""
 
+import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,15 @@ from distracted.data.images import Image, read_rgb
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 
+_log = logging.getLogger(__name__)
+
 _SAMPLE = 200  # pictures that are compressed anew, to see what that changes
 _SIDE = 32  # pixels of the grey pictures that are compared
-_CHUNK = 2048  # hashes compared with all others at a time
+_CHUNK = 256  # hashes compared with all others at a time
+_MOST_COPIES = 20  # of one file, of which all pairs are named
 _MOST = 50_000  # pairs that are looked at, the nearest hashes first
-_LEAST_BITS = 4
+_LEAST_BITS, _MOST_BITS = 4, 12
+_LEAST_LIKENESS = 0.95
 
 
 def check_exact(store: Store) -> list[Check]:
@@ -31,8 +37,7 @@ def check_exact(store: Store) -> list[Check]:
     across: list[dict[str, str]] = []
     within: list[dict[str, str]] = []
     for rows in contents[contents.duplicated(keep=False)].groupby(contents).groups.values():
-        first, *others = (int(row) for row in rows)
-        for other in others:
+        for first, other in itertools.combinations(map(int, rows[:_MOST_COPIES]), 2):
             pair = _describe_pair(store, first, other, num_train)
             if pair["part"] == pair["other_part"] == "test":
                 continue  # whose they are is not known
@@ -73,7 +78,7 @@ def measure_sameness(paths: Sequence[Path]) -> Sameness:
     """Compress some of the data's own pictures anew, and see how much that changes.
 
     Each is shrunk to three quarters and stored at JPEG quality 50; the limits hold 99% of them, the likeness
-    with as much again to spare.
+    with as much again to spare, within bounds: tiny or noisy pictures have nothing that could be compared.
 
     Args:
         paths: Readable pictures that show something.
@@ -85,7 +90,8 @@ def measure_sameness(paths: Sequence[Path]) -> Sameness:
         bits.append(bin(perceptual_hash(image) ^ perceptual_hash(again)).count("1"))
         likeness.append(float(_thumbnail(image) @ _thumbnail(again)))
     low = float(np.quantile(likeness, 0.01))
-    return Sameness(max(_LEAST_BITS, int(np.quantile(bits, 0.99))), 1 - 2 * (1 - low))
+    most = int(np.clip(np.quantile(bits, 0.99), _LEAST_BITS, _MOST_BITS))
+    return Sameness(most, max(_LEAST_LIKENESS, 1 - 2 * (1 - low)))
 
 
 def check_near(
@@ -138,8 +144,9 @@ def _near_pairs(
     hashes = both["hash"].to_numpy(np.uint64)
     rows = np.flatnonzero(shows)
     found: list[NDArray[np.int64]] = []
-    with progress("comparing hashes", total=len(rows), unit="img") as step:
-        for chunk in np.array_split(rows, max(1, -(-len(rows) // _CHUNK))):
+    known = rows[subjects[rows] >= 0]
+    with progress("comparing hashes", total=len(known), unit="img") as step:
+        for chunk in np.array_split(known, max(1, -(-len(known) // _CHUNK))):
             later = rows[rows > chunk[0]]
             near = differing_bits(hashes[chunk], hashes[later])
             close = (near <= bits) & (subjects[chunk][:, None] != subjects[later][None, :])
@@ -148,6 +155,8 @@ def _near_pairs(
             found.append(pairs[contents[pairs[:, 0]] != contents[pairs[:, 1]]])  # those are exact ones
             step(len(chunk))
     table = np.concatenate(found)
+    if len(table) > _MOST:
+        _log.warning("%d pairs of pictures have like hashes; the nearest %d are looked at", len(table), _MOST)
     table = table[np.argsort(table[:, 2], kind="stable")][:_MOST]
     return [(int(left), int(right)) for left, right, _ in table]
 

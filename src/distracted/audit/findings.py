@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from distracted.errors import StoreError
 from distracted.files import atomic_path, write_json
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
@@ -54,7 +55,9 @@ class Check:
 def as_findings(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows that name some of the columns as a table of all of them."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    return table.astype(object).where(table.notna(), "")
+    table = table.astype(object).where(table.notna(), "")
+    table["value"] = [f"{value:.6g}" if isinstance(value, float) else value for value in table["value"]]
+    return table
 
 
 def describe_image(store: Store, row: int, *, test: bool = False, prefix: str = "") -> dict[str, str]:
@@ -90,7 +93,7 @@ def keep_audit(store: Store, checks: Sequence[Check], run: str) -> Audit:
     folder = store.workspace.audit(store.competition.name)
     for check in checks:
         with atomic_path(folder / f"{check.key}.csv") as temporary:
-            check.findings.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+            check.findings.to_csv(temporary, index=False, lineterminator="\n")
     made = datetime.now(UTC).isoformat(timespec="seconds")
     told = [{key: value for key, value in vars(check).items() if key != "findings"} for check in checks]
     summary = {"checks": told, "made": made, "run": run, **_looked_at(store, run)}
@@ -132,6 +135,9 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _looked_at(store: Store, run: str) -> dict[str, Any]:
     """Digests of what an audit depends on."""
-    there = run and store.finished_folds(run)
-    hashes = [manifest.valid_sha256 for manifest in store.manifests(run)] if there else []
+    try:
+        there = run and store.finished_folds(run)
+        hashes = [manifest.valid_sha256 for manifest in store.manifests(run)] if there else []
+    except StoreError:
+        hashes = ["its manifests cannot be read"]
     return {"index_hash": store.competition.index_hash, "predictions": hashes}

@@ -17,6 +17,8 @@ from distracted.errors import DataError
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 
+#: Two teach for each fold that is judged, blind to a third.
+MIN_FOLDS = 3
 _STRENGTH = 0.01  # inverse, of the L2 penalty, on features of unit variance
 _ITERATIONS = 200
 
@@ -99,7 +101,7 @@ def blind_label_issues(
         Of each fold, its rows, the most probable first; nothing where there are fewer than three folds.
     """
     num = folds.num_folds
-    if num < 3:
+    if num < MIN_FOLDS:
         return
     num_classes = int(folds.labels.max()) + 1
     # What neither fold has taught predicts one of them for the training side of the other.

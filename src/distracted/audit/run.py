@@ -1,6 +1,7 @@
 """`make audit`: what is wrong with the data before it costs a night; after training, with its labels, too."""
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from distracted.audit.alike import check_alike
 from distracted.audit.duplicates import check_exact, check_near
 from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit
-from distracted.audit.labels import blind_label_issues, check_labels
+from distracted.audit.labels import MIN_FOLDS, blind_label_issues, check_labels
 from distracted.audit.mistakes import Scored, confused_pairs, losses_by, score_rows
 from distracted.audit.pictures import FLAT, check_pictures
 from distracted.audit.scan import scan_images
@@ -72,7 +73,7 @@ def audit_competition(
     else:
         _log.info("no complete run yet: labels are looked at once there is one")
     found = keep_audit(store, checks, judge.name if judge is not None else "")
-    _keep_candidates(store, checks, features if drops else None, progress)
+    _keep_candidates(store, checks, features if drops else None, progress, drops=drops)
     return found
 
 
@@ -150,8 +151,29 @@ def _failed_subjects(store: Store, scored: Scored) -> Check:
     )
 
 
+def _apart(store: Store, pair: Mapping[str, str], key: str) -> list[tuple[str, str, str]]:
+    """What keeps the one of two like pictures out of training where the other is scored."""
+    same = "the same picture as" if key == "exact_duplicates" else "nearly the same picture as"
+    folds = store.folds.table.set_index("img")["fold"]
+    found = []
+    for one, other, part, whose in (
+        (pair["img"], pair["other"], pair["other_part"], pair["other_subject"]),
+        (pair["other"], pair["img"], pair["part"], pair["subject"]),
+    ):
+        if {pair["part"], pair["other_part"]} == {"train"} and folds[one] != folds[other] >= 0:
+            found.append((one, f"{same} {other} of {whose}, which is scored there", str(folds[other])))
+        elif part == "test":
+            found.append((one, f"{same} {other} of the test set", ""))
+    return found
+
+
 def _keep_candidates(
-    store: Store, checks: list[Check], features: NDArray[np.float32] | None, progress: Progress
+    store: Store,
+    checks: list[Check],
+    features: NDArray[np.float32] | None,
+    progress: Progress,
+    *,
+    drops: bool,
 ) -> None:
     """Write drop_candidates.csv, in the drop list's form: for a person to choose from."""
     rows: list[tuple[str, str, str]] = []
@@ -159,17 +181,17 @@ def _keep_candidates(
         for found in check.findings.to_dict("records"):
             if check.key == "empty" and found["part"] == "train":
                 rows.append((str(found["img"]), f"shows nothing ({found['note']})", ""))
-            elif check.key in ("exact_duplicates", "near_duplicates") and found["part"] == "train":
-                same = (
-                    "the same picture as" if check.key == "exact_duplicates" else "nearly the same picture as"
-                )
-                whose = f" of {found['other_subject']}" if found["other_subject"] else " of the test set"
-                rows.append((str(found["img"]), f"{same} {found['other']}{whose}", ""))
+            elif check.key in ("exact_duplicates", "near_duplicates"):
+                rows += _apart(store, {str(key): str(value) for key, value in found.items()}, check.key)
     if features is not None:
         imgs = store.competition.train["img"]
         for fold, issues in blind_label_issues(features, store.folds, progress=progress):
             reason = f"label probably wrong, as judged blind to fold {fold}"
             rows += [(str(imgs.iloc[row]), reason, str(fold)) for row in issues]
+    elif drops:
+        _log.warning("no list of suspicious labels: a picture cannot be read")
+    if drops and store.folds.num_folds < MIN_FOLDS:
+        _log.warning("fewer than %d folds leave no list of suspicious labels blind to one", MIN_FOLDS)
     table = pd.DataFrame(rows, columns=list(DROP_COLUMNS)).drop_duplicates(["img", "fold"])
     with atomic_path(store.workspace.audit(store.competition.name) / "drop_candidates.csv") as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")

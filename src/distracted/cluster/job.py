@@ -59,8 +59,10 @@ def train_and_store(
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     scratch = store.workspace.scratch(store.competition.name, run, fold)
-    tracking = FoldTracker(store.workspace, config, run=run, fold=fold, again=force)
-    with job_state(scratch, config), tracking as tracker:
+    with (
+        job_state(scratch, config),  # first: who looks on, or sends recordings, is to know
+        FoldTracker(store.workspace, config, run=run, fold=fold, again=force) as tracker,
+    ):
         result = train_fold(
             settled,
             fold,

@@ -8,6 +8,7 @@ from distracted.data.competition import Competition
 from distracted.data.folds import Folds
 from distracted.data.tables import read_table
 from distracted.errors import DataError
+from distracted.files import sha256_file
 
 COLUMNS = ("img", "reason", "fold")
 
@@ -24,6 +25,10 @@ def read_drops(competition: Competition) -> pd.DataFrame:
     path = competition.config.drop_list
     if path is None:
         return pd.DataFrame({"img": [], "reason": [], "fold": np.empty(0, dtype=np.int64)})
+    if path.is_file() and sha256_file(path) != competition.config.drops:
+        raise DataError(
+            f"{path}: changed since this command began, and a run has one list over all its folds; begin anew"
+        )
     table = read_table(path)
     if not {"img", "reason"} <= set(table.columns) <= set(COLUMNS):
         raise DataError(
@@ -50,12 +55,13 @@ def read_drops(competition: Competition) -> pd.DataFrame:
     return table[list(COLUMNS)].assign(fold=[int(fold) if fold else -1 for fold in table["fold"]])
 
 
-def dropped_rows(competition: Competition, folds: Folds, fold: int) -> NDArray[np.int64]:
-    """Rows that are left out of a fold's training side.
+def keep_rows(
+    competition: Competition, folds: Folds, fold: int, rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Rows that a fold trains on, less those that the drop list leaves out of its training side.
 
     Raises:
-        DataError: the list is wrong, names a fold that is not there, or leaves the training side without a
-            class.
+        DataError: the list is wrong, names a fold that is not there, or leaves a class without a row.
     """
     table = read_drops(competition)
     path = competition.config.drop_list
@@ -64,11 +70,10 @@ def dropped_rows(competition: Competition, folds: Folds, fold: int) -> NDArray[n
             f"{path}: fold {table['fold'].max()}; there are {folds.num_folds}, 0 to {folds.num_folds - 1}"
         )
     imgs = table.loc[table["fold"].isin([-1, fold]), "img"]
-    rows = np.flatnonzero(competition.train["img"].isin(set(imgs)) & (folds.ids != fold))
-    left = np.setdiff1d(folds.train(fold), rows)
-    if missing := set(range(competition.num_classes)) - set(folds.labels[left].tolist()):
+    left = rows[~competition.train["img"].isin(set(imgs)).to_numpy()[rows]]
+    if missing := set(folds.labels[rows].tolist()) - set(folds.labels[left].tolist()):
         raise DataError(
             f"{path}: without its images fold {fold} would train on none of class "
             f"{competition.classes[min(missing)]!r}; keep some"
         )
-    return rows
+    return left

@@ -109,7 +109,7 @@ class Derivation:
             _log.info("%s, fold %d: done already (FORCE=1 redoes it)", self.name, fold)
             return True
         names = ", ".join(parent.name for parent in self._runs)
-        _log.info("%s, fold %d: %s changed since; made anew", self.name, fold, names)
+        _log.info("%s, fold %d: %s has changed since; made anew", self.name, fold, names)
         return False
 
 

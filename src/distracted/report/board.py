@@ -1,6 +1,7 @@
 """The leaderboard: every run with its score, what it is expected to score, and what came back."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.errors import StoreError
 from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.status import RunStatus
 from distracted.submission.expect import Expected, expect_run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,14 @@ class Entry:
 
 
 def make_board(store: Store, statuses: Sequence[RunStatus], *, progress: Progress = silent) -> list[Entry]:
-    """Entries of all complete runs, the best first."""
+    """Entries of all complete runs, the best first; those that watched what they are scored on come last."""
     complete = [status for status in statuses if status.is_complete]
     entries = []
     with progress("leaderboard", total=len(complete), unit="run") as step:
         for status in complete:
             entries.append(_entry(store, status))
             step()
-    return sorted(entries, key=lambda entry: entry.oof.mean)
+    return sorted(entries, key=lambda entry: (entry.status.leaky, entry.oof.mean))
 
 
 def headline(entries: Sequence[Entry]) -> Entry | None:
@@ -79,7 +83,26 @@ def _entry(store: Store, status: RunStatus) -> Entry:
 
 
 def _mean(losses: NDArray[np.float64]) -> float:
-    return float(losses.mean()) if len(losses) else 0.0  # a class that no scored row has costs nothing
+    return float(losses.mean()) if len(losses) else float("nan")  # no scored row has that class
+
+
+#: What a submission's provenance has to say to be shown.
+_TOLD = (
+    "written",
+    "run",
+    "kind",
+    "folds",
+    "members",
+    "weights",
+    "expected_log_loss",
+    "cross_fitted_log_loss",
+    "answers",
+    "sha256",
+    "index_hash",
+    "folds_hash",
+    "git_commit",
+    "packages",
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +125,13 @@ def read_submissions(store: Store) -> list[Sent]:
     for path in store.workspace.submissions(store.competition.name).glob("*.json"):
         try:
             told = json.loads(path.read_text())
-            found.append((str(told["written"]), Sent(path.stem, told, _is_current(store, told))))
-        except (OSError, ValueError, KeyError, TypeError):
+            lacking = [key for key in _TOLD if key not in told]
+        except (OSError, ValueError, TypeError):
+            told, lacking = {}, ["JSON"]
+        if lacking:
+            _log.warning("%s: no provenance of this version (%s); left out", path, lacking[0])
             continue
+        found.append((str(told["written"]), Sent(path.stem, told, _is_current(store, told))))
     return [sent for _, sent in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
@@ -112,4 +139,7 @@ def _is_current(store: Store, told: Mapping[str, Any]) -> bool:
     run = str(told["run"])
     if told["index_hash"] != store.competition.index_hash or not store.finished_folds(run):
         return False
-    return max(manifest.written for manifest in store.manifests(run)) <= str(told["written"])
+    try:
+        return max(manifest.written for manifest in store.manifests(run)) <= str(told["written"])
+    except StoreError:
+        return False

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def score_chart(bars: Sequence[Bar]) -> str:
                 if low is not None and high is not None:
                     axes.plot([max(low, 1e-6), high], [number + shift] * 2, color=colour, linewidth=2)
                 axes.plot(mean, number + shift, marker, color=colour, markersize=5)
-        axes.plot([], [], "o-", color=_VALID, label="pooled OOF, 95% bootstrap over subjects")
+        axes.plot([], [], "o-", color=_VALID, label="pooled OOF, 95% bootstrap")
         axes.plot([], [], "D-", color=_OTHER, label="expected on the test set, 95% prediction interval")
         axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
         axes.set_ylim(len(bars) - 0.5, -0.5)
@@ -105,9 +106,13 @@ def score_chart(bars: Sequence[Bar]) -> str:
         return as_svg()
 
 
-def curve_chart(run: str, folds: Sequence[Curves]) -> str:
-    """Log loss by epoch: the mean over folds, with a band from the lowest to the highest."""
-    with _figure(3.5, 2.5, f"curves-{_slug(run)}") as (figure, as_svg):
+def curve_chart(run: str, folds: Sequence[Curves], number: int) -> str:
+    """Log loss by epoch: the mean over folds, with a band from the lowest to the highest.
+
+    Args:
+        number: Of the chart on its page.
+    """
+    with _figure(3.5, 2.5, f"curves-{number}") as (figure, as_svg):
         axes = figure.subplots()
         drawn: list[float] = []
         phases: dict[int, str] = {epoch.number: epoch.phase for c in folds for epoch in c.epochs}
@@ -119,7 +124,7 @@ def curve_chart(run: str, folds: Sequence[Curves]) -> str:
             by_epoch: dict[int, list[float]] = {}
             for curves in folds:
                 for epoch in curves.epochs:
-                    if (value := getattr(epoch, key)) is not None:
+                    if (value := getattr(epoch, key)) is not None and math.isfinite(value):
                         by_epoch.setdefault(epoch.number, []).append(value)
             if not by_epoch:
                 continue
@@ -151,7 +156,8 @@ def curve_chart(run: str, folds: Sequence[Curves]) -> str:
         axes.xaxis.set_major_locator(FixedLocator(_few(numbers)))
         axes.margins(y=0.2)
         _log_axis(axes, "y", drawn)
-        axes.legend(loc="upper right", fontsize=8)
+        if drawn:
+            axes.legend(loc="upper right", fontsize=8)
         return as_svg()
 
 
@@ -197,7 +203,3 @@ def _log_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> 
 
 def _few(numbers: Sequence[int], most: int = 8) -> list[int]:
     return list(numbers[:: -(-len(numbers) // most)]) if numbers else []
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text)

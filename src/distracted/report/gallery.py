@@ -8,7 +8,7 @@ import numpy as np
 
 from distracted.audit.mistakes import Scored, top_classes, worst_rows
 from distracted.data.images import read_rgb
-from distracted.errors import DistractedError, first_line
+from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.store import Run, Store
@@ -96,11 +96,15 @@ def find_networks(store: Store, run: str) -> Run | None:
     names = [run]
     while names:
         name = names.pop(0)
-        manifest = store.manifests(name)[0]
-        if manifest.kind == "model":
-            folds = store.finished_folds(name)
-            if all(store.workspace.network(store.competition.name, name, fold).is_file() for fold in folds):
-                return store.read_run(name, partial=True)
+        try:
+            manifest = store.manifests(name)[0]
+            if manifest.kind == "model":
+                folds = store.finished_folds(name)
+                if all(store.workspace.network(store.competition.name, name, f).is_file() for f in folds):
+                    return store.read_run(name, partial=True)
+                continue
+        except StoreError as error:
+            _log.warning("no Grad-CAM by %s: %s", name, first_line(error))
             continue
         weights = manifest.details.get("on_all_folds", {}).get("weights", {})
         parents = sorted((p.run for p in manifest.parents), key=lambda parent: -weights.get(parent, 0.0))

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +97,7 @@ class Page:
     steps: list[str]
     score_chart: str
     curves: list[tuple[str, str]]
+    num_undrawn: int
     errors: Errors | None
     gallery: list[Mistake]
     seen_by: str
@@ -150,7 +151,7 @@ def collect(
     board = make_board(store, statuses, progress=progress)
     head = headline(board)
     if run:
-        store.read_run(run)
+        store.read_run(run)  # says what is wrong with it, where something is
         head = next(entry for entry in board if entry.status.run == run)
     errors: Errors | None = None
     gallery: list[Mistake] = []
@@ -162,10 +163,13 @@ def collect(
     trained = [entry.status.run for entry in board if entry.status.kind == "model"]
     trained += [s.run for s in statuses if s.kind == "model" and s.run not in trained]
     curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
-    shown = [(name, curve_chart(name, found)) for name, found in curves.items() if found][:_MOST_CURVES]
+    drawn = [(name, found) for name, found in curves.items() if found]
+    shown = [
+        (name, curve_chart(name, found, number)) for number, (name, found) in enumerate(drawn[:_MOST_CURVES])
+    ]
     bars = [
         Bar(
-            entry.status.run,
+            entry.status.run + " (leaky)" * entry.status.leaky,
             (entry.oof.mean, entry.oof.low, entry.oof.high),
             (entry.expected.mean, entry.expected.low, entry.expected.high),
         )
@@ -183,6 +187,7 @@ def collect(
         steps=next_steps(store, statuses),
         score_chart=score_chart(bars) if bars else "",
         curves=shown,
+        num_undrawn=len(drawn) - len(shown),
         errors=errors,
         gallery=gallery,
         seen_by=seen_by,
@@ -204,6 +209,7 @@ def render(page: Page) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
+        "largest": _largest,
         "digits": _digits,
         "svg": Markup,
         "share": _share,
@@ -221,6 +227,11 @@ def render(page: Page) -> str:
         script=Markup(script),
         script_digest=digest,
     )
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest of some numbers, those that are none left out; 1 where nothing is left or all are 0."""
+    return max((value for value in values if np.isfinite(value)), default=1.0) or 1.0
 
 
 def _digits(value: float | None) -> str:

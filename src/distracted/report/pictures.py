@@ -48,12 +48,15 @@ class Grid:
 
 def data_grid(competition: Competition, *, num_subjects: int = 5, size: int = 144) -> Grid:
     """One picture of each class (columns) for some subjects (rows), squeezed to squares of `size` pixels."""
-    subjects = sorted(competition.train["subject"].unique())[:num_subjects]
-    paths = dict(zip(competition.train["img"], competition.train_paths(), strict=True))
+    train = competition.train
+    if competition.config.columns.group is None:  # no subjects: one picture of each class after the other
+        train = train.assign(subject=train.groupby("classname").cumcount().astype(str).str.zfill(6))
+    subjects = sorted(train["subject"].unique())[:num_subjects]
+    paths = dict(zip(train["img"], competition.train_paths(), strict=True))
     blank = np.full((size, size, 3), 255, np.uint8)
     rows = []
     for subject in subjects:
-        own = competition.train[competition.train["subject"] == subject]
+        own = train[train["subject"] == subject]
         first = own.groupby("classname")["img"].first()
         rows.append(
             tuple(

@@ -18,7 +18,7 @@ class FoldStatus:
     """One fold of one run.
 
     Attributes:
-        state: `stopped` was running and its process is no more.
+        state: `stopped` was running and its process is no more; anew: done, and being trained once more.
         score: Log loss of a fold that is done (NaN where its manifest has none).
         share: Of its epochs that a fold which is not done has behind it.
         reason: Why it failed.
@@ -28,6 +28,7 @@ class FoldStatus:
     score: float | None = None
     share: float = 0.0
     reason: str = ""
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class RunStatus:
         return not self.problem and all(fold.state == "done" for fold in self.folds)
 
     @property
+    def is_trained_now(self) -> bool:
+        """Some process works on it."""
+        return any(fold.state == "running" or fold.anew for fold in self.folds)
+
+    @property
     def is_current(self) -> bool:
         """Complete, and what it was made of is as it was."""
         return self.is_complete and not self.stale
@@ -70,8 +76,14 @@ class RunStatus:
 
 def run_statuses(store: Store) -> list[RunStatus]:
     """The state of every run in the store, and of those that are trained for the first time."""
-    started = {path.parent.parent.name for path in store.workspace.jobs(store.competition.name)}
-    return [_status(store, run) for run in sorted({*store.runs(), *started})]
+    return [_status(store, run) for run in sorted({*store.runs(), *_begun(store)})]
+
+
+def _begun(store: Store) -> set[str]:
+    """Runs with a fold that was begun and is not done: those whose predictions were removed are gone."""
+    paths = store.workspace.jobs(store.competition.name)
+    states = {path: read_state(path.parent) for path in paths}
+    return {path.parents[1].name for path, job in states.items() if job is not None and job.state != "done"}
 
 
 def best_blend(statuses: list[RunStatus]) -> RunStatus | None:
@@ -88,7 +100,9 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
     for status in statuses:
         open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
         names = ", ".join(map(str, open_folds))
-        if status.problem:
+        if status.is_trained_now:
+            steps.append(f"wait: {status.run} is being trained")
+        elif status.problem:
             steps.append(f"mend {status.run}: {status.problem}")
         elif status.stale:
             steps.append(f"make {status.run} anew: {status.stale}")
@@ -151,9 +165,9 @@ def _status(store: Store, run: str) -> RunStatus:
 def _fold(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:
     name = store.competition.name
     job = read_state(store.workspace.scratch(name, run, fold))
-    underway = job is not None and job.state == "running" and not job.is_dead
-    if manifest is not None and not underway:
-        return FoldStatus("done", manifest.scores.get("valid/log_loss", float("nan")))
+    if manifest is not None:
+        score = manifest.scores.get("valid/log_loss", float("nan"))
+        return FoldStatus("done", score, anew=job is not None and job.is_alive)
     if job is None or job.state == "done":  # done, and its predictions were removed
         return FoldStatus("missing")
     steps = read_curves(store.workspace.metrics(name, run, fold), fold).steps

@@ -1,7 +1,9 @@
 """One W&B run: opened where W&B is on, told what it is told, and left alone from its first error on."""
 
 import logging
+import os
 import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +12,8 @@ from typing import Any, Literal, Self
 import wandb
 from requests.utils import get_netrc_auth
 
-from distracted.errors import first_line
-from distracted.files import create_text, write_text
+from distracted.errors import DistractedError, first_line
+from distracted.files import create_text, write_json, write_text
 from distracted.reach import answers
 from distracted.schema import RuntimeConfig
 
@@ -21,6 +23,8 @@ _FINISH_SECONDS = 60.0  # for what is not sent yet when a run ends; it stays on 
 _INIT_SECONDS = 30.0
 #: Beside the recording of a run that was begun with a server and has not told it all: `make wandb-sync` will.
 UNSENT = "unsent"
+#: Beside a recording that is not finished: whose it is.
+OPEN = "open.json"
 _ID_FILE = "wandb_id.txt"
 #: What a metric is drawn over: steps of gradient descent. (W&B's own step may only grow, and a fold that
 #: was interrupted may begin again.)
@@ -76,8 +80,10 @@ class WandbRun:
                 settings=quiet_settings(),
             )
             _send_relative_paths(self._run)
+            here = _recording(self._run)
+            write_json(here / OPEN, {"pid": os.getpid(), "host": socket.gethostname()})
             if not self.is_offline:
-                write_text(self._marker(self._run), "")
+                write_text(here / UNSENT, "")
             for metrics in ("train/*", "valid/*", "holdout/*"):
                 self._run.define_metric(metrics, step_metric=STEP)
         except Exception as error:  # whatever it is: work goes on
@@ -96,8 +102,15 @@ class WandbRun:
         self._try(lambda run: run.log(dict(metrics)))
 
     def show(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        """Charts and tables, made only where W&B is on; an error in making them is W&B's, too."""
-        self._try(lambda run: run.log(dict(make())))
+        """Charts and tables, made only where W&B is on; those that cannot be made are left out."""
+        if self._run is None:
+            return
+        try:
+            made = dict(make())
+        except DistractedError as error:
+            _log.warning("W&B: a chart or table is left out (%s)", first_line(error))
+            return
+        self._try(lambda run: run.log(made))
 
     def summarise(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """What the run is listed with."""
@@ -117,12 +130,12 @@ class WandbRun:
         self._run = None
 
     def _close(self, run: wandb.Run, *, failed: bool) -> None:
-        run.finish(exit_code=int(failed))
-        self._marker(run).unlink(missing_ok=True)
-
-    @staticmethod
-    def _marker(run: wandb.Run) -> Path:
-        return Path(run.settings.sync_dir) / UNSENT
+        here = _recording(run)
+        try:
+            run.finish(exit_code=int(failed))
+            (here / UNSENT).unlink(missing_ok=True)
+        finally:
+            (here / OPEN).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -141,10 +154,17 @@ class WandbRun:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        if self._run is not None:
+            (_recording(self._run) / OPEN).unlink(missing_ok=True)  # nothing more will come
         self._run = None
         self.error = first_line(error)
         answers.cache_clear()  # the next run asks again whether there is a server, and goes offline if not
         _log.warning("W&B failed (%s); going on without it", self.error)
+
+
+def _recording(run: wandb.Run) -> Path:
+    """The folder of the client's own files."""
+    return Path(run.settings.sync_dir)
 
 
 def quiet_settings() -> wandb.Settings:
@@ -167,7 +187,7 @@ def quiet_settings() -> wandb.Settings:
 
 
 def _send_relative_paths(run: wandb.Run) -> None:
-    """Have the run name an artifact's files by where they lie below the working directory.
+    """Have the run name an artifact's files by where they lie, seen from the working directory.
 
     The client sends the server where each file of an artifact lies on this machine, also of those that it
     makes of tables. Its service resolves relative paths from the directory that it was started in, ours.
@@ -176,8 +196,8 @@ def _send_relative_paths(run: wandb.Run) -> None:
 
     def log(artifact: wandb.Artifact, *args: Any, **kwargs: Any) -> wandb.Artifact:
         for entry in artifact.manifest.entries.values():
-            if entry.local_path and Path(entry.local_path).is_relative_to(here):
-                entry.local_path = str(Path(entry.local_path).relative_to(here))
+            if entry.local_path:
+                entry.local_path = os.path.relpath(entry.local_path, here)
         return log_artifact(artifact, *args, **kwargs)
 
     run.log_artifact = log  # type: ignore[method-assign, assignment]

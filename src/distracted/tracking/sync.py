@@ -16,7 +16,7 @@ from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-from distracted.tracking.client import UNSENT, WandbRun, find_wandb_mode
+from distracted.tracking.client import OPEN, UNSENT, WandbRun, find_wandb_mode
 from distracted.tracking.log import (
     log_lineage,
     log_predictions,
@@ -25,7 +25,7 @@ from distracted.tracking.log import (
     open_run,
     open_submission,
 )
-from distracted.training.state import read_state
+from distracted.training.state import is_gone, read_state
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +39,13 @@ class Synced:
 
     Attributes:
         recordings: Offline recordings that were sent; told: runs and submissions whose files and lineage the
-            server has now; problems: what could not be sent, and why.
+            server has now; problems: what could not be sent, and why; waiting: what is still being made.
     """
 
     recordings: int = 0
     told: int = 0
     problems: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
 
 def sync(store: Store, runtime: RuntimeConfig, *, progress: Progress = silent) -> Synced:
@@ -92,8 +93,8 @@ def find_recordings(store: Store) -> list[Path]:
         for path in store.workspace.runs(store.competition.name).rglob("wandb/*run-*")
         if not _was_sent(path) and list(path.glob("*.wandb"))
     ]
-    unfinished = [path for path in found if not _grows(path)]
-    return sorted(unfinished, key=lambda path: path.name.removeprefix("offline-"))
+    finished = [path for path in found if not _grows(path)]
+    return sorted(finished, key=lambda path: path.name.removeprefix("offline-"))
 
 
 def _was_sent(recording: Path) -> bool:
@@ -103,9 +104,12 @@ def _was_sent(recording: Path) -> bool:
 
 
 def _grows(recording: Path) -> bool:
-    """Whether it is of a fold that is being trained."""
-    job = read_state(recording.parents[1])
-    return job is not None and job.state == "running" and not job.is_dead
+    """Whether some process still writes it."""
+    try:
+        told = json.loads((recording / OPEN).read_text())
+        return not is_gone(int(told["pid"]), str(told["host"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _send(recordings: Sequence[Path]) -> list[str]:
@@ -115,7 +119,7 @@ def _send(recordings: Sequence[Path]) -> list[str]:
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     problems = []
     for recording in recordings:
-        if done.returncode == 0 and list(recording.glob(f"*.wandb{_SYNCED}")):
+        if list(recording.glob(f"*.wandb{_SYNCED}")):
             (recording / UNSENT).unlink(missing_ok=True)
         else:
             problems.append(f"{recording.name}: {said[-1] if said else 'wandb sync said nothing'}")
@@ -139,6 +143,10 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
             check_parents(store, name, partial=True)
         except StoreError as error:
             done.problems.append(first_line(error))
+            continue
+        busy = [m.fold for m in manifests if _is_trained_now(store, name, m.fold)]
+        if busy:
+            done.waiting.append(f"{name}: fold {', '.join(map(str, busy))} is being trained anew")
             continue
         for manifest in manifests if manifests[0].kind == "model" else ():
             fold = manifest.fold
@@ -165,6 +173,11 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
             partial(open_submission, store, csv, run, runtime, config={}),
             partial(_tell_submission, store, csv, told),
         )
+
+
+def _is_trained_now(store: Store, run: str, fold: int) -> bool:
+    job = read_state(store.workspace.scratch(store.competition.name, run, fold))
+    return job is not None and job.is_alive
 
 
 def _tell_fold(store: Store, manifest: Manifest, wandb_run: WandbRun) -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
-from distracted.data.drops import dropped_rows
+from distracted.data.drops import keep_rows
 from distracted.data.folds import Folds, hold_back
 from distracted.data.loading import Beside
 from distracted.inference.predict import predict_from_features
@@ -77,8 +77,8 @@ class _Fold:
         self.valid_rows = self.folds.valid(self.fold)
         training = self.settled.config.training
         rows, self.held_back = hold_back(self.folds, self.fold, share=training.holdout, seed=training.seed)
-        self.dropped = dropped_rows(self.competition, self.folds, self.fold)
-        self.rows = np.setdiff1d(rows, self.dropped)
+        self.rows = keep_rows(self.competition, self.folds, self.fold, rows)
+        self.num_dropped = len(rows) - len(self.rows)
 
     @property
     def config(self) -> RunConfig:
@@ -129,8 +129,8 @@ def train_fold(
     config = settled.config
     seed_everything(config.training.seed, fold)
     job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo)
-    if len(job.dropped):
-        _log.info("%s: %d images left out of training by the drop list", label, len(job.dropped))
+    if job.num_dropped:
+        _log.info("%s: %d images left out of training by the drop list", label, job.num_dropped)
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes).to(
         settled.device
     )
@@ -163,7 +163,7 @@ def train_fold(
         scores=scores(valid, labels[job.valid_rows], prefix="valid/"),
         seconds=time.perf_counter() - start,
         images_per_second=job.clock.images / job.clock.seconds if job.clock.seconds else 0.0,
-        num_dropped=len(job.dropped),
+        num_dropped=job.num_dropped,
     )
     tracker.summarise(
         {**result.scores, "seconds": result.seconds, "images_per_second": result.images_per_second}

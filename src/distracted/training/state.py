@@ -37,7 +37,12 @@ class JobState:
     @property
     def is_dead(self) -> bool:
         """Whether it says `running` and its process, on this machine, is no more."""
-        return self.state == "running" and self.host == socket.gethostname() and not _is_alive(self.pid)
+        return self.state == "running" and is_gone(self.pid, self.host)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is under way, as far as this machine can tell."""
+        return self.state == "running" and not self.is_dead
 
 
 @contextmanager
@@ -67,11 +72,14 @@ def read_state(folder: Path) -> JobState | None:
         return None
 
 
-def _is_alive(pid: int) -> bool:
+def is_gone(pid: int, host: str) -> bool:
+    """Whether a process of this machine is no more; of another machine's nothing is known."""
+    if host != socket.gethostname():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
         return True
-    return True
+    except OSError:  # somebody else's
+        return False
+    return False

@@ -12,9 +12,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const body = table.tBodies[0];
       const key = (row) => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
+      const words = head.classList.contains("text") && !body.rows[0]?.cells[column].querySelector(".bar");
       const compare = (a, b) => {
         const [x, y] = [key(a), key(b)];
-        const [p, q] = [parseFloat(x), parseFloat(y)];
+        const [p, q] = words ? [NaN, NaN] : [parseFloat(x), parseFloat(y)];
         if (Number.isNaN(p) !== Number.isNaN(q)) return Number.isNaN(p) ? 1 : -1; // what has no value comes last
         const order = Number.isNaN(p) ? x.localeCompare(y, undefined, { numeric: true }) : p - q;
         return down ? -order : order;

@@ -61,7 +61,7 @@ tta: $(STAMP)  ## Average a run over views of each picture (RUN= VIEWS="centre s
 	@$(PY) scripts/tta.py --run $(call quoted,$(call given,RUN)) --views $(call quoted,$(call given,VIEWS)) $(call option,AVERAGE,--average) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
 calibrate: $(STAMP)  ## Temperature, class bias and clip, fitted on the other folds (RUNS= PARTS= NAME= DATA=)
-	@$(PY) scripts/calibrate.py --runs $(call quoted,$(call given,RUNS)) $(call option,PARTS,--parts) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
+	@$(PY) scripts/calibrate.py --set "$$SETTINGS" --runs $(call quoted,$(call given,RUNS)) $(call option,PARTS,--parts) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
 
 smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own resnet50" METHODS= HOW= DATA=)
 	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
@@ -70,13 +70,13 @@ ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS
 	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
 ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
-	@$(PY) scripts/ensemble.py $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
+	@$(PY) scripts/ensemble.py --set "$$SETTINGS" $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
 
 people: $(STAMP)  ## Estimate how many people the test set shows, for the expected score (MODEL= DATA= SET=)
 	@$(PY) scripts/people.py $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS"
 
 submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
-	@$(PY) scripts/submit.py $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)
+	@$(PY) scripts/submit.py --set "$$SETTINGS" $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)
 
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)

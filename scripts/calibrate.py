@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config
+from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.derive import Derived, calibrate_run
 from distracted.paths import Workspace
 from distracted.postprocess.calibrate import CALIBRATIONS, Calibrated
@@ -18,15 +18,17 @@ def main(
     parts: Annotated[str, typer.Option(help="What is fitted, separated by spaces.")] = " ".join(CALIBRATIONS),
     name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_calibrated.")] = "",
     data: console.Data = "state_farm",
+    set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Fit temperature, class bias and clip of each fold on the other folds, and write the result as a run."""
     chosen = console.run_names(runs, name)
+    runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     found = [calibrate_run(store, run, parts=parts.split(), name=name, force=force) for run in chosen]
-    console.track(store, *(made.name for made in found))
+    console.track(store, runtime, *(made.name for made in found))
     console.gains(
         "calibration, cross-fitted",
         [

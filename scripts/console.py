@@ -17,11 +17,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from distracted.config import load_runtime_config
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.postprocess.derived import Gain
 from distracted.predictions.store import Store
 from distracted.progress import Step
+from distracted.schema import RuntimeConfig
 from distracted.tracking.log import track_run
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
@@ -102,10 +102,10 @@ def overrides(text: str) -> list[str]:
     return settings
 
 
-def track(store: Store, *names: str) -> None:
+def track(store: Store, runtime: RuntimeConfig, *names: str) -> None:
     """Tell W&B of finished runs, where it is on."""
     for name in names:
-        track_run(store, name, load_runtime_config())
+        track_run(store, name, runtime)
 
 
 def say(text: str) -> None:

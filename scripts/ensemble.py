@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config
+from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import BLENDERS, find_blenders
 from distracted.ensemble.crossfit import Verdict
@@ -23,10 +23,12 @@ def main(
     ] = "",
     leaky: console.Leaky = False,
     data: console.Data = "state_farm",
+    set: console.Set = "",
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Blend runs by log loss, cross-fitted by fold, and write the blend as a run like any other."""
+    runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     ensemble = blend_runs(
         store,
@@ -36,7 +38,7 @@ def main(
         leaky=leaky,
         progress=console.progress,
     )
-    console.track(store, name)
+    console.track(store, runtime, name)
     show(ensemble)
 
 

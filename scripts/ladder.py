@@ -70,7 +70,8 @@ def main(
     members = [run for rungs in ladders.values() for step, run in rungs if step != "base" or len(rungs) == 1]
     blend = "ladder"
     if len(members) > 1:
-        ensemble.main(runs=" ".join(members), name=blend, data=data, root=root)
+        runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime."))
+        ensemble.main(runs=" ".join(members), name=blend, set=runtime, data=data, root=root)
     for model, rungs in ladders.items():
         if len(members) > 1:
             rungs.append(("blend of all", blend))
@@ -140,7 +141,9 @@ class _Climb:
         rungs = []
         data, force, root = self._data, self._force, self._root
         if "calibration" in self._steps:
-            calibrate.main(runs=run, name=f"{run}_calibrated", data=data, force=force, root=root)
+            calibrate.main(
+                runs=run, name=f"{run}_calibrated", set=self._runtime, data=data, force=force, root=root
+            )
             rungs.append(("calibration", f"{run}_calibrated"))
         top = rungs[-1][1] if rungs else run
         if "tta" in self._steps:
@@ -149,7 +152,9 @@ class _Climb:
                 run=run, views=self._views, name=top, set=self._runtime, data=data, force=force, root=root
             )
             if "calibration" in self._steps:
-                calibrate.main(runs=top, name=f"{top}_calibrated", data=data, force=force, root=root)
+                calibrate.main(
+                    runs=top, name=f"{top}_calibrated", set=self._runtime, data=data, force=force, root=root
+                )
                 top = f"{top}_calibrated"
             rungs.append(("test-time views", top))
         if "smoothing" in self._steps:

@@ -74,7 +74,7 @@ def main(
         if "neighbours" in opened:
             changed.append((made.name, sensitivity(store, run, made.fitted, opened["neighbours"])))
             distances[run] = neighbour_distances(store, opened["neighbours"])
-    console.track(store, *(made_name for _, made_name, _, _ in rows))
+    console.track(store, runtime, *(made_name for _, made_name, _, _ in rows))
     console.gains("smoothing, cross-fitted", rows)
     for run, near in distances.items():
         show_distances(run, near)

@@ -20,11 +20,12 @@ def main(
     partial: Annotated[bool, typer.Option("--partial", help="Submit although folds are missing.")] = False,
     send: Annotated[bool, typer.Option("--send", help="Send it to Kaggle.")] = False,
     data: console.Data = "state_farm",
+    set: console.Set = "",
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
-    config = load_data_config(data, root=root)
+    config, runtime = load_data_config(data, root=root), load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), config, progress=console.progress)
     written = write_submission(store, name=name, partial=partial)
     expected = written.expected
@@ -37,7 +38,7 @@ def main(
         keep_answer(written.provenance, expected, answer)
         shown = [f"{part} {compare(expected, score)}" for part, score in answer.scores.items()]
         console.say(f"Kaggle answers: {'; '.join(shown) or 'no score'}")
-    track_submission(store, written.path, load_runtime_config())
+    track_submission(store, written.path, runtime)
 
 
 def describe(expected: Expected) -> str:

@@ -14,10 +14,12 @@ import console
 from distracted.config import load_config
 from distracted.ensemble.derive import choose_run
 from distracted.errors import ConfigError, DistractedError
+from distracted.files import write_text
 from distracted.paths import CONFIGS, Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
-from distracted.tracking.sweep import Trial, read_sweep, run_sweep, some_values
+from distracted.schema import RuntimeConfig
+from distracted.tracking.sweep import Trial, listed_settings, read_sweep, run_sweep
 
 
 def main(
@@ -34,7 +36,9 @@ def main(
         raise ConfigError("MODEL= is missing: a name in configs/models")
     told = read_sweep(CONFIGS / "sweep.yaml")
     settings = console.overrides(set)
-    config = load_config(model=model, data=data, overrides=[*settings, *some_values(told)], root=root)
+    for setting in listed_settings(told):  # rather than in the night
+        load_config(model=model, data=data, overrides=[*settings, setting], root=root)
+    config = load_config(model=model, data=data, overrides=settings, root=root)
     store = open_store(
         Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
     )
@@ -53,7 +57,11 @@ def main(
     name = f"{store.competition.name}: {model}"
     sweep, done = run_sweep(told, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
     console.say(f"sweep {sweep}: {len(done)} trials; `make sweep MODEL={model} SWEEP={sweep}` adds more")
-    _choose(store, model, [name_of(trial) for trial in done])
+    if not done:
+        raise DistractedError("no trial was trained to its end; what they said stands above")
+    for trial in done:
+        write_text(store.workspace.sweep(store.competition.name, sweep) / name_of(trial), "")
+    _choose(store, model, sweep, config.runtime)
 
 
 def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -> None:
@@ -66,22 +74,17 @@ def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -
         raise DistractedError(f"{name}: the trial failed; what it said stands above")
 
 
-def _choose(store: Store, model: str, here: list[str]) -> None:
-    """The best of all trials of the model that are complete, this sweep's and earlier ones'."""
-    every = [run for run in store.runs() if run.startswith(f"{model}_trial_")]
-    complete = [run for run in every if len(store.finished_folds(run)) == store.folds.num_folds]
-    rows = []
-    for run in complete:
-        loss = pooled_scores(store, run)["log_loss"]
-        rows.append((loss, [run, f"{loss:.4f}", "here" if run in here else "before"]))
-    console.table(
-        "trials, the best first", ["run", "pooled OOF log loss", ""], [row for _, row in sorted(rows)]
-    )
+def _choose(store: Store, model: str, sweep: str, runtime: RuntimeConfig) -> None:
+    """The best of all trials of the sweep that are complete here, whoever trained them."""
+    every = [path.name for path in store.workspace.sweep(store.competition.name, sweep).iterdir()]
+    complete = [run for run in sorted(every) if len(store.finished_folds(run)) == store.folds.num_folds]
+    rows = sorted((pooled_scores(store, run)["log_loss"], run) for run in complete)
+    console.table("trials", ["run", "pooled OOF log loss"], [[run, f"{loss:.4f}"] for loss, run in rows])
     if len(complete) < 2:
         console.say("one trial leaves no choice")
         return
     made = choose_run(store, complete, name=f"{model}_sweep", force=True)
-    console.track(store, made.name)
+    console.track(store, runtime, made.name)
     console.say(
         f"{made.name}: {made.gain.after:.4f}, chosen for each fold on the others of {len(complete)} trials "
         f"({', '.join(map(str, made.fitted))}); over all folds together {made.overall} is best, "

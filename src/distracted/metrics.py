@@ -11,6 +11,7 @@ Ints = NDArray[np.integer]
 
 #: The competition scores max(min(p, 1 - 1e-15), 1e-15).
 CLIP = 1e-15
+_DRAWS_AT_ONCE = 100
 
 
 def log_losses(log_probs: Floats, labels: Ints) -> NDArray[np.float64]:
@@ -140,7 +141,10 @@ def subject_bootstrap(
     sums = np.bincount(subjects, weights=losses)[present]
     counts = counts[present]
     num = len(counts)
-    draws = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=num_draws)
-    means = (draws @ sums) / (draws @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
+    rng, shares = np.random.default_rng(seed), np.full(num, 1 / num)
+    means = []
+    for first in range(0, num_draws, _DRAWS_AT_ONCE):  # where each image is a subject, all would fill memory
+        draws = rng.multinomial(num, shares, size=min(_DRAWS_AT_ONCE, num_draws - first))
+        means.append((draws @ sums) / (draws @ counts))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Interval(mean=float(np.mean(losses)), low=float(low), high=float(high))

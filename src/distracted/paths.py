@@ -82,6 +82,10 @@ class Workspace:
         """The address of W&B's workspace."""
         return self.runs(data) / ".dashboard"
 
+    def sweep(self, data: str, sweep: str) -> Path:
+        """A file for each trial of a sweep, by its run's name."""
+        return self.runs(data) / ".sweeps" / sweep
+
     def ladders(self, data: str) -> Path:
         """The ladders that were climbed, one file a model."""
         return self.runs(data) / ".ladders"

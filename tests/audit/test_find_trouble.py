@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,11 +16,14 @@ from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
 from distracted.audit.pictures import check_pictures
-from distracted.audit.run import audit_competition, best_run
+from distracted.audit.run import audit_competition, best_run, keep_candidates
 from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
+from distracted.data.drops import keep_rows
 from distracted.data.images import read_rgb
 from distracted.errors import ConfigError
+from distracted.files import sha256_file
 from distracted.predictions.store import Store, open_store
+from distracted.progress import silent
 from distracted.schema import RunConfig, hash_config
 from distracted.training.resolve import settle
 
@@ -306,3 +310,21 @@ def test_a_check_keeps_every_name_as_it_is(store: Store) -> None:
     table = kept.checks[0].findings
     assert table["img"].tolist() == ["=cmd|'x'!A1", "NA"]
     assert table["note"].tolist() == ['a "b", c\nd', ""] and table["value"].tolist() == ["", "0.5"]
+
+
+def test_the_one_of_two_copies_is_proposed_where_the_other_is_scored(painted: Store) -> None:
+    """With the candidates as the drop list no copy is trained on while another is scored."""
+    train, paths = painted.competition.train, painted.competition.train_paths()
+    copies = [int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p001", "p002")]
+    for row in copies[1:]:
+        paths[row].write_bytes(paths[copies[0]].read_bytes())
+    store = reopened(painted)
+    keep_candidates(store, check_exact(store), None, silent)
+    path = store.workspace.audit("tiny") / "drop_candidates.csv"
+    update = {"drop_list": path, "drops": sha256_file(path)}
+    config = store.competition.config.model_copy(update=update)
+    competition = replace(store.competition, config=config)
+    for fold in range(3):
+        taught = set(keep_rows(competition, store.folds, fold, store.folds.train(fold)).tolist())
+        if set(copies) & set(store.folds.valid(fold).tolist()):
+            assert not taught & set(copies)

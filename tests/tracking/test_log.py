@@ -123,6 +123,6 @@ def check_pictures(store: Store, found: Recorded, oof: np.ndarray, rows: np.ndar
     pictures = [entry for entry in logged.manifest.contents if entry.path.endswith(".jpg")]
     assert len(pictures) == len(imgs)
     for entry in pictures:
-        path = Path(entry.local_path)
+        path = Path(entry.local_path).resolve()  # seen from the working directory
         assert path.is_relative_to(staging) or path.is_relative_to(store.workspace.root)
         assert path.read_bytes()[:2] == b"\xff\xd8"

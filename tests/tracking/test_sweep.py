@@ -16,7 +16,7 @@ from distracted.errors import ConfigError, StoreError, TrackingError
 from distracted.metrics import log_loss
 from distracted.paths import CONFIGS
 from distracted.predictions.store import Store
-from distracted.tracking.sweep import read_sweep, some_values
+from distracted.tracking.sweep import listed_settings, read_sweep
 
 WriteRun = Callable[..., None]
 SETTINGS = " ".join([*(item for item in TINY if "tracking" not in item), "runtime.num_workers=0"])
@@ -90,10 +90,21 @@ def test_a_fold_is_chosen_for_by_the_others(store: Store, write_run: WriteRun) -
 
 def test_the_projects_sweep_goes_with_every_pretrained_model() -> None:
     told = read_sweep(CONFIGS / "sweep.yaml")
-    settings = some_values(told)
-    assert len(settings) == len(told["parameters"])
+    settings = listed_settings(told)
+    assert {setting.partition("=")[0] for setting in settings} == set(told["parameters"])
     for model in ("resnet50", "vgg16", "inception_v3", "efficientnet_lite0"):
-        load_config(model=model, data="sample", overrides=settings)
+        for setting in settings:
+            load_config(model=model, data="sample", overrides=[setting])
+
+
+def test_every_listed_value_is_tried_beforehand() -> None:
+    parameters = {
+        "a": {"values": [1, None]},
+        "b": 3,
+        "c": {"distribution": "log_normal", "mu": 0.0, "sigma": 1.0},
+        "d": {"min": 0.5, "max": 1.0},
+    }
+    assert listed_settings({"parameters": parameters}) == ["a=1", "a=null", "b=3", "c=1.0", "d=0.5"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +113,8 @@ def test_the_projects_sweep_goes_with_every_pretrained_model() -> None:
         ("[1", "not readable YAML"),
         ("method: random", "expected method and parameters"),
         ("method: random\nparameters: {}", "by dotted names"),
+        ("method: random\nparameters: {a: {parameters: {b: 1}}}", "by dotted names"),
+        ("method: bayes\nparameters: {a: 1}", "no choice among them is honest"),
         ("method: random\nparameters: {a: {value: 1}}\nmetric: {name: x}", "metric is given"),
     ],
 )

@@ -1,6 +1,7 @@
 """Labels that are probably wrong, by confident learning (Northcutt et al. 2021, cleanlab)."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -13,14 +14,25 @@ from sklearn.preprocessing import StandardScaler
 from distracted.audit.findings import Check, as_findings, describe_image
 from distracted.audit.mistakes import Scored
 from distracted.data.folds import Folds
-from distracted.errors import DataError
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
 
 #: Two teach for each fold that is judged, blind to a third.
 MIN_FOLDS = 3
 _STRENGTH = 0.01  # inverse, of the L2 penalty, on features of unit variance
 _ITERATIONS = 200
+
+
+def can_judge() -> bool:
+    """Whether cleanlab is installed; says how it would be."""
+    if find_spec("cleanlab") is not None:
+        return True
+    _log.warning(
+        "labels are not looked at: cleanlab is not installed (pip install -e '.[audit]' -c requirements.lock)"
+    )
+    return False
 
 
 def find_wrong_labels(
@@ -32,12 +44,7 @@ def find_wrong_labels(
         labels: Class ids, (num_images,).
         probs: Of networks that have not seen the row, (num_images, num_classes).
         poor: The networks are often wrong themselves: a row has to stand out in two ways.
-
-    Raises:
-        DataError: cleanlab is not installed.
     """
-    if find_spec("cleanlab") is None:
-        raise DataError("cleanlab is not installed: pip install -e '.[audit]' -c requirements.lock adds it")
     from cleanlab.filter import find_label_issues  # slow to import, and an extra
 
     present = np.unique(labels)  # cleanlab wants every class to occur

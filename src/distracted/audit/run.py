@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from distracted.audit.alike import check_alike
 from distracted.audit.duplicates import check_exact, check_near
 from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit
-from distracted.audit.labels import MIN_FOLDS, blind_label_issues, check_labels
+from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
 from distracted.audit.mistakes import Scored, confused_pairs, losses_by, score_rows
 from distracted.audit.pictures import FLAT, check_pictures
 from distracted.audit.scan import scan_images
@@ -52,7 +52,7 @@ def audit_competition(
             "nothing of who is alike; expected a network that has, such as efficientnet_lite0"
         )
     competition = store.competition
-    judge = store.read_run(run) if run else best_run(store)
+    judge, judges = store.read_run(run) if run else best_run(store), can_judge()
     cache = store.workspace.cache(competition.name) / "scan.parquet"
     paths = competition.train_paths() + competition.test_paths()
     contents = [*competition.train["content"], *competition.test["content"]]
@@ -69,11 +69,12 @@ def audit_competition(
     checks.append(_split(store))
     if judge is not None:
         scored = score_rows(store, judge)
-        checks += [check_labels(store, scored), _confused(scored), _failed_subjects(store, scored)]
+        checks += [check_labels(store, scored)] if judges else []
+        checks += [_confused(scored), _failed_subjects(store, scored)]
     else:
         _log.info("no complete run yet: labels are looked at once there is one")
     found = keep_audit(store, checks, judge.name if judge is not None else "")
-    _keep_candidates(store, checks, features if drops else None, progress, drops=drops)
+    keep_candidates(store, checks, features if drops and judges else None, progress)
     return found
 
 
@@ -167,15 +168,17 @@ def _apart(store: Store, pair: Mapping[str, str], key: str) -> list[tuple[str, s
     return found
 
 
-def _keep_candidates(
+def keep_candidates(
     store: Store,
     checks: list[Check],
     features: NDArray[np.float32] | None,
     progress: Progress,
-    *,
-    drops: bool,
 ) -> None:
-    """Write drop_candidates.csv, in the drop list's form: for a person to choose from."""
+    """Write drop_candidates.csv, in the drop list's form: for a person to choose from.
+
+    Args:
+        features: Of the training images; with them labels are judged blind to each fold.
+    """
     rows: list[tuple[str, str, str]] = []
     for check in checks:
         for found in check.findings.to_dict("records"):
@@ -188,9 +191,7 @@ def _keep_candidates(
         for fold, issues in blind_label_issues(features, store.folds, progress=progress):
             reason = f"label probably wrong, as judged blind to fold {fold}"
             rows += [(str(imgs.iloc[row]), reason, str(fold)) for row in issues]
-    elif drops:
-        _log.warning("no list of suspicious labels: a picture cannot be read")
-    if drops and store.folds.num_folds < MIN_FOLDS:
+    if features is not None and store.folds.num_folds < MIN_FOLDS:
         _log.warning("fewer than %d folds leave no list of suspicious labels blind to one", MIN_FOLDS)
     table = pd.DataFrame(rows, columns=list(DROP_COLUMNS)).drop_duplicates(["img", "fold"])
     with atomic_path(store.workspace.audit(store.competition.name) / "drop_candidates.csv") as temporary:

@@ -31,7 +31,7 @@ from distracted.schema import DataConfig, check_name, hash_config
 #: What finishes a run, or makes it anew.
 _FINISH: dict[Kind, str] = {
     "model": "`make cv` finishes a run",
-    "derived": "the step that made it finishes it (`make tta`, `make calibrate` or `make smooth`)",
+    "derived": "the step that made it finishes it (`make tta`, `calibrate`, `smooth` or `sweep`)",
     "blend": "`make ensemble` makes it anew",
 }
 

@@ -4,6 +4,7 @@ The trial's run on W&B belongs to the sweep; its folds are runs of their own, tr
 nothing of the sweep. (In one run folds would write over each other, and a sweep would follow the last fold.)
 """
 
+import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from distracted.schema import RuntimeConfig
 from distracted.tracking.client import find_wandb_mode, quiet_settings
 
 OBJECTIVE = "oof/log_loss"
+#: Those that propose trials whatever the earlier ones scored.
+METHODS = ("random", "grid")
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,41 @@ def read_sweep(path: Path) -> dict[str, Any]:
             f"{path}: {sorted(given)[0]} is given: the objective is {OBJECTIVE}, pooled over all folds; "
             "leave it out"
         )
-    if not isinstance(told["parameters"], dict) or not told["parameters"]:
+    parameters = told["parameters"]
+    if (
+        not isinstance(parameters, dict)
+        or not parameters
+        or any(isinstance(how, dict) and "parameters" in how for how in parameters.values())
+    ):
         raise ConfigError(f"{path}: expected parameters by dotted names such as phases.finetune.lr")
+    if told["method"] not in METHODS:
+        raise ConfigError(
+            f"{path}: method {told['method']} looks at the scores of all folds, and no choice among "
+            f"them is honest; expected {' or '.join(METHODS)}"
+        )
     found: dict[str, Any] = {str(key): value for key, value in told.items()}
     return found
 
 
-def some_values(told: Mapping[str, Any]) -> list[str]:
-    """One value of each parameter as a dotted setting, to see whether it fits before the night."""
+def listed_settings(told: Mapping[str, Any]) -> list[str]:
+    """Dotted settings that trials may get, to see whether each fits before the night: all values that are
+    listed, of ranges the lower end."""
     found = []
     for key, how in told["parameters"].items():
         given = how if isinstance(how, dict) else {"value": how}
-        value = given.get("value", (given.get("values") or [None])[0])
-        value = given.get("min", given.get("mu")) if value is None else value
-        if value is not None:
-            found.append(f"{key}={value}")
+        values = given.get("values", [given["value"]] if "value" in given else [])
+        if not values and "min" in given:
+            values = [math.exp(given["min"]) if given.get("distribution") == "log_uniform" else given["min"]]
+        elif not values and "mu" in given:
+            is_log = str(given.get("distribution", "")).startswith(("log_normal", "q_log_normal"))
+            values = [math.exp(given["mu"]) if is_log else given["mu"]]
+        found += [as_setting(key, value) for value in values]
     return found
+
+
+def as_setting(key: str, value: Any) -> str:
+    """A dotted setting as SET= takes it."""
+    return f"{key}={'null' if value is None else value}"
 
 
 def run_sweep(
@@ -102,7 +124,7 @@ def run_sweep(
 
     def run_trial() -> None:
         with wandb.init(project=runtime.project, job_type="sweep", settings=quiet_settings()) as run:
-            trial = Trial(run.id, tuple(f"{key}={value}" for key, value in dict(run.config).items()))
+            trial = Trial(run.id, tuple(as_setting(key, value) for key, value in dict(run.config).items()))
             scores = train(trial)
             run.log(dict(scores))
             done.append(trial)

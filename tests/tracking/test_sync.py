@@ -24,6 +24,7 @@ from distracted.submission.submit import write_submission
 from distracted.tracking.log import track_run, track_submission
 from distracted.tracking.sync import find_recordings, sync
 from distracted.training.resolve import settle
+from distracted.training.state import job_state
 
 pytestmark = pytest.mark.slow
 
@@ -168,3 +169,34 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
         # What had come through before the cut may stand there twice.
         told = {line["train/step"]: line["train/loss"] for line in run["history"] if "train/loss" in line}
         assert told == {step["step"]: step["train/loss"] for step in curves.steps}
+
+
+def test_what_is_still_being_made_is_left_alone(
+    store: Store, config: RunConfig, server: StandIn, go: Go
+) -> None:
+    """A recording that a process still writes is not sent, and a fold that is trained anew is not told."""
+    go("offline")
+    assert train_folds(store, settle(config, num_folds=3), run="net", folds=range(3)) == []
+    wandb.teardown()
+    scratch = store.workspace.scratch("tiny", "net", 1)
+    everything = find_recordings(store)
+    with job_state(scratch, config):
+        assert len(find_recordings(store)) == len(everything) - 1
+        go("online")
+        done = sync(store, config.runtime)
+        assert done.waiting == ["net: fold 1 is being trained anew"] and done.told == 0
+        assert done.recordings == len(everything) - 1
+    done = sync(store, config.runtime)
+    assert (done.recordings, done.waiting, done.problems) == (1, [], []) and done.told == 4
+    recording = find_recording_folder(store)
+    (recording / "unsent").write_text("")
+    (recording / "open.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    assert find_recordings(store) == []
+    (recording / "open.json").unlink()
+    assert find_recordings(store) == [recording]
+
+
+def find_recording_folder(store: Store) -> Path:
+    """The folder of a recording that was made with a server."""
+    folder = store.workspace.run_scratch("tiny", "net") / "wandb"
+    return sorted(path for path in folder.iterdir() if path.name.startswith("run-"))[0]

@@ -104,7 +104,10 @@ def _was_sent(recording: Path) -> bool:
 
 
 def _grows(recording: Path) -> bool:
-    """Whether some process still writes it."""
+    """Whether some process still writes it: it says so itself, or it is of a fold that is being trained."""
+    job = read_state(recording.parents[1])
+    if job is not None and job.is_alive:
+        return True
     try:
         told = json.loads((recording / OPEN).read_text())
         return not is_gone(int(told["pid"]), str(told["host"]))

@@ -50,6 +50,7 @@ def main(
     def train(trial: Trial) -> Mapping[str, float]:
         console.say(f"{name_of(trial)}: {' '.join(trial.overrides)}")
         _train(model, name_of(trial), [*settings, *trial.overrides], data, root)
+        write_text(store.workspace.sweep(store.competition.name, trial.sweep) / name_of(trial), "")
         found = pooled_scores(store, name_of(trial))
         console.say(f"{name_of(trial)}: pooled OOF {console.scores(found)}")
         return {f"oof/{key}": value for key, value in found.items()}
@@ -59,8 +60,6 @@ def main(
     console.say(f"sweep {sweep}: {len(done)} trials; `make sweep MODEL={model} SWEEP={sweep}` adds more")
     if not done:
         raise DistractedError("no trial was trained to its end; what they said stands above")
-    for trial in done:
-        write_text(store.workspace.sweep(store.competition.name, sweep) / name_of(trial), "")
     _choose(store, model, sweep, config.runtime)
 
 

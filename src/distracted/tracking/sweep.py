@@ -31,10 +31,12 @@ class Trial:
     """Settings that the sweep proposes, and where they go.
 
     Attributes:
-        id: Of the trial's run on W&B; overrides: dotted settings such as "training.ema=0.99".
+        id: Of the trial's run on W&B; sweep: that it belongs to; overrides: dotted settings such as
+            "training.ema=0.99".
     """
 
     id: str
+    sweep: str
     overrides: tuple[str, ...]
 
 
@@ -124,7 +126,8 @@ def run_sweep(
 
     def run_trial() -> None:
         with wandb.init(project=runtime.project, job_type="sweep", settings=quiet_settings()) as run:
-            trial = Trial(run.id, tuple(as_setting(key, value) for key, value in dict(run.config).items()))
+            settings = tuple(as_setting(key, value) for key, value in dict(run.config).items())
+            trial = Trial(run.id, str(run.sweep_id), settings)
             scores = train(trial)
             run.log(dict(scores))
             done.append(trial)

@@ -152,6 +152,8 @@ def curve_chart(run: str, folds: Sequence[Curves], number: int) -> str:
                 color=_MUTED,
                 fontsize=8,
             )
+        if numbers:
+            axes.set_xlim(numbers[0] - 0.4, numbers[-1] + 0.4)  # also where nothing was measured
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(FixedLocator(_few(numbers)))
         axes.margins(y=0.2)

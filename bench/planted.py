@@ -22,10 +22,9 @@ import train
 from distracted.audit.alike import subject_likeness
 from distracted.audit.labels import blind_label_issues
 from distracted.config import load_config
-from distracted.models.network import build_network
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Images, pretrained_features
 from distracted.training.resolve import settle
 from markdown_table import say_header, say_row
 from planting import Dose, plant
@@ -87,9 +86,8 @@ def _say(kind: str, planted: set[frozenset[str]], found: set[frozenset[str]]) ->
 def _features(store: Store) -> np.ndarray:
     config = load_config(model=MODEL, data=str(store.competition.config.folder))
     settled = settle(config, num_folds=store.folds.num_folds)
-    network = build_network(settled.config.model, settled.weights, num_classes=store.competition.num_classes)
-    feed = Feed(settled, store.workspace.cache(store.competition.name), console.progress)
-    return np.asarray(feed.features(network, Images.to_train(store.competition)))
+    images, cache = Images.to_train(store.competition), store.workspace.cache(store.competition.name)
+    return pretrained_features(settled, [images], cache, console.progress)[0]
 
 
 def _split_people(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> None:

@@ -68,16 +68,16 @@ def check_alike(store: Store, features: NDArray[np.float32], shows: NDArray[np.b
         ids = np.searchsorted(large, subjects[taken])
         likeness = subject_likeness(features[taken], labels[taken], ids)
         upper = np.argwhere(np.triu(likeness, 1) >= _ALIKE)
+        folds = store.folds.table.groupby("subject")["fold"].first()
         ranked = sorted(upper.tolist(), key=lambda pair: -likeness[pair[0], pair[1]])
         for left, right in ranked[:_MOST]:
             subject, other = str(names[large[left]]), str(names[large[right]])
-            same = store.folds.table.groupby("subject")["fold"].first()[[subject, other]].nunique() == 1
             pairs.append(
                 {
                     **_example(store, subject, shows, ""),
                     **_example(store, other, shows, "other"),
                     "value": float(likeness[left, right]),
-                    "note": "in one fold" if same else "in two folds",
+                    "note": "in one fold" if folds[subject] == folds[other] else "in two folds",
                 }
             )
     findings = as_findings(pairs)

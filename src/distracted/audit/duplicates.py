@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.audit.findings import Check, as_findings, describe_image
-from distracted.audit.pictures import FLAT
+from distracted.audit.pictures import shows_something
 from distracted.audit.scan import differing_bits, perceptual_hash
 from distracted.data.images import Image, read_rgb
 from distracted.predictions.store import Store
@@ -110,7 +110,7 @@ def check_near(
     both = pd.concat([train, test], ignore_index=True)
     num_train = len(train)
     paths = store.competition.train_paths() + store.competition.test_paths()
-    shows = ((both["error"] == "") & (both["contrast"] >= FLAT)).to_numpy()
+    shows = shows_something(both).to_numpy()
     contents = pd.concat([store.competition.train["content"], store.competition.test["content"]]).to_numpy()
     about = (
         "Pictures of two subjects, or of training and test, that differ no more than a picture does from "
@@ -137,9 +137,8 @@ def _near_pairs(
     progress: Progress,
 ) -> list[tuple[int, int]]:
     """Pairs of pictures of different subjects, or of train and test, whose hashes are near."""
-    subjects = np.full(
-        len(both), -1, dtype=np.int64
-    )  # of the test set nothing is known: not compared in itself
+    # Of the test set nothing is known: it is not compared in itself.
+    subjects = np.full(len(both), -1, dtype=np.int64)
     subjects[: len(store.folds.subjects)] = store.folds.subjects
     hashes = both["hash"].to_numpy(np.uint64)
     rows = np.flatnonzero(shows)

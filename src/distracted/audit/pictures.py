@@ -15,6 +15,11 @@ _COMMON = 0.8  # share of the images that has to have one size for the others to
 _LIGHT = {"brightness": "bright", "contrast": "contrast", "colour": "colourful"}
 
 
+def shows_something(scanned: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each picture can be read and has more than one shade; `scanned` as of `scan_images`."""
+    return (scanned["error"] == "") & (scanned["contrast"] >= FLAT)
+
+
 def check_pictures(store: Store, train: pd.DataFrame, test: pd.DataFrame) -> list[Check]:
     """Look for single pictures that are not like the others.
 
@@ -28,8 +33,8 @@ def check_pictures(store: Store, train: pd.DataFrame, test: pd.DataFrame) -> lis
         return describe_image(store, row if row < num_train else row - num_train, test=row >= num_train)
 
     unreadable = both["error"] != ""
-    flat = ~unreadable & (both["contrast"] < FLAT)
-    seen = ~unreadable & ~flat
+    seen = shows_something(both)
+    flat = ~unreadable & ~seen
     rows = [{**describe(row), "note": both["error"].iloc[row]} for row in np.flatnonzero(unreadable).tolist()]
     checks = [
         Check(

@@ -12,18 +12,17 @@ from distracted.audit.duplicates import check_exact, check_near
 from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit
 from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
 from distracted.audit.mistakes import Scored, confused_pairs, losses_by, score_rows
-from distracted.audit.pictures import FLAT, check_pictures
+from distracted.audit.pictures import check_pictures, shows_something
 from distracted.audit.scan import scan_images
 from distracted.data.audit import audit_folds
 from distracted.data.drops import COLUMNS as DROP_COLUMNS
 from distracted.errors import ConfigError, StoreError
 from distracted.files import atomic_path
 from distracted.metrics import log_loss
-from distracted.models.network import build_network
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Images, pretrained_features
 from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
@@ -53,18 +52,18 @@ def audit_competition(
         )
     competition = store.competition
     judge, judges = store.read_run(run) if run else best_run(store), can_judge()
-    cache = store.workspace.cache(competition.name) / "scan.parquet"
+    cache = store.workspace.cache(competition.name)
     paths = competition.train_paths() + competition.test_paths()
     contents = [*competition.train["content"], *competition.test["content"]]
-    scanned = scan_images(paths, contents, cache=cache, progress=progress)
+    scanned = scan_images(paths, contents, cache=cache / "scan.parquet", progress=progress)
     train = scanned.iloc[: len(competition.train)].reset_index(drop=True)
     test = scanned.iloc[len(competition.train) :].reset_index(drop=True)
-    shows = ((train["error"] == "") & (train["contrast"] >= FLAT)).to_numpy()
+    shows = shows_something(train).to_numpy()
     checks = [*check_pictures(store, train, test), *check_exact(store)]
     checks.append(check_near(store, train, test, progress=progress))
     features = None
     if (train["error"] == "").all():  # training stops at the others, and so would this
-        features = _features(store, settled, progress)
+        [features] = pretrained_features(settled, [Images.to_train(competition)], cache, progress)
         checks.append(check_alike(store, features, shows))
     checks.append(_split(store))
     if judge is not None:
@@ -92,12 +91,6 @@ def best_run(store: Store) -> Run | None:
         if not run.leaky and (best is None or loss < best[0]):
             best = loss, run
     return None if best is None else best[1]
-
-
-def _features(store: Store, settled: Settled, progress: Progress) -> NDArray[np.float32]:
-    network = build_network(settled.config.model, settled.weights, num_classes=store.competition.num_classes)
-    feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
-    return np.asarray(feed.features(network.to(settled.device), Images.to_train(store.competition)))
 
 
 def _split(store: Store) -> Check:
@@ -152,10 +145,9 @@ def _failed_subjects(store: Store, scored: Scored) -> Check:
     )
 
 
-def _apart(store: Store, pair: Mapping[str, str], key: str) -> list[tuple[str, str, str]]:
-    """What keeps the one of two like pictures out of training where the other is scored."""
+def _apart(folds: "pd.Series[int]", pair: Mapping[str, str], key: str) -> list[tuple[str, str, str]]:
+    """What keeps the one of two like pictures out of training where the other is scored; folds by `img`."""
     same = "the same picture as" if key == "exact_duplicates" else "nearly the same picture as"
-    folds = store.folds.table.set_index("img")["fold"]
     found = []
     for one, other, part, whose in (
         (pair["img"], pair["other"], pair["other_part"], pair["other_subject"]),
@@ -180,12 +172,13 @@ def keep_candidates(
         features: Of the training images; with them labels are judged blind to each fold.
     """
     rows: list[tuple[str, str, str]] = []
+    folds = store.folds.table.set_index("img")["fold"]
     for check in checks:
         for found in check.findings.to_dict("records"):
             if check.key == "empty" and found["part"] == "train":
                 rows.append((str(found["img"]), f"shows nothing ({found['note']})", ""))
             elif check.key in ("exact_duplicates", "near_duplicates"):
-                rows += _apart(store, {str(key): str(value) for key, value in found.items()}, check.key)
+                rows += _apart(folds, {str(key): str(value) for key, value in found.items()}, check.key)
     if features is not None:
         imgs = store.competition.train["img"]
         for fold, issues in blind_label_issues(features, store.folds, progress=progress):

@@ -11,11 +11,10 @@ from sklearn.metrics import adjusted_rand_score
 
 from distracted.errors import ConfigError, DataError
 from distracted.files import write_json
-from distracted.models.network import build_network
 from distracted.postprocess.neighbours import directions_of
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Images, pretrained_features
 from distracted.training.resolve import Settled
 
 MIN_SUBJECTS = 6
@@ -117,12 +116,8 @@ def count_test_people(store: Store, settled: Settled, *, progress: Progress = si
             f"MODEL: {config.model.backbone} has no pretrained weights here, and random features do not tell "
             "people apart; expected a network that has, such as efficientnet_lite0"
         )
-    network = build_network(config.model, settled.weights, num_classes=competition.num_classes)
-    feed = Feed(settled, store.workspace.cache(competition.name), progress)
-    train, test = (
-        np.asarray(feed.features(network.to(settled.device), images))
-        for images in (Images.to_train(competition), Images.to_test(competition))
-    )
+    sets = [Images.to_train(competition), Images.to_test(competition)]
+    train, test = pretrained_features(settled, sets, store.workspace.cache(competition.name), progress)
     found = count_people(train, store.folds.subjects, test)
     path = store.workspace.test_people(competition.name)
     if found.trusted:

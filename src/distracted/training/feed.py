@@ -15,7 +15,7 @@ from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs, predict_views
 from distracted.inference.views import View, Viewer
-from distracted.models.network import Network
+from distracted.models.network import Network, build_network
 from distracted.progress import Progress
 from distracted.schema import Box
 from distracted.training.resolve import Settled
@@ -165,3 +165,16 @@ class Feed:
     def _regions(self) -> list[Box]:
         config = self.settled.config
         return [config.data.regions[name] for name in config.model.regions]
+
+
+def pretrained_features(
+    settled: Settled, sets: Sequence[Images], cache: Path, progress: Progress
+) -> list[NDArray[np.float32]]:
+    """What a pretrained network's head takes of each set's images, (num_images, num_features) each.
+
+    Args:
+        cache: The data set's cache folder.
+    """
+    network = build_network(settled.config.model, settled.weights, num_classes=2)  # its head is not asked
+    feed = Feed(settled, cache, progress)
+    return [np.asarray(feed.features(network.to(settled.device), images)) for images in sets]

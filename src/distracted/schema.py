@@ -289,9 +289,7 @@ class DataConfig(Section):
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]  # a folder's name in oof/, runs/ and cache/
     folder: Path = Field(exclude=True)  # a place on this machine, no part of what the run is
-    drop_list: Path | None = Field(
-        default=None, exclude=True
-    )  # of images left out of training, if there is one
+    drop_list: Path | None = Field(default=None, exclude=True)  # of images left out of training
     drops: str | None = Field(default=None, exclude_if=lambda value: value is None)  # its SHA-256
     kaggle: str | None = Field(default=None, exclude=True)  # the competition's name on Kaggle: a place, too
     num_test_subjects: PositiveInt | None = Field(default=None, exclude=True)  # the forecast's, no run's

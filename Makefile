@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report wandb-sync dashboard sweep pictures bench clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report wandb-sync dashboard sweep pictures bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -16,7 +16,7 @@ PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
 DATA_OPT = $(call option,DATA,--data)
 PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile)
-RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky)
+RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky) $(call option,TIME_LIMIT,--time-limit)
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ advise: $(STAMP)  ## Measure backbones on the data and say which recipe follows 
 freeze: $(STAMP)  ## Show a network's blocks and what each phase trains of them (MODEL= SET=)
 	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
 
-train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1)
+train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1 TIME_LIMIT=8h30m)
 	@$(PY) scripts/train.py --models $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(RUN_OPT)
 
 cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
@@ -101,6 +101,9 @@ pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation
 
 bench: $(STAMP)  ## Time the blenders beside scipy's SLSQP
 	@$(PY) bench/blend.py
+
+torture: $(STAMP)  ## Kill one fold's training again and again, and compare (KILLS=30 MODEL= DATA= SET= FOLDER=)
+	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(call option,DATA,--data) --set "$$SETTINGS"
 
 clean:  ## Remove what can be remade: the environment, caches, the rendered sample
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,7 +33,7 @@ from distracted.progress import silent
 from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainPhase
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
-from distracted.training.phases import Clock, run_phase
+from distracted.training.phases import Clock, PhaseRun
 from distracted.training.resolve import settle
 from distracted.training.tracking import FileTracker
 from markdown_table import say_header, say_row
@@ -176,7 +176,7 @@ class Trial:
     def _train(self, phase: TrainPhase, rows: NDArray[np.int64]) -> None:
         config = self.settled.config
         with TemporaryDirectory() as folder, FileTracker(Path(folder)) as tracker:
-            run_phase(
+            run = PhaseRun(
                 self.network,
                 "",
                 phase.model_copy(update={"epochs": 1}),
@@ -191,6 +191,7 @@ class Trial:
                 label="",
                 after_epoch=lambda network: {},
             )
+            run()
 
     def _fit_head(self, phase: FeaturesPhase | HeadPhase) -> None:
         assert self.features is not None

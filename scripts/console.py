@@ -2,13 +2,16 @@
 
 import logging
 import os
+import re
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -22,6 +25,7 @@ from distracted.postprocess.derived import Gain
 from distracted.predictions.store import Store
 from distracted.progress import Step
 from distracted.schema import RuntimeConfig
+from distracted.stopping import Stop, Stopped
 from distracted.tracking.log import track_run
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
@@ -37,11 +41,19 @@ Root = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
+TimeLimit = Annotated[
+    str, typer.Option("--time-limit", help="Stop in time, such as 8h30m; the same command goes on.")
+]
 Leaky = Annotated[
     bool, typer.Option("--leaky", help="Watch the scored fold while training, or blend such runs; recorded.")
 ]
 
 HERE = Path()
+#: Asked by SIGTERM, SIGINT and the time limit.
+stop = Stop()
+#: The exit code of work that was stopped and goes on when it is called again: EX_TEMPFAIL of sysexits.h.
+RESUMABLE = 75
+_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
 #: Scores as they are shown, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 _FIRST_COLUMN = 40  # characters that are kept together
@@ -57,7 +69,14 @@ def run(main: Callable[..., None]) -> None:
         logging.getLogger("distracted").setLevel(logging.INFO)
         os.environ.setdefault("WANDB_DATA_DIR", str(Path("runs/.wandb").absolute()))  # not the home folder
         try:
-            main(*args, **kwargs)
+            with _listening():
+                main(*args, **kwargs)
+        except Stopped as error:
+            again = "the same command without FORCE=1" if kwargs.get("force") else "the same command"
+            _err.print(
+                Text(f"stopped ({error}); what was done is kept, and {again} goes on", style="bold red")
+            )
+            raise typer.Exit(RESUMABLE) from None
         except (DistractedError, OSError) as error:
             if kwargs.get("debug"):
                 raise
@@ -68,6 +87,41 @@ def run(main: Callable[..., None]) -> None:
             raise typer.Exit(130) from None
 
     typer.run(command)
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Within this block a signal, or the time limit, asks to stop; a second Ctrl-C leaves at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        name = _SIGNALS[signal.Signals(number)]
+        os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
+        stop.ask(name)
+
+    stop.reason = ""
+    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def limit_time(text: str) -> None:
+    """Ask to stop after TIME_LIMIT, such as 8h30m; "" is no limit."""
+    if not text:
+        return
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    seconds = (
+        0
+        if found is None
+        else sum(int(number or 0) * unit for number, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+    )
+    if not seconds:
+        raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _describe(error: DistractedError | OSError) -> str:

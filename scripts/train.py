@@ -24,10 +24,12 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     leaky: console.Leaky = False,
+    time_limit: console.TimeLimit = "",
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Train one fold or all folds of one model or several, and write their predictions to oof/."""
+    console.limit_time(time_limit)
     names = models.split()
     if not names:
         raise ConfigError("MODEL= is missing: a name in configs/models (make grid: MODELS=, names)")
@@ -57,6 +59,7 @@ def main(
                 force=force,
                 keep_going=len(configs) > 1,
                 after_fold=say_fold,
+                stop=console.stop,
                 progress=console.progress,
             )
         except DistractedError as error:

@@ -27,7 +27,19 @@ ROOMS = (
     "tracking",
     "cluster",
 )
-LEAVES = ("errors", "files", "paths", "metrics", "schema", "config", "progress", "reach", "kaggle_client")
+LEAVES = (
+    "errors",
+    "files",
+    "paths",
+    "metrics",
+    "schema",
+    "config",
+    "progress",
+    "stopping",
+    "locks",
+    "reach",
+    "kaggle_client",
+)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@
     │   └── ImagesError                 several of them, all named in `problems`
     ├── FoldsError                      folds that cannot be made, or that are not those of the data
     ├── WeightsError                    pretrained weights: not found, not reachable, not fitting
-    ├── TrainingError                   a loss that is not finite
+    ├── TrainingError                   a loss that is not finite, memory that does not suffice, dead loaders
+    ├── CheckpointError                 a checkpoint of another config, other data or another fold
+    ├── LockError                       another process works on it
     ├── StoreError                      out-of-fold predictions that are missing, edited or of another kind
     ├── SubmissionError                 a submission that the competition would refuse
     ├── CredentialsError                Kaggle's credentials are missing or refused
@@ -60,6 +62,14 @@ class WeightsError(DistractedError):
 
 class TrainingError(DistractedError):
     """Training cannot go on."""
+
+
+class CheckpointError(DistractedError):
+    """A checkpoint does not belong to what is to go on from it."""
+
+
+class LockError(DistractedError):
+    """Another process holds what is to be written."""
 
 
 class StoreError(DistractedError):

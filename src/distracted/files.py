@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A reader sees the whole file or none. On an error the temporary file is removed and `path` stays as it
     was.
     """
-    with _temporary(path) as temporary:
+    with atomic_paths([path]) as [temporary]:
         yield temporary
-        _flush(temporary)
-        temporary.replace(path)
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """As `atomic_path`, for files of one folder that belong together: the last says that they are whole.
+
+    The last is the first to vanish and the last to appear: nobody sees it beside others than its own.
+    """
+    with ExitStack() as stack:
+        temporaries = [stack.enter_context(_temporary(path)) for path in paths]
+        yield temporaries
+        for temporary in temporaries:
+            _flush(temporary)
+        *others, last = paths
+        if others:
+            last.unlink(missing_ok=True)
+            flush_folder(last.parent)
+        for temporary, path in zip(temporaries, [*others, last], strict=True):
+            temporary.replace(path)
+    flush_folder(last.parent)
 
 
 @contextmanager
@@ -39,6 +57,34 @@ def _temporary(path: Path) -> Iterator[Path]:
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renamings in a folder survive a loss of power, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written; only for who alone writes in a folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder, and those in it, where they hold no file."""
+    with suppress(OSError):  # one that holds something, or is not there
+        for inner in [*folder.iterdir(), folder]:
+            if inner.is_dir():
+                with suppress(OSError):
+                    inner.rmdir()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -14,6 +14,13 @@ METRICS = "metrics.jsonl"
 #: How a fold's training stands, beside its metrics.
 JOB = "job.json"
 
+#: Who works on a fold, in its scratch folder.
+LOCK = "lock.json"
+
+
+#: Says that a fold which is done is to be made anew, and with which config.
+REDO = "redo"
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -53,6 +60,14 @@ class Workspace:
     def jobs(self, data: str) -> list[Path]:
         """What each fold's training says of itself, of all runs on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{JOB}"))
+
+    def lock(self, data: str, run: str, fold: int) -> Path:
+        """The lock of a fold: who holds it alone writes its predictions and by-products."""
+        return self.scratch(data, run, fold) / LOCK
+
+    def redo(self, data: str, run: str, fold: int) -> Path:
+        """There while a fold is to be made anew."""
+        return self.scratch(data, run, fold) / REDO
 
     def network(self, data: str, run: str, fold: int) -> Path:
         """The weights that made a fold's predictions."""

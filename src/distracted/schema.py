@@ -309,6 +309,7 @@ class RuntimeConfig(Section):
     tracking: Literal["wandb", "none"]
     project: str
     validate_every_epoch: bool
+    checkpoint_steps: PositiveInt | Literal["auto"]  # between states that a killed training goes on from
 
 
 class RunConfig(Section):

@@ -55,7 +55,8 @@ def test_a_finished_fold_is_skipped_unless_forced(
     with caplog.at_level(logging.INFO):
         again = train_and_store(store, configure(), run="tiny", fold=0)
     assert again == first and "done already" in caplog.text
-    forced = train_and_store(store, configure(), run="tiny", fold=0, force=True)
+    train_folds(store, configure(), run="tiny", folds=[0], force=True)
+    forced = store.manifest("tiny", 0)
     assert forced.seconds != first.seconds and forced.valid_sha256 == first.valid_sha256
 
 
@@ -77,7 +78,7 @@ def test_a_failed_job_leaves_what_was_there(store: Store, configure: Configure) 
     first = train_and_store(store, configure(), run="tiny", fold=0)
     store.competition.test_paths()[0].write_bytes(b"")
     with pytest.raises(ImageError, match="zero bytes"):
-        train_and_store(store, configure(), run="tiny", fold=0, force=True)
+        train_folds(store, configure(), run="tiny", folds=[0], force=True)
     assert store.manifest("tiny", 0) == first
     assert store.read_run("tiny", partial=True).folds == (0,)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distracted.cluster.job import train_and_store
+from distracted.cluster.job import train_and_store, train_folds
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.drops import keep_rows, read_drops
@@ -150,7 +150,7 @@ def test_dropped_images_teach_nothing_and_are_scored(
     )
     before = store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes()
     store.folds.table.loc[row, "label"] = (store.folds.labels[row] + 1) % 3
-    train_and_store(dropping, settled, run="a", fold=0, force=True)
+    train_folds(dropping, settled, run="a", folds=[0], force=True)
     assert store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes() == before
     train_and_store(dropping, settled, run="a", fold=1)
     predicted = dropping.read_run("a", partial=True).oof[row]

@@ -88,7 +88,7 @@ def test_missing_folds_are_named_and_nothing_is_pooled(store: Store, write_run: 
 def test_a_fold_under_way_says_how_far_it_is(store: Store, configure: Configure) -> None:
     config = settle(configure("phases.scratch.epochs=4"), num_folds=3).config
     scratch = store.workspace.scratch("tiny", "a", 1)
-    with job_state(scratch, config):
+    with store.hold("a", [1]), job_state(scratch, config):
         (status,) = run_statuses(store)
         assert status.folds[1] == FoldStatus("running", share=0.0)
         lines = [{"step": 3, "train/loss": 1.0, "train/epoch": 0.5}, {"step": 6, "epoch": 1}]
@@ -104,7 +104,7 @@ def test_a_run_that_is_trained_anew_stays_what_it_is(
     store: Store, configure: Configure, write_run: WriteRun
 ) -> None:
     write_run("a")
-    with job_state(store.workspace.scratch("tiny", "a", 1), configure()):
+    with store.hold("a", [1]), job_state(store.workspace.scratch("tiny", "a", 1), configure()):
         (status,) = run_statuses(store)
         assert status.is_current and [fold.anew for fold in status.folds] == [False, True, False]
         assert next_steps(store, [status])[0] == "wait: a is being trained"
@@ -122,15 +122,19 @@ def test_a_fold_that_failed_says_why(store: Store, configure: Configure) -> None
 
 def test_a_fold_whose_process_was_killed_is_stopped(store: Store, configure: Configure) -> None:
     scratch = store.workspace.scratch("tiny", "a", 0)
+    lock = store.workspace.lock("tiny", "a", 0)
     done = subprocess.Popen([sys.executable, "-c", "pass"])
     done.wait()
-    with job_state(scratch, configure()):
-        path = scratch / "job.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": done.pid}))
+    with store.hold("a", [0]), job_state(scratch, configure()):
+        mine = lock.read_text()
+        lock.write_text(json.dumps(json.loads(mine) | {"pid": done.pid}))
         assert run_statuses(store)[0].folds[0].state == "stopped"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getpid(), "host": "elsewhere"}))
+        lock.write_text(json.dumps(json.loads(mine) | {"pid": done.pid, "host": "elsewhere"}))
         assert run_statuses(store)[0].folds[0].state == "running"  # who is to know
-        path.write_text("{")
+        os.utime(lock, (0, 0))
+        assert run_statuses(store)[0].folds[0].state == "stopped"  # not heard of for too long
+        lock.write_text(mine)
+        (scratch / "job.json").write_text("{")
         assert run_statuses(store) == []  # nothing is known of it
 
 

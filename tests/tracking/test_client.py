@@ -10,7 +10,7 @@ from wandb_files import read_runs
 from distracted.config import load_runtime_config
 from distracted.reach import answers
 from distracted.tracking import client
-from distracted.tracking.client import WandbRun, find_wandb_mode
+from distracted.tracking.client import WandbRun, find_wandb_mode, forget_run
 
 RUNTIME = load_runtime_config()
 
@@ -54,8 +54,10 @@ def test_offline_files_hold_config_metrics_and_summary(offline: None, tmp_path: 
 
 @pytest.mark.slow
 def test_a_run_goes_on_under_its_id_and_begins_anew_when_asked(offline: None, tmp_path: Path) -> None:
-    for again in (False, False, True):
-        with open_run(tmp_path, again=again):
+    for forget in (False, False, True):
+        if forget:
+            forget_run(tmp_path)
+        with open_run(tmp_path):
             pass
     ids = Counter(found.run.run_id for found in read_runs(tmp_path))
     assert sorted(ids.values()) == [1, 2]
@@ -74,7 +76,8 @@ def test_a_failing_wandb_is_said_once_and_work_goes_on(
         run.log({"train/loss": 1.0})
         run.summarise(lambda: {"valid/log_loss": 1.0})
         assert not run.is_on
-    assert len(caplog.records) == 1 and "no route" in caplog.text
+    [said] = [record for record in caplog.records if record.name.startswith("distracted")]
+    assert "no route" in said.getMessage()
 
 
 @pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "of"), ("WANDB_BASE_URL", "nowhere")])

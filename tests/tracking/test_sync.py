@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from distracted.cluster.job import train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import calibrate_run
 from distracted.errors import TrackingError
+from distracted.locks import this_process
 from distracted.predictions.manifest import as_parent
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
@@ -180,7 +182,7 @@ def test_what_is_still_being_made_is_left_alone(
     wandb.teardown()
     scratch = store.workspace.scratch("tiny", "net", 1)
     everything = find_recordings(store)
-    with job_state(scratch, config):
+    with store.hold("net", [1]), job_state(scratch, config):
         assert len(find_recordings(store)) == len(everything) - 1
         go("online")
         done = sync(store, config.runtime)
@@ -190,7 +192,7 @@ def test_what_is_still_being_made_is_left_alone(
     assert (done.recordings, done.waiting, done.problems) == (1, [], []) and done.told == 4
     recording = find_recording_folder(store)
     (recording / "unsent").write_text("")
-    (recording / "open.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    (recording / "open.json").write_text(json.dumps(asdict(this_process())))
     assert find_recordings(store) == []
     (recording / "open.json").unlink()
     assert find_recordings(store) == [recording]

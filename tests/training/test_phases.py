@@ -17,7 +17,7 @@ from distracted.models.blocks import Block
 from distracted.models.network import Network
 from distracted.progress import silent
 from distracted.schema import TrainingConfig, TrainPhase
-from distracted.training.phases import Clock, run_phase
+from distracted.training.phases import Clock, PhaseRun
 from distracted.training.tracking import FileTracker
 
 CPU = torch.device("cpu")
@@ -68,7 +68,8 @@ def run(network: Network, competition: Competition, tmp_path: Path) -> Run:
         augmenter = Augmenter((), size=32, crop=1.0, seed=0)
         paths = competition.train_paths()
         with FileTracker(tmp_path) as tracker:
-            predicts = run_phase(
+            tracker.rewind(0)
+            predicts = PhaseRun(
                 network,
                 "finetune",
                 TrainPhase.model_validate(given | settings),
@@ -83,7 +84,7 @@ def run(network: Network, competition: Competition, tmp_path: Path) -> Run:
                 label="",
                 after_epoch=after_epoch,
                 watched="holdout/log_loss",
-            )
+            )()
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         return Outcome([json.loads(line) for line in lines], predicts)
 

@@ -5,15 +5,19 @@ from collections.abc import Callable, Collection
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.errors import DistractedError
+from distracted.files import create_text
 from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
+from distracted.stopping import Stop
+from distracted.tracking.client import forget_run
 from distracted.tracking.log import FoldTracker, track_run
 from distracted.training.checkpoint import save_network
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
+from distracted.training.resume import Checkpoints
 from distracted.training.state import job_state
 
 _log = logging.getLogger(__name__)
@@ -33,48 +37,65 @@ def train_and_store(
     *,
     run: str,
     fold: int,
-    force: bool = False,
-    redone: Collection[int] = (),
+    stop: Stop | None = None,
     progress: Progress = silent,
 ) -> Manifest:
-    """Train one fold and write its predictions to oof/; a finished fold is skipped unless forced.
+    """Train one fold and write its predictions to oof/, going on from its checkpoint where there is one.
+
+    A finished fold is skipped unless it is to be made anew.
 
     Args:
-        redone: Folds of the run that will be made anew by the same command, whatever their config is.
+        stop: Asked after each step; the state is saved before anything stops.
 
     Returns:
         The fold's manifest.
 
     Raises:
         DistractedError: anything that the user can mend; the fold's earlier predictions stay as they were.
+        Stopped: by request; the same call goes on from there.
     """
     store.folds.check_fold(fold)
-    config = settled.config
-    store.check_config(run, config.hash, redone={*redone, fold} if force else ())
-    if fold in store.finished_folds(run) and not force:
+    config, name, stop = settled.config, store.competition.name, stop or Stop()
+    redone = [n for n in range(store.folds.num_folds) if is_to_redo(store, run, n)]
+    store.check_config(run, config.hash, redone=redone)
+    if fold in store.finished_folds(run) and fold not in redone:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         return store.manifest(run, fold)
     pseudo: PseudoLabels | None = None
     teachers: tuple[Parent, ...] = ()
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
-    scratch = store.workspace.scratch(store.competition.name, run, fold)
+    scratch = store.workspace.scratch(name, run, fold)
     with (
-        job_state(scratch, config),  # first: who looks on, or sends recordings, is to know
-        FoldTracker(store.workspace, config, run=run, fold=fold, again=force) as tracker,
+        store.hold(run, [fold]) as [lock],
+        job_state(scratch, config),  # before W&B: who sends recordings is to know
+        FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
+        stop.waiting(),
     ):
+        if lock.after is not None:
+            _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
+        made_for = {
+            "fold": fold,
+            "config": config.resolved(),
+            "data": {"index": store.competition.index_hash, "folds": store.folds.hash},
+        }
+        checkpoints = Checkpoints(
+            scratch, made_for, every=config.runtime.checkpoint_steps, stop=stop, lock=lock
+        )
         result = train_fold(
             settled,
             fold,
             pseudo=pseudo,
             competition=store.competition,
             folds=store.folds,
-            cache=store.workspace.cache(store.competition.name),
+            cache=store.workspace.cache(name),
             tracker=tracker,
+            checkpoints=checkpoints,
             label=f"{run}, fold {fold}",
             progress=progress,
         )
-        path = store.workspace.network(store.competition.name, run, fold)
+        lock.check()
+        path = store.workspace.network(name, run, fold)
         save_network(path, result.network, config, store.competition.classes)
         weights = settled.weights
         manifest = store.write_fold(
@@ -91,12 +112,41 @@ def train_and_store(
             seconds=result.seconds,
             images_per_second=result.images_per_second,
         )
+        checkpoints.remove()
+        store.workspace.redo(name, run, fold).unlink(missing_ok=True)
         tracker.show_fold(store, manifest)
     return manifest
 
 
+def begin_anew(store: Store, run: str, folds: Collection[int]) -> None:
+    """Have some folds of a run made anew, whatever is there; until then their predictions stay.
+
+    What was begun is forgotten. The next `train_and_store` of each begins, and the one after an interruption
+    goes on.
+
+    Raises:
+        LockError: another process works on one of them.
+    """
+    name = store.competition.name
+    with store.hold(run, folds):
+        for fold in folds:
+            scratch = store.workspace.scratch(name, run, fold)
+            Checkpoints(scratch, {}).remove()
+            forget_run(scratch)
+            create_text(store.workspace.redo(name, run, fold), "")
+
+
+def is_to_redo(store: Store, run: str, fold: int) -> bool:
+    """Whether a fold is to be made anew, whatever is there."""
+    return store.workspace.redo(store.competition.name, run, fold).exists()
+
+
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
-    counts = {"num_pseudo_labels": len(pseudo.probs) if pseudo else 0, "num_dropped": result.num_dropped}
+    counts = {
+        "num_pseudo_labels": len(pseudo.probs) if pseudo else 0,
+        "num_dropped": result.num_dropped,
+        "num_resumed": result.num_resumed,
+    }
     return {name: count for name, count in counts.items() if count}
 
 
@@ -109,11 +159,13 @@ def train_folds(
     force: bool = False,
     keep_going: bool = False,
     after_fold: Callable[[Manifest], None] = lambda manifest: None,
+    stop: Stop | None = None,
     progress: Progress = silent,
 ) -> list[str]:
     """Train some folds of a run, one after another.
 
     Args:
+        force: Make them anew, whatever is there.
         keep_going: One failed fold does not stop the others.
         after_fold: Called with each fold's manifest as soon as it is there.
 
@@ -121,14 +173,14 @@ def train_folds(
         The message of each fold that failed.
     """
     failures = []
+    if force:
+        begin_anew(store, run, folds)
     before = set() if force else set(store.finished_folds(run))
+    stop = stop or Stop()
     for fold in folds:
+        stop.check()
         try:
-            after_fold(
-                train_and_store(
-                    store, settled, run=run, fold=fold, force=force, redone=folds, progress=progress
-                )
-            )
+            after_fold(train_and_store(store, settled, run=run, fold=fold, stop=stop, progress=progress))
         except DistractedError as error:
             if not keep_going:
                 raise

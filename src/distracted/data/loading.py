@@ -1,5 +1,6 @@
 """Images to batches: decoded and augmented on the CPU, uint8 all the way, normalised on the device."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distracted.data.images import Image, read_rgb
 from distracted.data.sampling import balance_subjects
-from distracted.errors import DistractedError
+from distracted.errors import DistractedError, TrainingError, first_line
 
 #: Which image, in which epoch: (epoch, position in the data set's paths, times drawn before in the epoch).
 Key = tuple[int, int, int]
@@ -107,6 +108,14 @@ class BatchSampler(Sampler[list[Key]]):
         self._num_batches = max(1, min(-(-self.num_images // batch_size), most))
         self._seed = seed
         self.epoch = 0
+        self.after = 0  # batches of the epoch that are left out, since they were seen
+
+    def num_before(self, batch: int) -> int:
+        """Images in the batches of an epoch before this one."""
+        counts = [len(self._rows), self._num_beside]
+        return sum(
+            batch * (count // self._num_batches) + min(batch, count % self._num_batches) for count in counts
+        )
 
     def __len__(self) -> int:
         return self._num_batches
@@ -125,7 +134,7 @@ class BatchSampler(Sampler[list[Key]]):
             rng = np.random.default_rng([self._seed or 0, self.epoch, 1])
             more = np.array_split(self._beside.draw(self._num_beside, rng), self._num_batches)
             batches = [np.concatenate(pair) for pair in zip(batches, more, strict=True)]
-        for batch in batches:
+        for batch in batches[self.after :]:
             yield [(self.epoch, index, repeat) for index, repeat in batch.tolist()]
 
 
@@ -173,20 +182,44 @@ class Loader:
         """Batches an epoch."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+    def num_before(self, batch: int) -> int:
+        """Images in the batches of an epoch before this one."""
+        return self._sampler.num_before(batch)
+
+    def epoch(self, epoch: int = 0, *, after: int = 0) -> Iterator[Batch]:
         """The batches of one epoch.
+
+        Args:
+            after: So many of them are left out, and none of their images is read: they were seen before.
 
         Raises:
             ImageError: an image cannot be read; the message starts with its path.
             ConfigError: the policy makes something else than square uint8 images.
+            TrainingError: the system has ended a process that decodes.
         """
-        self._sampler.epoch = epoch
-        for batch in self._loader:
+        self._sampler.epoch, self._sampler.after = epoch, after
+        for batch in self._batches():
             if isinstance(batch, DistractedError):
                 # A new one: held by this frame, it would make a cycle with the workers in it, and torch waits
                 # ten seconds for workers that the garbage collector has to end.
                 raise type(batch)(*batch.args)
             yield batch
+
+    def _batches(self) -> Iterator[Batch | DistractedError]:
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that decodes images was ended by the system ({first_line(error)}): memory, or "
+                "shared memory, has run out; fewer of them need less (SET='runtime.num_workers=2', 0: none)"
+            ) from error
+
+
+def _init_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal; the parent ends them
 
 
 def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:
@@ -196,7 +229,3 @@ def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | Distra
             return image
         images.append(image)
     return Batch(torch.from_numpy(np.stack(images)), torch.tensor([index for index, _ in items]))
-
-
-def _init_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism

@@ -104,7 +104,8 @@ def blend_runs(
     if store.finished_folds(name):
         _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
     fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
-    _write(store, name, members, fit)
+    with store.hold(name):
+        _write(store, name, members, fit)
     rows, labels = store.folds.scored, scored.labels
     interval = subject_bootstrap(log_losses(fit.log_probs, labels), scored.subjects)
     of_members = {run.name: log_loss(run.oof[rows], labels) for run in members}

@@ -109,19 +109,20 @@ def choose_run(store: Store, runs: Sequence[str], *, name: str, force: bool = Fa
         )
     step = Choose()
     settings = {"name": step.name, "version": STEP_VERSION}
-    derivation = Derivation(store, parents, name, settings, fitted=True, force=force, cheap=True)
-    source = Fitted(name, step, open_sources(store, parents, scored), scored)
-    taken = [source.fitted(frozenset({fold})) for fold in range(scored.num_folds)]
-    for fold, position in enumerate(taken):
-        hidden = frozenset({fold})
-        derivation.write(
-            fold,
-            valid=source.predict(Part(fold), hidden),
-            test=source.predict(Part(fold, test=True), hidden),
-            taken=position,
-            seconds=(time.perf_counter() - start) / scored.num_folds,
-            details={"chosen": parents[position].name, "num_candidates": len(parents)},
-        )
+    with store.hold(name):
+        derivation = Derivation(store, parents, name, settings, fitted=True, force=force, cheap=True)
+        source = Fitted(name, step, open_sources(store, parents, scored), scored)
+        taken = [source.fitted(frozenset({fold})) for fold in range(scored.num_folds)]
+        for fold, position in enumerate(taken):
+            hidden = frozenset({fold})
+            derivation.write(
+                fold,
+                valid=source.predict(Part(fold), hidden),
+                test=source.predict(Part(fold, test=True), hidden),
+                taken=position,
+                seconds=(time.perf_counter() - start) / scored.num_folds,
+                details={"chosen": parents[position].name, "num_candidates": len(parents)},
+            )
     overall = source.fitted(frozenset())
     gain = measure_gain(store, parents[overall], store.read_run(name))
     names = [parent.name for parent in parents]
@@ -180,22 +181,23 @@ def _derive(
             f"{store.competition.name}: a single split has no other fold to fit {settings['name']} on; "
             "expected two folds or more"
         )
-    derivation = Derivation(store, [parent], name, settings, fitted=reads_labels, force=force, cheap=True)
-    source = step_source(name, step, open_sources(store, [parent], scored), scored)
-    fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
-    for fold, found in enumerate(fitted):
-        hidden = frozenset({fold})
-        derivation.write(
-            fold,
-            valid=source.predict(Part(fold), hidden),
-            test=source.predict(Part(fold, test=True), hidden),
-            seconds=(time.perf_counter() - start) / scored.num_folds,
-            details={
-                "fitted": None if found is None else asdict(found),
-                "num_candidates": _num_candidates(step),
-                **(details[fold] if details else {}),
-            },
-        )
+    with store.hold(name):
+        derivation = Derivation(store, [parent], name, settings, fitted=reads_labels, force=force, cheap=True)
+        source = step_source(name, step, open_sources(store, [parent], scored), scored)
+        fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
+        for fold, found in enumerate(fitted):
+            hidden = frozenset({fold})
+            derivation.write(
+                fold,
+                valid=source.predict(Part(fold), hidden),
+                test=source.predict(Part(fold, test=True), hidden),
+                seconds=(time.perf_counter() - start) / scored.num_folds,
+                details={
+                    "fitted": None if found is None else asdict(found),
+                    "num_candidates": _num_candidates(step),
+                    **(details[fold] if details else {}),
+                },
+            )
     overall = _fitted(source, frozenset())
     return Derived(name, measure_gain(store, parent, store.read_run(name)), tuple(fitted), overall)
 

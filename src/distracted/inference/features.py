@@ -1,7 +1,7 @@
 """Features of the frozen base: computed once, kept on disk by what they were made from."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +34,7 @@ def cached_features(
     device: torch.device,
     precision: Precision,
     progress: Progress = silent,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """What the head takes of a loader's images, in its order, shape (num_images, num_features).
 
@@ -46,6 +47,7 @@ def cached_features(
         contents: Digest of each image, in the loader's order.
         regions: Boxes that the loader shows beside the whole picture.
         folder: Where feature files are kept; may be deleted at any time.
+        after_batch: Called after each batch; may raise, to stop.
     """
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
     trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk)]
@@ -72,6 +74,7 @@ def cached_features(
                 file.write(rows.tobytes())  # not through a memory map: a full disk has to be an error
                 done += len(rows)
                 step(len(rows))
+                after_batch()
     written: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     return written
 

@@ -1,5 +1,7 @@
 """The forward pass over a set of images."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,18 +23,28 @@ def predict_log_probs(
     precision: Precision,
     label: str = "predicting",
     progress: Progress = silent,
+    done: list[NDArray[np.float32]] | None = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Natural log-probabilities of a loader's images in its order, shape (num_images, num_classes).
 
     The softmax is taken in float64, so that each row's probabilities sum to 1 within float32's rounding.
+
+    Args:
+        done: What each of the first batches gave before the pass was interrupted: they are not predicted
+            again, and the others are added to it.
+        after_batch: Called after each batch; may raise, to stop.
     """
     network.eval()
-    rows = []
-    with progress(label, total=loader.num_images, unit="img") as step:
-        for batch in loader.epoch():
-            rows.append(_log_probs(network, move(batch.images, device), precision))
+    batches = [] if done is None else done
+    left = loader.num_images - loader.num_before(len(batches))
+    with progress(label, total=left, unit="img") as step:
+        for batch in loader.epoch(after=len(batches)):
+            log_probs = _log_probs(network, move(batch.images, device), precision)
+            batches.append(log_probs.astype(np.float32))
             step(len(batch.images))
-    return np.concatenate(rows).astype(np.float32)
+            after_batch()
+    return np.concatenate(batches)
 
 
 @torch.no_grad()

@@ -46,23 +46,25 @@ def augment_run(
     """
     parent = store.read_run(run)
     step = {"name": "tta", "views": [asdict(view) for view in views], "average": check_average(average)}
-    derivation = Derivation(store, [parent], name or f"{run}_tta", step, force=force)
-    train, test = Images.to_train(store.competition), Images.to_test(store.competition)
-    for fold in derivation.folds:
-        trained = load_trained(store, parent, fold, runtime=runtime, progress=progress)
-        label, rows = f"{derivation.name}, fold {fold}", store.folds.valid(fold)
-        start = time.perf_counter()
-        look = partial(trained.feed.log_probs_of_views, trained.network, views=views)
-        of_valid = look(train, rows, label=f"{label}, held-out subjects")
-        of_test = look(test, test.rows, label=f"{label}, test set")
-        seconds = time.perf_counter() - start
-        manifest = derivation.write(
-            fold,
-            valid=average_views(of_valid, average),
-            test=average_views(of_test, average),
-            seconds=seconds,
-            images_per_second=(len(rows) + len(test.rows)) / seconds,
-            details={"num_views": len(views), "seconds_per_view": seconds / len(views)},
-        )
-        after_fold(manifest)
-    return measure_gain(store, parent, store.read_run(derivation.name))
+    name = name or f"{run}_tta"
+    with store.hold(name):
+        derivation = Derivation(store, [parent], name, step, force=force)
+        train, test = Images.to_train(store.competition), Images.to_test(store.competition)
+        for fold in derivation.folds:
+            trained = load_trained(store, parent, fold, runtime=runtime, progress=progress)
+            label, rows = f"{name}, fold {fold}", store.folds.valid(fold)
+            start = time.perf_counter()
+            look = partial(trained.feed.log_probs_of_views, trained.network, views=views)
+            of_valid = look(train, rows, label=f"{label}, held-out subjects")
+            of_test = look(test, test.rows, label=f"{label}, test set")
+            seconds = time.perf_counter() - start
+            manifest = derivation.write(
+                fold,
+                valid=average_views(of_valid, average),
+                test=average_views(of_test, average),
+                seconds=seconds,
+                images_per_second=(len(rows) + len(test.rows)) / seconds,
+                details={"num_views": len(views), "seconds_per_view": seconds / len(views)},
+            )
+            after_fold(manifest)
+    return measure_gain(store, parent, store.read_run(name))

@@ -5,7 +5,8 @@ A fold is a folder with valid.parquet, test.parquet (`img` and a column a class 
 and manifest.json, which is written last.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,8 @@ from pydantic import ValidationError
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
 from distracted.errors import StoreError, first_line
-from distracted.files import atomic_path, sha256_file, write_text
+from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
+from distracted.locks import Lock, hold
 from distracted.paths import Workspace
 from distracted.predictions._binding import bind_data
 from distracted.predictions._rows import align, check_rows
@@ -161,6 +163,9 @@ class Store:
     ) -> Manifest:
         """Write a fold's predictions, the manifest last.
 
+        All is written under other names first: a full disk leaves what was there. While they are renamed, for
+        a moment, the fold does not exist.
+
         Args:
             config: What the run is, as plain JSON values; its hash is kept beside it.
             valid: Log-probabilities in the order of `Folds.valid(fold)`, (num_valid, num_classes).
@@ -177,33 +182,51 @@ class Store:
             "valid": self._table(imgs, valid, folder / "valid.parquet"),
             "test": self._table(self.competition.test["img"].to_numpy(), test, folder / "test.parquet"),
         }
-        self._path(run, fold).unlink(
-            missing_ok=True
-        )  # from here until the new manifest the fold does not exist
-        hashes = {}
-        for name, table in tables.items():
-            with atomic_path(folder / f"{name}.parquet") as temporary:
+        with atomic_paths([*(folder / f"{name}.parquet" for name in tables), self._path(run, fold)]) as paths:
+            hashes = {}
+            for (name, table), temporary in zip(tables.items(), paths, strict=False):
                 table.to_parquet(temporary, index=False)
                 hashes[name] = sha256_file(temporary)  # of what was written, whoever else writes there now
-        manifest = Manifest(
-            kind=kind,
-            run=run,
-            fold=fold,
-            data=self.competition.name,
-            config=config,
-            config_hash=hash_config(config),
-            index_hash=self.competition.index_hash,
-            folds_hash=self.folds.hash,
-            valid_sha256=hashes["valid"],
-            test_sha256=hashes["test"],
-            parents=tuple(parents),
-            git_commit=git_commit(),
-            packages=package_versions(),
-            written=datetime.now(UTC).isoformat(timespec="seconds"),
-            **facts,
-        )
-        write_text(self._path(run, fold), manifest.model_dump_json(indent=2) + "\n")
+            manifest = Manifest(
+                kind=kind,
+                run=run,
+                fold=fold,
+                data=self.competition.name,
+                config=config,
+                config_hash=hash_config(config),
+                index_hash=self.competition.index_hash,
+                folds_hash=self.folds.hash,
+                valid_sha256=hashes["valid"],
+                test_sha256=hashes["test"],
+                parents=tuple(parents),
+                git_commit=git_commit(),
+                packages=package_versions(),
+                written=datetime.now(UTC).isoformat(timespec="seconds"),
+                **facts,
+            )
+            paths[-1].write_text(manifest.model_dump_json(indent=2) + "\n")
         return manifest
+
+    @contextmanager
+    def hold(self, run: str, folds: Iterable[int] | None = None) -> Iterator[list[Lock]]:
+        """Hold the locks of some folds of a run, or of all: nobody else writes them meanwhile.
+
+        What killed processes left half-written there is removed.
+
+        Raises:
+            LockError: another process holds one; says which.
+        """
+        check_name(run, "NAME")
+        name = self.competition.name
+        with ExitStack() as stack:
+            stack.callback(remove_empty, self.workspace.run_scratch(name, run))
+            locks = []
+            for fold in range(self.folds.num_folds) if folds is None else folds:
+                path = self.workspace.lock(name, run, fold)
+                locks.append(stack.enter_context(hold(path, f"{run}, fold {fold}")))
+                remove_leftovers(self._path(run, fold).parent)
+                remove_leftovers(path.parent)
+            yield locks
 
     def manifests(self, run: str) -> tuple[Manifest, ...]:
         """Those of a run's finished folds.

@@ -18,7 +18,7 @@ class FoldStatus:
     """One fold of one run.
 
     Attributes:
-        state: `stopped` was running and its process is no more; anew: done, and being trained once more.
+        state: `stopped` goes on from its checkpoint; anew: done, and being trained once more.
         score: Log loss of a fold that is done (NaN where its manifest has none).
         share: Of its epochs that a fold which is not done has behind it.
         reason: Why it failed.
@@ -175,7 +175,7 @@ def _fold(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldS
     share = min(1.0, behind / job.epochs) if job.epochs else 0.0
     if job.state == "failed":
         return FoldStatus("failed", share=share, reason=job.error)
-    return FoldStatus("stopped" if job.is_dead else "running", share=share)
+    return FoldStatus(job.state, share=share)
 
 
 def _is_submitted(store: Store, status: RunStatus) -> bool:

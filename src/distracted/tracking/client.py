@@ -3,8 +3,8 @@
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,6 +14,7 @@ from requests.utils import get_netrc_auth
 
 from distracted.errors import DistractedError, first_line
 from distracted.files import create_text, write_json, write_text
+from distracted.locks import this_process
 from distracted.reach import answers
 from distracted.schema import RuntimeConfig
 
@@ -42,9 +43,9 @@ class WandbRun:
         error: What W&B failed with, or "".
 
     Args:
-        folder: Where W&B's files go, in a folder `wandb` there, and the run's id.
+        folder: Where W&B's files go, in a folder `wandb` there, and the run's id: where one is there, that
+            run goes on.
         group: What W&B shows together.
-        again: Begin a new run; otherwise the one whose id lies in the folder goes on.
     """
 
     def __init__(
@@ -57,7 +58,6 @@ class WandbRun:
         job_type: JobType,
         config: Mapping[str, Any],
         tags: Sequence[str] = (),
-        again: bool = False,
     ) -> None:
         self._run: wandb.Run | None = None
         self.error = ""
@@ -73,7 +73,7 @@ class WandbRun:
                 job_type=job_type,
                 tags=[tag[:64] for tag in tags],  # W&B takes no longer ones
                 config=dict(config),
-                id=_run_id(folder, again=again),
+                id=_run_id(folder),
                 resume="allow",
                 dir=folder,
                 mode=find_wandb_mode(),
@@ -81,7 +81,7 @@ class WandbRun:
             )
             _send_relative_paths(self._run)
             here = _recording(self._run)
-            write_json(here / OPEN, {"pid": os.getpid(), "host": socket.gethostname()})
+            write_json(here / OPEN, asdict(this_process()))
             if not self.is_offline:
                 write_text(here / UNSENT, "")
             for metrics in ("train/*", "valid/*", "holdout/*"):
@@ -203,14 +203,16 @@ def _send_relative_paths(run: wandb.Run) -> None:
     run.log_artifact = log  # type: ignore[method-assign, assignment]
 
 
-def _run_id(folder: Path, *, again: bool) -> str:
+def _run_id(folder: Path) -> str:
     """The id of the run whose files lie in a folder, random at first."""
-    path, new = folder / _ID_FILE, secrets.token_hex(6)
-    if again:
-        write_text(path, new)
-    else:
-        create_text(path, new)
+    path = folder / _ID_FILE
+    create_text(path, secrets.token_hex(6))
     return path.read_text().strip()
+
+
+def forget_run(folder: Path) -> None:
+    """What comes next in a folder is a new run on W&B."""
+    (folder / _ID_FILE).unlink(missing_ok=True)
 
 
 def find_wandb_mode() -> Literal["online", "offline"]:

@@ -31,13 +31,11 @@ def open_fold(
     run: str,
     fold: int,
     runtime: RuntimeConfig,
-    again: bool = False,
 ) -> WandbRun:
     """The W&B run of one fold's training.
 
     Args:
         config: Of the run, resolved.
-        again: The fold is made anew: a new run on W&B.
     """
     data = config["data"]["name"]
     return WandbRun(
@@ -48,25 +46,16 @@ def open_fold(
         job_type="train",
         config={**config, "run": run, "fold": fold},
         tags=[data, config["model"]["backbone"], config["recipe"], *["leaky"] * config["training"]["leaky"]],
-        again=again,
     )
 
 
 class FoldTracker:
-    """The tracker of one fold's training: metrics.jsonl, and W&B beside it.
+    """The tracker of one fold's training: metrics.jsonl, and W&B beside it."""
 
-    Args:
-        again: The fold is made anew: a new run on W&B.
-    """
-
-    def __init__(
-        self, workspace: Workspace, config: RunConfig, *, run: str, fold: int, again: bool = False
-    ) -> None:
+    def __init__(self, workspace: Workspace, config: RunConfig, *, run: str, fold: int) -> None:
         self._file = FileTracker(workspace.scratch(config.data.name, run, fold))
         self._phases = list(config.phases)
-        self._run = open_fold(
-            workspace, config.resolved(), run=run, fold=fold, runtime=config.runtime, again=again
-        )
+        self._run = open_fold(workspace, config.resolved(), run=run, fold=fold, runtime=config.runtime)
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
         self._file.log(metrics, step=step)
@@ -78,6 +67,13 @@ class FoldTracker:
     def summarise(self, values: Mapping[str, Any]) -> None:
         self._file.summarise(values)
         self._run.summarise(lambda: values)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def rewind(self, position: int) -> None:
+        """W&B keeps the points; those that come again lie at the same steps."""
+        self._file.rewind(position)
 
     def show_fold(self, store: Store, manifest: Manifest) -> None:
         """Tell W&B what the fold predicts: confusion, the worst pictures, and the OOF file."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distracted.errors import StoreError, TrackingError, first_line
+from distracted.locks import Owner
 from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
@@ -25,7 +26,7 @@ from distracted.tracking.log import (
     open_run,
     open_submission,
 )
-from distracted.training.state import is_gone, read_state
+from distracted.training.state import read_state
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _grows(recording: Path) -> bool:
         return True
     try:
         told = json.loads((recording / OPEN).read_text())
-        return not is_gone(int(told["pid"]), str(told["host"]))
+        return not Owner(**told).is_gone
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -4,8 +4,9 @@ None of them chooses by a score, so that nothing leaks. They add up: the moving 
 trains towards, its epochs' ends are what is averaged, and the result is what goes back towards the start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,6 +37,15 @@ class Ema:
         for average, value in pairs:
             if not average.is_floating_point():  # BatchNorm's counters
                 average.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes."""
+        return {"network": self.network.state_dict(), "steps": self._steps}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.network.load_state_dict(state["network"])
+        self._steps = state["steps"]
 
 
 def copy_state(network: Network) -> StateDict:

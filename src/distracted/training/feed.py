@@ -1,6 +1,6 @@
 """A competition's images on their way into a network: batches of them, their features, their predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -55,11 +55,13 @@ class Feed:
 
     Attributes:
         cache: The data set's cache folder.
+        after_batch: Called after each batch that was predicted or gave its features; may raise, to stop.
     """
 
     settled: Settled
     cache: Path
     progress: Progress
+    after_batch: Callable[[], None] = lambda: None
 
     def loader(
         self,
@@ -98,12 +100,23 @@ class Feed:
             device=self.settled.device,
             precision=self.settled.precision,
             progress=self.progress,
+            after_batch=self.after_batch,
         )
 
     def log_probs(
-        self, network: Network, images: Images, rows: NDArray[np.int64], label: str
+        self,
+        network: Network,
+        images: Images,
+        rows: NDArray[np.int64],
+        label: str,
+        *,
+        done: list[NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float32]:
-        """Predictions of some rows, (num_rows, num_classes)."""
+        """Predictions of some rows, (num_rows, num_classes).
+
+        Args:
+            done: As `predict_log_probs` takes it.
+        """
         return predict_log_probs(
             network,
             self.loader(images, rows),
@@ -111,6 +124,8 @@ class Feed:
             precision=self.settled.precision,
             label=label,
             progress=self.progress,
+            done=done,
+            after_batch=self.after_batch,
         )
 
     def log_probs_of_views(

@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,18 @@ from distracted.training.averaging import average, copy_state
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
 from distracted.training.mixing import Mixer, share_with_partner
-from distracted.training.phases import Clock, run_phase
+from distracted.training.phases import Clock, PhaseRun
 from distracted.training.plan import check_phases
 from distracted.training.pseudo import PseudoLabels, joint_targets
 from distracted.training.resolve import Settled
+from distracted.training.resume import (
+    Checkpoints,
+    State,
+    differences,
+    made_with,
+    random_state,
+    set_random_state,
+)
 from distracted.training.tracking import Tracker
 
 _log = logging.getLogger(__name__)
@@ -43,6 +51,7 @@ class FoldResult:
         test: Log-probabilities of the test images, in the competition's order, (num_test, num_classes).
         network: The network that predicted.
         num_dropped: Images that the drop list left out of the training side.
+        num_resumed: How often the training went on from a checkpoint.
     """
 
     valid: NDArray[np.float32]
@@ -52,6 +61,7 @@ class FoldResult:
     seconds: float
     images_per_second: float
     num_dropped: int = 0
+    num_resumed: int = 0
 
 
 @dataclass
@@ -67,12 +77,20 @@ class _Fold:
     tracker: Tracker
     label: str
     pseudo: PseudoLabels | None = None
+    checkpoints: Checkpoints | None = None
     clock: Clock = field(default_factory=Clock)
+    began: float = field(default_factory=time.perf_counter)  # less what earlier sittings took
+    num_resumed: int = 0
+    num_phases: int = 0  # behind it
+    running: PhaseRun | None = None
+    half_done: State | None = None  # of the phase that goes on first
     untouched: bool = True  # the trunk: its cached features are still those of the network
     start: StateDict = field(default_factory=dict)  # the network before its base learned, where it goes back
+    predicted: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)  # batches, by set
+    network: Network = field(init=False)
 
     def __post_init__(self) -> None:
-        self.feed = Feed(self.settled, self.cache, self.progress)
+        self.feed = Feed(self.settled, self.cache, self.progress, self.keep)
         self.train, self.test = Images.to_train(self.competition), Images.to_test(self.competition)
         self.valid_rows = self.folds.valid(self.fold)
         training = self.settled.config.training
@@ -91,12 +109,67 @@ class _Fold:
         return next(name for name, phase in phases if isinstance(phase, TrainPhase) and phase.trains_base)
 
     def predict(
-        self, network: Network, images: Images, rows: NDArray[np.int64], what: str
+        self,
+        network: Network,
+        images: Images,
+        rows: NDArray[np.int64],
+        what: str,
+        done: list[NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float32]:
         """Log-probabilities of some rows: from the base's features as long as nothing has changed it."""
         if self.untouched and (images is self.train or not network.taken[1]):  # un-pooled, they fill a disk
             return predict_from_features(network, self.feed.features(network, images), rows)
-        return self.feed.log_probs(network, images, rows, f"{self.label}, {what}")
+        return self.feed.log_probs(network, images, rows, f"{self.label}, {what}", done=done)
+
+    def keep(self, boundary: bool = False) -> None:
+        """A moment at which the state is whole: it is saved where that is due, or a stop was asked for."""
+        if self.checkpoints is not None:
+            self.checkpoints.after_step(self.state, boundary=boundary)
+
+    def state(self) -> State:
+        """All that the rest of the training depends on, and the result."""
+        return {
+            "network": self.network.state_dict(),
+            "clock": asdict(self.clock),
+            "seconds": time.perf_counter() - self.began,
+            "num_resumed": self.num_resumed,
+            "num_phases": self.num_phases,
+            "running": self.running.state() if self.running is not None else None,
+            "untouched": self.untouched,
+            "start": self.start,
+            "predicted": {
+                what: {"rows": torch.from_numpy(np.concatenate(batches)), "sizes": [len(b) for b in batches]}
+                for what, batches in self.predicted.items()
+                if batches
+            },
+            "random": random_state(),
+            "tracked": self.tracker.tell(),
+            "made_with": made_with(self.settled.device),
+        }
+
+    def end_phase(self) -> None:
+        """A phase is behind, and its state is not asked for any more."""
+        self.num_phases, self.running = self.num_phases + 1, None
+        self.keep(boundary=True)
+
+    def load(self, state: State) -> None:
+        """Go on from a state."""
+        if changed := differences(state["made_with"], made_with(self.settled.device)):
+            _log.warning(
+                "%s: begun with %s: what it predicts may differ in rounding", self.label, "; ".join(changed)
+            )
+        self.network.load_state_dict(state["network"])
+        self.clock = Clock(**state["clock"])
+        self.began = time.perf_counter() - state["seconds"]
+        self.num_resumed = state["num_resumed"] + 1
+        self.num_phases, self.half_done = state["num_phases"], state["running"]
+        self.untouched, self.start = state["untouched"], state["start"]
+        self.predicted = {
+            what: [batch.numpy() for batch in found["rows"].split(found["sizes"])]
+            for what, found in state["predicted"].items()
+        }
+        set_random_state(state["random"])
+        self.tracker.rewind(state["tracked"])
 
 
 def train_fold(
@@ -108,6 +181,7 @@ def train_fold(
     cache: Path,
     tracker: Tracker,
     pseudo: PseudoLabels | None = None,
+    checkpoints: Checkpoints | None = None,
     label: str = "",
     progress: Progress = silent,
 ) -> FoldResult:
@@ -119,26 +193,37 @@ def train_fold(
     Args:
         cache: The data set's cache folder.
         pseudo: What phases of kind train learn from beside the training side.
+        checkpoints: Where the training goes on from, and keeps its state; None: it is not kept.
         label: Shown with the progress, such as "resnet50, fold 0".
 
     Raises:
         ImageError: an image cannot be read.
         TrainingError: the loss is not finite.
+        CheckpointError: the checkpoint that is there belongs to something else.
+        Stopped: a stop was asked for, and the state is on disk.
     """
-    start = time.perf_counter()
     config = settled.config
     seed_everything(config.training.seed, fold)
-    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo)
+    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo, checkpoints)
     if job.num_dropped:
         _log.info("%s: %d images left out of training by the drop list", label, job.num_dropped)
-    network = build_network(config.model, settled.weights, num_classes=competition.num_classes).to(
-        settled.device
-    )
+    state = checkpoints.load() if checkpoints is not None else None
+    network = build_network(config.model, settled.weights, num_classes=competition.num_classes)
+    job.network = network.to(settled.device)
     check_phases(network, config.phases)
+    if state is not None:
+        job.load(state)
+        _log.info("%s: goes on from step %d", label, job.clock.step)
+    else:
+        tracker.rewind(0)
     labels = folds.labels
-    for name, phase in config.phases.items():
+    for number, (name, phase) in enumerate(config.phases.items()):
+        if number < job.num_phases:
+            continue
+        network = job.network
         if isinstance(phase, TrainPhase):
-            network = _train(job, network, name, phase)
+            job.network = _train(job, network, name, phase)
+            job.end_phase()
             continue
         features = job.feed.features(network, job.train)
         if isinstance(phase, FeaturesPhase):
@@ -154,16 +239,22 @@ def train_fold(
                 progress=progress,
                 label=f"{label}, {name}",
             )
-        tracker.log({"phase": name, "epoch": 0, **_look(job, network)}, step=job.clock.step)
-    valid = job.predict(network, job.train, job.valid_rows, "held-out subjects")
+        found = _look(job, network)
+        tracker.log({"phase": name, "epoch": 0, **found}, step=job.clock.step)
+        job.end_phase()
+    network = job.network
+    done = {what: job.predicted.setdefault(what, []) for what in ("valid", "test")}
+    valid = job.predict(network, job.train, job.valid_rows, "held-out subjects", done["valid"])
+    test = job.predict(network, job.test, job.test.rows, "test set", done["test"])
     result = FoldResult(
         valid=valid,
-        test=job.predict(network, job.test, job.test.rows, "test set"),
+        test=test,
         network=network,
         scores=scores(valid, labels[job.valid_rows], prefix="valid/"),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - job.began,
         images_per_second=job.clock.images / job.clock.seconds if job.clock.seconds else 0.0,
         num_dropped=job.num_dropped,
+        num_resumed=job.num_resumed,
     )
     tracker.summarise(
         {**result.scores, "seconds": result.seconds, "images_per_second": result.images_per_second}
@@ -186,7 +277,7 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
     goes_back = config.training.tuned_share < 1 and phase.trains_base
     if goes_back and not job.start:
         job.start = copy_state(network)
-    network = run_phase(
+    run = PhaseRun(
         network,
         name,
         phase,
@@ -203,7 +294,13 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         after_epoch=lambda network: _look(job, network),
         watched="valid/log_loss" if config.training.leaky else "holdout/log_loss",
         mixer=_make_mixer(job) if config.mixing.on else None,
+        after_step=job.keep,
     )
+    if job.half_done is not None:
+        run.load(job.half_done)
+        job.half_done = None
+    job.running = run
+    network = run()
     if goes_back and name == job.last_of_base:
         average(
             network,

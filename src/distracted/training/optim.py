@@ -109,3 +109,16 @@ def make_scheduler(
         return _FINAL + (1 - _FINAL) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
     return LambdaLR(optimizer, factor)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser its state of an earlier time, laid out in memory as its parameters are.
+
+    The fused ones walk over parameters, gradients and moments as they lie in memory: in another order they
+    would mix them up.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,25 +1,24 @@
-"""One phase of gradient descent: what learns, on which batches, for how long."""
+"""One phase of gradient descent: its epochs, what is measured on the way, and where it stands."""
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 
-from distracted.data.loading import Loader
+from distracted.data.loading import Batch, Loader
 from distracted.errors import TrainingError
-from distracted.inference.device import Precision, autocast, move
-from distracted.models.blocks import frozen_layers
+from distracted.inference.device import Precision, move
 from distracted.models.network import Network
 from distracted.models.weights import StateDict
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
-from distracted.training.averaging import Ema, average, copy_state
+from distracted.training.averaging import average, copy_state
 from distracted.training.mixing import Mixer
-from distracted.training.optim import make_optimizer, make_scheduler
+from distracted.training.stepper import Stepper
 from distracted.training.tracking import Tracker
 from distracted.training.watch import Watch
 
@@ -43,26 +42,8 @@ class Clock:
     seconds: float = 0.0
 
 
-def run_phase(
-    network: Network,
-    name: str,
-    phase: TrainPhase,
-    *,
-    loader: Loader,
-    targets: torch.Tensor,
-    training: TrainingConfig,
-    device: torch.device,
-    precision: Precision,
-    clock: Clock,
-    tracker: Tracker,
-    progress: Progress,
-    label: str,
-    after_epoch: Callable[[Network], dict[str, float]],
-    watched: str = "",
-    weights: torch.Tensor | None = None,
-    mixer: Mixer | None = None,
-) -> Network:
-    """Train a network in place through one phase.
+class PhaseRun:
+    """Trains a network in place through one phase, from its beginning or from a state of it.
 
     Every few steps `train/epoch` (those behind it), `train/loss`, `train/lr`, `train/grad_norm` (before
     clipping) and `train/images_per_second` are tracked, after each epoch `train/epoch_loss`, its mean, and
@@ -76,169 +57,175 @@ def run_phase(
         watched: The metric that patience, keep and plateau look at.
         weights: Of the loss of each of the loader's paths, on the device; None: all the same.
         mixer: Mixes each batch.
-
-    Returns:
-        The network that predicts: its moving average where `training.ema` is on, else `network` itself; the
-        mean over the ends of its last epochs where `phase.soup` asks for it.
-
-    Raises:
-        TrainingError: the loss is not finite; says step and learning rate.
+        after_step: Called after each step, and with True after each epoch, when `state` may be taken.
     """
-    network.zero_grad(set_to_none=True)  # of what an earlier phase trained
-    optimizer = make_optimizer(network, phase)
-    num_steps = phase.epochs * len(loader)
-    watch = Watch(phase)
-    scheduler = make_scheduler(optimizer, phase, num_steps=num_steps, share=lambda: watch.share)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    ema = Ema(network, training.ema) if training.ema > 0 else None
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    predicts = ema.network if ema is not None else network
-    earlier: deque[StateDict] = deque(maxlen=phase.soup - 1)  # what predicted after the last epochs but one
-    first_step = clock.step
 
-    def frozen_now() -> int:
-        return frozen_layers(network.blocks, phase, done=(clock.step - first_step) / num_steps)
-
-    def prepare() -> None:
-        network.freeze_first(frozen_now())
-        network.train_learning(batchnorm=phase.batchnorm == "train")
-
-    def loss_of(logits: torch.Tensor, aims: torch.Tensor, weighted: torch.Tensor | None) -> torch.Tensor:
-        smoothing = training.label_smoothing
-        if weighted is None:
-            return nn.functional.cross_entropy(logits, aims, label_smoothing=smoothing)
-        losses = nn.functional.cross_entropy(logits, aims, label_smoothing=smoothing, reduction="none")
-        return (losses * weighted).mean()
-
-    def take_step(images: torch.Tensor, aims: torch.Tensor, weighted: torch.Tensor | None) -> torch.Tensor:
-        if frozen_now() != network.num_frozen:
-            prepare()
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, precision):
-            losses = [
-                share * loss_of(logits, aims, weighted) for share, logits in network.weighted_logits(images)
-            ]
-            loss = torch.stack(losses).sum()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.unscale_(optimizer)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if training.grad_clip > 0:
-            nn.utils.clip_grads_with_norm_(parameters, training.grad_clip, norm)
-        scaler.step(optimizer)
-        scaler.update()
-        scheduler.step()
-        if ema is not None:
-            ema.update(network)
-        return torch.stack([loss.detach(), norm])
-
-    if phase.watches:  # no epoch may be better than what the phase began with
-        watch.look(after_epoch(predicts)[watched], predicts)
-    with progress(label, total=phase.epochs * loader.num_images, unit="img") as step:
-        for number in range(phase.epochs):
-            if number and phase.soup > 1:
-                earlier.append(copy_state(predicts))
-            prepare()  # looking at a score has left it in eval mode
-            start = time.perf_counter()
-            loss = _run_epoch(
-                loader,
-                targets,
-                weights,
-                take_step,
-                lambda: phase.lr * _factor(scheduler),
-                clock,
-                step,
-                mixer,
-                lambda share, found: tracker.log(
-                    {"phase": name, "train/epoch": clock.epoch + share, **found}, step=clock.step
-                ),
-            )
-            clock.seconds += time.perf_counter() - start
-            clock.epoch += 1
-            metrics: dict[str, float | str] = {
-                "phase": name,
-                "epoch": clock.epoch,
-                "train/epoch_loss": loss,
-                **after_epoch(predicts),
-            }
-            tracker.log(metrics, step=clock.step)
-            if phase.watches:
-                warming_up = clock.step - first_step < phase.warmup * num_steps
-                watch.look(float(metrics[watched]), predicts, warming_up=warming_up)
-                if watch.stop:
-                    _log.info("%s: %d epochs without improvement; stopped", label, watch.epochs_since)
-                    break
-    watch.restore(predicts)
-    if earlier:
-        average(
-            predicts,
-            earlier,
-            share=1 / (1 + len(earlier)),
-            loader=loader,
-            epoch=clock.epoch,
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        phase: TrainPhase,
+        *,
+        loader: Loader,
+        targets: torch.Tensor,
+        training: TrainingConfig,
+        device: torch.device,
+        precision: Precision,
+        clock: Clock,
+        tracker: Tracker,
+        progress: Progress,
+        label: str,
+        after_epoch: Callable[[Network], dict[str, float]],
+        watched: str = "",
+        weights: torch.Tensor | None = None,
+        mixer: Mixer | None = None,
+        after_step: Callable[[bool], None] = lambda boundary: None,
+    ) -> None:
+        self._name, self._phase, self._label = name, phase, label
+        self._loader, self._targets, self._weights, self._mixer = loader, targets, weights, mixer
+        self._device, self._precision = device, precision
+        self._clock, self._tracker, self._progress = clock, tracker, progress
+        self._after_epoch, self._watched, self._after_step = after_epoch, watched, after_step
+        self._watch = Watch(phase)
+        self._stepper = Stepper(
+            network,
+            phase,
+            training,
+            num_steps=phase.epochs * len(loader),
             device=device,
             precision=precision,
+            share=lambda: self._watch.share,
         )
-    return predicts
+        self._earlier: deque[StateDict] = deque(maxlen=phase.soup - 1)  # ends of the last epochs but one
+        self._begun = False
+        self._epoch = 0  # of the phase
+        self._batch = 0  # of the epoch: those behind it
+        self._total, self._count = 0.0, 0  # sum of losses, over so many steps of the epoch
+        self._waiting: list[torch.Tensor] = []  # losses and norms that were not looked at yet
 
+    def state(self) -> dict[str, Any]:
+        """Where the phase stands, without the network's own tensors; what `load` takes."""
+        return {
+            "begun": self._begun,
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "total": self._total,
+            "count": self._count,
+            "waiting": self._waiting,
+            "earlier": list(self._earlier),
+            "watch": self._watch.state(),
+            "stepper": self._stepper.state(),
+        }
 
-def _factor(scheduler: torch.optim.lr_scheduler.LambdaLR) -> float:
-    """The share of their rates at which all groups stand."""
-    return float(scheduler.get_last_lr()[0] / scheduler.base_lrs[0])
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same phase."""
+        self._begun, self._epoch, self._batch = state["begun"], state["epoch"], state["batch"]
+        self._total, self._count = state["total"], state["count"]
+        self._waiting = [tensor.to(self._device) for tensor in state["waiting"]]
+        self._earlier.extend(state["earlier"])
+        self._watch.load(state["watch"])
+        self._stepper.load(state["stepper"])
 
+    def __call__(self) -> Network:
+        """Train.
 
-def _run_epoch(
-    loader: Loader,
-    targets: torch.Tensor,
-    weights: torch.Tensor | None,
-    take_step: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
-    current_rate: Callable[[], float],
-    clock: Clock,
-    step: Step,
-    mixer: Mixer | None,
-    log: Callable[[float, dict[str, float]], None],
-) -> float:
-    """Train for one epoch; returns the mean loss.
+        Returns:
+            The network that predicts: its moving average where `training.ema` is on, else the network itself;
+            the mean over the ends of its last epochs where `phase.soup` asks for it.
 
-    Args:
-        log: Called at each look with the share of the epoch that is done, and what was measured since.
-    """
-    waiting: list[torch.Tensor] = []
-    total, count = 0.0, 0
-    looked, num_images = time.perf_counter(), 0
-    for number, batch in enumerate(loader.epoch(clock.epoch), start=1):
-        images, rate = move(batch.images, targets.device), current_rate()
-        indices = move(batch.indices, targets.device)
-        aims = targets[indices]
-        if mixer is not None:
-            images, aims = mixer(images, aims, batch.indices, epoch=clock.epoch, number=number)
-        waiting.append(take_step(images, aims, None if weights is None else weights[indices]))
-        clock.step += 1
-        clock.images += len(batch.images)
-        num_images += len(batch.images)
-        if len(waiting) == _CHECK_EVERY or number == len(loader):
-            losses, norms = torch.stack(waiting).cpu().double().unbind(1)
-            if not losses.isfinite().all():
-                bad = clock.step - len(waiting) + 1 + int((~losses.isfinite()).int().argmax())
-                raise TrainingError(
-                    f"the loss is {losses[~losses.isfinite()][0].item()} at step {bad} (learning rate "
-                    f"about {rate:.2g}); "
-                    "a lower rate (SET='phases.<phase>.lr=...'), training.grad_clip=1 or another seed may "
-                    "help"
+        Raises:
+            TrainingError: the loss is not finite; says step and learning rate.
+        """
+        phase, predicts = self._phase, self._stepper.predicts
+        if phase.watches and not self._begun:  # no epoch may be better than what the phase began with
+            self._watch.look(self._after_epoch(predicts)[self._watched], predicts)
+        self._begun = True
+        left = (phase.epochs - self._epoch) * self._loader.num_images - self._loader.num_before(self._batch)
+        with self._progress(self._label, total=left, unit="img") as step:
+            while self._epoch < phase.epochs and not self._watch.stop:
+                if self._epoch and not self._batch and phase.soup > 1:
+                    self._earlier.append(copy_state(predicts))
+                self._run_epoch(step)
+                self._end_epoch()
+        if self._watch.stop:
+            _log.info("%s: %d epochs without improvement; stopped", self._label, self._watch.epochs_since)
+        self._watch.restore(predicts)
+        if self._earlier:
+            average(
+                predicts,
+                list(self._earlier),
+                share=1 / (1 + len(self._earlier)),
+                loader=self._loader,
+                epoch=self._clock.epoch,
+                device=self._device,
+                precision=self._precision,
+            )
+        return predicts
+
+    def _run_epoch(self, step: Step) -> None:
+        """The batches of the epoch that are not behind us."""
+        self._stepper.prepare()  # looking at a score has left the network in eval mode
+        looked, num_images = time.perf_counter(), 0
+        for batch in self._loader.epoch(self._clock.epoch, after=self._batch):
+            rate = self._stepper.rate
+            self._waiting.append(self._take_step(batch))
+            self._batch += 1
+            self._clock.step += 1
+            self._clock.images += len(batch.images)
+            num_images += len(batch.images)
+            if len(self._waiting) == _CHECK_EVERY or self._batch == len(self._loader):
+                found = self._look_at_losses(rate)
+                now = time.perf_counter()
+                found["train/images_per_second"] = num_images / (now - looked)
+                self._clock.seconds += now - looked
+                share = self._batch / len(self._loader)
+                self._tracker.log(
+                    {"phase": self._name, "train/epoch": self._clock.epoch + share, **found},
+                    step=self._clock.step,
                 )
-            total, count = total + float(losses.sum()), count + len(losses)
-            now = time.perf_counter()
-            found = {
-                "train/loss": float(losses.mean()),
-                "train/lr": rate,
-                "train/images_per_second": num_images / (now - looked),
-            }
-            if norms.isfinite().all():  # an fp16 step that the scaler skips has none
-                found["train/grad_norm"] = float(norms.mean())
-            log(number / len(loader), found)
-            looked, num_images = now, 0
-            waiting.clear()
-            step(len(batch.images), loss=total / count, lr=rate)
-        else:
-            step(len(batch.images))
-    return total / count
+                looked, num_images = now, 0
+                step(len(batch.images), loss=self._total / self._count, lr=rate)
+            else:
+                step(len(batch.images))
+            self._after_step(False)
+
+    def _take_step(self, batch: Batch) -> torch.Tensor:
+        images = move(batch.images, self._device)
+        indices = move(batch.indices, self._device)
+        aims = self._targets[indices]
+        if self._mixer is not None:
+            images, aims = self._mixer(
+                images, aims, batch.indices, epoch=self._clock.epoch, number=self._batch + 1
+            )
+        return self._stepper(images, aims, None if self._weights is None else self._weights[indices])
+
+    def _look_at_losses(self, rate: float) -> dict[str, float]:
+        losses, norms = torch.stack(self._waiting).cpu().double().unbind(1)
+        if not losses.isfinite().all():
+            bad = self._clock.step - len(self._waiting) + 1 + int((~losses.isfinite()).int().argmax())
+            raise TrainingError(
+                f"the loss is {losses[~losses.isfinite()][0].item()} at step {bad} (learning rate "
+                f"about {rate:.2g}); "
+                "a lower rate (SET='phases.<phase>.lr=...'), training.grad_clip=1 or another seed may help"
+            )
+        self._total, self._count = self._total + float(losses.sum()), self._count + len(losses)
+        self._waiting.clear()
+        found = {"train/loss": float(losses.mean()), "train/lr": rate}
+        if norms.isfinite().all():  # an fp16 step that the scaler skips has none
+            found["train/grad_norm"] = float(norms.mean())
+        return found
+
+    def _end_epoch(self) -> None:
+        metrics: dict[str, float | str] = {
+            "phase": self._name,
+            "epoch": self._clock.epoch + 1,
+            "train/epoch_loss": self._total / self._count,
+            **self._after_epoch(self._stepper.predicts),
+        }
+        self._tracker.log(metrics, step=self._clock.step)
+        if self._phase.watches:
+            score = float(metrics[self._watched])
+            self._watch.look(score, self._stepper.predicts, warming_up=self._stepper.is_warming_up)
+        self._clock.epoch += 1
+        self._epoch, self._batch, self._total, self._count = self._epoch + 1, 0, 0.0, 0
+        self._after_step(True)

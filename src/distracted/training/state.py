@@ -1,19 +1,21 @@
 """What a fold's training says of itself: job.json beside its metrics, for those who look on."""
 
 import json
-import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from distracted.errors import first_line
 from distracted.files import write_json
-from distracted.paths import JOB
+from distracted.locks import holder
+from distracted.paths import JOB, LOCK
 from distracted.schema import RunConfig, TrainPhase
+from distracted.stopping import Stopped
+
+_Said = Literal["running", "stopped", "failed", "done"]
 
 
 @dataclass(frozen=True)
@@ -21,28 +23,20 @@ class JobState:
     """How a fold's training stands.
 
     Attributes:
-        state: As the job left it: `running` may also have been killed, which `is_dead` tells.
+        state: As the job left it: stopped by request, or killed while it was `running`.
         epochs: Of gradient descent in all phases together; `train/epoch` in the metrics counts up to it.
         error: Why it failed, in one line.
         started: UTC, ISO 8601.
     """
 
-    state: Literal["running", "failed", "done"]
-    pid: int
-    host: str
+    state: _Said
     started: str
     epochs: int
     error: str = ""
 
     @property
-    def is_dead(self) -> bool:
-        """Whether it says `running` and its process, on this machine, is no more."""
-        return self.state == "running" and is_gone(self.pid, self.host)
-
-    @property
     def is_alive(self) -> bool:
-        """Whether it is under way, as far as this machine can tell."""
-        return self.state == "running" and not self.is_dead
+        return self.state == "running"
 
 
 @contextmanager
@@ -51,35 +45,31 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
     epochs = sum(phase.epochs for phase in config.phases.values() if isinstance(phase, TrainPhase))
     now = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def write(state: Literal["running", "failed", "done"], error: str = "") -> None:
-        found = JobState(state, os.getpid(), socket.gethostname(), now, epochs, error)
-        write_json(folder / JOB, asdict(found))
+    def write(state: _Said, error: str = "") -> None:
+        with suppress(OSError):  # a full disk: the fold's own files are what counts
+            write_json(folder / JOB, asdict(JobState(state, now, epochs, error)))
 
     write("running")
     try:
         yield
+    except (Stopped, KeyboardInterrupt) as error:
+        write("stopped", str(error))
+        raise
     except BaseException as error:
-        write("failed", "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error))
+        write("failed", first_line(error))
         raise
     write("done")
 
 
 def read_state(folder: Path) -> JobState | None:
-    """What a fold's job.json says; None where there is none that can be read."""
+    """What a fold's job.json says; None where there is none that can be read.
+
+    One that says `running` and whose lock nobody holds was killed: `stopped`.
+    """
     try:
-        return JobState(**json.loads((folder / JOB).read_text()))
+        found = JobState(**json.loads((folder / JOB).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def is_gone(pid: int, host: str) -> bool:
-    """Whether a process of this machine is no more; of another machine's nothing is known."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # somebody else's
-        return False
-    return False
+    if found.state == "running" and holder(folder / LOCK) is None:
+        return replace(found, state="stopped", error="killed")
+    return found

@@ -1,6 +1,7 @@
 """Where metrics go while a fold is trained: metrics.jsonl, and what else has the same interface."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,14 @@ class Tracker(Protocol):
 
     def summarise(self, values: Mapping[str, Any]) -> None: ...
 
+    def tell(self) -> int:
+        """Where it stands, for `rewind`."""
+        ...
+
+    def rewind(self, position: int) -> None:
+        """Forget what came after: a training goes on from there, or from 0."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -24,11 +33,11 @@ class Tracker(Protocol):
 
 
 class FileTracker:
-    """The local truth: one JSON object a line in metrics.jsonl, begun anew with each run."""
+    """The local truth: one JSON object a line in metrics.jsonl, after those that are there."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / METRICS).open("w")
+        self._file = (folder / METRICS).open("a")
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -36,6 +45,13 @@ class FileTracker:
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"summary": dict(values)}) + "\n")
+        self._file.flush()
+
+    def tell(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def rewind(self, position: int) -> None:
+        self._file.truncate(min(position, self.tell()))
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """What a phase does about the score that it watches: stop early, keep the best epoch, lower the rate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -46,6 +48,16 @@ class Watch:
     @property
     def stop(self) -> bool:
         return self.phase.patience is not None and self.epochs_since >= self.phase.patience
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes."""
+        kept = ("share", "best", "epochs_since", "_since_reduced", "_state")
+        return {name: getattr(self, name) for name in kept}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def restore(self, network: Network) -> None:
         """Give the network the weights of its best epoch, where they are kept."""

@@ -1,0 +1,255 @@
+"""make torture: one fold is killed again and again, and in the end nothing shows it.
+
+    PYTHONPATH=scripts python bench/torture.py --folder <folder> [--model MODEL --data DATA --kills 30]
+
+Trains fold 0 once without interruption and once with `--kills` SIGKILLs: at random moments of its work, and
+every third while a checkpoint is being written. Each time the same command is called again. In the end the
+predictions have to be the same bytes, the metrics the same but for times, and nothing half-written may be
+left. Both trainings are kept in the folder; what was measured goes to torture.json there.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import console
+from distracted.config import load_data_config
+from distracted.errors import TrainingError
+from distracted.files import sha256_file, write_json
+from distracted.locks import holder
+from distracted.paths import CONFIGS, Workspace
+from distracted.predictions.store import open_store
+from distracted.training.resume import LAST, newest_state
+from distracted.training.state import read_state
+
+_SCRIPTS = CONFIGS.parent / "scripts"
+_LOOK = 0.002  # seconds between looks for what a kill waits for
+_LOST = 900.0  # seconds in which a training has to begin
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill.
+
+    Attributes:
+        where: The phase that was under way, or what else.
+        wrote: Whether a checkpoint was being written.
+        begins: Seconds from the command to the moment at which the fold is held: Python, torch, the index.
+        works: Seconds from there to the kill.
+        kept: Seconds of work that the checkpoint had behind it after the kill; it counts from the fold's
+            beginning on.
+    """
+
+    where: str
+    wrote: bool
+    begins: float
+    works: float
+    kept: float
+
+
+class Victim:
+    """Fold 0 of a run in a workspace of its own, trained by the command that users type."""
+
+    def __init__(self, root: Path, model: str, data: str, settings: str) -> None:
+        self._arguments = ["--models", model, "--fold", "0", "--data", data, "--set", settings]
+        self._arguments += ["--root", str(root)]
+        self._run, self._workspace = model, Workspace(root)
+        self.name = load_data_config(data, root=root).name
+        self.root, self._data = root, data
+
+    @property
+    def scratch(self) -> Path:
+        return self._workspace.scratch(self.name, self._run, 0)
+
+    def check(self) -> None:
+        """Read the predictions as every later stage does."""
+        store = open_store(self._workspace, load_data_config(self._data, root=self.root))
+        store.read_run(self._run, partial=True)
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, str(_SCRIPTS / "train.py"), *self._arguments]
+        with (self.root / "log.txt").open("a") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, text=True)
+
+    def holds(self, process: subprocess.Popen[str]) -> bool:
+        owner = holder(self._workspace.lock(self.name, self._run, 0))
+        state = read_state(self.scratch)
+        return owner is not None and owner.pid == process.pid and state is not None and state.is_alive
+
+    @property
+    def is_writing(self) -> bool:
+        return any(self.scratch.glob(f".{LAST}.*.tmp"))
+
+    def behind(self) -> tuple[str, float]:
+        """The phase that the newest checkpoint stands in, and the seconds of work behind it."""
+        found = newest_state(self.scratch)
+        if found is None:
+            return "before the first checkpoint", 0.0
+        _, _, state = found
+        if state["running"] is not None:
+            return f"phase {state['num_phases'] + 1}", float(state["seconds"])
+        sets = [what for what, found in state["predicted"].items() if found]
+        return f"predicting {sets[-1]}" if sets else f"after phase {state['num_phases']}", state["seconds"]
+
+    def predictions(self) -> dict[str, str]:
+        folder = self._workspace.fold(self.name, self._run, 0)
+        return {part: sha256_file(folder / f"{part}.parquet") for part in ("valid", "test")}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was tracked, but for times."""
+        lines = self._workspace.metrics(self.name, self._run, 0).read_text().splitlines()
+        return [_without_times(json.loads(line)) for line in lines]
+
+    def leftovers(self) -> list[str]:
+        """Half-written files and checkpoints, where the fold is done."""
+        found = [*self.root.rglob(".*.tmp"), *self.scratch.glob("*.ckpt"), *self.scratch.glob("lock.json*")]
+        return [str(path.relative_to(self.root)) for path in found]
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Where both trainings go; what is there is removed.")],
+    model: str = "efficientnet_lite0",
+    data: console.Data = "sample",
+    set: console.Set = "",
+    kills: int = 30,
+    seed: int = 0,
+    debug: console.Debug = False,
+) -> None:
+    """Kill and compare; print a table of the kills."""
+    settings = f"runtime.tracking=none {set}"
+    if "/" not in data:
+        data = str(load_data_config(data).folder.absolute())
+    torture(folder, model, data, settings, kills=kills, seed=seed)
+
+
+def torture(
+    folder: Path, model: str, data: str, settings: str, *, kills: int, seed: int
+) -> tuple[list[Kill], float]:
+    """Kill a fold so many times, and make sure that nothing shows it; returns the kills and the time lost.
+
+    Raises:
+        TrainingError: something shows it; says what.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    victims = []
+    for name in ("whole", "killed"):
+        root = folder / name
+        root.mkdir(parents=True)
+        victims.append(Victim(root, model, data, settings))
+    whole, killed = victims
+    start = time.perf_counter()
+    process = whole.start()
+    begins = _wait_until_held(whole, process)
+    _finish(whole, process)
+    took = time.perf_counter() - start
+    console.say(f"without interruption: {took:.0f} s, {begins:.0f} s of it until the training begins")
+    rng = random.Random(seed)
+    done: list[Kill] = []
+    start = time.perf_counter()
+    with console.progress("kills", total=kills, unit="kills") as step:
+        while len(done) < kills:
+            work = took - begins
+            left = max(0.0, work - done[-1].kept) if done else work
+            share, write = 2 * left / (kills - len(done) + 1), len(done) % 3 == 2 and left > work / 4
+            done.append(_kill(killed, rng, share=share, write=write))
+            step()
+    process = killed.start()
+    _finish(killed, process)
+    lost = time.perf_counter() - start - took
+    _compare(whole, killed)
+    _show(folder, done, lost)
+    return done, lost
+
+
+def _kill(victim: Victim, rng: random.Random, *, share: float, write: bool) -> Kill:
+    """Start the training, and kill it within so many seconds of its work, or in a write after them."""
+    process = victim.start()
+    begins = _wait_until_held(victim, process)
+    start = time.perf_counter()
+    delay = rng.uniform(0, share)
+    while time.perf_counter() - start < delay or (write and not victim.is_writing):
+        if process.poll() is not None:
+            raise TrainingError(f"{victim.root}/log.txt: the training ended before it could be killed")
+        time.sleep(_LOOK)
+    wrote = victim.is_writing
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    works = time.perf_counter() - start
+    where, kept = victim.behind()
+    return Kill(where, wrote, begins, works, kept)
+
+
+def _wait_until_held(victim: Victim, process: subprocess.Popen[str]) -> float:
+    start = time.perf_counter()
+    while not victim.holds(process):
+        if process.poll() is not None or time.perf_counter() - start > _LOST:
+            raise TrainingError(f"{victim.root}/log.txt: the training did not begin")
+        time.sleep(_LOOK)
+    return time.perf_counter() - start
+
+
+def _finish(victim: Victim, process: subprocess.Popen[str]) -> None:
+    if process.wait() != 0:
+        raise TrainingError(f"{victim.root}/log.txt: the training ended with exit code {process.returncode}")
+
+
+def _compare(whole: Victim, killed: Victim) -> None:
+    if killed.predictions() != whole.predictions():
+        raise TrainingError(f"{killed.root}: its predictions are not those of {whole.root}")
+    if killed.metrics() != whole.metrics():
+        raise TrainingError(f"{killed.root}: its metrics are not those of {whole.root}")
+    if left := killed.leftovers():
+        raise TrainingError(f"{killed.root}: left behind: {', '.join(left)}")
+    killed.check()
+
+
+def _without_times(line: dict[str, Any]) -> dict[str, Any]:
+    line = {key: value for key, value in line.items() if "second" not in key}
+    return line | {"summary": _without_times(line["summary"])} if "summary" in line else line
+
+
+def _show(folder: Path, kills: Sequence[Kill], lost: float) -> None:
+    found = list(_redone(kills))
+    where = Counter(kill.where for kill in kills)
+    in_writes = sum(kill.wrote for kill in kills)
+    console.table("kills", ["checkpoint stood in", "kills"], [[w, str(n)] for w, n in sorted(where.items())])
+    begins = sum(kill.begins for kill in kills) / len(kills)
+    figures = {
+        "kills": len(kills),
+        "in_a_write": in_writes,
+        "seconds_lost_a_kill": lost / len(kills),
+        "of_it_until_the_training_begins": begins,
+        "work_redone_a_kill": sum(found) / len(found),
+        "work_redone_at_most": max(found),
+    }
+    write_json(folder / "torture.json", {**figures, "all": [asdict(kill) for kill in kills]})
+    console.say(
+        f"{len(kills)} kills, {in_writes} of them in a write: each time the training went on; predictions "
+        f"and metrics are the same, nothing is left behind\n"
+        f"lost a kill: {lost / len(kills):.1f} s, {begins:.1f} s of it until Python, torch and the index are "
+        f"there; work done again {figures['work_redone_a_kill']:.1f} s, at most {max(found):.1f} s"
+    )
+
+
+def _redone(kills: Sequence[Kill]) -> Iterator[float]:
+    """Seconds of each sitting's work that no checkpoint held."""
+    before = 0.0
+    for kill in kills:
+        yield max(0.0, kill.works - (kill.kept - before))
+        before = kill.kept
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,293 @@
+"""The state of a fold's training on disk: last.ckpt, and previous.ckpt until the next one is proven.
+
+A checkpoint is a safetensors file: the tensors of a state, and all else of it as JSON in the header, with
+what the state belongs to and a digest. Nothing in it is ever executed, whoever wrote it.
+"""
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from distracted.errors import CheckpointError, first_line
+from distracted.files import atomic_path, flush_folder
+from distracted.locks import Lock
+from distracted.stopping import Stop, Stopped
+
+_log = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+#: What is written grows with the code; another number is another layout, which is not read.
+_VERSION = 1
+#: The share of the time that `auto` spends on saving.
+_SHARE = 0.01
+
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """Keeps the state of one fold's training, so that it can go on from there when it was killed.
+
+    Args:
+        folder: The fold's scratch folder.
+        made_for: What a state belongs to, as JSON values by name: the fold, the config, hashes of the data.
+            A state that was made for anything else is refused.
+        every: Steps between states; auto: as often as one percent of the time allows.
+        stop: Asked after each step.
+        lock: Of the fold; checked before each write.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        made_for: Mapping[str, Any],
+        *,
+        every: int | Literal["auto"] = "auto",
+        stop: Stop | None = None,
+        lock: Lock | None = None,
+    ) -> None:
+        self._folder, self._made_for, self._every = folder, dict(made_for), every
+        self._stop, self._lock = stop or Stop(), lock
+        self._steps = 0
+        self._cost = 0.0  # seconds that the last save took
+        self._saved = time.perf_counter()
+        self.seconds = 0.0  # spent on saving
+
+    @property
+    def exist(self) -> bool:
+        return any((self._folder / name).exists() for name in (LAST, PREVIOUS))
+
+    def load(self) -> State | None:
+        """The newest state that can be read; None where there is none.
+
+        Raises:
+            CheckpointError: it belongs to another config, other data or another fold; says what differs.
+        """
+        found = newest_state(self._folder)
+        if found is None:
+            return None
+        path, made_for, state = found
+        self._refuse_other(path, made_for)
+        return state
+
+    def after_step(self, make: Callable[[], State], *, boundary: bool = False) -> None:
+        """Save where it is due; where a stop was asked for, save and stop.
+
+        Args:
+            make: The state of this moment; called only where it is saved.
+            boundary: An epoch's or a phase's end.
+
+        Raises:
+            Stopped: by request, once the state is on disk.
+        """
+        self._steps += 1
+        if self._stop.reason:
+            self._save_or_warn(make)
+            raise Stopped(self._stop.reason)
+        if self._is_due(boundary):
+            self._save_or_warn(make)
+
+    def _is_due(self, boundary: bool) -> bool:
+        if self._every != "auto":
+            return boundary or self._steps >= self._every
+        return time.perf_counter() - self._saved >= self._cost / _SHARE
+
+    def _save_or_warn(self, make: Callable[[], State]) -> None:
+        """A state that cannot be written costs no work: the one before it stays, and training goes on."""
+        try:
+            self.save(make())
+        except OSError as error:
+            self._steps, self._saved = 0, time.perf_counter()
+            reason = error.strerror or first_line(error)
+            kept = "the one before it is kept" if self.exist else "there is none yet"
+            _log.warning("%s: the checkpoint cannot be written (%s); %s", self._folder / LAST, reason, kept)
+
+    def save(self, state: State) -> None:
+        """Write a state: to a temporary file, read back, then named `last.ckpt`, the one there `previous`.
+
+        Raises:
+            OSError: no room, or no right to write; what is there stays.
+            LockError: another process has taken the fold over.
+        """
+        start = time.perf_counter()
+        if self._lock is not None:
+            self._lock.check()
+        last = self._folder / LAST
+        with atomic_path(last) as temporary:
+            write_state(temporary, self._made_for, state)
+            read_state(temporary)
+            if last.exists():
+                last.replace(self._folder / PREVIOUS)
+        self._steps, self._saved = 0, time.perf_counter()
+        self._cost = self._saved - start
+        self.seconds += self._cost
+
+    def remove(self) -> None:
+        """The fold is done, or to be begun anew."""
+        for name in (LAST, PREVIOUS):  # in this order: a kill between them leaves an older state, not a newer
+            (self._folder / name).unlink(missing_ok=True)
+        flush_folder(self._folder)
+
+    def _refuse_other(self, path: Path, made_for: Mapping[str, Any]) -> None:
+        expected = json.loads(json.dumps(self._made_for))
+        if differing := list(differences(made_for, expected)):
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise CheckpointError(
+                f"{path}: this training was begun with {'; '.join(differing[:5])}{more}. Go on as it was "
+                "begun, give this one a name (NAME=), or begin anew (FORCE=1)"
+            )
+
+
+def newest_state(folder: Path) -> tuple[Path, dict[str, Any], State] | None:
+    """The newest checkpoint that can be read, what it was made for, and its state; None: there is none."""
+    damaged = False
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            made_for, state = read_state(path)
+        except CheckpointError as error:
+            _log.warning("%s", error)
+            damaged = True
+            continue
+        if damaged:
+            _log.warning("going on from the one before it, %s", path)
+        return path, made_for, state
+    if damaged:
+        _log.warning("no checkpoint that can be read is left; beginning anew")
+    return None
+
+
+def differences(was: Any, now: Any, key: str = "") -> list[str]:
+    """Where two trees of JSON values differ: `training.seed 0, now 1`, one text a leaf."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        keys = [*was, *(name for name in now if name not in was)]
+        inner = [differences(was.get(name), now.get(name), f"{key}.{name}".lstrip(".")) for name in keys]
+        found = [text for texts in inner for text in texts]
+        if not found and list(was) != list(now):  # the order of phases is part of a config
+            return [f"{key} {', '.join(was)}, now {', '.join(now)}"]
+        return found
+    return [] if was == now else [f"{key} {_brief(was)}, now {_brief(now)}"]
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def write_state(path: Path, made_for: Mapping[str, Any], state: State) -> None:
+    """Write a state: a tree of dicts, lists, JSON values and tensors."""
+    tensors: dict[str, torch.Tensor] = {}
+    tree = json.dumps(_pack(state, tensors))
+    belongs = json.dumps(made_for)
+    metadata = {
+        "version": str(_VERSION),
+        "made_for": belongs,
+        "tree": tree,
+        "sha256": _digest(tensors, belongs, tree),
+    }
+    save_file(tensors, path, metadata=metadata)
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], State]:
+    """Read what a state was made for, and the state.
+
+    Raises:
+        CheckpointError: not readable, of another layout, or not the bytes that were written.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            if metadata["version"] != str(_VERSION):
+                raise CheckpointError(f"its layout is {metadata['version']}, expected {_VERSION}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if _digest(tensors, metadata["made_for"], metadata["tree"]) != metadata["sha256"]:
+            raise CheckpointError("its bytes are not those that were written")
+        made_for, tree = json.loads(metadata["made_for"]), json.loads(metadata["tree"])
+        state = _unpack(tree, tensors)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # garbage makes the reader fail in a dozen ways
+        raise CheckpointError(f"{path}: damaged ({first_line(error)})") from error
+    if not isinstance(made_for, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path}: damaged (not a state)")
+    return made_for, state
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], *texts: str) -> str:
+    digest = sha256()
+    for text in texts:
+        digest.update(f"{len(text)} {text}".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """A tree as JSON: a tensor becomes its number among `tensors`; keys of mappings may be numbers, too."""
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _pack(inner, tensors)] for key, inner in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_pack(inner, tensors) for inner in value]
+    return value
+
+
+def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: _unpack(inner, tensors) for key, inner in value["items"]}
+    if isinstance(value, list):
+        return [_unpack(inner, tensors) for inner in value]
+    return value
+
+
+def made_with(device: torch.device) -> dict[str, Any]:
+    """What rounding depends on beside the config, as JSON values."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"torch": torch.__version__, "device": name, "threads": torch.get_num_threads()}
+
+
+def random_state() -> State:
+    """Where the global generators stand that torch, sklearn and timm draw from."""
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    state: State = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "python": list(random.getstate()),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: State) -> None:
+    """Have the global generators go on from where they stood."""
+    torch.set_rng_state(state["torch"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])

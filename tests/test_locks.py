@@ -1,0 +1,150 @@
+"""A lock: one holder, who is named; a dead one's is taken over, a live one's never."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from distracted import locks
+from distracted.errors import LockError
+from distracted.locks import hold, holder, this_process
+
+
+def write(path: Path, owner: locks.Owner) -> None:
+    path.write_text(json.dumps(asdict(owner)))
+
+
+def dead() -> locks.Owner:
+    """A process of this machine that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", "pass"])
+    done.wait()
+    return replace(this_process(), pid=done.pid)
+
+
+def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep/lock.json"
+    with hold(path, "resnet50, fold 0") as lock:
+        assert lock.after is None and holder(path).pid == os.getpid()
+        with (
+            pytest.raises(LockError, match=rf"resnet50, fold 0: being made by process {os.getpid()} on"),
+            hold(path, "resnet50, fold 0"),
+        ):
+            pass
+        lock.check()
+    assert not path.exists() and holder(path) is None
+    with hold(path, "again"):
+        assert path.exists()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), hold(tmp_path / "lock", "work"):
+        raise RuntimeError
+    assert holder(tmp_path / "lock") is None
+
+
+def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
+    path, gone = tmp_path / "lock", dead()
+    write(path, gone)
+    assert holder(path) is None
+    with hold(path, "work") as lock:
+        assert lock.after == gone and holder(path).pid == os.getpid()
+
+
+def test_a_number_that_came_again_is_another_process(tmp_path: Path) -> None:
+    mine = this_process()
+    assert mine.born and not mine.is_gone
+    assert replace(mine, born="1").is_gone
+    assert not replace(mine, host="elsewhere", born="1").is_gone
+    assert not replace(mine, place="another container", born="1").is_gone
+
+
+def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert replace(this_process(), pid=child.pid).is_gone
+    child.wait()
+
+
+def test_another_machines_lock_is_taken_over_when_it_is_not_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write(path, replace(dead(), host="elsewhere"))
+    with pytest.raises(LockError, match="on elsewhere"), hold(path, "work"):
+        pass
+    then = time.time() - locks.STALE_SECONDS - 1
+    os.utime(path, (then, then))
+    assert holder(path) is None
+    with hold(path, "work") as lock:
+        assert lock.after.host == "elsewhere"
+
+
+def test_a_holder_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lock"
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
+    with hold(path, "work"):
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 30
+        while path.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+
+
+def test_who_has_lost_a_lock_finds_out_and_leaves_the_other_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with hold(path, "work") as lock:
+        other = replace(this_process(), host="elsewhere")
+        write(path, other)
+        with pytest.raises(LockError, match="taken over by process"):
+            lock.check()
+    assert holder(path) == other
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
+def test_a_damaged_lock_counts_until_it_is_old(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lock"
+    path.write_text(text)
+    with pytest.raises(LockError, match=r"its lock is .*lock"), hold(path, "work"):
+        pass
+    os.utime(path, (0, 0))
+    with hold(path, "work"):
+        assert holder(path).pid == os.getpid()
+
+
+def _take(path: Path, go: Connection, result: Connection) -> None:
+    go.recv()
+    try:
+        with hold(path, "work"):
+            result.send("held")
+            go.recv()
+    except LockError:
+        result.send("refused")
+
+
+@pytest.mark.slow
+def test_of_many_that_want_a_dead_owners_lock_one_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    context = multiprocessing.get_context("spawn")
+    for _ in range(5):
+        write(path, dead())
+        ends, processes = [], []
+        for _ in range(4):
+            go, their_go = context.Pipe()
+            result, their_result = context.Pipe()
+            process = context.Process(target=_take, args=(path, their_go, their_result))
+            process.start()
+            processes.append(process)
+            ends.append((go, result))
+        for go, _ in ends:
+            go.send("go")
+        said = [result.recv() for _, result in ends]
+        assert sorted(said) == ["held", "refused", "refused", "refused"]
+        ends[said.index("held")][0].send("done")
+        for process in processes:
+            process.join()
+        assert list(tmp_path.iterdir()) == []

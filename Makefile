@@ -49,13 +49,13 @@ freeze: $(STAMP)  ## Show a network's blocks and what each phase trains of them 
 	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
 
 train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1 TIME_LIMIT=8h30m)
-	@$(PY) scripts/train.py --models $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(RUN_OPT)
+	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(RUN_OPT)
 
 cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
-	@$(PY) scripts/train.py --models $(call quoted,$(call given,MODEL)) $(RUN_OPT)
+	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) $(RUN_OPT)
 
-grid: $(STAMP)  ## Train all folds of several models (MODELS="vgg16 resnet50" DATA= SET= FORCE=1)
-	@$(PY) scripts/train.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(RUN_OPT)
+grid: $(STAMP)  ## Train models x folds x seeds, here or on a Ray cluster (MODELS= FOLDS= SEEDS= CLUSTER=auto JOBS= DATA= SET=)
+	@$(PY) scripts/grid.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,FOLDS,--folds) $(call option,SEEDS,--seeds) $(call option,CLUSTER,--cluster) $(call option,JOBS,--jobs) $(RUN_OPT)
 
 tta: $(STAMP)  ## Average a run over views of each picture (RUN= VIEWS="centre scales" AVERAGE=probs NAME= DATA= FORCE=1)
 	@$(PY) scripts/tta.py --run $(call quoted,$(call given,RUN)) --views $(call quoted,$(call given,VIEWS)) $(call option,AVERAGE,--average) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)

@@ -47,7 +47,7 @@ def main(
     """Print a table: each kind of trouble, how much was planted, found, and found rightly."""
     target = root / f"{source.name}-planted"
     truth = plant(source, target, Dose(), seed=seed)
-    train.main(models=MODEL, data=str(target), root=root)
+    train.main(model=MODEL, data=str(target), root=root)
     audit.main(data=str(target), root=root)
     config = load_config(model=MODEL, data=str(target), root=root)
     store = open_store(Workspace(root), config.data)

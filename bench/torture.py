@@ -63,7 +63,7 @@ class Victim:
     """Fold 0 of a run in a workspace of its own, trained by the command that users type."""
 
     def __init__(self, root: Path, model: str, data: str, settings: str) -> None:
-        self._arguments = ["--models", model, "--fold", "0", "--data", data, "--set", settings]
+        self._arguments = ["--model", model, "--fold", "0", "--data", data, "--set", settings]
         self._arguments += ["--root", str(root)]
         self._run, self._workspace = model, Workspace(root)
         self.name = load_data_config(data, root=root).name

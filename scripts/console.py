@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,12 +26,12 @@ from distracted.postprocess.derived import Gain
 from distracted.predictions.store import Store
 from distracted.progress import Step
 from distracted.schema import RuntimeConfig
-from distracted.stopping import Stop, Stopped
+from distracted.stopping import RESUMABLE, Stop, Stopped
 from distracted.tracking.log import track_run
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Data = Annotated[
     str, typer.Option("--data", help="A name in configs/data, or a folder (with a slash in it).")
@@ -51,8 +52,6 @@ Leaky = Annotated[
 HERE = Path()
 #: Asked by SIGTERM, SIGINT and the time limit.
 stop = Stop()
-#: The exit code of work that was stopped and goes on when it is called again: EX_TEMPFAIL of sysexits.h.
-RESUMABLE = 75
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
 #: Scores as they are shown, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
@@ -73,17 +72,17 @@ def run(main: Callable[..., None]) -> None:
                 main(*args, **kwargs)
         except Stopped as error:
             again = "the same command without FORCE=1" if kwargs.get("force") else "the same command"
-            _err.print(
+            err.print(
                 Text(f"stopped ({error}); what was done is kept, and {again} goes on", style="bold red")
             )
             raise typer.Exit(RESUMABLE) from None
         except (DistractedError, OSError) as error:
             if kwargs.get("debug"):
                 raise
-            _err.print(Text(f"error: {_describe(error)}", style="bold red"))
+            err.print(Text(f"error: {_describe(error)}", style="bold red"))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            _err.print(Text("interrupted; finished folds are kept", style="bold red"))
+            err.print(Text("interrupted; finished folds are kept", style="bold red"))
             raise typer.Exit(130) from None
 
     typer.run(command)
@@ -124,6 +123,18 @@ def limit_time(text: str) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def stop_with(parent: int) -> None:
+    """Ask to stop when the process that began this one is no more; 0: nobody is looked after."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=look, daemon=True, name="parent").start()
+
+
 def _describe(error: DistractedError | OSError) -> str:
     if isinstance(error, DistractedError):
         return str(error)
@@ -136,7 +147,7 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else ""
-        _err.print(Text(record.getMessage(), style=style))
+        err.print(Text(record.getMessage(), style=style))
 
 
 def overrides(text: str) -> list[str]:
@@ -201,7 +212,7 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
     """A bar with rate and time left on a terminal; elsewhere a line every so often."""
-    if not _err.is_terminal:
+    if not err.is_terminal:
         yield _Lines(label, total, unit)
         return
     whole = Column(no_wrap=True, min_width=5)
@@ -214,7 +225,7 @@ def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
         TimeRemainingColumn(compact=True, table_column=whole),
         TextColumn("{task.fields[values]}", table_column=gives_way),
     )
-    with Progress(*columns, console=_err, transient=True, speed_estimate_period=20) as bar:
+    with Progress(*columns, console=err, transient=True, speed_estimate_period=20) as bar:
         task = bar.add_task(label, total=total, unit=unit, values="")
 
         def step(count: int = 1, /, **fields: float) -> None:
@@ -241,7 +252,7 @@ class _Lines:
             rate = self._done / (now - self._start)
             left = (self._total - self._done) / rate
             text = f"{self._label}: {self._done}/{self._total}, {rate:.0f} {self._unit}/s, {left:.0f} s left"
-            _err.print(Text(text + (f", {self._values}" if self._values else "")))
+            err.print(Text(text + (f", {self._values}" if self._values else "")))
 
 
 def _fields(fields: dict[str, float]) -> str:

@@ -78,11 +78,11 @@ def main(
     runs = []
     for model, settings in demo.settings.items():
         runs.append(model + demo.suffix)
-        train.main(models=model, name=runs[-1], data=DATA, set=settings, root=root)
+        train.main(model=model, name=runs[-1], data=DATA, set=settings, root=root)
     if not short:
         step("the same network on a random image split, for comparison: people on both sides")
         model, settings = next(iter(demo.settings.items()))
-        train.main(models=model, data=FLATTERED, set=settings, root=root)
+        train.main(model=model, data=FLATTERED, set=settings, root=root)
     step("make ensemble: blend by log loss, cross-fitted")
     blend = f"ensemble{demo.suffix}"
     ensemble.main(runs=" ".join(runs), name=blend, data=DATA, root=root)

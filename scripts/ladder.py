@@ -117,7 +117,7 @@ class _Climb:
 
     def __call__(self, model: str) -> list[tuple[str, str]]:
         """Of each rung the step and the run."""
-        train.main(models=model, data=self._data, set=self._set, force=self._force, root=self._root)
+        train.main(model=model, data=self._data, set=self._set, force=self._force, root=self._root)
         rungs = [("base", model)]
         chain = self._chain(model)
         rungs += chain
@@ -125,7 +125,7 @@ class _Climb:
             student = f"{model}_student"
             settings = f"{self._set} pseudo.teachers=[{model}]"
             train.main(
-                models=model,
+                model=model,
                 name=student,
                 data=self._data,
                 set=settings,

@@ -35,7 +35,7 @@ def main(
 def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
     rows = []
     for status in statuses:
-        folds = [_cell(fold) for fold in status.folds]
+        folds = [cell(fold) for fold in status.folds]
         pooled = [f"{status.pooled[key]:.4f}" if key in status.pooled else "--" for key in _SHOWN]
         state = "broken" if status.problem else "stale" if status.stale else ""
         kind = ", ".join(part for part in (status.kind, "leaky" if status.leaky else "", state) if part)
@@ -46,7 +46,8 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
     console.table(f"{store.competition.name}: log loss by fold, and pooled scores", columns, rows)
 
 
-def _cell(fold: FoldStatus) -> str:
+def cell(fold: FoldStatus) -> str:
+    """A fold's state in a word or two."""
     if fold.state == "done":
         return f"{fold.score:.4f}" + " (anew)" * fold.anew
     return {"missing": "--"}.get(fold.state, f"{fold.state} {fold.share:.0%}")

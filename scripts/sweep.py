@@ -67,7 +67,7 @@ def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -
     """Train all folds in a process that knows nothing of the sweep: its folds are runs of their own."""
     sweeping = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
     environment = {key: value for key, value in os.environ.items() if key not in sweeping}
-    command = [sys.executable, str(Path(__file__).with_name("train.py")), "--models", model, "--name", name]
+    command = [sys.executable, str(Path(__file__).with_name("train.py")), "--model", model, "--name", name]
     command += ["--set", shlex.join(overrides), "--data", data, "--root", str(root)]
     if subprocess.run(command, env=environment).returncode:
         raise DistractedError(f"{name}: the trial failed; what it said stands above")

@@ -1,4 +1,4 @@
-"""make train, make cv and make grid: train folds of runs and keep their predictions in oof/."""
+"""make train and make cv: train folds of runs and keep their predictions in oof/."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import typer
 import console
 from distracted.cluster.job import check_split, train_folds
 from distracted.config import load_config
-from distracted.errors import ConfigError, DistractedError
+from distracted.errors import ConfigError
 from distracted.paths import Workspace
 from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.manifest import Manifest
@@ -17,7 +17,7 @@ from distracted.training.resolve import settle
 
 
 def main(
-    models: Annotated[str, typer.Option(help="Names in configs/models, separated by spaces.")],
+    model: Annotated[str, typer.Option(help="A name in configs/models.")],
     fold: Annotated[int | None, typer.Option(help="One fold; all of them where it is left out.")] = None,
     name: Annotated[str, typer.Option(help="The run's name, where it is not the model's.")] = "",
     data: console.Data = "state_farm",
@@ -25,51 +25,36 @@ def main(
     force: console.Force = False,
     leaky: console.Leaky = False,
     time_limit: console.TimeLimit = "",
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a held fold.", hidden=True)] = 0.0,
+    parent: Annotated[int, typer.Option(help="Process to stop with.", hidden=True)] = 0,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
-    """Train one fold or all folds of one model or several, and write their predictions to oof/."""
+    """Train one fold or all folds of a model, and write their predictions to oof/."""
     console.limit_time(time_limit)
-    names = models.split()
-    if not names:
-        raise ConfigError("MODEL= is missing: a name in configs/models (make grid: MODELS=, names)")
-    if name and len(names) > 1:
-        raise ConfigError("NAME= names one run; it goes with one model")
-    overrides = console.overrides(set)
-    configs = {
-        name or model: load_config(model=model, data=data, overrides=overrides, leaky=leaky, root=root)
-        for model in names
-    }
-    first = next(iter(configs.values()))
+    console.stop_with(parent)
+    if not model:
+        raise ConfigError("MODEL= is missing: a name in configs/models")
+    config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
     store = open_store(
-        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
+        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
     )
     num_folds = store.folds.num_folds
     folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
     check_split(store)
-    failures = []
-    for run, config in configs.items():
-        try:
-            settled = with_teachers(store, settle(config, num_folds=num_folds), student=run)
-            failures += train_folds(
-                store,
-                settled,
-                run=run,
-                folds=folds,
-                force=force,
-                keep_going=len(configs) > 1,
-                after_fold=say_fold,
-                stop=console.stop,
-                progress=console.progress,
-            )
-        except DistractedError as error:
-            if len(configs) == 1:
-                raise
-            failures.append(f"{run}: {error}")
-        else:
-            say_pooled(store, run)
-    if failures:
-        raise DistractedError("\n".join(failures))
+    run = name or model
+    train_folds(
+        store,
+        with_teachers(store, settle(config, num_folds=num_folds), student=run),
+        run=run,
+        folds=folds,
+        force=force,
+        after_fold=say_fold,
+        stop=console.stop,
+        patience=patience,
+        progress=console.progress,
+    )
+    say_pooled(store, run)
 
 
 def say_fold(manifest: Manifest) -> None:

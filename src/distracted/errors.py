@@ -12,6 +12,7 @@
     ├── LockError                       another process works on it
     ├── StoreError                      out-of-fold predictions that are missing, edited or of another kind
     ├── SubmissionError                 a submission that the competition would refuse
+    ├── ClusterError                    no Ray, no cluster
     ├── CredentialsError                Kaggle's credentials are missing or refused
     └── TrackingError                   W&B cannot be reached for what needs its server
 
@@ -78,6 +79,10 @@ class StoreError(DistractedError):
 
 class SubmissionError(DistractedError):
     """The competition would refuse the submission."""
+
+
+class ClusterError(DistractedError):
+    """There is no cluster to run on."""
 
 
 class CredentialsError(DistractedError):

@@ -11,7 +11,8 @@ import secrets
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -94,17 +95,21 @@ class Lock:
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[Lock]:
+def hold(
+    path: Path, what: str, *, patience: float = 0.0, while_waiting: Callable[[], None] = lambda: None
+) -> Iterator[Lock]:
     """Hold a lock for the length of a block.
 
     Args:
         path: The lock's file; its folder is made.
         what: The work, for the message.
+        patience: Seconds to wait for another that holds it.
+        while_waiting: Called every second or so meanwhile; may raise, to give up.
 
     Raises:
         LockError: another process holds it; says which.
     """
-    lock = _acquire(path, what)
+    lock = _wait_for(path, what, patience, while_waiting)
     done = threading.Event()
 
     def beat() -> None:
@@ -132,6 +137,18 @@ def this_process() -> Owner:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     pid = os.getpid()
     return Owner(pid, socket.gethostname(), _place(), _born(pid), now, secrets.token_hex(8))
+
+
+def _wait_for(path: Path, what: str, patience: float, while_waiting: Callable[[], None]) -> Lock:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return _acquire(path, what)
+        except LockError:
+            if time.monotonic() >= end:
+                raise
+        while_waiting()
+        time.sleep(min(1.0, patience))
 
 
 def _acquire(path: Path, what: str) -> Lock:

@@ -61,6 +61,10 @@ class Workspace:
         """What each fold's training says of itself, of all runs on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{JOB}"))
 
+    def log(self, data: str, run: str, fold: int) -> Path:
+        """What the process printed that trained a fold in a grid."""
+        return self.scratch(data, run, fold) / "log.txt"
+
     def lock(self, data: str, run: str, fold: int) -> Path:
         """The lock of a fold: who holds it alone writes its predictions and by-products."""
         return self.scratch(data, run, fold) / LOCK

@@ -309,6 +309,8 @@ class RuntimeConfig(Section):
     tracking: Literal["wandb", "none"]
     project: str
     validate_every_epoch: bool
+    num_cpus: PositiveInt | Literal["auto"]  # that a fold takes in a grid
+    num_gpus: NonNegativeFloat | Literal["auto"]  # 0.5: two folds share a GPU
     checkpoint_steps: PositiveInt | Literal["auto"]  # between states that a killed training goes on from
 
 

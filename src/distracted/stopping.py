@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: The exit code of a command that was stopped and goes on when it is called again: EX_TEMPFAIL of sysexits.h.
+RESUMABLE = 75
+
 
 class Stopped(BaseException):
     """Work ended early because it was asked to; the same command goes on from where it is.

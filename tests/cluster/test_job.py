@@ -35,7 +35,7 @@ def configure(data: DataConfig) -> Configure:
 
 def test_a_run_is_readable_when_all_folds_are_trained(store: Store, configure: Configure) -> None:
     settled = configure()
-    assert train_folds(store, settled, run="tiny", folds=range(3)) == []
+    train_folds(store, settled, run="tiny", folds=range(3))
     run = store.read_run("tiny")
     assert np.isfinite(run.oof).all() and run.kind == "model"
     manifest = run.manifests[0]
@@ -81,16 +81,6 @@ def test_a_failed_job_leaves_what_was_there(store: Store, configure: Configure) 
         train_folds(store, configure(), run="tiny", folds=[0], force=True)
     assert store.manifest("tiny", 0) == first
     assert store.read_run("tiny", partial=True).folds == (0,)
-
-
-def test_one_failed_fold_need_not_stop_the_others(store: Store, configure: Configure) -> None:
-    rows = store.folds.valid(0)
-    store.competition.train_paths()[int(rows[0])].write_bytes(
-        b""
-    )  # every fold meets it, on one side or the other
-    failures = train_folds(store, configure(), run="tiny", folds=range(3), keep_going=True)
-    assert [failure[:12] for failure in failures] == ["tiny, fold 0", "tiny, fold 1", "tiny, fold 2"]
-    assert store.finished_folds("tiny") == []
 
 
 @pytest.mark.parametrize("fold", [-1, 3])

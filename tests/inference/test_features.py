@@ -1,30 +1,37 @@
 """Frozen features: computed once, found by what they were made from, anew when any of it changes."""
 
-from dataclasses import replace
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import model_config
+from conftest import RecordedProgress, model_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
 from distracted.errors import ConfigError
 from distracted.inference.device import find_device, find_precision, find_workers
 from distracted.inference.features import cached_features
+from distracted.locks import this_process
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 
 CPU = torch.device("cpu")
 
 
-def extract(network: Network, competition: Competition, folder: Path, **changes: object) -> np.ndarray:
+def extract(
+    network: Network, competition: Competition, folder: Path, *, batch_size: int = 8, **changes: object
+) -> np.ndarray:
     settings = {"size": 32, "crop": 1.0, "contents": competition.train["content"].tolist(), **changes}
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
     rows = np.arange(len(competition.train))
-    loader = Loader(competition.train_paths(), rows, augmenter, batch_size=8, num_workers=0)
+    loader = Loader(competition.train_paths(), rows, augmenter, batch_size=batch_size, num_workers=0)
     return cached_features(
         network, loader, folder=folder / "features", device=CPU, precision="fp32", **settings
     )  # type: ignore[arg-type]
@@ -90,6 +97,84 @@ def test_a_damaged_file_is_replaced(
     path.write_bytes(path.read_bytes()[:-4] if cut else b"half a file")
     np.testing.assert_array_equal(extract(network, competition, tmp_path), first)
     np.testing.assert_array_equal(np.load(path), first)
+
+
+class Killed(BaseException):
+    pass
+
+
+def stops_after(batches: int) -> Callable[[], None]:
+    left = iter(range(batches - 1))
+
+    def after_batch() -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    return after_batch
+
+
+@pytest.mark.parametrize("batch_size", [8, 5])
+def test_an_interrupted_pass_goes_on_from_its_rows(
+    network: Network, competition: Competition, tmp_path: Path, batch_size: int
+) -> None:
+    """In batches of another size it begins anew."""
+    whole = np.array(extract(network, competition, tmp_path / "whole", batch_size=batch_size))
+    progress = RecordedProgress()
+    with pytest.raises(Killed):
+        extract(network, competition, tmp_path, after_batch=stops_after(3))
+    features = extract(network, competition, tmp_path, progress=progress, batch_size=batch_size)
+    num_images = len(competition.train)
+    left = num_images - 3 * 8 if batch_size == 8 else num_images
+    assert progress.tasks == [(left, left)]
+    np.testing.assert_array_equal(features, whole)
+    assert [path.suffix for path in (tmp_path / "features").iterdir()] == [".npy"]
+
+
+@pytest.mark.parametrize("file", ["part", "proven"])
+def test_what_is_not_known_to_be_on_disk_is_computed_anew(
+    network: Network, competition: Competition, tmp_path: Path, file: str
+) -> None:
+    with pytest.raises(Killed):
+        extract(network, competition, tmp_path, after_batch=stops_after(3))
+    [path] = (tmp_path / "features").glob(f"*.{file}")
+    path.write_bytes(path.read_bytes()[:-9])
+    whole = extract(network, competition, tmp_path / "whole")
+    np.testing.assert_array_equal(extract(network, competition, tmp_path), whole)
+
+
+def test_a_full_disk_is_an_error_and_nothing_half_written_counts(
+    network: Network, competition: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def full(self: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            extract(network, competition, tmp_path)
+    assert not list((tmp_path / "features").glob("*.npy"))
+    assert len(extract(network, competition, tmp_path)) == len(competition.train)
+
+
+def test_who_comes_second_waits_for_the_first(
+    network: Network, competition: Competition, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process holds the lock, and has the features ready when it gives it back."""
+    whole = np.array(extract(network, competition, tmp_path))
+    [path] = (tmp_path / "features").iterdir()
+    ready = path.rename(tmp_path / "ready")
+    lock = path.with_suffix(".lock")
+    lock.write_text(json.dumps(asdict(replace(this_process(), host="elsewhere"))))
+
+    def while_waiting() -> None:
+        ready.rename(path)
+        lock.unlink()
+
+    with caplog.at_level(logging.INFO):
+        features = extract(network, competition, tmp_path, after_batch=while_waiting)
+    assert "being computed by process" in caplog.text
+    np.testing.assert_array_equal(features, whole)
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

@@ -40,7 +40,7 @@ def browser() -> Iterator["Browser"]:
 def report(store: Store, configure: Callable[..., RunConfig], write_run: Callable[..., None]) -> Path:
     """A report with everything on it."""
     config = configure("phases.scratch.epochs=2")
-    assert train_folds(store, settle(config, num_folds=3), run="net", folds=range(3)) == []
+    train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
     write_run("other", skill=1.0)
     blend_runs(store)
     write_submission(store)

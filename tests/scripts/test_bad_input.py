@@ -89,8 +89,8 @@ class Project:
     folder: Path
     root: Path
 
-    def train(self, *arguments: str, settings: str = "", models: str = "resnet50") -> Outcome:
-        return run(train.main, "--models", models, "--set", f"{TINY} {settings}", *self.where, *arguments)
+    def train(self, *arguments: str, settings: str = "", model: str = "resnet50") -> Outcome:
+        return run(train.main, "--model", model, "--set", f"{TINY} {settings}", *self.where, *arguments)
 
     def folds(self) -> Outcome:
         return run(folds.main, "--set", TINY, *self.where)

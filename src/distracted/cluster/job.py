@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Collection
 
 from distracted.data.audit import audit_folds, refuse_errors
-from distracted.errors import DistractedError
 from distracted.files import create_text
 from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest, Parent
@@ -38,6 +37,7 @@ def train_and_store(
     run: str,
     fold: int,
     stop: Stop | None = None,
+    patience: float = 0.0,
     progress: Progress = silent,
 ) -> Manifest:
     """Train one fold and write its predictions to oof/, going on from its checkpoint where there is one.
@@ -46,6 +46,7 @@ def train_and_store(
 
     Args:
         stop: Asked after each step; the state is saved before anything stops.
+        patience: Seconds to wait for another process that works on the fold.
 
     Returns:
         The fold's manifest.
@@ -67,7 +68,7 @@ def train_and_store(
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     scratch = store.workspace.scratch(name, run, fold)
     with (
-        store.hold(run, [fold]) as [lock],
+        store.hold(run, [fold], patience=patience) as [lock],
         job_state(scratch, config),  # before W&B: who sends recordings is to know
         FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
         stop.waiting(),
@@ -157,35 +158,27 @@ def train_folds(
     run: str,
     folds: Collection[int],
     force: bool = False,
-    keep_going: bool = False,
     after_fold: Callable[[Manifest], None] = lambda manifest: None,
     stop: Stop | None = None,
+    patience: float = 0.0,
     progress: Progress = silent,
-) -> list[str]:
-    """Train some folds of a run, one after another.
+) -> None:
+    """Train some folds of a run, one after another; arguments as in `train_and_store`.
 
     Args:
         force: Make them anew, whatever is there.
-        keep_going: One failed fold does not stop the others.
         after_fold: Called with each fold's manifest as soon as it is there.
-
-    Returns:
-        The message of each fold that failed.
     """
-    failures = []
     if force:
         begin_anew(store, run, folds)
     before = set() if force else set(store.finished_folds(run))
     stop = stop or Stop()
     for fold in folds:
         stop.check()
-        try:
-            after_fold(train_and_store(store, settled, run=run, fold=fold, stop=stop, progress=progress))
-        except DistractedError as error:
-            if not keep_going:
-                raise
-            failures.append(f"{run}, fold {fold}: {error}")
+        manifest = train_and_store(
+            store, settled, run=run, fold=fold, stop=stop, patience=patience, progress=progress
+        )
+        after_fold(manifest)
     finished = store.finished_folds(run)
     if len(finished) == store.folds.num_folds and set(finished) != before:
         track_run(store, run, settled.config.runtime)
-    return failures

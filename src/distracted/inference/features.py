@@ -1,10 +1,19 @@
-"""Features of the frozen base: computed once, kept on disk by what they were made from."""
+"""Features of the frozen base: computed once, kept on disk by what they were made from.
 
+One process computes them while others wait for it. Where it is killed, the next goes on from the rows that
+are known to be on disk.
+"""
+
+import json
 import logging
+import os
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 import numpy as np
 import timm
@@ -12,13 +21,16 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
-from distracted.files import atomic_path
+from distracted.files import write_json
 from distracted.inference.device import Precision, autocast, move
+from distracted.locks import hold, holder
 from distracted.models.network import Network, fingerprint
 from distracted.progress import Progress, silent
 from distracted.schema import Box
 
 _log = logging.getLogger(__name__)
+
+_PROVE_EVERY = 5.0  # seconds between the moments at which rows are made sure of
 
 
 @torch.no_grad()
@@ -55,28 +67,108 @@ def cached_features(
     made_from = [*trunk, *network.taken, *seen, precision, device.type, *contents]
     key = sha256(repr(made_from).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
+    if (features := _load(path, len(contents))) is not None:
+        return features
+    lock = path.with_suffix(".lock")
+    if (other := holder(lock)) is not None:
+        _log.info("features of the frozen base: being computed by %s; waiting for them", other)
+    with hold(lock, "features of the frozen base", patience=float("inf"), while_waiting=after_batch):
+        if (features := _load(path, len(contents))) is not None:
+            return features
+        network.eval()
+        with (
+            _Rows(path, loader) as file,
+            progress("features of the frozen base", total=file.num_left, unit="img") as step,
+        ):
+            for batch in loader.epoch(after=file.num_batches):
+                with autocast(device, precision):
+                    rows = network.features(move(batch.images, device)).float().cpu().numpy()
+                file.write(rows)
+                step(len(rows))
+                after_batch()
+    features = _load(path, len(contents))
+    assert features is not None
+    return features
+
+
+def _load(path: Path, num_images: int) -> NDArray[np.float32] | None:
     if path.is_file():
         try:
             features: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-            if len(features) == len(contents):
+            if features.ndim == 2 and len(features) == num_images:
                 return features
         except (ValueError, EOFError):
-            _log.warning("%s is damaged; computing the features anew", path)
-    network.eval()
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        done = 0
-        with progress("features of the frozen base", total=loader.num_images, unit="img") as step:
-            for batch in loader.epoch():
-                with autocast(device, precision):
-                    rows = network.features(move(batch.images, device)).float().cpu().numpy()
-                if not done:
-                    _write_header(file, (loader.num_images, rows.shape[1]))
-                file.write(rows.tobytes())  # not through a memory map: a full disk has to be an error
-                done += len(rows)
-                step(len(rows))
-                after_batch()
-    written: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return written
+            pass
+        _log.warning("%s is damaged; computing the features anew", path)
+    return None
+
+
+class _Rows:
+    """A file of rows that grows by batches under another name, and takes its own when it is whole.
+
+    Attributes:
+        num_batches: That are there from a pass that was interrupted.
+        num_left: Rows that were not there then.
+    """
+
+    def __init__(self, path: Path, loader: Loader) -> None:
+        self._path, self._num_rows = path, loader.num_images
+        self._part, self._proven = path.with_suffix(".part"), path.with_suffix(".proven")
+        self._done, size = self._find_proven()
+        batches = [n for n in range(len(loader)) if loader.num_before(n) == self._done]
+        if not batches:  # it was made in batches of another size
+            batches, self._done, size = [0], 0, 0
+        [self.num_batches] = batches
+        self.num_left = self._num_rows - self._done
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self._part.open("r+b" if self._done else "wb")
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._last = time.monotonic()
+
+    def write(self, rows: NDArray[np.float32]) -> None:
+        """Append a batch; not through a memory map, since a full disk has to be an error."""
+        if not self._done:
+            _write_header(self._file, (self._num_rows, rows.shape[1]))
+        self._file.write(rows.tobytes())
+        self._done += len(rows)
+        if time.monotonic() - self._last >= _PROVE_EVERY:
+            self._prove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._part.replace(self._path)
+                self._proven.unlink(missing_ok=True)
+            else:
+                with suppress(OSError):  # a full disk, perhaps: what was proven before is kept
+                    self._prove()
+        finally:
+            with suppress(OSError):  # which tries to write once more
+                self._file.close()
+
+    def _prove(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        write_json(self._proven, {"rows": self._done, "size": self._file.tell()})
+        self._last = time.monotonic()
+
+    def _find_proven(self) -> tuple[int, int]:
+        try:
+            told = json.loads(self._proven.read_text())
+            rows, size = int(told["rows"]), int(told["size"])
+            if rows > 0 and self._part.stat().st_size >= size > 0:
+                return rows, size
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return 0, 0
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:

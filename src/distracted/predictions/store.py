@@ -208,10 +208,15 @@ class Store:
         return manifest
 
     @contextmanager
-    def hold(self, run: str, folds: Iterable[int] | None = None) -> Iterator[list[Lock]]:
+    def hold(
+        self, run: str, folds: Iterable[int] | None = None, *, patience: float = 0.0
+    ) -> Iterator[list[Lock]]:
         """Hold the locks of some folds of a run, or of all: nobody else writes them meanwhile.
 
         What killed processes left half-written there is removed.
+
+        Args:
+            patience: Seconds to wait for another that holds one.
 
         Raises:
             LockError: another process holds one; says which.
@@ -223,7 +228,7 @@ class Store:
             locks = []
             for fold in range(self.folds.num_folds) if folds is None else folds:
                 path = self.workspace.lock(name, run, fold)
-                locks.append(stack.enter_context(hold(path, f"{run}, fold {fold}")))
+                locks.append(stack.enter_context(hold(path, f"{run}, fold {fold}", patience=patience)))
                 remove_leftovers(self._path(run, fold).parent)
                 remove_leftovers(path.parent)
             yield locks

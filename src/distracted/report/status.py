@@ -140,7 +140,7 @@ def _status(store: Store, run: str) -> RunStatus:
     except StoreError as error:
         folds = tuple(FoldStatus("missing") for _ in every)
         return RunStatus(run, "?", "", False, folds, {}, 0.0, problem=str(error))
-    folds = tuple(_fold(store, run, fold, manifests.get(fold)) for fold in every)
+    folds = tuple(fold_status(store, run, fold, manifests.get(fold)) for fold in every)
     if not manifests:
         return RunStatus(run, "model", "", False, folds, {}, 0.0)
     try:
@@ -162,7 +162,8 @@ def _status(store: Store, run: str) -> RunStatus:
     )
 
 
-def _fold(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:
+def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:
+    """The state of one fold, by its manifest (None: it has none) and what its training says of itself."""
     name = store.competition.name
     job = read_state(store.workspace.scratch(name, run, fold))
     if manifest is not None:

@@ -1,0 +1,214 @@
+"""make grid: all folds of several models and seeds, as jobs on this machine or on a Ray cluster."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Self
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+import console
+from distracted.cluster.grid import Ended, Job, plan_jobs
+from distracted.cluster.job import begin_anew, check_split, is_to_redo
+from distracted.cluster.local import Here
+from distracted.cluster.on_ray import OnRay
+from distracted.config import load_config
+from distracted.errors import ConfigError, DistractedError, StoreError
+from distracted.paths import Workspace
+from distracted.predictions.store import Store, open_store
+from distracted.report.status import FoldStatus, fold_status
+from distracted.stopping import Stopped
+from distracted.training.resolve import settle
+from status import cell
+from train import say_pooled
+
+_PATIENCE = 150.0  # seconds that a job waits for its fold's holder: a lost node's lock is taken over before
+_SHOW_EVERY = 2.0
+_LINE_EVERY = 60.0  # seconds between lines where there is no terminal
+
+
+def main(
+    models: Annotated[str, typer.Option(help="Names in configs/models, separated by spaces.")],
+    folds: Annotated[str, typer.Option(help="Numbers of folds; all of them where it is left out.")] = "",
+    seeds: Annotated[str, typer.Option(help="Of a run each, named <model>_seed<seed>.")] = "",
+    cluster: Annotated[str, typer.Option(help="Address of a Ray cluster: auto, or host:port.")] = "",
+    jobs: Annotated[int, typer.Option(help="At most so many at once here; 0: as there is room.")] = 0,
+    name: Annotated[str, typer.Option(help="The run's name, where it is not the model's.")] = "",
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    force: console.Force = False,
+    leaky: console.Leaky = False,
+    time_limit: console.TimeLimit = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Train all (run, fold) jobs that are not done, several at a time; one that fails stops no other."""
+    console.limit_time(time_limit)
+    settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
+    configs = {
+        run: load_config(model=model, data=data, overrides=console.overrides(text), leaky=leaky, root=root)
+        for run, (model, text) in settings.items()
+    }
+    first = next(iter(configs.values()))
+    store = open_store(
+        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
+    )
+    numbers = _folds(store, folds)
+    check_split(store)
+    for run, config in configs.items():
+        settled = settle(config, num_folds=store.folds.num_folds).config
+        redone = numbers if force else [n for n in numbers if is_to_redo(store, run, n)]
+        if not settled.pseudo.teachers:  # whose predictions may not be there yet
+            store.check_config(run, settled.hash, redone=redone)
+        if force:
+            begin_anew(store, run, numbers)
+    todo = [(run, n) for run in configs for n in numbers if not _is_done(store, run, n)]
+    if not todo:
+        console.say("all folds are done (FORCE=1 redoes them)")
+
+    def command(job: Job, device: str) -> Sequence[str]:
+        model, text = settings[job.run]
+        placed = f"{text} runtime.device={device}" if device != "auto" else text
+        told = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", _place(data)]
+        told += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
+        told += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
+        return [sys.executable, str(Path(__file__).with_name("train.py").absolute()), *told]
+
+    def log(job: Job) -> Path:
+        return store.workspace.log(store.competition.name, job.run, job.fold).absolute()
+
+    with ExitStack() as stack:
+        here = Here(os.cpu_count() or 1, at_once=jobs)
+        engine = stack.enter_context(OnRay(cluster)) if cluster else here
+        planned = plan_jobs(todo, {run: config.runtime for run, config in configs.items()}, engine)
+        watch = stack.enter_context(Board(store, planned))
+        stack.enter_context(console.stop.waiting())
+        ended = engine.run(planned, command=command, log=log, stop=console.stop, watch=watch)
+    for run in configs:
+        say_pooled(store, run)
+    if failed := [f"{one.job}: {one.reason}" for one in ended if one.state == "failed"]:
+        raise DistractedError("\n".join([f"{len(failed)} of {len(planned)} jobs failed", *failed]))
+    if stopped := [one for one in ended if one.state == "stopped"]:
+        raise Stopped(console.stop.reason or f"{len(stopped)} jobs were stopped")
+
+
+def _runs(models: str, seeds: str, name: str) -> list[tuple[str, str, str]]:
+    """Of each run its name, its model, and what is set beside SET=."""
+    named, numbers = list(dict.fromkeys(models.split())), list(dict.fromkeys(seeds.split()))
+    if not named:
+        raise ConfigError("MODELS= is missing: names in configs/models, separated by spaces")
+    if name and len(named) * max(1, len(numbers)) > 1:
+        raise ConfigError("NAME= names one run; it goes with one model and one seed")
+    if not numbers:
+        return [(name or model, model, "") for model in named]
+    return [(name or f"{model}_seed{n}", model, f"training.seed={n}") for model in named for n in numbers]
+
+
+def _folds(store: Store, text: str) -> list[int]:
+    if not text.strip():
+        return list(range(store.folds.num_folds))
+    try:
+        return [store.folds.check_fold(int(number)) for number in dict.fromkeys(text.split())]
+    except ValueError as error:
+        if isinstance(error, DistractedError):
+            raise
+        raise ConfigError(f"FOLDS={text!r}: expected numbers separated by spaces, such as '0 1'") from error
+
+
+def _is_done(store: Store, run: str, fold: int) -> bool:
+    return fold in store.finished_folds(run) and not is_to_redo(store, run, fold)
+
+
+def _place(data: str) -> str:
+    """A folder's place, wherever a job runs; or a name."""
+    return str(Path(data).expanduser().absolute()) if "/" in data else data
+
+
+class Board:
+    """A live table of a grid's folds on a terminal; elsewhere a line for what changes. Used as a context.
+
+    Called with the jobs that have ended; what runs is read from the folds' own files, wherever they run.
+    """
+
+    def __init__(self, store: Store, jobs: Sequence[Job]) -> None:
+        self._store, self._jobs = store, jobs
+        self._live = Live(console=console.err, auto_refresh=False) if console.err.is_terminal else None
+        self._start, self._shown = time.monotonic(), -_SHOW_EVERY
+        self._begun_with: float | None = None
+        self._told: dict[Job, str] = {}
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, ended: Sequence[Ended]) -> None:
+        for one in ended:
+            self._tell(one.job, f"{one.state}{f': {one.reason}' if one.reason else self._score(one.job)}")
+        every = _SHOW_EVERY if self._live is not None else _LINE_EVERY
+        if not self._jobs or time.monotonic() - self._shown < every:
+            return
+        self._shown = time.monotonic()
+        states = {job: self._status(job) for job in self._jobs}
+        text = self._summary(states, ended)
+        if self._live is None:
+            console.err.print(Text(text))
+        else:
+            self._live.update(_table(states, text), refresh=True)
+
+    def _tell(self, job: Job, text: str) -> None:
+        """A line below which the table goes on, once."""
+        if self._told.get(job) != text:
+            self._told[job] = text
+            console.err.print(Text(f"{job}: {text}"))
+
+    def _score(self, job: Job) -> str:
+        score = self._status(job).score
+        return "" if score is None else f", log loss {score:.4f}"
+
+    def _status(self, job: Job) -> FoldStatus:
+        done = _is_done(self._store, job.run, job.fold)
+        try:
+            manifest = self._store.manifest(job.run, job.fold) if done else None
+        except StoreError:  # being written just now, or of an older config
+            manifest = None
+        return fold_status(self._store, job.run, job.fold, manifest)
+
+    def _summary(self, states: Mapping[Job, FoldStatus], ended: Sequence[Ended]) -> str:
+        behind = sum(1.0 if state.state == "done" else state.share for state in states.values()) / len(states)
+        if self._begun_with is None:
+            self._begun_with = behind
+        running = sum(state.state == "running" or state.anew for state in states.values())
+        text = f"{len(ended)} of {len(states)} folds ended, {running} running"
+        if (gained := behind - self._begun_with) > 0:
+            left = (time.monotonic() - self._start) * (1 - behind) / gained
+            text += f", about {left / 60:.0f} minutes left"
+        return text
+
+
+def _table(states: Mapping[Job, FoldStatus], title: str) -> Table:
+    folds = sorted({job.fold for job in states})
+    table = Table(title=title, title_justify="left")
+    for column in ["run", *(f"fold {fold}" for fold in folds)]:
+        table.add_column(column)
+    for run in dict.fromkeys(job.run for job in states):
+        of_run = {job.fold: state for job, state in states.items() if job.run == run}
+        table.add_row(run, *(cell(of_run[fold]) if fold in of_run else "" for fold in folds))
+    return table
+
+
+if __name__ == "__main__":
+    console.run(main)

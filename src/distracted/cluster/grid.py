@@ -1,0 +1,108 @@
+"""The jobs of a grid, what each takes, and how they end, whichever engine runs them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from distracted.schema import RuntimeConfig
+from distracted.stopping import RESUMABLE, Stop
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold of one run, and what it takes.
+
+    Attributes:
+        num_gpus: Of a GPU; 0.5 lets two share one.
+    """
+
+    run: str
+    fold: int
+    num_cpus: int = 1
+    num_gpus: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.run}, fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended.
+
+    Attributes:
+        state: stopped goes on when the grid is run again.
+        reason: Why it is not done, in a line.
+    """
+
+    job: Job
+    state: Literal["done", "failed", "stopped"]
+    reason: str = ""
+
+
+#: The command that trains a job's fold, on a device by its name ("auto" where the engine has seen to it).
+Command = Callable[[Job, str], Sequence[str]]
+#: The file that takes what a job's command prints.
+Log = Callable[[Job], Path]
+#: Told of the jobs that have ended, every second or so.
+Watch = Callable[[Sequence[Ended]], None]
+
+
+class Engine(Protocol):
+    """Runs jobs.
+
+    Attributes:
+        num_cpus, num_gpus: All that it has.
+        at_once: How many jobs of one core it would run at a time, or 0 where that is not known.
+    """
+
+    @property
+    def num_cpus(self) -> int: ...
+
+    @property
+    def num_gpus(self) -> int: ...
+
+    @property
+    def at_once(self) -> int: ...
+
+    def run(
+        self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
+    ) -> list[Ended]:
+        """Run jobs, as many at a time as there is room for; one that fails stops no other.
+
+        Where a stop is asked for, each is told to, and saves its state; no further one is begun.
+        """
+        ...
+
+
+def plan_jobs(
+    todo: Sequence[tuple[str, int]], runtimes: Mapping[str, RuntimeConfig], engine: Engine
+) -> list[Job]:
+    """What each (run, fold) takes: as its config says, else a GPU and its share of the cores, or cores."""
+    jobs = []
+    for run, fold in todo:
+        runtime = runtimes[run]
+        num_gpus = 0.0
+        if engine.num_gpus:
+            num_gpus = 1.0 if runtime.num_gpus == "auto" else runtime.num_gpus
+        if runtime.num_cpus != "auto":
+            num_cpus = runtime.num_cpus
+        elif num_gpus:
+            num_cpus = max(1, int(engine.num_cpus / engine.num_gpus * num_gpus))
+        else:
+            num_cpus = max(1, engine.num_cpus // min(engine.at_once, len(todo))) if engine.at_once else 1
+        jobs.append(Job(run, fold, num_cpus, num_gpus))
+    return jobs
+
+
+def judge(job: Job, code: int, log: Path) -> Ended:
+    """How a job ended, by its command's exit code (minus a signal's number) and what it printed."""
+    if code == 0:
+        return Ended(job, "done")
+    if code == RESUMABLE:
+        return Ended(job, "stopped", "stopped; it goes on when the grid is run again")
+    if code < 0:
+        out = " (memory may have run out)" if code == -9 else ""
+        return Ended(job, "failed", f"ended by signal {-code}{out}; {log} has what it printed")
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return Ended(job, "failed", said[-1].removeprefix("error: ") if said else f"exit code {code}; see {log}")

@@ -1,0 +1,100 @@
+"""A grid on this machine: a process a job, on the GPUs or cores that there are."""
+
+import subprocess
+import time
+from collections.abc import Sequence
+
+import torch
+
+from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge
+from distracted.errors import ClusterError
+from distracted.stopping import Stop
+
+_LOOK = 0.2  # seconds between looks at the processes
+
+
+class Here:
+    """This machine as a grid's engine.
+
+    Args:
+        num_cpus: Cores to use.
+        at_once: At most so many jobs at a time; 0: as many as there is room for.
+        num_gpus: GPUs to use; None: those that there are.
+    """
+
+    def __init__(self, num_cpus: int, *, at_once: int = 0, num_gpus: int | None = None) -> None:
+        self.num_cpus = num_cpus
+        self.num_gpus = torch.cuda.device_count() if num_gpus is None else num_gpus
+        self.at_once = at_once or num_cpus
+        self._free_cpus, self._free_slots = num_cpus, self.at_once
+        self._free = {f"cuda:{number}": 1.0 for number in range(self.num_gpus)}
+
+    def run(
+        self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
+    ) -> list[Ended]:
+        """Run jobs as processes.
+
+        Raises:
+            ClusterError: a job asks for more than there is.
+        """
+        for job in jobs:
+            if (device := self._take(job)) is None:
+                raise ClusterError(
+                    f"{job}: asks for {job.num_cpus} cores and {job.num_gpus:g} GPUs (runtime.num_cpus, "
+                    f"runtime.num_gpus); here are {self.num_cpus} cores and {self.num_gpus} GPUs"
+                )
+            self._give_back(job, device)
+        waiting, ended = list(jobs), list[Ended]()
+        running: dict[subprocess.Popen[bytes], tuple[Job, str]] = {}
+        told = False
+        try:
+            while running or (waiting and not stop.reason):
+                for job in [] if stop.reason else list(waiting):
+                    if (device := self._take(job)) is not None:
+                        waiting.remove(job)
+                        running[_start(job, device, command, log)] = job, device
+                if stop.reason and not told:
+                    told = True
+                    for process in running:
+                        process.terminate()
+                for process, (job, device) in list(running.items()):
+                    if (code := process.poll()) is not None:
+                        del running[process]
+                        self._give_back(job, device)
+                        ended.append(judge(job, code, log(job)))
+                watch(ended)
+                time.sleep(_LOOK)
+        finally:
+            for process in running:  # only where something went wrong here: nobody looks after them any more
+                process.terminate()
+        return [*ended, *(Ended(job, "stopped", "not begun") for job in waiting)]
+
+    def _take(self, job: Job) -> str | None:
+        """The device that a job gets ("auto": no GPU is asked for), or None where it has to wait."""
+        if job.num_cpus > self._free_cpus or not self._free_slots:
+            return None
+        device = "auto"
+        if job.num_gpus:
+            enough = [name for name, share in self._free.items() if share >= job.num_gpus - 1e-9]
+            if not enough:
+                return None
+            device = min(enough, key=lambda name: self._free[name])  # whole ones stay for those that need one
+            self._free[device] -= job.num_gpus
+        self._free_cpus -= job.num_cpus
+        self._free_slots -= 1
+        return device
+
+    def _give_back(self, job: Job, device: str) -> None:
+        self._free_cpus += job.num_cpus
+        self._free_slots += 1
+        if job.num_gpus:
+            self._free[device] += job.num_gpus
+
+
+def _start(job: Job, device: str, command: Command, log: Log) -> subprocess.Popen[bytes]:
+    path = log(job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        # `env`, since torch counts its threads when it is imported
+        threads = ["env", f"OMP_NUM_THREADS={job.num_cpus}"]
+        return subprocess.Popen([*threads, *command(job, device)], stdout=file, stderr=file)

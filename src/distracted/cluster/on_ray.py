@@ -1,0 +1,133 @@
+"""A grid on a Ray cluster: a task a job, with its resources, on whichever node has them.
+
+The project's folder and the workspace have to lie at the same place on all nodes. What a job does is in its
+files there: a task that is begun again, after its node was lost, goes on from the fold's last checkpoint.
+"""
+
+import logging
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge
+from distracted.errors import ClusterError, first_line
+from distracted.stopping import Stop
+
+_log = logging.getLogger(__name__)
+
+_RETRIES = 20  # of a job whose node was lost
+_CONNECT_SECONDS = 5.0
+_LOOK = 1.0  # seconds between looks at the tasks
+
+
+class OnRay:
+    """A Ray cluster as a grid's engine; used as a context.
+
+    Args:
+        address: Of the cluster: auto, host:port, or ray://host:port.
+
+    Raises:
+        ClusterError: Ray is not installed, or no cluster answers.
+    """
+
+    at_once = 0
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ClusterError("CLUSTER=: Ray is not installed; pip install -e '.[cluster]'") from error
+        self._ray: Any = ray
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and not _listens(host, port):  # Ray itself asks for five minutes
+            raise ClusterError(
+                f"CLUSTER={address}: nothing answers there; `ray start --head` says where it is, as host:port"
+            )
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # refused, timed out, another version: each in a way of its own
+            raise ClusterError(f"CLUSTER={address}: no Ray cluster answers ({first_line(error)})") from error
+        has = ray.cluster_resources()
+        self.num_cpus, self.num_gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ray.shutdown()
+
+    def run(
+        self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
+    ) -> list[Ended]:
+        """Run jobs as tasks."""
+        self._warn_of_unplaceable(jobs)
+        task = self._ray.remote(max_retries=_RETRIES, max_calls=1)(_work)
+        waiting = {}
+        for job in jobs:
+            placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
+            waiting[placed.remote(list(command(job, "auto")), str(log(job)), job.num_cpus)] = job
+        return _collect(self._ray, waiting, log, stop, watch)
+
+    def _warn_of_unplaceable(self, jobs: Sequence[Job]) -> None:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        have = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        for job in jobs:
+            asked = {"CPU": job.num_cpus, "GPU": job.num_gpus}
+            if not any(all(node.get(kind, 0) >= number for kind, number in asked.items()) for node in nodes):
+                _log.warning(
+                    "%s: waits for a node with %d cores and %g GPUs; there are: %s",
+                    job,
+                    job.num_cpus,
+                    job.num_gpus,
+                    have,
+                )
+
+
+def _listens(host: str, port: str) -> bool:
+    try:
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Watch) -> list[Ended]:
+    ended: list[Ended] = []
+    told = False
+    while waiting:
+        if stop.reason and not told:
+            told = True
+            for reference in waiting:
+                ray.cancel(reference)  # interrupts the task, which tells its process and waits for it
+        ready, _ = ray.wait(list(waiting), timeout=_LOOK)
+        for reference in ready:
+            job = waiting.pop(reference)
+            try:
+                ended.append(judge(job, ray.get(reference), log(job)))
+            except (ray.exceptions.TaskCancelledError, KeyboardInterrupt):
+                ended.append(Ended(job, "stopped", "stopped; it goes on when the grid is run again"))
+            except ray.exceptions.RayError as error:
+                ended.append(
+                    Ended(job, "failed", f"lost with its node {_RETRIES} times: {first_line(error)}")
+                )
+        watch(ended)
+    return ended
+
+
+def _work(command: list[str], log: str, num_cpus: int) -> int:
+    """On a node: run a job's command; returns its exit code."""
+    path = Path(log)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        process = subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
+        try:
+            return process.wait()
+        except BaseException:  # cancelled: the fold is to be saved
+            process.terminate()
+            process.wait()
+            raise

@@ -1,0 +1,172 @@
+"""A grid's jobs: what each takes, in which order they run here, and how each end is told."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from distracted.cluster.grid import Ended, Job, judge, plan_jobs
+from distracted.cluster.local import Here
+from distracted.cluster.on_ray import OnRay
+from distracted.config import load_runtime_config
+from distracted.errors import ClusterError
+from distracted.stopping import Stop
+
+RUNTIME = load_runtime_config()
+
+
+class Machine:
+    """An engine's size."""
+
+    def __init__(self, num_cpus: int, num_gpus: int = 0, at_once: int = 0) -> None:
+        self.num_cpus, self.num_gpus, self.at_once = num_cpus, num_gpus, at_once
+
+    def run(self, jobs: Sequence[Job], **_: object) -> list[Ended]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("machine", "num_jobs", "asked", "num_cpus", "num_gpus"),
+    [
+        (Machine(2, at_once=2), 6, {}, 1, 0),
+        (Machine(16, at_once=16), 3, {}, 5, 0),
+        (Machine(16, at_once=2), 6, {}, 8, 0),  # JOBS=2
+        (Machine(96, num_gpus=8), 30, {}, 12, 1),
+        (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5}, 4, 0.5),
+        (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5, "num_cpus": 3}, 3, 0.5),
+        (Machine(64), 30, {}, 1, 0),  # a cluster: how large its nodes are is not asked
+        (Machine(2, at_once=2), 6, {"num_gpus": 0.5}, 1, 0),  # there are none
+    ],
+)
+def test_what_a_job_takes(
+    machine: Machine, num_jobs: int, asked: dict[str, float], num_cpus: int, num_gpus: float
+) -> None:
+    todo = [("a", fold) for fold in range(num_jobs)]
+    jobs = plan_jobs(todo, {"a": RUNTIME.model_copy(update=asked)}, machine)
+    assert jobs == [Job("a", fold, num_cpus, num_gpus) for fold in range(num_jobs)]
+
+
+def test_how_a_job_ended_is_told_by_its_exit_code_and_what_it_said(tmp_path: Path) -> None:
+    job, log = Job("a", 0), tmp_path / "log.txt"
+    log.write_text("error: an older one\nerror: img_1.jpg: not an image\nmore\n")
+    assert judge(job, 0, log) == Ended(job, "done")
+    assert judge(job, 1, log) == Ended(job, "failed", "img_1.jpg: not an image")
+    assert judge(job, 75, log).state == "stopped"
+    assert "signal 9 (memory may have run out)" in judge(job, -9, log).reason
+    log.write_text("nothing of use")
+    assert judge(job, 2, log).reason == f"exit code 2; see {log}"
+
+
+Run = Callable[..., tuple[list[Ended], list[str]]]
+
+
+@pytest.fixture
+def run_jobs(tmp_path: Path) -> Run:
+    """Run jobs whose command writes a line when it begins and when it ends; returns these, too."""
+    story = tmp_path / "story"
+    story.touch()
+
+    def run(
+        engine: Here, jobs: Sequence[Job], *, body: str = "pass", stop: Stop | None = None
+    ) -> tuple[list[Ended], list[str]]:
+        def command(job: Job, device: str) -> list[str]:
+            tell = f"import os; tell = lambda what: open({str(story)!r}, 'a').write(what + '\\n')"
+            name = f"{job.run}{job.fold} {device}"
+            begin, end = (f"tell('{what} {name} ' + os.environ['OMP_NUM_THREADS'])" for what in ("+", "-"))
+            return [sys.executable, "-c", f"{tell}\n{begin}\n{body.format(fold=job.fold)}\n{end}"]
+
+        ended = engine.run(
+            jobs,
+            command=command,
+            log=lambda job: tmp_path / "logs" / f"{job.run}{job.fold}.txt",
+            stop=stop or Stop(),
+            watch=lambda ended: None,
+        )
+        return ended, story.read_text().splitlines()
+
+    return run
+
+
+def most_at_once(story: Sequence[str]) -> int:
+    now = most = 0
+    for line in story:
+        now += 1 if line.startswith("+") else -1
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(0, 3), (2, 2), (1, 1)])
+def test_so_many_run_at_once(run_jobs: Run, at_once: int, most: int) -> None:
+    jobs = [Job("a", fold) for fold in range(5)]
+    ended, story = run_jobs(Here(3, at_once=at_once, num_gpus=0), jobs)
+    assert {one.job for one in ended} == set(jobs) and {one.state for one in ended} == {"done"}
+    assert len(story) == 10 and most_at_once(story) <= most
+    assert all(line.endswith("auto 1") for line in story)  # one thread each
+
+
+def test_gpus_are_shared_as_asked(run_jobs: Run) -> None:
+    jobs = [Job("whole", 0, 1, 1.0), *(Job("half", fold, 1, 0.5) for fold in range(4))]
+    _, story = run_jobs(Here(8, num_gpus=2), jobs)
+    used = [line.split()[1:3] for line in story if line.startswith("+")]
+    assert sorted({device for _, device in used}) == ["cuda:0", "cuda:1"]
+    now: dict[str, float] = {"cuda:0": 0.0, "cuda:1": 0.0}
+    for line in story:
+        sign, name, device, _ = line.split()
+        now[device] += (1.0 if name.startswith("whole") else 0.5) * (1 if sign == "+" else -1)
+        assert now[device] <= 1.0
+
+
+def test_one_that_fails_stops_no_other(run_jobs: Run) -> None:
+    jobs = [Job("a", fold) for fold in range(3)]
+    body = "if {fold} == 0: raise SystemExit('error: this one cannot')"
+    ended, _ = run_jobs(Here(1, num_gpus=0), jobs, body=body)
+    assert {one.job.fold: one.state for one in ended} == {0: "failed", 1: "done", 2: "done"}
+    assert ended[0].reason == "this one cannot"
+
+
+def test_a_stop_is_passed_on_and_nothing_more_is_begun(run_jobs: Run, tmp_path: Path) -> None:
+    """The first job asks its parent to stop, as Ctrl-C would, and is told to."""
+    stop = Stop()
+    body = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "time.sleep(60)"
+    )
+    engine = Here(1, num_gpus=0)
+    jobs = [Job("a", fold) for fold in range(3)]
+    with stop.waiting():
+        watched = engine.run
+
+        def run(jobs: Sequence[Job], **settings: object) -> list[Ended]:
+            def watch(ended: Sequence[Ended]) -> None:
+                if (tmp_path / "ready").exists():
+                    stop.ask("the test")
+
+            return watched(jobs, **(settings | {"watch": watch}))  # type: ignore[arg-type]
+
+        engine.run = run  # type: ignore[method-assign, assignment]
+        ended, _ = run_jobs(engine, jobs, body=body, stop=stop)
+    assert [(one.job.fold, one.state) for one in ended] == [(0, "stopped"), (1, "stopped"), (2, "stopped")]
+    assert [one.reason for one in ended][1:] == ["not begun", "not begun"]
+
+
+def test_a_job_that_never_fits_is_refused_before_any_begins(run_jobs: Run, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"b, fold 1: asks for 4 cores and 0 GPUs .* here are 2 cores"):
+        run_jobs(Here(2, num_gpus=0), [Job("a", 0), Job("b", 1, 4)])
+    assert (tmp_path / "story").read_text() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", "nothing answers there"),
+        ("ray://127.0.0.1:1", "nothing answers there"),
+        ("auto", "no Ray cluster answers"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_said(address: str, why: str) -> None:
+    with pytest.raises(ClusterError, match=f"CLUSTER={address}: {why}"):
+        OnRay(address)

@@ -48,11 +48,11 @@ advise: $(STAMP)  ## Measure backbones on the data and say which recipe follows 
 freeze: $(STAMP)  ## Show a network's blocks and what each phase trains of them (MODEL= SET=)
 	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
 
-train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1 TIME_LIMIT=8h30m)
-	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(RUN_OPT)
+train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1 GPUS= TIME_LIMIT=8h30m)
+	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(call option,GPUS,--gpus) $(RUN_OPT)
 
 cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
-	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) $(RUN_OPT)
+	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) $(call option,GPUS,--gpus) $(RUN_OPT)
 
 grid: $(STAMP)  ## Train models x folds x seeds, here or on a Ray cluster (MODELS= FOLDS= SEEDS= CLUSTER=auto JOBS= DATA= SET=)
 	@$(PY) scripts/grid.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,FOLDS,--folds) $(call option,SEEDS,--seeds) $(call option,CLUSTER,--cluster) $(call option,JOBS,--jobs) $(RUN_OPT)

@@ -2,10 +2,11 @@
 
     PYTHONPATH=scripts python bench/torture.py --folder <folder> [--model MODEL --data DATA --kills 30]
 
-Trains fold 0 once without interruption and once with `--kills` SIGKILLs: at random moments of its work, and
-every third while a checkpoint is being written. Each time the same command is called again. In the end the
-predictions have to be the same bytes, the metrics the same but for times, and nothing half-written may be
-left. Both trainings are kept in the folder; what was measured goes to torture.json there.
+Trains fold 0 once without interruption and once with `--kills` SIGKILLs: at random moments of its work, every
+third while a checkpoint is being written, the last tenth while it predicts. Each time the same command is
+called again. In the end the predictions have to be the same bytes, the metrics the same but for times, and
+nothing half-written may be left. Both trainings are kept in the folder; what was measured goes to
+torture.json there.
 """
 
 import json
@@ -68,6 +69,7 @@ class Victim:
         self._run, self._workspace = model, Workspace(root)
         self.name = load_data_config(data, root=root).name
         self.root, self._data = root, data
+        self._trained_at = 0.0
 
     @property
     def scratch(self) -> Path:
@@ -91,6 +93,24 @@ class Victim:
     @property
     def is_writing(self) -> bool:
         return any(self.scratch.glob(f".{LAST}.*.tmp"))
+
+    def wait_until_trained(self, process: subprocess.Popen[str]) -> None:
+        while process.poll() is None and not self.is_trained:
+            time.sleep(_LOOK)
+        self._trained_at = time.time()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the last epoch is behind, and the rest is predicting."""
+        state, path = read_state(self.scratch), self._workspace.metrics(self.name, self._run, 0)
+        if state is None or not path.is_file():
+            return False
+        return any(line.get("epoch") == state.epochs for line in map(json.loads, _whole_lines(path)))
+
+    def predicting(self) -> float:
+        """Seconds that a training which is done has predicted for: from the last epoch to the end."""
+        done = self._workspace.fold(self.name, self._run, 0) / "manifest.json"
+        return done.stat().st_mtime - self._trained_at
 
     def behind(self) -> tuple[str, float]:
         """The phase that the newest checkpoint stands in, and the seconds of work behind it."""
@@ -152,6 +172,7 @@ def torture(
     start = time.perf_counter()
     process = whole.start()
     begins = _wait_until_held(whole, process)
+    whole.wait_until_trained(process)
     _finish(whole, process)
     took = time.perf_counter() - start
     console.say(f"without interruption: {took:.0f} s, {begins:.0f} s of it until the training begins")
@@ -162,8 +183,12 @@ def torture(
         while len(done) < kills:
             work = took - begins
             left = max(0.0, work - done[-1].kept) if done else work
-            share, write = 2 * left / (kills - len(done) + 1), len(done) % 3 == 2 and left > work / 4
-            done.append(_kill(killed, rng, share=share, write=write))
+            if late := len(done) >= kills - max(1, kills // 10):
+                share = whole.predicting()
+            else:
+                share = 2 * left / (kills - len(done) + 1)
+            write = len(done) % 3 == 2 and left > work / 4 and not late
+            done.append(_kill(killed, rng, share=share, write=write, late=late))
             step()
     process = killed.start()
     _finish(killed, process)
@@ -173,13 +198,16 @@ def torture(
     return done, lost
 
 
-def _kill(victim: Victim, rng: random.Random, *, share: float, write: bool) -> Kill:
-    """Start the training, and kill it within so many seconds of its work, or in a write after them."""
+def _kill(victim: Victim, rng: random.Random, *, share: float, write: bool, late: bool) -> Kill:
+    """Start the training, and kill it within so many seconds of its work (late: of its predicting), or in a
+    write after them."""
     process = victim.start()
     begins = _wait_until_held(victim, process)
-    start = time.perf_counter()
+    start = counts = time.perf_counter()
     delay = rng.uniform(0, share)
-    while time.perf_counter() - start < delay or (write and not victim.is_writing):
+    while time.perf_counter() - counts < delay or (write and not victim.is_writing):
+        if late and not victim.is_trained:
+            counts = time.perf_counter()
         if process.poll() is not None:
             raise TrainingError(f"{victim.root}/log.txt: the training ended before it could be killed")
         time.sleep(_LOOK)
@@ -213,6 +241,11 @@ def _compare(whole: Victim, killed: Victim) -> None:
     if left := killed.leftovers():
         raise TrainingError(f"{killed.root}: left behind: {', '.join(left)}")
     killed.check()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """But for one that is being written."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _without_times(line: dict[str, Any]) -> dict[str, Any]:

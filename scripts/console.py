@@ -123,6 +123,13 @@ def limit_time(text: str) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def be_quiet() -> None:
+    """Print nothing but errors: another process speaks for this one."""
+    logging.getLogger("distracted").setLevel(logging.ERROR)
+    out.quiet = True
+    err.quiet = True
+
+
 def stop_with(parent: int) -> None:
     """Ask to stop when the process that began this one is no more; 0: nobody is looked after."""
 

@@ -1,11 +1,13 @@
 """make train and make cv: train folds of runs and keep their predictions in oof/."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 import console
 from distracted.cluster.job import check_split, train_folds
+from distracted.cluster.launch import run_team
 from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
@@ -13,6 +15,7 @@ from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
+from distracted.training.distributed import in_team, join_team
 from distracted.training.resolve import settle
 
 
@@ -24,6 +27,7 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     leaky: console.Leaky = False,
+    gpus: Annotated[int, typer.Option(help="Devices that share each fold.", min=1)] = 1,
     time_limit: console.TimeLimit = "",
     patience: Annotated[float, typer.Option(help="Seconds to wait for a held fold.", hidden=True)] = 0.0,
     parent: Annotated[int, typer.Option(help="Process to stop with.", hidden=True)] = 0,
@@ -31,30 +35,37 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
-    console.limit_time(time_limit)
     console.stop_with(parent)
     if not model:
         raise ConfigError("MODEL= is missing: a name in configs/models")
     config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
-    store = open_store(
-        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
-    )
-    num_folds = store.folds.num_folds
-    folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
-    check_split(store)
-    run = name or model
-    train_folds(
-        store,
-        with_teachers(store, settle(config, num_folds=num_folds), student=run),
-        run=run,
-        folds=folds,
-        force=force,
-        after_fold=say_fold,
-        stop=console.stop,
-        patience=patience,
-        progress=console.progress,
-    )
-    say_pooled(store, run)
+    if gpus > 1 and not in_team():
+        run_team(gpus, [sys.executable, *sys.argv])
+        return
+    console.limit_time(time_limit)
+    with join_team(config.runtime.device) as team:
+        if not team.is_lead:
+            console.be_quiet()
+        store = open_store(
+            Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
+        )
+        num_folds = store.folds.num_folds
+        folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
+        check_split(store)
+        run = name or model
+        train_folds(
+            store,
+            with_teachers(store, settle(config, num_folds=num_folds), student=run),
+            run=run,
+            folds=folds,
+            force=force,
+            after_fold=say_fold,
+            stop=console.stop,
+            patience=patience,
+            team=team,
+            progress=console.progress,
+        )
+        say_pooled(store, run)
 
 
 def say_fold(manifest: Manifest) -> None:

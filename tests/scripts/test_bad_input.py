@@ -27,6 +27,7 @@ import console
 import ensemble
 import folds
 import freeze
+import grid
 import ladder
 import smooth
 import status
@@ -756,3 +757,29 @@ def test_a_leaky_run_in_a_blend(project: Project) -> None:
     outcome = project.submit()
     assert outcome.code == 0 and "its expected score is too good" in outcome.err
     assert "blend, leaky" in project.status().out
+
+
+@pytest.mark.parametrize("limit", ["8", "h", "8h30", "-1h", "1.5h", "0s"])
+def test_a_time_limit_that_is_none(trained: Project, limit: str) -> None:
+    check(trained, lambda: trained.train(f"--time-limit={limit}"), f"TIME_LIMIT='{limit}'", "such as 8h30m")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--models", " "], ["MODELS= is missing"]),
+        (["--models", "resnet50 vgg16", "--name", "x"], ["NAME= names one run"]),
+        (["--models", "resnet50", "--folds", "0 x"], ["FOLDS='0 x': expected numbers"]),
+        (["--models", "resnet50", "--folds", "7"], ["FOLD=7: there are 3 folds, 0 to 2"]),
+        (["--models", "resnet50", "--seeds", "-1"], ["training.seed"]),
+        (["--models", "resnet51"], ["unknown model 'resnet51'"]),
+        (["--models", "resnet50", "--set", f"{TINY} training.seed=1"], ["made with another config", "NAME="]),
+        (
+            ["--models", "vgg16", "--set", f"{TINY} runtime.num_cpus=9999"],
+            ["vgg16, fold 0: asks for 9999 cores"],
+        ),
+    ],
+)
+def test_grids_that_cannot_be_run(trained: Project, arguments: list[str], parts: list[str]) -> None:
+    given = arguments if "--set" in arguments else [*arguments, "--set", TINY]
+    check(trained, lambda: run(grid.main, *given, *trained.where), *parts)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.files import create_text
+from distracted.locks import Lock
 from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
@@ -13,11 +14,13 @@ from distracted.stopping import Stop
 from distracted.tracking.client import forget_run
 from distracted.tracking.log import FoldTracker, track_run
 from distracted.training.checkpoint import save_network
+from distracted.training.distributed import ALONE, Team
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.resume import Checkpoints
 from distracted.training.state import job_state
+from distracted.training.tracking import NoTracker, Tracker
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ def train_and_store(
     fold: int,
     stop: Stop | None = None,
     patience: float = 0.0,
+    team: Team = ALONE,
     progress: Progress = silent,
 ) -> Manifest:
     """Train one fold and write its predictions to oof/, going on from its checkpoint where there is one.
@@ -47,6 +51,7 @@ def train_and_store(
     Args:
         stop: Asked after each step; the state is saved before anything stops.
         patience: Seconds to wait for another process that works on the fold.
+        team: The processes that train it together, each in the same call; the lead writes.
 
     Returns:
         The fold's manifest.
@@ -59,7 +64,7 @@ def train_and_store(
     config, name, stop = settled.config, store.competition.name, stop or Stop()
     redone = [n for n in range(store.folds.num_folds) if is_to_redo(store, run, n)]
     store.check_config(run, config.hash, redone=redone)
-    if fold in store.finished_folds(run) and fold not in redone:
+    if _is_done(store, run, fold):
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         return store.manifest(run, fold)
     pseudo: PseudoLabels | None = None
@@ -67,22 +72,16 @@ def train_and_store(
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     scratch = store.workspace.scratch(name, run, fold)
-    with (
-        store.hold(run, [fold], patience=patience) as [lock],
-        job_state(scratch, config),  # before W&B: who sends recordings is to know
-        FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
-        stop.waiting(),
-    ):
-        if lock.after is not None:
-            _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
+
+    def train(tracker: Tracker, lock: Lock | None) -> tuple[FoldResult, Checkpoints]:
+        team.wait()  # for the lead, which has the lock
         made_for = {
             "fold": fold,
             "config": config.resolved(),
             "data": {"index": store.competition.index_hash, "folds": store.folds.hash},
         }
-        checkpoints = Checkpoints(
-            scratch, made_for, every=config.runtime.checkpoint_steps, stop=stop, lock=lock
-        )
+        every = config.runtime.checkpoint_steps
+        checkpoints = Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=team)
         result = train_fold(
             settled,
             fold,
@@ -92,31 +91,55 @@ def train_and_store(
             cache=store.workspace.cache(name),
             tracker=tracker,
             checkpoints=checkpoints,
+            team=team,
             label=f"{run}, fold {fold}",
             progress=progress,
         )
-        lock.check()
-        path = store.workspace.network(name, run, fold)
-        save_network(path, result.network, config, store.competition.classes)
-        weights = settled.weights
-        manifest = store.write_fold(
-            run,
-            fold,
-            kind="model",
-            config=config.resolved(),
-            valid=result.valid,
-            test=result.test,
-            weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
-            parents=teachers,
-            scores=result.scores,
-            details=_details(pseudo, result),
-            seconds=result.seconds,
-            images_per_second=result.images_per_second,
-        )
-        checkpoints.remove()
-        store.workspace.redo(name, run, fold).unlink(missing_ok=True)
-        tracker.show_fold(store, manifest)
+        return result, checkpoints
+
+    if not team.is_lead:
+        with stop.waiting():
+            train(NoTracker(), None)
+            team.wait()  # until the lead has written
+        return store.manifest(run, fold)
+    with store.hold(run, [fold], patience=patience) as [lock]:
+        if _is_done(store, run, fold):  # by another that was waited for
+            return store.manifest(run, fold)
+        if lock.after is not None:
+            _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
+        with (
+            job_state(scratch, config),  # before W&B: who sends recordings is to know
+            FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
+            stop.waiting(),
+        ):
+            result, checkpoints = train(tracker, lock)
+            lock.check()
+            path = store.workspace.network(name, run, fold)
+            save_network(path, result.network, config, store.competition.classes)
+            weights = settled.weights
+            manifest = store.write_fold(
+                run,
+                fold,
+                kind="model",
+                config=config.resolved(),
+                valid=result.valid,
+                test=result.test,
+                weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
+                parents=teachers,
+                scores=result.scores,
+                details=_details(pseudo, result),
+                seconds=result.seconds,
+                images_per_second=result.images_per_second,
+            )
+            store.workspace.redo(name, run, fold).unlink(missing_ok=True)
+            checkpoints.remove()
+            team.wait()
+            tracker.show_fold(store, manifest)
     return manifest
+
+
+def _is_done(store: Store, run: str, fold: int) -> bool:
+    return fold in store.finished_folds(run) and not is_to_redo(store, run, fold)
 
 
 def begin_anew(store: Store, run: str, folds: Collection[int]) -> None:
@@ -147,6 +170,7 @@ def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
         "num_pseudo_labels": len(pseudo.probs) if pseudo else 0,
         "num_dropped": result.num_dropped,
         "num_resumed": result.num_resumed,
+        "num_parts": result.num_parts if result.num_parts > 1 else 0,
     }
     return {name: count for name, count in counts.items() if count}
 
@@ -161,6 +185,7 @@ def train_folds(
     after_fold: Callable[[Manifest], None] = lambda manifest: None,
     stop: Stop | None = None,
     patience: float = 0.0,
+    team: Team = ALONE,
     progress: Progress = silent,
 ) -> None:
     """Train some folds of a run, one after another; arguments as in `train_and_store`.
@@ -169,16 +194,17 @@ def train_folds(
         force: Make them anew, whatever is there.
         after_fold: Called with each fold's manifest as soon as it is there.
     """
-    if force:
+    if force and team.is_lead:
         begin_anew(store, run, folds)
+    team.wait()
     before = set() if force else set(store.finished_folds(run))
     stop = stop or Stop()
     for fold in folds:
         stop.check()
         manifest = train_and_store(
-            store, settled, run=run, fold=fold, stop=stop, patience=patience, progress=progress
+            store, settled, run=run, fold=fold, stop=stop, patience=patience, team=team, progress=progress
         )
         after_fold(manifest)
     finished = store.finished_folds(run)
-    if len(finished) == store.folds.num_folds and set(finished) != before:
+    if team.is_lead and len(finished) == store.folds.num_folds and set(finished) != before:
         track_run(store, run, settled.config.runtime)

@@ -87,7 +87,8 @@ class BatchSampler(Sampler[list[Key]]):
     Equal sizes and at least two, so that no last batch of one image meets a BatchNorm that learns; where
     `batch_size` is 2 and the rows are odd in number, one batch has three. With `subjects`, those of the rows,
     a shuffled epoch draws as many images, but each subject equally often. With `beside`, each batch of a
-    shuffled epoch gets its share of those rows, too, none of them again before all have come.
+    shuffled epoch gets its share of those rows, too, none of them again before all have come. With `part`,
+    each batch is divided, and only the first of so many parts of it comes, or the second ...
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class BatchSampler(Sampler[list[Key]]):
         seed: int | None = None,
         subjects: NDArray[np.int64] | None = None,
         beside: Beside | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        self._part = part
         self._rows = rows
         self._subjects = subjects
         self._beside = beside
@@ -134,8 +137,9 @@ class BatchSampler(Sampler[list[Key]]):
             rng = np.random.default_rng([self._seed or 0, self.epoch, 1])
             more = np.array_split(self._beside.draw(self._num_beside, rng), self._num_batches)
             batches = [np.concatenate(pair) for pair in zip(batches, more, strict=True)]
+        number, size = self._part
         for batch in batches[self.after :]:
-            yield [(self.epoch, index, repeat) for index, repeat in batch.tolist()]
+            yield [(self.epoch, index, repeat) for index, repeat in batch[number::size].tolist()]
 
 
 class Loader:
@@ -150,6 +154,7 @@ class Loader:
         seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
         subjects: Subject id of each of `rows`, to draw each subject equally often when shuffling.
         beside: Further rows that each batch of a shuffled epoch gets its share of.
+        part: Number and count of the parts that each batch is divided in: this process gets one.
     """
 
     def __init__(
@@ -163,9 +168,12 @@ class Loader:
         seed: int | None = None,
         subjects: NDArray[np.int64] | None = None,
         beside: Beside | None = None,
+        part: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
     ) -> None:
-        self._sampler = BatchSampler(rows, batch_size=batch_size, seed=seed, subjects=subjects, beside=beside)
+        self._sampler = BatchSampler(
+            rows, batch_size=batch_size, seed=seed, subjects=subjects, beside=beside, part=part
+        )
         self.num_images = self._sampler.num_images
         self._loader = DataLoader(
             ImageDataset(paths, transform),

@@ -92,7 +92,14 @@ def predict_from_features(
 
 
 def _log_probs(network: Network, images: torch.Tensor, precision: Precision) -> NDArray[np.float64]:
-    with autocast(images.device, precision):
-        logits = network(images)
+    try:
+        with autocast(images.device, precision):
+            logits = network(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+        logits = None
+    if logits is None:  # outside of the `except`, whose traceback holds on to what was computed
+        return np.concatenate([_log_probs(network, half, precision) for half in images.tensor_split(2)])
     log_probs: NDArray[np.float64] = torch.log_softmax(logits.float().cpu().double(), dim=1).numpy()
     return log_probs

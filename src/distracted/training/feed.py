@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Beside, Loader, Transform
+from distracted.errors import ConfigError
 from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs, predict_views
@@ -18,6 +19,7 @@ from distracted.inference.views import View, Viewer
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress
 from distracted.schema import Box
+from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Settled
 
 
@@ -56,12 +58,14 @@ class Feed:
     Attributes:
         cache: The data set's cache folder.
         after_batch: Called after each batch that was predicted or gave its features; may raise, to stop.
+        team: The processes that share the work.
     """
 
     settled: Settled
     cache: Path
     progress: Progress
     after_batch: Callable[[], None] = lambda: None
+    team: Team = ALONE
 
     def loader(
         self,
@@ -117,16 +121,19 @@ class Feed:
         Args:
             done: As `predict_log_probs` takes it.
         """
-        return predict_log_probs(
-            network,
-            self.loader(images, rows),
-            device=self.settled.device,
-            precision=self.settled.precision,
-            label=label,
-            progress=self.progress,
-            done=done,
-            after_batch=self.after_batch,
+        parts = self.team.gather(
+            predict_log_probs(
+                network,
+                self.loader(images, self.team.share(rows)),
+                device=self.settled.device,
+                precision=self.settled.precision,
+                label=label,
+                progress=self.progress,
+                done=done,
+                after_batch=self.after_batch,
+            )
         )
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def log_probs_of_views(
         self,
@@ -160,7 +167,7 @@ class Feed:
         beside: Beside | None = None,
     ) -> Loader:
         config = self.settled.config
-        return Loader(
+        loader = Loader(
             images.paths,
             rows,
             transform,
@@ -169,8 +176,16 @@ class Feed:
             seed=config.training.seed if shuffled else None,
             subjects=subjects,
             beside=beside,
+            part=(self.team.rank, self.team.size) if shuffled else (0, 1),
             pin_memory=self.settled.device.type == "cuda",
         )
+        if shuffled and loader.num_images // len(loader) < self.team.size:
+            raise ConfigError(
+                f"training.batch_size={config.training.batch_size}: {loader.num_images} images in "
+                f"{len(loader)} batches leave none for some of {self.team.size} processes (GPUS=); expected "
+                "fewer of them, or larger batches"
+            )
+        return loader
 
     def _input(self) -> tuple[int, float]:
         model = self.settled.config.model

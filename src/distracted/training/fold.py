@@ -21,6 +21,7 @@ from distracted.models.weights import StateDict
 from distracted.progress import Progress, silent
 from distracted.schema import FeaturesPhase, RunConfig, TrainPhase
 from distracted.training.averaging import average, copy_state
+from distracted.training.distributed import ALONE, Team
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
 from distracted.training.mixing import Mixer, share_with_partner
@@ -52,6 +53,7 @@ class FoldResult:
         network: The network that predicted.
         num_dropped: Images that the drop list left out of the training side.
         num_resumed: How often the training went on from a checkpoint.
+        num_parts: That a batch was computed in at last, since the device's memory did not suffice for one.
     """
 
     valid: NDArray[np.float32]
@@ -62,6 +64,7 @@ class FoldResult:
     images_per_second: float
     num_dropped: int = 0
     num_resumed: int = 0
+    num_parts: int = 1
 
 
 @dataclass
@@ -78,9 +81,11 @@ class _Fold:
     label: str
     pseudo: PseudoLabels | None = None
     checkpoints: Checkpoints | None = None
+    team: Team = ALONE
     clock: Clock = field(default_factory=Clock)
     began: float = field(default_factory=time.perf_counter)  # less what earlier sittings took
     num_resumed: int = 0
+    num_parts: int = 1
     num_phases: int = 0  # behind it
     running: PhaseRun | None = None
     half_done: State | None = None  # of the phase that goes on first
@@ -90,7 +95,9 @@ class _Fold:
     network: Network = field(init=False)
 
     def __post_init__(self) -> None:
-        self.feed = Feed(self.settled, self.cache, self.progress, self.keep)
+        # Processes of a team predict shares of their own length: they cannot agree on anything meanwhile.
+        after_batch = self.keep if self.team.size == 1 else _nothing
+        self.feed = Feed(self.settled, self.cache, self.progress, after_batch, self.team)
         self.train, self.test = Images.to_train(self.competition), Images.to_test(self.competition)
         self.valid_rows = self.folds.valid(self.fold)
         training = self.settled.config.training
@@ -142,9 +149,10 @@ class _Fold:
                 for what, batches in self.predicted.items()
                 if batches
             },
-            "random": random_state(),
+            "num_parts": self.num_parts,
+            "random": self.team.gather(random_state()),
             "tracked": self.tracker.tell(),
-            "made_with": made_with(self.settled.device),
+            "made_with": made_with(self.settled.device, self.team),
         }
 
     def end_phase(self) -> None:
@@ -154,21 +162,22 @@ class _Fold:
 
     def load(self, state: State) -> None:
         """Go on from a state."""
-        if changed := differences(state["made_with"], made_with(self.settled.device)):
+        if changed := differences(state["made_with"], made_with(self.settled.device, self.team)):
             _log.warning(
                 "%s: begun with %s: what it predicts may differ in rounding", self.label, "; ".join(changed)
             )
         self.network.load_state_dict(state["network"])
         self.clock = Clock(**state["clock"])
         self.began = time.perf_counter() - state["seconds"]
-        self.num_resumed = state["num_resumed"] + 1
+        self.num_resumed, self.num_parts = state["num_resumed"] + 1, state["num_parts"]
         self.num_phases, self.half_done = state["num_phases"], state["running"]
         self.untouched, self.start = state["untouched"], state["start"]
         self.predicted = {
             what: [batch.numpy() for batch in found["rows"].split(found["sizes"])]
             for what, found in state["predicted"].items()
         }
-        set_random_state(state["random"])
+        if len(state["random"]) == self.team.size:
+            set_random_state(state["random"][self.team.rank])
         self.tracker.rewind(state["tracked"])
 
 
@@ -182,6 +191,7 @@ def train_fold(
     tracker: Tracker,
     pseudo: PseudoLabels | None = None,
     checkpoints: Checkpoints | None = None,
+    team: Team = ALONE,
     label: str = "",
     progress: Progress = silent,
 ) -> FoldResult:
@@ -194,6 +204,7 @@ def train_fold(
         cache: The data set's cache folder.
         pseudo: What phases of kind train learn from beside the training side.
         checkpoints: Where the training goes on from, and keeps its state; None: it is not kept.
+        team: The processes that train the fold together, each in the same call of this function.
         label: Shown with the progress, such as "resnet50, fold 0".
 
     Raises:
@@ -204,13 +215,15 @@ def train_fold(
     """
     config = settled.config
     seed_everything(config.training.seed, fold)
-    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo, checkpoints)
+    job = _Fold(settled, competition, folds, fold, cache, progress, tracker, label, pseudo, checkpoints, team)
     if job.num_dropped:
         _log.info("%s: %d images left out of training by the drop list", label, job.num_dropped)
     state = checkpoints.load() if checkpoints is not None else None
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes)
     job.network = network.to(settled.device)
     check_phases(network, config.phases)
+    if team.rank:  # each process drops other units
+        torch.manual_seed(torch.initial_seed() + team.rank)
     if state is not None:
         job.load(state)
         _log.info("%s: goes on from step %d", label, job.clock.step)
@@ -239,11 +252,15 @@ def train_fold(
                 progress=progress,
                 label=f"{label}, {name}",
             )
+        team.follow_lead(network)
         found = _look(job, network)
         tracker.log({"phase": name, "epoch": 0, **found}, step=job.clock.step)
         job.end_phase()
     network = job.network
-    done = {what: job.predicted.setdefault(what, []) for what in ("valid", "test")}
+    team.follow_lead(network)
+    done: dict[str, list[NDArray[np.float32]] | None] = {"valid": None, "test": None}
+    if team.size == 1:
+        done |= {what: job.predicted.setdefault(what, []) for what in done}
     valid = job.predict(network, job.train, job.valid_rows, "held-out subjects", done["valid"])
     test = job.predict(network, job.test, job.test.rows, "test set", done["test"])
     result = FoldResult(
@@ -255,6 +272,7 @@ def train_fold(
         images_per_second=job.clock.images / job.clock.seconds if job.clock.seconds else 0.0,
         num_dropped=job.num_dropped,
         num_resumed=job.num_resumed,
+        num_parts=job.num_parts,
     )
     tracker.summarise(
         {**result.scores, "seconds": result.seconds, "images_per_second": result.images_per_second}
@@ -295,12 +313,14 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
         watched="valid/log_loss" if config.training.leaky else "holdout/log_loss",
         mixer=_make_mixer(job) if config.mixing.on else None,
         after_step=job.keep,
+        team=job.team,
     )
     if job.half_done is not None:
         run.load(job.half_done)
         job.half_done = None
     job.running = run
     network = run()
+    job.num_parts = max(job.num_parts, run.num_parts)
     if goes_back and name == job.last_of_base:
         average(
             network,
@@ -311,6 +331,7 @@ def _train(job: _Fold, network: Network, name: str, phase: TrainPhase) -> Networ
             device=device,
             precision=job.settled.precision,
         )
+        job.team.average_statistics(network)
     return network
 
 
@@ -344,6 +365,10 @@ def _look(job: _Fold, network: Network) -> dict[str, float]:
         log_probs = job.predict(network, job.train, job.valid_rows, "validating")
         found |= scores(log_probs, job.folds.labels[job.valid_rows], prefix="valid/")
     return found
+
+
+def _nothing() -> None:
+    """After a batch."""
 
 
 def seed_everything(seed: int, fold: int) -> None:

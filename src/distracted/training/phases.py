@@ -17,6 +17,7 @@ from distracted.models.weights import StateDict
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
 from distracted.training.averaging import average, copy_state
+from distracted.training.distributed import ALONE, Team
 from distracted.training.mixing import Mixer
 from distracted.training.stepper import Stepper
 from distracted.training.tracking import Tracker
@@ -58,6 +59,7 @@ class PhaseRun:
         weights: Of the loss of each of the loader's paths, on the device; None: all the same.
         mixer: Mixes each batch.
         after_step: Called after each step, and with True after each epoch, when `state` may be taken.
+        team: The processes that each take a part of every batch.
     """
 
     def __init__(
@@ -80,12 +82,14 @@ class PhaseRun:
         weights: torch.Tensor | None = None,
         mixer: Mixer | None = None,
         after_step: Callable[[bool], None] = lambda boundary: None,
+        team: Team = ALONE,
     ) -> None:
         self._name, self._phase, self._label = name, phase, label
         self._loader, self._targets, self._weights, self._mixer = loader, targets, weights, mixer
         self._device, self._precision = device, precision
         self._clock, self._tracker, self._progress = clock, tracker, progress
         self._after_epoch, self._watched, self._after_step = after_epoch, watched, after_step
+        self._team, self._network = team, network
         self._watch = Watch(phase)
         self._stepper = Stepper(
             network,
@@ -95,6 +99,7 @@ class PhaseRun:
             device=device,
             precision=precision,
             share=lambda: self._watch.share,
+            team=team,
         )
         self._earlier: deque[StateDict] = deque(maxlen=phase.soup - 1)  # ends of the last epochs but one
         self._begun = False
@@ -102,6 +107,11 @@ class PhaseRun:
         self._batch = 0  # of the epoch: those behind it
         self._total, self._count = 0.0, 0  # sum of losses, over so many steps of the epoch
         self._waiting: list[torch.Tensor] = []  # losses and norms that were not looked at yet
+
+    @property
+    def num_parts(self) -> int:
+        """That each batch is computed in, since the device's memory did not suffice for a whole one."""
+        return self._stepper.num_parts
 
     def state(self) -> dict[str, Any]:
         """Where the phase stands, without the network's own tensors; what `load` takes."""
@@ -160,6 +170,7 @@ class PhaseRun:
                 device=self._device,
                 precision=self._precision,
             )
+            self._team.average_statistics(predicts)
         return predicts
 
     def _run_epoch(self, step: Step) -> None:
@@ -197,10 +208,13 @@ class PhaseRun:
             images, aims = self._mixer(
                 images, aims, batch.indices, epoch=self._clock.epoch, number=self._batch + 1
             )
-        return self._stepper(images, aims, None if self._weights is None else self._weights[indices])
+        weights = None if self._weights is None else self._weights[indices]
+        num_images = self._loader.num_before(self._batch + 1) - self._loader.num_before(self._batch)
+        return self._stepper(images, aims, weights, num_images=num_images)
 
     def _look_at_losses(self, rate: float) -> dict[str, float]:
-        losses, norms = torch.stack(self._waiting).cpu().double().unbind(1)
+        shares, norms = torch.stack(self._waiting).cpu().double().unbind(1)
+        losses = self._team.sum(shares.contiguous())
         if not losses.isfinite().all():
             bad = self._clock.step - len(self._waiting) + 1 + int((~losses.isfinite()).int().argmax())
             raise TrainingError(
@@ -216,6 +230,9 @@ class PhaseRun:
         return found
 
     def _end_epoch(self) -> None:
+        if self._phase.batchnorm == "train":
+            for network in (self._network, self._stepper.predicts):
+                self._team.average_statistics(network)
         metrics: dict[str, float | str] = {
             "phase": self._name,
             "epoch": self._clock.epoch + 1,

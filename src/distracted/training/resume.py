@@ -22,6 +22,7 @@ from distracted.errors import CheckpointError, first_line
 from distracted.files import atomic_path, flush_folder
 from distracted.locks import Lock
 from distracted.stopping import Stop, Stopped
+from distracted.training.distributed import ALONE, Team
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Checkpoints:
         every: Steps between states; auto: as often as one percent of the time allows.
         stop: Asked after each step.
         lock: Of the fold; checked before each write.
+        team: The processes that train the fold; the lead alone writes.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Checkpoints:
         every: int | Literal["auto"] = "auto",
         stop: Stop | None = None,
         lock: Lock | None = None,
+        team: Team = ALONE,
     ) -> None:
         self._folder, self._made_for, self._every = folder, dict(made_for), every
-        self._stop, self._lock = stop or Stop(), lock
+        self._stop, self._lock, self._team = stop or Stop(), lock, team
         self._steps = 0
         self._cost = 0.0  # seconds that the last save took
         self._saved = time.perf_counter()
@@ -84,28 +87,31 @@ class Checkpoints:
         """Save where it is due; where a stop was asked for, save and stop.
 
         Args:
-            make: The state of this moment; called only where it is saved.
+            make: The state of this moment; called only where it is saved, and then by all of the team.
             boundary: An epoch's or a phase's end.
 
         Raises:
             Stopped: by request, once the state is on disk.
         """
         self._steps += 1
-        if self._stop.reason:
-            self._save_or_warn(make)
-            raise Stopped(self._stop.reason)
-        if self._is_due(boundary):
-            self._save_or_warn(make)
+        due = self._team.is_lead and self._is_due(boundary)
+        asked, due = self._team.agree(bool(self._stop.reason), due)
+        if asked or due:
+            self._save_or_warn(make())
+        if asked:
+            raise Stopped(self._stop.reason or "another process of the team was asked to")
 
     def _is_due(self, boundary: bool) -> bool:
         if self._every != "auto":
             return boundary or self._steps >= self._every
         return time.perf_counter() - self._saved >= self._cost / _SHARE
 
-    def _save_or_warn(self, make: Callable[[], State]) -> None:
+    def _save_or_warn(self, state: State) -> None:
         """A state that cannot be written costs no work: the one before it stays, and training goes on."""
+        if not self._team.is_lead:
+            return
         try:
-            self.save(make())
+            self.save(state)
         except OSError as error:
             self._steps, self._saved = 0, time.perf_counter()
             reason = error.strerror or first_line(error)
@@ -259,10 +265,11 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     return value
 
 
-def made_with(device: torch.device) -> dict[str, Any]:
+def made_with(device: torch.device, team: Team) -> dict[str, Any]:
     """What rounding depends on beside the config, as JSON values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"torch": torch.__version__, "device": name, "threads": torch.get_num_threads()}
+    found = {"torch": torch.__version__, "device": name, "threads": torch.get_num_threads()}
+    return {**found, "processes": team.size}
 
 
 def random_state() -> State:

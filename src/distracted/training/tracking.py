@@ -32,6 +32,30 @@ class Tracker(Protocol):
     ) -> None: ...
 
 
+class NoTracker:
+    """Tracks nothing: for processes that another one speaks for."""
+
+    def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
+        pass
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def tell(self) -> int:
+        return 0
+
+    def rewind(self, position: int) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
 class FileTracker:
     """The local truth: one JSON object a line in metrics.jsonl, after those that are there."""
 

@@ -1,0 +1,45 @@
+"""The processes that train one fold together, begun by torch's own launcher."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from distracted.errors import ClusterError
+from distracted.stopping import RESUMABLE, Stopped
+
+
+def run_team(size: int, command: Sequence[str]) -> None:
+    """Run a command as a team of processes on this machine, as `torchrun --nproc-per-node` does.
+
+    Raises:
+        ClusterError: one of them failed; what it said has been printed.
+        Stopped: they were told to, and the fold's state is saved.
+    """
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=size,
+            run_id=str(os.getpid()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        program, *arguments = command
+        try:
+            elastic_launch(config, program)(*arguments)
+        except ChildFailedError as error:
+            codes = {failure.exitcode for failure in error.failures.values()}
+            if RESUMABLE in codes:
+                raise Stopped("the processes were told to") from None
+            raise ClusterError(f"a process of the team failed (exit code {min(codes)}); see above") from None
+        except SignalException as error:
+            raise Stopped(error.sigval.name) from None

@@ -1,0 +1,111 @@
+"""One fold on several devices: the processes that `torchrun` began, and how they agree.
+
+Each process has the whole network and a share of each batch. The first, the lead, writes; the others only
+compute. Where `torchrun` did not begin this process, it is a team of one, and nothing is exchanged.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed, nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train a fold together.
+
+    Attributes:
+        rank: Of this one, from 0 on; size: how many there are.
+        local_rank: Among those of this machine.
+        control: The group in which they agree, on the CPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    control: Any = None
+
+    @property
+    def is_lead(self) -> bool:
+        return self.rank == 0
+
+    def share(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """This process's part of some rows: none is left out, none comes twice."""
+        return np.array_split(rows, self.size)[self.rank]
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """Whether any of the processes says so, of each flag."""
+        if self.size == 1:
+            return list(flags)
+        said = torch.tensor(flags, dtype=torch.uint8)
+        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self.control)
+        return [bool(flag) for flag in said]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes of a tensor on the CPU."""
+        if self.size > 1:
+            distributed.all_reduce(values, group=self.control)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, in their order."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, value, group=self.control)
+        return found
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            distributed.barrier(group=self.control)
+
+    def follow_lead(self, network: nn.Module) -> None:
+        """Give all processes the lead's tensors."""
+        if self.size > 1:
+            for tensor in network.state_dict().values():
+                distributed.broadcast(tensor, 0)
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """BatchNorm's running statistics, of which each process has seen its share, are averaged."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    distributed.all_reduce(buffer)
+                    buffer /= self.size
+
+
+ALONE = Team()
+
+
+def in_team() -> bool:
+    """Whether `torchrun` began this process."""
+    return distributed.is_torchelastic_launched() and "RANK" in os.environ
+
+
+@contextmanager
+def join_team(device: str) -> Iterator[Team]:
+    """The team that `torchrun` has put this process in, as its environment says; used as a context.
+
+    Args:
+        device: `runtime.device`; processes on CUDA exchange gradients by NCCL, others by gloo.
+    """
+    if not in_team():
+        yield ALONE
+        return
+    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if on_cuda:
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        control = distributed.new_group(backend="gloo")
+        yield Team(distributed.get_rank(), distributed.get_world_size(), local_rank, control)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,149 @@
+"""`make grid` with real processes, and on a real Ray cluster of two nodes of which one is killed."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trainings import SCRIPTS, SECONDS
+
+from conftest import TINY, write_competition
+from distracted.config import load_data_config
+from distracted.files import sha256_file
+from distracted.locks import holder
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
+
+pytestmark = pytest.mark.slow
+
+MODELS = ("resnet50", "vgg16")
+SETTINGS = " ".join([*TINY, "phases.scratch.epochs=40"])
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_competition(tmp_path_factory.mktemp("drawn") / "tiny")
+
+
+def grid(competition: Path, root: Path, *more: str, settings: str = SETTINGS) -> subprocess.Popen[str]:
+    root.mkdir(exist_ok=True)
+    told = ["--models", " ".join(MODELS), "--data", str(competition), "--root", str(root), "--set", settings]
+    command = [sys.executable, str(SCRIPTS / "grid.py"), *told, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def predictions(root: Path) -> dict[str, str]:
+    folder = root / "oof/tiny"
+    return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def local(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid of two models and three folds on this machine."""
+    root = tmp_path_factory.mktemp("local")
+    process = grid(competition, root)
+    said, _ = process.communicate(timeout=3 * SECONDS)
+    assert process.returncode == 0, said
+    for run in MODELS:
+        assert f"{run}: pooled OOF log loss" in said
+        assert all(f"{run}, fold {fold}: done, log loss" in said for fold in range(3))
+    return root
+
+
+def test_a_grid_that_is_done_is_not_done_again(competition: Path, local: Path) -> None:
+    before = predictions(local)
+    assert len(before) == 12
+    said, _ = grid(competition, local).communicate(timeout=SECONDS)
+    assert "all folds are done" in said and predictions(local) == before
+
+
+def test_one_model_that_fails_stops_no_other_and_the_exit_code_tells(
+    competition: Path, local: Path, tmp_path: Path
+) -> None:
+    """VGG16's input cannot be as small as that."""
+    settings = SETTINGS.replace("model.backbone=test_resnet ", "").replace("epochs=40", "epochs=1")
+    settings = settings.replace("image_size=32", "image_size=20")
+    process = grid(competition, tmp_path / "work", "--folds", "0", settings=settings)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1 and "1 of 2 jobs failed" in said
+    assert "vgg16, fold 0: model.image_size=20" in said and "resnet50, fold 0: done" in said
+
+
+def test_a_grid_that_is_stopped_goes_on(competition: Path, local: Path, tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    process = grid(competition, root)
+    wait_for_steps(process, root, "resnet50", 0)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, said
+    assert not [path for path in (root / "runs").rglob("lock.json") if holder(path)]
+    process = grid(competition, root)
+    said, _ = process.communicate(timeout=3 * SECONDS)
+    assert process.returncode == 0, said
+    assert "goes on from step" in (root / "runs/tiny/resnet50/fold0/log.txt").read_text()
+    assert predictions(root) == predictions(local)
+
+
+def test_jobs_of_a_grid_that_is_killed_stop_by_themselves(competition: Path, tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    process = grid(competition, root, settings=SETTINGS.replace("epochs=40", "epochs=5000"))
+    wait_for_steps(process, root, "resnet50", 0)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + SECONDS
+    while [path for path in (root / "runs").rglob("lock.json") if holder(path)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (root / "runs/tiny/resnet50/fold0/last.ckpt").exists()
+
+
+def wait_for_steps(process: subprocess.Popen[str], root: Path, run: str, fold: int) -> None:
+    metrics = Workspace(root).metrics("tiny", run, fold)
+    deadline = time.monotonic() + SECONDS
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator["object"]:
+    """A Ray cluster of two nodes of one core."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="the extra `cluster` is not installed")
+    cluster = utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "num_gpus": 0}
+    )
+    cluster.add_node(num_cpus=1, num_gpus=0)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_node_that_is_killed_costs_a_cluster_nothing(
+    competition: Path, local: Path, tmp_path: Path, two_nodes: "object"
+) -> None:
+    """Whenever a reader looks, what is in the store is whole; in the end it is what one machine makes."""
+    cluster, root = two_nodes, tmp_path / "work"
+    process = grid(competition, root, "--cluster", cluster.address)  # type: ignore[attr-defined]
+    [node] = list(cluster.worker_nodes)  # type: ignore[attr-defined]
+    killed, looks = False, 0
+    deadline = time.monotonic() + 4 * SECONDS
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        working = [path for path in (root / "runs").rglob("metrics.jsonl") if path.stat().st_size]
+        if len(working) > 1 and not killed:  # both nodes are in the middle of a fold
+            cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
+            killed = True
+        if (root / "oof/tiny/folds.csv").exists():
+            store = open_store(Workspace(root), load_data_config(str(competition)))
+            for run in store.runs():
+                store.read_run(run, partial=True)
+                looks += 1
+        time.sleep(0.1)  # leaves the cores to those who work
+    said, _ = process.communicate()
+    assert process.returncode == 0 and killed and looks > 10, said
+    assert predictions(root) == predictions(local)
+    logs = [path.read_text() for path in (root / "runs").rglob("log.txt")]
+    assert len(logs) == 6 and any("goes on from step" in log for log in logs)

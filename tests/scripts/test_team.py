@@ -1,0 +1,94 @@
+"""Two processes that train a fold together do what one does."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from trainings import SECONDS, Training
+
+from conftest import write_competition
+
+pytestmark = pytest.mark.slow
+
+#: 20 steps on batches of 12, nothing random but what is drawn by picture, BatchNorm as it was.
+SETTINGS = (
+    "training.batch_size=12 phases.scratch=null model.head.dropout=0 runtime.num_workers=0 training.ema=0.9 "
+    "'phases.tune={kind: train, when: always, epochs: 5, unfreeze: all, lr: 1e-2, batchnorm: frozen, "
+    "optimizer: sgd}' 'phases.fit={kind: features, when: always, c: 1, max_iter: 20}'"
+)
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Numbers of images that two do not divide."""
+    return write_competition(tmp_path_factory.mktemp("drawn") / "tiny", num_frames=4, num_test=41)
+
+
+@pytest.fixture(scope="module")
+def alone(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    training = Training(competition, tmp_path_factory.mktemp("alone"), SETTINGS)
+    code, said = training.run("--fold", "0")
+    assert code == 0, said
+    return training
+
+
+def tables(training: Training) -> list[pd.DataFrame]:
+    folder = training.workspace.fold("tiny", "net", 0)
+    return [pd.read_parquet(folder / f"{part}.parquet") for part in ("valid", "test")]
+
+
+def losses(training: Training) -> list[float]:
+    lines = training.workspace.metrics("tiny", "net", 0).read_text().splitlines()
+    return [line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line]
+
+
+def test_two_processes_agree_with_one(competition: Path, alone: Training, tmp_path: Path) -> None:
+    both = Training(competition, tmp_path / "work", SETTINGS)
+    code, said = both.run("--fold", "0", "--gpus", "2")
+    assert code == 0, said
+    assert said.count("net, fold 0: log loss") == 1  # the lead speaks
+    steps = [
+        json.loads(line)["step"]
+        for line in both.workspace.metrics("tiny", "net", 0).open()
+        if "train/loss" in line
+    ]
+    assert steps[-1] == 20
+    np.testing.assert_allclose(losses(both), losses(alone), atol=1e-5)
+    for ours, theirs in zip(tables(both), tables(alone), strict=True):
+        assert ours["img"].equals(theirs["img"])
+        np.testing.assert_allclose(ours.iloc[:, 1:], theirs.iloc[:, 1:], atol=1e-5)
+    assert both.leftovers() == []
+
+
+def test_a_team_that_is_told_to_stop_goes_on(competition: Path, tmp_path: Path) -> None:
+    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=30 model.head.dropout=0.5")
+    whole = Training(competition, tmp_path / "whole", training.settings)
+    assert whole.run("--fold", "0", "--gpus", "2")[0] == 0
+    process = training.start("--fold", "0", "--gpus", "2")
+    training.wait_for_work(process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, said
+    code, said = training.run("--fold", "0", "--gpus", "2")
+    assert code == 0 and "goes on from step" in said, said
+    assert training.predictions(0) == whole.predictions(0)
+
+
+def test_what_fails_in_a_team_is_said_and_the_exit_code_tells(competition: Path, tmp_path: Path) -> None:
+    training = Training(competition, tmp_path / "work", "training.batch_size=1")
+    code, said = training.run("--fold", "0", "--gpus", "2")
+    assert code == 1 and "leave none for some of 2 processes" in said, said
+
+
+def test_a_team_may_be_one_again(competition: Path, tmp_path: Path) -> None:
+    """Stopped with two, gone on with one: it is said that rounding may differ."""
+    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=200")
+    process = training.start("--fold", "0", "--gpus", "2")
+    training.wait_for_work(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=SECONDS) and process.returncode == 75
+    code, said = training.run("--fold", "0")
+    assert code == 0 and "begun with processes 2, now 1" in said

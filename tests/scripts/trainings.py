@@ -1,0 +1,78 @@
+"""Trainings as users begin them: processes of their own, in a workspace of their own."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from conftest import TINY
+from distracted.files import sha256_file
+from distracted.locks import holder
+from distracted.paths import CONFIGS, Workspace
+
+SCRIPTS = CONFIGS.parent / "scripts"
+SECONDS = 120.0  # within which whatever is waited for has to come
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run `net` of the tiny competition in a folder."""
+
+    folder: Path
+    root: Path
+    settings: str = "phases.scratch.epochs=40 model.head.dropout=0.5"
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root)
+
+    def arguments(self, script: str = "train.py", *more: str) -> list[str]:
+        model = "--models" if script == "grid.py" else "--model"
+        told = [model, "resnet50", "--name", "net", "--data", str(self.folder), "--root", str(self.root)]
+        return [
+            sys.executable,
+            str(SCRIPTS / script),
+            *told,
+            "--set",
+            f"{' '.join(TINY)} {self.settings}",
+            *more,
+        ]
+
+    def start(self, *more: str, script: str = "train.py") -> subprocess.Popen[str]:
+        """Begin it; what it prints goes to a pipe."""
+        self.root.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            self.arguments(script, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, *more: str, script: str = "train.py") -> tuple[int, str]:
+        """Begin it and wait; returns its exit code and what it printed."""
+        process = self.start(*more, script=script)
+        said, _ = process.communicate(timeout=SECONDS)
+        return process.returncode, said
+
+    def wait_for_work(self, process: subprocess.Popen[str], fold: int = 0) -> None:
+        """Until a fold takes steps."""
+        metrics = self.workspace.metrics("tiny", "net", fold)
+        deadline = time.monotonic() + SECONDS
+        while not (metrics.is_file() and metrics.stat().st_size and holder(self.lock(fold))):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def lock(self, fold: int = 0) -> Path:
+        return self.workspace.lock("tiny", "net", fold)
+
+    def predictions(self, *folds: int) -> dict[str, str]:
+        """Hashes of the prediction files of some folds."""
+        return {
+            f"{fold} {part}": sha256_file(self.workspace.fold("tiny", "net", fold) / f"{part}.parquet")
+            for fold in folds
+            for part in ("valid", "test")
+        }
+
+    def leftovers(self) -> list[Path]:
+        """Half-written files, checkpoints and locks."""
+        patterns = (".*.tmp", "*.ckpt", "lock.json*", "*.part", "*.lock", "redo")
+        return [path for pattern in patterns for path in self.root.rglob(pattern)]

@@ -65,7 +65,7 @@ def load_config(
     dotted = _dotted(overrides)
     base = _read(configs, "train", "defaults")
     chosen = _read_recipe(configs, recipe := _recipe([base, named, of_data, dotted]))
-    known = {*base.phases, *chosen.phases}
+    known = {*_mapping(base, "phases"), *_mapping(chosen, "phases")}
     for name in set(_mapping(named, "phases")) - known:
         del named.phases[name]  # it tunes the phases of the recipes that it knows; this one may lack some
     layers = [base, chosen, named, of_data, dotted]
@@ -108,7 +108,7 @@ def _read(folder: Path, name: str, what: str) -> DictConfig:
         )
     try:
         content = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException) as error:
+    except Exception as error:  # garbage makes the readers fail in a dozen ways
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path}: expected a mapping of keys")
@@ -125,7 +125,7 @@ def _read_recipe(configs: Path, name: str) -> DictConfig:
             raise ConfigError(f"{path}: extends itself ({' > '.join([*names, str(below)])})")
         names.append(str(below))
         recipe = _merge([_read(configs / "recipes", str(below), "recipe"), recipe])
-    if not recipe.get("phases"):
+    if not _mapping(recipe, "phases"):
         raise ConfigError(f"{path}: expected at least one phase under `phases`")
     return recipe
 
@@ -134,9 +134,12 @@ def _recipe(layers: Sequence[DictConfig]) -> str:
     """The recipe that the last of the layers names."""
     try:
         named = (OmegaConf.select(layer, "recipe") for layer in reversed(layers))
-        return str(next(recipe for recipe in named if recipe is not None))
+        found = next((recipe for recipe in named if recipe is not None), None)
     except OmegaConfBaseException as error:
         raise ConfigError(f"recipe: {_one_line(error)}") from error
+    if found is None:
+        raise ConfigError("recipe: none is named; configs/train.yaml says which is the default")
+    return str(found)
 
 
 def _data_layer(configs: Path, data: str) -> DictConfig:

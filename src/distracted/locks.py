@@ -17,6 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from distracted.errors import LockError
 from distracted.files import create_text
@@ -37,7 +40,7 @@ class Owner:
         token: Random, of this one lock.
     """
 
-    pid: int
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
     host: str
     place: str
     born: str
@@ -57,6 +60,9 @@ class Owner:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
+_OWNER = TypeAdapter(Owner)
+
+
 class Lock:
     """A lock that this process holds.
 
@@ -74,7 +80,7 @@ class Lock:
         Raises:
             LockError: another process has taken it over, since this one was not heard of for too long.
         """
-        holder = _read(self.path)
+        holder = read_owner(self.path)
         if holder is None or holder.token != self._owner.token:
             by = f"by {holder}" if holder else "and given back"
             raise LockError(
@@ -128,7 +134,7 @@ def hold(
 
 def holder(path: Path) -> Owner | None:
     """Who holds a lock and is not known to be gone; None where nobody does."""
-    owner = _read(path)
+    owner = read_owner(path)
     return None if owner is None or _is_stale(path, owner) else owner
 
 
@@ -154,7 +160,7 @@ def _wait_for(path: Path, what: str, patience: float, while_waiting: Callable[[]
 def _acquire(path: Path, what: str) -> Lock:
     owner, after = this_process(), None
     while not create_text(path, json.dumps(asdict(owner)) + "\n"):
-        found = _read(path)
+        found = read_owner(path)
         if found is None and path.exists():  # not a lock's file: written by hand, or damaged
             found = Owner(0, "?", "?", "", "?", "")
         if found is None:
@@ -176,7 +182,7 @@ def _remove(path: Path, stale: Owner) -> bool:
         path.rename(aside)  # only one process can
     except FileNotFoundError:
         return False
-    taken = _read(aside)
+    taken = read_owner(aside)
     ours = taken is None or taken.token == stale.token
     if not ours:  # somebody was faster, and this is that one's new lock: give it back
         with suppress(FileExistsError, OSError):
@@ -200,10 +206,11 @@ def _file_servers_now(folder: Path) -> float:
         return os.fstat(file.fileno()).st_mtime
 
 
-def _read(path: Path) -> Owner | None:
+def read_owner(path: Path) -> Owner | None:
+    """The process that a file names; None where there is no such file, or it is damaged."""
     try:
-        return Owner(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _OWNER.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
 
 

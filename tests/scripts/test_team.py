@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 from trainings import SECONDS, Training
 
 from conftest import write_competition
@@ -15,9 +18,8 @@ pytestmark = pytest.mark.slow
 
 #: 20 steps on batches of 12, nothing random but what is drawn by picture, BatchNorm as it was.
 SETTINGS = (
-    "training.batch_size=12 phases.scratch=null model.head.dropout=0 runtime.num_workers=0 training.ema=0.9 "
-    "'phases.tune={kind: train, when: always, epochs: 5, unfreeze: all, lr: 1e-2, batchnorm: frozen, "
-    "optimizer: sgd}' 'phases.fit={kind: features, when: always, c: 1, max_iter: 20}'"
+    "training.batch_size=12 model.head.dropout=0 training.ema=0.9 phases.finetune.epochs=5 "
+    "phases.finetune.batchnorm=frozen"
 )
 
 
@@ -28,8 +30,17 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    training = Training(competition, tmp_path_factory.mktemp("alone"), SETTINGS)
+def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """With weights that count as pretrained: from random ones BatchNorm would learn."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return f"{SETTINGS} model.weights={path}"
+
+
+@pytest.fixture(scope="module")
+def alone(competition: Path, settings: str, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    training = Training(competition, tmp_path_factory.mktemp("alone"), settings)
     code, said = training.run("--fold", "0")
     assert code == 0, said
     return training
@@ -40,22 +51,24 @@ def tables(training: Training) -> list[pd.DataFrame]:
     return [pd.read_parquet(folder / f"{part}.parquet") for part in ("valid", "test")]
 
 
-def losses(training: Training) -> list[float]:
+def tracked(training: Training) -> list[dict[str, float]]:
+    """What was measured every few steps."""
     lines = training.workspace.metrics("tiny", "net", 0).read_text().splitlines()
-    return [line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line]
+    return [line for line in map(json.loads, lines) if "train/loss" in line]
 
 
-def test_two_processes_agree_with_one(competition: Path, alone: Training, tmp_path: Path) -> None:
-    both = Training(competition, tmp_path / "work", SETTINGS)
+def losses(training: Training) -> list[float]:
+    return [line["train/loss"] for line in tracked(training)]
+
+
+def test_two_processes_agree_with_one(
+    competition: Path, settings: str, alone: Training, tmp_path: Path
+) -> None:
+    both = Training(competition, tmp_path / "work", settings)
     code, said = both.run("--fold", "0", "--gpus", "2")
     assert code == 0, said
     assert said.count("net, fold 0: log loss") == 1  # the lead speaks
-    steps = [
-        json.loads(line)["step"]
-        for line in both.workspace.metrics("tiny", "net", 0).open()
-        if "train/loss" in line
-    ]
-    assert steps[-1] == 20
+    assert tracked(both)[-1]["step"] == 20
     np.testing.assert_allclose(losses(both), losses(alone), atol=1e-5)
     for ours, theirs in zip(tables(both), tables(alone), strict=True):
         assert ours["img"].equals(theirs["img"])

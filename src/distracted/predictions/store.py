@@ -311,7 +311,10 @@ class Store:
 
     def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
         path, redo = self._check_file(manifest, part), _redo(manifest.run)
-        table = pd.read_parquet(path)
+        try:
+            table = pd.read_parquet(path)
+        except Exception as error:  # garbage makes the readers fail in a dozen ways
+            raise StoreError(f"{path}: not a readable parquet file ({first_line(error)}); {redo}") from error
         if list(table.columns) != ["img", *self.competition.classes]:
             raise StoreError(
                 f"{path}: expected the columns img, {', '.join(self.competition.classes)}; {redo}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distracted.errors import StoreError, TrackingError, first_line
-from distracted.locks import Owner
+from distracted.locks import read_owner
 from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
@@ -109,11 +109,8 @@ def _grows(recording: Path) -> bool:
     job = read_state(recording.parents[1])
     if job is not None and job.is_alive:
         return True
-    try:
-        told = json.loads((recording / OPEN).read_text())
-        return not Owner(**told).is_gone
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    owner = read_owner(recording / OPEN)
+    return owner is not None and not owner.is_gone
 
 
 def _send(recordings: Sequence[Path]) -> list[str]:

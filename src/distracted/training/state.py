@@ -1,12 +1,13 @@
 """What a fold's training says of itself: job.json beside its metrics, for those who look on."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 from distracted.errors import first_line
 from distracted.files import write_json
@@ -39,6 +40,9 @@ class JobState:
         return self.state == "running"
 
 
+_JOB = TypeAdapter(JobState)
+
+
 @contextmanager
 def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
     """Keep job.json in a fold's scratch folder while it is trained: running, then done or failed."""
@@ -67,8 +71,8 @@ def read_state(folder: Path) -> JobState | None:
     One that says `running` and whose lock nobody holds was killed: `stopped`.
     """
     try:
-        found = JobState(**json.loads((folder / JOB).read_text()))
-    except (OSError, ValueError, TypeError):
+        found = _JOB.validate_json((folder / JOB).read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
     if found.state == "running" and holder(folder / LOCK) is None:
         return replace(found, state="stopped", error="killed")

@@ -1,0 +1,310 @@
+"""Readers of files against damaged ones: only the project's own errors may come out.
+
+    PYTHONPATH=scripts python bench/fuzz.py --minutes 10
+
+Takes valid files of a tiny competition and its store (lists, folds, drop list, configs, manifests, parquet
+files, checkpoints, networks, locks, job states, submissions), changes their bytes, fields or values as
+hypothesis proposes, and reads them as the commands do. What is found is printed with the smallest example
+and counted; a second run with the same folder tries first what failed before.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+import console
+from distracted.config import load_config, load_data_config
+from distracted.data.competition import load_competition
+from distracted.data.drops import read_drops
+from distracted.data.folds import read_folds
+from distracted.data.sample import render_sample
+from distracted.errors import DistractedError
+from distracted.files import sha256_file, write_json
+from distracted.locks import holder, this_process
+from distracted.models.weights import read_state_dict
+from distracted.paths import CONFIGS, Workspace
+from distracted.predictions.store import Store, open_store
+from distracted.report.curves import read_curves
+from distracted.report.status import run_statuses
+from distracted.submission.doctor import check_submission
+from distracted.training.resume import newest_state, write_state
+from distracted.training.state import read_state
+
+_EXAMPLES = 150  # a round
+#: What readers stumble over.
+_PIECES = [
+    "\0",
+    "\n",
+    ",",
+    '"',
+    "\ufeff",
+    "nan",
+    "inf",
+    "-1",
+    "1e999",
+    "null",
+    "[]",
+    "{}",
+    "../x",
+    "/etc/passwd",
+]
+_PIECES += ["9" * 30, "${x}", "&a *a", "!!python/object:os.system", "\xe9", "True", "&a [*a]", "- " * 50]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file, and what reads it.
+
+    Attributes:
+        text: Whether its changes are those of a text, too.
+    """
+
+    name: str
+    path: Path
+    read: Callable[[], object]
+    text: bool = True
+
+
+def changed(valid: bytes, *, text: bool) -> st.SearchStrategy[bytes]:
+    """The bytes with some of them cut out, changed, doubled or put in; or anything at all."""
+    where = st.integers(0, max(0, len(valid) - 1))
+    pieces = st.one_of(st.binary(max_size=12), st.sampled_from([piece.encode() for piece in _PIECES]))
+
+    @st.composite
+    def edited(draw: st.DrawFn) -> bytes:
+        data = bytearray(valid)
+        for _ in range(draw(st.integers(1, 4))):
+            start, length = draw(where), draw(st.sampled_from([0, 0, 1, 1, 2, 8, 64, len(valid)]))
+            data[start : start + length] = draw(pieces)
+        return bytes(data)
+
+    @st.composite
+    def lines(draw: st.DrawFn) -> bytes:
+        rows = valid.split(b"\n")
+        return b"\n".join(draw(st.lists(st.sampled_from(rows), max_size=len(rows) + 2)))
+
+    ways = [edited(), st.binary(max_size=64)]
+    return st.one_of([*ways, lines()] if text else ways)
+
+
+def json_like() -> st.SearchStrategy[Any]:
+    leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
+
+    def grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+
+    return st.recursive(leaves, grow, max_leaves=6)
+
+
+def with_other_values(valid: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """The JSON object with a value, somewhere in it, replaced or removed."""
+    paths = list(_paths(valid))
+
+    @st.composite
+    def replaced(draw: st.DrawFn) -> bytes:
+        tree = json.loads(json.dumps(valid))
+        path = draw(st.sampled_from(paths))
+        inner = tree
+        for key in path[:-1]:
+            inner = inner[key]
+        if draw(st.booleans()):
+            inner[path[-1]] = draw(json_like())
+        else:
+            del inner[path[-1]]
+        return json.dumps(tree).encode()
+
+    return replaced()
+
+
+def _paths(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [path for key, inner in items for path in [(*before, key), *_paths(inner, (*before, key))]]
+
+
+def make_targets(folder: Path) -> list[Target]:
+    """A tiny competition with a run, and all that is read of it."""
+    data = folder / "tiny"
+    render_sample(data, num_subjects=6, num_test_subjects=1, num_frames=1, width=64)
+    config = load_data_config(str(data))
+    workspace = Workspace(folder)
+    store = open_store(workspace, config, num_folds=3)
+    _write_run(store)
+    drops = data / "drops.csv"
+    drops.write_text(f"img,reason\n{store.competition.train['img'][0]},wrong\n")
+    dropping = config.model_copy(update={"drop_list": drops, "drops": sha256_file(drops)})
+    scratch = workspace.scratch("tiny", "a", 0)
+    _write_scratch(scratch)
+    submission, weights, configs = folder / "submission.csv", folder / "weights.pth", folder / "configs"
+    sample = data / "sample_submission.csv"
+    shutil.copy(sample, submission)
+    torch.save({"a.weight": torch.ones(2, 2)}, weights)
+    shutil.copytree(CONFIGS, configs)
+    fold0 = workspace.fold("tiny", "a", 0)
+    folds, bound = workspace.folds("tiny"), workspace.data_binding("tiny")
+
+    def load() -> object:
+        return load_config(model="resnet50", data=str(data), configs=configs)
+
+    def read_all() -> object:
+        return store.read_run("a"), run_statuses(store)
+
+    return [
+        Target("train list", data / "driver_imgs_list.csv", lambda: load_competition(config)),
+        Target("sample submission", sample, lambda: load_competition(config)),
+        Target("folds.csv", folds, lambda: read_folds(folds, store.competition)),
+        Target("data.json", bound, lambda: Store(workspace, store.competition, store.folds)),
+        Target("drop list", drops, lambda: read_drops(load_competition(dropping))),
+        Target("train.yaml", configs / "train.yaml", load),
+        Target("model yaml", configs / "models/resnet50.yaml", load),
+        Target("recipe yaml", configs / "recipes/full.yaml", load),
+        Target("manifest", fold0 / "manifest.json", read_all),
+        Target("parquet", fold0 / "valid.parquet", read_all, text=False),
+        Target(
+            "parquet, hash mended", fold0 / "valid.parquet", lambda: _read_mended(store, fold0), text=False
+        ),
+        Target("checkpoint", scratch / "last.ckpt", lambda: newest_state(scratch), text=False),
+        Target("lock", scratch / "lock.json", lambda: holder(scratch / "lock.json")),
+        Target("job state", scratch / "job.json", lambda: (read_state(scratch), run_statuses(store))),
+        Target("metrics", scratch / "metrics.jsonl", lambda: read_curves(scratch / "metrics.jsonl", 0)),
+        Target("submission", submission, lambda: check_submission(submission, sample)),
+        Target("weights", weights, lambda: read_state_dict(weights), text=False),
+    ]
+
+
+def _write_run(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    num_classes, num_test = store.competition.num_classes, len(store.competition.test)
+    for fold in range(3):
+        valid, test = (
+            np.log(rng.dirichlet(np.ones(num_classes), rows))
+            for rows in (len(store.folds.valid(fold)), num_test)
+        )
+        config = {"run": "a", "training": {"leaky": False}}
+        scores = {"valid/log_loss": 1.0}
+        store.write_fold("a", fold, kind="model", config=config, valid=valid, test=test, scores=scores)
+
+
+def _write_scratch(scratch: Path) -> None:
+    scratch.mkdir(parents=True)
+    state = {"network": {"w": torch.ones(3)}, "clock": {"epoch": 1}, "none": None, "list": [1, 2.5]}
+    write_state(scratch / "last.ckpt", {"fold": 0, "config": {"seed": 0}}, state)
+    write_json(scratch / "lock.json", asdict(this_process()))
+    write_json(scratch / "job.json", {"state": "running", "started": "", "epochs": 3, "error": ""})
+    lines = [{"step": 3, "train/loss": 1.0, "train/epoch": 0.5}, {"step": 3, "epoch": 1}]
+    (scratch / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+
+def _read_mended(store: Store, fold: Path) -> object:
+    """Read predictions whose manifest says that they are these bytes: what the hash would have caught."""
+    path = fold / "manifest.json"
+    before = path.read_text()
+    told = json.loads(before)
+    told["valid_sha256"] = sha256_file(fold / "valid.parquet")
+    path.write_text(json.dumps(told))
+    try:
+        return store.read_run("a")
+    finally:
+        path.write_text(before)
+
+
+def tables_with_other_cells(path: Path) -> st.SearchStrategy[bytes]:
+    """A parquet file with cells, rows or columns replaced."""
+    valid = pd.read_parquet(path)
+
+    @st.composite
+    def edited(draw: st.DrawFn) -> bytes:
+        table = valid.copy()
+        how = draw(st.sampled_from(["number", "name", "rows", "columns", "type"]))
+        if how == "number":
+            where = draw(st.integers(0, len(table) - 1)), draw(st.integers(1, table.shape[1] - 1))
+            table.iloc[where] = np.float32(draw(st.floats(width=32)))
+        elif how == "name":
+            table.loc[draw(st.integers(0, len(table) - 1)), "img"] = draw(st.text(max_size=5))
+        elif how == "rows":
+            table = table.iloc[draw(st.lists(st.integers(0, len(table) - 1), max_size=len(table) + 2))]
+        elif how == "columns":
+            table = table[draw(st.lists(st.sampled_from(list(table.columns)), unique=True))]
+        else:
+            column = draw(st.sampled_from(list(table.columns[1:])))
+            table[column] = table[column].astype(draw(st.sampled_from(["str", "int8", "bool", "float64"])))
+        return bytes(table.to_parquet(index=draw(st.booleans())))
+
+    return edited()
+
+
+def main(
+    minutes: float = 10.0,
+    folder: Annotated[Path | None, typer.Option(help="Keeps what failed, for the next time.")] = None,
+    only: Annotated[str, typer.Option(help="One target's name.")] = "",
+    debug: console.Debug = False,
+) -> None:
+    """Fuzz each reader for its share of the time; exit code 1 where another error than ours came out."""
+    logging.getLogger("distracted").setLevel(logging.ERROR)
+    place = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    database = DirectoryBasedExampleDatabase((folder or place) / "examples")
+    targets = [target for target in make_targets(place) if only in ("", target.name)]
+    rows, failed = [], 0
+    for target in targets:
+        tried, refused, problem = _fuzz(target, 60 * minutes / len(targets), database)
+        failed += bool(problem)
+        rows.append([target.name, str(tried), str(refused), problem.splitlines()[-1] if problem else "none"])
+        if problem:
+            console.say(f"{target.name}:\n{problem}")
+    console.table("readers against damaged files", ["reader", "files", "refused", "other errors"], rows)
+    shutil.rmtree(place)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _fuzz(target: Target, seconds: float, database: DirectoryBasedExampleDatabase) -> tuple[int, int, str]:
+    valid = target.path.read_bytes()
+    ways = [changed(valid, text=target.text)]
+    if target.path.suffix == ".json":
+        ways.append(with_other_values(json.loads(valid)))
+    if "parquet" in target.name:
+        ways.append(tables_with_other_cells(target.path))
+    counts = {"tried": 0, "refused": 0}
+
+    unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
+
+    @settings(unhurried, max_examples=_EXAMPLES, database=database)
+    @given(st.one_of(ways))
+    def attempt(data: bytes) -> None:
+        counts["tried"] += 1
+        target.path.write_bytes(data)
+        try:
+            target.read()
+        except DistractedError:
+            counts["refused"] += 1
+
+    end = time.monotonic() + seconds
+    problem = ""
+    with console.progress(target.name, total=round(seconds), unit="s") as step:
+        while not problem and (left := end - time.monotonic()) > 0:
+            before = time.monotonic()
+            try:
+                attempt()
+            except Exception:  # whatever it is: that is what is looked for
+                problem = traceback.format_exc(limit=-4)
+            step(round(min(left, time.monotonic() - before)))
+    target.path.write_bytes(valid)
+    return counts["tried"], counts["refused"], problem
+
+
+if __name__ == "__main__":
+    console.run(main)

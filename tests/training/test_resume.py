@@ -239,7 +239,7 @@ def test_a_full_disk_costs_no_work_and_keeps_the_checkpoint(
         def full(*args: object, **kwargs: object) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr("distracted.training.resume.save_file", full)
+        patch.setattr("distracted.training.checkpoint.save_file", full)
         checkpoints.after_step(lambda: {"step": 2})
     assert "cannot be written (No space left on device); the one before it is kept" in caplog.text
     assert checkpoints.load() == {"step": 1} and not list(tmp_path.glob(".*.tmp"))

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from distracted.data.audit import audit_folds, refuse_errors
+from distracted.data.loading import naming_dead_workers
 from distracted.files import create_text
 from distracted.locks import Lock
 from distracted.postprocess.pseudo import read_pseudo_labels
@@ -82,19 +83,20 @@ def train_and_store(
         }
         every = config.runtime.checkpoint_steps
         checkpoints = Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=team)
-        result = train_fold(
-            settled,
-            fold,
-            pseudo=pseudo,
-            competition=store.competition,
-            folds=store.folds,
-            cache=store.workspace.cache(name),
-            tracker=tracker,
-            checkpoints=checkpoints,
-            team=team,
-            label=f"{run}, fold {fold}",
-            progress=progress,
-        )
+        with naming_dead_workers():
+            result = train_fold(
+                settled,
+                fold,
+                pseudo=pseudo,
+                competition=store.competition,
+                folds=store.folds,
+                cache=store.workspace.cache(name),
+                tracker=tracker,
+                checkpoints=checkpoints,
+                team=team,
+                label=f"{run}, fold {fold}",
+                progress=progress,
+            )
         return result, checkpoints
 
     if not team.is_lead:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -142,6 +143,27 @@ class BatchSampler(Sampler[list[Key]]):
             yield [(self.epoch, index, repeat) for index, repeat in batch[number::size].tolist()]
 
 
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Within this block a process that decodes and that the system has ended is an error of ours.
+
+    torch notices by a signal, so that it raises in the middle of whatever is being done.
+
+    Raises:
+        TrainingError: says so, and what helps.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that decodes images was ended by the system ({first_line(error)}): memory, or shared "
+            "memory, has run out; fewer of them need less (SET='runtime.num_workers=2', 0: none), and the "
+            "same command goes on"
+        ) from error
+
+
 class Loader:
     """Batches of one set of rows; an unreadable image raises, whichever process met it.
 
@@ -203,26 +225,14 @@ class Loader:
         Raises:
             ImageError: an image cannot be read; the message starts with its path.
             ConfigError: the policy makes something else than square uint8 images.
-            TrainingError: the system has ended a process that decodes.
         """
         self._sampler.epoch, self._sampler.after = epoch, after
-        for batch in self._batches():
+        for batch in self._loader:
             if isinstance(batch, DistractedError):
                 # A new one: held by this frame, it would make a cycle with the workers in it, and torch waits
                 # ten seconds for workers that the garbage collector has to end.
                 raise type(batch)(*batch.args)
             yield batch
-
-    def _batches(self) -> Iterator[Batch | DistractedError]:
-        try:
-            yield from self._loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"a process that decodes images was ended by the system ({first_line(error)}): memory, or "
-                "shared memory, has run out; fewer of them need less (SET='runtime.num_workers=2', 0: none)"
-            ) from error
 
 
 def _init_worker(worker: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from distracted.errors import StoreError, SubmissionError
-from distracted.files import atomic_path, sha256_file, write_json
+from distracted.files import atomic_paths, sha256_file, write_json
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.store import Run, Store
@@ -71,11 +71,11 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     folder = store.workspace.submissions(store.competition.name)
     path = folder / f"{run.name}.csv"
     sample = store.competition.config.folder / store.competition.config.sample_submission
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
-        check_submission(temporary, sample, name=path)
     submission = Submission(path, run.name, expect_run(store, run))
-    write_json(submission.provenance, _provenance(store, run, submission))
+    with atomic_paths([path, submission.provenance]) as [csv, provenance]:
+        table.to_csv(csv, index=False, float_format="%.8g", lineterminator="\n")
+        check_submission(csv, sample, name=path)
+        write_json(provenance, _provenance(store, run, submission, sha256_file(csv)))
     return submission
 
 
@@ -104,7 +104,7 @@ def _newest_blend(store: Store, partial: bool) -> Run:
     raise SubmissionError(f"{reason}; NAME=<run> submits a single run")
 
 
-def _provenance(store: Store, run: Run, submission: Submission) -> dict[str, Any]:
+def _provenance(store: Store, run: Run, submission: Submission, sha256: str) -> dict[str, Any]:
     weights = [manifest.details.get("weights", {run.name: 1.0}) for manifest in run.manifests]
     return {
         "run": run.name,
@@ -116,7 +116,7 @@ def _provenance(store: Store, run: Run, submission: Submission) -> dict[str, Any
         "cross_fitted_log_loss": submission.expected.oof,
         "expected_log_loss": submission.expected.as_json(),
         "answers": kept_answers(submission.provenance),
-        "sha256": sha256_file(submission.path),
+        "sha256": sha256,
         "index_hash": store.competition.index_hash,
         "folds_hash": store.folds.hash,
         "git_commit": git_commit(),

@@ -1,16 +1,18 @@
 """A trained network on disk: model.safetensors, which says what it was trained by and on."""
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from distracted.errors import WeightsError, first_line
 from distracted.files import atomic_path
 from distracted.models.network import Network, build_network
-from distracted.models.weights import TRAINED_ON, Weights
+from distracted.models.weights import TRAINED_ON, StateDict, Weights
 from distracted.schema import RunConfig
 
 
@@ -23,7 +25,22 @@ def save_network(path: Path, network: Network, config: RunConfig, classes: Seque
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=_metadata(config.hash, config, classes))
+        write_tensors(temporary, state, _metadata(config.hash, config, classes))
+
+
+def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: no room, or no right to write; the library raises an error of its own.
+    """
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_network(path: Path, config: RunConfig, *, config_hash: str, classes: Sequence[str]) -> Network:

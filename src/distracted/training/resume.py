@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from distracted.errors import CheckpointError, first_line
 from distracted.files import atomic_path, flush_folder
 from distracted.locks import Lock
 from distracted.stopping import Stop, Stopped
+from distracted.training.checkpoint import write_tensors
 from distracted.training.distributed import ALONE, Team
 
 _log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def write_state(path: Path, made_for: Mapping[str, Any], state: State) -> None:
         "tree": tree,
         "sha256": _digest(tensors, belongs, tree),
     }
-    save_file(tensors, path, metadata=metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], State]:

@@ -1,0 +1,203 @@
+"""What a machine does to a training: disks that fill, pictures that vanish, processes that are killed."""
+
+import errno
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distracted.cluster.job import train_and_store
+from distracted.data.competition import Competition
+from distracted.errors import ImageError, TrainingError
+from distracted.files import sha256_file
+from distracted.paths import Workspace
+from distracted.predictions.store import Store
+from distracted.schema import RunConfig
+from distracted.submission.submit import write_submission
+from distracted.training.resolve import settle
+from distracted.training.resume import Checkpoints
+
+Configure = Callable[..., RunConfig]
+WriteRun = Callable[..., None]
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def leave(self, room: int) -> None:
+        """Fill it but for so many bytes."""
+        self._filler.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        with self._filler.open("wb") as file:
+            file.write(b"x" * (free - room))
+
+    def empty(self) -> None:
+        self._filler.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk takes the right to mount one")
+    yield Disk(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
+    """On the small disk, where a test asks for it."""
+    on_disk = "disk" in request.fixturenames
+    return Workspace(request.getfixturevalue("disk").folder if on_disk else tmp_path / "work")
+
+
+def files(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "filler"]
+    return {str(path.relative_to(folder)): sha256_file(path) for path in paths}
+
+
+def test_a_full_disk_at_a_checkpoint(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(disk.folder / "fold0", {}, every=1)
+    states = [{"weights": torch.full((1_000_000,), float(number))} for number in range(3)]
+    checkpoints.after_step(lambda: states[0])
+    before = files(disk.folder)
+    disk.leave(2_000_000)
+    checkpoints.after_step(lambda: states[1])
+    assert "cannot be written (No space left on device); the one before it is kept" in caplog.text
+    assert files(disk.folder) == before
+    disk.empty()
+    checkpoints.after_step(lambda: states[2])
+    found = checkpoints.load()
+    assert found is not None and found["weights"].equal(states[2]["weights"])
+
+
+@pytest.mark.parametrize("room", [0, 4096, 8192])
+def test_a_full_disk_at_the_predictions(disk: Disk, store: Store, write_run: WriteRun, room: int) -> None:
+    """Wherever in the three files it fills up."""
+    write_run("a")
+    before, oof = files(disk.folder), store.read_run("a").oof
+    disk.leave(room)
+    with pytest.raises(OSError) as caught:
+        write_run("a", seed=1, folds=(1,))
+    assert caught.value.errno == errno.ENOSPC
+    assert files(disk.folder) == before and np.array_equal(store.read_run("a").oof, oof)
+    disk.empty()
+    write_run("a", seed=1, folds=(1,))
+    assert not np.array_equal(store.read_run("a").oof, oof)
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_full_disk_at_the_submission(disk: Disk, store: Store, write_run: WriteRun, room: int) -> None:
+    write_run("a")
+    submitted = write_submission(store, name="a").path
+    write_run("a", seed=1)
+    before = files(disk.folder)
+    disk.leave(room)
+    with pytest.raises(OSError) as caught:
+        write_submission(store, name="a")
+    assert caught.value.errno == errno.ENOSPC
+    assert files(disk.folder) == before
+    disk.empty()
+    old = submitted.read_bytes()
+    assert write_submission(store, name="a").path.read_bytes() != old
+
+
+def test_a_full_disk_at_the_end_costs_no_training(disk: Disk, store: Store, configure: Configure) -> None:
+    """The disk fills while the fold is trained; once there is room, its predictions are written at once."""
+    settled = settle(configure("runtime.checkpoint_steps=1"), num_folds=3)
+    whole = train_and_store(store, settled, run="whole", fold=0)
+    real = Store.write_fold
+
+    def fill_first(self: Store, *args: object, **facts: object) -> object:
+        disk.leave(4096)
+        return real(self, *args, **facts)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "write_fold", fill_first)
+        with pytest.raises(OSError) as caught:
+            train_and_store(store, settled, run="a", fold=0)
+    assert caught.value.errno == errno.ENOSPC and store.finished_folds("a") == []
+    disk.empty()
+    manifest = train_and_store(store, settled, run="a", fold=0)
+    assert manifest.test_sha256 == whole.test_sha256 and manifest.details["num_resumed"] == 1
+
+
+def test_a_read_only_folder_is_named(
+    disk: Disk, store: Store, configure: Configure, write_run: WriteRun
+) -> None:
+    write_run("a")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk.folder)], check=True)
+    for write in (
+        lambda: train_and_store(store, settle(configure(), num_folds=3), run="b", fold=0),
+        lambda: write_submission(store, name="a"),
+        lambda: write_run("a", seed=1),
+    ):
+        with pytest.raises(OSError) as caught:
+            write()
+        assert caught.value.errno == errno.EROFS and str(disk.folder) in str(caught.value.filename)
+    assert len(store.read_run("a").oof)
+
+
+def last_of_first_epoch(competition: Competition, store: Store) -> Path:
+    """The picture that the first epoch comes to last."""
+    rows = np.random.default_rng([0, 0]).permutation(store.folds.train(0))
+    return competition.train_paths()[int(rows[-1])]
+
+
+def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
+    store: Store, configure: Configure, tmp_path: Path
+) -> None:
+    settled = settle(configure("runtime.checkpoint_steps=1", "phases.scratch.epochs=2"), num_folds=3)
+    whole = train_and_store(store, settled, run="whole", fold=0)
+    path = last_of_first_epoch(store.competition, store)
+    path.rename(tmp_path / "aside")
+    with pytest.raises(ImageError, match=str(path)):
+        train_and_store(store, settled, run="a", fold=0)
+    (tmp_path / "aside").rename(path)
+    manifest = train_and_store(store, settled, run="a", fold=0)
+    assert manifest.details["num_resumed"] == 1
+    assert (manifest.valid_sha256, manifest.test_sha256) == (whole.valid_sha256, whole.test_sha256)
+
+
+@pytest.mark.slow
+def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
+    store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configure("runtime.num_workers=1", "phases.scratch.epochs=400")
+    settled = settle(config, num_folds=3)
+    metrics = store.workspace.metrics("tiny", "a", 0)
+    deadline = time.monotonic() + 60
+
+    def kill() -> None:
+        while time.monotonic() < deadline:
+            if metrics.is_file() and metrics.stat().st_size:
+                for child in multiprocessing.active_children():
+                    assert child.pid
+                    os.kill(child.pid, signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(TrainingError, match=r"decodes images was ended by the system .*num_workers"):
+        train_and_store(store, settled, run="a", fold=0)
+    killer.join()
+    fewer = settle(configure("runtime.num_workers=0", "phases.scratch.epochs=400"), num_folds=3)
+    with caplog.at_level(logging.INFO):
+        manifest = train_and_store(store, fewer, run="a", fold=0)
+    assert "goes on from step" in caplog.text and manifest.details["num_resumed"] == 1

@@ -179,7 +179,7 @@ def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
 def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = configure("runtime.num_workers=1", "phases.scratch.epochs=400")
+    config = configure("runtime.num_workers=1", "phases.scratch.epochs=100")
     settled = settle(config, num_folds=3)
     metrics = store.workspace.metrics("tiny", "a", 0)
     deadline = time.monotonic() + 60
@@ -197,7 +197,7 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     with pytest.raises(TrainingError, match=r"decodes images was ended by the system .*num_workers"):
         train_and_store(store, settled, run="a", fold=0)
     killer.join()
-    fewer = settle(configure("runtime.num_workers=0", "phases.scratch.epochs=400"), num_folds=3)
+    fewer = settle(configure("runtime.num_workers=0", "phases.scratch.epochs=100"), num_folds=3)
     with caplog.at_level(logging.INFO):
         manifest = train_and_store(store, fewer, run="a", fold=0)
     assert "goes on from step" in caplog.text and manifest.details["num_resumed"] == 1

@@ -1,5 +1,10 @@
 """W&B beside the work: it goes on whatever W&B does."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -120,3 +125,46 @@ def test_no_key_and_no_answer_both_mean_offline(tmp_path: Path, monkeypatch: pyt
     assert find_wandb_mode() == "offline"
     assert answers.cache_info().misses == 1  # it had a key, so it asked the server
     wandb.teardown()
+
+
+def services() -> list[int]:
+    """W&B's processes that this one has begun."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has ended
+            continue
+        if name.startswith("wandb-core") and int(rest.split()[1]) == os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+def go_on_without_it(folder: Path) -> None:
+    """Track a run, have W&B's process killed in the middle, and track another."""
+    run = open_run(folder)
+    [service] = services()
+    os.kill(service, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while run.is_on and time.monotonic() < deadline:  # the client notices some time later
+        run.log({"train/step": 1, "train/loss": 0.5})
+        time.sleep(0.01)
+    run.summarise(lambda: {"valid/log_loss": 1.0})
+    run.finish()
+    with open_run(folder) as another:  # in a process of its own
+        print("first off" * (not run.is_on), "second on" * another.is_on, another.error, flush=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+def test_a_killed_wandb_process_is_said_once_and_work_goes_on(offline: None, tmp_path: Path) -> None:
+    """In a process of its own: the client's threads stay behind."""
+    code = f"import pathlib, test_client; test_client.go_on_without_it(pathlib.Path({str(tmp_path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {code}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "first off second on", done.stderr
+    assert done.stderr.count("going on without it") == 1

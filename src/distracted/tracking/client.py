@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -158,6 +159,9 @@ class WandbRun:
             (_recording(self._run) / OPEN).unlink(missing_ok=True)  # nothing more will come
         self._run = None
         self.error = first_line(error)
+        if isinstance(error, ConnectionError):  # to its own process, which is gone: the next run gets another
+            with suppress(Exception):
+                wandb.teardown()
         answers.cache_clear()  # the next run asks again whether there is a server, and goes offline if not
         _log.warning("W&B failed (%s); going on without it", self.error)
 

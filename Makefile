@@ -30,8 +30,8 @@ test: $(STAMP)  ## Run all tests
 test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
 	@$(PY) -m pytest $(PARALLEL) -m "not slow"
 
-lint: $(STAMP)  ## Check style and types
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+lint: $(STAMP)  ## Check style, types and known vulnerabilities of the locked packages
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(PY) scripts/vulnerabilities.py
 
 sample: $(STAMP)  ## Render the embedded competition (SUBJECTS= TEST_SUBJECTS= FRAMES= SIZE= SEED=)
 	@$(PY) scripts/sample.py $(call option,SUBJECTS,--subjects) $(call option,TEST_SUBJECTS,--test-subjects) $(call option,FRAMES,--frames) $(call option,SIZE,--size) $(call option,SEED,--seed)

@@ -31,7 +31,7 @@ def main(
         console.say("vulnerabilities: skipped, the database cannot be reached from here")
         return
     known = [
-        f"{package['name']} {package['version']}: {flaw['id']}, mended in {flaw['fix_versions'] or 'none yet'}"
+        f"{package['name']} {package['version']}: {flaw['id']}, fixed in {flaw['fix_versions'] or 'none yet'}"
         for package in found
         for flaw in package["vulns"]
     ]

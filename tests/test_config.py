@@ -325,11 +325,25 @@ class TestErrors:
         assert check_name(name, "NAME") == name
 
     @pytest.mark.parametrize(
-        ("text", "message"), [("a: [1", "not valid YAML"), ("- a\n- b\n", "expected a mapping")]
+        ("content", "message"),
+        [(b"a: [1", "not valid YAML"), (b"- a\n- b\n", "expected a mapping"), (b"\x80", "not valid YAML")],
     )
-    def test_a_broken_file(self, configs: Path, text: str, message: str) -> None:
-        (configs / "models/resnet50.yaml").write_text(text)
+    def test_a_broken_file(self, configs: Path, content: bytes, message: str) -> None:
+        (configs / "models/resnet50.yaml").write_bytes(content)
         with pytest.raises(ConfigError, match=rf"models/resnet50\.yaml: {message}"):
+            load_config(model="resnet50", data="sample", configs=configs)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "recipe: none is named"),
+            ("recipe: full\n", "model.weights: field required"),
+            ("recipe: full\nphases: 3\n", "cannot be merged|config "),
+        ],
+    )
+    def test_defaults_that_lack_something(self, configs: Path, content: str, message: str) -> None:
+        (configs / "train.yaml").write_text(content)
+        with pytest.raises(ConfigError, match=message):
             load_config(model="resnet50", data="sample", configs=configs)
 
 
@@ -342,6 +356,8 @@ class TestHash:
             "runtime.tracking=none",
             "runtime.project=other",
             "runtime.validate_every_epoch=false",
+            "runtime.checkpoint_steps=100",
+            "runtime.num_gpus=0.5",
         ],
     )
     def test_how_it_is_run_does_not_count(self, setting: str) -> None:

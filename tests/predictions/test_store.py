@@ -205,6 +205,26 @@ def test_a_damaged_manifest_is_refused(store: Store, write_run: WriteRun) -> Non
 # Tables that do not fit
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"\x00" * 64], ids=["empty", "short", "zeros"])
+def test_a_table_that_is_none_is_refused_even_where_its_hash_is_right(
+    store: Store, write_run: WriteRun, content: bytes
+) -> None:
+    write_run("a")
+    path = file_of(store, "a", 1, "valid.parquet")
+    path.write_bytes(content)
+    edit_manifest(store, "a", 1, {"valid_sha256": files.sha256_file(path)})
+    with pytest.raises(StoreError, match=r"valid\.parquet: not a readable parquet file"):
+        store.read_run("a")
+
+
+def test_a_config_with_an_infinite_number_is_refused(store: Store, write_run: WriteRun) -> None:
+    """JSON as Python reads it has such numbers; as it is hashed it has none."""
+    write_run("a")
+    edit_manifest(store, "a", 1, {"config": {"lr": float("inf")}})
+    with pytest.raises(StoreError, match="its config is not the one that its hash stands for"):
+        store.read_run("a")
+
+
 def test_an_edited_table_is_refused(store: Store, write_run: WriteRun) -> None:
     write_run("a", folds=(0, 2))
     for part in PARTS:

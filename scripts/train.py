@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
     console.stop_with(parent)
-    if not model:
+    if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
     config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
     if gpus > 1 and not in_team():

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from distracted.cluster.job import check_split, train_and_store, train_folds
+from distracted.cluster.job import begin_anew, check_split, train_and_store, train_folds
 from distracted.config import load_config
-from distracted.errors import FoldsError, ImageError, StoreError
+from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
+from distracted.stopping import Stop, Stopped
 from distracted.training.resolve import Settled, settle
 
 Configure = Callable[..., Settled]
@@ -96,3 +97,37 @@ def test_a_leaking_split_stops_before_training(store: Store) -> None:
     store.folds.table.loc[rows[:1], "fold"] = (store.folds.table.loc[rows[0], "fold"] + 1) % 3
     with pytest.raises(FoldsError, match=f"subject {first} is in folds"):
         check_split(store)
+
+
+def test_a_training_that_was_stopped_goes_on_and_one_of_another_config_does_not(
+    store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop that was asked for before the first step; the fold stays to be done, under its config alone."""
+    whole = train_and_store(store, configure(), run="whole", fold=0)
+    stop = Stop()
+    stop.reason = "the test"
+    with pytest.raises(Stopped, match="the test"):
+        train_and_store(store, configure(), run="tiny", fold=0, stop=stop)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: .*config\.training\.seed 0, now 1.*\(NAME="):
+        train_and_store(store, configure("training.seed=1"), run="tiny", fold=0)
+    assert store.finished_folds("tiny") == []
+    with caplog.at_level(logging.INFO):
+        manifest = train_and_store(store, configure(), run="tiny", fold=0)
+    assert "goes on from step 1" in caplog.text and manifest.details == {"num_resumed": 1}
+    assert manifest.test_sha256 == whole.test_sha256
+    scratch = store.workspace.scratch("tiny", "tiny", 0)
+    assert {path.name for path in scratch.iterdir()} == {"job.json", "metrics.jsonl", "model.safetensors"}
+
+
+def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, configure: Configure) -> None:
+    first = train_and_store(store, configure(), run="tiny", fold=0)
+    begin_anew(store, "tiny", [0])
+    assert store.manifest("tiny", 0) == first
+    stop = Stop()
+    stop.reason = "the test"
+    with pytest.raises(Stopped):
+        train_and_store(store, configure("training.seed=1"), run="tiny", fold=0, stop=stop)
+    assert store.manifest("tiny", 0) == first
+    again = train_and_store(store, configure("training.seed=1"), run="tiny", fold=0)
+    assert again.config_hash != first.config_hash and again.details == {"num_resumed": 1}
+    assert train_and_store(store, configure("training.seed=1"), run="tiny", fold=0) == again

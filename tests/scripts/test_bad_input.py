@@ -359,24 +359,11 @@ def test_an_unknown_model(project: Project) -> None:
         "efficientnet_lite0, ",
         "model.backbone=",
     ]
-    check(project, lambda: project.train(models="resnet51"), *parts)
-
-
-def test_one_unknown_model_among_several(project: Project) -> None:
-    """Before the first of them trains for hours."""
-    check(project, lambda: project.train(models="resnet50 resnet51"), "unknown model 'resnet51'")
+    check(project, lambda: project.train(model="resnet51"), *parts)
 
 
 def test_no_model(project: Project) -> None:
-    check(project, lambda: project.train(models=" "), "MODEL= is missing: a name in configs/models")
-
-
-def test_one_name_for_several_runs(project: Project) -> None:
-    check(
-        project,
-        lambda: project.train("--name", "mine", models="resnet50 vgg16"),
-        "NAME= names one run; it goes with one model",
-    )
+    check(project, lambda: project.train(model=" "), "MODEL= is missing: a name in configs/models")
 
 
 @pytest.mark.parametrize("name", ["../mine", "a b", ".hidden"])
@@ -544,7 +531,7 @@ def test_a_folder_that_cannot_be_written(trained: Project) -> None:
 
 def test_unknown_data(project: Project) -> None:
     parts = ["unknown data 'state_frm'", "sample, sample_random_split, state_farm"]
-    arguments = ("--models", "resnet50", "--data", "state_frm", "--root", str(project.root))
+    arguments = ("--model", "resnet50", "--data", "state_frm", "--root", str(project.root))
     check(project, lambda: run(train.main, *arguments), *parts)
 
 
@@ -586,7 +573,7 @@ def test_weights_of_another_architecture(
 
 def test_debug_shows_the_traceback(project: Project) -> None:
     with pytest.raises(ConfigError, match="unknown model"):
-        project.train("--debug", models="resnet51")
+        project.train("--debug", model="resnet51")
 
 
 def test_an_interruption_is_no_crash() -> None:
@@ -772,7 +759,7 @@ def test_a_time_limit_that_is_none(trained: Project, limit: str) -> None:
         (["--models", "resnet50", "--folds", "0 x"], ["FOLDS='0 x': expected numbers"]),
         (["--models", "resnet50", "--folds", "7"], ["FOLD=7: there are 3 folds, 0 to 2"]),
         (["--models", "resnet50", "--seeds", "-1"], ["training.seed"]),
-        (["--models", "resnet51"], ["unknown model 'resnet51'"]),
+        (["--models", "resnet50 resnet51"], ["unknown model 'resnet51'"]),
         (["--models", "resnet50", "--set", f"{TINY} training.seed=1"], ["made with another config", "NAME="]),
         (
             ["--models", "vgg16", "--set", f"{TINY} runtime.num_cpus=9999"],

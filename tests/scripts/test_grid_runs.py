@@ -74,17 +74,18 @@ def test_one_model_that_fails_stops_no_other_and_the_exit_code_tells(
 
 def test_a_grid_that_is_stopped_goes_on(competition: Path, local: Path, tmp_path: Path) -> None:
     root = tmp_path / "work"
-    process = grid(competition, root)
+    process = grid(competition, root, "--folds", "0")
     wait_for_steps(process, root, "resnet50", 0)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 75, said
     assert not [path for path in (root / "runs").rglob("lock.json") if holder(path)]
-    process = grid(competition, root)
-    said, _ = process.communicate(timeout=3 * SECONDS)
+    process = grid(competition, root, "--folds", "0")
+    said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     assert "goes on from step" in (root / "runs/tiny/resnet50/fold0/log.txt").read_text()
-    assert predictions(root) == predictions(local)
+    found = predictions(root)
+    assert len(found) == 4 and found.items() <= predictions(local).items()
 
 
 def test_jobs_of_a_grid_that_is_killed_stop_by_themselves(competition: Path, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def test_settings_with_spaces_braces_and_quotes_survive() -> None:
     [
         (
             ("cv", "MODEL=vgg16", "NAME=x", "FORCE=1"),
-            "--models 'vgg16' --set \"$SETTINGS\" --name 'x' --force",
+            "--model 'vgg16' --set \"$SETTINGS\" --name 'x' --force",
         ),
-        (("cv", "MODEL=vgg16", "FORCE=0"), "--models 'vgg16' --set \"$SETTINGS\""),
+        (("cv", "MODEL=vgg16", "FORCE=0"), "--model 'vgg16' --set \"$SETTINGS\""),
         (("grid", "MODELS=vgg16 resnet50", "DATA=a/b"), "--models 'vgg16 resnet50' --data 'a/b'"),
         (("submit", "PARTIAL=1", "SEND=1"), "--partial --send"),
         (("ensemble", "RUNS=a b", "NAME=c"), "--runs 'a b' --name 'c'"),

@@ -98,16 +98,3 @@ def test_a_redo_that_was_stopped_goes_on_without_force(training: Training, whole
     assert training.leftovers() == []
     code, said = training.run("--fold", "0")
     assert code == 0 and "done already" in said
-
-
-def test_a_changed_config_does_not_go_on_and_says_what_differs(training: Training) -> None:
-    process = training.start("--fold", "0")
-    training.wait_for_work(process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=SECONDS)
-    other = Training(training.folder, training.root, f"{training.settings} training.seed=7")
-    code, said = other.run("--fold", "0")
-    assert code == 1
-    for part in ("last.ckpt", "config.training.seed 0, now 7", "NAME=", "FORCE=1"):
-        assert part in said
-    assert training.run("--fold", "0")[0] == 0

@@ -94,14 +94,3 @@ def test_what_fails_in_a_team_is_said_and_the_exit_code_tells(competition: Path,
     training = Training(competition, tmp_path / "work", "training.batch_size=1")
     code, said = training.run("--fold", "0", "--gpus", "2")
     assert code == 1 and "leave none for some of 2 processes" in said, said
-
-
-def test_a_team_may_be_one_again(competition: Path, tmp_path: Path) -> None:
-    """Stopped with two, gone on with one: it is said that rounding may differ."""
-    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=200")
-    process = training.start("--fold", "0", "--gpus", "2")
-    training.wait_for_work(process)
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=SECONDS) and process.returncode == 75
-    code, said = training.run("--fold", "0")
-    assert code == 0 and "begun with processes 2, now 1" in said

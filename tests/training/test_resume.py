@@ -257,3 +257,14 @@ def test_steps_between_checkpoints_and_each_boundary(tmp_path: Path) -> None:
     for number in range(1, 9):
         checkpoints.after_step(lambda number=number: make(number), boundary=number == 4)
     assert saved == [3, 4, 7]
+
+
+def test_another_number_of_threads_is_said(
+    stopped: tuple[RunConfig, Path, FoldResult],
+    sitting: Callable[..., tuple[FoldResult, int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, _, _ = stopped
+    torch.set_num_threads(2)
+    sitting(config, "stopped", 10_000)
+    assert "begun with threads 1, now 2: what it predicts may differ in rounding" in caplog.text

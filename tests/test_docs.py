@@ -1,10 +1,13 @@
 """What README, docs and configs name is there: pages, pictures, commands and their variables."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
 
+import jsonschema
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from distracted.paths import CONFIGS
@@ -82,3 +85,12 @@ def takes(recipe: str, variable: str) -> bool:
         for name in re.findall(r"\$\((\w+)\)", recipe)
     ]
     return any(takes(value, variable) for values in named for value in values)
+
+
+def test_files_for_a_cluster_have_the_form_that_their_tools_ask_for() -> None:
+    folder = ROOT / "docs/cluster"
+    kinds = [part["kind"] for part in yaml.safe_load_all((folder / "kuberay.yaml").read_text())]
+    assert kinds == ["PersistentVolumeClaim", "RayCluster", "Deployment"]
+    ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((folder / "aws.yaml").read_text()), schema)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from distracted.cluster.job import begin_anew, check_split, train_and_store, train_folds
+from distracted.cluster.job import begin_anew, check_split, is_to_redo, train_and_store, train_folds
 from distracted.config import load_config
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
 from distracted.predictions.store import Store
@@ -131,3 +131,10 @@ def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, conf
     again = train_and_store(store, configure("training.seed=1"), run="tiny", fold=0)
     assert again.config_hash != first.config_hash and again.details == {"num_resumed": 1}
     assert train_and_store(store, configure("training.seed=1"), run="tiny", fold=0) == again
+
+
+def test_a_redo_that_is_refused_forgets_nothing(store: Store, configure: Configure) -> None:
+    train_folds(store, configure(), run="tiny", folds=[0, 1])
+    with pytest.raises(StoreError, match="another config"):
+        train_folds(store, configure("training.seed=1"), run="tiny", folds=[0], force=True)
+    assert not is_to_redo(store, "tiny", 0)

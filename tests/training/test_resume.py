@@ -124,6 +124,25 @@ def test_stopped_anywhere_and_gone_on_gives_the_same_bytes(
         )
 
 
+@pytest.mark.slow
+def test_every_single_moment_will_do(
+    configure: Configure, sitting: Callable[..., tuple[FoldResult, int]]
+) -> None:
+    """With a head that is trained on its own after the base has learned, and looked at, too."""
+    config = configure(*BATCHES, *CONFIGS["phases"])
+    whole, num_moments = sitting(config, "whole", 10_000)
+    for moments in range(1, num_moments + 1):
+        try:
+            sitting(config, f"stopped{moments}", moments)
+        except Stopped:
+            pass
+        else:
+            break  # the first one had features to compute, too, which are kept
+        result, _ = sitting(config, f"stopped{moments}", 10_000)
+        assert result.test.tobytes() == whole.test.tobytes(), moments
+    assert moments > 15
+
+
 @pytest.fixture
 def stopped(
     configure: Configure, sitting: Callable[..., tuple[FoldResult, int]], tmp_path: Path

@@ -63,8 +63,7 @@ def train_and_store(
     """
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
-    redone = [n for n in range(store.folds.num_folds) if is_to_redo(store, run, n)]
-    store.check_config(run, config.hash, redone=redone)
+    store.check_config(run, config.hash, redone=_redone(store, run))
     if _is_done(store, run, fold):
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         return store.manifest(run, fold)
@@ -105,7 +104,7 @@ def train_and_store(
             team.wait()  # until the lead has written
         return store.manifest(run, fold)
     with store.hold(run, [fold], patience=patience) as [lock]:
-        if _is_done(store, run, fold):  # by another that was waited for
+        if team.size == 1 and _is_done(store, run, fold):  # by another that was waited for
             return store.manifest(run, fold)
         if lock.after is not None:
             _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
@@ -167,6 +166,10 @@ def is_to_redo(store: Store, run: str, fold: int) -> bool:
     return store.workspace.redo(store.competition.name, run, fold).exists()
 
 
+def _redone(store: Store, run: str) -> set[int]:
+    return {fold for fold in range(store.folds.num_folds) if is_to_redo(store, run, fold)}
+
+
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
     counts = {
         "num_pseudo_labels": len(pseudo.probs) if pseudo else 0,
@@ -196,6 +199,9 @@ def train_folds(
         force: Make them anew, whatever is there.
         after_fold: Called with each fold's manifest as soon as it is there.
     """
+    if force:
+        store.check_config(run, settled.config.hash, redone=_redone(store, run) | {*folds})
+    team.wait()
     if force and team.is_lead:
         begin_anew(store, run, folds)
     team.wait()

@@ -89,6 +89,7 @@ class _Fold:
     num_phases: int = 0  # behind it
     running: PhaseRun | None = None
     half_done: State | None = None  # of the phase that goes on first
+    in_between: bool = False  # a head is trained and its phase not yet behind: no state to go on from
     untouched: bool = True  # the trunk: its cached features are still those of the network
     start: StateDict = field(default_factory=dict)  # the network before its base learned, where it goes back
     predicted: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)  # batches, by set
@@ -130,7 +131,7 @@ class _Fold:
 
     def keep(self, boundary: bool = False) -> None:
         """A moment at which the state is whole: it is saved where that is due, or a stop was asked for."""
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and not self.in_between:
             self.checkpoints.after_step(self.state, boundary=boundary)
 
     def state(self) -> State:
@@ -157,7 +158,7 @@ class _Fold:
 
     def end_phase(self) -> None:
         """A phase is behind, and its state is not asked for any more."""
-        self.num_phases, self.running = self.num_phases + 1, None
+        self.num_phases, self.running, self.in_between = self.num_phases + 1, None, False
         self.keep(boundary=True)
 
     def load(self, state: State) -> None:
@@ -239,6 +240,7 @@ def train_fold(
             job.end_phase()
             continue
         features = job.feed.features(network, job.train)
+        job.in_between = True
         if isinstance(phase, FeaturesPhase):
             fit_head(network, features[job.rows], labels[job.rows], phase)
         else:

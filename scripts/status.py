@@ -61,7 +61,8 @@ def _say_trouble(statuses: Sequence[RunStatus]) -> None:
                 console.say(f"{status.run}, fold {number} failed at {fold.share:.0%}: {fold.reason}")
             elif fold.state == "stopped":
                 console.say(
-                    f"{status.run}, fold {number} stopped at {fold.share:.0%}: its process is no more"
+                    f"{status.run}, fold {number} stopped at {fold.share:.0%} ({fold.reason or 'Ctrl-C'}); "
+                    "the same command goes on"
                 )
 
 

@@ -21,7 +21,7 @@ class FoldStatus:
         state: `stopped` goes on from its checkpoint; anew: done, and being trained once more.
         score: Log loss of a fold that is done (NaN where its manifest has none).
         share: Of its epochs that a fold which is not done has behind it.
-        reason: Why it failed.
+        reason: Why it failed, or was stopped.
     """
 
     state: Literal["done", "running", "failed", "stopped", "missing"]
@@ -174,9 +174,7 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     steps = read_curves(store.workspace.metrics(name, run, fold), fold).steps
     behind = steps[-1].get("train/epoch", 0.0) if steps else 0.0
     share = min(1.0, behind / job.epochs) if job.epochs else 0.0
-    if job.state == "failed":
-        return FoldStatus("failed", share=share, reason=job.error)
-    return FoldStatus(job.state, share=share)
+    return FoldStatus(job.state, share=share, reason=job.error)
 
 
 def _is_submitted(store: Store, status: RunStatus) -> bool:

@@ -127,7 +127,6 @@ def be_quiet() -> None:
     """Print nothing but errors: another process speaks for this one."""
     logging.getLogger("distracted").setLevel(logging.ERROR)
     out.quiet = True
-    err.quiet = True
 
 
 def stop_with(parent: int) -> None:

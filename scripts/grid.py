@@ -16,7 +16,7 @@ from rich.text import Text
 
 import console
 from distracted.cluster.grid import Ended, Job, plan_jobs
-from distracted.cluster.job import begin_anew, check_split, is_to_redo
+from distracted.cluster.job import begin_anew, check_split, is_done, is_to_redo
 from distracted.cluster.local import Here
 from distracted.cluster.on_ray import OnRay
 from distracted.config import load_config
@@ -65,11 +65,11 @@ def main(
     for run, config in configs.items():
         settled = settle(config, num_folds=store.folds.num_folds).config
         redone = numbers if force else [n for n in numbers if is_to_redo(store, run, n)]
-        if not settled.pseudo.teachers:  # whose predictions may not be there yet
+        if not cluster and not settled.pseudo.teachers:  # its nodes may settle otherwise; not there yet
             store.check_config(run, settled.hash, redone=redone)
         if force:
             begin_anew(store, run, numbers)
-    todo = [(run, n) for run in configs for n in numbers if not _is_done(store, run, n)]
+    todo = [(run, n) for run in configs for n in numbers if not is_done(store, run, n)]
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 
@@ -87,7 +87,8 @@ def main(
     with ExitStack() as stack:
         here = Here(os.cpu_count() or 1, at_once=jobs)
         engine = stack.enter_context(OnRay(cluster)) if cluster else here
-        planned = plan_jobs(todo, {run: config.runtime for run, config in configs.items()}, engine)
+        runtimes = {run: config.runtime for run, config in configs.items()}
+        planned = plan_jobs(todo, runtimes, engine, num_all=len(configs) * len(numbers))
         watch = stack.enter_context(Board(store, planned))
         stack.enter_context(console.stop.waiting())
         ended = engine.run(planned, command=command, log=log, stop=console.stop, watch=watch)
@@ -120,10 +121,6 @@ def _folds(store: Store, text: str) -> list[int]:
         if isinstance(error, DistractedError):
             raise
         raise ConfigError(f"FOLDS={text!r}: expected numbers separated by spaces, such as '0 1'") from error
-
-
-def _is_done(store: Store, run: str, fold: int) -> bool:
-    return fold in store.finished_folds(run) and not is_to_redo(store, run, fold)
 
 
 def _place(data: str) -> str:
@@ -180,7 +177,7 @@ class Board:
         return "" if score is None else f", log loss {score:.4f}"
 
     def _status(self, job: Job) -> FoldStatus:
-        done = _is_done(self._store, job.run, job.fold)
+        done = is_done(self._store, job.run, job.fold)
         try:
             manifest = self._store.manifest(job.run, job.fold) if done else None
         except StoreError:  # being written just now, or of an older config

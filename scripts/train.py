@@ -14,6 +14,7 @@ from distracted.paths import Workspace
 from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
+from distracted.progress import silent
 from distracted.report.status import pooled_scores
 from distracted.training.distributed import in_team, join_team
 from distracted.training.resolve import settle
@@ -44,10 +45,12 @@ def main(
         return
     console.limit_time(time_limit)
     with join_team(config.runtime.device) as team:
+        progress = console.progress
         if not team.is_lead:
             console.be_quiet()
+            progress = silent
         store = open_store(
-            Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
+            Workspace(root), config.data, num_folds=config.training.num_folds, progress=progress
         )
         num_folds = store.folds.num_folds
         folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
@@ -63,7 +66,7 @@ def main(
             stop=console.stop,
             patience=patience,
             team=team,
-            progress=console.progress,
+            progress=progress,
         )
         say_pooled(store, run)
 

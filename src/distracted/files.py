@@ -112,9 +112,9 @@ def create_text(path: Path, text: str) -> bool:
     if path.exists():  # nothing to write, and nothing is: the folder may be read-only
         return False
     with _temporary(path) as temporary:
+        temporary.write_bytes(text.encode())
+        _flush(temporary)
         try:
-            temporary.write_bytes(text.encode())
-            _flush(temporary)
             os.link(temporary, path)  # fails where `path` exists, unlike a rename
         except FileExistsError:
             return False

@@ -89,8 +89,9 @@ class Lock:
             )
 
     def beat(self) -> None:
-        """Renew its time."""
-        with suppress(OSError):  # a file server that is away may come back; `check` finds out
+        """Renew its time, where it is still ours."""
+        with suppress(OSError, LockError):  # a file server that is away may come back; `check` finds out
+            self.check()
             os.utime(self.path)
 
     def release(self) -> None:
@@ -177,7 +178,7 @@ def _acquire(path: Path, what: str) -> Lock:
 
 def _remove(path: Path, stale: Owner) -> bool:
     """Take a stale owner's lock away; False where another process did, which may hold it by now."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.rename(aside)  # only one process can
     except FileNotFoundError:

@@ -18,7 +18,7 @@ JOB = "job.json"
 LOCK = "lock.json"
 
 
-#: Says that a fold which is done is to be made anew, and with which config.
+#: Says that a fold which is done is to be made anew.
 REDO = "redo"
 
 

@@ -20,7 +20,7 @@ class Machine:
     """An engine's size."""
 
     def __init__(self, num_cpus: int, num_gpus: int = 0, at_once: int = 0) -> None:
-        self.num_cpus, self.num_gpus, self.at_once = num_cpus, num_gpus, at_once
+        self.num_cpus, self.num_gpus, self.at_once, self.grows = num_cpus, num_gpus, at_once, not at_once
 
     def run(self, jobs: Sequence[Job], **_: object) -> list[Ended]:
         raise NotImplementedError
@@ -36,6 +36,7 @@ class Machine:
         (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5}, 4, 0.5),
         (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5, "num_cpus": 3}, 3, 0.5),
         (Machine(64), 30, {}, 1, 0),  # a cluster: how large its nodes are is not asked
+        (Machine(64), 30, {"num_gpus": 1, "num_cpus": 8}, 8, 1),  # it has none yet
         (Machine(2, at_once=2), 6, {"num_gpus": 0.5}, 1, 0),  # there are none
     ],
 )
@@ -43,8 +44,10 @@ def test_what_a_job_takes(
     machine: Machine, num_jobs: int, asked: dict[str, float], num_cpus: int, num_gpus: float
 ) -> None:
     todo = [("a", fold) for fold in range(num_jobs)]
-    jobs = plan_jobs(todo, {"a": RUNTIME.model_copy(update=asked)}, machine)
+    runtimes = {"a": RUNTIME.model_copy(update=asked)}
+    jobs = plan_jobs(todo, runtimes, machine, num_all=num_jobs)
     assert jobs == [Job("a", fold, num_cpus, num_gpus) for fold in range(num_jobs)]
+    assert plan_jobs(todo[:1], runtimes, machine, num_all=num_jobs) == jobs[:1]  # whatever is done already
 
 
 def test_how_a_job_ended_is_told_by_its_exit_code_and_what_it_said(tmp_path: Path) -> None:
@@ -54,6 +57,9 @@ def test_how_a_job_ended_is_told_by_its_exit_code_and_what_it_said(tmp_path: Pat
     assert judge(job, 1, log) == Ended(job, "failed", "img_1.jpg: not an image")
     assert judge(job, 75, log).state == "stopped"
     assert "signal 9 (memory may have run out)" in judge(job, -9, log).reason
+    assert judge(job, -15, log).state == "failed" and judge(job, -15, log, told=True).state == "stopped"
+    log.write_text("error: of an earlier sitting\nTraceback\n  File\n  line\nZeroDivisionError\n")
+    assert judge(job, 1, log).reason == f"exit code 1; see {log}"
     log.write_text("nothing of use")
     assert judge(job, 2, log).reason == f"exit code 2; see {log}"
 

@@ -1,5 +1,6 @@
 """The jobs of a grid, what each takes, and how they end, whichever engine runs them."""
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Literal, Protocol
 
 from distracted.schema import RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop
+
+_LINES = 3  # at the end of what a job printed, among which its error stands
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Engine(Protocol):
     Attributes:
         num_cpus, num_gpus: All that it has.
         at_once: How many jobs of one core it would run at a time, or 0 where that is not known.
+        grows: Whether it may get what it does not have now.
     """
 
     @property
@@ -64,6 +68,9 @@ class Engine(Protocol):
 
     @property
     def at_once(self) -> int: ...
+
+    @property
+    def grows(self) -> bool: ...
 
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
@@ -76,33 +83,42 @@ class Engine(Protocol):
 
 
 def plan_jobs(
-    todo: Sequence[tuple[str, int]], runtimes: Mapping[str, RuntimeConfig], engine: Engine
+    todo: Sequence[tuple[str, int]], runtimes: Mapping[str, RuntimeConfig], engine: Engine, *, num_all: int
 ) -> list[Job]:
-    """What each (run, fold) takes: as its config says, else a GPU and its share of the cores, or cores."""
+    """What each (run, fold) takes: as its config says, else a GPU and its share of the cores, or cores.
+
+    Args:
+        num_all: Of the whole grid, done ones included: the rest of it is to be computed as all of it.
+    """
     jobs = []
     for run, fold in todo:
         runtime = runtimes[run]
-        num_gpus = 0.0
-        if engine.num_gpus:
-            num_gpus = 1.0 if runtime.num_gpus == "auto" else runtime.num_gpus
+        num_gpus = 1.0 if engine.num_gpus else 0.0
+        if runtime.num_gpus != "auto" and (engine.num_gpus or engine.grows):
+            num_gpus = runtime.num_gpus
         if runtime.num_cpus != "auto":
             num_cpus = runtime.num_cpus
-        elif num_gpus:
+        elif num_gpus and engine.num_gpus:
             num_cpus = max(1, int(engine.num_cpus / engine.num_gpus * num_gpus))
         else:
-            num_cpus = max(1, engine.num_cpus // min(engine.at_once, len(todo))) if engine.at_once else 1
+            num_cpus = max(1, engine.num_cpus // min(engine.at_once, num_all)) if engine.at_once else 1
         jobs.append(Job(run, fold, num_cpus, num_gpus))
     return jobs
 
 
-def judge(job: Job, code: int, log: Path) -> Ended:
-    """How a job ended, by its command's exit code (minus a signal's number) and what it printed."""
+def judge(job: Job, code: int, log: Path, *, told: bool = False) -> Ended:
+    """How a job ended, by its command's exit code (minus a signal's number) and what it printed.
+
+    Args:
+        told: To stop; a process that had not begun yet ends by the signal itself.
+    """
     if code == 0:
         return Ended(job, "done")
-    if code == RESUMABLE:
+    if code == RESUMABLE or (told and code in (-signal.SIGTERM, -signal.SIGINT)):
         return Ended(job, "stopped", "stopped; it goes on when the grid is run again")
     if code < 0:
         out = " (memory may have run out)" if code == -9 else ""
         return Ended(job, "failed", f"ended by signal {-code}{out}; {log} has what it printed")
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    last = log.read_text(errors="replace").rstrip().splitlines()[-_LINES:]  # not of an earlier sitting
+    said = [line for line in last if line.startswith("error: ")]
     return Ended(job, "failed", said[-1].removeprefix("error: ") if said else f"exit code {code}; see {log}")

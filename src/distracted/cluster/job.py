@@ -64,7 +64,7 @@ def train_and_store(
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
     store.check_config(run, config.hash, redone=_redone(store, run))
-    if _is_done(store, run, fold):
+    if is_done(store, run, fold):
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         return store.manifest(run, fold)
     pseudo: PseudoLabels | None = None
@@ -104,7 +104,7 @@ def train_and_store(
             team.wait()  # until the lead has written
         return store.manifest(run, fold)
     with store.hold(run, [fold], patience=patience) as [lock]:
-        if team.size == 1 and _is_done(store, run, fold):  # by another that was waited for
+        if team.size == 1 and is_done(store, run, fold):  # by another that was waited for
             return store.manifest(run, fold)
         if lock.after is not None:
             _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
@@ -132,14 +132,15 @@ def train_and_store(
                 seconds=result.seconds,
                 images_per_second=result.images_per_second,
             )
-            store.workspace.redo(name, run, fold).unlink(missing_ok=True)
             checkpoints.remove()
+            store.workspace.redo(name, run, fold).unlink(missing_ok=True)
             team.wait()
             tracker.show_fold(store, manifest)
     return manifest
 
 
-def _is_done(store: Store, run: str, fold: int) -> bool:
+def is_done(store: Store, run: str, fold: int) -> bool:
+    """Whether a fold is there, and not to be made anew."""
     return fold in store.finished_folds(run) and not is_to_redo(store, run, fold)
 
 

@@ -22,6 +22,8 @@ class Here:
         num_gpus: GPUs to use; None: those that there are.
     """
 
+    grows = False
+
     def __init__(self, num_cpus: int, *, at_once: int = 0, num_gpus: int | None = None) -> None:
         self.num_cpus = num_cpus
         self.num_gpus = torch.cuda.device_count() if num_gpus is None else num_gpus
@@ -61,7 +63,7 @@ class Here:
                     if (code := process.poll()) is not None:
                         del running[process]
                         self._give_back(job, device)
-                        ended.append(judge(job, code, log(job)))
+                        ended.append(judge(job, code, log(job), told=told))
                 watch(ended)
                 time.sleep(_LOOK)
         finally:

@@ -5,6 +5,7 @@ files there: a task that is begun again, after its node was lost, goes on from t
 """
 
 import logging
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class OnRay:
     """
 
     at_once = 0
+    grows = True
 
     def __init__(self, address: str) -> None:
         try:
@@ -46,10 +48,12 @@ class OnRay:
             raise ClusterError(
                 f"CLUSTER={address}: nothing answers there; `ray start --head` says where it is, as host:port"
             )
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # refused, timed out, another version: each in a way of its own
             raise ClusterError(f"CLUSTER={address}: no Ray cluster answers ({first_line(error)})") from error
+        signal.signal(signal.SIGTERM, handler)  # Ray's own leaves at once
         has = ray.cluster_resources()
         self.num_cpus, self.num_gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
 

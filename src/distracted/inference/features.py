@@ -115,7 +115,7 @@ class _Rows:
         self._path, self._num_rows = path, loader.num_images
         self._part, self._proven = path.with_suffix(".part"), path.with_suffix(".proven")
         self._done, size = self._find_proven()
-        batches = [n for n in range(len(loader)) if loader.num_before(n) == self._done]
+        batches = [n for n in range(len(loader) + 1) if loader.num_before(n) == self._done]
         if not batches:  # it was made in batches of another size
             batches, self._done, size = [0], 0, 0
         [self.num_batches] = batches

@@ -151,7 +151,7 @@ class _Fold:
                 if batches
             },
             "num_parts": self.num_parts,
-            "random": self.team.gather(random_state()),
+            "random": self.team.gather(random_state(self.settled.device)),
             "tracked": self.tracker.tell(),
             "made_with": made_with(self.settled.device, self.team),
         }
@@ -178,7 +178,7 @@ class _Fold:
             for what, found in state["predicted"].items()
         }
         if len(state["random"]) == self.team.size:
-            set_random_state(state["random"][self.team.rank])
+            set_random_state(state["random"][self.team.rank], self.settled.device)
         self.tracker.rewind(state["tracked"])
 
 

@@ -81,6 +81,8 @@ class Checkpoints:
             return None
         path, made_for, state = found
         self._refuse_other(path, made_for)
+        if path.name != LAST:  # else the damaged one would become the previous one of the next
+            (self._folder / LAST).unlink(missing_ok=True)
         return state
 
     def after_step(self, make: Callable[[], State], *, boundary: bool = False) -> None:
@@ -272,29 +274,29 @@ def made_with(device: torch.device, team: Team) -> dict[str, Any]:
     return {**found, "processes": team.size}
 
 
-def random_state() -> State:
-    """Where the global generators stand that torch, sklearn and timm draw from."""
+def random_state(device: torch.device) -> State:
+    """Where the global generators stand that torch, sklearn and timm draw from; of GPUs, the device's own."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     state: State = {
         "torch": torch.get_rng_state(),
         "numpy": [name, np.asarray(keys).tolist(), *rest],
         "python": list(random.getstate()),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
 
 
-def set_random_state(state: State) -> None:
+def set_random_state(state: State, device: torch.device) -> None:
     """Have the global generators go on from where they stood."""
     torch.set_rng_state(state["torch"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])

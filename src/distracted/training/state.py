@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from distracted.errors import first_line
+from distracted.errors import LockError, first_line
 from distracted.files import write_json
 from distracted.locks import holder
 from distracted.paths import JOB, LOCK
@@ -58,6 +58,8 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
         yield
     except (Stopped, KeyboardInterrupt) as error:
         write("stopped", str(error))
+        raise
+    except LockError:  # another process works on it, and says how it stands
         raise
     except BaseException as error:
         write("failed", first_line(error))

@@ -12,7 +12,7 @@ from distracted.locks import holder
 from distracted.paths import CONFIGS, Workspace
 
 SCRIPTS = CONFIGS.parent / "scripts"
-SECONDS = 120.0  # within which whatever is waited for has to come
+SECONDS = 300.0  # within which whatever is waited for has to come
 
 
 @dataclass(frozen=True)

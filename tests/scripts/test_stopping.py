@@ -94,7 +94,8 @@ def test_a_redo_that_was_stopped_goes_on_without_force(training: Training, whole
     assert process.returncode == 75 and "the same command without FORCE=1 goes on" in said
     assert training.predictions(0) == whole.predictions(0)  # the old ones, meanwhile
     code, said = training.run("--fold", "0")
-    assert code == 0 and "goes on from step" in said
+    assert code == 0 and "done already" not in said
+    assert training.predictions(0) == whole.predictions(0)
     assert training.leftovers() == []
     code, said = training.run("--fold", "0")
     assert code == 0 and "done already" in said

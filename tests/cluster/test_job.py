@@ -14,6 +14,7 @@ from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
 from distracted.training.resolve import Settled, settle
+from distracted.training.resume import Checkpoints
 
 Configure = Callable[..., Settled]
 
@@ -138,3 +139,10 @@ def test_a_redo_that_is_refused_forgets_nothing(store: Store, configure: Configu
     with pytest.raises(StoreError, match="another config"):
         train_folds(store, configure("training.seed=1"), run="tiny", folds=[0], force=True)
     assert not is_to_redo(store, "tiny", 0)
+
+
+def test_checkpoints_that_a_kill_left_behind_are_removed(store: Store, configure: Configure) -> None:
+    manifest = train_and_store(store, configure(), run="tiny", fold=0)
+    left = Checkpoints(store.workspace.scratch("tiny", "tiny", 0), {})
+    left.save({"step": 1})
+    assert train_and_store(store, configure(), run="tiny", fold=0) == manifest and not left.exist

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.data.loading import naming_dead_workers
+from distracted.errors import LockError
 from distracted.files import create_text
 from distracted.locks import Lock
 from distracted.postprocess.pseudo import read_pseudo_labels
@@ -64,14 +66,18 @@ def train_and_store(
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
     store.check_config(run, config.hash, redone=_redone(store, run))
+    scratch = store.workspace.scratch(name, run, fold)
     if is_done(store, run, fold):
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
+        left = Checkpoints(scratch, {})
+        if team.is_lead and left.exist:  # a kill came between the manifest and their removal
+            with suppress(LockError), store.hold(run, [fold]):
+                left.remove()
         return store.manifest(run, fold)
     pseudo: PseudoLabels | None = None
     teachers: tuple[Parent, ...] = ()
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
-    scratch = store.workspace.scratch(name, run, fold)
 
     def train(tracker: Tracker, lock: Lock | None) -> tuple[FoldResult, Checkpoints]:
         team.wait()  # for the lead, which has the lock

@@ -1,6 +1,7 @@
 """The jobs of a grid, what each takes, and how they end, whichever engine runs them."""
 
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,14 @@ def plan_jobs(
             num_cpus = max(1, engine.num_cpus // min(engine.at_once, num_all)) if engine.at_once else 1
         jobs.append(Job(run, fold, num_cpus, num_gpus))
     return jobs
+
+
+def start(command: Sequence[str], log: Path, num_cpus: int) -> subprocess.Popen[bytes]:
+    """Begin a job's command with so many threads; what it prints is added to its log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        # `env`, since torch counts its threads when it is imported
+        return subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
 
 
 def judge(job: Job, code: int, log: Path, *, told: bool = False) -> Ended:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge
+from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.errors import ClusterError
 from distracted.stopping import Stop
 
@@ -54,7 +54,8 @@ class Here:
                 for job in [] if stop.reason else list(waiting):
                     if (device := self._take(job)) is not None:
                         waiting.remove(job)
-                        running[_start(job, device, command, log)] = job, device
+                        process = start(command(job, device), log(job), job.num_cpus)
+                        running[process] = job, device
                 if stop.reason and not told:
                     told = True
                     for process in running:
@@ -91,12 +92,3 @@ class Here:
         self._free_slots += 1
         if job.num_gpus:
             self._free[device] += job.num_gpus
-
-
-def _start(job: Job, device: str, command: Command, log: Log) -> subprocess.Popen[bytes]:
-    path = log(job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        # `env`, since torch counts its threads when it is imported
-        threads = ["env", f"OMP_NUM_THREADS={job.num_cpus}"]
-        return subprocess.Popen([*threads, *command(job, device)], stdout=file, stderr=file)

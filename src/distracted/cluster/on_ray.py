@@ -7,15 +7,14 @@ files there: a task that is begun again, after its node was lost, goes on from t
 import logging
 import signal
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge
+from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.errors import ClusterError, first_line
-from distracted.stopping import Stop
+from distracted.stopping import RESUMABLE, Stop
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
             try:
                 ended.append(judge(job, ray.get(reference), log(job)))
             except (ray.exceptions.TaskCancelledError, KeyboardInterrupt):
-                ended.append(Ended(job, "stopped", "stopped; it goes on when the grid is run again"))
+                ended.append(judge(job, RESUMABLE, log(job)))
             except ray.exceptions.RayError as error:
                 ended.append(
                     Ended(job, "failed", f"lost with its node {_RETRIES} times: {first_line(error)}")
@@ -125,13 +124,10 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
 
 def _work(command: list[str], log: str, num_cpus: int) -> int:
     """On a node: run a job's command; returns its exit code."""
-    path = Path(log)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        process = subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
-        try:
-            return process.wait()
-        except BaseException:  # cancelled: the fold is to be saved
-            process.terminate()
-            process.wait()
-            raise
+    process = start(command, Path(log), num_cpus)
+    try:
+        return process.wait()
+    except BaseException:  # cancelled: the fold is to be saved
+        process.terminate()
+        process.wait()
+        raise

@@ -22,13 +22,11 @@ class Team:
 
     Attributes:
         rank: Of this one, from 0 on; size: how many there are.
-        local_rank: Among those of this machine.
         control: The group in which they agree, on the CPU.
     """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     control: Any = None
 
     @property
@@ -100,12 +98,11 @@ def join_team(device: str) -> Iterator[Team]:
         yield ALONE
         return
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    local_rank = int(os.environ["LOCAL_RANK"])
     if on_cuda:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if on_cuda else "gloo")
     try:
         control = distributed.new_group(backend="gloo")
-        yield Team(distributed.get_rank(), distributed.get_world_size(), local_rank, control)
+        yield Team(distributed.get_rank(), distributed.get_world_size(), control)
     finally:
         distributed.destroy_process_group()

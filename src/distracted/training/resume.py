@@ -64,7 +64,6 @@ class Checkpoints:
         self._steps = 0
         self._cost = 0.0  # seconds that the last save took
         self._saved = time.perf_counter()
-        self.seconds = 0.0  # spent on saving
 
     @property
     def exist(self) -> bool:
@@ -138,7 +137,6 @@ class Checkpoints:
                 last.replace(self._folder / PREVIOUS)
         self._steps, self._saved = 0, time.perf_counter()
         self._cost = self._saved - start
-        self.seconds += self._cost
 
     def remove(self) -> None:
         """The fold is done, or to be begun anew."""
@@ -148,7 +146,7 @@ class Checkpoints:
 
     def _refuse_other(self, path: Path, made_for: Mapping[str, Any]) -> None:
         expected = json.loads(json.dumps(self._made_for))
-        if differing := list(differences(made_for, expected)):
+        if differing := differences(made_for, expected):
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise CheckpointError(
                 f"{path}: this training was begun with {'; '.join(differing[:5])}{more}. Go on as it was "

@@ -69,23 +69,23 @@ smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own 
 ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS= STEPS= VIEWS= SPACES= METHODS= TRUTH= DATA= SET=)
 	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
-ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA=)
-	@$(PY) scripts/ensemble.py --set "$$SETTINGS" $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,LEAKY,--leaky)
+ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA= FORCE=1)
+	@$(PY) scripts/ensemble.py --set "$$SETTINGS" $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky)
 
-people: $(STAMP)  ## Estimate how many people the test set shows, for the expected score (MODEL= DATA= SET=)
-	@$(PY) scripts/people.py $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS"
+people: $(STAMP)  ## Estimate how many people the test set shows, for the expected score (MODEL= DATA= SET= FORCE=1)
+	@$(PY) scripts/people.py $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
-submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1; SEND=1 sends it to Kaggle)
-	@$(PY) scripts/submit.py --set "$$SETTINGS" $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send)
+submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1 FORCE=1; SEND=1 sends it to Kaggle)
+	@$(PY) scripts/submit.py --set "$$SETTINGS" $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send) $(call flag,FORCE,--force)
 
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
 
-audit: $(STAMP)  ## Look for odd and double pictures, people alike, and wrong labels (RUN= DROPS=1 MODEL= DATA=)
-	@$(PY) scripts/audit.py $(call option,MODEL,--model) $(call option,RUN,--run) $(call flag,DROPS,--drops) $(DATA_OPT) --set "$$SETTINGS"
+audit: $(STAMP)  ## Look for odd and double pictures, people alike, and wrong labels (RUN= DROPS=1 MODEL= DATA= FORCE=1)
+	@$(PY) scripts/audit.py $(call option,MODEL,--model) $(call option,RUN,--run) $(call flag,DROPS,--drops) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
-report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA=)
-	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS"
+report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA= FORCE=1)
+	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
 wandb-sync: $(STAMP)  ## Send what was recorded offline to W&B, and what was made of what (DATA= SET=)
 	@$(PY) scripts/wandb_sync.py $(DATA_OPT) --set "$$SETTINGS"

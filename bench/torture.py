@@ -4,9 +4,9 @@
 
 Trains fold 0 once without interruption and once with `--kills` SIGKILLs: at random moments of its work, every
 third while a checkpoint is being written, the last tenth while it predicts. Each time the same command is
-called again. In the end the predictions have to be the same bytes, the metrics the same but for times, and
-nothing half-written may be left. Both trainings are kept in the folder; what was measured goes to
-torture.json there.
+called again; where the training ends before all kills were made, another takes the rest. In the end the
+predictions have to be the same bytes, the metrics the same but for times, and nothing half-written may be
+left. All trainings are kept in the folder; what was measured goes to torture.json there.
 """
 
 import json
@@ -32,6 +32,7 @@ from distracted.files import sha256_file, write_json
 from distracted.locks import holder
 from distracted.paths import CONFIGS, Workspace
 from distracted.predictions.store import open_store
+from distracted.progress import Step
 from distracted.training.resume import LAST, newest_state
 from distracted.training.state import read_state
 
@@ -69,6 +70,7 @@ class Victim:
         self._run, self._workspace = model, Workspace(root)
         self.name = load_data_config(data, root=root).name
         self.root, self._data = root, data
+        root.mkdir(parents=True)
         self._trained_at = 0.0
 
     @property
@@ -163,12 +165,7 @@ def torture(
         TrainingError: something shows it; says what.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    victims = []
-    for name in ("whole", "killed"):
-        root = folder / name
-        root.mkdir(parents=True)
-        victims.append(Victim(root, model, data, settings))
-    whole, killed = victims
+    whole = Victim(folder / "whole", model, data, settings)
     start = time.perf_counter()
     process = whole.start()
     begins = _wait_until_held(whole, process)
@@ -177,51 +174,66 @@ def torture(
     took = time.perf_counter() - start
     console.say(f"without interruption: {took:.0f} s, {begins:.0f} s of it until the training begins")
     rng = random.Random(seed)
-    done: list[Kill] = []
+    sittings: list[list[Kill]] = []
     start = time.perf_counter()
     with console.progress("kills", total=kills, unit="kills") as step:
-        while len(done) < kills:
-            work = took - begins
-            left = max(0.0, work - done[-1].kept) if done else work
-            if late := len(done) >= kills - max(1, kills // 10):
-                share = whole.predicting()
-            else:
-                share = 2 * left / (kills - len(done) + 1)
-            write = len(done) % 3 == 2 and left > work / 4 and not late
-            done.append(_kill(killed, rng, share=share, write=write, late=late))
-            step()
-    process = killed.start()
-    _finish(killed, process)
-    lost = time.perf_counter() - start - took
-    _compare(whole, killed)
-    _show(folder, done, lost)
-    return done, lost
+        while (left := kills - sum(map(len, sittings))) > 0:
+            killed = Victim(folder / f"killed{len(sittings) + 1}", model, data, settings)
+            sittings.append(_kill_until_done(killed, whole, rng, kills=left, work=took - begins, step=step))
+            _compare(whole, killed)
+    lost = time.perf_counter() - start - len(sittings) * took
+    _show(folder, sittings, lost)
+    return [kill for done in sittings for kill in done], lost
 
 
-def _kill(victim: Victim, rng: random.Random, *, share: float, write: bool, late: bool) -> Kill:
-    """Start the training, and kill it within so many seconds of its work (late: of its predicting), or in a
-    write after them."""
-    process = victim.start()
+def _kill_until_done(
+    victim: Victim, whole: Victim, rng: random.Random, *, kills: int, work: float, step: Step
+) -> list[Kill]:
+    """Kill a training so many times, or as often as its seconds of work allow, and have it end."""
+    done: list[Kill] = []
+    while len(done) < kills:
+        left = max(0.0, work - done[-1].kept) if done else work
+        if late := len(done) >= kills - max(1, kills // 10):
+            share = whole.predicting()
+        else:
+            share = 2 * left / (kills - len(done) + 1)
+        write = len(done) % 3 == 2 and not late
+        process = victim.start()
+        kill = _kill(victim, process, delay=rng.uniform(0, share), write=write, late=late)
+        if kill is None:
+            _finish(victim, process)
+            return done
+        done.append(kill)
+        step()
+    _finish(victim, victim.start())
+    return done
+
+
+def _kill(
+    victim: Victim, process: subprocess.Popen[str], *, delay: float, write: bool, late: bool
+) -> Kill | None:
+    """Kill a training after so many seconds of its work (late: of its predicting), or in a write after them;
+    None where it ends before."""
     begins = _wait_until_held(victim, process)
     start = counts = time.perf_counter()
-    delay = rng.uniform(0, share)
     while time.perf_counter() - counts < delay or (write and not victim.is_writing):
         if late and not victim.is_trained:
             counts = time.perf_counter()
         if process.poll() is not None:
-            raise TrainingError(f"{victim.root}/log.txt: the training ended before it could be killed")
+            return None
         time.sleep(_LOOK)
     wrote = victim.is_writing
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
     works = time.perf_counter() - start
+    if process.wait() == 0:  # it was faster
+        return None
     where, kept = victim.behind()
     return Kill(where, wrote, begins, works, kept)
 
 
 def _wait_until_held(victim: Victim, process: subprocess.Popen[str]) -> float:
     start = time.perf_counter()
-    while not victim.holds(process):
+    while not victim.holds(process) and process.poll() != 0:  # 0: it was killed at its very end, and is done
         if process.poll() is not None or time.perf_counter() - start > _LOST:
             raise TrainingError(f"{victim.root}/log.txt: the training did not begin")
         time.sleep(_LOOK)
@@ -253,14 +265,16 @@ def _without_times(line: dict[str, Any]) -> dict[str, Any]:
     return line | {"summary": _without_times(line["summary"])} if "summary" in line else line
 
 
-def _show(folder: Path, kills: Sequence[Kill], lost: float) -> None:
-    found = list(_redone(kills))
+def _show(folder: Path, sittings: Sequence[Sequence[Kill]], lost: float) -> None:
+    kills = [kill for done in sittings for kill in done]
+    found = [seconds for done in sittings for seconds in _redone(done)]
     where = Counter(kill.where for kill in kills)
     in_writes = sum(kill.wrote for kill in kills)
     console.table("kills", ["checkpoint stood in", "kills"], [[w, str(n)] for w, n in sorted(where.items())])
     begins = sum(kill.begins for kill in kills) / len(kills)
     figures = {
         "kills": len(kills),
+        "trainings": len(sittings),
         "in_a_write": in_writes,
         "seconds_lost_a_kill": lost / len(kills),
         "of_it_until_the_training_begins": begins,
@@ -269,8 +283,8 @@ def _show(folder: Path, kills: Sequence[Kill], lost: float) -> None:
     }
     write_json(folder / "torture.json", {**figures, "all": [asdict(kill) for kill in kills]})
     console.say(
-        f"{len(kills)} kills, {in_writes} of them in a write: each time the training went on; predictions "
-        f"and metrics are the same, nothing is left behind\n"
+        f"{len(kills)} kills of {len(sittings)} trainings, {in_writes} of them in a write: each time the "
+        f"training went on; predictions and metrics are the same, nothing is left behind\n"
         f"lost a kill: {lost / len(kills):.1f} s, {begins:.1f} s of it until Python, torch and the index are "
         f"there; work done again {figures['work_redone_a_kill']:.1f} s, at most {max(found):.1f} s"
     )

@@ -24,6 +24,7 @@ def main(
     ] = False,
     data: console.Data = "state_farm",
     set: console.Set = "",
+    force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
@@ -37,7 +38,7 @@ def main(
         path = keep_unreadable(workspace, config.data.name, error.problems)
         raise DataError(f"{error}\n{path} names all {len(error.problems)}; mend them first") from error
     settled = settle(config, num_folds=store.folds.num_folds)
-    audit = audit_competition(store, settled, run=run, drops=drops, progress=console.progress)
+    audit = audit_competition(store, settled, run=run, drops=drops, force=force, progress=console.progress)
     show(audit)
     folder = store.workspace.audit(store.competition.name)
     console.say(f"{folder}: a CSV for each, and drop_candidates.csv; make report shows the pictures")

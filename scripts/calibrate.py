@@ -40,6 +40,8 @@ def main(
 
 def _describe(made: Derived, parts: Sequence[str]) -> str:
     """What all folds together would fit, of the parts that were asked for."""
+    if not made.fitted:
+        return "done already"
     fitted: Calibrated = made.overall
     moved = sum(of_fold.to_prior for of_fold in made.fitted)
     described = {

@@ -71,10 +71,10 @@ def run(main: Callable[..., None]) -> None:
             with _listening():
                 main(*args, **kwargs)
         except Stopped as error:
-            again = "the same command without FORCE=1" if kwargs.get("force") else "the same command"
-            err.print(
-                Text(f"stopped ({error}); what was done is kept, and {again} goes on", style="bold red")
-            )
+            again = "the same command goes on"
+            if kwargs.get("force"):
+                again = "the same command without FORCE=1 goes on with what was begun anew"
+            err.print(Text(f"stopped ({error}); what was done is kept, and {again}", style="bold red"))
             raise typer.Exit(RESUMABLE) from None
         except (DistractedError, OSError) as error:
             if kwargs.get("debug"):

@@ -8,7 +8,7 @@ import console
 from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import BLENDERS, find_blenders
-from distracted.ensemble.crossfit import Verdict
+from distracted.ensemble.crossfit import CrossFit, Verdict
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 
@@ -21,6 +21,7 @@ def main(
     blenders: Annotated[
         str, typer.Option(help="To choose from, e.g. linear_pool; flexible ones only where they are named.")
     ] = "",
+    force: console.Force = False,
     leaky: console.Leaky = False,
     data: console.Data = "state_farm",
     set: console.Set = "",
@@ -36,6 +37,7 @@ def main(
         name=name,
         blenders=find_blenders(blenders.split()) if blenders else BLENDERS,
         leaky=leaky,
+        force=force,
         progress=console.progress,
     )
     console.track(store, runtime, name)
@@ -44,10 +46,20 @@ def main(
 
 def show(ensemble: Ensemble) -> None:
     """Print members, blenders, why one was taken, and the headline."""
-    fit = ensemble.fit
-    weights = fit.overall.weights_by_run(fit.overall_weights, ensemble.members)
-    rows = [[run, f"{score:.4f}", f"{weights[run]:.3f}"] for run, score in ensemble.scores.items()]
-    console.table("members", ["run", "OOF log loss", f"weight ({fit.overall.name}, all folds)"], rows)
+    rows = [[run, f"{score:.4f}", f"{ensemble.weights[run]:.3f}"] for run, score in ensemble.scores.items()]
+    console.table("members", ["run", "OOF log loss", f"weight ({ensemble.blender}, all folds)"], rows)
+    if ensemble.fit is not None:
+        _show_blenders(ensemble.fit)
+    interval = ensemble.interval
+    console.say(
+        f"{ensemble.name}: cross-fitted log loss {interval.mean:.4f}, the choice among "
+        f"{ensemble.num_candidates} included "
+        f"(95% over subjects {interval.low:.4f} to {interval.high:.4f}; class prior {ensemble.prior:.4f})"
+    )
+    console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled)}")
+
+
+def _show_blenders(fit: CrossFit) -> None:
     chosen = [blender.name for blender in fit.chosen]
     rows = []
     for verdict in fit.verdicts:
@@ -69,13 +81,6 @@ def show(ensemble: Ensemble) -> None:
             "each fold's networks are blended by what the other folds chose, in oof/ and in the test set; "
             f"all folds together would choose {fit.overall.name}, for reading alone"
         )
-    interval = ensemble.interval
-    console.say(
-        f"{ensemble.name}: cross-fitted log loss {interval.mean:.4f}, the choice among "
-        f"{ensemble.num_candidates} included "
-        f"(95% over subjects {interval.low:.4f} to {interval.high:.4f}; class prior {ensemble.prior:.4f})"
-    )
-    console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled)}")
 
 
 def _why(verdict: Verdict, *, taken: bool) -> str:

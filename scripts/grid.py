@@ -68,7 +68,7 @@ def main(
         if not cluster and not settled.pseudo.teachers:  # its nodes may settle otherwise; not there yet
             store.check_config(run, settled.hash, redone=redone)
         if force:
-            begin_anew(store, run, numbers)
+            begin_anew(store, run, numbers, stop=console.stop)
     todo = [(run, n) for run in configs for n in numbers if not is_done(store, run, n)]
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")

@@ -71,7 +71,7 @@ def main(
     blend = "ladder"
     if len(members) > 1:
         runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime."))
-        ensemble.main(runs=" ".join(members), name=blend, set=runtime, data=data, root=root)
+        ensemble.main(runs=" ".join(members), name=blend, set=runtime, data=data, force=force, root=root)
     for model, rungs in ladders.items():
         if len(members) > 1:
             rungs.append(("blend of all", blend))

@@ -20,6 +20,7 @@ def main(
     ] = DEFAULT,
     data: console.Data = "state_farm",
     set: console.Set = "",
+    force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
@@ -27,7 +28,7 @@ def main(
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     store = open_store(Workspace(root), config.data, progress=console.progress)
     found = count_test_people(
-        store, settle(config, num_folds=store.folds.num_folds), progress=console.progress
+        store, settle(config, num_folds=store.folds.num_folds), force=force, progress=console.progress
     )
     checks = ", ".join(f"{ratio:.2f}" for ratio in found.ratios)
     known = (

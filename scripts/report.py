@@ -17,6 +17,7 @@ def main(
     heat: Annotated[bool, typer.Option(help="Lay Grad-CAM over the worst mistakes.")] = True,
     data: console.Data = "state_farm",
     set: console.Set = "",
+    force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
@@ -30,6 +31,7 @@ def main(
         policies=config.augment.policies,
         runtime=config.runtime if heat else None,
         run=run,
+        force=force,
         progress=console.progress,
     )
     size, seconds = path.stat().st_size / 1e6, time.perf_counter() - start

@@ -70,8 +70,8 @@ def main(
         )
         taken = Counter(_describe(fitted) for fitted in made.fitted)
         described = "; ".join(f"{text} ({number} folds)" for text, number in taken.items())
-        rows.append((run, made.name, made.gain, described))
-        if "neighbours" in opened:
+        rows.append((run, made.name, made.gain, described or "done already"))
+        if "neighbours" in opened and made.fitted:
             changed.append((made.name, sensitivity(store, run, made.fitted, opened["neighbours"])))
             distances[run] = neighbour_distances(store, opened["neighbours"])
     console.track(store, runtime, *(made_name for _, made_name, _, _ in rows))

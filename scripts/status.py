@@ -6,6 +6,7 @@ import console
 from distracted.config import load_data_config
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
+from distracted.report.inputs import stale_pages
 from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
 from distracted.submission.expect import expect_run
 from submit import describe
@@ -26,7 +27,7 @@ def main(
         console.say(
             f"best blend: {best.run}, expected {describe(expect_run(store, store.read_run(best.run)))}"
         )
-    steps = next_steps(store, statuses)
+    steps = [*next_steps(store, statuses), *stale_pages(store)]
     console.say(
         "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")
     )

@@ -8,7 +8,7 @@ import console
 from distracted.config import load_data_config, load_runtime_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.submission.answers import keep_answer
+from distracted.submission.answers import answer_to, keep_answer
 from distracted.submission.expect import Expected
 from distracted.submission.send import send_submission
 from distracted.submission.submit import write_submission
@@ -21,16 +21,22 @@ def main(
     send: Annotated[bool, typer.Option("--send", help="Send it to Kaggle.")] = False,
     data: console.Data = "state_farm",
     set: console.Set = "",
+    force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
     config, runtime = load_data_config(data, root=root), load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), config, progress=console.progress)
-    written = write_submission(store, name=name, partial=partial)
+    written = write_submission(store, name=name, partial=partial, force=force)
     expected = written.expected
     console.say(f"{written.path}: checked\nexpected log loss {describe(expected)}")
-    if send:
+    if send and not force and (kept := answer_to(written.path)) is not None:
+        shown = [f"{part} {compare(expected, kept[part])}" for part in ("public", "private") if part in kept]
+        console.say(
+            f"sent already (FORCE=1 sends it again); Kaggle answered: {'; '.join(shown) or 'no score'}"
+        )
+    elif send:
         message = f"{written.run}: expected {expected.mean:.4f}"
         answer = send_submission(
             written.path, competition=config.kaggle, message=message, progress=console.progress

@@ -44,6 +44,10 @@ def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+def refuse(*paths: object) -> None:
+    raise PermissionError(1, "no links here")
+
+
 def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), hold(tmp_path / "lock", "work"):
         raise RuntimeError
@@ -100,9 +104,38 @@ def test_who_has_lost_a_lock_finds_out_and_leaves_the_other_alone(tmp_path: Path
     with hold(path, "work") as lock:
         other = replace(this_process(), host="elsewhere")
         write(path, other)
+        assert not lock.is_lost
+        lock.beat()
+        assert lock.is_lost
         with pytest.raises(LockError, match="taken over by process"):
             lock.check()
     assert holder(path) == other
+
+
+def test_where_nothing_is_known_of_a_process_but_its_number_time_decides(tmp_path: Path) -> None:
+    """As on a Mac: the number of an owner that died may have come again, as this process."""
+    path = tmp_path / "lock"
+    write(path, replace(this_process(), born=""))
+    assert holder(path) is not None
+    os.utime(path, (0, 0))
+    assert holder(path) is None
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_lock_that_was_taken_by_mistake_is_given_back(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a dead owner's lock and its removal another process has got it."""
+    path, faster = tmp_path / "lock", replace(this_process(), host="elsewhere")
+    gone, look = dead(), locks.read_owner
+    write(path, faster)
+    looks = iter([gone])
+    monkeypatch.setattr(locks, "read_owner", lambda path: next(looks, None) or look(path))
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(LockError, match=r"being made by process .* on elsewhere"), hold(path, "work"):
+        pass
+    assert look(path) == faster and [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])

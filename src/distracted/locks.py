@@ -68,10 +68,12 @@ class Lock:
 
     Attributes:
         after: The owner that was gone and from whom it was taken over, or None.
+        is_lost: Whether it was another's when its time was last to be renewed.
     """
 
     def __init__(self, path: Path, owner: Owner, after: Owner | None) -> None:
         self.path, self.after = path, after
+        self.is_lost = False
         self._owner = owner
 
     def check(self) -> None:
@@ -90,9 +92,11 @@ class Lock:
 
     def beat(self) -> None:
         """Renew its time, where it is still ours."""
-        with suppress(OSError, LockError):  # a file server that is away may come back; `check` finds out
-            self.check()
-            os.utime(self.path)
+        holder = read_owner(self.path)
+        self.is_lost = holder is not None and holder.token != self._owner.token
+        if not self.is_lost:
+            with suppress(OSError):  # a file server that is away may come back; `check` finds out
+                os.utime(self.path)
 
     def release(self) -> None:
         """Give it back, unless another has taken it over."""
@@ -186,15 +190,22 @@ def _remove(path: Path, stale: Owner) -> bool:
     taken = read_owner(aside)
     ours = taken is None or taken.token == stale.token
     if not ours:  # somebody was faster, and this is that one's new lock: give it back
-        with suppress(FileExistsError, OSError):
+        try:
             os.link(aside, path)
+        except FileExistsError:  # a third one has it by now
+            pass
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                aside.rename(path)
     aside.unlink(missing_ok=True)
     return ours
 
 
 def _is_stale(path: Path, owner: Owner) -> bool:
-    if owner.is_here:
-        return owner.is_gone
+    if owner.is_gone:
+        return True
+    if owner.is_here and owner.born:
+        return False
     try:
         return _file_servers_now(path.parent) - path.stat().st_mtime > STALE_SECONDS
     except OSError:  # given back just now, or the folder is not ours to write

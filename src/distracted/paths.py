@@ -11,6 +11,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METRICS = "metrics.jsonl"
 
 
+#: The weights that made a fold's predictions.
+NETWORK = "model.safetensors"
+
+
 #: How a fold's training stands, beside its metrics.
 JOB = "job.json"
 
@@ -61,6 +65,10 @@ class Workspace:
         """What each fold's training says of itself, of all runs on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{JOB}"))
 
+    def all_metrics(self, data: str) -> list[Path]:
+        """What was measured in each fold's training, of all runs on one data set."""
+        return sorted(self.runs(data).glob(f"*/fold*/{METRICS}"))
+
     def log(self, data: str, run: str, fold: int) -> Path:
         """What the process printed that trained a fold in a grid."""
         return self.scratch(data, run, fold) / "log.txt"
@@ -75,7 +83,11 @@ class Workspace:
 
     def network(self, data: str, run: str, fold: int) -> Path:
         """The weights that made a fold's predictions."""
-        return self.scratch(data, run, fold) / "model.safetensors"
+        return self.scratch(data, run, fold) / NETWORK
+
+    def networks(self, data: str) -> list[Path]:
+        """Those of all runs on one data set."""
+        return sorted(self.runs(data).glob(f"*/fold*/{NETWORK}"))
 
     def run_scratch(self, data: str, run: str) -> Path:
         """By-products of a run over all its folds: its W&B files."""

@@ -273,6 +273,11 @@ def test_an_audit_is_kept_and_read_back(
     keys = {"unreadable", "empty", "exact_duplicates", "near_duplicates", "alike_subjects", "label_issues"}
     assert keys <= set(by_key(made.checks))
     folder = store.workspace.audit("tiny")
+    before = (folder / "findings.json").stat()
+    assert audit_competition(store, settled, drops=True).made == made.made
+    assert (folder / "findings.json").stat() == before  # done already
+    assert audit_competition(store, settled).how != made.how
+    audit_competition(store, settled, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
     assert list(candidates.columns) == ["img", "reason", "fold"]
     write_run("a", skill=5.0)
@@ -304,7 +309,7 @@ def test_the_best_run_is_current_complete_and_honest(store: Store, write_run: Wr
 
 def test_a_check_keeps_every_name_as_it_is(store: Store) -> None:
     rows = [{"img": "=cmd|'x'!A1", "note": 'a "b", c\nd'}, {"img": "NA", "value": 0.5}]
-    keep_audit(store, [Check("some", "t", "a", "note", as_findings(rows))], "")
+    keep_audit(store, [Check("some", "t", "a", "note", as_findings(rows))], "", "")
     kept = kept_audit(store)
     assert kept is not None
     table = kept.checks[0].findings

@@ -123,6 +123,11 @@ def test_gpus_are_shared_as_asked(run_jobs: Run) -> None:
         assert now[device] <= 1.0
 
 
+def test_who_asks_for_no_gpu_sees_none(run_jobs: Run) -> None:
+    _, story = run_jobs(Here(2, num_gpus=1), [Job("a", 0)])
+    assert story[0].split()[2] == "cpu"
+
+
 def test_one_that_fails_stops_no_other(run_jobs: Run) -> None:
     jobs = [Job("a", fold) for fold in range(3)]
     body = "if {fold} == 0: raise SystemExit('error: this one cannot')"

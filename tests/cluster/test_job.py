@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from distracted.cluster.job import begin_anew, check_split, is_to_redo, train_and_store, train_folds
 from distracted.config import load_config
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
+from distracted.files import create_text
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
@@ -122,7 +124,7 @@ def test_a_training_that_was_stopped_goes_on_and_one_of_another_config_does_not(
 
 def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, configure: Configure) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
-    begin_anew(store, "tiny", [0])
+    begin_anew(store, "tiny", [0], stop=Stop())
     assert store.manifest("tiny", 0) == first
     stop = Stop()
     stop.reason = "the test"
@@ -132,6 +134,22 @@ def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, conf
     again = train_and_store(store, configure("training.seed=1"), run="tiny", fold=0)
     assert again.config_hash != first.config_hash and again.details == {"num_resumed": 1}
     assert train_and_store(store, configure("training.seed=1"), run="tiny", fold=0) == again
+
+
+def test_a_signal_finds_a_redo_begun_for_all_folds_or_for_none(
+    store: Store, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_folds(store, configure(), run="tiny", folds=[0, 1])
+    stop = Stop()
+
+    def interrupted(path: Path, text: str) -> bool:
+        stop.ask("the test")
+        return create_text(path, text)
+
+    monkeypatch.setattr("distracted.cluster.job.create_text", interrupted)
+    with pytest.raises(Stopped):
+        train_folds(store, configure(), run="tiny", folds=[0, 1], force=True, stop=stop)
+    assert is_to_redo(store, "tiny", 0) and is_to_redo(store, "tiny", 1)
 
 
 def test_a_redo_that_is_refused_forgets_nothing(store: Store, configure: Configure) -> None:

@@ -1,7 +1,9 @@
 """A blend is a run like any other: its fold k pools the members' fold-k networks with fold k's weights."""
 
 import logging
+import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,7 +67,7 @@ def test_a_folds_labels_do_not_reach_the_blends_fold(store: Store, write_run: Wr
     rows = store.folds.ids == 1
     table = store.folds.table.assign(label=np.where(rows, (store.folds.labels + 1) % 3, store.folds.labels))
     relabelled = Store(store.workspace, store.competition, Folds(table, store.folds.hash))
-    blend_runs(relabelled)
+    blend_runs(relabelled, force=True)
     after = relabelled.read_run("ensemble")
     assert after.oof[rows].tobytes() == before.oof[rows].tobytes()
     assert after.test[1].tobytes() == before.test[1].tobytes()
@@ -111,6 +113,39 @@ def test_blending_again_replaces_the_blend(store: Store, write_run: WriteRun) ->
     blend_runs(store, runs=["a", "c"])
     blend = store.read_run("ensemble")
     assert all([parent.run for parent in manifest.parents] == ["a", "c"] for manifest in blend.manifests)
+
+
+def stamps(store: Store, run: str) -> list[os.stat_result]:
+    return [path.stat() for path in sorted(store.workspace.run("tiny", run).glob("fold*/*"))]
+
+
+def test_the_same_blend_is_not_made_twice(
+    store: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_members(write_run)
+    first = blend_runs(store)
+    before = stamps(store, "ensemble")
+    with caplog.at_level(logging.INFO):
+        again = blend_runs(store)
+    assert "ensemble: done already (FORCE=1 redoes it)" in caplog.text
+    assert again == replace(first, fit=None) and stamps(store, "ensemble") == before
+
+
+@pytest.mark.parametrize("changed", ["members", "a member", "blenders", "a file", "force"])
+def test_a_blend_is_made_anew_where_anything_has_changed(
+    changed: str, store: Store, write_run: WriteRun
+) -> None:
+    write_members(write_run)
+    blend_runs(store)
+    if changed == "a member":
+        write_run("a", skill=1.0, seed=7)
+    if changed == "a file":
+        (store.workspace.fold("tiny", "ensemble", 1) / "test.parquet").write_bytes(b"damaged")
+    runs = ["a", "b"] if changed == "members" else []
+    blenders = BLENDERS[:1] if changed == "blenders" else BLENDERS
+    made = blend_runs(store, runs=runs, blenders=blenders, force=changed == "force")
+    assert made.fit is not None
+    check_folds(store, made)
 
 
 # One run

@@ -1,5 +1,6 @@
 """Runs that a fitted step makes: stored, scored without a look at their labels, and members of a blend."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -234,6 +235,30 @@ def test_a_derived_run_whose_parent_has_changed_is_no_member(store: Store, write
     write_run("a", skill=2.0, seed=5)
     with pytest.raises(StoreError, match="a_calibrated: its parent a has changed since it was made"):
         blend_runs(store, runs=["a_calibrated", "b"], blenders=LINEAR)
+
+
+def stamps(store: Store, run: str) -> list[os.stat_result]:
+    return [path.stat() for path in sorted(store.workspace.run("tiny", run).glob("fold*/*"))]
+
+
+def test_a_step_that_would_give_the_same_is_not_taken_again(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=2.0)
+    made = calibrate_run(store, "a")
+    before = stamps(store, "a_calibrated")
+    again = calibrate_run(store, "a")
+    assert again.gain == made.gain and again.fitted == () and stamps(store, "a_calibrated") == before
+    assert len(calibrate_run(store, "a", force=True).fitted) == 3
+    (store.workspace.fold("tiny", "a_calibrated", 1) / "valid.parquet").unlink()
+    assert len(calibrate_run(store, "a").fitted) == 3
+    write_run("a", skill=2.0, seed=5)
+    assert len(calibrate_run(store, "a").fitted) == 3
+
+
+def test_a_smoothing_is_taken_again_where_its_space_has_changed(store: Store, write_run: WriteRun) -> None:
+    write_run("a", skill=1.5)
+    for telling, num_fitted in ((True, 3), (True, 0), (False, 3)):
+        spaces = {"neighbours": {"x": space_of(store, "neighbours", telling=telling)}}
+        assert len(smooth_run(store, "a", candidates=tried(store), spaces=spaces).fitted) == num_fitted
 
 
 def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> None:

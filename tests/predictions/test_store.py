@@ -334,6 +334,19 @@ def test_a_run_without_folds_is_refused(store: Store) -> None:
         store.manifest("a", 0)
 
 
+def test_a_run_that_is_made_anew_while_it_is_read_is_read_again(
+    store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a", seed=0)
+    before = store.manifests("a")
+    write_run("a", seed=1)
+    now, reads = store.manifests, iter([before])
+    monkeypatch.setattr(store, "manifests", lambda run: next(reads, None) or now(run))
+    assert store.read_run("a").manifests == now("a")
+    with pytest.raises(StoreError, match="a, fold 0 was made anew just now"):
+        store.check_files(*before)
+
+
 def test_a_fold_without_a_manifest_does_not_exist(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     write_run("b", folds=(1,))

@@ -14,6 +14,7 @@ from distracted.ensemble.blend import blend_runs
 from distracted.errors import StoreError
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
+from distracted.report.inputs import stale_pages
 from distracted.report.ladder import keep_ladder
 from distracted.report.page import write_report
 from distracted.schema import RunConfig
@@ -57,6 +58,25 @@ def test_without_runs_the_page_shows_the_data(store: Store) -> None:
     assert "No complete run yet" in page.text["board"] and "make cv" in page.text["board"]
     assert "p003" in page.text["data"]
     assert store.workspace.report("tiny").is_file()
+
+
+def test_a_page_that_would_be_the_same_is_left(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    path, known = store.workspace.report("tiny"), []
+
+    def is_made(**settings: object) -> bool:
+        write(store, **settings)
+        known.append(path.stat().st_mtime_ns)
+        return known[-1] not in known[:-1]
+
+    assert stale_pages(store) == []
+    assert is_made() and not is_made()
+    assert is_made(force=True)
+    assert is_made(policies={"none": ()}) and not is_made(policies={"none": ()})
+    assert stale_pages(store) == []  # whatever policies it shows
+    write_run("b", seed=1)
+    assert stale_pages(store) == ["make report: what it shows has changed since"]
+    assert is_made() and stale_pages(store) == []
 
 
 def test_everything_stands_on_the_page(store: Store, write_run: WriteRun) -> None:

@@ -45,7 +45,7 @@ def report(store: Store, configure: Callable[..., RunConfig], write_run: Callabl
     blend_runs(store)
     write_submission(store)
     found = as_findings([{**describe_image(store, 3), "value": 0.5, "note": "black"}])
-    keep_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "")
+    keep_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "", "")
     policies = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
     return write_report(store, policies=policies, runtime=config.runtime)
 

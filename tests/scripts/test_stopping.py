@@ -88,7 +88,7 @@ def test_of_two_that_train_one_fold_one_works_and_the_other_says_who(
 def test_a_redo_that_was_stopped_goes_on_without_force(training: Training, whole: Training) -> None:
     assert training.run("--fold", "0")[0] == 0
     process = training.start("--fold", "0", "--force")
-    training.wait_for_work(process)
+    training.wait_for(process, lambda: {"last.ckpt", "redo"} <= {path.name for path in training.leftovers()})
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 75 and "the same command without FORCE=1 goes on" in said

@@ -48,7 +48,8 @@ def test_what_kaggle_answers_is_printed_and_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_run("a", skill=2.0)
-    monkeypatch.setattr(submit, "send_submission", lambda path, **_: Answer("0.75", ""))
+    sent = []
+    monkeypatch.setattr(submit, "send_submission", lambda path, **_: sent.append(path) or Answer("0.75", ""))
     data = str(store.competition.config.folder)
     submit.main(name="a", send=True, data=data, root=store.workspace.root)
     submit.main(name="a", data=data, root=store.workspace.root)
@@ -58,4 +59,10 @@ def test_what_kaggle_answers_is_printed_and_kept(
     assert (answer["sha256"], answer["public"]) == (content["sha256"], 0.75)
     off = answer["standard_errors_off"]["public"]
     assert lines[2].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
+    submit.main(name="a", send=True, data=data, root=store.workspace.root)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.7500, ")
+    assert len(sent) == 1
+    submit.main(name="a", send=True, force=True, data=data, root=store.workspace.root)
+    assert len(sent) == 2
     assert lines[0].endswith("a.csv: checked") and lines[3:] == lines[:2]

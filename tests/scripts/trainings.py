@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,16 @@ class Training:
         return process.returncode, said
 
     def wait_for_work(self, process: subprocess.Popen[str], fold: int = 0) -> None:
-        """Until a fold takes steps."""
+        """Until a fold that was not there takes steps."""
         metrics = self.workspace.metrics("tiny", "net", fold)
+        self.wait_for(
+            process, lambda: metrics.is_file() and metrics.stat().st_size > 0 and holder(self.lock(fold))
+        )
+
+    def wait_for(self, process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+        """Until something is so that a process is to bring about."""
         deadline = time.monotonic() + SECONDS
-        while not (metrics.is_file() and metrics.stat().st_size and holder(self.lock(fold))):
+        while not condition():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -16,7 +16,7 @@ from distracted.predictions.store import Store
 from distracted.submission.answers import keep_answer, kept_answers
 from distracted.submission.doctor import check_submission
 from distracted.submission.send import Answer
-from distracted.submission.submit import write_submission
+from distracted.submission.submit import is_submitted, write_submission
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +69,23 @@ def test_the_file_holds_the_runs_test_probabilities(store: Store, blend: str) ->
     content = submission.path.read_bytes()
     assert write_submission(store).path.read_bytes() == content
     assert written(store) == ["ensemble.csv", "ensemble.json"]
+
+
+def test_what_is_written_already_is_left(store: Store, blend: str, write_run: WriteRun) -> None:
+    first = write_submission(store)
+    before = [path.stat() for path in (first.path, first.provenance)]
+    assert first.is_new and is_submitted(store, blend)
+    again = write_submission(store)
+    assert not again.is_new and again.expected == first.expected
+    assert [path.stat() for path in (first.path, first.provenance)] == before
+    assert write_submission(store, force=True).is_new
+    first.path.write_text("edited")
+    assert write_submission(store).is_new
+    write_run("a", skill=2.5, seed=0)
+    assert is_submitted(store, blend)  # the blend is stale, the submission is of it as it is
+    blend_runs(store)
+    assert not is_submitted(store, blend)
+    assert write_submission(store).is_new and is_submitted(store, blend)
 
 
 def test_the_provenance_is_true(store: Store, blend: str) -> None:

@@ -79,16 +79,18 @@ class Audit:
 
     Attributes:
         run: Whose out-of-fold predictions were looked at, or ""; made: UTC, ISO 8601.
+        how: Digest of what else it depends on: the network, what was asked for.
         is_current: Whether the data, and the run's predictions, are still those that were looked at.
     """
 
     checks: list[Check]
     run: str
     made: str
+    how: str = ""
     is_current: bool = True
 
 
-def keep_audit(store: Store, checks: Sequence[Check], run: str) -> Audit:
+def keep_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Audit:
     """Write runs/<data>/audit: a CSV for each check, and findings.json, which is written last."""
     folder = store.workspace.audit(store.competition.name)
     for check in checks:
@@ -96,9 +98,9 @@ def keep_audit(store: Store, checks: Sequence[Check], run: str) -> Audit:
             check.findings.to_csv(temporary, index=False, lineterminator="\n")
     made = datetime.now(UTC).isoformat(timespec="seconds")
     told = [{key: value for key, value in vars(check).items() if key != "findings"} for check in checks]
-    summary = {"checks": told, "made": made, "run": run, **_looked_at(store, run)}
+    summary = {"checks": told, "made": made, "run": run, "how": how, **_looked_at(store, run)}
     write_json(folder / _SUMMARY, summary)
-    return Audit(list(checks), run, made)
+    return Audit(list(checks), run, made, how)
 
 
 def keep_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -> Path:
@@ -118,7 +120,8 @@ def kept_audit(store: Store) -> Audit | None:
         checks = [Check(**check, findings=_read(folder / f"{check['key']}.csv")) for check in told["checks"]]
         run = str(told["run"])
         looked_at = _looked_at(store, run)
-        return Audit(checks, run, str(told["made"]), all(told[key] == looked_at[key] for key in looked_at))
+        same = all(told[key] == looked_at[key] for key in looked_at)
+        return Audit(checks, run, str(told["made"]), str(told["how"]), same)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -140,4 +143,5 @@ def _looked_at(store: Store, run: str) -> dict[str, Any]:
         hashes = [manifest.valid_sha256 for manifest in store.manifests(run)] if there else []
     except StoreError:
         hashes = ["its manifests cannot be read"]
-    return {"index_hash": store.competition.index_hash, "predictions": hashes}
+    data = {"index_hash": store.competition.index_hash, "folds_hash": store.folds.hash}
+    return {**data, "predictions": hashes}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from distracted.audit.alike import check_alike
 from distracted.audit.duplicates import check_exact, check_near
-from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit
+from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit, kept_audit
 from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
 from distracted.audit.mistakes import Scored, confused_pairs, losses_by, score_rows
 from distracted.audit.pictures import check_pictures, shows_something
@@ -17,7 +17,7 @@ from distracted.audit.scan import scan_images
 from distracted.data.audit import audit_folds
 from distracted.data.drops import COLUMNS as DROP_COLUMNS
 from distracted.errors import ConfigError, StoreError
-from distracted.files import atomic_path
+from distracted.files import atomic_path, sha256_json
 from distracted.metrics import log_loss
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.store import Run, Store
@@ -27,19 +27,29 @@ from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
 
+_VERSION = 1  # counted up where what is looked for changes
 _BAD = 3.0  # times the pooled log loss, of a subject that the networks fail on
 _MOST = 20
 
 
 def audit_competition(
-    store: Store, settled: Settled, *, run: str = "", drops: bool = False, progress: Progress = silent
+    store: Store,
+    settled: Settled,
+    *,
+    run: str = "",
+    drops: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Audit:
     """Look for trouble in the pictures, the subjects and, by a run's predictions, the labels; keep it all.
+
+    What was found before is taken where it would be the same.
 
     Args:
         settled: A network in whose features subjects are compared; expected to be pretrained.
         run: Whose out-of-fold predictions judge the labels; by default the best complete run's, if any.
         drops: Also judge the labels of each fold's training side by networks blind to the fold.
+        force: Look anew.
 
     Raises:
         ConfigError: the network has no pretrained weights.
@@ -52,6 +62,11 @@ def audit_competition(
         )
     competition = store.competition
     judge, judges = store.read_run(run) if run else best_run(store), can_judge()
+    name = judge.name if judge is not None else ""
+    how = sha256_json([_VERSION, settled.config.hash, settled.weights.sha256, drops, judges])
+    if not force and (kept := kept_audit(store)) and kept.is_current and (kept.run, kept.how) == (name, how):
+        _log.info("audit: done already (FORCE=1 redoes it)")
+        return kept
     cache = store.workspace.cache(competition.name)
     paths = competition.train_paths() + competition.test_paths()
     contents = [*competition.train["content"], *competition.test["content"]]
@@ -72,9 +87,8 @@ def audit_competition(
         checks += [_confused(scored), _failed_subjects(store, scored)]
     else:
         _log.info("no complete run yet: labels are looked at once there is one")
-    found = keep_audit(store, checks, judge.name if judge is not None else "")
     keep_candidates(store, checks, features if drops and judges else None, progress)
-    return found
+    return keep_audit(store, checks, name, how)  # last: it says that all is there
 
 
 def best_run(store: Store) -> Run | None:

@@ -44,7 +44,7 @@ class Ended:
     reason: str = ""
 
 
-#: The command that trains a job's fold, on a device by its name ("auto" where the engine has seen to it).
+#: The command that trains a job's fold, on a device by its name ("auto": the best that the process sees).
 Command = Callable[[Job, str], Sequence[str]]
 #: The file that takes what a job's command prints.
 Log = Callable[[Job], Path]
@@ -94,7 +94,7 @@ def plan_jobs(
     jobs = []
     for run, fold in todo:
         runtime = runtimes[run]
-        num_gpus = 1.0 if engine.num_gpus else 0.0
+        num_gpus = 1.0 if engine.num_gpus and runtime.device != "cpu" else 0.0
         if runtime.num_gpus != "auto" and (engine.num_gpus or engine.grows):
             num_gpus = runtime.num_gpus
         if runtime.num_cpus != "auto":

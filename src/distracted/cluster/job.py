@@ -65,9 +65,10 @@ def train_and_store(
     """
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
+    done = team.hear(is_done(store, run, fold))  # first: the lead marks what is to be made anew
     store.check_config(run, config.hash, redone=_redone(store, run))
     scratch = store.workspace.scratch(name, run, fold)
-    if is_done(store, run, fold):
+    if done:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         left = Checkpoints(scratch, {})
         if team.is_lead and left.exist:  # a kill came between the manifest and their removal
@@ -150,17 +151,17 @@ def is_done(store: Store, run: str, fold: int) -> bool:
     return fold in store.finished_folds(run) and not is_to_redo(store, run, fold)
 
 
-def begin_anew(store: Store, run: str, folds: Collection[int]) -> None:
+def begin_anew(store: Store, run: str, folds: Collection[int], *, stop: Stop) -> None:
     """Have some folds of a run made anew, whatever is there; until then their predictions stay.
 
     What was begun is forgotten. The next `train_and_store` of each begins, and the one after an interruption
-    goes on.
+    goes on. Nobody is interrupted between them.
 
     Raises:
         LockError: another process works on one of them.
     """
     name = store.competition.name
-    with store.hold(run, folds):
+    with stop.waiting(), store.hold(run, folds):
         for fold in folds:
             scratch = store.workspace.scratch(name, run, fold)
             Checkpoints(scratch, {}).remove()
@@ -206,14 +207,12 @@ def train_folds(
         force: Make them anew, whatever is there.
         after_fold: Called with each fold's manifest as soon as it is there.
     """
+    stop = stop or Stop()
     if force:
         store.check_config(run, settled.config.hash, redone=_redone(store, run) | {*folds})
-    team.wait()
     if force and team.is_lead:
-        begin_anew(store, run, folds)
-    team.wait()
+        begin_anew(store, run, folds, stop=stop)
     before = set() if force else set(store.finished_folds(run))
-    stop = stop or Stop()
     for fold in folds:
         stop.check()
         manifest = train_and_store(

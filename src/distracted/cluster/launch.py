@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
+import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -33,9 +34,9 @@ def run_team(size: int, command: Sequence[str]) -> None:
             monitor_interval=0.2,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        program, *arguments = command
+        threads = max(1, torch.get_num_threads() // size)
         try:
-            elastic_launch(config, program)(*arguments)
+            elastic_launch(config, "env")(f"OMP_NUM_THREADS={threads}", *command)
         except ChildFailedError as error:
             codes = {failure.exitcode for failure in error.failures.values()}
             if RESUMABLE in codes:

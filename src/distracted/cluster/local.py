@@ -73,10 +73,10 @@ class Here:
         return [*ended, *(Ended(job, "stopped", "not begun") for job in waiting)]
 
     def _take(self, job: Job) -> str | None:
-        """The device that a job gets ("auto": no GPU is asked for), or None where it has to wait."""
+        """The device that a job gets, or None where it has to wait."""
         if job.num_cpus > self._free_cpus or not self._free_slots:
             return None
-        device = "auto"
+        device = "cpu" if self.num_gpus else "auto"  # the latter may be a Mac's
         if job.num_gpus:
             enough = [name for name, share in self._free.items() if share >= job.num_gpus - 1e-9]
             if not enough:

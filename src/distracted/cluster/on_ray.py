@@ -73,7 +73,8 @@ class OnRay:
         waiting = {}
         for job in jobs:
             placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
-            waiting[placed.remote(list(command(job, "auto")), str(log(job)), job.num_cpus)] = job
+            told = command(job, "auto" if job.num_gpus else "cpu")  # a node may show GPUs to all
+            waiting[placed.remote(list(told), str(log(job)), job.num_cpus)] = job
         return _collect(self._ray, waiting, log, stop, watch)
 
     def _warn_of_unplaceable(self, jobs: Sequence[Job]) -> None:

@@ -1,6 +1,5 @@
 """Folds by subject: made once, shared by every model, refused when they are not those of the data."""
 
-import hashlib
 import io
 import logging
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from distracted.data.competition import Competition
 from distracted.data.split import split_by_subject
 from distracted.errors import FoldsError
-from distracted.files import create_text
+from distracted.files import create_text, sha256_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -231,7 +230,7 @@ def read_folds(path: Path, competition: Competition) -> Folds:
                 f"{path}: {column} of {img} is not that of {competition.config.train_list}; {remedy}"
             )
     _check_ids(table, path, remedy)
-    return Folds(table, hashlib.sha256(content).hexdigest())
+    return Folds(table, sha256_bytes(content))
 
 
 def _check_ids(table: pd.DataFrame, path: Path, remedy: str) -> None:

@@ -1,12 +1,12 @@
 """`make ensemble`: the stored runs blended into a run like any other."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
-from distracted.ensemble.crossfit import CrossFit, cross_fit_sources
+from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit_sources
 from distracted.ensemble.members import open_sources, scored_rows
 from distracted.ensemble.sources import MIN_FOLDS
 from distracted.errors import StoreError
@@ -18,38 +18,40 @@ from distracted.metrics import (
     scores,
     subject_bootstrap,
 )
-from distracted.postprocess.step import Part
-from distracted.predictions.lineage import ancestors, check_parents
+from distracted.postprocess.step import STEP_VERSION, Part
+from distracted.predictions.lineage import ancestors, check_parents, is_current
 from distracted.predictions.store import Run, Store
 from distracted.progress import Progress, silent
+from distracted.schema import hash_config
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A blend that was written.
+    """A blend that is in the store.
 
     Attributes:
         name: Of the run; members: the runs in it.
         scores: Pooled OOF log loss of each member.
         pooled: The blend's cross-fitted scores by name, as `metrics.scores`.
+        fit: How it was fitted, or None where it was done already.
         interval: The cross-fitted log loss with its 95% bootstrap interval over subjects.
         prior: Log loss of the class prior.
+        num_candidates: Blenders that were chosen from.
+        blender, weights: What all folds together would take, for reading; a weight a member.
     """
 
     name: str
     members: tuple[str, ...]
     scores: dict[str, float]
     pooled: dict[str, float]
-    fit: CrossFit
+    fit: CrossFit | None
     interval: Interval
     prior: float
-
-    @property
-    def num_candidates(self) -> int:
-        """Blenders that were chosen from."""
-        return sum(verdict.chosen_from for verdict in self.fit.verdicts)
+    num_candidates: int
+    blender: str
+    weights: dict[str, float]
 
 
 def blend_runs(
@@ -59,9 +61,10 @@ def blend_runs(
     name: str = "ensemble",
     blenders: Sequence[Blender] = BLENDERS,
     leaky: bool = False,
+    force: bool = False,
     progress: Progress = silent,
 ) -> Ensemble:
-    """Blend runs and write the blend's folds.
+    """Blend runs and write the blend's folds, unless a blend of that name is the same.
 
     Fold k of the blend pools the members' fold-k networks, for its valid rows and for the test rows alike,
     by what was fitted and chosen without fold k.
@@ -70,6 +73,7 @@ def blend_runs(
         runs: Members; by default all complete runs that no blend is part of.
         blenders: Chosen from, from the simplest to the most flexible; the others are scored for reading.
         leaky: Take runs that watched the folds that they are scored on, too.
+        force: Make it anew, whatever is there.
 
     Raises:
         StoreError: no complete run, a named one that is missing, incomplete or leaky, or a name that another
@@ -97,21 +101,39 @@ def blend_runs(
     if len(members) > 1 and len(blenders) > 1 and scored.num_folds < MIN_FOLDS:
         found = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
         _log.info("%s too few to choose a blender by: the simplest is taken", found)
-    sources = open_sources(store, members, scored)
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []
-    if store.finished_folds(name):
-        _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
-    fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
-    with store.hold(name):
-        _write(store, name, members, fit)
-    rows, labels = store.folds.scored, scored.labels
-    interval = subject_bootstrap(log_losses(fit.log_probs, labels), scored.subjects)
-    of_members = {run.name: log_loss(run.oof[rows], labels) for run in members}
-    prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
-    pooled = scores(fit.log_probs, labels)
-    return Ensemble(name, tuple(of_members), of_members, pooled, fit, interval, prior)
+    config = _config(members, choosable(blenders, scored.num_folds))
+    fit = None
+    if not force and _is_done(store, name, members, config):
+        check_parents(store, name)
+        _log.info("%s: done already (FORCE=1 redoes it)", name)
+    else:
+        sources = open_sources(store, members, scored)
+        if store.finished_folds(name):
+            _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
+        fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
+        with store.hold(name):
+            _write(store, name, members, config, fit)
+    return _look(store, store.read_run(name), members, fit)
+
+
+def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None) -> Ensemble:
+    rows, labels = store.folds.scored, store.folds.labels[store.folds.scored]
+    oof, details = blend.oof[rows], blend.manifests[0].details
+    return Ensemble(
+        name=blend.name,
+        members=tuple(run.name for run in members),
+        scores={run.name: log_loss(run.oof[rows], labels) for run in members},
+        pooled=scores(oof, labels),
+        fit=fit,
+        interval=subject_bootstrap(log_losses(oof, labels), store.folds.subjects[rows]),
+        prior=prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes),
+        num_candidates=details["num_candidates"],
+        blender=details["on_all_folds"]["blender"],
+        weights=details["on_all_folds"]["weights"],
+    )
 
 
 def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
@@ -144,13 +166,25 @@ def _holds_a_blend(store: Store, run: str) -> bool:
     return any(store.manifests(name)[0].kind == "blend" for name in ancestors(store, run))
 
 
-def _write(store: Store, name: str, members: Sequence[Run], fit: CrossFit) -> None:
-    parents = [run.as_parent() for run in members]
-    config = {
-        "members": [parent.model_dump(mode="json") for parent in parents],
-        "blenders": [verdict.blender.key for verdict in fit.verdicts if verdict.chosen_from],
+def _config(members: Sequence[Run], blenders: Sequence[Blender]) -> dict[str, Any]:
+    return {
+        "version": STEP_VERSION,
+        "members": [run.as_parent().model_dump(mode="json") for run in members],
+        "blenders": [blender.key for blender in blenders],
         "leaky": any(run.leaky for run in members),
     }
+
+
+def _is_done(store: Store, name: str, members: Sequence[Run], config: Mapping[str, Any]) -> bool:
+    parents = [run.as_parent() for run in members]
+    return all(
+        is_current(store, name, fold, config_hash=hash_config(config), parents=parents)
+        for fold in range(store.folds.num_folds)
+    )
+
+
+def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, Any], fit: CrossFit) -> None:
+    parents = [run.as_parent() for run in members]
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
         hidden = frozenset({fold})
         valid = fit.source.predict(Part(fold), hidden)

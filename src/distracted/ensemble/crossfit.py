@@ -127,8 +127,9 @@ def cross_fit_sources(
         shown: Further ones, scored for reading alone.
     """
     num_folds = scored.num_folds
+    blenders = choosable(blenders, num_folds)
     if num_folds < MIN_FOLDS:
-        blenders, shown = (blenders[:1] if num_folds > 1 else ALL_BLENDERS[:1]), ()
+        shown = ()
     pairs = num_folds * (num_folds - 1) // 2 if num_folds >= MIN_FOLDS and len(blenders) > 1 else 0
     num_fits = len(blenders) * (1 + num_folds + pairs) + len(shown) * (1 + num_folds)
     with progress("fitting blends", total=num_fits, unit="fit") as step:
@@ -156,6 +157,13 @@ def cross_fit_sources(
             overall_weights=overall_weights,
             source=blend,
         )
+
+
+def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
+    """Those of some blenders that so many folds can choose from."""
+    if num_folds >= MIN_FOLDS:
+        return blenders
+    return blenders[:1] if num_folds > 1 else ALL_BLENDERS[:1]
 
 
 def _compare(

@@ -25,14 +25,14 @@ class Derived:
 
     Attributes:
         gain: Cross-fitted, beside the parent.
-        fitted: What was fitted for each fold, or None where it was better to change nothing; overall: what
-            all folds together would fit, for reading.
+        fitted: What was fitted for each fold, or None where it was better to change nothing; empty where the
+            run was done already; overall: what all folds together would fit, for reading.
     """
 
     name: str
     gain: Gain
-    fitted: tuple[Any, ...]
-    overall: Any
+    fitted: tuple[Any, ...] = ()
+    overall: Any = None
 
 
 def calibrate_run(
@@ -83,11 +83,11 @@ def smooth_run(
     def keys(fold: int) -> dict[str, dict[str, dict[str, str]]]:
         return {layout: {n: s.of_fold(fold) for n, s in found.items()} for layout, found in spaces.items()}
 
-    details = [{"spaces": keys(fold)} for fold in range(store.folds.num_folds)]
+    inputs = [{"spaces": keys(fold)} for fold in range(store.folds.num_folds)]
     seconds = sum(space.seconds for found in spaces.values() for space in found.values())
     name = name or f"{run}_smooth"
     return _derive(
-        store, store.read_run(run), step, name, settings, details=details, force=force, seconds=seconds
+        store, store.read_run(run), step, name, settings, inputs=inputs, force=force, seconds=seconds
     )
 
 
@@ -110,11 +110,11 @@ def choose_run(store: Store, runs: Sequence[str], *, name: str, force: bool = Fa
     step = Choose()
     settings = {"name": step.name, "version": STEP_VERSION}
     with store.hold(name):
-        derivation = Derivation(store, parents, name, settings, fitted=True, force=force, cheap=True)
+        derivation = Derivation(store, parents, name, settings, fitted=True, force=force)
         source = Fitted(name, step, open_sources(store, parents, scored), scored)
         taken = [source.fitted(frozenset({fold})) for fold in range(scored.num_folds)]
-        for fold, position in enumerate(taken):
-            hidden = frozenset({fold})
+        for fold in derivation.folds:
+            hidden, position = frozenset({fold}), taken[fold]
             derivation.write(
                 fold,
                 valid=source.predict(Part(fold), hidden),
@@ -164,13 +164,14 @@ def _derive(
     name: str,
     settings: Mapping[str, Any],
     *,
-    details: Sequence[Mapping[str, Any]] = (),
+    inputs: Sequence[Mapping[str, Any]] = (),
     force: bool,
     seconds: float = 0.0,
 ) -> Derived:
     """Write a run whose fold k is the parent's fold k through the step, fitted on the other folds.
 
     Args:
+        inputs: As in `Derivation`.
         seconds: That were spent before.
     """
     start = time.perf_counter() - seconds
@@ -182,7 +183,11 @@ def _derive(
             "expected two folds or more"
         )
     with store.hold(name):
-        derivation = Derivation(store, [parent], name, settings, fitted=reads_labels, force=force, cheap=True)
+        derivation = Derivation(
+            store, [parent], name, settings, fitted=reads_labels, inputs=inputs, whole=True, force=force
+        )
+        if not derivation.folds:
+            return Derived(name, measure_gain(store, parent, store.read_run(name)))
         source = step_source(name, step, open_sources(store, [parent], scored), scored)
         fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]
         for fold, found in enumerate(fitted):
@@ -195,7 +200,6 @@ def _derive(
                 details={
                     "fitted": None if found is None else asdict(found),
                     "num_candidates": _num_candidates(step),
-                    **(details[fold] if details else {}),
                 },
             )
     overall = _fitted(source, frozenset())

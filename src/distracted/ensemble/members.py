@@ -63,6 +63,7 @@ def _as_stored(store: Store, run: Run, scored: Scored) -> Source:
 
 
 def _open_blend(run: Run, parents: Sequence[Source], scored: Scored) -> Source:
+    _check_version(run, run.manifests[0].config)
     blenders = find_blenders(run.manifests[0].config["blenders"])
     return Chosen(run.name, [Fitted(blender.name, blender, parents, scored) for blender in blenders], scored)
 
@@ -92,8 +93,7 @@ def step_source(name: str, step: Step, parents: Sequence[Source], scored: Scored
 def open_step(store: Store, run: Run) -> Step:
     """The step that made a derived run, as its manifests say."""
     settings: Mapping[str, Any] = run.manifests[0].config["step"]
-    if settings.get("version") != STEP_VERSION:
-        raise StoreError(_of_another_version(run, f"steps of version {settings.get('version', 1)}"))
+    _check_version(run, settings)
     try:
         if settings["name"] == "calibrate":
             return Calibrate(tuple(settings["parts"]), scored_rows(store.folds).subjects_by_fold())
@@ -107,6 +107,11 @@ def open_step(store: Store, run: Run) -> Step:
             raise
         raise StoreError(_of_another_version(run, first_line(error))) from error
     raise StoreError(_of_another_version(run, f"no step {settings['name']}"))
+
+
+def _check_version(run: Run, settings: Mapping[str, Any]) -> None:
+    if settings.get("version") != STEP_VERSION:
+        raise StoreError(_of_another_version(run, f"steps of version {settings.get('version', 1)}"))
 
 
 def _of_another_version(run: Run, problem: str) -> str:

@@ -1,6 +1,5 @@
 """Where networks run and in which precision."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -60,7 +59,11 @@ def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def find_workers(num_workers: int | Literal["auto"], device: torch.device) -> int:
-    """Loader processes; "auto" leaves a core to a GPU's driver, and is 0 where a CPU runs the network."""
+    """Loader processes; "auto": this process's share of the cores, where the network runs elsewhere.
+
+    Torch's threads are that share: a grid and a team give each of their processes its own. One is left to the
+    process itself.
+    """
     if num_workers != "auto":
         return num_workers
-    return 0 if device.type == "cpu" else min(_MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
+    return 0 if device.type == "cpu" else min(_MAX_WORKERS, max(1, torch.get_num_threads() - 1))

@@ -72,7 +72,8 @@ def cached_features(
     lock = path.with_suffix(".lock")
     if (other := holder(lock)) is not None:
         _log.info("features of the frozen base: being computed by %s; waiting for them", other)
-    with hold(lock, "features of the frozen base", patience=float("inf"), while_waiting=after_batch):
+    patience = float("inf")
+    with hold(lock, "features of the frozen base", patience=patience, while_waiting=after_batch) as held:
         if (features := _load(path, len(contents))) is not None:
             return features
         network.eval()
@@ -86,6 +87,9 @@ def cached_features(
                 file.write(rows)
                 step(len(rows))
                 after_batch()
+                if held.is_lost:
+                    held.check()
+            held.check()
     features = _load(path, len(contents))
     assert features is not None
     return features

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from distracted.errors import StoreError
 from distracted.metrics import difference_and_error, log_losses, scores
-from distracted.predictions.lineage import ancestors
+from distracted.predictions.lineage import ancestors, is_current
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Run, Store
 from distracted.schema import hash_config
@@ -25,14 +26,15 @@ class Derivation:
     config, is another run.
 
     Attributes:
-        folds: Those to make: all that are not there yet, or were made from predictions that are no more.
+        folds: Those to make: all that are not there, or were made of something else than they would be now.
 
     Args:
         parents: Complete; one, but for a step that takes several.
         name: Of the run that is made.
         step: What is done, as plain JSON values, with its `name`; all that changes the result.
         fitted: Whether the step is fitted on out-of-fold rows.
-        cheap: Make all folds anew whatever is there, as long as the step is the same.
+        inputs: Digests of what else each fold is made of, by name; kept in its details.
+        whole: Where one fold is to be made, make all: the step is fitted over all of them.
         force: Make all folds anew, whatever made those that are there.
 
     Raises:
@@ -47,7 +49,8 @@ class Derivation:
         step: Mapping[str, Any],
         *,
         fitted: bool = False,
-        cheap: bool = False,
+        inputs: Sequence[Mapping[str, Any]] = (),
+        whole: bool = False,
         force: bool = False,
     ) -> None:
         self.name = name
@@ -69,9 +72,15 @@ class Derivation:
         for parent in parents:
             if name in ancestors(store, parent.name):
                 raise StoreError(f"NAME={name}: {parent.name} is made of it, or is it; choose another name")
+        self._inputs = inputs
         folds = parents[0].folds
         store.check_config(name, hash_config(self._config), redone=folds if force else ())
-        self.folds = [fold for fold in folds if force or cheap or not self._is_current(fold, finished)]
+        current = [] if force else [fold for fold in folds if self._is_current(fold, finished)]
+        if whole and len(current) < len(folds):
+            current = []
+        for fold in current:
+            _log.info("%s, fold %d: done already (FORCE=1 redoes it)", name, fold)
+        self.folds = [fold for fold in folds if fold not in current]
 
     def write(
         self,
@@ -80,6 +89,7 @@ class Derivation:
         valid: NDArray[np.floating[Any]],
         test: NDArray[np.floating[Any]],
         taken: int = 0,
+        details: Mapping[str, Any] = MappingProxyType({}),
         **facts: Any,
     ) -> Manifest:
         """Write a fold with its scores; arguments as in `Store.write_fold`.
@@ -99,17 +109,24 @@ class Derivation:
             parents=self._parents,
             weights=parent.manifests[parent.folds.index(fold)].weights,
             scores=scores(valid, labels, prefix="valid/"),
+            details={**details, **self._inputs_of(fold)},
             **facts,
         )
+
+    def _inputs_of(self, fold: int) -> Mapping[str, Any]:
+        return self._inputs[fold] if self._inputs else {}
 
     def _is_current(self, fold: int, finished: list[int]) -> bool:
         if fold not in finished:
             return False
-        if self._store.manifest(self.name, fold).parents == self._parents:
-            _log.info("%s, fold %d: done already (FORCE=1 redoes it)", self.name, fold)
-            return True
+        store, name = self._store, self.name
+        if is_current(store, name, fold, config_hash=hash_config(self._config), parents=self._parents):
+            details = store.manifest(name, fold).details
+            inputs = self._inputs_of(fold)
+            if {key: details.get(key) for key in inputs} == inputs:
+                return True
         names = ", ".join(parent.name for parent in self._runs)
-        _log.info("%s, fold %d: %s has changed since; made anew", self.name, fold, names)
+        _log.info("%s, fold %d: it, or %s, has changed since; made anew", name, fold, names)
         return False
 
 

@@ -1,8 +1,10 @@
 """How many people unlabelled images show: from clusters, at the height that tells known people apart."""
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +12,14 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_rand_score
 
 from distracted.errors import ConfigError, DataError
-from distracted.files import write_json
+from distracted.files import sha256_json, write_json
 from distracted.postprocess.neighbours import directions_of
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.training.feed import Images, pretrained_features
 from distracted.training.resolve import Settled
+
+_log = logging.getLogger(__name__)
 
 MIN_SUBJECTS = 6
 #: Geometric mean error on known people beyond which an estimate is none.
@@ -24,6 +28,7 @@ LARGEST_ERROR = 1.3
 LEAST_AGREEMENT = 0.6
 _MOST_IMAGES = 3000  # of a set: clustering takes their square
 _SPLITS = 6
+_VERSION = 1  # counted up where the estimate changes
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,12 @@ def _clusters(rows: NDArray[np.float32], height: float) -> NDArray[np.int32]:
     return found
 
 
-def count_test_people(store: Store, settled: Settled, *, progress: Progress = silent) -> PeopleCount:
+def count_test_people(
+    store: Store, settled: Settled, *, force: bool = False, progress: Progress = silent
+) -> PeopleCount:
     """Count a competition's test people in a pretrained network's features; kept where it can be trusted.
+
+    What was kept is taken where it was counted in the same features, unless forced.
 
     Raises:
         DataError: there are too few training subjects to learn from.
@@ -116,13 +125,17 @@ def count_test_people(store: Store, settled: Settled, *, progress: Progress = si
             f"MODEL: {config.model.backbone} has no pretrained weights here, and random features do not tell "
             "people apart; expected a network that has, such as efficientnet_lite0"
         )
+    path = store.workspace.test_people(competition.name)
+    how = sha256_json([_VERSION, config.hash, settled.weights.sha256])
+    if not force and (kept := _read_kept(store)) is not None and kept.get("how") == how:
+        _log.info("people: done already (FORCE=1 redoes it)")
+        return PeopleCount(kept["people"], tuple(kept["ratios"]), kept["agreement"])
     sets = [Images.to_train(competition), Images.to_test(competition)]
     train, test = pretrained_features(settled, sets, store.workspace.cache(competition.name), progress)
     found = count_people(train, store.folds.subjects, test)
-    path = store.workspace.test_people(competition.name)
     if found.trusted:
-        kept = {**asdict(found), "backbone": config.model.backbone, "index_hash": competition.index_hash}
-        write_json(path, kept)
+        told = {"backbone": config.model.backbone, "index_hash": competition.index_hash, "how": how}
+        write_json(path, {**asdict(found), **told})
     else:
         path.unlink(missing_ok=True)
     return found
@@ -130,9 +143,16 @@ def count_test_people(store: Store, settled: Settled, *, progress: Progress = si
 
 def read_test_people(store: Store) -> int | None:
     """What `count_test_people` kept for this data, if it did."""
+    kept = _read_kept(store)
+    people: int | None = None if kept is None else kept["people"]
+    return people
+
+
+def _read_kept(store: Store) -> dict[str, Any] | None:
+    """None where nothing was kept, it is damaged, or it is of other data."""
     try:
-        found = json.loads(store.workspace.test_people(store.competition.name).read_text())
-        same = found["index_hash"] == store.competition.index_hash
-        return int(found["people"]) if same else None
+        kept = json.loads(store.workspace.test_people(store.competition.name).read_text())
+        same = kept["index_hash"] == store.competition.index_hash
+        return {**kept, "people": int(kept["people"])} if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

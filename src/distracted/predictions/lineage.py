@@ -1,8 +1,20 @@
 """What a run was made of, and whether that is still there."""
 
+from collections.abc import Sequence
+
 from distracted.errors import StoreError
 from distracted.predictions.manifest import Parent, as_parent
 from distracted.predictions.store import Store
+
+
+def is_current(store: Store, run: str, fold: int, *, config_hash: str, parents: Sequence[Parent]) -> bool:
+    """Whether a fold is there, undamaged, and made of what it would be made of now."""
+    try:
+        manifest = store.manifest(run, fold)
+        store.check_files(manifest)
+    except StoreError:
+        return False
+    return manifest.config_hash == config_hash and manifest.parents == tuple(parents)
 
 
 def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
@@ -26,8 +38,9 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
     for parent in parents_of(store, run):
         if not store.finished_folds(parent.run):
             raise StoreError(f"{run}: its {member} {parent.run} is gone; restore it, or {anew}")
-        store.check_files(parent.run)
-        now = as_parent(store.manifests(parent.run)).predictions
+        manifests = store.manifests(parent.run)
+        store.check_files(*manifests)
+        now = as_parent(manifests).predictions
         missing = sorted(set(parent.predictions) - set(now))
         if missing and not partial:
             raise StoreError(

@@ -6,9 +6,10 @@ and manifest.json, which is written last.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
 from distracted.errors import StoreError, first_line
-from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
+from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_bytes, sha256_file
 from distracted.locks import Lock, hold
 from distracted.paths import Workspace
 from distracted.predictions._binding import bind_data
@@ -29,6 +30,8 @@ from distracted.predictions.manifest import Kind, Manifest, Parent, as_parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config
+
+MANIFEST = "manifest.json"
 
 #: What finishes a run, or makes it anew.
 _FINISH: dict[Kind, str] = {
@@ -270,11 +273,16 @@ class Store:
             raise StoreError(f"{run}: its folds were made with different configs; {finish}, with FORCE=1")
         shape = (len(self.competition.train), self.competition.num_classes)
         oof, test = np.full(shape, np.nan), []
-        for manifest in manifests:
-            rows = self.folds.valid(manifest.fold)
-            imgs = self.competition.train["img"].to_numpy()[rows]
-            oof[rows] = self._read(manifest, "valid", imgs)
-            test.append(self._read(manifest, "test", self.competition.test["img"].to_numpy()))
+        try:
+            for manifest in manifests:
+                rows = self.folds.valid(manifest.fold)
+                imgs = self.competition.train["img"].to_numpy()[rows]
+                oof[rows] = self._read(manifest, "valid", imgs)
+                test.append(self._read(manifest, "test", self.competition.test["img"].to_numpy()))
+        except StoreError:
+            if self._has_changed(*manifests):  # made anew while it was read
+                return self.read_run(run, partial=partial)
+            raise
         return Run(run, oof, np.stack(test), tuple(there), manifests)
 
     def _check_name(self, run: str) -> None:
@@ -283,7 +291,7 @@ class Store:
             raise StoreError(f"NAME={run}: {path} is a file of the store; choose another name")
 
     def _path(self, run: str, fold: int) -> Path:
-        return self.workspace.fold(self.competition.name, run, fold) / "manifest.json"
+        return self.workspace.fold(self.competition.name, run, fold) / MANIFEST
 
     def _table(self, imgs: NDArray[Any], log_probs: NDArray[Any], path: Path) -> pd.DataFrame:
         expected = (len(imgs), self.competition.num_classes)
@@ -294,25 +302,49 @@ class Store:
         check_rows(table, path, "nothing was written")
         return table
 
-    def check_files(self, run: str) -> None:
-        """Refuse a run whose prediction files are not those that its manifests describe."""
-        for manifest in self.manifests(run):
-            for part in ("valid", "test"):
-                self._check_file(manifest, part)
+    def check_files(self, *manifests: Manifest) -> None:
+        """Refuse prediction files that are not those that their manifests describe.
 
-    def _check_file(self, manifest: Manifest, part: str) -> Path:
+        Raises:
+            StoreError: one was edited, or is gone; a fold that is being made anew is no error.
+        """
+        for manifest in manifests:
+            try:
+                for part in ("valid", "test"):
+                    self._bytes(manifest, part)
+            except StoreError as error:
+                if self._has_changed(manifest):
+                    raise StoreError(
+                        f"{manifest.run}, fold {manifest.fold} was made anew just now; begin again"
+                    ) from error
+                raise
+
+    def _has_changed(self, *manifests: Manifest) -> bool:
+        """Whether a fold is not the one any more that its manifest was read of."""
+        for manifest in manifests:
+            with suppress(StoreError):
+                if self.manifest(manifest.run, manifest.fold) == manifest:
+                    continue
+            return True
+        return False
+
+    def _bytes(self, manifest: Manifest, part: str) -> tuple[Path, bytes]:
+        """A file of predictions: the very bytes that its manifest describes."""
         path = self._path(manifest.run, manifest.fold).with_name(f"{part}.parquet")
         redo = _redo(manifest.run)
-        if not path.is_file():
-            raise StoreError(f"{path}: no such file; {redo}")
-        if sha256_file(path) != getattr(manifest, f"{part}_sha256"):
+        try:
+            found = path.read_bytes()
+        except FileNotFoundError:
+            raise StoreError(f"{path}: no such file; {redo}") from None
+        if sha256_bytes(found) != getattr(manifest, f"{part}_sha256"):
             raise StoreError(f"{path}: not the file that its manifest describes (edited or damaged); {redo}")
-        return path
+        return path, found
 
     def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
-        path, redo = self._check_file(manifest, part), _redo(manifest.run)
+        redo = _redo(manifest.run)
+        path, found = self._bytes(manifest, part)
         try:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(BytesIO(found))
             for column in table:
                 table[column].to_numpy()  # text that is none is found out only now
         except Exception as error:  # garbage makes the readers fail in a dozen ways

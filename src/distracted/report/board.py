@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.errors import StoreError
 from distracted.metrics import Interval, log_losses, subject_bootstrap
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.status import RunStatus
 from distracted.submission.expect import Expected, expect_run
+from distracted.submission.submit import is_submitted
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ _TOLD = (
     "weights",
     "expected_log_loss",
     "cross_fitted_log_loss",
+    "predictions",
     "answers",
     "sha256",
     "index_hash",
@@ -131,15 +132,5 @@ def read_submissions(store: Store) -> list[Sent]:
         if lacking:
             _log.warning("%s: no provenance of this version (%s); left out", path, lacking[0])
             continue
-        found.append((str(told["written"]), Sent(path.stem, told, _is_current(store, told))))
+        found.append((str(told["written"]), Sent(path.stem, told, is_submitted(store, path.stem))))
     return [sent for _, sent in sorted(found, key=lambda pair: pair[0], reverse=True)]
-
-
-def _is_current(store: Store, told: Mapping[str, Any]) -> bool:
-    run = str(told["run"])
-    if told["index_hash"] != store.competition.index_hash or not store.finished_folds(run):
-        return False
-    try:
-        return max(manifest.written for manifest in store.manifests(run)) <= str(told["written"])
-    except StoreError:
-        return False

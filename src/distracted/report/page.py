@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,10 +35,13 @@ from distracted.report.curves import curves_of_run
 from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
+from distracted.report.inputs import made_from, page_is_of
 from distracted.report.ladder import Rung, kept_ladders, measure_ladder
 from distracted.report.pictures import Grid, as_uri, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
+
+_log = logging.getLogger(__name__)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_CURVES = 24  # runs whose learning curves are drawn, the best first
@@ -118,22 +122,30 @@ def write_report(
     runtime: RuntimeConfig | None,
     run: str = "",
     path: Path | None = None,
+    force: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Write the page of a competition: one HTML file that needs nothing else.
+
+    One that is there is left where it would be the same.
 
     Args:
         policies: Of augmentation, to show what they draw.
         runtime: How to run the networks for Grad-CAM; None leaves it out.
         run: Whose mistakes are shown; by default the best current blend, else the best run.
         path: Where to; by default runs/<data>/report.html.
+        force: Write it anew, whatever is there.
 
     Raises:
         StoreError: `run` is missing or incomplete.
     """
-    page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
     path = path or store.workspace.report(store.competition.name)
-    write_text(path, render(page))
+    digests = made_from(store, policies=policies, heat=runtime is not None, run=run)
+    if not force and page_is_of(path, digests):
+        _log.info("%s: done already (FORCE=1 redoes it)", path)
+        return path
+    page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
+    write_text(path, render(page, made_from=digests))
     return path
 
 
@@ -202,7 +214,7 @@ def collect(
     )
 
 
-def render(page: Page) -> str:
+def render(page: Page, *, made_from: str = "") -> str:
     """The page as HTML, every name escaped, its own style and script in it and nothing from elsewhere."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
@@ -221,6 +233,7 @@ def render(page: Page) -> str:
     template = environment.get_template("page.html")
     return template.render(
         page=page,
+        made_from=made_from,
         competition=page.store.competition,
         folds=page.store.folds,
         style=Markup(style),

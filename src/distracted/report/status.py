@@ -1,6 +1,5 @@
 """`make status`: what is done, running, failed, missing and stale, and what to do next."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
+from distracted.submission.submit import is_submitted
 from distracted.training.state import read_state
 
 
@@ -115,7 +115,7 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
     if left := [run for run in waiting if run not in blended]:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
     best = best_blend(statuses)
-    if best is not None and not _is_submitted(store, best):
+    if best is not None and not is_submitted(store, best.run):
         steps.append(f"make submit NAME={best.run}: no submission holds it as it is")
     return steps
 
@@ -175,12 +175,3 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     behind = steps[-1].get("train/epoch", 0.0) if steps else 0.0
     share = min(1.0, behind / job.epochs) if job.epochs else 0.0
     return FoldStatus(job.state, share=share, reason=job.error)
-
-
-def _is_submitted(store: Store, status: RunStatus) -> bool:
-    """Whether a submission was written from the run after its last fold was."""
-    path = store.workspace.submissions(store.competition.name) / f"{status.run}.json"
-    try:
-        return str(json.loads(path.read_text())["written"]) >= status.written
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

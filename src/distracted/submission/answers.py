@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distracted.files import write_json
+from distracted.files import sha256_file, write_json
 from distracted.submission.expect import Expected
 from distracted.submission.send import Answer
 
@@ -27,6 +27,13 @@ def kept_answers(provenance: Path) -> list[dict[str, Any]]:
         _log.warning("%s is damaged: answers that it may have held are lost", provenance)
         return []
     return answers
+
+
+def answer_to(path: Path) -> dict[str, Any] | None:
+    """The newest answer to a submission's file as it is; None where it was not sent, or not scored."""
+    sha256 = sha256_file(path)
+    answers = kept_answers(path.with_suffix(".json"))
+    return next((answer for answer in reversed(answers) if answer.get("sha256") == sha256), None)
 
 
 def keep_answer(provenance: Path, expected: Expected, answer: Answer) -> None:

@@ -1,7 +1,9 @@
 """`make submit`: a run's test predictions as the competition's CSV, with where they come from beside it."""
 
+import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pandas as pd
 from distracted.errors import StoreError, SubmissionError
 from distracted.files import atomic_paths, sha256_file, write_json
 from distracted.predictions.lineage import check_parents
+from distracted.predictions.manifest import as_parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.store import Run, Store
 from distracted.submission.answers import kept_answers
@@ -27,11 +30,13 @@ class Submission:
 
     Attributes:
         expected: What the competition is expected to answer.
+        is_new: Whether it was written just now; else it was there as it is.
     """
 
     path: Path
     run: str
     expected: Expected
+    is_new: bool = True
 
     @property
     def provenance(self) -> Path:
@@ -39,12 +44,15 @@ class Submission:
         return self.path.with_suffix(".json")
 
 
-def write_submission(store: Store, *, name: str = "", partial: bool = False) -> Submission:
-    """Check and write submissions/<data>/<run>.csv and its provenance, <run>.json.
+def write_submission(
+    store: Store, *, name: str = "", partial: bool = False, force: bool = False
+) -> Submission:
+    """Check and write submissions/<data>/<run>.csv and its provenance, <run>.json, unless they are there.
 
     Args:
         name: A run; by default the newest blend whose parents are as they were when it was made.
         partial: Submit also where folds of the run or of a member are missing.
+        force: Write them anew, whatever is there.
 
     Raises:
         StoreError, SubmissionError: nothing fit to submit; says what is missing. Nothing is written then.
@@ -72,11 +80,49 @@ def write_submission(store: Store, *, name: str = "", partial: bool = False) -> 
     path = folder / f"{run.name}.csv"
     sample = store.competition.config.folder / store.competition.config.sample_submission
     submission = Submission(path, run.name, expect_run(store, run))
+    made_from = _made_from(store, run, submission, sample)
+    if not force and _is_current(submission, made_from):
+        _log.info("%s: done already (FORCE=1 redoes it)", path)
+        return replace(submission, is_new=False)
     with atomic_paths([path, submission.provenance]) as [csv, provenance]:
         table.to_csv(csv, index=False, float_format="%.8g", lineterminator="\n")
         check_submission(csv, sample, name=path)
-        write_json(provenance, _provenance(store, run, submission, sha256_file(csv)))
+        facts = {
+            "answers": kept_answers(submission.provenance),
+            "sha256": sha256_file(csv),
+            "git_commit": git_commit(),
+            "packages": package_versions(),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(provenance, made_from | facts)
     return submission
+
+
+def is_submitted(store: Store, run: str) -> bool:
+    """Whether a run has a submission, written from its predictions as they are now."""
+    told = _told(store.workspace.submissions(store.competition.name) / f"{run}.json")
+    try:
+        now = as_parent(store.manifests(run)).predictions
+    except StoreError:  # the run is gone, or broken
+        return False
+    return told is not None and told.get("predictions") == now
+
+
+def _is_current(submission: Submission, made_from: Mapping[str, Any]) -> bool:
+    told = _told(submission.provenance)
+    if told is None or not submission.path.is_file():
+        return False
+    same = all(told.get(key) == value for key, value in json.loads(json.dumps(made_from)).items())
+    return same and told.get("sha256") == sha256_file(submission.path)
+
+
+def _told(provenance: Path) -> dict[str, Any] | None:
+    """What stands in a submission's JSON file; None where there is none, or it is damaged."""
+    try:
+        told = json.loads(provenance.read_text())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _newest_blend(store: Store, partial: bool) -> Run:
@@ -104,22 +150,20 @@ def _newest_blend(store: Store, partial: bool) -> Run:
     raise SubmissionError(f"{reason}; NAME=<run> submits a single run")
 
 
-def _provenance(store: Store, run: Run, submission: Submission, sha256: str) -> dict[str, Any]:
+def _made_from(store: Store, run: Run, submission: Submission, sample: Path) -> dict[str, Any]:
+    """All that the file and its forecast follow from."""
     weights = [manifest.details.get("weights", {run.name: 1.0}) for manifest in run.manifests]
     return {
         "run": run.name,
         "kind": run.kind,
         "data": store.competition.name,
         "folds": list(run.folds),
+        "predictions": run.as_parent().predictions,
         "members": [parent.model_dump(mode="json") for parent in run.manifests[0].parents],
         "weights": {str(fold): value for fold, value in zip(run.folds, weights, strict=True)},
         "cross_fitted_log_loss": submission.expected.oof,
         "expected_log_loss": submission.expected.as_json(),
-        "answers": kept_answers(submission.provenance),
-        "sha256": sha256,
+        "sample_sha256": sha256_file(sample) if sample.is_file() else "",  # whose lack the doctor names
         "index_hash": store.competition.index_hash,
         "folds_hash": store.folds.hash,
-        "git_commit": git_commit(),
-        "packages": package_versions(),
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }

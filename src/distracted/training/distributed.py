@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
 
+from distracted.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Team:
@@ -59,6 +61,14 @@ class Team:
         distributed.all_gather_object(found, value, group=self.control)
         return found
 
+    def hear(self, value: Any) -> Any:
+        """The lead's value, in every process: what all have to decide in one way."""
+        if self.size == 1:
+            return value
+        said = [value]
+        distributed.broadcast_object_list(said, src=0, group=self.control)
+        return said[0]
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
@@ -72,11 +82,12 @@ class Team:
 
     def average_statistics(self, network: nn.Module) -> None:
         """BatchNorm's running statistics, of which each process has seen its share, are averaged."""
-        if self.size > 1:
-            for buffer in network.buffers():
-                if buffer.is_floating_point():
-                    distributed.all_reduce(buffer)
-                    buffer /= self.size
+        if self.size == 1:
+            return
+        for name, buffer in network.named_buffers():
+            if name.rpartition(".")[2] in ("running_mean", "running_var"):
+                distributed.all_reduce(buffer)
+                buffer /= self.size
 
 
 ALONE = Team()
@@ -87,12 +98,20 @@ def in_team() -> bool:
     return distributed.is_torchelastic_launched() and "RANK" in os.environ
 
 
+def _tells_of_a_lost_peer(error: RuntimeError) -> bool:
+    """gloo has no error of its own: it says its name."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+
+
 @contextmanager
 def join_team(device: str) -> Iterator[Team]:
     """The team that `torchrun` has put this process in, as its environment says; used as a context.
 
     Args:
         device: `runtime.device`; processes on CUDA exchange gradients by NCCL, others by gloo.
+
+    Raises:
+        TrainingError: another of them has ended in the middle.
     """
     if not in_team():
         yield ALONE
@@ -104,5 +123,9 @@ def join_team(device: str) -> Iterator[Team]:
     try:
         control = distributed.new_group(backend="gloo")
         yield Team(distributed.get_rank(), distributed.get_world_size(), control)
+    except RuntimeError as error:
+        if not _tells_of_a_lost_peer(error):
+            raise
+        raise TrainingError("another process of the team has ended; what it said stands above") from error
     finally:
         distributed.destroy_process_group()

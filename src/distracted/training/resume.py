@@ -93,7 +93,10 @@ class Checkpoints:
 
         Raises:
             Stopped: by request, once the state is on disk.
+            LockError: another process has taken the fold over.
         """
+        if self._lock is not None and self._lock.is_lost:
+            self._lock.check()
         self._steps += 1
         due = self._team.is_lead and self._is_due(boundary)
         asked, due = self._team.agree(bool(self._stop.reason), due)

@@ -1,0 +1,76 @@
+"""What a report follows from, as two digests: while they are the same, so is the page."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from distracted.audit.findings import kept_audit
+from distracted.data.augment import Policy
+from distracted.files import sha256_file, sha256_json
+from distracted.predictions.store import MANIFEST, Store
+from distracted.training.state import read_state
+
+_CODE = Path(__file__).resolve().parents[1]
+_META = "made-from"
+_HEAD = 4096  # characters, among which the page says what it was made from
+
+
+def made_from(store: Store, *, policies: Mapping[str, Policy], heat: bool, run: str) -> str:
+    """The digest of what is stored, and that of what was asked for and of the code that shows it."""
+    code = {
+        str(path.relative_to(_CODE)): sha256_file(path)
+        for path in sorted(_CODE.rglob("*"))
+        if path.suffix in (".py", ".html", ".css", ".js")
+    }
+    return f"{_stored(store)} {sha256_json([policies, heat, run, code])}"
+
+
+def page_is_of(path: Path, digests: str) -> bool:
+    """Whether a page that is there was made from that."""
+    return _told(path) == digests
+
+
+def stale_pages(store: Store) -> list[str]:
+    """What to make anew for reading, each with why."""
+    found = []
+    audit, told = kept_audit(store), _told(store.workspace.report(store.competition.name))
+    if audit is not None and not audit.is_current:
+        found.append("make audit: the data, or the predictions that it looked at, have changed since")
+    if told and told.partition(" ")[0] != _stored(store):
+        found.append("make report: what it shows has changed since")
+    return found
+
+
+def _told(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            found = re.search(rf'<meta name="{_META}" content="([0-9a-f ]*)">', file.read(_HEAD))
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return found[1] if found else ""
+
+
+def _stored(store: Store) -> str:
+    """The digest of all files that a page is made from; hashes in them stand for the rest."""
+    competition, workspace = store.competition, store.workspace
+    files = {str(path.relative_to(workspace.root)): sha256_file(path) for path in sorted(_files(store))}
+    states = [read_state(path.parent) for path in workspace.jobs(competition.name)]  # alive or killed
+    jobs = [asdict(state) for state in states if state is not None]
+    paths = workspace.networks(competition.name)
+    networks = [
+        [str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths
+    ]  # too large to read
+    data = [competition.index_hash, store.folds.hash, competition.config.model_dump(mode="json")]
+    return sha256_json([data, files, jobs, networks])
+
+
+def _files(store: Store) -> Iterator[Path]:
+    workspace, name = store.workspace, store.competition.name
+    for run in store.runs():
+        yield from (workspace.fold(name, run, fold) / MANIFEST for fold in store.finished_folds(run))
+    yield from workspace.all_metrics(name)
+    yield from workspace.ladders(name).glob("*.json")
+    yield from workspace.audit(name).glob("*.*")
+    yield from workspace.submissions(name).glob("*.json")
+    yield from (path for path in [workspace.test_people(name)] if path.is_file())

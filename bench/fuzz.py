@@ -42,8 +42,9 @@ from distracted.predictions.store import Store, open_store
 from distracted.report.curves import read_curves
 from distracted.report.status import run_statuses
 from distracted.submission.doctor import check_submission
-from distracted.training.resume import newest_state, write_state
+from distracted.training.resume import newest_state
 from distracted.training.state import read_state
+from distracted.training.state_file import write_state
 
 _EXAMPLES = 150  # a round
 #: What readers stumble over.

@@ -16,7 +16,7 @@ from rich.text import Text
 
 import console
 from distracted.cluster.grid import Ended, Job, plan_jobs
-from distracted.cluster.job import begin_anew, check_split, is_done, is_to_redo
+from distracted.cluster.job import begin_anew, check_split, is_done, refuse_other_config
 from distracted.cluster.local import Here
 from distracted.cluster.on_ray import OnRay
 from distracted.config import load_config
@@ -63,10 +63,9 @@ def main(
     numbers = _folds(store, folds)
     check_split(store)
     for run, config in configs.items():
-        settled = settle(config, num_folds=store.folds.num_folds).config
-        redone = numbers if force else [n for n in numbers if is_to_redo(store, run, n)]
-        if not cluster and not settled.pseudo.teachers:  # its nodes may settle otherwise; not there yet
-            store.check_config(run, settled.hash, redone=redone)
+        settled = settle(config, num_folds=store.folds.num_folds)
+        if not cluster and not config.pseudo.teachers:  # its nodes may settle otherwise; not there yet
+            refuse_other_config(store, settled, run, anew=numbers if force else ())
         if force:
             begin_anew(store, run, numbers, stop=console.stop)
     todo = [(run, n) for run in configs for n in numbers if not is_done(store, run, n)]

@@ -16,7 +16,8 @@ from distracted.paths import Workspace
 from distracted.postprocess.methods import Way, as_json, find_ways, parse_setting
 from distracted.postprocess.smooth import Smoothed
 from distracted.postprocess.spaces import OWN, Space, fixed_spaces, own_spaces
-from distracted.predictions.store import Run, Store, open_store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store, open_store
 from distracted.schema import RuntimeConfig
 from distracted.training.resolve import settle
 

@@ -16,7 +16,8 @@ from distracted.cluster.job import train_and_store
 from distracted.config import load_config
 from distracted.errors import DistractedError, StoreError, WeightsError
 from distracted.postprocess.networks import Trained, load_trained
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.training.feed import Images
 from distracted.training.resolve import settle
 

@@ -14,7 +14,8 @@ from distracted.inference.views import VIEWS, average_views, find_views
 from distracted.metrics import difference_and_error, log_losses
 from distracted.postprocess.networks import load_trained
 from distracted.postprocess.tta import augment_run
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.submission.submit import write_submission
 from distracted.training.feed import Images
 

@@ -19,11 +19,9 @@ from distracted.training.resume import (
     LAST,
     PREVIOUS,
     Checkpoints,
-    State,
     differences,
-    read_state,
-    write_state,
 )
+from distracted.training.state_file import State, read_state, write_state
 from distracted.training.tracking import FileTracker
 
 Configure = Callable[..., RunConfig]

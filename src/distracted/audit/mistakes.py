@@ -8,7 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.metrics import log_losses
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 
 _BINS = 10
 

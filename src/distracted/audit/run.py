@@ -20,7 +20,8 @@ from distracted.errors import ConfigError, StoreError
 from distracted.files import atomic_path, sha256_json
 from distracted.metrics import log_loss
 from distracted.predictions.lineage import check_parents
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.training.feed import Images, pretrained_features
 from distracted.training.resolve import Settled

@@ -66,7 +66,7 @@ def train_and_store(
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
     done = team.hear(is_done(store, run, fold))  # first: the lead marks what is to be made anew
-    store.check_config(run, config.hash, redone=_redone(store, run))
+    refuse_other_config(store, settled, run)
     scratch = store.workspace.scratch(name, run, fold)
     if done:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
@@ -174,8 +174,17 @@ def is_to_redo(store: Store, run: str, fold: int) -> bool:
     return store.workspace.redo(store.competition.name, run, fold).exists()
 
 
-def _redone(store: Store, run: str) -> set[int]:
-    return {fold for fold in range(store.folds.num_folds) if is_to_redo(store, run, fold)}
+def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Collection[int] = ()) -> None:
+    """Refuse a config beside folds of another, but for those that are to be made anew.
+
+    Args:
+        anew: Folds that are about to be begun anew, beside those that were.
+
+    Raises:
+        StoreError: says which fold, and the way out.
+    """
+    begun = {fold for fold in range(store.folds.num_folds) if is_to_redo(store, run, fold)}
+    store.check_config(run, settled.config.hash, redone=begun | {*anew})
 
 
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
@@ -209,7 +218,7 @@ def train_folds(
     """
     stop = stop or Stop()
     if force:
-        store.check_config(run, settled.config.hash, redone=_redone(store, run) | {*folds})
+        refuse_other_config(store, settled, run, anew=folds)
     if force and team.is_lead:
         begin_anew(store, run, folds, stop=stop)
     before = set() if force else set(store.finished_folds(run))

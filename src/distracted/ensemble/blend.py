@@ -20,7 +20,8 @@ from distracted.metrics import (
 )
 from distracted.postprocess.step import STEP_VERSION, Part
 from distracted.predictions.lineage import ancestors, check_parents, is_current
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import hash_config
 

@@ -16,7 +16,8 @@ from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.methods import Extent, Spaces, Way, all_settings, any_of, as_json, too_few
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import STEP_VERSION, Part, Step
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, stored_space
 from distracted.postprocess.step import STEP_VERSION, Examples, LogProbs, Part, Step, normalised
 from distracted.predictions.lineage import check_parents
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 
 _AGREES = 1e-3  # a stored log-probability and the same made anew: float32, other threads
 

@@ -13,7 +13,8 @@ from distracted.errors import StoreError
 from distracted.metrics import difference_and_error, log_losses, scores
 from distracted.predictions.lineage import ancestors, is_current
 from distracted.predictions.manifest import Manifest
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.schema import hash_config
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from distracted.errors import ConfigError, StoreError, WeightsError
 from distracted.inference.device import find_device, find_precision
 from distracted.models.network import Network
 from distracted.models.weights import Weights
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig, RuntimeConfig
 from distracted.training.checkpoint import load_network

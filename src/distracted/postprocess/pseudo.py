@@ -13,7 +13,8 @@ from distracted.errors import StoreError
 from distracted.files import sha256_json
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import Parent
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig
 from distracted.training.feed import Images
 from distracted.training.pseudo import PseudoLabels

@@ -15,7 +15,8 @@ from distracted.files import atomic_path
 from distracted.models.network import build_network
 from distracted.postprocess.networks import load_trained
 from distracted.postprocess.step import Part
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
 from distracted.training.feed import Feed, Images

@@ -7,14 +7,11 @@ and manifest.json, which is written last.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -25,9 +22,10 @@ from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha25
 from distracted.locks import Lock, hold
 from distracted.paths import Workspace
 from distracted.predictions._binding import bind_data
-from distracted.predictions._rows import align, check_rows
-from distracted.predictions.manifest import Kind, Manifest, Parent, as_parent
+from distracted.predictions._rows import as_table, read_rows
+from distracted.predictions.manifest import Kind, Manifest, Parent
 from distracted.predictions.provenance import git_commit, package_versions
+from distracted.predictions.run import Run
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config
 
@@ -39,47 +37,6 @@ _FINISH: dict[Kind, str] = {
     "derived": "the step that made it finishes it (`make tta`, `calibrate`, `smooth` or `sweep`)",
     "blend": "`make ensemble` makes it anew",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A run's stored predictions, aligned.
-
-    Attributes:
-        oof: Log-probabilities in the order of `Competition.train`, (num_images, num_classes); rows that no
-            fold holds out (fold -1, or missing folds) are NaN.
-        test: Log-probabilities of each fold's network, (num_folds, num_test, num_classes), in the order of
-            `folds`.
-        folds: The folds that are there.
-        manifests: One a fold.
-    """
-
-    name: str
-    oof: NDArray[np.float64]
-    test: NDArray[np.float64]
-    folds: tuple[int, ...]
-    manifests: tuple[Manifest, ...]
-
-    @property
-    def kind(self) -> Kind:
-        return self.manifests[0].kind
-
-    @property
-    def leaky(self) -> bool:
-        return any(manifest.leaky for manifest in self.manifests)
-
-    @property
-    def fitted(self) -> bool:
-        return any(manifest.fitted for manifest in self.manifests)
-
-    @property
-    def test_log_probs(self) -> NDArray[np.float64]:
-        """Log of the arithmetic mean of probabilities over folds, (num_test, num_classes)."""
-        mean: NDArray[np.float64] = np.logaddexp.reduce(self.test, axis=0) - np.log(len(self.folds))
-        return mean
-
-    def as_parent(self) -> Parent:
-        return as_parent(self.manifests)
 
 
 class Store:
@@ -180,10 +137,10 @@ class Store:
         """
         self._check_name(run)
         folder = self._path(run, fold).parent
-        imgs = self.competition.train["img"].to_numpy()[self.folds.valid(fold)]
+        imgs, classes = self._imgs(fold), self.competition.classes
         tables = {
-            "valid": self._table(imgs, valid, folder / "valid.parquet"),
-            "test": self._table(self.competition.test["img"].to_numpy(), test, folder / "test.parquet"),
+            part: as_table(imgs[part], log_probs, classes, folder / f"{part}.parquet")
+            for part, log_probs in (("valid", valid), ("test", test))
         }
         with atomic_paths([*(folder / f"{name}.parquet" for name in tables), self._path(run, fold)]) as paths:
             hashes = {}
@@ -275,10 +232,8 @@ class Store:
         oof, test = np.full(shape, np.nan), []
         try:
             for manifest in manifests:
-                rows = self.folds.valid(manifest.fold)
-                imgs = self.competition.train["img"].to_numpy()[rows]
-                oof[rows] = self._read(manifest, "valid", imgs)
-                test.append(self._read(manifest, "test", self.competition.test["img"].to_numpy()))
+                oof[self.folds.valid(manifest.fold)] = self._read(manifest, "valid")
+                test.append(self._read(manifest, "test"))
         except StoreError:
             if self._has_changed(*manifests):  # made anew while it was read
                 return self.read_run(run, partial=partial)
@@ -292,15 +247,6 @@ class Store:
 
     def _path(self, run: str, fold: int) -> Path:
         return self.workspace.fold(self.competition.name, run, fold) / MANIFEST
-
-    def _table(self, imgs: NDArray[Any], log_probs: NDArray[Any], path: Path) -> pd.DataFrame:
-        expected = (len(imgs), self.competition.num_classes)
-        if log_probs.shape != expected:
-            raise StoreError(f"{path}: expected log-probabilities of shape {expected}, got {log_probs.shape}")
-        table = pd.DataFrame(log_probs.astype(np.float32), columns=list(self.competition.classes))
-        table.insert(0, "img", imgs)
-        check_rows(table, path, "nothing was written")
-        return table
 
     def check_files(self, *manifests: Manifest) -> None:
         """Refuse prediction files that are not those that their manifests describe.
@@ -340,22 +286,15 @@ class Store:
             raise StoreError(f"{path}: not the file that its manifest describes (edited or damaged); {redo}")
         return path, found
 
-    def _read(self, manifest: Manifest, part: str, imgs: NDArray[Any]) -> NDArray[np.float64]:
-        redo = _redo(manifest.run)
+    def _read(self, manifest: Manifest, part: str) -> NDArray[np.float64]:
         path, found = self._bytes(manifest, part)
-        try:
-            table = pd.read_parquet(BytesIO(found))
-            for column in table:
-                table[column].to_numpy()  # text that is none is found out only now
-        except Exception as error:  # garbage makes the readers fail in a dozen ways
-            raise StoreError(f"{path}: not a readable parquet file ({first_line(error)}); {redo}") from error
-        if list(table.columns) != ["img", *self.competition.classes]:
-            raise StoreError(
-                f"{path}: expected the columns img, {', '.join(self.competition.classes)}; {redo}"
-            )
-        aligned = align(table, imgs, path, redo)
-        check_rows(aligned, path, redo)
-        return aligned[list(self.competition.classes)].to_numpy(np.float64)
+        imgs, classes = self._imgs(manifest.fold)[part], self.competition.classes
+        return read_rows(found, imgs, classes, path, _redo(manifest.run))
+
+    def _imgs(self, fold: int) -> dict[str, NDArray[Any]]:
+        """Names of the images of each part of a fold, in the order of its rows."""
+        train, test = (part["img"].to_numpy() for part in (self.competition.train, self.competition.test))
+        return {"valid": train[self.folds.valid(fold)], "test": test}
 
 
 def open_store(
@@ -382,7 +321,7 @@ def open_store(
 
 def list_runs(workspace: Workspace, data: str) -> list[str]:
     """Names of the runs on a data set that have at least one fold's manifest."""
-    return sorted({path.parent.parent.name for path in workspace.oof(data).glob("*/fold*/manifest.json")})
+    return sorted({path.parent.parent.name for path in workspace.oof(data).glob(f"*/fold*/{MANIFEST}")})
 
 
 def _hash_or_none(config: dict[str, Any]) -> str | None:

@@ -11,7 +11,8 @@ from distracted.data.images import read_rgb
 from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
 from distracted.postprocess.networks import Trained, load_trained
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.pictures import as_uri, heat_over, shrink
 from distracted.schema import RuntimeConfig

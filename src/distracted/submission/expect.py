@@ -36,7 +36,8 @@ from scipy.stats import t as student
 
 from distracted.metrics import CLIP, log_losses
 from distracted.postprocess.people import read_test_people
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]

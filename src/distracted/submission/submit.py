@@ -16,7 +16,8 @@ from distracted.files import atomic_paths, sha256_file, write_json
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import as_parent
 from distracted.predictions.provenance import git_commit, package_versions
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.submission.answers import kept_answers
 from distracted.submission.doctor import check_submission
 from distracted.submission.expect import Expected, expect_run

@@ -14,7 +14,8 @@ from distracted.metrics import log_losses, prior_log_loss, scores, subject_boots
 from distracted.paths import Workspace
 from distracted.predictions.lineage import parents_of
 from distracted.predictions.manifest import Manifest, Parent, as_parent
-from distracted.predictions.store import Run, Store
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 from distracted.schema import RunConfig, RuntimeConfig
 from distracted.submission.expect import expect_run
 from distracted.tracking.client import STEP, JobType, WandbRun

@@ -3,13 +3,15 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from distracted.errors import CheckpointError
+from distracted.errors import CheckpointError, LockError
+from distracted.locks import hold, this_process
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
 from distracted.stopping import Stop, Stopped
@@ -96,6 +98,18 @@ CONFIGS: dict[str, Sequence[str]] = {
     ),
     "bf16": ("training.precision=bf16", f"{SCRATCH}.optimizer=sgd", f"{SCRATCH}.batchnorm=train"),
 }
+
+
+def test_who_has_lost_the_fold_takes_no_further_step(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    with hold(path, "a fold") as lock:
+        path.write_text(json.dumps(asdict(replace(this_process(), host="elsewhere"))))
+        checkpoints = Checkpoints(tmp_path, {}, every=1000, lock=lock)
+        checkpoints.after_step(dict)  # found out when the lock is next renewed
+        lock.beat()
+        with pytest.raises(LockError, match=r"taken over by process .* on elsewhere"):
+            checkpoints.after_step(dict)
+    assert not checkpoints.exist
 
 
 @pytest.mark.parametrize("name", CONFIGS)

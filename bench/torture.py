@@ -46,7 +46,7 @@ class Kill:
     """One kill.
 
     Attributes:
-        where: The phase that was under way, or what else.
+        where: The phase that was under way, as far as the checkpoint knows, or predicting.
         wrote: Whether a checkpoint was being written.
         begins: Seconds from the command to the moment at which the fold is held: Python, torch, the index.
         works: Seconds from there to the kill.
@@ -115,15 +115,13 @@ class Victim:
         return done.stat().st_mtime - self._trained_at
 
     def behind(self) -> tuple[str, float]:
-        """The phase that the newest checkpoint stands in, and the seconds of work behind it."""
+        """What is under way after the newest checkpoint, and the seconds of work behind it."""
         found = newest_state(self.scratch)
         if found is None:
             return "before the first checkpoint", 0.0
         _, _, state = found
-        if state["running"] is not None:
-            return f"phase {state['num_phases'] + 1}", float(state["seconds"])
-        sets = [what for what, found in state["predicted"].items() if found]
-        return f"predicting {sets[-1]}" if sets else f"after phase {state['num_phases']}", state["seconds"]
+        doing = "predicting" if self.is_trained else f"phase {state['num_phases'] + 1}"
+        return doing, float(state["seconds"])
 
     def predictions(self) -> dict[str, str]:
         folder = self._workspace.fold(self.name, self._run, 0)
@@ -270,7 +268,7 @@ def _show(folder: Path, sittings: Sequence[Sequence[Kill]], lost: float) -> None
     found = [seconds for done in sittings for seconds in _redone(done)]
     where = Counter(kill.where for kill in kills)
     in_writes = sum(kill.wrote for kill in kills)
-    console.table("kills", ["checkpoint stood in", "kills"], [[w, str(n)] for w, n in sorted(where.items())])
+    console.table("kills", ["killed in", "kills"], [[w, str(n)] for w, n in sorted(where.items())])
     begins = sum(kill.begins for kill in kills) / len(kills)
     figures = {
         "kills": len(kills),

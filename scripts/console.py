@@ -212,7 +212,11 @@ def scores(found: Mapping[str, float]) -> str:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f} {task.fields['unit']}/s" if task.speed else "")
+        return Text(f"{_rate(task.speed)} {task.fields['unit']}/s" if task.speed else "")
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:.0f}" if speed >= 1 else f"{speed:.2f}"
 
 
 @contextmanager
@@ -257,7 +261,8 @@ class _Lines:
             self._last = now
             rate = self._done / (now - self._start)
             left = (self._total - self._done) / rate
-            text = f"{self._label}: {self._done}/{self._total}, {rate:.0f} {self._unit}/s, {left:.0f} s left"
+            done = f"{self._done}/{self._total}, {_rate(rate)} {self._unit}/s"
+            text = f"{self._label}: {done}, {left:.0f} s left"
             err.print(Text(text + (f", {self._values}" if self._values else "")))
 
 

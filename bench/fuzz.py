@@ -28,20 +28,26 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 import console
+from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import load_competition
 from distracted.data.drops import read_drops
 from distracted.data.folds import read_folds
 from distracted.data.sample import render_sample
 from distracted.errors import DistractedError
-from distracted.files import sha256_file, write_json
+from distracted.files import sha256_file, write_json, write_text
 from distracted.locks import holder, this_process
 from distracted.models.weights import read_state_dict
 from distracted.paths import CONFIGS, Workspace
+from distracted.postprocess.people import read_test_people
 from distracted.predictions.store import Store, open_store
+from distracted.report.board import read_submissions
 from distracted.report.curves import read_curves
+from distracted.report.inputs import stale_pages
 from distracted.report.status import run_statuses
+from distracted.submission.answers import answer_to
 from distracted.submission.doctor import check_submission
+from distracted.submission.submit import is_submitted, write_submission
 from distracted.training.resume import newest_state
 from distracted.training.state import read_state
 from distracted.training.state_file import write_state
@@ -155,6 +161,12 @@ def make_targets(folder: Path) -> list[Target]:
     shutil.copy(sample, submission)
     torch.save({"a.weight": torch.ones(2, 2)}, weights)
     shutil.copytree(CONFIGS, configs)
+    sent = write_submission(store, name="a")
+    found = as_findings([{"img": "x.jpg", "value": 1.0}])
+    keep_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "a", "how")
+    people, page = workspace.test_people("tiny"), workspace.report("tiny")
+    write_json(people, {"people": 3, "index_hash": store.competition.index_hash})
+    write_text(page, f'<meta name="made-from" content="{"0" * 64}">')
     fold0 = workspace.fold("tiny", "a", 0)
     folds, bound = workspace.folds("tiny"), workspace.data_binding("tiny")
 
@@ -183,6 +195,12 @@ def make_targets(folder: Path) -> list[Target]:
         Target("job state", scratch / "job.json", lambda: (read_state(scratch), run_statuses(store))),
         Target("metrics", scratch / "metrics.jsonl", lambda: read_curves(scratch / "metrics.jsonl", 0)),
         Target("submission", submission, lambda: check_submission(submission, sample)),
+        Target("provenance", sent.provenance, lambda: (read_submissions(store), is_submitted(store, "a"))),
+        Target("answers", sent.provenance, lambda: answer_to(sent.path)),
+        Target("audit", workspace.audit("tiny") / "findings.json", lambda: kept_audit(store)),
+        Target("audit's table", workspace.audit("tiny") / "empty.csv", lambda: kept_audit(store)),
+        Target("people", people, lambda: read_test_people(store)),
+        Target("report", page, lambda: stale_pages(store)),
         Target("weights", weights, lambda: read_state_dict(weights), text=False),
     ]
 

@@ -131,7 +131,7 @@ def test_the_same_blend_is_not_made_twice(
     assert again == replace(first, fit=None) and stamps(store, "ensemble") == before
 
 
-@pytest.mark.parametrize("changed", ["members", "a member", "blenders", "a file", "force"])
+@pytest.mark.parametrize("changed", ["members", "a member", "blenders", "a file", "a manifest", "force"])
 def test_a_blend_is_made_anew_where_anything_has_changed(
     changed: str, store: Store, write_run: WriteRun
 ) -> None:
@@ -141,6 +141,8 @@ def test_a_blend_is_made_anew_where_anything_has_changed(
         write_run("a", skill=1.0, seed=7)
     if changed == "a file":
         (store.workspace.fold("tiny", "ensemble", 1) / "test.parquet").write_bytes(b"damaged")
+    if changed == "a manifest":
+        (store.workspace.fold("tiny", "ensemble", 0) / "manifest.json").write_text("{")
     runs = ["a", "b"] if changed == "members" else []
     blenders = BLENDERS[:1] if changed == "blenders" else BLENDERS
     made = blend_runs(store, runs=runs, blenders=blenders, force=changed == "force")

@@ -250,6 +250,10 @@ def test_a_step_that_would_give_the_same_is_not_taken_again(store: Store, write_
     assert len(calibrate_run(store, "a", force=True).fitted) == 3
     (store.workspace.fold("tiny", "a_calibrated", 1) / "valid.parquet").unlink()
     assert len(calibrate_run(store, "a").fitted) == 3
+    (store.workspace.fold("tiny", "a_calibrated", 1) / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="make a_calibrated anew with FORCE=1"):
+        calibrate_run(store, "a")
+    assert len(calibrate_run(store, "a", force=True).fitted) == 3
     write_run("a", skill=2.0, seed=5)
     assert len(calibrate_run(store, "a").fitted) == 3
 

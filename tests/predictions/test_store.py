@@ -275,7 +275,7 @@ def test_a_table_that_does_not_fit_is_refused_even_with_its_hash(
         with pytest.raises(StoreError) as refusal:
             store.read_run("a", partial=True)
         assert str(refusal.value).startswith(f"{path}: {message.format(img=img)}")
-        assert "redo the fold" in str(refusal.value)
+        assert "anew with FORCE=1" in str(refusal.value)
 
 
 SPOILT: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [

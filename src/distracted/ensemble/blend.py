@@ -80,12 +80,14 @@ def blend_runs(
         StoreError: no complete run, a named one that is missing, incomplete or leaky, or a name that another
             kind of run or a member has.
     """
-    if any(store.manifest(name, fold).kind != "blend" for fold in store.finished_folds(name)):
+    if store.kinds(name) - {"blend"}:
         raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
     if name in runs:
         raise StoreError(f"NAME={name} is among RUNS: no blend is a member of itself; choose another name")
     members = (
-        [store.read_run(run) for run in dict.fromkeys(runs)] if runs else _complete_runs(store, leaky=leaky)
+        [store.read_run(run) for run in dict.fromkeys(runs)]
+        if runs
+        else _complete_runs(store, but=name, leaky=leaky)
     )
     if blends := [run.name for run in members if _holds_a_blend(store, run.name)]:
         raise StoreError(
@@ -137,9 +139,11 @@ def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None
     )
 
 
-def _complete_runs(store: Store, *, leaky: bool) -> list[Run]:
+def _complete_runs(store: Store, *, but: str, leaky: bool) -> list[Run]:
     members = []
     for name in store.runs():
+        if name == but:  # the blend itself, which may be damaged
+            continue
         manifests = store.manifests(name)
         if _holds_a_blend(store, name):
             continue

@@ -65,7 +65,7 @@ class Derivation:
             "fitted": fitted or any(parent.fitted for parent in parents),
         }
         finished = store.finished_folds(name)
-        if any(store.manifest(name, fold).kind != "derived" for fold in finished):
+        if store.kinds(name) - {"derived"}:
             raise StoreError(
                 f"NAME={name}: there is a run of that name that is not derived from another; choose another "
                 "name"

@@ -193,6 +193,14 @@ class Store:
                 remove_leftovers(path.parent)
             yield locks
 
+    def kinds(self, run: str) -> set[Kind]:
+        """What a run's folds are, as far as their manifests can be read; empty where there is none."""
+        found: set[Kind] = set()
+        for fold in self.finished_folds(run):
+            with suppress(StoreError):
+                found.add(self.manifest(run, fold).kind)
+        return found
+
     def manifests(self, run: str) -> tuple[Manifest, ...]:
         """Those of a run's finished folds.
 
@@ -252,7 +260,7 @@ class Store:
         """Refuse prediction files that are not those that their manifests describe.
 
         Raises:
-            StoreError: one was edited, or is gone; a fold that is being made anew is no error.
+            StoreError: one was edited, is gone, or was made anew just now.
         """
         for manifest in manifests:
             try:
@@ -333,4 +341,4 @@ def _hash_or_none(config: dict[str, Any]) -> str | None:
 
 
 def _redo(run: str) -> str:
-    return f"restore it, or redo the fold (FORCE=1; a blend: remove oof/.../{run}, then `make ensemble`)"
+    return f"restore it, or make {run} anew with FORCE=1"

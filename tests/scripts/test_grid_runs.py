@@ -31,7 +31,7 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grid(competition: Path, root: Path, *more: str, settings: str = SETTINGS) -> subprocess.Popen[str]:
     root.mkdir(exist_ok=True)
     told = ["--models", " ".join(MODELS), "--data", str(competition), "--root", str(root), "--set", settings]
-    command = [sys.executable, str(SCRIPTS / "grid.py"), *told, *more]
+    command = ["nice", sys.executable, str(SCRIPTS / "grid.py"), *told, *more]  # as in Training.start
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -41,11 +41,10 @@ class Training:
         ]
 
     def start(self, *more: str, script: str = "train.py") -> subprocess.Popen[str]:
-        """Begin it; what it prints goes to a pipe."""
+        """Begin it, nicely: the test is to see what it does at once. What it prints goes to a pipe."""
         self.root.mkdir(exist_ok=True)
-        return subprocess.Popen(
-            self.arguments(script, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        command = ["nice", *self.arguments(script, *more)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, *more: str, script: str = "train.py") -> tuple[int, str]:
         """Begin it and wait; returns its exit code and what it printed."""

@@ -339,6 +339,7 @@ class TestErrors:
             ("", "recipe: none is named"),
             ("recipe: full\n", "model.weights: field required"),
             ("recipe: full\nphases: 3\n", "cannot be merged|config "),
+            ("phases: {finetune: []}\n", r"phases\.finetune: a list here, a mapping there"),
         ],
     )
     def test_defaults_that_lack_something(self, configs: Path, content: str, message: str) -> None:

@@ -178,6 +178,25 @@ def _merge(layers: Sequence[DictConfig]) -> DictConfig:
         return OmegaConf.merge(*layers)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config cannot be merged: {_one_line(error)}") from error
+    except TypeError as error:
+        raise ConfigError(f"{_clash(layers)}: a list here, a mapping there; expected one of them") from error
+
+
+def _clash(layers: Sequence[DictConfig]) -> str:
+    """The first key that is a list in one layer and a mapping in another."""
+    kinds: dict[str, type] = {}
+    for layer in layers:
+        for key, kind in _containers(OmegaConf.to_container(layer, resolve=False)):
+            if kinds.setdefault(key, kind) is not kind:
+                return key
+    return "the config cannot be merged"
+
+
+def _containers(tree: Any, before: str = "") -> Iterator[tuple[str, type]]:
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, dict | list):
+            yield f"{before}{name}", type(value)
+        yield from _containers(value, f"{before}{name}.")
 
 
 def _drop_overruled(layers: Sequence[DictConfig]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distracted.files import write_json
-from distracted.submission.answers import keep_answer, kept_answers
+from distracted.submission.answers import answer_to, keep_answer, kept_answers
 from distracted.submission.expect import Expected
 from distracted.submission.send import Answer
 
@@ -57,3 +57,13 @@ def test_without_a_sound_file_there_is_none(provenance: Path, content: str | Non
 @pytest.mark.parametrize("text", ["", "None", "nan", "-", None])
 def test_what_is_no_number_is_no_score(text: str | None) -> None:
     assert Answer(text, "0.25").scores == {"private": 0.25}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damaged", [None, 3, [None], ["x"], [[1]]])
+def test_answers_that_are_none_are_left(
+    provenance: Path, damaged: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_json(provenance, {"sha256": "a", "answers": damaged})
+    provenance.with_suffix(".csv").write_text("img\n")
+    assert answer_to(provenance.with_suffix(".csv")) is None
+    assert "answers that it may have held are lost" in caplog.text

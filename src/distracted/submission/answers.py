@@ -19,14 +19,13 @@ def kept_answers(provenance: Path) -> list[dict[str, Any]]:
     They stay when the submission is written anew: each says by `sha256` which file it was given to.
     """
     try:
-        content = json.loads(provenance.read_text())
-        answers: list[dict[str, Any]] = content.get("answers", [])
+        answers = json.loads(provenance.read_text()).get("answers", [])
+        return [dict(answer) for answer in answers]
     except FileNotFoundError:
         return []
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         _log.warning("%s is damaged: answers that it may have held are lost", provenance)
         return []
-    return answers
 
 
 def answer_to(path: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Layers, their precedence, the errors that users meet, and the hash that stands for a run."""
 
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -339,13 +340,18 @@ class TestErrors:
             ("", "recipe: none is named"),
             ("recipe: full\n", "model.weights: field required"),
             ("recipe: full\nphases: 3\n", "cannot be merged|config "),
-            ("phases: {finetune: []}\n", r"phases\.finetune: a list here, a mapping there"),
         ],
     )
     def test_defaults_that_lack_something(self, configs: Path, content: str, message: str) -> None:
         (configs / "train.yaml").write_text(content)
         with pytest.raises(ConfigError, match=message):
             load_config(model="resnet50", data="sample", configs=configs)
+
+    @pytest.mark.parametrize("setting", ["phases.finetune=[]", "phases=[1]", "augment.policies.heavy={a: 1}"])
+    def test_a_list_where_a_mapping_stands(self, setting: str) -> None:
+        key = setting.partition("=")[0]
+        with pytest.raises(ConfigError, match=f"^{re.escape(key)}: a list here, a mapping there"):
+            load_config(model="resnet50", data="sample", overrides=[setting])
 
 
 class TestHash:

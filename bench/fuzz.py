@@ -165,7 +165,9 @@ def make_targets(folder: Path) -> list[Target]:
     found = as_findings([{"img": "x.jpg", "value": 1.0}])
     keep_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "a", "how")
     people, page = workspace.test_people("tiny"), workspace.report("tiny")
-    write_json(people, {"people": 3, "index_hash": store.competition.index_hash})
+    write_json(
+        people, {"people": 3, "ratios": [1.0], "agreement": 1.0, "index_hash": store.competition.index_hash}
+    )
     write_text(page, f'<meta name="made-from" content="{"0" * 64}">')
     fold0 = workspace.fold("tiny", "a", 0)
     folds, bound = workspace.folds("tiny"), workspace.data_binding("tiny")

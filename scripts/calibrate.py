@@ -27,6 +27,8 @@ def main(
     chosen = console.run_names(runs, name)
     runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    for run in chosen:
+        store.read_run(run)  # all of them can be, before one is
     found = [calibrate_run(store, run, parts=parts.split(), name=name, force=force) for run in chosen]
     console.track(store, runtime, *(made.name for made in found))
     console.gains(

@@ -52,9 +52,12 @@ Leaky = Annotated[
 HERE = Path()
 #: Asked by SIGTERM, SIGINT and the time limit.
 stop = Stop()
+#: Set while something is drawn over and over that says of a stop itself.
+live = threading.Event()
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
 #: Scores as they are shown, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
+_LONGEST = 10**8  # seconds of a time limit
 _FIRST_COLUMN = 40  # characters that are kept together
 _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
 
@@ -95,7 +98,8 @@ def _listening() -> Iterator[None]:
     def ask(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         name = _SIGNALS[signal.Signals(number)]
-        os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
+        if not live.is_set():
+            os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
         stop.ask(name)
 
     stop.reason = ""
@@ -110,17 +114,23 @@ def _listening() -> Iterator[None]:
 
 def limit_time(text: str) -> None:
     """Ask to stop after TIME_LIMIT, such as 8h30m; "" is no limit."""
+    if seconds := time_limit(text):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def time_limit(text: str) -> int:
+    """TIME_LIMIT in seconds; 0 is none."""
     if not text:
-        return
+        return 0
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     seconds = (
         0
         if found is None
         else sum(int(number or 0) * unit for number, unit in zip(found.groups(), (3600, 60, 1), strict=True))
     )
-    if not seconds:
+    if not 0 < seconds <= _LONGEST:
         raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    return seconds
 
 
 def be_quiet() -> None:
@@ -144,7 +154,8 @@ def stop_with(parent: int) -> None:
 def _describe(error: DistractedError | OSError) -> str:
     if isinstance(error, DistractedError):
         return str(error)
-    where = f"{error.filename}: " if error.filename else ""  # a full disk, or no right to write
+    name = error.filename2 or error.filename  # of a renaming that failed, what it was to be
+    where = f"{name}: " if name else ""  # a full disk, or no right to write
     return f"{where}{error.strerror or first_line(error)}; what was finished before is kept"
 
 

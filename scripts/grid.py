@@ -16,7 +16,7 @@ from rich.text import Text
 
 import console
 from distracted.cluster.grid import Ended, Job, plan_jobs
-from distracted.cluster.job import begin_anew, check_split, is_done, refuse_other_config
+from distracted.cluster.job import begin_anew, check_split, is_done, is_to_redo, refuse_other_config
 from distracted.cluster.local import Here
 from distracted.cluster.on_ray import OnRay
 from distracted.config import load_config
@@ -39,7 +39,7 @@ def main(
     folds: Annotated[str, typer.Option(help="Numbers of folds; all of them where it is left out.")] = "",
     seeds: Annotated[str, typer.Option(help="Of a run each, named <model>_seed<seed>.")] = "",
     cluster: Annotated[str, typer.Option(help="Address of a Ray cluster: auto, or host:port.")] = "",
-    jobs: Annotated[int, typer.Option(help="At most so many at once here; 0: as there is room.")] = 0,
+    jobs: Annotated[int, typer.Option(help="At most so many at once here; 0: as there is room.", min=0)] = 0,
     name: Annotated[str, typer.Option(help="The run's name, where it is not the model's.")] = "",
     data: console.Data = "state_farm",
     set: console.Set = "",
@@ -62,13 +62,15 @@ def main(
     )
     numbers = _folds(store, folds)
     check_split(store)
+    hashes: dict[str, str] = {}  # of configs, as far as they are known here
     for run, config in configs.items():
         settled = settle(config, num_folds=store.folds.num_folds)
+        hashes[run] = ""
         if not cluster and not config.pseudo.teachers:  # its nodes may settle otherwise; not there yet
+            hashes[run] = settled.config.hash
             refuse_other_config(store, settled, run, anew=numbers if force else ())
-        if force:
-            begin_anew(store, run, numbers, stop=console.stop)
-    todo = [(run, n) for run in configs for n in numbers if not is_done(store, run, n)]
+    every = [(run, n) for run in configs for n in numbers]
+    todo = [(run, n) for run, n in every if force or not is_done(store, run, n, hashes[run])]
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 
@@ -88,6 +90,10 @@ def main(
         engine = stack.enter_context(OnRay(cluster)) if cluster else here
         runtimes = {run: config.runtime for run, config in configs.items()}
         planned = plan_jobs(todo, runtimes, engine, num_all=len(configs) * len(numbers))
+        engine.check(planned)
+        if force:  # last, now that nothing is in the way
+            for run in configs:
+                begin_anew(store, run, numbers, config_hash=hashes[run], stop=console.stop)
         watch = stack.enter_context(Board(store, planned))
         stack.enter_context(console.stop.waiting())
         ended = engine.run(planned, command=command, log=log, stop=console.stop, watch=watch)
@@ -139,9 +145,11 @@ class Board:
         self._start, self._shown = time.monotonic(), -_SHOW_EVERY
         self._begun_with: float | None = None
         self._told: dict[Job, str] = {}
+        self._stops = False
 
     def __enter__(self) -> Self:
         if self._live is not None:
+            console.live.set()
             self._live.start()
         return self
 
@@ -150,12 +158,15 @@ class Board:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+            console.live.clear()
 
     def __call__(self, ended: Sequence[Ended]) -> None:
         for one in ended:
             self._tell(one.job, f"{one.state}{f': {one.reason}' if one.reason else self._score(one.job)}")
         every = _SHOW_EVERY if self._live is not None else _LINE_EVERY
-        if not self._jobs or time.monotonic() - self._shown < every:
+        stops = bool(console.stop.reason) and not self._stops  # is to be seen at once
+        self._stops = self._stops or stops
+        if not self._jobs or (time.monotonic() - self._shown < every and not stops):
             return
         self._shown = time.monotonic()
         states = {job: self._status(job) for job in self._jobs}
@@ -176,7 +187,8 @@ class Board:
         return "" if score is None else f", log loss {score:.4f}"
 
     def _status(self, job: Job) -> FoldStatus:
-        done = is_done(self._store, job.run, job.fold)
+        folds = self._store.finished_folds(job.run)
+        done = job.fold in folds and not is_to_redo(self._store, job.run, job.fold)
         try:
             manifest = self._store.manifest(job.run, job.fold) if done else None
         except StoreError:  # being written just now, or of an older config
@@ -188,10 +200,15 @@ class Board:
         if self._begun_with is None:
             self._begun_with = behind
         running = sum(state.state == "running" or state.anew for state in states.values())
-        text = f"{len(ended)} of {len(states)} folds ended, {running} running"
-        if (gained := behind - self._begun_with) > 0:
+        done = sum(one.state == "done" for one in ended)
+        text = f"{done} of {len(states)} folds done, {running} running"
+        if others := len(ended) - done:
+            text += f", {others} failed or stopped"
+        if console.stop.reason:
+            return f"{console.stop.reason}: stopping at the next good moment; {text}"
+        if (gained := behind - self._begun_with) > 0 and behind < 1:
             left = (time.monotonic() - self._start) * (1 - behind) / gained
-            text += f", about {left / 60:.0f} minutes left"
+            text += f", about {max(1, round(left / 60))} min left"
         return text
 
 
@@ -199,7 +216,7 @@ def _table(states: Mapping[Job, FoldStatus], title: str) -> Table:
     folds = sorted({job.fold for job in states})
     table = Table(title=title, title_justify="left")
     for column in ["run", *(f"fold {fold}" for fold in folds)]:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for run in dict.fromkeys(job.run for job in states):
         of_run = {job.fold: state for job, state in states.items() if job.run == run}
         table.add_row(run, *(cell(of_run[fold]) if fold in of_run else "" for fold in folds))

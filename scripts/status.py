@@ -50,7 +50,8 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
 def cell(fold: FoldStatus) -> str:
     """A fold's state in a word or two."""
     if fold.state == "done":
-        return f"{fold.score:.4f}" + " (anew)" * fold.anew
+        again = fold.anew or fold.redo
+        return f"{fold.score:.4f}" + (f" (anew {fold.share:.0%})" if again else "")
     return {"missing": "--"}.get(fold.state, f"{fold.state} {fold.share:.0%}")
 
 

@@ -30,7 +30,8 @@ def main(
     store = open_store(Workspace(root), config, progress=console.progress)
     written = write_submission(store, name=name, partial=partial, force=force)
     expected = written.expected
-    console.say(f"{written.path}: checked\nexpected log loss {describe(expected)}")
+    checked = "checked" if written.is_new else "as it was checked"
+    console.say(f"{written.path}: {checked}\nexpected log loss {describe(expected)}")
     if send and not force and (kept := answer_to(written.path)) is not None:
         shown = [f"{part} {compare(expected, kept[part])}" for part in ("public", "private") if part in kept]
         console.say(

@@ -1,5 +1,6 @@
 """make train and make cv: train folds of runs and keep their predictions in oof/."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -41,7 +42,8 @@ def main(
         raise ConfigError("MODEL= is missing: a name in configs/models")
     config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
     if gpus > 1 and not in_team():
-        run_team(gpus, [sys.executable, *sys.argv])
+        console.time_limit(time_limit)  # refused here, once
+        run_team(gpus, [sys.executable, *sys.argv, "--parent", str(os.getpid())])
         return
     console.limit_time(time_limit)
     with join_team(config.runtime.device) as team:

@@ -26,6 +26,10 @@ LOCK = "lock.json"
 REDO = "redo"
 
 
+#: What lies beside the runs' folders of by-products: no run's names.
+AUDIT, REPORT = "audit", "report.html"
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where a competitor's files live: `root` is the project's folder, or any other for a trial."""
@@ -123,11 +127,11 @@ class Workspace:
 
     def audit(self, data: str) -> Path:
         """What `make audit` found."""
-        return self.runs(data) / "audit"
+        return self.runs(data) / AUDIT
 
     def report(self, data: str) -> Path:
         """The report's one page."""
-        return self.runs(data) / "report.html"
+        return self.runs(data) / REPORT
 
     def test_people(self, data: str) -> Path:
         """How many people the test set shows, as estimated."""

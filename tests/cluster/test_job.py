@@ -11,12 +11,12 @@ from safetensors import safe_open
 from distracted.cluster.job import begin_anew, check_split, is_to_redo, train_and_store, train_folds
 from distracted.config import load_config
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
-from distracted.files import create_text
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
 from distracted.training.resolve import Settled, settle
 from distracted.training.resume import Checkpoints
+from distracted.training.state import mark_redo
 
 Configure = Callable[..., Settled]
 
@@ -142,14 +142,41 @@ def test_a_signal_finds_a_redo_begun_for_all_folds_or_for_none(
     train_folds(store, configure(), run="tiny", folds=[0, 1])
     stop = Stop()
 
-    def interrupted(path: Path, text: str) -> bool:
+    def interrupted(folder: Path, config_hash: str) -> None:
         stop.ask("the test")
-        return create_text(path, text)
+        mark_redo(folder, config_hash)
 
-    monkeypatch.setattr("distracted.cluster.job.create_text", interrupted)
+    monkeypatch.setattr("distracted.cluster.job.mark_redo", interrupted)
     with pytest.raises(Stopped):
         train_folds(store, configure(), run="tiny", folds=[0, 1], force=True, stop=stop)
     assert is_to_redo(store, "tiny", 0) and is_to_redo(store, "tiny", 1)
+
+
+def test_a_redo_with_another_config_leaves_the_first_one_done(store: Store, configure: Configure) -> None:
+    """It was a mistake, perhaps: the old command finds its folds done, and the new one goes on."""
+    train_folds(store, configure(), run="tiny", folds=[0, 1])
+    stop = Stop()
+    stop.reason = "the test"
+    other = configure("training.seed=1")
+    with pytest.raises(Stopped):
+        train_folds(store, other, run="tiny", folds=[0, 1], force=True, stop=stop)
+    before = store.manifests("tiny")
+    train_folds(store, configure(), run="tiny", folds=[0, 1])
+    assert store.manifests("tiny") == before
+    train_folds(store, other, run="tiny", folds=[0, 1])
+    assert {manifest.config_hash for manifest in store.manifests("tiny")} == {other.config.hash}
+    assert not is_to_redo(store, "tiny", 0) and not is_to_redo(store, "tiny", 1)
+
+
+def test_a_fold_whose_files_are_gone_is_trained_again(
+    store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = train_and_store(store, configure(), run="tiny", fold=0)
+    path = store.workspace.fold("tiny", "tiny", 0) / "test.parquet"
+    path.unlink()
+    again = train_and_store(store, configure(), run="tiny", fold=0)
+    assert f"{path}: no such file" in caplog.text
+    assert path.is_file() and again.test_sha256 == first.test_sha256
 
 
 def test_a_redo_that_is_refused_forgets_nothing(store: Store, configure: Configure) -> None:

@@ -48,13 +48,17 @@ def test_a_count_is_trusted_where_known_people_are_counted_and_told_apart() -> N
 def test_the_forecast_takes_what_was_estimated_for_this_data(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     path = store.workspace.test_people("tiny")
-    kept = {"people": 5, "backbone": "x", "index_hash": store.competition.index_hash}
+    data = {"backbone": "x", "index_hash": store.competition.index_hash}
+    kept = {"people": 5, "ratios": [1.0, 1.1], "agreement": 0.9, **data}
     write_json(path, kept)
     expected = expect_run(store, store.read_run("a"))
     assert (expected.num_test_subjects, expected.counted) == (5, "estimated")
     write_json(path, {**kept, "index_hash": "of other data"})
     assert read_test_people(store) is None
     assert expect_run(store, store.read_run("a")).counted == "assumed"
+    for damaged in ({"people": -4}, {"people": None}, {"ratios": []}, {"ratios": [-1.0]}, {"agreement": "x"}):
+        write_json(path, {**kept, **damaged})
+        assert read_test_people(store) is None
     path.write_text("damaged")
     assert read_test_people(store) is None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distracted.cluster.job import train_and_store
+from distracted.cluster.job import train_and_store, train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import calibrate_run
 from distracted.errors import ImageError
@@ -18,6 +18,7 @@ from distracted.metrics import scores
 from distracted.predictions.store import Store
 from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
 from distracted.schema import RunConfig, hash_config
+from distracted.stopping import Stop, Stopped
 from distracted.submission.submit import write_submission
 from distracted.training.resolve import settle
 from distracted.training.state import job_state
@@ -151,10 +152,27 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     assert best_blend([*statuses.values()]) is None
     steps = next_steps(store, [*statuses.values()])
     assert [step.split(":")[0] for step in steps] == [
-        "make a_calibrated anew",
-        "make ensemble anew",
-        "make ensemble",
+        "make calibrate RUNS=a NAME=a_calibrated",
+        "make ensemble NAME=ensemble",
     ]
+
+
+def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Configure) -> None:
+    settled = settle(configure(), num_folds=3)
+    train_folds(store, settled, run="a", folds=range(3))
+    stop = Stop()
+    stop.reason = "the test"
+    with pytest.raises(Stopped):
+        train_folds(store, settled, run="a", folds=[1], force=True, stop=stop)
+    (status,) = run_statuses(store)
+    assert status.is_current and [fold.redo for fold in status.folds] == ["", "not begun", ""]
+    with pytest.raises(Stopped):
+        train_and_store(store, settled, run="a", fold=1, stop=stop)
+    (status,) = run_statuses(store)
+    assert [fold.redo for fold in status.folds] == ["", "stopped", ""]
+    assert "make cv for a without FORCE=1: fold 1 is to be made anew" in next_steps(store, [status])[0]
+    train_and_store(store, settled, run="a", fold=1)
+    assert [fold.redo for fold in run_statuses(store)[0].folds] == ["", "", ""]
 
 
 def test_what_comes_next_ends_with_the_submission(store: Store, write_run: WriteRun) -> None:

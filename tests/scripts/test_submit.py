@@ -65,4 +65,5 @@ def test_what_kaggle_answers_is_printed_and_kept(
     assert len(sent) == 1
     submit.main(name="a", send=True, force=True, data=data, root=store.workspace.root)
     assert len(sent) == 2
-    assert lines[0].endswith("a.csv: checked") and lines[3:] == lines[:2]
+    assert lines[0].endswith("a.csv: checked")
+    assert lines[3:] == [lines[0].replace("checked", "as it was checked"), lines[1]]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,8 @@ def audit_competition(
     judge, judges = store.read_run(run) if run else best_run(store), can_judge()
     name = judge.name if judge is not None else ""
     how = sha256_json([_VERSION, settled.config.hash, settled.weights.sha256, drops, judges])
-    if not force and (kept := kept_audit(store)) and kept.is_current and (kept.run, kept.how) == (name, how):
+    kept = None if force or not candidates_of(store).is_file() else kept_audit(store)
+    if kept is not None and kept.is_current and (kept.run, kept.how) == (name, how):
         _log.info("audit: done already (FORCE=1 redoes it)")
         return kept
     cache = store.workspace.cache(competition.name)
@@ -175,6 +177,11 @@ def _apart(folds: "pd.Series[int]", pair: Mapping[str, str], key: str) -> list[t
     return found
 
 
+def candidates_of(store: Store) -> Path:
+    """The file of images to choose a drop list from."""
+    return store.workspace.audit(store.competition.name) / "drop_candidates.csv"
+
+
 def keep_candidates(
     store: Store,
     checks: list[Check],
@@ -202,5 +209,5 @@ def keep_candidates(
     if features is not None and store.folds.num_folds < MIN_FOLDS:
         _log.warning("fewer than %d folds leave no list of suspicious labels blind to one", MIN_FOLDS)
     table = pd.DataFrame(rows, columns=list(DROP_COLUMNS)).drop_duplicates(["img", "fold"])
-    with atomic_path(store.workspace.audit(store.competition.name) / "drop_candidates.csv") as temporary:
+    with atomic_path(candidates_of(store)) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")

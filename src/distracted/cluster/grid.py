@@ -73,6 +73,14 @@ class Engine(Protocol):
     @property
     def grows(self) -> bool: ...
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuse jobs that it has no room for.
+
+        Raises:
+            ClusterError: says which, and what there is.
+        """
+        ...
+
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
@@ -124,7 +132,7 @@ def judge(job: Job, code: int, log: Path, *, told: bool = False) -> Ended:
     if code == 0:
         return Ended(job, "done")
     if code == RESUMABLE or (told and code in (-signal.SIGTERM, -signal.SIGINT)):
-        return Ended(job, "stopped", "stopped; it goes on when the grid is run again")
+        return Ended(job, "stopped", "it goes on when the grid is run again")
     if code < 0:
         out = " (memory may have run out)" if code == -9 else ""
         return Ended(job, "failed", f"ended by signal {-code}{out}; {log} has what it printed")

@@ -6,8 +6,7 @@ from contextlib import suppress
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.data.loading import naming_dead_workers
-from distracted.errors import LockError
-from distracted.files import create_text
+from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
 from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest, Parent
@@ -17,12 +16,12 @@ from distracted.stopping import Stop
 from distracted.tracking.client import forget_run
 from distracted.tracking.log import FoldTracker, track_run
 from distracted.training.checkpoint import save_network
-from distracted.training.distributed import ALONE, Team
+from distracted.training.distributed import ALONE, Team, naming_lost_peers
 from distracted.training.fold import FoldResult, train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.resume import Checkpoints
-from distracted.training.state import job_state
+from distracted.training.state import job_state, mark_redo, redo_of
 from distracted.training.tracking import NoTracker, Tracker
 
 _log = logging.getLogger(__name__)
@@ -65,13 +64,13 @@ def train_and_store(
     """
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
-    done = team.hear(is_done(store, run, fold))  # first: the lead marks what is to be made anew
+    done = team.hear(is_done(store, run, fold, config.hash))  # first: the lead marks what is made anew
     refuse_other_config(store, settled, run)
     scratch = store.workspace.scratch(name, run, fold)
     if done:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         left = Checkpoints(scratch, {})
-        if team.is_lead and left.exist:  # a kill came between the manifest and their removal
+        if team.is_lead and left.exist and redo_of(scratch) is None:  # a kill came before their removal
             with suppress(LockError), store.hold(run, [fold]):
                 left.remove()
         return store.manifest(run, fold)
@@ -89,7 +88,7 @@ def train_and_store(
         }
         every = config.runtime.checkpoint_steps
         checkpoints = Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=team)
-        with naming_dead_workers():
+        with naming_dead_workers(), naming_lost_peers():
             result = train_fold(
                 settled,
                 fold,
@@ -111,7 +110,7 @@ def train_and_store(
             team.wait()  # until the lead has written
         return store.manifest(run, fold)
     with store.hold(run, [fold], patience=patience) as [lock]:
-        if team.size == 1 and is_done(store, run, fold):  # by another that was waited for
+        if team.size == 1 and is_done(store, run, fold, config.hash):  # by another that was waited for
             return store.manifest(run, fold)
         if lock.after is not None:
             _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
@@ -146,16 +145,27 @@ def train_and_store(
     return manifest
 
 
-def is_done(store: Store, run: str, fold: int) -> bool:
-    """Whether a fold is there, and not to be made anew."""
-    return fold in store.finished_folds(run) and not is_to_redo(store, run, fold)
+def is_done(store: Store, run: str, fold: int, config_hash: str = "") -> bool:
+    """Whether a fold is there, undamaged, and not to be made anew with this config ("": with any)."""
+    if fold not in store.finished_folds(run) or is_to_redo(store, run, fold, config_hash):
+        return False
+    manifest = store.manifest(run, fold)
+    try:
+        store.check_files(manifest)
+    except StoreError as error:
+        _log.warning("%s", error)
+        return False
+    return True
 
 
-def begin_anew(store: Store, run: str, folds: Collection[int], *, stop: Stop) -> None:
+def begin_anew(store: Store, run: str, folds: Collection[int], *, config_hash: str = "", stop: Stop) -> None:
     """Have some folds of a run made anew, whatever is there; until then their predictions stay.
 
     What was begun is forgotten. The next `train_and_store` of each begins, and the one after an interruption
     goes on. Nobody is interrupted between them.
+
+    Args:
+        config_hash: Of the config that they are made anew with; "": of any. With another one they stay done.
 
     Raises:
         LockError: another process works on one of them.
@@ -166,12 +176,13 @@ def begin_anew(store: Store, run: str, folds: Collection[int], *, stop: Stop) ->
             scratch = store.workspace.scratch(name, run, fold)
             Checkpoints(scratch, {}).remove()
             forget_run(scratch)
-            create_text(store.workspace.redo(name, run, fold), "")
+            mark_redo(scratch, config_hash)
 
 
-def is_to_redo(store: Store, run: str, fold: int) -> bool:
-    """Whether a fold is to be made anew, whatever is there."""
-    return store.workspace.redo(store.competition.name, run, fold).exists()
+def is_to_redo(store: Store, run: str, fold: int, config_hash: str = "") -> bool:
+    """Whether a fold is to be made anew with this config ("": with any), whatever is there."""
+    asked = redo_of(store.workspace.scratch(store.competition.name, run, fold))
+    return asked is not None and (not asked or not config_hash or asked == config_hash)
 
 
 def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Collection[int] = ()) -> None:
@@ -183,8 +194,9 @@ def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Colle
     Raises:
         StoreError: says which fold, and the way out.
     """
-    begun = {fold for fold in range(store.folds.num_folds) if is_to_redo(store, run, fold)}
-    store.check_config(run, settled.config.hash, redone=begun | {*anew})
+    config_hash, folds = settled.config.hash, range(store.folds.num_folds)
+    begun = {fold for fold in folds if is_to_redo(store, run, fold, config_hash)}
+    store.check_config(run, config_hash, redone=begun | {*anew})
 
 
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
@@ -220,7 +232,7 @@ def train_folds(
     if force:
         refuse_other_config(store, settled, run, anew=folds)
     if force and team.is_lead:
-        begin_anew(store, run, folds, stop=stop)
+        begin_anew(store, run, folds, config_hash=settled.config.hash, stop=stop)
     before = set() if force else set(store.finished_folds(run))
     for fold in folds:
         stop.check()

@@ -1,6 +1,8 @@
 """The processes that train one fold together, begun by torch's own launcher."""
 
+import logging
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 
@@ -34,6 +36,7 @@ def run_team(size: int, command: Sequence[str]) -> None:
             monitor_interval=0.2,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in a line
         threads = max(1, torch.get_num_threads() // size)
         try:
             elastic_launch(config, "env")(f"OMP_NUM_THREADS={threads}", *command)
@@ -41,6 +44,8 @@ def run_team(size: int, command: Sequence[str]) -> None:
             codes = {failure.exitcode for failure in error.failures.values()}
             if RESUMABLE in codes:
                 raise Stopped("the processes were told to") from None
-            raise ClusterError(f"a process of the team failed (exit code {min(codes)}); see above") from None
+            first = next((code for code in sorted(codes) if code != -signal.SIGTERM), -signal.SIGTERM)
+            ended = f"was ended by signal {-first}" if first < 0 else f"failed with exit code {first}"
+            raise ClusterError(f"a process of the team {ended}; see above") from None
         except SignalException as error:
             raise Stopped(error.sigval.name) from None

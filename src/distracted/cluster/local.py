@@ -31,6 +31,16 @@ class Here:
         self._free_cpus, self._free_slots = num_cpus, self.at_once
         self._free = {f"cuda:{number}": 1.0 for number in range(self.num_gpus)}
 
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuse a job that asks for more than there is."""
+        for job in jobs:
+            if (device := self._take(job)) is None:
+                raise ClusterError(
+                    f"{job}: asks for {job.num_cpus} cores and {job.num_gpus:g} GPUs (runtime.num_cpus, "
+                    f"runtime.num_gpus); here are {self.num_cpus} cores and {self.num_gpus} GPUs"
+                )
+            self._give_back(job, device)
+
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
@@ -39,13 +49,7 @@ class Here:
         Raises:
             ClusterError: a job asks for more than there is.
         """
-        for job in jobs:
-            if (device := self._take(job)) is None:
-                raise ClusterError(
-                    f"{job}: asks for {job.num_cpus} cores and {job.num_gpus:g} GPUs (runtime.num_cpus, "
-                    f"runtime.num_gpus); here are {self.num_cpus} cores and {self.num_gpus} GPUs"
-                )
-            self._give_back(job, device)
+        self.check(jobs)
         waiting, ended = list(jobs), list[Ended]()
         running: dict[subprocess.Popen[bytes], tuple[Job, str]] = {}
         told = False

@@ -68,7 +68,6 @@ class OnRay:
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
         """Run jobs as tasks."""
-        self._warn_of_unplaceable(jobs)
         task = self._ray.remote(max_retries=_RETRIES, max_calls=1)(_work)
         waiting = {}
         for job in jobs:
@@ -77,7 +76,8 @@ class OnRay:
             waiting[placed.remote(list(told), str(log(job)), job.num_cpus)] = job
         return _collect(self._ray, waiting, log, stop, watch)
 
-    def _warn_of_unplaceable(self, jobs: Sequence[Job]) -> None:
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuse nothing: nodes may come; say what waits for them."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         have = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
         for job in jobs:

@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 class Derivation:
     """Writes the folds of a derived run.
 
-    Its config is the step and the parents' config hashes, so that another step, or a parent with another
-    config, is another run.
+    Its config is the step and the parents' config hashes: another step is another run; where only a parent
+    has another config now, the run is made anew.
 
     Attributes:
         folds: Those to make: all that are not there, or were made of something else than they would be now.
@@ -75,7 +75,8 @@ class Derivation:
                 raise StoreError(f"NAME={name}: {parent.name} is made of it, or is it; choose another name")
         self._inputs = inputs
         folds = parents[0].folds
-        store.check_config(name, hash_config(self._config), redone=folds if force else ())
+        other_parents = all(self._is_of_same_step(fold) for fold in finished)
+        store.check_config(name, hash_config(self._config), redone=folds if force or other_parents else ())
         current = [] if force else [fold for fold in folds if self._is_current(fold, finished)]
         if whole and len(current) < len(folds):
             current = []
@@ -114,6 +115,14 @@ class Derivation:
             **facts,
         )
 
+    def _is_of_same_step(self, fold: int) -> bool:
+        """Whether a fold was made by this step of runs of these names."""
+        try:
+            config = self._store.manifest(self.name, fold).config
+        except StoreError:
+            return False
+        return config.get("step") == self._config["step"] and _names(config) == _names(self._config)
+
     def _inputs_of(self, fold: int) -> Mapping[str, Any]:
         return self._inputs[fold] if self._inputs else {}
 
@@ -129,6 +138,10 @@ class Derivation:
         names = ", ".join(parent.name for parent in self._runs)
         _log.info("%s, fold %d: it, or %s, has changed since; made anew", name, fold, names)
         return False
+
+
+def _names(config: Mapping[str, Any]) -> list[str]:
+    return [parent["run"] for parent in config.get("parents") or [config["parent"]]]
 
 
 @dataclass(frozen=True)

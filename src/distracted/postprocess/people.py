@@ -129,7 +129,7 @@ def count_test_people(
     how = sha256_json([_VERSION, config.hash, settled.weights.sha256])
     if not force and (kept := _read_kept(store)) is not None and kept.get("how") == how:
         _log.info("people: done already (FORCE=1 redoes it)")
-        return PeopleCount(kept["people"], tuple(kept["ratios"]), kept["agreement"])
+        return kept["count"]  # type: ignore[no-any-return]
     sets = [Images.to_train(competition), Images.to_test(competition)]
     train, test = pretrained_features(settled, sets, store.workspace.cache(competition.name), progress)
     found = count_people(train, store.folds.subjects, test)
@@ -144,15 +144,17 @@ def count_test_people(
 def read_test_people(store: Store) -> int | None:
     """What `count_test_people` kept for this data, if it did."""
     kept = _read_kept(store)
-    people: int | None = None if kept is None else kept["people"]
-    return people
+    return None if kept is None else int(kept["people"])
 
 
 def _read_kept(store: Store) -> dict[str, Any] | None:
     """None where nothing was kept, it is damaged, or it is of other data."""
     try:
         kept = json.loads(store.workspace.test_people(store.competition.name).read_text())
-        same = kept["index_hash"] == store.competition.index_hash
-        return {**kept, "people": int(kept["people"])} if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+        ratios = tuple(float(ratio) for ratio in kept["ratios"])
+        count = PeopleCount(int(kept["people"]), ratios, float(kept["agreement"]))
+        if kept["index_hash"] != store.competition.index_hash or count.people < 1 or not count.trusted:
+            return None
+        return {**kept, "count": count}
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None

@@ -20,7 +20,7 @@ from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_fold
 from distracted.errors import StoreError, first_line
 from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_bytes, sha256_file
 from distracted.locks import Lock, hold
-from distracted.paths import Workspace
+from distracted.paths import AUDIT, REPORT, Workspace
 from distracted.predictions._binding import bind_data
 from distracted.predictions._rows import as_table, read_rows
 from distracted.predictions.manifest import Kind, Manifest, Parent
@@ -252,6 +252,8 @@ class Store:
         check_name(run, "NAME")
         if (path := self.workspace.run(self.competition.name, run)).is_file():
             raise StoreError(f"NAME={run}: {path} is a file of the store; choose another name")
+        if run in (AUDIT, REPORT):
+            raise StoreError(f"NAME={run}: runs/ has something else of that name; choose another name")
 
     def _path(self, run: str, fold: int) -> Path:
         return self.workspace.fold(self.competition.name, run, fold) / MANIFEST

@@ -127,7 +127,8 @@ def read_submissions(store: Store) -> list[Sent]:
         try:
             told = json.loads(path.read_text())
             lacking = [key for key in _TOLD if key not in told]
-        except (OSError, ValueError, TypeError):
+            lacking += ["answers"] * (not all(isinstance(answer, dict) for answer in told["answers"]))
+        except (OSError, ValueError, TypeError, KeyError):
             told, lacking = {}, ["JSON"]
         if lacking:
             _log.warning("%s: no provenance of this version (%s); left out", path, lacking[0])

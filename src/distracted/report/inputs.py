@@ -1,5 +1,6 @@
 """What a report follows from, as two digests: while they are the same, so is the page."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -12,8 +13,7 @@ from distracted.predictions.store import MANIFEST, Store
 from distracted.training.state import read_state
 
 _CODE = Path(__file__).resolve().parents[1]
-_META = "made-from"
-_HEAD = 4096  # characters, among which the page says what it was made from
+_HEAD = 4096  # bytes, among which the page says what it was made from
 
 
 def made_from(store: Store, *, policies: Mapping[str, Policy], heat: bool, run: str) -> str:
@@ -27,7 +27,7 @@ def made_from(store: Store, *, policies: Mapping[str, Policy], heat: bool, run: 
 
 
 def page_is_of(path: Path, digests: str) -> bool:
-    """Whether a page that is there was made from that."""
+    """Whether a page that is there, whole, was made from that."""
     return _told(path) == digests
 
 
@@ -37,18 +37,21 @@ def stale_pages(store: Store) -> list[str]:
     audit, told = kept_audit(store), _told(store.workspace.report(store.competition.name))
     if audit is not None and not audit.is_current:
         found.append("make audit: the data, or the predictions that it looked at, have changed since")
-    if told and told.partition(" ")[0] != _stored(store):
+    if store.workspace.report(store.competition.name).is_file() and told.partition(" ")[0] != _stored(store):
         found.append("make report: what it shows has changed since")
     return found
 
 
 def _told(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            found = re.search(rf'<meta name="{_META}" content="([0-9a-f ]*)">', file.read(_HEAD))
-    except (OSError, UnicodeDecodeError):
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            file.seek(-min(_HEAD, len(head)), os.SEEK_END)
+            whole = file.read().rstrip().endswith(b"</html>")
+    except OSError:
         return ""
-    return found[1] if found else ""
+    found = re.search(rb'<meta name="made-from" content="([0-9a-f ]*)">', head)
+    return found[1].decode() if found and whole else ""
 
 
 def _stored(store: Store) -> str:

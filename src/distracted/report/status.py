@@ -10,7 +10,7 @@ from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
 from distracted.submission.submit import is_submitted
-from distracted.training.state import read_state
+from distracted.training.state import JobState, read_state, redo_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class FoldStatus:
         score: Log loss of a fold that is done (NaN where its manifest has none).
         share: Of its epochs that a fold which is not done has behind it.
         reason: Why it failed, or was stopped.
+        redo: Of one that is done: how the training that is to replace it ended, or "" where there is none.
     """
 
     state: Literal["done", "running", "failed", "stopped", "missing"]
@@ -29,6 +30,7 @@ class FoldStatus:
     share: float = 0.0
     reason: str = ""
     anew: bool = False
+    redo: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class RunStatus:
         stale: What it was made of that has changed since, or "".
         problem: Why the run cannot be used, or "".
         written: When its last fold was, UTC, ISO 8601.
-        parents: Runs that it was made of.
+        parents: Runs that it was made of; made_by: the command that makes it of them.
     """
 
     run: str
@@ -57,6 +59,7 @@ class RunStatus:
     problem: str = ""
     written: str = ""
     parents: tuple[str, ...] = ()
+    made_by: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -97,7 +100,7 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
     if not statuses:
         return ["make cv MODEL=resnet50: there are no runs yet"]
     steps = []
-    for status in statuses:
+    for status in sorted(statuses, key=lambda status: _depth(status, statuses)):  # parents first
         open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
         names = ", ".join(map(str, open_folds))
         if status.is_trained_now:
@@ -105,19 +108,43 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
         elif status.problem:
             steps.append(f"mend {status.run}: {status.problem}")
         elif status.stale:
-            steps.append(f"make {status.run} anew: {status.stale}")
+            steps.append(f"{status.made_by}: {status.stale}")
         elif open_folds and status.kind in ("model", "?"):
             steps.append(f"make cv for {status.run}, as it was begun: fold {names} to do")
         elif open_folds:
-            steps.append(f"make {status.run} anew: fold {names} to do")
+            steps.append(f"{status.made_by}: fold {names} of {status.run} to do")
+        if begun := [number for number, fold in enumerate(status.folds) if fold.redo]:
+            marks = store.workspace.redo(store.competition.name, status.run, begun[0])
+            steps.append(
+                f"make cv for {status.run} without FORCE=1: fold {', '.join(map(str, begun))} is to be made "
+                f"anew (or remove {marks} and its kin, to keep what is there)"
+            )
     blended = {name for s in statuses if s.kind == "blend" and s.is_current for name in s.parents}
     waiting = [s.run for s in statuses if s.kind != "blend" and s.is_current and not s.leaky]
-    if left := [run for run in waiting if run not in blended]:
+    anew = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
+    if (left := [run for run in waiting if run not in blended]) and not anew:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
     best = best_blend(statuses)
     if best is not None and not is_submitted(store, best.run):
         steps.append(f"make submit NAME={best.run}: no submission holds it as it is")
     return steps
+
+
+def _depth(status: RunStatus, statuses: list[RunStatus]) -> int:
+    """How many steps lie between a run and the trainings that it is made of."""
+    parents = [other for other in statuses if other.run in status.parents]
+    return 1 + max((_depth(parent, statuses) for parent in parents), default=0)
+
+
+def _made_by(manifest: Manifest) -> str:
+    """The command that makes a run of others, but for settings that its manifest has."""
+    run, parents = manifest.run, " ".join(parent.run for parent in manifest.parents)
+    if manifest.kind == "blend":
+        return f"make ensemble NAME={run}"
+    step = manifest.config.get("step", {}).get("name")
+    if step == "tta":
+        return f"make tta RUN={parents} NAME={run}, with its VIEWS"
+    return "make sweep" if step == "choose" else f"make {step} RUNS={parents} NAME={run}"
 
 
 def pooled_scores(store: Store, run: str) -> dict[str, float]:
@@ -159,19 +186,30 @@ def _status(store: Store, run: str) -> RunStatus:
         stale=stale,
         written=max(manifest.written for manifest in manifests.values()),
         parents=tuple(parent.run for parent in first.parents),
+        made_by=_made_by(first) if first.kind != "model" else "",
     )
 
 
 def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:
     """The state of one fold, by its manifest (None: it has none) and what its training says of itself."""
     name = store.competition.name
-    job = read_state(store.workspace.scratch(name, run, fold))
+    scratch = store.workspace.scratch(name, run, fold)
+    job = read_state(scratch)
     if manifest is not None:
         score = manifest.scores.get("valid/log_loss", float("nan"))
-        return FoldStatus("done", score, anew=job is not None and job.is_alive)
+        if job is not None and job.is_alive:
+            return FoldStatus("done", score, _share(store, run, fold, job), anew=True)
+        if redo_of(scratch) is None:
+            return FoldStatus("done", score)
+        if job is None or job.state == "done":
+            return FoldStatus("done", score, redo="not begun")
+        return FoldStatus("done", score, _share(store, run, fold, job), redo=job.state)
     if job is None or job.state == "done":  # done, and its predictions were removed
         return FoldStatus("missing")
-    steps = read_curves(store.workspace.metrics(name, run, fold), fold).steps
+    return FoldStatus(job.state, share=_share(store, run, fold, job), reason=job.error)
+
+
+def _share(store: Store, run: str, fold: int, job: JobState) -> float:
+    steps = read_curves(store.workspace.metrics(store.competition.name, run, fold), fold).steps
     behind = steps[-1].get("train/epoch", 0.0) if steps else 0.0
-    share = min(1.0, behind / job.epochs) if job.epochs else 0.0
-    return FoldStatus(job.state, share=share, reason=job.error)
+    return min(1.0, behind / job.epochs) if job.epochs else 0.0

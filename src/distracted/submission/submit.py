@@ -100,18 +100,23 @@ def write_submission(
 
 
 def is_submitted(store: Store, run: str) -> bool:
-    """Whether a run has a submission, written from its predictions as they are now."""
-    told = _told(store.workspace.submissions(store.competition.name) / f"{run}.json")
+    """Whether a run has a submission, undamaged, written from its predictions as they are now."""
+    path = store.workspace.submissions(store.competition.name) / f"{run}.json"
+    told, csv = _told(path), path.with_suffix(".csv")
     try:
         now = as_parent(store.manifests(run)).predictions
     except StoreError:  # the run is gone, or broken
         return False
-    return told is not None and told.get("predictions") == now
+    if told is None or told.get("predictions") != now or not csv.is_file():
+        return False
+    return told.get("sha256") == sha256_file(csv)
 
 
 def _is_current(submission: Submission, made_from: Mapping[str, Any]) -> bool:
     told = _told(submission.provenance)
     if told is None or not submission.path.is_file():
+        return False
+    if not isinstance(told.get("answers"), list):
         return False
     same = all(told.get(key) == value for key, value in json.loads(json.dumps(made_from)).items())
     return same and told.get("sha256") == sha256_file(submission.path)

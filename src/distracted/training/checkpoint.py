@@ -35,7 +35,10 @@ def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str]) -> N
         OSError: no room, or no right to write; the library raises an error of its own.
     """
     try:
+        path.touch()
+        mode = path.stat().st_mode  # what other files get: the library leaves its own to its owner alone
         save_file(tensors, path, metadata=metadata)
+        path.chmod(mode)
     except SafetensorError as error:
         if (found := re.search(r"os error (\d+)", str(error))) is None:
             raise

@@ -84,13 +84,18 @@ class Team:
         """BatchNorm's running statistics, of which each process has seen its share, are averaged."""
         if self.size == 1:
             return
-        for name, buffer in network.named_buffers():
-            if name.rpartition(".")[2] in ("running_mean", "running_var"):
-                distributed.all_reduce(buffer)
-                buffer /= self.size
+        for buffer in running_statistics(network).values():
+            distributed.all_reduce(buffer)
+            buffer /= self.size
 
 
 ALONE = Team()
+
+
+def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
+    """BatchNorm's, by name; while it learns, each process of a team has those of its share of the batches."""
+    buffers = network.named_buffers()
+    return {name: b for name, b in buffers if name.rpartition(".")[2] in ("running_mean", "running_var")}
 
 
 def in_team() -> bool:
@@ -104,6 +109,24 @@ def _tells_of_a_lost_peer(error: RuntimeError) -> bool:
 
 
 @contextmanager
+def naming_lost_peers() -> Iterator[None]:
+    """Within this block an exchange that breaks off says what that means.
+
+    Raises:
+        TrainingError: another process of the team has ended in the middle.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _tells_of_a_lost_peer(error):
+            raise
+        raise TrainingError(
+            "another process of the team has ended (what it said, if anything, stands above); the same "
+            "command goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
 def join_team(device: str) -> Iterator[Team]:
     """The team that `torchrun` has put this process in, as its environment says; used as a context.
 
@@ -111,7 +134,7 @@ def join_team(device: str) -> Iterator[Team]:
         device: `runtime.device`; processes on CUDA exchange gradients by NCCL, others by gloo.
 
     Raises:
-        TrainingError: another of them has ended in the middle.
+        TrainingError: as `naming_lost_peers`.
     """
     if not in_team():
         yield ALONE
@@ -122,10 +145,7 @@ def join_team(device: str) -> Iterator[Team]:
     distributed.init_process_group("nccl" if on_cuda else "gloo")
     try:
         control = distributed.new_group(backend="gloo")
-        yield Team(distributed.get_rank(), distributed.get_world_size(), control)
-    except RuntimeError as error:
-        if not _tells_of_a_lost_peer(error):
-            raise
-        raise TrainingError("another process of the team has ended; what it said stands above") from error
+        with naming_lost_peers():
+            yield Team(distributed.get_rank(), distributed.get_world_size(), control)
     finally:
         distributed.destroy_process_group()

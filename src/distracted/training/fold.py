@@ -112,6 +112,7 @@ def train_fold(
     network = build_network(config.model, settled.weights, num_classes=competition.num_classes)
     job.network = network.to(settled.device)
     check_phases(network, config.phases)
+    team.follow_lead(network)
     if team.rank:  # each process drops other units
         torch.manual_seed(torch.initial_seed() + team.rank)
     if state is not None:

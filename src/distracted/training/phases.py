@@ -17,7 +17,7 @@ from distracted.models.weights import StateDict
 from distracted.progress import Progress, Step
 from distracted.schema import TrainingConfig, TrainPhase
 from distracted.training.averaging import average, copy_state
-from distracted.training.distributed import ALONE, Team
+from distracted.training.distributed import ALONE, Team, running_statistics
 from distracted.training.mixing import Mixer
 from distracted.training.stepper import Stepper
 from distracted.training.tracking import Tracker
@@ -125,6 +125,7 @@ class PhaseRun:
             "earlier": list(self._earlier),
             "watch": self._watch.state(),
             "stepper": self._stepper.state(),
+            "statistics": self._team.gather([tensor.cpu() for tensor in self._statistics()]),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -135,6 +136,14 @@ class PhaseRun:
         self._earlier.extend(state["earlier"])
         self._watch.load(state["watch"])
         self._stepper.load(state["stepper"])
+        if len(state["statistics"]) == self._team.size > 1:
+            for tensor, own in zip(self._statistics(), state["statistics"][self._team.rank], strict=True):
+                tensor.copy_(own)
+
+    def _statistics(self) -> list[torch.Tensor]:
+        """BatchNorm's of this process, of the network and of what predicts."""
+        networks = [self._network, self._stepper.predicts]
+        return [tensor for network in networks for tensor in running_statistics(network).values()]
 
     def __call__(self) -> Network:
         """Train.

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from distracted.errors import LockError, first_line
-from distracted.files import write_json
+from distracted.files import write_json, write_text
 from distracted.locks import holder
-from distracted.paths import JOB, LOCK
+from distracted.paths import JOB, LOCK, REDO
 from distracted.schema import RunConfig, TrainPhase
 from distracted.stopping import Stopped
 
@@ -65,6 +65,19 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
         write("failed", first_line(error))
         raise
     write("done")
+
+
+def mark_redo(folder: Path, config_hash: str) -> None:
+    """Have a fold that is done made anew, by trainings of that config; "" of any."""
+    write_text(folder / REDO, config_hash)
+
+
+def redo_of(folder: Path) -> str | None:
+    """The hash of the config that a fold is to be made anew with, "" of any; None: it is not."""
+    try:
+        return (folder / REDO).read_text(errors="replace")
+    except OSError:
+        return None
 
 
 def read_state(folder: Path) -> JobState | None:

@@ -89,7 +89,7 @@ class Stepper:
         if self._team.size > 1:  # anew, since it hooks on what learns
             ids = [torch.cuda.current_device()] if self._device.type == "cuda" else None
             self._model = DistributedDataParallel(
-                _WeightedLogits(self._network), device_ids=ids, broadcast_buffers=False
+                _WeightedLogits(self._network), device_ids=ids, init_sync=False, forward_sync_buffers=False
             )
 
     def __call__(

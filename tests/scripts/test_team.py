@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from trainings import SECONDS, Training
 
 from conftest import write_competition
+from distracted.locks import holder
 
 pytestmark = pytest.mark.slow
 
@@ -98,3 +99,13 @@ def test_what_fails_in_a_team_is_said_and_the_exit_code_tells(competition: Path,
     training = Training(competition, tmp_path / "work", "training.batch_size=1")
     code, said = training.run("--fold", "0", "--gpus", "2")
     assert code == 1 and "leave none for some of 2 processes" in said, said
+
+
+def test_a_team_whose_launcher_is_killed_stops_by_itself(competition: Path, tmp_path: Path) -> None:
+    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=5000")
+    process = training.start("--fold", "0", "--gpus", "2")
+    training.wait_for_work(process)
+    process.kill()
+    process.communicate(timeout=SECONDS)  # until its processes have closed what they print to
+    assert holder(training.lock()) is None
+    assert "last.ckpt" in {path.name for path in training.leftovers()}

@@ -76,7 +76,7 @@ def run(main: Callable[..., None]) -> None:
         except Stopped as error:
             again = "the same command goes on"
             if kwargs.get("force"):
-                again = "the same command without FORCE=1 goes on with what was begun anew"
+                again = "without FORCE=1 the same command goes on with what it had begun"
             err.print(Text(f"stopped ({error}); what was done is kept, and {again}", style="bold red"))
             raise typer.Exit(RESUMABLE) from None
         except (DistractedError, OSError) as error:

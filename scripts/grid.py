@@ -21,6 +21,7 @@ from distracted.cluster.local import Here
 from distracted.cluster.on_ray import OnRay
 from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError, StoreError
+from distracted.inference.device import find_device
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import FoldStatus, fold_status
@@ -66,11 +67,14 @@ def main(
     for run, config in configs.items():
         settled = settle(config, num_folds=store.folds.num_folds)
         hashes[run] = ""
-        if not cluster and not config.pseudo.teachers:  # its nodes may settle otherwise; not there yet
+        elsewhere = cluster or (config.runtime.num_gpus == 0 and find_device("auto").type == "cuda")
+        if not elsewhere and not config.pseudo.teachers:  # settled otherwise there, perhaps; not there yet
             hashes[run] = settled.config.hash
             refuse_other_config(store, settled, run, anew=numbers if force else ())
     every = [(run, n) for run in configs for n in numbers]
-    todo = [(run, n) for run, n in every if force or not is_done(store, run, n, hashes[run])]
+    todo = [  # a job with a config that is not known here finds out by itself
+        (run, n) for run, n in every if force or not hashes[run] or not is_done(store, run, n, hashes[run])
+    ]
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 
@@ -97,12 +101,12 @@ def main(
         watch = stack.enter_context(Board(store, planned))
         stack.enter_context(console.stop.waiting())
         ended = engine.run(planned, command=command, log=log, stop=console.stop, watch=watch)
-    for run in configs:
-        say_pooled(store, run)
     if failed := [f"{one.job}: {one.reason}" for one in ended if one.state == "failed"]:
         raise DistractedError("\n".join([f"{len(failed)} of {len(planned)} jobs failed", *failed]))
     if stopped := [one for one in ended if one.state == "stopped"]:
         raise Stopped(console.stop.reason or f"{len(stopped)} jobs were stopped")
+    for run in configs:
+        say_pooled(store, run)
 
 
 def _runs(models: str, seeds: str, name: str) -> list[tuple[str, str, str]]:

@@ -85,6 +85,10 @@ class Workspace:
         """There while a fold is to be made anew."""
         return self.scratch(data, run, fold) / REDO
 
+    def redos(self, data: str) -> list[Path]:
+        """Those marks, of all runs on one data set."""
+        return sorted(self.runs(data).glob(f"*/fold*/{REDO}"))
+
     def network(self, data: str, run: str, fold: int) -> Path:
         """The weights that made a fold's predictions."""
         return self.scratch(data, run, fold) / NETWORK

@@ -175,6 +175,27 @@ def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Config
     assert [fold.redo for fold in run_statuses(store)[0].folds] == ["", "", ""]
 
 
+def test_a_run_half_made_anew_with_another_config_is_named(store: Store, configure: Configure) -> None:
+    old, new = (settle(configure(f"training.seed={seed}"), num_folds=3) for seed in (0, 1))
+    train_folds(store, old, run="a", folds=range(3))
+
+    class StopsAfterOne(Stop):
+        def check(self) -> None:
+            if store.manifest("a", 0).config_hash == new.config.hash:
+                raise Stopped("the test")
+
+    with pytest.raises(Stopped):
+        train_folds(store, new, run="a", folds=range(3), force=True, stop=StopsAfterOne())
+    (status,) = run_statuses(store)
+    assert status.stale == "a: its folds are being made anew with another config" and not status.problem
+    assert [fold.redo for fold in status.folds] == ["", "not begun", "not begun"] and not status.pooled
+    steps = next_steps(store, [status])
+    assert steps[0].startswith("make cv for a without FORCE=1: fold 1, 2 is to be made anew")
+    assert not any("FORCE=1 " in step and "without" not in step for step in steps)
+    train_folds(store, new, run="a", folds=range(3))
+    assert run_statuses(store)[0].is_current
+
+
 def test_what_comes_next_ends_with_the_submission(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     write_run("b", seed=1)

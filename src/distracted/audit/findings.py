@@ -120,8 +120,8 @@ def kept_audit(store: Store) -> Audit | None:
         checks = [Check(**check, findings=_read(folder / f"{check['key']}.csv")) for check in told["checks"]]
         run = str(told["run"])
         looked_at = _looked_at(store, run)
-        same = all(told[key] == looked_at[key] for key in looked_at)
-        return Audit(checks, run, str(told["made"]), str(told["how"]), same)
+        same = all(told.get(key) == looked_at[key] for key in looked_at)
+        return Audit(checks, run, str(told["made"]), str(told.get("how", "")), same)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -8,6 +8,7 @@ from distracted.data.audit import audit_folds, refuse_errors
 from distracted.data.loading import naming_dead_workers
 from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
+from distracted.paths import JOB
 from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
@@ -64,7 +65,8 @@ def train_and_store(
     """
     store.folds.check_fold(fold)
     config, name, stop = settled.config, store.competition.name, stop or Stop()
-    done = team.hear(is_done(store, run, fold, config.hash))  # first: the lead marks what is made anew
+    # The lead's word, and first: it marks what is made anew.
+    done = team.hear(team.is_lead and is_done(store, run, fold, config.hash))
     refuse_other_config(store, settled, run)
     scratch = store.workspace.scratch(name, run, fold)
     if done:
@@ -138,8 +140,8 @@ def train_and_store(
                 seconds=result.seconds,
                 images_per_second=result.images_per_second,
             )
-            checkpoints.remove()
             store.workspace.redo(name, run, fold).unlink(missing_ok=True)
+            checkpoints.remove()
             team.wait()
             tracker.show_fold(store, manifest)
     return manifest
@@ -176,6 +178,7 @@ def begin_anew(store: Store, run: str, folds: Collection[int], *, config_hash: s
             scratch = store.workspace.scratch(name, run, fold)
             Checkpoints(scratch, {}).remove()
             forget_run(scratch)
+            (scratch / JOB).unlink(missing_ok=True)  # which tells of the training before
             mark_redo(scratch, config_hash)
 
 
@@ -233,7 +236,8 @@ def train_folds(
         refuse_other_config(store, settled, run, anew=folds)
     if force and team.is_lead:
         begin_anew(store, run, folds, config_hash=settled.config.hash, stop=stop)
-    before = set() if force else set(store.finished_folds(run))
+    every = range(store.folds.num_folds)
+    before = {fold for fold in every if team.is_lead and is_done(store, run, fold, settled.config.hash)}
     for fold in folds:
         stop.check()
         manifest = train_and_store(

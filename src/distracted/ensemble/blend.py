@@ -19,7 +19,7 @@ from distracted.metrics import (
     subject_bootstrap,
 )
 from distracted.postprocess.step import STEP_VERSION, Part
-from distracted.predictions.lineage import ancestors, check_parents, is_current
+from distracted.predictions.lineage import ancestors, check_parents, is_current, parents_of
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -145,6 +145,8 @@ def _complete_runs(store: Store, *, but: str, leaky: bool) -> list[Run]:
         if name == but:  # the blend itself, which may be damaged
             continue
         manifests = store.manifests(name)
+        if but in (parent.run for parent in parents_of(store, name)):
+            continue
         if _holds_a_blend(store, name):
             continue
         if manifests[0].leaky and not leaky:

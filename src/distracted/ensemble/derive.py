@@ -16,6 +16,7 @@ from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.methods import Extent, Spaces, Way, all_settings, any_of, as_json, too_few
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import STEP_VERSION, Part, Step
+from distracted.predictions.lineage import check_parents
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 
@@ -188,6 +189,7 @@ def _derive(
             store, [parent], name, settings, fitted=reads_labels, inputs=inputs, whole=True, force=force
         )
         if not derivation.folds:
+            check_parents(store, name)
             return Derived(name, measure_gain(store, parent, store.read_run(name)))
         source = step_source(name, step, open_sources(store, [parent], scored), scored)
         fitted = [_fitted(source, frozenset({fold})) for fold in range(scored.num_folds)]

@@ -193,6 +193,10 @@ class Store:
                 remove_leftovers(path.parent)
             yield locks
 
+    def has_one_config(self, run: str) -> bool:
+        """Whether all of a run's folds are of one config; not so while it is made anew with another."""
+        return len({self.manifest(run, fold).config_hash for fold in self.finished_folds(run)}) == 1
+
     def kinds(self, run: str) -> set[Kind]:
         """What a run's folds are, as far as their manifests can be read; empty where there is none."""
         found: set[Kind] = set()

@@ -57,15 +57,28 @@ def _told(path: Path) -> str:
 def _stored(store: Store) -> str:
     """The digest of all files that a page is made from; hashes in them stand for the rest."""
     competition, workspace = store.competition, store.workspace
-    files = {str(path.relative_to(workspace.root)): sha256_file(path) for path in sorted(_files(store))}
+    files = {str(path.relative_to(workspace.root)): _digest(path) for path in sorted(_files(store))}
     states = [read_state(path.parent) for path in workspace.jobs(competition.name)]  # alive or killed
     jobs = [asdict(state) for state in states if state is not None]
     paths = workspace.networks(competition.name)
-    networks = [
-        [str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths
-    ]  # too large to read
+    networks = [[str(path), *_stamp(path)] for path in paths]  # too large to read
     data = [competition.index_hash, store.folds.hash, competition.config.model_dump(mode="json")]
     return sha256_json([data, files, jobs, networks])
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:  # just now
+        return ""
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+        return [found.st_size, found.st_mtime_ns]
+    except FileNotFoundError:
+        return []
 
 
 def _files(store: Store) -> Iterator[Path]:
@@ -74,6 +87,7 @@ def _files(store: Store) -> Iterator[Path]:
         yield from (workspace.fold(name, run, fold) / MANIFEST for fold in store.finished_folds(run))
     yield from workspace.all_metrics(name)
     yield from workspace.ladders(name).glob("*.json")
-    yield from workspace.audit(name).glob("*.*")
-    yield from workspace.submissions(name).glob("*.json")
+    yield from workspace.audit(name).glob("[!.]*.*")
+    yield from workspace.submissions(name).glob("[!.]*.*")
+    yield from workspace.redos(name)
     yield from (path for path in [workspace.test_people(name)] if path.is_file())

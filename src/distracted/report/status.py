@@ -107,13 +107,14 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
             steps.append(f"wait: {status.run} is being trained")
         elif status.problem:
             steps.append(f"mend {status.run}: {status.problem}")
-        elif status.stale:
+        elif status.stale and status.made_by:
             steps.append(f"{status.made_by}: {status.stale}")
         elif open_folds and status.kind in ("model", "?"):
             steps.append(f"make cv for {status.run}, as it was begun: fold {names} to do")
         elif open_folds:
             steps.append(f"{status.made_by}: fold {names} of {status.run} to do")
-        if begun := [number for number, fold in enumerate(status.folds) if fold.redo]:
+        begun = [number for number, fold in enumerate(status.folds) if fold.redo]
+        if begun and not status.is_trained_now:
             marks = store.workspace.redo(store.competition.name, status.run, begun[0])
             steps.append(
                 f"make cv for {status.run} without FORCE=1: fold {', '.join(map(str, begun))} is to be made "
@@ -163,7 +164,8 @@ def _status(store: Store, run: str) -> RunStatus:
     stale = ""
     try:
         manifests = {fold: store.manifest(run, fold) for fold in done}
-        pooled = pooled_scores(store, run) if len(done) == len(every) else {}
+        changes = len(done) == len(every) and not store.has_one_config(run) and _is_redone(store, run)
+        pooled = pooled_scores(store, run) if len(done) == len(every) and not changes else {}
     except StoreError as error:
         folds = tuple(FoldStatus("missing") for _ in every)
         return RunStatus(run, "?", "", False, folds, {}, 0.0, problem=str(error))
@@ -175,6 +177,8 @@ def _status(store: Store, run: str) -> RunStatus:
     except StoreError as error:
         stale = str(error)
     first = next(iter(manifests.values()))
+    if changes:
+        stale = f"{run}: its folds are being made anew with another config"
     return RunStatus(
         run=run,
         kind=first.kind,
@@ -207,6 +211,11 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     if job is None or job.state == "done":  # done, and its predictions were removed
         return FoldStatus("missing")
     return FoldStatus(job.state, share=_share(store, run, fold, job), reason=job.error)
+
+
+def _is_redone(store: Store, run: str) -> bool:
+    name, folds = store.competition.name, range(store.folds.num_folds)
+    return any(redo_of(store.workspace.scratch(name, run, fold)) is not None for fold in folds)
 
 
 def _share(store: Store, run: str, fold: int, job: JobState) -> float:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -38,7 +39,8 @@ def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str]) -> N
         path.touch()
         mode = path.stat().st_mode  # what other files get: the library leaves its own to its owner alone
         save_file(tensors, path, metadata=metadata)
-        path.chmod(mode)
+        with suppress(OSError):  # on a mount that knows no modes
+            path.chmod(mode)
     except SafetensorError as error:
         if (found := re.search(r"os error (\d+)", str(error))) is None:
             raise

@@ -136,8 +136,9 @@ class PhaseRun:
         self._earlier.extend(state["earlier"])
         self._watch.load(state["watch"])
         self._stepper.load(state["stepper"])
-        if len(state["statistics"]) == self._team.size > 1:
-            for tensor, own in zip(self._statistics(), state["statistics"][self._team.rank], strict=True):
+        statistics = state.get("statistics", [])
+        if len(statistics) == self._team.size > 1:
+            for tensor, own in zip(self._statistics(), statistics[self._team.rank], strict=True):
                 tensor.copy_(own)
 
     def _statistics(self) -> list[torch.Tensor]:

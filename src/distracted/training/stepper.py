@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,10 @@ from distracted.training.distributed import ALONE, Team
 from distracted.training.optim import load_optimizer, make_optimizer, make_scheduler
 
 _log = logging.getLogger(__name__)
+
+#: What keeps each process's BatchNorm statistics its own; torch 2.13 has renamed it.
+_SYNC = {"forward_sync_buffers", "broadcast_buffers"} & {*signature(DistributedDataParallel).parameters}
+_OWN_STATISTICS: dict[str, Any] = {max(_SYNC): False}
 
 
 class _WeightedLogits(nn.Module):
@@ -89,7 +94,7 @@ class Stepper:
         if self._team.size > 1:  # anew, since it hooks on what learns
             ids = [torch.cuda.current_device()] if self._device.type == "cuda" else None
             self._model = DistributedDataParallel(
-                _WeightedLogits(self._network), device_ids=ids, init_sync=False, forward_sync_buffers=False
+                _WeightedLogits(self._network), device_ids=ids, init_sync=False, **_OWN_STATISTICS
             )
 
     def __call__(

@@ -184,12 +184,15 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     failed = threading.Event()
 
     def kill() -> None:
-        """Whichever there is, until one was missed: some have no more to do."""
+        """One; and the next epoch's, should it have had no more to do."""
+        killed: set[int] = set()
         while not failed.is_set():
             if metrics.is_file() and metrics.stat().st_size:
                 for child in multiprocessing.active_children():
                     assert child.pid
-                    os.kill(child.pid, signal.SIGKILL)
+                    if child.pid not in killed:
+                        killed.add(child.pid)
+                        os.kill(child.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -178,21 +178,21 @@ def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
 def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = configure("runtime.num_workers=1", "phases.scratch.epochs=100")
-    settled = settle(config, num_folds=3)
+    small = (
+        "training.batch_size=2",
+        "phases.scratch.epochs=100",
+    )  # 18 batches; metrics after 10
+    settled = settle(configure("runtime.num_workers=1", *small), num_folds=3)
     metrics = store.workspace.metrics("tiny", "a", 0)
     failed = threading.Event()
 
     def kill() -> None:
-        """One; and the next epoch's, should it have had no more to do."""
-        killed: set[int] = set()
         while not failed.is_set():
             if metrics.is_file() and metrics.stat().st_size:
                 for child in multiprocessing.active_children():
                     assert child.pid
-                    if child.pid not in killed:
-                        killed.add(child.pid)
-                        os.kill(child.pid, signal.SIGKILL)
+                    os.kill(child.pid, signal.SIGKILL)
+                return
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -202,7 +202,7 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     finally:
         failed.set()
         killer.join()
-    fewer = settle(configure("runtime.num_workers=0", "phases.scratch.epochs=100"), num_folds=3)
+    fewer = settle(configure("runtime.num_workers=0", *small), num_folds=3)
     with caplog.at_level(logging.INFO):
         manifest = train_and_store(store, fewer, run="a", fold=0)
     assert "goes on from step" in caplog.text and manifest.details["num_resumed"] == 1

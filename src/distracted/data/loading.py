@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -154,9 +154,13 @@ def naming_dead_workers() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # or by what it was about to send
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        with suppress(
+            ValueError
+        ):  # torch's handler would raise again, for the next one, wherever we are then
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise TrainingError(
             f"a process that decodes images was ended by the system ({first_line(error)}): memory, or shared "
             "memory, has run out; fewer of them need less (SET='runtime.num_workers=2', 0: none), and the "

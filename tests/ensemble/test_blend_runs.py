@@ -1,13 +1,13 @@
 """A blend is a run like any other: its fold k pools the members' fold-k networks with fold k's weights."""
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from conftest import stamps
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS
@@ -113,10 +113,6 @@ def test_blending_again_replaces_the_blend(store: Store, write_run: WriteRun) ->
     blend_runs(store, runs=["a", "c"])
     blend = store.read_run("ensemble")
     assert all([parent.run for parent in manifest.parents] == ["a", "c"] for manifest in blend.manifests)
-
-
-def stamps(store: Store, run: str) -> list[os.stat_result]:
-    return [path.stat() for path in sorted(store.workspace.run("tiny", run).glob("fold*/*"))]
 
 
 def test_the_same_blend_is_not_made_twice(

@@ -1,6 +1,5 @@
 """Runs that a fitted step makes: stored, scored without a look at their labels, and members of a blend."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from conftest import stamps
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
@@ -235,10 +235,6 @@ def test_a_derived_run_whose_parent_has_changed_is_no_member(store: Store, write
     write_run("a", skill=2.0, seed=5)
     with pytest.raises(StoreError, match="a_calibrated: its parent a has changed since it was made"):
         blend_runs(store, runs=["a_calibrated", "b"], blenders=LINEAR)
-
-
-def stamps(store: Store, run: str) -> list[os.stat_result]:
-    return [path.stat() for path in sorted(store.workspace.run("tiny", run).glob("fold*/*"))]
 
 
 def test_a_step_that_would_give_the_same_is_not_taken_again(store: Store, write_run: WriteRun) -> None:

@@ -91,7 +91,7 @@ def test_a_redo_that_was_stopped_goes_on_without_force(training: Training, whole
     training.wait_for(process, lambda: {"last.ckpt", "redo"} <= {path.name for path in training.leftovers()})
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 75 and "the same command without FORCE=1 goes on" in said
+    assert process.returncode == 75 and "without FORCE=1 the same command goes on" in said
     assert training.predictions(0) == whole.predictions(0)  # the old ones, meanwhile
     code, said = training.run("--fold", "0")
     assert code == 0 and "done already" not in said

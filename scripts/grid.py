@@ -27,6 +27,7 @@ from distracted.predictions.store import Store, open_store
 from distracted.report.status import FoldStatus, fold_status
 from distracted.stopping import Stopped
 from distracted.training.resolve import settle
+from distracted.training.state import ANY_CONFIG
 from status import cell
 from train import say_pooled
 
@@ -63,18 +64,16 @@ def main(
     )
     numbers = _folds(store, folds)
     check_split(store)
-    hashes: dict[str, str] = {}  # of configs, as far as they are known here
+    hashes = dict.fromkeys(configs, ANY_CONFIG)
     for run, config in configs.items():
         settled = settle(config, num_folds=store.folds.num_folds)
-        hashes[run] = ""
         elsewhere = cluster or (config.runtime.num_gpus == 0 and find_device("auto").type == "cuda")
         if not elsewhere and not config.pseudo.teachers:  # settled otherwise there, perhaps; not there yet
             hashes[run] = settled.config.hash
             refuse_other_config(store, settled, run, anew=numbers if force else ())
     every = [(run, n) for run in configs for n in numbers]
-    todo = [  # a job with a config that is not known here finds out by itself
-        (run, n) for run, n in every if force or not hashes[run] or not is_done(store, run, n, hashes[run])
-    ]
+    whole = {run for run in configs if force or hashes[run] == ANY_CONFIG}  # its jobs find out what is done
+    todo = [(run, n) for run, n in every if run in whole or not is_done(store, run, n, hashes[run])]
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 

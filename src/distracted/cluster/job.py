@@ -22,7 +22,7 @@ from distracted.training.fold import FoldResult, train_fold
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.resume import Checkpoints
-from distracted.training.state import job_state, mark_redo, redo_of
+from distracted.training.state import ANY_CONFIG, job_state, mark_redo, redo_of
 from distracted.training.tracking import NoTracker, Tracker
 
 _log = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ def train_and_store(
     return manifest
 
 
-def is_done(store: Store, run: str, fold: int, config_hash: str = "") -> bool:
-    """Whether a fold is there, undamaged, and not to be made anew with this config ("": with any)."""
+def is_done(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
+    """Whether a fold is there, undamaged, and not to be made anew with this config."""
     if fold not in store.finished_folds(run) or is_to_redo(store, run, fold, config_hash):
         return False
     manifest = store.manifest(run, fold)
@@ -160,14 +160,16 @@ def is_done(store: Store, run: str, fold: int, config_hash: str = "") -> bool:
     return True
 
 
-def begin_anew(store: Store, run: str, folds: Collection[int], *, config_hash: str = "", stop: Stop) -> None:
+def begin_anew(
+    store: Store, run: str, folds: Collection[int], *, config_hash: str = ANY_CONFIG, stop: Stop
+) -> None:
     """Have some folds of a run made anew, whatever is there; until then their predictions stay.
 
     What was begun is forgotten. The next `train_and_store` of each begins, and the one after an interruption
     goes on. Nobody is interrupted between them.
 
     Args:
-        config_hash: Of the config that they are made anew with; "": of any. With another one they stay done.
+        config_hash: Of the config that they are made anew with; with another one they stay done.
 
     Raises:
         LockError: another process works on one of them.
@@ -182,10 +184,10 @@ def begin_anew(store: Store, run: str, folds: Collection[int], *, config_hash: s
             mark_redo(scratch, config_hash)
 
 
-def is_to_redo(store: Store, run: str, fold: int, config_hash: str = "") -> bool:
-    """Whether a fold is to be made anew with this config ("": with any), whatever is there."""
+def is_to_redo(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
+    """Whether a fold is to be made anew with this config, whatever is there."""
     asked = redo_of(store.workspace.scratch(store.competition.name, run, fold))
-    return asked is not None and (not asked or not config_hash or asked == config_hash)
+    return asked is not None and (ANY_CONFIG in (asked, config_hash) or asked == config_hash)
 
 
 def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Collection[int] = ()) -> None:
@@ -200,6 +202,13 @@ def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Colle
     config_hash, folds = settled.config.hash, range(store.folds.num_folds)
     begun = {fold for fold in folds if is_to_redo(store, run, fold, config_hash)}
     store.check_config(run, config_hash, redone=begun | {*anew})
+
+
+def _manifest_or_none(store: Store, run: str, fold: int) -> Manifest | None:
+    try:
+        return store.manifest(run, fold)
+    except StoreError:
+        return None
 
 
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
@@ -236,14 +245,14 @@ def train_folds(
         refuse_other_config(store, settled, run, anew=folds)
     if force and team.is_lead:
         begin_anew(store, run, folds, config_hash=settled.config.hash, stop=stop)
-    every = range(store.folds.num_folds)
-    before = {fold for fold in every if team.is_lead and is_done(store, run, fold, settled.config.hash)}
+    has_changed = False
     for fold in folds:
         stop.check()
+        before = _manifest_or_none(store, run, fold)
         manifest = train_and_store(
             store, settled, run=run, fold=fold, stop=stop, patience=patience, team=team, progress=progress
         )
         after_fold(manifest)
-    finished = store.finished_folds(run)
-    if team.is_lead and len(finished) == store.folds.num_folds and set(finished) != before:
+        has_changed = has_changed or manifest != before
+    if team.is_lead and has_changed and len(store.finished_folds(run)) == store.folds.num_folds:
         track_run(store, run, settled.config.runtime)

@@ -82,7 +82,7 @@ def write_submission(
     sample = store.competition.config.folder / store.competition.config.sample_submission
     submission = Submission(path, run.name, expect_run(store, run))
     made_from = _made_from(store, run, submission, sample)
-    if not force and _is_current(submission, made_from):
+    if not force and _is_made_from(path, made_from):
         _log.info("%s: done already (FORCE=1 redoes it)", path)
         return replace(submission, is_new=False)
     with atomic_paths([path, submission.provenance]) as [csv, provenance]:
@@ -101,34 +101,24 @@ def write_submission(
 
 def is_submitted(store: Store, run: str) -> bool:
     """Whether a run has a submission, undamaged, written from its predictions as they are now."""
-    path = store.workspace.submissions(store.competition.name) / f"{run}.json"
-    told, csv = _told(path), path.with_suffix(".csv")
+    path = store.workspace.submissions(store.competition.name) / f"{run}.csv"
     try:
         now = as_parent(store.manifests(run)).predictions
     except StoreError:  # the run is gone, or broken
         return False
-    if told is None or told.get("predictions") != now or not csv.is_file():
-        return False
-    return told.get("sha256") == sha256_file(csv)
+    return _is_made_from(path, {"predictions": now})
 
 
-def _is_current(submission: Submission, made_from: Mapping[str, Any]) -> bool:
-    told = _told(submission.provenance)
-    if told is None or not submission.path.is_file():
-        return False
-    if not isinstance(told.get("answers"), list):
-        return False
-    same = all(told.get(key) == value for key, value in json.loads(json.dumps(made_from)).items())
-    return same and told.get("sha256") == sha256_file(submission.path)
-
-
-def _told(provenance: Path) -> dict[str, Any] | None:
-    """What stands in a submission's JSON file; None where there is none, or it is damaged."""
+def _is_made_from(csv: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a submission is there, undamaged, and the JSON file beside it says so of it."""
     try:
-        told = json.loads(provenance.read_text())
+        told = json.loads(csv.with_suffix(".json").read_text())
     except (OSError, ValueError):
-        return None
-    return told if isinstance(told, dict) else None
+        return False
+    if not isinstance(told, dict) or not isinstance(told.get("answers"), list) or not csv.is_file():
+        return False
+    same = all(told.get(key) == value for key, value in json.loads(json.dumps(facts)).items())
+    return same and told.get("sha256") == sha256_file(csv)
 
 
 def _newest_blend(store: Store, partial: bool) -> Run:

@@ -16,6 +16,9 @@ from distracted.paths import JOB, LOCK, REDO
 from distracted.schema import RunConfig, TrainPhase
 from distracted.stopping import Stopped
 
+#: In place of a config's hash: whichever it is. It may be settled on another machine only.
+ANY_CONFIG = ""
+
 _Said = Literal["running", "stopped", "failed", "done"]
 
 
@@ -68,12 +71,12 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
 
 
 def mark_redo(folder: Path, config_hash: str) -> None:
-    """Have a fold that is done made anew, by trainings of that config; "" of any."""
+    """Have a fold that is done made anew, by trainings of that config."""
     write_text(folder / REDO, config_hash)
 
 
 def redo_of(folder: Path) -> str | None:
-    """The hash of the config that a fold is to be made anew with, "" of any; None: it is not."""
+    """The hash of the config that a fold is to be made anew with; None: it is not."""
     try:
         return (folder / REDO).read_text(errors="replace")
     except OSError:

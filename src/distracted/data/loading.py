@@ -157,10 +157,8 @@ def naming_dead_workers() -> Iterator[None]:
     except (RuntimeError, ConnectionError, EOFError) as error:  # or by what it was about to send
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        with suppress(
-            ValueError
-        ):  # torch's handler would raise again, for the next one, wherever we are then
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise at the next death, anywhere
         raise TrainingError(
             f"a process that decodes images was ended by the system ({first_line(error)}): memory, or shared "
             "memory, has run out; fewer of them need less (SET='runtime.num_workers=2', 0: none), and the "

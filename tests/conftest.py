@@ -1,7 +1,10 @@
 """A tiny competition, and what most tests need around it."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 
 os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ import wandb
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import read_folds
+from distracted.locks import Owner, this_process
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.paths import Workspace
@@ -203,6 +207,18 @@ def write_run(store: Store) -> Callable[..., None]:
 def stamps(store: Store, run: str) -> list[os.stat_result]:
     """What the file system says of each file of a run's folds: the same, where nothing was written."""
     return [path.stat() for path in sorted(store.workspace.run("tiny", run).glob("fold*/*"))]
+
+
+def dead_owner() -> Owner:
+    """Of a lock: a process of this machine that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", "pass"])
+    done.wait()
+    return replace(this_process(), pid=done.pid)
+
+
+def write_owner(path: Path, owner: Owner) -> None:
+    """Leave a lock's file, as that process would."""
+    path.write_text(json.dumps(asdict(owner)))
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

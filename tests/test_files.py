@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from distracted.files import (
     atomic_path,
     create_text,
+    remove_leftovers,
     sha256_file,
     sha256_json,
     write_bytes,
@@ -169,6 +170,22 @@ class TestHashes:
     def test_nan_has_no_hash(self) -> None:
         with pytest.raises(ValueError, match="JSON"):
             sha256_json([float("nan")])
+
+
+def test_who_is_second_may_lose_its_half_written_file_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which holds the lock by then, and tidies up."""
+    path, link = tmp_path / "lock.json", os.link
+
+    def after_the_first(source: Path, target: Path) -> None:
+        path.write_text("first")
+        remove_leftovers(tmp_path, of="lock.json")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", after_the_first)
+    assert create_text(path, "second") is False
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_system_without_hard_links_still_creates_once(

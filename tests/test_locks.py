@@ -1,31 +1,20 @@
 """A lock: one holder, who is named; a dead one's is taken over, a live one's never."""
 
-import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from conftest import dead_owner, write_owner
 from distracted import locks
 from distracted.errors import LockError
 from distracted.locks import hold, holder, this_process
-
-
-def write(path: Path, owner: locks.Owner) -> None:
-    path.write_text(json.dumps(asdict(owner)))
-
-
-def dead() -> locks.Owner:
-    """A process of this machine that has ended."""
-    done = subprocess.Popen([sys.executable, "-c", "pass"])
-    done.wait()
-    return replace(this_process(), pid=done.pid)
 
 
 def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
@@ -55,8 +44,8 @@ def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
 
 
 def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
-    path, gone = tmp_path / "lock", dead()
-    write(path, gone)
+    path, gone = tmp_path / "lock", dead_owner()
+    write_owner(path, gone)
     assert holder(path) is None
     with hold(path, "work") as lock:
         assert lock.after == gone and holder(path).pid == os.getpid()
@@ -79,7 +68,7 @@ def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
 
 def test_another_machines_lock_is_taken_over_when_it_is_not_renewed(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    write(path, replace(dead(), host="elsewhere"))
+    write_owner(path, replace(dead_owner(), host="elsewhere"))
     with pytest.raises(LockError, match="on elsewhere"), hold(path, "work"):
         pass
     then = time.time() - locks.STALE_SECONDS - 1
@@ -103,7 +92,7 @@ def test_who_has_lost_a_lock_finds_out_and_leaves_the_other_alone(tmp_path: Path
     path = tmp_path / "lock"
     with hold(path, "work") as lock:
         other = replace(this_process(), host="elsewhere")
-        write(path, other)
+        write_owner(path, other)
         assert not lock.is_lost
         lock.beat()
         assert lock.is_lost
@@ -115,7 +104,7 @@ def test_who_has_lost_a_lock_finds_out_and_leaves_the_other_alone(tmp_path: Path
 def test_where_nothing_is_known_of_a_process_but_its_number_time_decides(tmp_path: Path) -> None:
     """As on a Mac: the number of an owner that died may have come again, as this process."""
     path = tmp_path / "lock"
-    write(path, replace(this_process(), born=""))
+    write_owner(path, replace(this_process(), born=""))
     assert holder(path) is not None
     os.utime(path, (0, 0))
     assert holder(path) is None
@@ -127,8 +116,8 @@ def test_a_lock_that_was_taken_by_mistake_is_given_back(
 ) -> None:
     """Between the look at a dead owner's lock and its removal another process has got it."""
     path, faster = tmp_path / "lock", replace(this_process(), host="elsewhere")
-    gone, look = dead(), locks.read_owner
-    write(path, faster)
+    gone, look = dead_owner(), locks.read_owner
+    write_owner(path, faster)
     looks = iter([gone])
     monkeypatch.setattr(locks, "read_owner", lambda path: next(looks, None) or look(path))
     if not links:
@@ -167,7 +156,7 @@ def test_of_many_that_want_a_dead_owners_lock_one_gets_it(tmp_path: Path) -> Non
     path = tmp_path / "lock"
     context = multiprocessing.get_context("spawn")
     for _ in range(5):
-        write(path, dead())
+        write_owner(path, dead_owner())
         ends, processes = [], []
         for _ in range(4):
             go, their_go = context.Pipe()

@@ -72,9 +72,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written; only for who alone writes in a folder."""
-    for path in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, of: str = "") -> None:
+    """Remove what killed processes left half-written; only for who alone writes there.
+
+    Args:
+        of: The beginning of the names of files of which it is removed; by default of all.
+    """
+    for path in folder.glob(f".{of}*.tmp"):
         path.unlink(missing_ok=True)
 
 
@@ -112,13 +116,15 @@ def create_text(path: Path, text: str) -> bool:
     if path.exists():  # nothing to write, and nothing is: the folder may be read-only
         return False
     with _temporary(path) as temporary:
-        temporary.write_bytes(text.encode())
-        _flush(temporary)
+        with temporary.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(temporary, path)  # fails where `path` exists, unlike a rename
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links, such as exFAT or a mounted drive
+        except OSError:  # no hard links, as on exFAT or a mounted drive; or who was first has tidied up
             return _create_in_place(path, text)
     return True
 

@@ -201,7 +201,8 @@ def _remove(path: Path, stale: Owner) -> bool:
             pass
         except OSError:  # a file system without hard links
             if not path.exists():
-                aside.rename(path)
+                with suppress(FileNotFoundError):
+                    aside.rename(path)
     aside.unlink(missing_ok=True)
     return ours
 

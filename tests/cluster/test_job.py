@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from conftest import dead_owner, write_owner
 from distracted.cluster.job import begin_anew, check_split, is_to_redo, train_and_store, train_folds
 from distracted.config import load_config
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
@@ -186,8 +187,14 @@ def test_a_redo_that_is_refused_forgets_nothing(store: Store, configure: Configu
     assert not is_to_redo(store, "tiny", 0)
 
 
-def test_checkpoints_that_a_kill_left_behind_are_removed(store: Store, configure: Configure) -> None:
+def test_what_a_kill_left_behind_is_removed(store: Store, configure: Configure) -> None:
+    """In the last moments, with the predictions written: a checkpoint, or no more than the lock."""
     manifest = train_and_store(store, configure(), run="tiny", fold=0)
     left = Checkpoints(store.workspace.scratch("tiny", "tiny", 0), {})
     left.save({"step": 1})
     assert train_and_store(store, configure(), run="tiny", fold=0) == manifest and not left.exist
+    lock = store.workspace.lock("tiny", "tiny", 0)
+    write_owner(lock, dead_owner())
+    assert train_and_store(store, configure(), run="tiny", fold=0) == manifest and not lock.exists()
+    with store.hold("tiny", [0]):  # it is at work on its last steps
+        assert train_and_store(store, configure(), run="tiny", fold=0) == manifest and lock.exists()

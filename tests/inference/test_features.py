@@ -1,17 +1,16 @@
 """Frozen features: computed once, found by what they were made from, anew when any of it changes."""
 
-import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import RecordedProgress, model_config
+from conftest import RecordedProgress, dead_owner, model_config, write_owner
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
@@ -165,7 +164,7 @@ def test_who_comes_second_waits_for_the_first(
     [path] = (tmp_path / "features").iterdir()
     ready = path.rename(tmp_path / "ready")
     lock = path.with_suffix(".lock")
-    lock.write_text(json.dumps(asdict(replace(this_process(), host="elsewhere"))))
+    write_owner(lock, replace(this_process(), host="elsewhere"))
 
     def while_waiting() -> None:
         ready.rename(path)
@@ -175,6 +174,21 @@ def test_who_comes_second_waits_for_the_first(
         features = extract(network, competition, tmp_path, after_batch=while_waiting)
     assert "being computed by process" in caplog.text
     np.testing.assert_array_equal(features, whole)
+
+
+def test_what_a_process_left_that_was_killed_at_its_very_end_is_removed(
+    network: Network, competition: Competition, tmp_path: Path
+) -> None:
+    whole = np.array(extract(network, competition, tmp_path))
+    [path] = (tmp_path / "features").iterdir()
+    write_owner(path.with_suffix(".lock"), dead_owner())
+    path.with_suffix(".proven").write_text("{}")
+    for name in (f"{path.stem}.lock", f"{path.stem}.proven"):
+        (path.parent / f".{name}.0a1b2c3d.tmp").touch()
+    progress = RecordedProgress()
+    np.testing.assert_array_equal(extract(network, competition, tmp_path, progress=progress), whole)
+    assert progress.tasks == []
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

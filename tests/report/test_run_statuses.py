@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import dead_owner
 from distracted.cluster.job import train_and_store, train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import calibrate_run
@@ -124,13 +123,12 @@ def test_a_fold_that_failed_says_why(store: Store, configure: Configure) -> None
 def test_a_fold_whose_process_was_killed_is_stopped(store: Store, configure: Configure) -> None:
     scratch = store.workspace.scratch("tiny", "a", 0)
     lock = store.workspace.lock("tiny", "a", 0)
-    done = subprocess.Popen([sys.executable, "-c", "pass"])
-    done.wait()
+    killed = dead_owner().pid
     with store.hold("a", [0]), job_state(scratch, configure()):
         mine = lock.read_text()
-        lock.write_text(json.dumps(json.loads(mine) | {"pid": done.pid}))
+        lock.write_text(json.dumps(json.loads(mine) | {"pid": killed}))
         assert run_statuses(store)[0].folds[0].state == "stopped"
-        lock.write_text(json.dumps(json.loads(mine) | {"pid": done.pid, "host": "elsewhere"}))
+        lock.write_text(json.dumps(json.loads(mine) | {"pid": killed, "host": "elsewhere"}))
         assert run_statuses(store)[0].folds[0].state == "running"  # who is to know
         os.utime(lock, (0, 0))
         assert run_statuses(store)[0].folds[0].state == "stopped"  # not heard of for too long

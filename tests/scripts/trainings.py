@@ -11,6 +11,7 @@ from conftest import TINY
 from distracted.files import sha256_file
 from distracted.locks import holder
 from distracted.paths import CONFIGS, Workspace
+from distracted.training.resume import newest_state
 
 SCRIPTS = CONFIGS.parent / "scripts"
 SECONDS = 300.0  # within which whatever is waited for has to come
@@ -66,6 +67,12 @@ class Training:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    def step(self, fold: int = 0) -> int:
+        """That its newest checkpoint goes on from."""
+        found = newest_state(self.workspace.scratch("tiny", "net", fold))
+        assert found is not None
+        return int(found[2]["clock"]["step"])
 
     def lock(self, fold: int = 0) -> Path:
         return self.workspace.lock("tiny", "net", fold)

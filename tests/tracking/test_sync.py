@@ -6,13 +6,13 @@ import re
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import wandb
 from stand_in import StandIn
 
+from conftest import write_owner
 from distracted.cluster.job import train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import calibrate_run
@@ -192,7 +192,7 @@ def test_what_is_still_being_made_is_left_alone(
     assert (done.recordings, done.waiting, done.problems) == (1, [], []) and done.told == 4
     recording = find_recording_folder(store)
     (recording / "unsent").write_text("")
-    (recording / "open.json").write_text(json.dumps(asdict(this_process())))
+    write_owner(recording / "open.json", this_process())
     assert find_recordings(store) == []
     (recording / "open.json").unlink()
     assert find_recordings(store) == [recording]

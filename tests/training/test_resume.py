@@ -3,13 +3,14 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from conftest import write_owner
 from distracted.errors import CheckpointError, LockError
 from distracted.locks import hold, this_process
 from distracted.predictions.store import Store
@@ -103,7 +104,7 @@ CONFIGS: dict[str, Sequence[str]] = {
 def test_who_has_lost_the_fold_takes_no_further_step(tmp_path: Path) -> None:
     path = tmp_path / "lock.json"
     with hold(path, "a fold") as lock:
-        path.write_text(json.dumps(asdict(replace(this_process(), host="elsewhere"))))
+        write_owner(path, replace(this_process(), host="elsewhere"))
         checkpoints = Checkpoints(tmp_path, {}, every=1000, lock=lock)
         checkpoints.after_step(dict)  # found out when the lock is next renewed
         lock.beat()

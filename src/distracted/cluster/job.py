@@ -71,9 +71,10 @@ def train_and_store(
     scratch = store.workspace.scratch(name, run, fold)
     if done:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
-        left = Checkpoints(scratch, {})
-        if team.is_lead and left.exist and redo_of(scratch) is None:  # a kill came before their removal
-            with suppress(LockError), store.hold(run, [fold]):
+        left, lock_path = Checkpoints(scratch, {}), store.workspace.lock(name, run, fold)
+        killed = left.exist or lock_path.exists()  # after its predictions were written
+        if team.is_lead and killed and redo_of(scratch) is None:
+            with suppress(LockError), store.hold(run, [fold]):  # or it is at its last steps now
                 left.remove()
         return store.manifest(run, fold)
     pseudo: PseudoLabels | None = None
@@ -205,10 +206,11 @@ def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Colle
 
 
 def _manifest_or_none(store: Store, run: str, fold: int) -> Manifest | None:
-    try:
-        return store.manifest(run, fold)
-    except StoreError:
+    if fold not in store.finished_folds(run):
         return None
+    with suppress(StoreError):  # damaged, or of an older config
+        return store.manifest(run, fold)
+    return None
 
 
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
-from distracted.files import write_json
+from distracted.files import remove_leftovers, write_json
 from distracted.inference.device import Precision, autocast, move
 from distracted.locks import hold, holder
 from distracted.models.network import Network, fingerprint
@@ -67,14 +67,16 @@ def cached_features(
     made_from = [*trunk, *network.taken, *seen, precision, device.type, *contents]
     key = sha256(repr(made_from).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
-    if (features := _load(path, len(contents))) is not None:
-        return features
     lock = path.with_suffix(".lock")
+    if not lock.exists() and (features := _load(path, len(contents))) is not None:
+        return features
     if (other := holder(lock)) is not None:
         _log.info("features of the frozen base: being computed by %s; waiting for them", other)
     patience = float("inf")
     with hold(lock, "features of the frozen base", patience=patience, while_waiting=after_batch) as held:
+        remove_leftovers(folder, of=key)
         if (features := _load(path, len(contents))) is not None:
+            path.with_suffix(".proven").unlink(missing_ok=True)  # who made them was killed at the very end
             return features
         network.eval()
         with (

@@ -74,7 +74,7 @@ def train_and_store(
         left, lock_path = Checkpoints(scratch, {}), store.workspace.lock(name, run, fold)
         killed = left.exist or lock_path.exists()  # after its predictions were written
         if team.is_lead and killed and redo_of(scratch) is None:
-            with suppress(LockError), store.hold(run, [fold]):  # or it is at its last steps now
+            with suppress(LockError, OSError), store.hold(run, [fold]):  # at its last steps now; read-only
                 left.remove()
         return store.manifest(run, fold)
     pseudo: PseudoLabels | None = None

@@ -20,7 +20,7 @@ from distracted.cluster.job import begin_anew, check_split, is_done, is_to_redo,
 from distracted.cluster.local import Here
 from distracted.cluster.on_ray import OnRay
 from distracted.config import load_config
-from distracted.errors import ConfigError, DistractedError, StoreError
+from distracted.errors import ConfigError, DistractedError
 from distracted.inference.device import find_device
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
@@ -190,12 +190,8 @@ class Board:
         return "" if score is None else f", log loss {score:.4f}"
 
     def _status(self, job: Job) -> FoldStatus:
-        folds = self._store.finished_folds(job.run)
-        done = job.fold in folds and not is_to_redo(self._store, job.run, job.fold)
-        try:
-            manifest = self._store.manifest(job.run, job.fold) if done else None
-        except StoreError:  # being written just now, or of an older config
-            manifest = None
+        redone = is_to_redo(self._store, job.run, job.fold)
+        manifest = None if redone else self._store.find_manifest(job.run, job.fold)
         return fold_status(self._store, job.run, job.fold, manifest)
 
     def _summary(self, states: Mapping[Job, FoldStatus], ended: Sequence[Ended]) -> str:

@@ -170,12 +170,12 @@ def _acquire(path: Path, what: str) -> Lock:
             found = Owner(0, "?", "?", "", "?", "")
         if found is None:
             continue  # given back just now
-        if not found.token and not _is_stale(path, found):
-            raise LockError(
-                f"{what}: {path} is damaged and names nobody; remove it, or wait: it is taken over "
-                f"{STALE_SECONDS:.0f} s after it was written"
-            )
         if not _is_stale(path, found):
+            if not found.token:
+                raise LockError(
+                    f"{what}: {path} is damaged and names nobody; remove it, or wait: it is taken over "
+                    f"{STALE_SECONDS:.0f} s after it was written"
+                )
             raise LockError(
                 f"{what}: being made by {found}; wait for it, or stop it (its lock is {path}; "
                 f"one that is not renewed for {STALE_SECONDS:.0f} s is taken over)"

@@ -178,10 +178,7 @@ def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
 def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    small = (
-        "training.batch_size=2",
-        "phases.scratch.epochs=100",
-    )  # 18 batches; metrics after 10
+    small = ("training.batch_size=2", "phases.scratch.epochs=100")  # 18 batches; metrics after 10
     settled = settle(configure("runtime.num_workers=1", *small), num_folds=3)
     metrics = store.workspace.metrics("tiny", "a", 0)
     failed = threading.Event()

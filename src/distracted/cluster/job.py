@@ -205,14 +205,6 @@ def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Colle
     store.check_config(run, config_hash, redone=begun | {*anew})
 
 
-def _manifest_or_none(store: Store, run: str, fold: int) -> Manifest | None:
-    if fold not in store.finished_folds(run):
-        return None
-    with suppress(StoreError):  # damaged, or of an older config
-        return store.manifest(run, fold)
-    return None
-
-
 def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
     counts = {
         "num_pseudo_labels": len(pseudo.probs) if pseudo else 0,
@@ -250,7 +242,7 @@ def train_folds(
     has_changed = False
     for fold in folds:
         stop.check()
-        before = _manifest_or_none(store, run, fold)
+        before = store.find_manifest(run, fold)
         manifest = train_and_store(
             store, settled, run=run, fold=fold, stop=stop, patience=patience, team=team, progress=progress
         )

@@ -117,10 +117,10 @@ class Derivation:
 
     def _is_of_same_step(self, fold: int) -> bool:
         """Whether a fold was made by this step of runs of these names."""
-        try:
-            config = self._store.manifest(self.name, fold).config
-        except StoreError:
+        manifest = self._store.find_manifest(self.name, fold)
+        if manifest is None:
             return False
+        config = manifest.config
         return config.get("step") == self._config["step"] and _names(config) == _names(self._config)
 
     def _inputs_of(self, fold: int) -> Mapping[str, Any]:

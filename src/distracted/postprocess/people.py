@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,9 +126,9 @@ def count_test_people(
         )
     path = store.workspace.test_people(competition.name)
     how = sha256_json([_VERSION, config.hash, settled.weights.sha256])
-    if not force and (kept := _read_kept(store)) is not None and kept.get("how") == how:
+    if not force and (kept := _read_kept(store)) is not None and kept[1] == how:
         _log.info("people: done already (FORCE=1 redoes it)")
-        return kept["count"]  # type: ignore[no-any-return]
+        return kept[0]
     sets = [Images.to_train(competition), Images.to_test(competition)]
     train, test = pretrained_features(settled, sets, store.workspace.cache(competition.name), progress)
     found = count_people(train, store.folds.subjects, test)
@@ -144,17 +143,17 @@ def count_test_people(
 def read_test_people(store: Store) -> int | None:
     """What `count_test_people` kept for this data, if it did."""
     kept = _read_kept(store)
-    return None if kept is None else int(kept["people"])
+    return None if kept is None else kept[0].people
 
 
-def _read_kept(store: Store) -> dict[str, Any] | None:
-    """None where nothing was kept, it is damaged, or it is of other data."""
+def _read_kept(store: Store) -> tuple[PeopleCount, str] | None:
+    """The count and how it was made; None where nothing was kept, it is damaged, or it is of other data."""
     try:
         kept = json.loads(store.workspace.test_people(store.competition.name).read_text())
         ratios = tuple(float(ratio) for ratio in kept["ratios"])
         count = PeopleCount(int(kept["people"]), ratios, float(kept["agreement"]))
         if kept["index_hash"] != store.competition.index_hash or count.people < 1 or not count.trusted:
             return None
-        return {**kept, "count": count}
+        return count, str(kept.get("how"))
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None

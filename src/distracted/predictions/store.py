@@ -94,6 +94,13 @@ class Store:
             raise StoreError(f"{path}: made with other folds than folds.csv; {_redo(run)}")
         return manifest
 
+    def find_manifest(self, run: str, fold: int) -> Manifest | None:
+        """A fold's manifest; None where there is none that can be read."""
+        if self._path(run, fold).is_file():
+            with suppress(StoreError):
+                return self.manifest(run, fold)
+        return None
+
     def check_config(self, run: str, config_hash: str, *, redone: Collection[int] = ()) -> None:
         """Refuse to mix configs in a run: all its folds share one hash.
 
@@ -199,11 +206,8 @@ class Store:
 
     def kinds(self, run: str) -> set[Kind]:
         """What a run's folds are, as far as their manifests can be read; empty where there is none."""
-        found: set[Kind] = set()
-        for fold in self.finished_folds(run):
-            with suppress(StoreError):
-                found.add(self.manifest(run, fold).kind)
-        return found
+        found = (self.find_manifest(run, fold) for fold in range(self.folds.num_folds))
+        return {manifest.kind for manifest in found if manifest is not None}
 
     def manifests(self, run: str) -> tuple[Manifest, ...]:
         """Those of a run's finished folds.
@@ -281,12 +285,7 @@ class Store:
 
     def _has_changed(self, *manifests: Manifest) -> bool:
         """Whether a fold is not the one any more that its manifest was read of."""
-        for manifest in manifests:
-            with suppress(StoreError):
-                if self.manifest(manifest.run, manifest.fold) == manifest:
-                    continue
-            return True
-        return False
+        return any(self.find_manifest(manifest.run, manifest.fold) != manifest for manifest in manifests)
 
     def _bytes(self, manifest: Manifest, part: str) -> tuple[Path, bytes]:
         """A file of predictions: the very bytes that its manifest describes."""

@@ -69,6 +69,10 @@ class ModelConfig(Section):
 class AugmentConfig(Section):
     """Policies by name; each is a list of albumentations transforms with their arguments."""
 
+    # Pixels that pictures are reduced to, on their shorter side, before they are augmented; null: as they are
+    short_side: PositiveInt | Literal["auto"] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
     policy: str
     policies: dict[str, tuple[dict[str, dict[str, Any] | None], ...]]
 
@@ -306,6 +310,7 @@ class RuntimeConfig(Section):
 
     device: str
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
+    cache_gb: NonNegativeFloat | Literal["auto"]  # that decoded pictures may take; 0: none are kept
     tracking: Literal["wandb", "none"]
     project: str
     validate_every_epoch: bool

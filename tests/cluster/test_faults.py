@@ -162,7 +162,8 @@ def last_of_first_epoch(competition: Competition, store: Store) -> Path:
 def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
     store: Store, configure: Configure, tmp_path: Path
 ) -> None:
-    settled = settle(configure("runtime.checkpoint_steps=1", "phases.scratch.epochs=2"), num_folds=3)
+    overrides = ["runtime.checkpoint_steps=1", "runtime.cache_gb=0", "phases.scratch.epochs=2"]
+    settled = settle(configure(*overrides), num_folds=3)
     whole = train_and_store(store, settled, run="whole", fold=0)
     path = last_of_first_epoch(store.competition, store)
     path.rename(tmp_path / "aside")

@@ -5,6 +5,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 
@@ -242,3 +244,64 @@ class TestConfigErrors:
         for name in ("RandomResizedCrop", "RandomSizedCrop"):
             arguments = {"min_max_height": [10, 30]} if name == "RandomSizedCrop" else {}
             assert augmenter([{name: arguments}])(picture, epoch=0, index=0).shape == (32, 32, 3)
+
+
+class TestAgainstAlbumentations:
+    """Our own forms of its transforms, and the draws of a policy, are its own, byte for byte."""
+
+    @pytest.mark.parametrize("policy", RANDOM)
+    @pytest.mark.parametrize("shape", [(120, 160, 3), (40, 30, 3)])
+    def test_a_policy_gives_its_pictures(self, policy: str, shape: tuple[int, ...]) -> None:
+        picture = smooth(shape)
+        ours = augmenter(policy, size=48, seed=5)
+        plain = A.Compose(
+            [getattr(A, name)(**_arguments(name, a)) for t in SHIPPED[policy] for name, a in t.items()]
+        )
+        plain.set_random_state(np.random.Generator(ours._philox), ours._python)
+        for index in range(60):
+            picture_of_ours = ours(picture, epoch=1, index=index)
+            ours._rekey(1, index, 0, 0)
+            assert np.array_equal(picture_of_ours, plain(image=picture)["image"])
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"rotate": [-40, 40], "fill": 128},
+            {"rotate": [-40, 40], "fill": [255, 0, 9]},
+            {"shear": [-20, 20], "border_mode": 4},
+            {"scale": [0.5, 2], "fit_output": True},
+        ],
+    )
+    def test_affine_with_other_arguments(self, arguments: dict[str, Any]) -> None:
+        """Followed by what makes a square of it again."""
+        back = {"Resize": {"height": 24, "width": 24, "p": 1.0}}
+        arguments = {**arguments, "p": 1.0}
+        ours = augmenter([{"Affine": arguments}, back], size=24)
+        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+        plain = A.Compose([A.Affine(**tuples), A.Resize(24, 24)])
+        plain.set_random_state(np.random.Generator(ours._philox), ours._python)
+        picture = smooth((24, 24, 3))
+        for index in range(20):
+            picture_of_ours = ours(picture, epoch=0, index=index)
+            ours._rekey(0, index, 0, 0)
+            assert np.array_equal(picture_of_ours, plain(image=picture)["image"])
+
+
+def smooth(shape: tuple[int, ...]) -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    return cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _arguments(name: str, arguments: Any) -> dict[str, Any]:
+    """As somebody who uses albumentations would write them."""
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    return {"size": (48, 48), **tuples} if name == "RandomResizedCrop" else tuples
+
+
+def test_a_picture_that_may_not_be_written_stays_as_it_is(picture: np.ndarray) -> None:
+    """It may lie in a file that is mapped."""
+    policy = [{"CoarseDropout": {"p": 1.0}}, {"RandomResizedCrop": {"p": 1.0}}]
+    before = picture.copy()
+    picture.flags.writeable = False
+    assert augmenter(policy)(picture, epoch=0, index=0).shape == (32, 32, 3)
+    assert np.array_equal(picture, before)

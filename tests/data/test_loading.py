@@ -14,6 +14,7 @@ from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
 from distracted.data.loading import BatchSampler, Beside, Loader
+from distracted.data.pictures import Files
 from distracted.errors import ConfigError, DistractedError, ImageError
 
 HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]
@@ -32,7 +33,7 @@ def make_loader(
 ) -> Loader:
     paths = competition.train_paths()
     return Loader(
-        paths,
+        Files(paths),
         np.arange(len(paths)) if rows is None else rows,
         Augmenter(HEAVY if augment else (), size=24, crop=1.0, seed=3),
         batch_size=batch_size,
@@ -119,7 +120,7 @@ def test_a_picture_that_comes_again_is_augmented_anew(competition: Competition) 
     rows = np.concatenate([first[:2], second])
     loaders = [
         Loader(
-            competition.train_paths(),
+            Files(competition.train_paths()),
             rows,
             Augmenter(HEAVY, size=24, crop=1.0, seed=3),
             batch_size=4,
@@ -174,7 +175,7 @@ def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_worke
 def test_a_wrong_policy_is_said_in_a_line(competition: Competition, num_workers: int) -> None:
     """From a worker too, whose tracebacks torch would put into the message."""
     loader = Loader(
-        competition.train_paths(),
+        Files(competition.train_paths()),
         np.arange(8),
         Augmenter([{"Normalize": {"p": 1.0}}], size=24, crop=1.0, seed=0),
         batch_size=4,
@@ -208,7 +209,7 @@ def test_regions_are_a_dimension_of_their_own(competition: Competition) -> None:
     boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
     augmenter = Augmenter(HEAVY, size=24, crop=1.0, seed=3, regions=boxes)
     here, there = (
-        Loader(competition.train_paths(), np.arange(6), augmenter, batch_size=6, num_workers=number)
+        Loader(Files(competition.train_paths()), np.arange(6), augmenter, batch_size=6, num_workers=number)
         for number in (0, 2)
     )
     [batch], [again] = here.epoch(), there.epoch()

@@ -14,6 +14,7 @@ from conftest import RecordedProgress, dead_owner, model_config, write_owner
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
+from distracted.data.pictures import Files
 from distracted.errors import ConfigError
 from distracted.inference.device import find_device, find_precision, find_workers
 from distracted.inference.features import cached_features
@@ -30,7 +31,7 @@ def extract(
     settings = {"size": 32, "crop": 1.0, "contents": competition.train["content"].tolist(), **changes}
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
     rows = np.arange(len(competition.train))
-    loader = Loader(competition.train_paths(), rows, augmenter, batch_size=batch_size, num_workers=0)
+    loader = Loader(Files(competition.train_paths()), rows, augmenter, batch_size=batch_size, num_workers=0)
     return cached_features(
         network, loader, folder=folder / "features", device=CPU, precision="fp32", **settings
     )  # type: ignore[arg-type]
@@ -39,7 +40,9 @@ def extract(
 def test_they_are_the_networks_own(network: Network, competition: Competition, tmp_path: Path) -> None:
     features = extract(network, competition, tmp_path)
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
-    loader = Loader(competition.train_paths(), np.array([4, 2]), augmenter, batch_size=2, num_workers=0)
+    loader = Loader(
+        Files(competition.train_paths()), np.array([4, 2]), augmenter, batch_size=2, num_workers=0
+    )
     [batch] = loader.epoch()
     with torch.no_grad():
         expected = network.eval().features(batch.images).numpy()

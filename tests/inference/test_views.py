@@ -13,6 +13,7 @@ from distracted.data.augment import Augmenter, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
 from distracted.data.loading import Loader
+from distracted.data.pictures import Files
 from distracted.errors import ConfigError
 from distracted.inference.predict import predict_log_probs, predict_views
 from distracted.inference.views import AVERAGES, VIEWS, View, Viewer, average_views, check_average, find_views
@@ -153,7 +154,7 @@ def loaded(competition: Competition) -> Callable[..., Loader]:
     def load(*views: View, rows: np.ndarray | None = None) -> Loader:
         viewer = pickle.loads(pickle.dumps(Viewer(views, size=32, crop=0.9)))  # as a spawned worker gets it
         rows = np.arange(12) if rows is None else rows
-        return Loader(competition.train_paths(), rows, viewer, batch_size=5, num_workers=0)
+        return Loader(Files(competition.train_paths()), rows, viewer, batch_size=5, num_workers=0)
 
     return load
 
@@ -186,7 +187,7 @@ def test_the_centre_is_predicted_as_ever(
     network: Network, competition: Competition, loaded: Callable[..., Loader]
 ) -> None:
     plain = Augmenter((), size=32, crop=0.9, seed=0)
-    loader = Loader(competition.train_paths(), np.arange(12), plain, batch_size=5, num_workers=0)
+    loader = Loader(Files(competition.train_paths()), np.arange(12), plain, batch_size=5, num_workers=0)
     expected = predict_log_probs(network, loader, device=CPU, precision="fp32")
     found = predict_views(network, loaded(*VIEWS["centre"]), device=CPU, precision="fp32")
     assert (found[0] == expected).all()

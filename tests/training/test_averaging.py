@@ -9,6 +9,7 @@ from conftest import model_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
+from distracted.data.pictures import Files
 from distracted.models.network import Network, build_network
 from distracted.models.weights import StateDict, Weights
 from distracted.training.averaging import Ema, average, copy_state
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 def loader(competition: Competition) -> Loader:
     paths = competition.train_paths()
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
-    return Loader(paths, np.arange(len(paths)), augmenter, batch_size=18, num_workers=0, seed=0)
+    return Loader(Files(paths), np.arange(len(paths)), augmenter, batch_size=18, num_workers=0, seed=0)
 
 
 def average_with(network: Network, others: list[StateDict], share: float, loader: Loader) -> None:

@@ -14,6 +14,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.folds import hold_back
 from distracted.data.loading import Loader
+from distracted.data.pictures import Files
 from distracted.errors import ConfigError, ImageError, TrainingError
 from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss
@@ -49,6 +50,15 @@ def test_the_number_of_workers_changes_no_byte(train: Train) -> None:
     alone, helped = (train(f"runtime.num_workers={number}") for number in (0, 2))
     assert alone.valid.tobytes() == helped.valid.tobytes()
     assert alone.test.tobytes() == helped.test.tobytes()
+
+
+def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Path) -> None:
+    overrides = "augment.policy=heavy", "augment.short_side=12"
+    kept, decoded = (train(*overrides, f"runtime.cache_gb={limit}") for limit in ("auto", 0))
+    assert len(list((tmp_path / "cache/pictures").glob("*.u8"))) == 1
+    assert kept.test.tobytes() == decoded.test.tobytes()
+    whole = train("augment.policy=heavy", "augment.short_side=null")
+    assert whole.test.tobytes() != kept.test.tobytes()
 
 
 def test_the_same_seed_repeats_and_another_does_not(train: Train) -> None:
@@ -212,7 +222,7 @@ def test_a_recipe_on_features_learns_and_predicts_as_its_network_does(
     assert log_loss(result.valid, labels) < np.log(3) - 0.03
     rows = store.folds.valid(0)
     augmenter = Augmenter((), size=32, crop=0.95, seed=0)
-    loader = Loader(store.competition.train_paths(), rows, augmenter, batch_size=8, num_workers=0)
+    loader = Loader(Files(store.competition.train_paths()), rows, augmenter, batch_size=8, num_workers=0)
     again = predict_log_probs(result.network, loader, device=torch.device("cpu"), precision="fp32")
     np.testing.assert_allclose(result.valid, again, atol=1e-4)
 

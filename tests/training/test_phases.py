@@ -13,6 +13,7 @@ import torch
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
+from distracted.data.pictures import Files
 from distracted.models.blocks import Block
 from distracted.models.network import Network
 from distracted.progress import silent
@@ -73,7 +74,7 @@ def run(network: Network, competition: Competition, tmp_path: Path) -> Run:
                 network,
                 "finetune",
                 TrainPhase.model_validate(given | settings),
-                loader=Loader(paths, rows, augmenter, batch_size=9, num_workers=0, seed=0),
+                loader=Loader(Files(paths), rows, augmenter, batch_size=9, num_workers=0, seed=0),
                 targets=torch.tensor(competition.train["label"].to_numpy()),
                 training=training,
                 device=CPU,

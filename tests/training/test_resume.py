@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -99,6 +100,20 @@ CONFIGS: dict[str, Sequence[str]] = {
     ),
     "bf16": ("training.precision=bf16", f"{SCRATCH}.optimizer=sgd", f"{SCRATCH}.batchnorm=train"),
 }
+
+
+def test_a_stop_while_pictures_are_decoded_anew_keeps_the_phase_that_was_under_way(
+    configure: Configure, sitting: Callable[..., tuple[FoldResult, int]], tmp_path: Path
+) -> None:
+    config = configure(*BATCHES, f"{SCRATCH}.epochs=2")
+    whole, _ = sitting(config, "whole", 10_000)
+    for moments in (6, 1):  # in the second epoch; after a chunk of the pictures
+        with pytest.raises(Stopped):
+            sitting(config, "cut", moments)
+        rmtree(tmp_path / "cache/pictures")
+    again, _ = sitting(config, "cut", 10_000)
+    assert again.num_resumed == 2
+    assert again.test.tobytes() == whole.test.tobytes()
 
 
 def test_who_has_lost_the_fold_takes_no_further_step(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ This is the only module that knows albumentations.
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -80,7 +80,8 @@ class Augmenter:
         transforms = [
             _build(name, arguments or {}, size) for item in policy for name, arguments in item.items()
         ]
-        self._resizes = any(isinstance(transform, A.RandomResizedCrop) for transform in transforms)
+        crops = [isinstance(transform, A.RandomResizedCrop) for transform in transforms]
+        self._resizes, self._crops_first = any(crops), crops[:1] == [True]
         self._compose = A.Compose(transforms) if transforms else None
         if self._compose is not None:
             self._compose.set_random_state(np.random.Generator(self._philox), self._python)
@@ -104,6 +105,8 @@ class Augmenter:
             return resize_and_crop(image, size=self._size, crop=self._crop)
         if not self._resizes:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
+        elif not self._crops_first and not image.flags.writeable:
+            image = image.copy()  # what comes first may draw on it
         self._rekey(*key, region)
         try:
             result: Image = self._compose(image=image)["image"]
@@ -129,8 +132,34 @@ class Augmenter:
         self._python.seed(draw | (self._seed % 2**32) << 64 | epoch << 40 | index)
 
 
+class _Affine(A.Affine):  # type: ignore[misc]
+    def apply(self, img: Image, **params: Any) -> Image:
+        return _through_rgba(super().apply, img, **params)
+
+
+class _Perspective(A.Perspective):  # type: ignore[misc]
+    def apply(self, img: Image, **params: Any) -> Image:
+        return _through_rgba(super().apply, img, **params)
+
+
+def _through_rgba(warp: Callable[..., Image], image: Image, **params: Any) -> Image:
+    """Warp a picture with a fourth channel beside its three: the same bytes.
+
+    OpenCV 5 warps four channels in a third of the time of three.
+    """
+    if image.shape[-1] != 3 or not isinstance(params["fill"], int | float):
+        return warp(image, **params)
+    warped = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), **params)
+    rgb: Image = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+    return rgb
+
+
+#: Transforms of which we have a faster form with the same draws and the same pictures.
+_FASTER = {"Affine": _Affine, "Perspective": _Perspective}
+
+
 def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform:
-    kind: Any = getattr(A, name, None)
+    kind: Any = _FASTER.get(name) or getattr(A, name, None)
     if not isinstance(kind, type) or not issubclass(kind, A.BasicTransform):
         raise ConfigError(f"augment.policies: albumentations has no transform {name!r}")
     known = kind.InitSchema.model_fields  # type: ignore[attr-defined]

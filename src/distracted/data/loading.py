@@ -1,10 +1,9 @@
 """Images to batches: decoded and augmented on the CPU, uint8 all the way, normalised on the device."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -13,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from distracted.data.images import Image, read_rgb
+from distracted.data.images import Image
+from distracted.data.pictures import Pictures
 from distracted.data.sampling import balance_subjects
 from distracted.errors import DistractedError, TrainingError, first_line
 
-#: Which image, in which epoch: (epoch, position in the data set's paths, times drawn before in the epoch).
+#: Which image, in which epoch: (epoch, position among the pictures, times drawn before in the epoch).
 Key = tuple[int, int, int]
 
 
@@ -28,7 +28,7 @@ class Transform(Protocol):
 
 
 class Batch(NamedTuple):
-    """What the transform makes of each image, stacked, uint8, and its position in the data set's paths.
+    """What the transform makes of each image, stacked, uint8, and its position among the pictures.
 
     Attributes:
         images: Shape (B, size, size, 3); with a dimension of regions (the whole picture first), or of views
@@ -43,18 +43,17 @@ class Batch(NamedTuple):
 class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
     """Decoded, augmented images by `Key`; what cannot be read comes back as the error itself."""
 
-    def __init__(self, paths: Sequence[Path], transform: Transform) -> None:
-        self._paths = list(paths)
+    def __init__(self, pictures: Pictures, transform: Transform) -> None:
+        self._pictures = pictures
         self._transform = transform
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._pictures)
 
     def __getitem__(self, key: Key) -> tuple[int, Image | DistractedError]:
         epoch, index, repeat = key
         try:
-            image = read_rgb(self._paths[index])
-            return index, self._transform(image, epoch=epoch, index=index, repeat=repeat)
+            return index, self._transform(self._pictures[index], epoch=epoch, index=index, repeat=repeat)
         except DistractedError as error:
             return index, error
 
@@ -64,7 +63,7 @@ class Beside:
     """Rows that come beside those of an epoch, such as pseudo-labelled images.
 
     Attributes:
-        rows: Positions in the data set's paths, shape (num_rows,).
+        rows: Positions among the pictures, shape (num_rows,).
         share: Of each batch.
     """
 
@@ -170,8 +169,8 @@ class Loader:
     """Batches of one set of rows; an unreadable image raises, whichever process met it.
 
     Args:
-        paths: All images; `rows` picks among them.
-        rows: Positions in `paths`, shape (num_rows,).
+        pictures: All of them; `rows` picks among them.
+        rows: Positions among them, shape (num_rows,).
         transform: Makes the network's input of a decoded image, such as an `Augmenter`.
         batch_size: At most so many images a batch.
         num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
@@ -183,7 +182,7 @@ class Loader:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        pictures: Pictures,
         rows: NDArray[np.int64],
         transform: Transform,
         *,
@@ -200,7 +199,7 @@ class Loader:
         )
         self.num_images = self._sampler.num_images
         self._loader = DataLoader(
-            ImageDataset(paths, transform),
+            ImageDataset(pictures, transform),
             batch_sampler=self._sampler,
             num_workers=num_workers,
             collate_fn=_collate,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Beside, Loader, Transform
+from distracted.data.pictures import Files, Pictures, keep_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
@@ -78,17 +79,32 @@ class Feed:
     ) -> Loader:
         """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy.
 
+        Evaluation decodes whole pictures; what is augmented was reduced and comes from the cache.
+
         Args:
             subjects: Of the rows, where shuffling is to draw each of them equally often.
             beside: Further rows that each shuffled batch gets its share of.
         """
         config, size, crop = self.settled.config, *self._input()
-        transforms = config.augment.policies[policy] if policy is not None else ()
+        seed, regions = config.training.seed, self._regions()
+        if policy is None:
+            plain = Augmenter((), size=size, crop=crop, seed=seed, regions=regions)
+            return self._load(Files(images.paths), rows, plain, shuffled=False)
         augmenter = Augmenter(
-            transforms, size=size, crop=crop, seed=config.training.seed, regions=self._regions()
+            config.augment.policies[policy], size=size, crop=crop, seed=seed, regions=regions
         )
-        shuffled = policy is not None
-        return self._load(images, rows, augmenter, shuffled=shuffled, subjects=subjects, beside=beside)
+        short_side = config.augment.short_side
+        assert short_side != "auto"
+        pictures = keep_pictures(
+            images.paths,
+            images.contents,
+            short_side=short_side,
+            folder=self.cache / "pictures",
+            limit=config.runtime.cache_gb,
+            progress=self.progress,
+            after_chunk=self.after_batch,
+        )
+        return self._load(pictures, rows, augmenter, shuffled=True, subjects=subjects, beside=beside)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """What the head takes of all images, from the cache where it is there."""
@@ -148,7 +164,10 @@ class Feed:
         return predict_views(
             network,
             self._load(
-                images, rows, Viewer(views, size=size, crop=crop, regions=self._regions()), shuffled=False
+                Files(images.paths),
+                rows,
+                Viewer(views, size=size, crop=crop, regions=self._regions()),
+                shuffled=False,
             ),
             device=self.settled.device,
             precision=self.settled.precision,
@@ -158,7 +177,7 @@ class Feed:
 
     def _load(
         self,
-        images: Images,
+        pictures: Pictures,
         rows: NDArray[np.int64],
         transform: Transform,
         *,
@@ -168,7 +187,7 @@ class Feed:
     ) -> Loader:
         config = self.settled.config
         loader = Loader(
-            images.paths,
+            pictures,
             rows,
             transform,
             batch_size=config.training.batch_size if shuffled else config.inference.batch_size,

@@ -104,7 +104,7 @@ class FoldRun:
             "seconds": time.perf_counter() - self.began,
             "num_resumed": self.num_resumed,
             "num_phases": self.num_phases,
-            "running": self.running.state() if self.running is not None else None,
+            "running": self.running.state() if self.running is not None else self.half_done,
             "untouched": self.untouched,
             "start": self.start,
             "predicted": {

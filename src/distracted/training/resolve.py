@@ -14,6 +14,8 @@ from distracted.schema import FeaturesPhase, ModelConfig, Phase, RunConfig, Trai
 
 _log = logging.getLogger(__name__)
 
+_MARGIN = 8 / 7  # what a picture has beyond the network's input: 256 pixels for 224
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -63,7 +65,10 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
         p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment
     }
     augment = config.augment.model_copy(
-        update={"policies": {name: config.augment.policies[name] for name in sorted(used)}}
+        update={
+            "policies": {name: config.augment.policies[name] for name in sorted(used)},
+            "short_side": _short_side(config, model),
+        }
     )
     training = config.training.model_copy(
         update={
@@ -76,6 +81,19 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     data = config.data.model_copy(update={"regions": regions})
     update = {"model": model, "phases": phases, "augment": augment, "training": training, "data": data}
     return Settled(config.model_copy(update=update), weights, device)
+
+
+def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
+    """To how many pixels a training picture is reduced, so that random crops still fill the network's input.
+
+    A seventh more than the input's side; with regions, the smallest of them has as many.
+    """
+    if config.augment.short_side != "auto":
+        return config.augment.short_side
+    assert isinstance(model.image_size, int)
+    boxes = [config.data.regions[name] for name in model.regions]
+    smallest = min([1.0, *(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)])
+    return round(model.image_size * _MARGIN / smallest)
 
 
 def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:

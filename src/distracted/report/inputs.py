@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from distracted.audit.findings import kept_audit
-from distracted.data.augment import Policy
+from distracted.data.transforms import Policy
 from distracted.files import sha256_file, sha256_json
 from distracted.predictions.store import MANIFEST, Store
 from distracted.training.state import read_state

@@ -24,7 +24,7 @@ from distracted.audit.mistakes import (
     reliability,
     score_rows,
 )
-from distracted.data.augment import Policy
+from distracted.data.transforms import Policy
 from distracted.errors import DistractedError, first_line
 from distracted.files import write_text
 from distracted.metrics import prior_log_loss, scores

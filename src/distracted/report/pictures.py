@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from distracted.data.augment import Augmenter, Policy, cut_region, resize_and_crop
+from distracted.data.augment import Augmenter, cut_region, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import Image, read_rgb
+from distracted.data.transforms import Policy
 from distracted.files import write_bytes
 from distracted.schema import Box
 

@@ -1,0 +1,113 @@
+"""What the benchmarks of speed share: contenders take turns, and their figures become a table and JSON.
+
+A machine's other work falls on all contenders alike, since each is timed once in every round. Rates are of
+the median round; the ratio to another contender is the median of the rounds' ratios, with the smallest and
+the largest beside it.
+"""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import console
+from distracted.files import write_json
+from markdown_table import say_header, say_row
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "onnxruntime",
+    "fastai",
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender's rounds.
+
+    Attributes:
+        work: Units in each round, such as images.
+        seconds: Of each round.
+    """
+
+    name: str
+    work: int
+    seconds: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Units a second in the median round."""
+        return self.work / statistics.median(self.seconds)
+
+    def beside(self, other: "Timing") -> tuple[float, float, float]:
+        """How many times as fast as another: the median of the rounds, the smallest and the largest."""
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        ratios = [(theirs / other.work) / (ours / self.work) for ours, theirs in pairs]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def take_turns(
+    label: str, contenders: Mapping[str, Callable[[], int]], *, repeats: int, warm_up: bool = True
+) -> list[Timing]:
+    """Time contenders, one after another in each round.
+
+    Args:
+        contenders: By name; each does its work once and says how many units that was.
+        warm_up: Let each of them work once before, untimed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    work: dict[str, int] = {}
+    rounds = repeats + warm_up
+    with console.progress(label, total=rounds * len(contenders), unit="turn") as step:
+        for number in range(rounds):
+            for name, contender in contenders.items():
+                start = time.perf_counter()
+                work[name] = contender()
+                if number or not warm_up:
+                    seconds[name].append(time.perf_counter() - start)
+                step()
+    return [Timing(name, work[name], seconds[name]) for name in contenders]
+
+
+def say_rates(title: str, timings: Sequence[Timing], *, unit: str, beside: Sequence[str]) -> None:
+    """A table of rates, with ratios to some of the contenders."""
+    others = [next(t for t in timings if t.name == name) for name in beside]
+    console.say(f"\n{title}\n")
+    say_header([title.split(":")[0], f"{unit} a second", *(f"times {other.name}" for other in others)])
+    for timing in timings:
+        ratios = [timing.beside(other) for other in others]
+        cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in ratios]
+        say_row([timing.name, f"{timing.rate:.4g}", *cells])
+
+
+def save(out: Path | None, figures: Mapping[str, object]) -> None:
+    """Write figures with what they were measured on, where a file is asked for."""
+    if out is not None:
+        write_json(out, {"machine": machine(), **json.loads(json.dumps(figures, default=asdict))})
+
+
+def machine() -> dict[str, object]:
+    """The processor, and the packages that figures depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    found: dict[str, object] = {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -90,8 +90,10 @@ def find_photographs(folder: Path, count: int) -> list[Path]:
     return sorted((rendered / "imgs/train").rglob("*.jpg"))[:count]
 
 
-def make_contenders(paths: list[Path], kept: Pictures, *, num_workers: int) -> dict[str, Callable[[], int]]:
-    """Each passes over all photographs once; on one core without a process beside it."""
+def make_contenders(
+    paths: list[Path], kept: Pictures, *, num_workers: int, passes: int
+) -> dict[str, Callable[[], int]]:
+    """Each passes over all photographs so many times; on one core without a process beside it."""
     policy = load_config(model="resnet50", data="sample").augment.policies["heavy"]
 
     def ours(pictures: Pictures) -> Callable[[], int]:

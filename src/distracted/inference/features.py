@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
 from distracted.files import remove_leftovers, write_json
-from distracted.inference.device import Precision, autocast, move
+from distracted.inference.device import Precision, move
+from distracted.inference.engine import Engine, Ready, find_way
 from distracted.locks import hold, holder
 from distracted.models.network import Network, fingerprint
 from distracted.progress import Progress, silent
@@ -45,6 +46,7 @@ def cached_features(
     folder: Path,
     device: torch.device,
     precision: Precision,
+    engine: Engine = "auto",
     progress: Progress = silent,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
@@ -52,19 +54,21 @@ def cached_features(
 
     The file's name is a hash of the images' contents, the trunk's architecture and weights, where and how its
     output is taken, and the input's size, crop and regions: what changes any of them finds no file and
-    computes anew.
+    computes anew. So does another way to compute, which rounds otherwise.
     The array stays on disk until it is read, since un-pooled features can be large.
 
     Args:
         contents: Digest of each image, in the loader's order.
         regions: Boxes that the loader shows beside the whole picture.
         folder: Where feature files are kept; may be deleted at any time.
+        engine: As `Ready` takes it.
         after_batch: Called after each batch; may raise, to stop.
     """
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
     trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk)]
     seen = [size, crop, *regions, normalisation]
-    made_from = [*trunk, *network.taken, *seen, precision, device.type, *contents]
+    way = find_way(len(contents), device=device, precision=precision, engine=engine)
+    made_from = [*trunk, *network.taken, *seen, precision, device.type, way, *contents]
     key = sha256(repr(made_from).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
     lock = path.with_suffix(".lock")
@@ -78,14 +82,20 @@ def cached_features(
         if (features := _load(path, len(contents))) is not None:
             path.with_suffix(".proven").unlink(missing_ok=True)  # who made them was killed at the very end
             return features
-        network.eval()
+        forward = Ready(
+            network,
+            "features",
+            num_images=loader.num_images,
+            device=device,
+            precision=precision,
+            engine=engine,
+        )
         with (
             _Rows(path, loader) as file,
             progress("features of the frozen base", total=file.num_left, unit="img") as step,
         ):
             for batch in loader.epoch(after=file.num_batches):
-                with autocast(device, precision):
-                    rows = network.features(move(batch.images, device)).float().cpu().numpy()
+                rows = forward(move(batch.images, device)).cpu().numpy()
                 file.write(rows)
                 step(len(rows))
                 after_batch()

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
-from distracted.inference.device import Precision, autocast, move
+from distracted.inference.device import Precision, move
+from distracted.inference.engine import Engine, Forward, Ready
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
 
@@ -22,6 +23,7 @@ def predict_log_probs(
     device: torch.device,
     precision: Precision,
     label: str = "predicting",
+    engine: Engine = "auto",
     progress: Progress = silent,
     done: list[NDArray[np.float32]] | None = None,
     after_batch: Callable[[], None] = lambda: None,
@@ -33,14 +35,22 @@ def predict_log_probs(
     Args:
         done: What each of the first batches gave before the pass was interrupted: they are not predicted
             again, and the others are added to it.
+        engine: As `Ready` takes it.
         after_batch: Called after each batch; may raise, to stop.
     """
-    network.eval()
+    forward = Ready(
+        network,
+        "logits",
+        num_images=loader.num_images,
+        device=device,
+        precision=precision,
+        engine=engine,
+    )
     batches = [] if done is None else done
     left = loader.num_images - loader.num_before(len(batches))
     with progress(label, total=left, unit="img") as step:
         for batch in loader.epoch(after=len(batches)):
-            log_probs = _log_probs(network, move(batch.images, device), precision)
+            log_probs = _log_probs(forward, move(batch.images, device))
             batches.append(log_probs.astype(np.float32))
             step(len(batch.images))
             after_batch()
@@ -55,6 +65,7 @@ def predict_views(
     device: torch.device,
     precision: Precision,
     label: str = "predicting",
+    engine: Engine = "auto",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """As `predict_log_probs`, of each view of each image, shape (num_views, num_images, num_classes).
@@ -64,12 +75,19 @@ def predict_views(
     Args:
         loader: Its images have a dimension of views after that of the batch.
     """
-    network.eval()
+    forward = Ready(
+        network,
+        "logits",
+        num_images=loader.num_images,
+        device=device,
+        precision=precision,
+        engine=engine,
+    )
     parts = []
     with progress(label, total=loader.num_images, unit="img") as step:
         for batch in loader.epoch():
             views = move(batch.images, device).unbind(1)
-            parts.append([_log_probs(network, view.contiguous(), precision) for view in views])
+            parts.append([_log_probs(forward, view.contiguous()) for view in views])
             step(len(batch.images))
     return np.concatenate(parts, axis=1).astype(np.float32)
 
@@ -91,15 +109,14 @@ def predict_from_features(
     return np.concatenate(parts).astype(np.float32)
 
 
-def _log_probs(network: Network, images: torch.Tensor, precision: Precision) -> NDArray[np.float64]:
+def _log_probs(forward: Forward, images: torch.Tensor) -> NDArray[np.float64]:
     try:
-        with autocast(images.device, precision):
-            logits = network(images)
+        logits = forward(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
         logits = None
     if logits is None:  # outside of the `except`, whose traceback holds on to what was computed
-        return np.concatenate([_log_probs(network, half, precision) for half in images.tensor_split(2)])
-    log_probs: NDArray[np.float64] = torch.log_softmax(logits.float().cpu().double(), dim=1).numpy()
+        return np.concatenate([_log_probs(forward, half) for half in images.tensor_split(2)])
+    log_probs: NDArray[np.float64] = torch.log_softmax(logits.cpu().double(), dim=1).numpy()
     return log_probs

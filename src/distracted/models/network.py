@@ -105,8 +105,8 @@ class Network(nn.Module):
         With R views an image, shape (B, R, H, W, 3), the trunk sees each with the same weights, and their
         features are joined in order.
         """
-        views = images.flatten(0, -4)
-        return self._trunk_features(views).reshape(len(images), -1)
+        features = self._trunk_features(images.flatten(0, -4))
+        return features.reshape(-1, images.shape[1] * features.shape[1]) if images.ndim == 5 else features
 
     def _trunk_features(self, views: torch.Tensor) -> torch.Tensor:
         x = views.permute(0, 3, 1, 2)  # channels-last in memory already

@@ -15,6 +15,7 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
     "pandas",
+    "onnxruntime",
 )
 
 

@@ -119,6 +119,7 @@ class Feed:
             folder=self.cache / "features",
             device=self.settled.device,
             precision=self.settled.precision,
+            engine=self.settled.config.runtime.engine,
             progress=self.progress,
             after_batch=self.after_batch,
         )
@@ -143,6 +144,7 @@ class Feed:
                 self.loader(images, self.team.share(rows)),
                 device=self.settled.device,
                 precision=self.settled.precision,
+                engine=self.settled.config.runtime.engine,
                 label=label,
                 progress=self.progress,
                 done=done,
@@ -171,6 +173,7 @@ class Feed:
             ),
             device=self.settled.device,
             precision=self.settled.precision,
+            engine=self.settled.config.runtime.engine,
             label=label,
             progress=self.progress,
         )

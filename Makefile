@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit status audit report wandb-sync dashboard sweep pictures bench torture clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -77,6 +77,12 @@ people: $(STAMP)  ## Estimate how many people the test set shows, for the expect
 
 submit: $(STAMP)  ## Check and write the submission (NAME= DATA= PARTIAL=1 FORCE=1; SEND=1 sends it to Kaggle)
 	@$(PY) scripts/submit.py --set "$$SETTINGS" $(DATA_OPT) $(call option,NAME,--name) $(call flag,PARTIAL,--partial) $(call flag,SEND,--send) $(call flag,FORCE,--force)
+
+export: $(STAMP)  ## Write one fold's network as an ONNX model (MODEL= or NAME=, FOLD= DATA=)
+	@$(PY) scripts/export.py --run $(call quoted,$(or $(call given,NAME),$(call given,MODEL))) --fold $(call quoted,$(or $(call given,FOLD),0)) $(DATA_OPT) --set "$$SETTINGS"
+
+predict: $(STAMP)  ## Predict a folder of new photographs (IMAGES= NAME= OUT= DATA= SET=)
+	@$(PY) scripts/predict.py --images $(call quoted,$(call given,IMAGES)) $(call option,NAME,--name) $(call option,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
 
 status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)

@@ -195,6 +195,11 @@ def say(text: str) -> None:
     out.print(Text(text))
 
 
+def warn(text: str) -> None:
+    """One line of what is wrong and no error."""
+    err.print(Text(text, style="yellow"))
+
+
 def run_names(runs: str, name: str) -> list[str]:
     """RUNS="..." as names, each once; a NAME goes with one of them alone."""
     names = list(dict.fromkeys(runs.split()))

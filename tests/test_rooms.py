@@ -227,9 +227,9 @@ def environment_reads(source: Source) -> list[str]:
 
 
 def test_the_library_reads_no_environment() -> None:
-    """But for the switches that albumentations and W&B want before their import, and what torchrun says."""
+    """But for the switches that packages want before their import, and what torchrun says."""
     reads = {source.module: found for source in SOURCES if (found := environment_reads(source))}
-    switches = ("distracted.data.transforms", "distracted.tracking")
+    switches = ("distracted.data.transforms", "distracted.inference.engine", "distracted.tracking")
     torchrun = reads.pop("distracted.training.distributed")
     assert set(torchrun) == {"os.environ"}
     assert reads == {module: ["os.environ.setdefault"] for module in switches}

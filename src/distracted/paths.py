@@ -93,6 +93,10 @@ class Workspace:
         """The weights that made a fold's predictions."""
         return self.scratch(data, run, fold) / NETWORK
 
+    def onnx(self, data: str, run: str, fold: int) -> Path:
+        """The same network as an ONNX model, where it was exported."""
+        return self.network(data, run, fold).with_suffix(".onnx")
+
     def networks(self, data: str) -> list[Path]:
         """Those of all runs on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{NETWORK}"))

@@ -15,7 +15,7 @@ from distracted.data.images import read_rgb
 from distracted.data.loading import Loader
 from distracted.data.pictures import Files
 from distracted.errors import ConfigError
-from distracted.inference.predict import predict_log_probs, predict_views
+from distracted.inference.predict import predict_log_probs, predict_together
 from distracted.inference.views import AVERAGES, VIEWS, View, Viewer, average_views, check_average, find_views
 from distracted.models.network import Network
 
@@ -175,11 +175,11 @@ def test_each_view_is_predicted_as_if_it_were_alone(network: Network, loaded: Ca
     """Byte for byte, and in the rows' order."""
     views = find_views(["five_crops", "colour"])
     rows = np.array([11, 0, 5, 4, 30, 2, 53])
-    together = predict_views(network, loaded(*views, rows=rows), device=CPU, precision="fp32")
+    [together] = predict_together([network], loaded(*views, rows=rows), device=CPU, precision="fp32")
     assert together.shape == (9, 7, 3) and together.dtype == np.float32
     for found, view in zip(together, views, strict=True):
         batches = loaded(view, rows=rows)
-        alone = predict_views(network, batches, device=CPU, precision="fp32")
+        [alone] = predict_together([network], batches, device=CPU, precision="fp32")
         assert (found == alone[0]).all()
 
 
@@ -189,7 +189,7 @@ def test_the_centre_is_predicted_as_ever(
     plain = Augmenter((), size=32, crop=0.9, seed=0)
     loader = Loader(Files(competition.train_paths()), np.arange(12), plain, batch_size=5, num_workers=0)
     expected = predict_log_probs(network, loader, device=CPU, precision="fp32")
-    found = predict_views(network, loaded(*VIEWS["centre"]), device=CPU, precision="fp32")
+    [found] = predict_together([network], loaded(*VIEWS["centre"]), device=CPU, precision="fp32")
     assert (found[0] == expected).all()
 
 

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from untrained import RUNTIME, write_untrained
 
 from conftest import RecordedProgress
 from distracted.ensemble.blend import blend_runs
@@ -18,6 +17,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.submission.submit import write_submission
 from distracted.training.feed import Images
+from untrained import RUNTIME, write_untrained
 
 CENTRE = VIEWS["centre"]
 
@@ -58,7 +58,7 @@ def test_a_fold_is_the_mean_of_its_own_networks_views(store: Store, parent: Run)
         stored = derived.oof[store.folds.valid(fold)], derived.test[fold]
         for of, rows, found in zip(images, (store.folds.valid(fold), images[1].rows), stored, strict=True):
             views = find_views(["scales", "colour"])
-            by_view = trained.feed.log_probs_of_views(trained.network, of, rows, views, "")
+            [by_view] = trained.feed.log_probs_of_views([trained.network], of, rows, views, "")
             np.testing.assert_allclose(found, average_views(by_view, "log_probs"), atol=1e-5)
 
 

@@ -25,10 +25,12 @@ import advise
 import calibrate
 import console
 import ensemble
+import export
 import folds
 import freeze
 import grid
 import ladder
+import predict
 import smooth
 import status
 import submit
@@ -398,6 +400,37 @@ def test_a_run_that_is_not_there(trained: Project) -> None:
 )
 def test_views_that_cannot_be_taken(trained: Project, arguments: list[str], parts: list[str]) -> None:
     check(trained, lambda: trained.tta(*arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("images", "arguments", "parts"),
+    [
+        ("", [], ["IMAGES= is missing: a folder of photographs"]),
+        ("nowhere", [], ["nowhere: no such folder"]),
+        ("imgs/test", ["--name", "vgg16"], ["there is no run 'vgg16' on tiny; there are: resnet50"]),
+        ("imgs/test", ["--name", ""], ["there is no blend yet", "NAME=<run> takes a single run"]),
+        ("imgs/test", ["--set", "training.seed=1"], ["training is as the run was trained"]),
+        ("imgs/test", ["--set", "runtime.engine=tpu"], ["runtime.engine: input should be 'auto', 'torch'"]),
+    ],
+)
+def test_photographs_that_cannot_be_predicted(
+    trained: Project, images: str, arguments: list[str], parts: list[str]
+) -> None:
+    given = [str(trained.folder / images) if images else "", "--name", "resnet50", *arguments]
+    check(trained, lambda: run(predict.main, "--images", *given, *trained.where), *parts)
+    assert not trained.folder.with_name("test.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--run", ""], ["MODEL= is missing"]),
+        (["--run", "vgg16"], ["vgg16/fold0/manifest.json: no such prediction", "makes it"]),
+        (["--run", "resnet50", "--fold", "7"], ["FOLD=7: there are 3 folds, 0 to 2"]),
+    ],
+)
+def test_what_cannot_be_exported(trained: Project, arguments: list[str], parts: list[str]) -> None:
+    check(trained, lambda: run(export.main, *arguments, *trained.where), *parts)
 
 
 def test_views_without_networks_or_folds(trained: Project) -> None:

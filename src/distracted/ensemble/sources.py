@@ -8,7 +8,7 @@ that it was not fitted on.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -203,6 +203,27 @@ class Chosen:
         best = min(losses, key=lambda values: float(values.mean()))
         compared = (difference_and_error(values, best, subjects) for values in losses)
         return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
+
+
+def of_other_images(source: Source, predictions: Callable[[str], LogProbs]) -> Source:
+    """A source whose test set are other images; what was fitted, and its choices, stay as they are.
+
+    Args:
+        predictions: Of those images by each fold's network of the `Stored` source of a name, (num_folds,
+            num_images, num_classes).
+    """
+
+    def of(step: Fitted) -> Fitted:
+        return replace(step, sources=[of_other_images(part, predictions) for part in step.sources])
+
+    match source:
+        case Stored():
+            return replace(source, test=predictions(source.name))
+        case Fitted():
+            return of(source)
+        case Chosen():
+            return replace(source, candidates=[of(candidate) for candidate in source.candidates])
+    raise AssertionError(source)
 
 
 def as_good(difference: float, error: float) -> bool:

@@ -7,6 +7,7 @@ with what the network itself gives, else that does the work as it is.
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -204,13 +205,18 @@ def to_onnx(network: Network, part: Part, images: torch.Tensor) -> bytes:
 
 
 def by_onnx_runtime(network: Network, part: Part, images: torch.Tensor) -> Forward:
-    """The forward pass by ONNX Runtime, on as many threads as torch has."""
+    """A network's forward pass by ONNX Runtime, on as many threads as torch has."""
+    return run_onnx(to_onnx(network, part, images))
+
+
+def run_onnx(model: bytes) -> Forward:
+    """The forward pass of an ONNX model by ONNX Runtime."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it leaves files in the home folder
     import onnxruntime  # an extra
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    model = to_onnx(network, part, images)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def forward(images: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The forward pass over a set of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ def predict_log_probs(
 
 
 @torch.no_grad()
-def predict_views(
-    network: Network,
+def predict_together(
+    networks: Sequence[Network],
     loader: Loader,
     *,
     device: torch.device,
@@ -68,28 +69,26 @@ def predict_views(
     engine: Engine = "auto",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """As `predict_log_probs`, of each view of each image, shape (num_views, num_images, num_classes).
+    """As `predict_log_probs`, of each view of each image by each of several networks of the same input.
 
-    One view of a batch at a time: memory is that of a batch, and each view is predicted as if it were alone.
+    Images are decoded once for all of them. One view of a batch at a time: memory is that of a batch, and
+    each view is predicted as if it were alone.
 
     Args:
         loader: Its images have a dimension of views after that of the batch.
+
+    Returns:
+        Shape (num_networks, num_views, num_images, num_classes).
     """
-    forward = Ready(
-        network,
-        "logits",
-        num_images=loader.num_images,
-        device=device,
-        precision=precision,
-        engine=engine,
-    )
+    settings: dict[str, Any] = {"device": device, "precision": precision, "engine": engine}
+    forwards = [Ready(net, "logits", num_images=loader.num_images, **settings) for net in networks]
     parts = []
     with progress(label, total=loader.num_images, unit="img") as step:
         for batch in loader.epoch():
-            views = move(batch.images, device).unbind(1)
-            parts.append([_log_probs(forward, view.contiguous()) for view in views])
+            views = [view.contiguous() for view in move(batch.images, device).unbind(1)]
+            parts.append([[_log_probs(forward, view) for view in views] for forward in forwards])
             step(len(batch.images))
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate(parts, axis=2).astype(np.float32)
 
 
 @torch.no_grad()

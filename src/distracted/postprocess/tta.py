@@ -54,9 +54,9 @@ def augment_run(
             trained = load_trained(store, parent, fold, runtime=runtime, progress=progress)
             label, rows = f"{name}, fold {fold}", store.folds.valid(fold)
             start = time.perf_counter()
-            look = partial(trained.feed.log_probs_of_views, trained.network, views=views)
-            of_valid = look(train, rows, label=f"{label}, held-out subjects")
-            of_test = look(test, test.rows, label=f"{label}, test set")
+            look = partial(trained.feed.log_probs_of_views, [trained.network], views=views)
+            [of_valid] = look(train, rows, label=f"{label}, held-out subjects")
+            [of_test] = look(test, test.rows, label=f"{label}, test set")
             seconds = time.perf_counter() - start
             manifest = derivation.write(
                 fold,

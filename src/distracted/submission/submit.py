@@ -58,11 +58,7 @@ def write_submission(
     Raises:
         StoreError, SubmissionError: nothing fit to submit; says what is missing. Nothing is written then.
     """
-    if name:
-        run = store.read_run(name, partial=partial)
-        check_parents(store, run.name, partial=partial)
-    else:
-        run = _newest_blend(store, partial)
+    run = find_run(store, name, partial=partial)
     if run.leaky:
         _log.warning(
             "%s watched the folds that it is scored on (LEAKY=1): its expected score is too good", run.name
@@ -97,6 +93,19 @@ def write_submission(
         }
         write_json(provenance, made_from | facts)
     return submission
+
+
+def find_run(store: Store, name: str = "", *, partial: bool = False) -> Run:
+    """A run by its name, or the newest blend; what it is made of is still as it was.
+
+    Raises:
+        StoreError, SubmissionError: there is none.
+    """
+    if not name:
+        return _newest_blend(store, partial)
+    run = store.read_run(name, partial=partial)
+    check_parents(store, run.name, partial=partial)
+    return run
 
 
 def is_submitted(store: Store, run: str) -> bool:
@@ -143,7 +152,7 @@ def _newest_blend(store: Store, partial: bool) -> Run:
         _log.info("%s: the newest blend (NAME= takes another run)", name)
         return run
     reason = "; ".join(stale) if stale else "there is no blend yet; `make ensemble` makes one"
-    raise SubmissionError(f"{reason}; NAME=<run> submits a single run")
+    raise SubmissionError(f"{reason}; NAME=<run> takes a single run")
 
 
 def _made_from(store: Store, run: Run, submission: Submission, sample: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from distracted.data.pictures import Files, Pictures, keep_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers
 from distracted.inference.features import cached_features
-from distracted.inference.predict import predict_log_probs, predict_views
+from distracted.inference.predict import predict_log_probs, predict_together
 from distracted.inference.views import View, Viewer
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress
@@ -155,16 +155,16 @@ class Feed:
 
     def log_probs_of_views(
         self,
-        network: Network,
+        networks: Sequence[Network],
         images: Images,
         rows: NDArray[np.int64],
         views: Sequence[View],
         label: str,
     ) -> NDArray[np.float32]:
-        """Predictions of each view of some rows, (num_views, num_rows, num_classes)."""
+        """Predictions of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
         size, crop = self._input()
-        return predict_views(
-            network,
+        return predict_together(
+            networks,
             self._load(
                 Files(images.paths),
                 rows,

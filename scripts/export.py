@@ -1,0 +1,41 @@
+"""make export: one fold's network as an ONNX model."""
+
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_data_config, load_runtime_config
+from distracted.errors import ConfigError
+from distracted.paths import Workspace
+from distracted.postprocess.export import export_network
+from distracted.predictions.store import open_store
+
+
+def main(
+    run: Annotated[str, typer.Option(help="A trained run.")],
+    fold: Annotated[int, typer.Option(help="One of its folds.")] = 0,
+    data: console.Data = "state_farm",
+    set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.num_workers=2'.")] = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Write runs/<data>/<run>/fold<k>/model.onnx, checked against torch."""
+    if not run.strip():
+        raise ConfigError("MODEL= is missing: a trained run; make status lists them")
+    runtime = load_runtime_config(console.overrides(set))
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    fold = store.folds.check_fold(fold)
+    store.manifest(run, fold)  # says what is missing
+    found = export_network(
+        store, store.read_run(run, partial=True), fold, runtime=runtime, progress=console.progress
+    )
+    size = found.path.stat().st_size / 1e6
+    console.say(
+        f"{found.path}: {size:.0f} MB; of {found.num_images} held-out images no log-probability is more than "
+        f"{found.off:.1g} off torch's"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

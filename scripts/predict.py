@@ -1,0 +1,47 @@
+"""make predict: a folder of new photographs, predicted by a blend or by one run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.config import load_data_config, load_runtime_config
+from distracted.errors import ConfigError
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
+from distracted.submission.photographs import predict_photographs, write_photographs
+from distracted.submission.submit import find_run
+
+_SHOWN = 5
+
+
+def main(
+    images: Annotated[str, typer.Option(help="A folder of photographs.")],
+    name: Annotated[str, typer.Option(help="A run; by default the newest blend.")] = "",
+    out: Annotated[str, typer.Option(help="The CSV; by default <folder>.csv beside the folder.")] = "",
+    data: console.Data = "state_farm",
+    set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",
+    root: console.Root = console.HERE,
+    debug: console.Debug = False,
+) -> None:
+    """Write each photograph's probability of each class; those that cannot be read are named."""
+    if not images.strip():
+        raise ConfigError("IMAGES= is missing: a folder of photographs")
+    folder = Path(images).expanduser()
+    path = Path(out).expanduser() if out else folder.with_name(f"{folder.resolve().name}.csv")
+    runtime = load_runtime_config(console.overrides(set))
+    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    run = find_run(store, name)
+    found = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
+    write_photographs(path, found, store.competition.classes)
+    for error in found.errors[:_SHOWN]:
+        console.warn(error)
+    if (rest := len(found.errors) - _SHOWN) > 0:
+        console.warn(f"... and {rest} more")
+    left_out = f", {len(found.errors)} could not be read and are left out" if found.errors else ""
+    console.say(f"{path}: {len(found.names)} photographs by {run.name}{left_out}")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,104 @@
+"""`make export`: a fold's network as an ONNX model that says what its input is, checked against torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import log_softmax
+
+from distracted.errors import ConfigError, WeightsError
+from distracted.files import write_bytes
+from distracted.inference.engine import has_onnx, run_onnx, to_onnx
+from distracted.postprocess.networks import Trained, load_trained
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
+from distracted.progress import Progress, silent
+from distracted.schema import RuntimeConfig
+from distracted.training.feed import Images
+
+_NUM_CHECKED = 64  # held-out images that both see
+_TOLERANCE = 1e-4  # of their log-probabilities
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX model that was written.
+
+    Attributes:
+        off: By how much a log-probability differs at most from torch's.
+        num_images: That were compared.
+    """
+
+    path: Path
+    off: float
+    num_images: int
+
+
+def export_network(
+    store: Store, run: Run, fold: int, *, runtime: RuntimeConfig, progress: Progress = silent
+) -> Exported:
+    """Write runs/<data>/<run>/fold<k>/model.onnx.
+
+    Its input are `images`, uint8 RGB of shape (B, H, W, 3), with regions (B, 1 + num_regions, H, W, 3); its
+    output are `logits`, (B, num_classes). Normalisation is in the model; how a photograph becomes an input
+    is in its metadata, as JSON under `preprocessing`, beside `classes`, `run`, `fold` and `config_hash`.
+
+    Raises:
+        ConfigError: the extra is not installed, or the network has operators that have no export.
+        WeightsError: the network is gone, damaged or another, or the model predicts something else.
+    """
+    if not has_onnx():
+        raise ConfigError("make export needs the extra: pip install -e '.[onnx]' -c requirements.lock")
+    on_cpu = runtime.model_copy(update={"device": "cpu"})
+    trained = load_trained(store, run, fold, runtime=on_cpu, progress=progress)
+    rows = store.folds.valid(fold)[:_NUM_CHECKED]
+    batches = list(trained.feed.loader(Images.to_train(store.competition), rows).epoch())
+    try:
+        model = _described(
+            to_onnx(trained.network, "logits", batches[0].images[:2]), store, run, fold, trained
+        )
+    except Exception as error:  # in a dozen ways
+        name = trained.network.backbone.name
+        raise ConfigError(f"{name} has no export to ONNX: {' '.join(str(error).split())[:200]}") from error
+    forward = run_onnx(model)
+    found = np.concatenate([forward(batch.images).numpy() for batch in batches])
+    expected = trained.feed.log_probs(
+        trained.network, Images.to_train(store.competition), rows, "checking the model"
+    )
+    off = float(np.abs(log_softmax(found.astype(np.float64), axis=1) - expected).max())
+    if not off <= _TOLERANCE:
+        raise WeightsError(
+            f"{run.name}, fold {fold}: the ONNX model is {off:.2g} off torch in a log-probability, expected "
+            f"at most {_TOLERANCE:g}; nothing was written"
+        )
+    path = store.workspace.onnx(store.competition.name, run.name, fold)
+    write_bytes(path, model)
+    return Exported(path, off, len(rows))
+
+
+def _described(model: bytes, store: Store, run: Run, fold: int, trained: Trained) -> bytes:
+    import onnx  # an extra
+
+    config = trained.feed.settled.config
+    boxes = {name: config.data.regions[name] for name in config.model.regions}
+    preprocessing = {
+        "colours": "RGB",
+        "crop": config.model.crop,
+        "resize": "the central share of both sides, squeezed to a square: by area means where it shrinks",
+        "size": config.model.image_size,
+        "regions": boxes,
+        "normalisation": "in the model",
+    }
+    facts = {
+        "preprocessing": json.dumps(preprocessing),
+        "classes": json.dumps(list(store.competition.classes)),
+        "run": run.name,
+        "fold": str(fold),
+        "config_hash": run.manifests[run.folds.index(fold)].config_hash,
+    }
+    described = onnx.load_from_string(model)
+    onnx.helper.set_model_props(described, facts)
+    onnx.checker.check_model(described)
+    content: bytes = described.SerializeToString()
+    return content

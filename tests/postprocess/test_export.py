@@ -1,0 +1,52 @@
+"""An exported network predicts what the stored one predicts, from what its metadata says alone."""
+
+import json
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from distracted.errors import WeightsError
+from distracted.inference.engine import run_onnx
+from distracted.postprocess import export
+from distracted.postprocess.export import export_network
+from distracted.predictions.store import Store
+from untrained import RUNTIME, write_untrained
+
+pytestmark = pytest.mark.slow  # networks in each
+
+
+def test_it_says_how_a_photograph_becomes_a_prediction(store: Store) -> None:
+    """By nothing but OpenCV, ONNX Runtime and the file."""
+    run = write_untrained(store)
+    found = export_network(store, run, 1, runtime=RUNTIME)
+    model = onnx.load(found.path)
+    told = {item.key: item.value for item in model.metadata_props}
+    how = json.loads(told["preprocessing"])
+    assert (told["run"], told["fold"]) == ("tiny", "1")
+    assert json.loads(told["classes"]) == list(store.competition.classes)
+    assert told["config_hash"] == run.manifests[1].config_hash
+    images = []
+    for path in store.competition.test_paths():
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        height, width = image.shape[:2]
+        kept_h, kept_w = round(height * how["crop"]), round(width * how["crop"])
+        top, left = (height - kept_h) // 2, (width - kept_w) // 2
+        image = image[top : top + kept_h, left : left + kept_w]
+        shrinks = kept_h * kept_w > how["size"] ** 2
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        images.append(cv2.resize(image, (how["size"], how["size"]), interpolation=interpolation))
+    logits = run_onnx(found.path.read_bytes())(torch.from_numpy(np.stack(images)))
+    np.testing.assert_allclose(logits.log_softmax(1).numpy(), run.test[1], atol=1e-4)
+
+
+def test_a_model_that_predicts_something_else_is_not_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_untrained(store)
+    monkeypatch.setattr(export, "_TOLERANCE", 0.0)
+    with pytest.raises(WeightsError, match=r"tiny, fold 0: the ONNX model is .* off torch"):
+        export_network(store, run, 0, runtime=RUNTIME)
+    assert not store.workspace.onnx("tiny", "tiny", 0).exists()

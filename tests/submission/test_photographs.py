@@ -1,0 +1,92 @@
+"""New photographs are predicted as the test set was: through blends, calibrations and views alike."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distracted.ensemble.blend import blend_runs
+from distracted.ensemble.derive import calibrate_run
+from distracted.errors import DataError, StoreError
+from distracted.inference.views import find_views
+from distracted.postprocess.tta import augment_run
+from distracted.predictions.store import Store
+from distracted.submission.photographs import predict_photographs, write_photographs
+from untrained import RUNTIME, write_untrained
+
+pytestmark = pytest.mark.slow  # networks in each
+
+
+@pytest.fixture
+def photographs(store: Store, tmp_path: Path) -> Path:
+    """The test set's first images, in other folders and under other names."""
+    folder = tmp_path / "photographs"
+    for number, path in enumerate(store.competition.test_paths()[:7]):
+        target = folder / f"day{number % 2}" / f"{number}{path.suffix.upper()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
+
+
+def make(store: Store, kind: str) -> str:
+    """A run of a kind, and its name."""
+    write_untrained(store)
+    match kind:
+        case "model":
+            return "tiny"
+        case "views":
+            augment_run(store, run="tiny", views=find_views(["scales"]), average="log_probs", runtime=RUNTIME)
+            return "tiny_tta"
+        case "calibrated":
+            return calibrate_run(store, "tiny", parts=["temperature", "clip"]).name
+        case "blend":
+            write_untrained(store, "other")
+            calibrate_run(store, "other", parts=["temperature"], name="soft")
+            return blend_runs(store, runs=["tiny", "soft"]).name
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("kind", ["model", "views", "calibrated", "blend"])
+def test_the_test_sets_own_images_get_their_predictions(store: Store, photographs: Path, kind: str) -> None:
+    run = store.read_run(make(store, kind))
+    found = predict_photographs(store, run, photographs, runtime=RUNTIME)
+    numbers = [int(Path(name).stem) for name in found.names]
+    assert sorted(numbers) == list(range(7)) and found.errors == []
+    assert found.names[0].startswith("day0/")
+    np.testing.assert_allclose(found.probs, np.exp(run.test_log_probs[numbers]), atol=1e-5)
+    np.testing.assert_allclose(found.probs.sum(axis=1), 1)
+
+
+def test_one_that_cannot_be_read_is_named_and_the_others_are_predicted(
+    store: Store, photographs: Path, tmp_path: Path
+) -> None:
+    (photographs / "day0/0.JPG").write_bytes(b"")
+    (photographs / "notes.txt").write_text("no photograph")
+    found = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
+    [error] = found.errors
+    assert error.startswith(f"{photographs}/day0/0.JPG: the file is empty")
+    write_photographs(tmp_path / "found.csv", found, store.competition.classes)
+    table = pd.read_csv(tmp_path / "found.csv")
+    assert table.columns.tolist() == ["img", *store.competition.classes]
+    assert table["img"].tolist() == found.names and len(table) == 6
+
+
+@pytest.mark.parametrize("content", [None, "nothing", "garbage"])
+def test_a_folder_without_photographs_is_refused(store: Store, tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "photographs"
+    if content is not None:
+        folder.mkdir()
+    if content == "garbage":
+        (folder / "a.jpg").write_bytes(b"garbage")
+    with pytest.raises(DataError, match=f"IMAGES={folder}: no"):
+        predict_photographs(store, store.read_run(make(store, "model")), folder, runtime=RUNTIME)
+
+
+def test_what_takes_all_test_images_together_is_refused(store: Store, photographs: Path) -> None:
+    write_untrained(store)
+    name = calibrate_run(store, "tiny").name
+    blend = blend_runs(store, runs=["tiny", name]).name
+    with pytest.raises(StoreError, match=f"NAME={blend}: {name} meets the classes' shares"):
+        predict_photographs(store, store.read_run(blend), photographs, runtime=RUNTIME)

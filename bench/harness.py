@@ -6,12 +6,14 @@ the largest beside it.
 """
 
 import json
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import console
@@ -75,6 +77,38 @@ def take_turns(
                     seconds[name].append(time.perf_counter() - start)
                 step()
     return [Timing(name, work[name], seconds[name]) for name in contenders]
+
+
+class Apart:
+    """A contender in a process of its own, as it comes: what ours sets up in this one does not reach it.
+
+    Args:
+        make: Makes the contender there; it and its arguments have to be importable.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], int]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._ours.recv()  # it is ready
+
+    def __call__(self) -> int:
+        self._ours.send(True)
+        return int(self._ours.recv())
+
+    def close(self) -> None:
+        """End the process."""
+        self._ours.send(False)
+        self._process.join()
+
+
+def _serve(pipe: Connection, make: Callable[..., Callable[[], int]], arguments: tuple[object, ...]) -> None:
+    contender = make(*arguments)
+    pipe.send(True)
+    while pipe.recv():
+        pipe.send(contender())
 
 
 def say_rates(title: str, timings: Sequence[Timing], *, unit: str, beside: Sequence[str]) -> None:

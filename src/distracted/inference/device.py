@@ -1,6 +1,9 @@
 """Where networks run and in which precision."""
 
+import ctypes
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Literal
 
 import torch
@@ -10,6 +13,7 @@ from distracted.errors import ConfigError
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _MAX_WORKERS = 8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers for them, in malloc.h
 
 
 def find_device(name: str) -> torch.device:
@@ -48,6 +52,22 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for what is asked for next, where it is glibc.
+
+    As it comes it gives large blocks back to the system at once, and a network on a CPU asks for the same
+    ones in every step: the kernel hands out zeroed pages again and again. Measured, a step of
+    EfficientNet-Lite0 at 128 pixels takes 1.4 times as long that way, one of ResNet50 at 224 1.1 times.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 2**30)
+        set_option(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

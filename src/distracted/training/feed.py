@@ -13,7 +13,7 @@ from distracted.data.competition import Competition
 from distracted.data.loading import Beside, Loader, Transform
 from distracted.data.pictures import Files, Pictures, keep_pictures
 from distracted.errors import ConfigError
-from distracted.inference.device import find_workers
+from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs, predict_together
 from distracted.inference.views import View, Viewer
@@ -67,6 +67,10 @@ class Feed:
     progress: Progress
     after_batch: Callable[[], None] = lambda: None
     team: Team = ALONE
+
+    def __post_init__(self) -> None:
+        if self.settled.device.type == "cpu":
+            keep_freed_memory()
 
     def loader(
         self,

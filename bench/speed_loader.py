@@ -1,6 +1,6 @@
 """Augmented training pictures a second: ours beside what competitors write, on the same photographs.
 
-    PYTHONPATH=scripts python bench/loader.py --out cache/bench/loader.json
+    PYTHONPATH=scripts python bench/speed_loader.py --out cache/bench/loader.json
 
 Photographs of 640 x 480 pixels become batches of 32 pictures of 224. `plain` is OpenCV with albumentations,
 to normalised float tensors, as its documentation shows it; it gets the same policy and, picture by picture,

@@ -1,0 +1,164 @@
+"""Training steps a second: ours beside a bare PyTorch loop on the same network, with and without the loader.
+
+    PYTHONPATH=scripts python bench/speed_train.py --out cache/bench/train.json
+
+The bare loop runs in a process of its own, as it comes: floats that lie in memory, contiguous, AdamW, nothing
+else. It is timed with BatchNorm that learns, as PyTorch has it, and with BatchNorm frozen, as ours has it.
+Ours takes uint8 images, clips gradients and does all else that a phase does. The loader decodes nothing: its
+pictures come from the cache, and augmentation is the heavy policy.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import console
+from distracted.config import load_config
+from distracted.data.augment import Augmenter
+from distracted.data.contents import digest_images
+from distracted.data.loading import Batch, Loader
+from distracted.data.pictures import keep_pictures
+from distracted.inference.device import keep_freed_memory
+from distracted.models.backbone import find_backbone
+from distracted.models.network import Network, build_network
+from distracted.models.weights import Weights
+from distracted.schema import ModelConfig, RunConfig, TrainPhase
+from distracted.training.resolve import with_input
+from distracted.training.stepper import Stepper
+from harness import Apart, save, say_rates, take_turns
+from speed_loader import find_photographs
+
+MODELS = ("efficientnet_lite0", "resnet50", "inception_v3", "vgg16")
+NUM_CLASSES = 10
+BARE, BARE_FROZEN = "bare loop", "bare loop, BatchNorm frozen"
+OURS, LOADED, HEAD = "ours", "ours, loader included", "ours, base frozen"
+CPU = torch.device("cpu")
+
+
+def main(
+    models: Annotated[str, typer.Option(help="Names in configs/models.")] = " ".join(MODELS),
+    batch_size: Annotated[int, typer.Option(help="Images in a step.")] = 16,
+    steps: Annotated[int, typer.Option(help="In a round.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Rounds.")] = 5,
+    folder: Annotated[Path, typer.Option(help="For photographs and their cache.")] = Path("cache/bench"),
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    debug: console.Debug = False,
+) -> None:
+    """Print a table for each network."""
+    keep_freed_memory()
+    figures: dict[str, Any] = {}
+    for model in models.split():
+        apart = [Apart(make_bare, model, batch_size, steps, frozen) for frozen in (False, True)]
+        timings = take_turns(
+            model,
+            {
+                BARE: apart[0],
+                BARE_FROZEN: apart[1],
+                OURS: make_ours(model, batch_size, steps),
+                LOADED: make_ours(model, batch_size, steps, folder=folder),
+                HEAD: make_ours(model, batch_size, steps, unfreeze="head"),
+            },
+            repeats=repeats,
+        )
+        for process in apart:
+            process.close()
+        figures[model] = timings
+        say_rates(f"{model}: training", timings, unit="images", beside=[BARE, BARE_FROZEN])
+    save(out, figures)
+
+
+def make_network(model: str) -> tuple[RunConfig, ModelConfig, Network]:
+    config = load_config(model=model, data="sample", overrides=["model.head.auxiliary=0"])
+    settled = with_input(config.model, find_backbone(config.model.backbone))
+    torch.manual_seed(0)
+    return config, settled, build_network(settled, Weights("none"), num_classes=NUM_CLASSES)
+
+
+def make_batch(settled: ModelConfig, batch_size: int) -> Batch:
+    assert isinstance(settled.image_size, int)
+    shape = batch_size, settled.image_size, settled.image_size, 3
+    return Batch(torch.randint(0, 256, shape, dtype=torch.uint8), torch.arange(batch_size))
+
+
+def make_bare(model: str, batch_size: int, steps: int, frozen: bool) -> Callable[[], int]:
+    """The loop of PyTorch's own tutorials."""
+    _, settled, network = make_network(model)
+    network = network.to(memory_format=torch.contiguous_format).train()
+    if frozen:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    inputs = make_batch(settled, batch_size).images.permute(0, 3, 1, 2).float()
+    inputs = ((inputs - network.mean) / network.std).contiguous()
+    labels = torch.arange(batch_size) % NUM_CLASSES
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
+
+    def train() -> int:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            logits = network.head(network.trunk(inputs).flatten(1))
+            nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return steps * batch_size
+
+    return train
+
+
+def make_ours(
+    model: str, batch_size: int, steps: int, *, unfreeze: str = "all", folder: Path | None = None
+) -> Callable[[], int]:
+    config, settled, network = make_network(model)
+    phase = config.phases["finetune"]
+    assert isinstance(phase, TrainPhase)
+    stepper = Stepper(
+        network,
+        phase.model_copy(update={"unfreeze": unfreeze, "lr": 1e-5, "head_lr": 1e-5}),
+        config.training,
+        num_steps=10**6,
+        device=CPU,
+        precision="fp32",
+        share=lambda: 1.0,
+    )
+    stepper.prepare()
+    fixed = make_batch(settled, batch_size)
+    batches = iter(lambda: fixed, None) if folder is None else load(config, settled, batch_size, folder)
+
+    def train() -> int:
+        for _ in range(steps):
+            batch = next(batches)
+            stepper(batch.images, batch.indices % NUM_CLASSES, None, num_images=batch_size)
+        return steps * batch_size
+
+    return train
+
+
+def load(config: RunConfig, settled: ModelConfig, batch_size: int, folder: Path) -> Iterator[Batch]:
+    """Batches without end, from the cache."""
+    paths = find_photographs(folder, 160)
+    size, crop = settled.image_size, settled.crop
+    assert isinstance(size, int) and isinstance(crop, float)
+    pictures = keep_pictures(
+        paths,
+        digest_images(paths, root=folder),
+        short_side=round(size * 8 / 7),
+        folder=folder / "pictures",
+        limit="auto",
+        progress=console.progress,
+    )
+    augmenter = Augmenter(config.augment.policies["heavy"], size=size, crop=crop, seed=0)
+    rows = np.arange(len(paths))
+    loader = Loader(pictures, rows, augmenter, batch_size=batch_size, num_workers=0, seed=0)
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+if __name__ == "__main__":
+    console.run(main)

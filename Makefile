@@ -105,8 +105,8 @@ sweep: $(STAMP)  ## Let W&B propose settings, and choose the best honestly (MODE
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
 
-bench: $(STAMP)  ## Time the blenders beside scipy's SLSQP
-	@$(PY) bench/blend.py
+bench: $(STAMP)  ## Measure speed beside other libraries (PARTS="loader train features predict blend smooth" FOLDER=)
+	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
 torture: $(STAMP)  ## Kill one fold's training again and again, and compare (KILLS=30 MODEL= DATA= SET= FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(call option,DATA,--data) --set "$$SETTINGS"

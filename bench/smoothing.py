@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 import console
 from distracted.postprocess.neighbour_mean import neighbour_means
 from distracted.postprocess.neighbours import directions_of, nearest_neighbours
+from harness import save
 from markdown_table import say_header, say_row
 
 NUM_CLASSES = 10
@@ -36,25 +37,28 @@ def main(
     features: Annotated[int, typer.Option(help="Features of each.")] = 2_048,
     neighbours: Annotated[int, typer.Option(help="Of each image.")] = 50,
     way: Annotated[str, typer.Option(help="One search, in this process: what the others start.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Where one search keeps what it found.")] = None,
+    found_in: Annotated[Path | None, typer.Option(help="Where one search keeps what it found.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
     debug: console.Debug = False,
 ) -> None:
     """Print a table: each search's seconds and peak memory."""
     if way:
-        assert out is not None
-        _search(way, frames, features, neighbours, out)
+        assert found_in is not None
+        _search(way, frames, features, neighbours, found_in)
         return
+    kept: dict[str, dict[str, float]] = {}
     say_header(["search", "search, s", "smoothing, s", "peak memory, GiB", "neighbours as ours"])
     with TemporaryDirectory() as folder:
         found: dict[str, NDArray[np.int64]] = {}
         for name in WAYS:
             path = Path(folder) / f"{len(found)}.npz"
             sizes = ["--frames", str(frames), "--features", str(features), "--neighbours", str(neighbours)]
-            command = [sys.executable, __file__, *sizes, "--way", name, "--out", str(path)]
+            command = [sys.executable, __file__, *sizes, "--way", name, "--found-in", str(path)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             figures = json.loads(done.stdout.splitlines()[-1])
             found[name] = np.load(path)["indices"]
-            same = (found[name] == found[WAYS[0]]).mean()
+            same = float((found[name] == found[WAYS[0]]).mean())
+            kept[name] = {**figures, "same": same}
             say_row(
                 [
                     name,
@@ -64,6 +68,7 @@ def main(
                     f"{same:.4%}",
                 ]
             )
+    save(out, {"frames": frames, "features": features, "neighbours": neighbours, "searches": kept})
 
 
 def _search(way: str, frames: int, features: int, k: int, out: Path) -> None:

@@ -1,0 +1,292 @@
+"""Seconds to a log loss on unseen people: the default recipe beside fastai, a linear probe and the textbook.
+
+    pip install -r bench/requirements.txt -c requirements.lock
+    PYTHONPATH=scripts python bench/speed_quality.py --data <folder> --root <workspace> --out quality.json
+
+One fold, the same network from the same ImageNet weights, the same pictures' size and batch. Each contender
+is looked at every so many steps while its clock stands still, and when it is done. fastai is `fine_tune` with
+the rate that its own finder names, whose seconds do not count, and with BatchNorm frozen where its base is
+frozen (`BnFreeze`); the probe is scikit-learn's logistic regression on features by eager PyTorch; the
+textbook is the recipe `tutorial_rmsprop`, on our loader.
+"""
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from torch import nn
+
+import console
+from distracted.config import load_config
+from distracted.data.augment import resize_and_crop
+from distracted.data.images import read_rgb
+from distracted.metrics import log_loss
+from distracted.models.linear import fit_logistic, linear_log_probs
+from distracted.models.network import build_network
+from distracted.models.weights import load_weights
+from distracted.paths import Workspace
+from distracted.predictions.store import Store, open_store
+from distracted.progress import silent
+from distracted.training.feed import Feed, Images
+from distracted.training.fold import train_fold
+from distracted.training.resolve import Settled, settle
+from distracted.training.resume import Checkpoints
+from distracted.training.state_file import State
+from distracted.training.tracking import FileTracker
+from harness import save
+from markdown_table import say_header, say_row
+
+LEVELS = (0.3, 0.1, 0.05)
+EVERY = 10  # steps between looks
+QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "runtime.num_workers=0"]
+OURS, PROBE, TEXTBOOK = "ours (recipe full)", "linear probe", "textbook (tutorial_rmsprop)"
+
+
+@dataclass
+class Curve:
+    """Log loss by seconds of one contender, whose clock stands still while it is looked at."""
+
+    points: list[tuple[float, float]] = field(default_factory=list)
+    _spent: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def looking(self) -> Iterator[float]:
+        """Within this block no time passes; gives the seconds so far."""
+        self._spent += time.perf_counter() - self._since
+        yield self._spent
+        self._since = time.perf_counter()
+
+    def seconds_to(self, level: float) -> float | None:
+        return next((seconds for seconds, loss in self.points if loss <= level), None)
+
+    @property
+    def last(self) -> tuple[float, float]:
+        return self.points[-1]
+
+
+def main(
+    data: console.Data,
+    root: console.Root,
+    model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
+    fold: Annotated[int, typer.Option(help="The fold.")] = 0,
+    epochs: Annotated[str, typer.Option(help="Of fine_tune, for each of its runs.")] = "4 12",
+    repeats: Annotated[int, typer.Option(help="How often all of them run, one after another.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the curves.")] = None,
+    debug: console.Debug = False,
+) -> None:
+    """Print seconds to each log loss, and where each contender ends."""
+    config = load_config(model=model, data=data, overrides=QUIET, root=root)
+    store = open_store(Workspace(root), config.data, num_folds=config.training.num_folds)
+
+    def ours(*overrides: str) -> Callable[[], Curve]:
+        settings = [*QUIET, *overrides]
+        chosen = settle(
+            load_config(model=model, data=data, overrides=settings, root=root),
+            num_folds=store.folds.num_folds,
+        )
+        return lambda: train_ours(store, chosen, fold)
+
+    plain = settle(config, num_folds=store.folds.num_folds)
+    contenders: dict[str, Callable[[], Curve]] = {
+        OURS: ours(),
+        PROBE: lambda: fit_probe(store, plain, fold),
+        TEXTBOOK: ours("recipe=tutorial_rmsprop", "phases.head.epochs=4", "phases.top.epochs=8"),
+    }
+    if importlib.util.find_spec("fastai") is None:
+        console.warn("fastai is not installed (bench/requirements.txt): left out")
+    else:
+        for number in map(int, epochs.split()):
+            contenders[f"fastai, fine_tune({number})"] = lambda number=number: train_fastai(  # type: ignore[misc]
+                store, plain, fold, epochs=number
+            )
+    curves: dict[str, list[Curve]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            curves[name].append(contender())
+            seconds, loss = curves[name][-1].last
+            console.say(f"{name}: {loss:.4f} after {seconds:.0f} s")
+            save(out, {"curves": curves, "data": store.competition.name, "fold": fold})
+    show(curves)
+
+
+def show(curves: dict[str, list[Curve]]) -> None:
+    """A table of the medians over the repeats."""
+    console.say("")
+    say_header(["", *(f"seconds to {level:g}" for level in LEVELS), "ends at", "after seconds"])
+    for name, runs in curves.items():
+        cells = []
+        for level in LEVELS:
+            reached = [seconds for run in runs if (seconds := run.seconds_to(level)) is not None]
+            cells.append(f"{statistics.median(reached):.0f}" if len(reached) == len(runs) else "never")
+        ends = statistics.median(run.last[1] for run in runs), statistics.median(run.last[0] for run in runs)
+        say_row([name, *cells, f"{ends[0]:.3f}", f"{ends[1]:.0f}"])
+    best = min(run.last[1] for name, runs in curves.items() if name != OURS for run in runs)
+    theirs = next(run for name, runs in curves.items() if name != OURS for run in runs if run.last[1] == best)
+    own = [run.seconds_to(best) for run in curves[OURS]]
+    shown = ", ".join("never" if seconds is None else f"{seconds:.0f} s" for seconds in own)
+    console.say(
+        f"\nthe best of the others' ends, {best:.4f} after {theirs.last[0]:.0f} s, ours reaches in {shown}"
+    )
+
+
+class Looks(Checkpoints):
+    """Looks at the network every so many steps; keeps no state."""
+
+    def __init__(self, folder: Path, curve: Curve, look: Callable[[State], float]) -> None:
+        super().__init__(folder, {})
+        self._curve, self._look, self._seen = curve, look, -1
+
+    def after_step(self, make: Callable[[], State], *, boundary: bool = False) -> None:
+        with self._curve.looking() as seconds:
+            state = make()
+            step = int(state["clock"]["step"])
+            if state["predicted"] or (step == self._seen and not boundary):
+                return
+            if boundary or step % EVERY == 0:
+                self._seen = step
+                self._curve.points.append((seconds, self._look(state["network"])))
+
+
+def train_ours(store: Store, settled: Settled, fold: int) -> Curve:
+    """One fold from nothing: no features and no pictures in a cache."""
+    looked = build_network(settled.config.model, settled.weights, num_classes=store.competition.num_classes)
+    train, rows = Images.to_train(store.competition), store.folds.valid(fold)
+    labels = store.folds.labels[rows]
+    with TemporaryDirectory() as folder, FileTracker(Path(folder)) as tracker:
+        feed = Feed(settled, Path(folder), silent)
+
+        def look(state: State) -> float:
+            looked.load_state_dict(state)
+            return log_loss(feed.log_probs(looked, train, rows, "looking"), labels)
+
+        curve = Curve()
+        train_fold(
+            settled,
+            fold,
+            competition=store.competition,
+            folds=store.folds,
+            cache=Path(folder),
+            tracker=tracker,
+            checkpoints=Looks(Path(folder), curve, look),
+            label=settled.config.recipe,
+            progress=console.progress,
+        )
+    return curve
+
+
+def fit_probe(store: Store, settled: Settled, fold: int) -> Curve:
+    """Features by the network as PyTorch comes, then logistic regression: of some strengths the best on the
+    fold itself, which favours it."""
+    rows, held_out = store.folds.train(fold), store.folds.valid(fold)
+    labels = store.folds.labels
+    paths = store.competition.train_paths()
+    config = settled.config.model
+    network = build_network(config, settled.weights, num_classes=2).to(memory_format=torch.contiguous_format)
+    assert isinstance(config.image_size, int) and isinstance(config.crop, float)
+    size, crop = config.image_size, config.crop
+
+    def features(chosen: np.ndarray) -> np.ndarray:
+        found = []
+        for batch in np.array_split(chosen, -(-len(chosen) // 32)):
+            images = np.stack([resize_and_crop(read_rgb(paths[row]), size=size, crop=crop) for row in batch])
+            with torch.inference_mode():
+                inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+                inputs = (inputs - network.mean) / network.std
+                found.append(network.trunk(inputs.contiguous()).flatten(1).numpy())
+        return np.concatenate(found)
+
+    curve = Curve()
+    network.eval()
+    own = features(rows)
+    with curve.looking() as seconds:
+        others = features(held_out)
+        fits = []
+        for c in (0.003, 0.01, 0.03, 0.1):
+            start = time.perf_counter()
+            fitted = fit_logistic(own, labels[rows], c=c, max_iter=1000)
+            took = time.perf_counter() - start
+            fits.append((log_loss(linear_log_probs(others, *fitted), labels[held_out]), seconds + took))
+        loss, after = min(fits)
+        curve.points.append((after, loss))
+    return curve
+
+
+def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int) -> Curve:
+    """`fine_tune` of its `vision_learner`, on timm's network with the same weights."""
+    from fastai.vision import all as fastai
+
+    config, competition = settled.config, store.competition
+    table = pd.DataFrame({"path": competition.train_paths(), "label": store.folds.labels})
+    table["is_valid"] = False
+    table.loc[store.folds.valid(fold), "is_valid"] = True
+    table = table.loc[np.sort(np.concatenate([store.folds.train(fold), store.folds.valid(fold)]))]
+    curve = Curve()
+    loaders = fastai.DataBlock(
+        blocks=(fastai.ImageBlock, fastai.CategoryBlock(vocab=list(range(competition.num_classes)))),
+        get_x=lambda row: row["path"],
+        get_y=lambda row: row["label"],
+        splitter=fastai.ColSplitter(),
+        item_tfms=fastai.Resize(config.model.image_size, method=fastai.ResizeMethod.Squish),
+        batch_tfms=[
+            *fastai.aug_transforms(do_flip=False),
+            fastai.Normalize.from_stats([0.5] * 3, [0.5] * 3),
+        ],
+    ).dataloaders(table.reset_index(drop=True), bs=config.training.batch_size, num_workers=0)
+
+    def make_learner() -> Any:
+        torch.manual_seed(0)
+        learner = fastai.vision_learner(
+            loaders, config.model.backbone, pretrained=False, normalize=False, cbs=[fastai.BnFreeze()]
+        )
+        load_weights(learner.model[0].model, settled.weights, config.model.backbone, auxiliary=())
+        return learner
+
+    with curve.looking():
+        finder = make_learner()
+        finder.freeze()
+        rate = float(finder.lr_find(show_plot=False).valley)
+    learner = make_learner()
+    steps = 0
+
+    def look(model: nn.Module) -> float:
+        copied = deepcopy(model).eval()
+        parts, labels = [], []
+        with torch.no_grad():
+            for inputs, targets in loaders.valid:
+                parts.append(copied(inputs).log_softmax(1).numpy())
+                labels.append(targets.numpy())
+        return log_loss(np.concatenate(parts), np.concatenate(labels))
+
+    class Watch(fastai.Callback):  # type: ignore[misc]
+        def after_batch(self) -> None:
+            nonlocal steps
+            if self.training:
+                steps += 1
+                if steps % EVERY == 0:
+                    with curve.looking() as seconds:
+                        curve.points.append((seconds, look(self.learn.model)))
+
+        def before_validate(self) -> None:
+            raise fastai.CancelValidException  # its own look at the fold would cost it time
+
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(epochs, base_lr=rate, cbs=[Watch()])
+    with curve.looking() as seconds:
+        curve.points.append((seconds, look(learner.model)))
+    return curve
+
+
+if __name__ == "__main__":
+    console.run(main)

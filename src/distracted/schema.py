@@ -310,7 +310,7 @@ class RuntimeConfig(Section):
 
     device: str
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
-    engine: Literal["auto", "torch", "onnx"]  # that predicts
+    engine: Literal["torch", "onnx"]  # that predicts
     cache_gb: NonNegativeFloat | Literal["auto"]  # that decoded pictures may take; 0: none are kept
     tracking: Literal["wandb", "none"]
     project: str

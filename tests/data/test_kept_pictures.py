@@ -145,7 +145,7 @@ def test_a_limit_is_respected_and_said(
     with caplog.at_level(logging.INFO):
         kept = keep(paths, tmp_path / "cache", limit=1e-5)
     assert np.array_equal(kept[1], read_rgb(paths[1], short_side=64))
-    assert "5 decoded pictures take about 0.0 GB, and there is room for 0.0 GB" in caplog.text
+    assert "5 decoded pictures take about 0.1 MB, and there is room for 0.0 MB" in caplog.text
     assert packs(tmp_path / "cache") == []
 
 

@@ -141,8 +141,7 @@ def test_a_norm_that_is_not_all_that_follows_is_not_folded() -> None:
 
 def test_the_way_depends_on_what_there_is_to_do() -> None:
     assert find_way(100, device=CPU, precision="fp32") == "plain"
-    assert find_way(79_726, device=CPU, precision="fp32") == "onnx"
-    assert find_way(79_726, device=CPU, precision="fp32", engine="torch") == "folded"
+    assert find_way(79_726, device=CPU, precision="fp32") == "folded"
     assert find_way(79_726, device=CPU, precision="bf16") == "folded"
     assert find_way(100, device=CPU, precision="fp32", engine="onnx") == "onnx"
     with pytest.raises(ConfigError, match=r"runtime.engine=onnx: expected .* got bf16 on cpu"):

@@ -204,17 +204,17 @@ def _decode(
     size = _estimate(files)
     held, free = _folder_size(folder), shutil.disk_usage(folder).free
     room = free / 2 if limit == "auto" else min(limit * _GB - held, free)
-    about = f"{len(files):,} decoded pictures take about {size / _GB:.1f} GB"
+    about = f"{len(files):,} decoded pictures take about {_amount(size)}"
     if size > room:
         _log.warning(
-            "%s, and there is room for %.1f GB in %s, which holds %.1f GB and may be deleted "
-            "(runtime.cache_gb=%s, %.1f GB free): each is decoded whenever it is needed",
+            "%s, and there is room for %s in %s, which holds %s and may be deleted (runtime.cache_gb=%s, %s "
+            "free): each is decoded whenever it is needed",
             about,
-            max(0.0, room) / _GB,
+            _amount(max(0.0, room)),
             folder,
-            held / _GB,
+            _amount(held),
             limit,
-            free / _GB,
+            _amount(free),
         )
         return None
     _log.info("%s in %s: decoded once, for all runs of this image size", about, folder)
@@ -260,6 +260,10 @@ def _estimate(files: Files) -> float:
     some = np.unique(np.linspace(0, len(files) - 1, _LOOKED_AT).astype(np.int64)).tolist()
     sizes = [image.size for image in (_try(files, index) for index in some) if image is not None]
     return len(files) * float(np.mean(sizes)) if sizes else 0.0
+
+
+def _amount(size: float) -> str:
+    return f"{size / _GB:.1f} GB" if size >= _GB else f"{size / 1e6:.1f} MB"
 
 
 def _folder_size(folder: Path) -> int:

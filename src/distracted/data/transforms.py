@@ -86,7 +86,7 @@ def _can_crop(transform: A.BasicTransform) -> bool:
 
 def _can_warp(transform: A.BasicTransform) -> bool:
     return (
-        isinstance(transform, A.Affine | A.Perspective)
+        type(transform) in (A.Affine, A.Perspective)  # none of their children, which draw otherwise
         and transform.interpolation == cv2.INTER_LINEAR
         and transform.border_mode == cv2.BORDER_CONSTANT
         and isinstance(transform.fill, int | float)

@@ -1,8 +1,7 @@
 """A network that learns no more, made ready to see many images: the fastest way to its logits or features.
 
-Each BatchNorm is folded into the convolution before it. On a CPU ONNX Runtime takes over where it is
-installed. Both cost some seconds and are left out for a few images. What the first images give has to agree
-with what the network itself gives, else that does the work as it is.
+Each BatchNorm is folded into the convolution before it, or on a CPU ONNX Runtime does the work, where that is
+asked for. What the first images give has to agree with what the network itself gives, else that does it.
 """
 
 import io
@@ -28,9 +27,9 @@ _log = logging.getLogger(__name__)
 #: Uint8 images, as the network takes them, to float32 rows on the same device.
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Part = Literal["logits", "features"]
-Engine = Literal["auto", "torch", "onnx"]
+Engine = Literal["torch", "onnx"]
 
-_WORTH_IT = 500  # images: a network is exported and loaded in the time that it takes to see some hundreds
+_WORTH_IT = 500  # images: for a few hundred the folding would take as long as it saves
 _TOLERANCE = 1e-4  # of log-probabilities; of features, relative to the largest
 _PROBED = 4  # images that both see
 
@@ -52,7 +51,7 @@ class Ready:
         num_images: int,
         device: torch.device,
         precision: Precision,
-        engine: Engine = "auto",
+        engine: Engine = "torch",
     ) -> None:
         self._network, self._part, self._precision = network.eval(), part, precision
         self._way = find_way(num_images, device=device, precision=precision, engine=engine)
@@ -104,26 +103,23 @@ class Ready:
 
 
 def find_way(
-    num_images: int, *, device: torch.device, precision: Precision, engine: Engine = "auto"
+    num_images: int, *, device: torch.device, precision: Precision, engine: Engine = "torch"
 ) -> Literal["plain", "folded", "onnx"]:
     """How a network sees so many images: as it is, with its BatchNorms folded, or by ONNX Runtime.
-
-    Args:
-        engine: "onnx" asks for it whatever the number, "torch" for none of it, "auto" where it is worth it.
 
     Raises:
         ConfigError: ONNX Runtime is asked for and not installed, or cannot work there.
     """
     fits = device.type == "cpu" and precision == "fp32"
-    if engine == "onnx" and not (fits and has_onnx()):
+    if engine == "torch":
+        return "folded" if num_images >= _WORTH_IT else "plain"
+    if not (fits and has_onnx()):
         got = "no onnxruntime" if fits else f"{precision} on {device.type}"
         raise ConfigError(
             "runtime.engine=onnx: expected the extra (pip install -e '.[onnx]' -c requirements.lock), a CPU "
             f"and training.precision=fp32, got {got}"
         )
-    if engine == "onnx" or (engine == "auto" and fits and num_images >= _WORTH_IT and has_onnx()):
-        return "onnx"
-    return "folded" if num_images >= _WORTH_IT else "plain"
+    return "onnx"
 
 
 def has_onnx() -> bool:

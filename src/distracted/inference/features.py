@@ -46,7 +46,7 @@ def cached_features(
     folder: Path,
     device: torch.device,
     precision: Precision,
-    engine: Engine = "auto",
+    engine: Engine = "torch",
     progress: Progress = silent,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:

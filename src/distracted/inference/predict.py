@@ -24,7 +24,7 @@ def predict_log_probs(
     device: torch.device,
     precision: Precision,
     label: str = "predicting",
-    engine: Engine = "auto",
+    engine: Engine = "torch",
     progress: Progress = silent,
     done: list[NDArray[np.float32]] | None = None,
     after_batch: Callable[[], None] = lambda: None,
@@ -66,7 +66,7 @@ def predict_together(
     device: torch.device,
     precision: Precision,
     label: str = "predicting",
-    engine: Engine = "auto",
+    engine: Engine = "torch",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """As `predict_log_probs`, of each view of each image by each of several networks of the same input.

@@ -2,12 +2,14 @@
 
 import ctypes
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Literal
 
 import torch
 
+from distracted.data.loading import Batch
 from distracted.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -76,6 +78,35 @@ def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     On MPS a copy that nobody waits for can read memory that was given back (pytorch issue 139550).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches, their images on the device.
+
+    On CUDA the next one is copied in a stream of its own while a batch is worked on; an error in getting it
+    then comes one batch early.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch._replace(images=move(batch.images, device))
+        return
+    copying, ahead = torch.cuda.Stream(device), None  # type: ignore[no-untyped-call]
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            coming = batch._replace(images=move(batch.images, device)), copying.record_event()
+        if ahead is not None:
+            yield _arrived(*ahead)
+        ahead = coming
+    if ahead is not None:
+        yield _arrived(*ahead)
+
+
+def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """The batch for the stream that works: it waits for the copy, and keeps the memory until it is done."""
+    working = torch.cuda.current_stream(batch.images.device)
+    working.wait_event(copied)
+    batch.images.record_stream(working)
+    return batch
 
 
 def find_workers(num_workers: int | Literal["auto"], device: torch.device) -> int:

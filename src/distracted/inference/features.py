@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
 from distracted.files import remove_leftovers, write_json
-from distracted.inference.device import Precision, move
+from distracted.inference.device import Precision, prefetch
 from distracted.inference.engine import Engine, Ready, find_way
 from distracted.locks import hold, holder
 from distracted.models.network import Network, fingerprint
@@ -94,8 +94,8 @@ def cached_features(
             _Rows(path, loader) as file,
             progress("features of the frozen base", total=file.num_left, unit="img") as step,
         ):
-            for batch in loader.epoch(after=file.num_batches):
-                rows = forward(move(batch.images, device)).cpu().numpy()
+            for batch in prefetch(loader.epoch(after=file.num_batches), device):
+                rows = forward(batch.images).cpu().numpy()
                 file.write(rows)
                 step(len(rows))
                 after_batch()

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
-from distracted.inference.device import Precision, move
+from distracted.inference.device import Precision, prefetch
 from distracted.inference.engine import Engine, Forward, Ready
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
@@ -50,8 +50,8 @@ def predict_log_probs(
     batches = [] if done is None else done
     left = loader.num_images - loader.num_before(len(batches))
     with progress(label, total=left, unit="img") as step:
-        for batch in loader.epoch(after=len(batches)):
-            log_probs = _log_probs(forward, move(batch.images, device))
+        for batch in prefetch(loader.epoch(after=len(batches)), device):
+            log_probs = _log_probs(forward, batch.images)
             batches.append(log_probs.astype(np.float32))
             step(len(batch.images))
             after_batch()
@@ -84,8 +84,8 @@ def predict_together(
     forwards = [Ready(net, "logits", num_images=loader.num_images, **settings) for net in networks]
     parts = []
     with progress(label, total=loader.num_images, unit="img") as step:
-        for batch in loader.epoch():
-            views = [view.contiguous() for view in move(batch.images, device).unbind(1)]
+        for batch in prefetch(loader.epoch(), device):
+            views = [view.contiguous() for view in batch.images.unbind(1)]
             parts.append([[_log_probs(forward, view) for view in views] for forward in forwards])
             step(len(batch.images))
     return np.concatenate(parts, axis=2).astype(np.float32)

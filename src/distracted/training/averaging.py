@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distracted.data.loading import Loader
-from distracted.inference.device import Precision, autocast, move
+from distracted.inference.device import Precision, autocast, prefetch
 from distracted.models.network import Network
 from distracted.models.weights import StateDict
 
@@ -110,9 +110,9 @@ def _measure_statistics(
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
-    for batch in loader.epoch(epoch):
+    for batch in prefetch(loader.epoch(epoch), device):
         with autocast(device, precision):
-            network(move(batch.images, device))
+            network(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()

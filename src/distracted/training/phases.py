@@ -11,7 +11,7 @@ import torch
 
 from distracted.data.loading import Batch, Loader
 from distracted.errors import TrainingError
-from distracted.inference.device import Precision, move
+from distracted.inference.device import Precision, move, prefetch
 from distracted.models.network import Network
 from distracted.models.weights import StateDict
 from distracted.progress import Progress, Step
@@ -187,7 +187,8 @@ class PhaseRun:
         """The batches of the epoch that are not behind us."""
         self._stepper.prepare()  # looking at a score has left the network in eval mode
         looked, num_images = time.perf_counter(), 0
-        for batch in self._loader.epoch(self._clock.epoch, after=self._batch):
+        batches = self._loader.epoch(self._clock.epoch, after=self._batch)
+        for batch in prefetch(batches, self._device):
             rate = self._stepper.rate
             self._waiting.append(self._take_step(batch))
             self._batch += 1
@@ -211,8 +212,7 @@ class PhaseRun:
             self._after_step(False)
 
     def _take_step(self, batch: Batch) -> torch.Tensor:
-        images = move(batch.images, self._device)
-        indices = move(batch.indices, self._device)
+        images, indices = batch.images, move(batch.indices, self._device)
         aims = self._targets[indices]
         if self._mixer is not None:
             images, aims = self._mixer(

@@ -256,7 +256,8 @@ def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int) -> C
     with curve.looking():
         finder = make_learner()
         finder.freeze()
-        rate = float(finder.lr_find(show_plot=False).valley)
+        with finder.no_bar():
+            rate = float(finder.lr_find(show_plot=False).valley)
     learner = make_learner()
     steps = 0
 

@@ -12,23 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import console
 from distracted.files import write_json
+from distracted.predictions.provenance import package_versions
 from markdown_table import say_header, say_row
-
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "albumentations",
-    "opencv-python-headless",
-    "onnxruntime",
-    "fastai",
-)
 
 
 @dataclass(frozen=True)
@@ -139,9 +129,4 @@ def machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | package_versions()

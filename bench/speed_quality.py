@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -117,8 +118,15 @@ def main(
             curves[name].append(contender())
             seconds, loss = curves[name][-1].last
             console.say(f"{name}: {loss:.4f} after {seconds:.0f} s")
-            save(out, {"curves": curves, "data": store.competition.name, "fold": fold})
+            save(
+                out,
+                {"curves": curves, "fastai": fastai_version(), "data": store.competition.name, "fold": fold},
+            )
     show(curves)
+
+
+def fastai_version() -> str | None:
+    return version("fastai") if importlib.util.find_spec("fastai") else None
 
 
 def show(curves: dict[str, list[Curve]]) -> None:

@@ -31,7 +31,7 @@ test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
 	@$(PY) -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(STAMP)  ## Check style, types and known vulnerabilities of the locked packages
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(PY) scripts/vulnerabilities.py
+	@$(PY) -m ruff check --no-cache . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(PY) scripts/vulnerabilities.py
 
 sample: $(STAMP)  ## Render the embedded competition (SUBJECTS= TEST_SUBJECTS= FRAMES= SIZE= SEED=)
 	@$(PY) scripts/sample.py $(call option,SUBJECTS,--subjects) $(call option,TEST_SUBJECTS,--test-subjects) $(call option,FRAMES,--frames) $(call option,SIZE,--size) $(call option,SEED,--seed)

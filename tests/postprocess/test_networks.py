@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from untrained import RUNTIME, write_untrained
 
 from conftest import TINY
 from distracted.cluster.job import train_and_store
@@ -20,6 +19,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.training.feed import Images
 from distracted.training.resolve import settle
+from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
-from untrained import RUNTIME, write_untrained
 
 from conftest import TINY
 from distracted.config import load_config
@@ -22,6 +21,7 @@ from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.training.feed import Feed, Images
 from distracted.training.resolve import settle
+from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
 

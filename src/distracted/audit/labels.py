@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from distracted.audit.findings import Check, as_findings, describe_image
 from distracted.audit.mistakes import Scored
@@ -118,7 +119,8 @@ def blind_label_issues(
         for first, second in pairs:
             taught = ~np.isin(folds.ids, [first, second])
             head = make_pipeline(StandardScaler(), LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS))
-            head.fit(features[taught], folds.labels[taught])
+            with threadpool_limits(1, user_api="blas"):  # as in `fit_logistic`: several wait for each other
+                head.fit(features[taught], folds.labels[taught])
             for blind, judged in ((first, second), (second, first)):
                 found = np.zeros((len(folds.valid(judged)), num_classes))
                 found[:, head.classes_] = head.predict_proba(features[folds.valid(judged)])

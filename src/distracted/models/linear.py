@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +31,8 @@ def fit_logistic(
     mean = features.mean(axis=0, dtype=np.float64)
     scale = max(float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())), 1e-12)
     model = LogisticRegression(C=c, max_iter=max_iter)
-    with warnings.catch_warnings():
+    # One thread of BLAS: its products are small, and threads that wait for the next one hold up all else.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a starting point need not be the optimum
         model.fit((features - mean) / scale, labels)
     weight = model.coef_ / scale

@@ -1,6 +1,7 @@
-"""Time the fitted pools beside scipy's SLSQP on the same losses, and show what useless runs cost.
+"""Time the fitted pools beside scipy's SLSQP and hillclimbers on the same losses, and show what useless runs
+cost.
 
-    OMP_NUM_THREADS=1 python bench/blend.py --repeats 5 --out blend.json
+    OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/blend.py --repeats 5 --out blend.json
 
 The runs are simulated at the competition's size: 22,424 images of 26 drivers in 10 classes. They share errors
 (a driver's and a photograph's), add their own, and differ in skill and sharpness. Solvers take turns, so that
@@ -9,19 +10,20 @@ here, from the same functions for every solver.
 """
 
 import argparse
-import json
+import importlib.util
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, OptimizeResult, minimize
 from scipy.special import log_softmax
@@ -30,8 +32,8 @@ from distracted.ensemble.blenders import ALL_BLENDERS
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.newton import kkt_residual
 from distracted.ensemble.pools import RIDGE, fit_linear_pool, fit_log_linear_pool
-from distracted.files import write_json
 from distracted.metrics import log_loss
+from harness import save
 
 NUM_IMAGES, NUM_SUBJECTS, NUM_CLASSES, NUM_FOLDS = 22_424, 26, 10, 5
 NUM_GOOD, NUM_USELESS = 10, 20
@@ -78,18 +80,18 @@ class Result:
         return statistics.median(self.seconds)
 
 
-def simulate(num_runs: int, num_images: int, seed: int) -> Problem:
+def simulate(num_runs: int, num_images: int, seed: int, num_classes: int = NUM_CLASSES) -> Problem:
     """Out-of-fold predictions of runs that err together and apart."""
     rng = np.random.default_rng(seed)
     subjects = np.arange(num_images) * NUM_SUBJECTS // num_images
-    labels = rng.integers(0, NUM_CLASSES, num_images)
-    shared = 1.2 * rng.normal(size=(NUM_SUBJECTS, NUM_CLASSES))[subjects]
-    shared += 1.2 * rng.normal(size=(num_images, NUM_CLASSES))
-    signal = 5.5 * np.eye(NUM_CLASSES)[labels]
-    log_probs = np.empty((num_runs, num_images, NUM_CLASSES))
+    labels = rng.integers(0, num_classes, num_images)
+    shared = 1.2 * rng.normal(size=(NUM_SUBJECTS, num_classes))[subjects]
+    shared += 1.2 * rng.normal(size=(num_images, num_classes))
+    signal = 5.5 * np.eye(num_classes)[labels]
+    log_probs = np.empty((num_runs, num_images, num_classes))
     for run in range(num_runs):
-        own = rng.uniform(0.5, 1.5) * rng.normal(size=(num_images, NUM_CLASSES))
-        own += 0.7 * rng.normal(size=(NUM_SUBJECTS, NUM_CLASSES))[subjects]
+        own = rng.uniform(0.5, 1.5) * rng.normal(size=(num_images, num_classes))
+        own += 0.7 * rng.normal(size=(NUM_SUBJECTS, num_classes))[subjects]
         scores = rng.uniform(0.7, 1.2) * signal + shared + own
         log_probs[run] = log_softmax(rng.uniform(0.6, 1.5) * scores, axis=1)
     return Problem(log_probs, labels, subjects % NUM_FOLDS, subjects)
@@ -224,6 +226,32 @@ def _slsqp(
     return np.maximum(result.x, 0), int(result.nfev)
 
 
+def climb_hill(problem: Problem) -> tuple[Floats, None]:
+    """The linear pool by the package `hillclimbers`, as it comes.
+
+    Its predictions are one column to a run: of the log loss the probabilities of the true classes say all.
+    Its weights are what it makes of a test set of unit vectors.
+    """
+    from hillclimbers import climb_hill, partial
+
+    names = [f"run {run}" for run in range(len(problem.log_probs))]
+
+    def loss(_: object, probs: Floats) -> float:
+        return float(-np.log(probs).mean())
+
+    with redirect_stdout(StringIO()):
+        weights = climb_hill(
+            train=pd.DataFrame({"label": problem.labels}),
+            oof_pred_df=pd.DataFrame(true_probs(problem), columns=names),
+            test_pred_df=pd.DataFrame(np.eye(len(names)), columns=names),
+            target="label",
+            objective="minimize",
+            eval_metric=partial(loss),
+            plot_hill=False,
+        )
+    return np.asarray(weights), None
+
+
 def solvers(*, slow: bool, max_steps: int) -> list[Solver]:
     """All that are compared; the slow ones run once whatever the repeats."""
     found = []
@@ -236,6 +264,8 @@ def solvers(*, slow: bool, max_steps: int) -> list[Solver]:
         if slow:
             without = partial(slsqp, gradient=False, max_steps=max_steps)
             found.append(Solver("SLSQP, no gradient", pool, without, once=True))
+    if slow and importlib.util.find_spec("hillclimbers") is not None:
+        found.append(Solver("hillclimbers", "linear", climb_hill, once=True))
     return found
 
 
@@ -342,8 +372,8 @@ def show_results(results: Sequence[Result]) -> None:
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; SLSQP without a gradient runs once")
-    parser.add_argument("--without-slow", action="store_true", help="leave out SLSQP without a gradient")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; what takes minutes runs once")
+    parser.add_argument("--without-slow", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--runs", type=int, default=50, help="simulated runs")
     parser.add_argument("--images", type=int, default=NUM_IMAGES, help="simulated images")
     parser.add_argument("--max-steps", type=int, default=200, help="SLSQP's cap on its iterations")
@@ -388,18 +418,12 @@ def main() -> None:
     if options.out:
         figures = {
             "settings": {key: str(value) for key, value in vars(options).items()},
-            "machine": {
-                "platform": platform.platform(),
-                "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-            },
+            "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
             "solvers": [asdict(result) | {"median": result.median} for result in results],
             "blenders": grown,
             "useless_runs": {"before": before, "after": after},
         }
-        write_json(options.out, json.loads(json.dumps(figures)))
+        save(options.out, figures)
         print(f"\n{options.out}: written")
 
 

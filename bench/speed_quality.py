@@ -6,8 +6,9 @@
 One fold, the same network from the same ImageNet weights, the same pictures' size and batch. Each contender
 is looked at every so many steps while its clock stands still, and when it is done. fastai is `fine_tune` with
 the rate that its own finder names, whose seconds do not count, and with BatchNorm frozen where its base is
-frozen (`BnFreeze`); the probe is scikit-learn's logistic regression on features by eager PyTorch; the
-textbook is the recipe `tutorial_rmsprop`, on our loader.
+frozen (`train_bn=False` and `BnFreeze`); the probe is scikit-learn's logistic regression, as it comes, on
+features by eager PyTorch, each penalty as if it alone had been tried; the textbook is the recipe
+`tutorial_rmsprop`, on our loader.
 """
 
 import importlib.util
@@ -26,6 +27,9 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import console
@@ -33,7 +37,6 @@ from distracted.config import load_config
 from distracted.data.augment import resize_and_crop
 from distracted.data.images import read_rgb
 from distracted.metrics import log_loss
-from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.models.network import build_network
 from distracted.models.weights import load_weights
 from distracted.paths import Workspace
@@ -50,6 +53,7 @@ from markdown_table import say_header, say_row
 
 LEVELS = (0.3, 0.1, 0.05)
 EVERY = 10  # steps between looks
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of the probe, inverse
 QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "runtime.num_workers=0"]
 OURS, PROBE, TEXTBOOK = "ours (recipe full)", "linear probe", "textbook (tutorial_rmsprop)"
 
@@ -70,7 +74,7 @@ class Curve:
         self._since = time.perf_counter()
 
     def seconds_to(self, level: float) -> float | None:
-        return next((seconds for seconds, loss in self.points if loss <= level), None)
+        return min((seconds for seconds, loss in self.points if loss <= level), default=None)
 
     @property
     def last(self) -> tuple[float, float]:
@@ -195,8 +199,8 @@ def train_ours(store: Store, settled: Settled, fold: int) -> Curve:
 
 
 def fit_probe(store: Store, settled: Settled, fold: int) -> Curve:
-    """Features by the network as PyTorch comes, then logistic regression: of some strengths the best on the
-    fold itself, which favours it."""
+    """Features by the network as PyTorch comes, then logistic regression; the best penalty on the fold itself
+    comes last, which favours it."""
     rows, held_out = store.folds.train(fold), store.folds.valid(fold)
     labels = store.folds.labels
     paths = store.competition.train_paths()
@@ -220,14 +224,13 @@ def fit_probe(store: Store, settled: Settled, fold: int) -> Curve:
     own = features(rows)
     with curve.looking() as seconds:
         others = features(held_out)
-        fits = []
-        for c in (0.003, 0.01, 0.03, 0.1):
+        for c in PENALTIES:
             start = time.perf_counter()
-            fitted = fit_logistic(own, labels[rows], c=c, max_iter=1000)
-            took = time.perf_counter() - start
-            fits.append((log_loss(linear_log_probs(others, *fitted), labels[held_out]), seconds + took))
-        loss, after = min(fits)
-        curve.points.append((after, loss))
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+            probe.fit(own, labels[rows])
+            after = seconds + time.perf_counter() - start
+            curve.points.append((after, log_loss(probe.predict_log_proba(others), labels[held_out])))
+        curve.points.sort(key=lambda point: -point[1])
     return curve
 
 
@@ -256,7 +259,12 @@ def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int) -> C
     def make_learner() -> Any:
         torch.manual_seed(0)
         learner = fastai.vision_learner(
-            loaders, config.model.backbone, pretrained=False, normalize=False, cbs=[fastai.BnFreeze()]
+            loaders,
+            config.model.backbone,
+            pretrained=False,
+            normalize=False,
+            train_bn=False,
+            cbs=[fastai.BnFreeze()],
         )
         load_weights(learner.model[0].model, settled.weights, config.model.backbone, auxiliary=())
         return learner

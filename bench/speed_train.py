@@ -5,7 +5,8 @@
 The bare loop runs in a process of its own, as it comes: floats that lie in memory, contiguous, AdamW, nothing
 else. It is timed with BatchNorm that learns, as PyTorch has it, and with BatchNorm frozen, as ours has it.
 Ours takes uint8 images, clips gradients and does all else that a phase does. The loader decodes nothing: its
-pictures come from the cache, and augmentation is the heavy policy.
+pictures come from the cache, and augmentation is the heavy policy. What ours leaves out is timed, too:
+contiguous tensors, and a process for the loader beside the network's threads.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ MODELS = ("efficientnet_lite0", "resnet50", "inception_v3", "vgg16")
 NUM_CLASSES = 10
 BARE, BARE_FROZEN = "bare loop", "bare loop, BatchNorm frozen"
 OURS, LOADED, HEAD = "ours", "ours, loader included", "ours, base frozen"
+CONTIGUOUS, BESIDE = "ours, contiguous", "ours, loader in a process beside"
 CPU = torch.device("cpu")
 
 
@@ -63,6 +65,8 @@ def main(
                 OURS: make_ours(model, batch_size, steps),
                 LOADED: make_ours(model, batch_size, steps, folder=folder),
                 HEAD: make_ours(model, batch_size, steps, unfreeze="head"),
+                CONTIGUOUS: make_ours(model, batch_size, steps, contiguous=True),
+                BESIDE: make_ours(model, batch_size, steps, folder=folder, workers=1),
             },
             repeats=repeats,
         )
@@ -111,9 +115,19 @@ def make_bare(model: str, batch_size: int, steps: int, frozen: bool) -> Callable
 
 
 def make_ours(
-    model: str, batch_size: int, steps: int, *, unfreeze: str = "all", folder: Path | None = None
+    model: str,
+    batch_size: int,
+    steps: int,
+    *,
+    unfreeze: str = "all",
+    folder: Path | None = None,
+    workers: int = 0,
+    contiguous: bool = False,
 ) -> Callable[[], int]:
     config, settled, network = make_network(model)
+    if contiguous:
+        network = network.to(memory_format=torch.contiguous_format)
+        network.trunk.register_forward_pre_hook(lambda _, given: given[0].contiguous())
     phase = config.phases["finetune"]
     assert isinstance(phase, TrainPhase)
     stepper = Stepper(
@@ -127,7 +141,9 @@ def make_ours(
     )
     stepper.prepare()
     fixed = make_batch(settled, batch_size)
-    batches = iter(lambda: fixed, None) if folder is None else load(config, settled, batch_size, folder)
+    batches = (
+        iter(lambda: fixed, None) if folder is None else load(config, settled, batch_size, folder, workers)
+    )
 
     def train() -> int:
         for _ in range(steps):
@@ -138,7 +154,9 @@ def make_ours(
     return train
 
 
-def load(config: RunConfig, settled: ModelConfig, batch_size: int, folder: Path) -> Iterator[Batch]:
+def load(
+    config: RunConfig, settled: ModelConfig, batch_size: int, folder: Path, workers: int
+) -> Iterator[Batch]:
     """Batches without end, from the cache."""
     paths = find_photographs(folder, 160)
     size, crop = settled.image_size, settled.crop
@@ -153,7 +171,7 @@ def load(config: RunConfig, settled: ModelConfig, batch_size: int, folder: Path)
     )
     augmenter = Augmenter(config.augment.policies["heavy"], size=size, crop=crop, seed=0)
     rows = np.arange(len(paths))
-    loader = Loader(pictures, rows, augmenter, batch_size=batch_size, num_workers=0, seed=0)
+    loader = Loader(pictures, rows, augmenter, batch_size=batch_size, num_workers=workers, seed=0)
     epoch = 0
     while True:
         yield from loader.epoch(epoch)

@@ -1,0 +1,87 @@
+"""The benchmarks of speed run at small sizes, and their figures say what their tables say."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import Timing
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+def run(script: str, *options: str, out: Path) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / script), *options, "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(BENCH.parent / "scripts"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads(out.read_text())
+    assert figures["machine"]["torch"] and figures["machine"]["cores"]
+    return figures, done.stdout
+
+
+def test_a_ratio_is_the_median_of_the_rounds() -> None:
+    ours, theirs = Timing("ours", 20, [1.0, 2.0, 4.0]), Timing("theirs", 10, [1.0, 1.0, 8.0])
+    assert ours.rate == 10.0
+    assert ours.beside(theirs) == (2.0, 1.0, 4.0)
+
+
+@pytest.mark.slow
+def test_loader_counts_what_it_loads(tmp_path: Path) -> None:
+    sizes = ["--photographs", "12", "--passes", "1", "--repeats", "1", "--folder", str(tmp_path)]
+    _, told = run("speed_loader.py", *sizes, out=tmp_path / "out.json")
+    assert "ours, from the cache" in told and "plain OpenCV + albumentations" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "contenders"),
+    [
+        ("speed_train.py", ["--batch-size", "4", "--steps", "1", "--folder"], 7),
+        ("speed_features.py", ["--photographs", "12", "--folder"], 2),
+        ("speed_predict.py", ["--batches", "1"], 5),
+    ],
+)
+def test_networks_are_timed_beside_each_other(
+    script: str, options: list[str], contenders: int, tmp_path: Path
+) -> None:
+    folder = [str(tmp_path)] if "--folder" in options else []
+    always = ["--models", "efficientnet_lite0", "--repeats", "1"]
+    figures, told = run(script, *always, *options, *folder, out=tmp_path / "out.json")
+    assert "efficientnet_lite0" in figures
+    assert told.count("\n| ") >= contenders
+
+
+@pytest.mark.slow
+def test_smoothing_finds_what_brute_force_finds(tmp_path: Path) -> None:
+    sizes = ["--frames", "900", "--features", "16", "--neighbours", "5"]
+    figures, _ = run("smoothing.py", *sizes, out=tmp_path / "out.json")
+    assert [found["same"] > 0.99 for found in figures["searches"].values()] == [True] * 3
+
+
+@pytest.mark.slow
+def test_growth_times_each_size(tmp_path: Path) -> None:
+    chart = tmp_path / "growth.png"
+    sizes = ["--doublings", "1", "--repeats", "1", "--scale", "0.05", "--chart", str(chart)]
+    figures, _ = run("growth.py", *sizes, out=tmp_path / "out.json")
+    assert set(figures["curves"]) == {"images", "runs", "classes"}
+    assert list(figures["curves"]["runs"]["the whole blend"]) == ["10", "20"]
+    assert chart.stat().st_size > 10_000
+
+
+def test_an_unknown_part_is_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "run.py"), "--parts", "loder", "--folder", str(tmp_path / "figures")],
+        env={**os.environ, "PYTHONPATH": str(BENCH.parent / "scripts")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "unknown part 'loder'; there are loader, train" in done.stderr
+    assert not (tmp_path / "figures").exists()

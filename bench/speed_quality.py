@@ -5,19 +5,21 @@
 
 One fold, the same network from the same ImageNet weights, the same pictures' size and batch. Each contender
 is looked at every so many steps while its clock stands still, and when it is done. fastai is `fine_tune` with
-the rate that its own finder names, whose seconds do not count, and with BatchNorm frozen where its base is
-frozen (`train_bn=False` and `BnFreeze`); the probe is scikit-learn's logistic regression, as it comes, on
-features by eager PyTorch, each penalty as if it alone had been tried; the textbook is the recipe
-`tutorial_rmsprop`, on our loader.
+the rate that its own finder names, whose seconds do not count, or with `--rates` that are given, and with
+BatchNorm frozen where its base is frozen (`train_bn=False` and `BnFreeze`); the probe is scikit-learn's
+logistic regression, as it comes, on features by eager PyTorch, each penalty as if it alone had been tried;
+the textbook is the recipe `tutorial_rmsprop`, on our loader.
 """
 
 import importlib.util
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,6 +89,7 @@ def main(
     model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
     fold: Annotated[int, typer.Option(help="The fold.")] = 0,
     epochs: Annotated[str, typer.Option(help="Of fine_tune, for each of its runs.")] = "4 12",
+    rates: Annotated[str, typer.Option(help="Of fine_tune: numbers, or 0 for the finder's.")] = "0",
     repeats: Annotated[int, typer.Option(help="How often all of them run, one after another.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the curves.")] = None,
     debug: console.Debug = False,
@@ -109,13 +112,12 @@ def main(
         PROBE: lambda: fit_probe(store, plain, fold),
         TEXTBOOK: ours("recipe=tutorial_rmsprop", "phases.head.epochs=4", "phases.top.epochs=8"),
     }
-    if importlib.util.find_spec("fastai") is None:
+    if fastai_version() is None:
         console.warn("fastai is not installed (bench/requirements.txt): left out")
     else:
-        for number in map(int, epochs.split()):
-            contenders[f"fastai, fine_tune({number})"] = lambda number=number: train_fastai(  # type: ignore[misc]
-                store, plain, fold, epochs=number
-            )
+        for number, rate in itertools.product(map(int, epochs.split()), map(float, rates.split())):
+            name = f"fastai, fine_tune({number}), {f'rate {rate:g}' if rate else 'rate of its finder'}"
+            contenders[name] = partial(train_fastai, store, plain, fold, epochs=number, rate=rate)
     curves: dict[str, list[Curve]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
@@ -234,8 +236,8 @@ def fit_probe(store: Store, settled: Settled, fold: int) -> Curve:
     return curve
 
 
-def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int) -> Curve:
-    """`fine_tune` of its `vision_learner`, on timm's network with the same weights."""
+def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int, rate: float) -> Curve:
+    """`fine_tune` of its `vision_learner`, on timm's network with the same weights; rate 0: its finder's."""
     from fastai.vision import all as fastai
 
     config, competition = settled.config, store.competition
@@ -269,11 +271,13 @@ def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int) -> C
         load_weights(learner.model[0].model, settled.weights, config.model.backbone, auxiliary=())
         return learner
 
-    with curve.looking():
-        finder = make_learner()
-        finder.freeze()
-        with finder.no_bar():
-            rate = float(finder.lr_find(show_plot=False).valley)
+    if not rate:
+        with curve.looking():
+            finder = make_learner()
+            finder.freeze()
+            with finder.no_bar():
+                rate = float(finder.lr_find(show_plot=False).valley)
+        console.say(f"its finder names a rate of {rate:.2g}")
     learner = make_learner()
     steps = 0
 

@@ -31,7 +31,7 @@ from speed_loader import find_photographs
 NUM_TRAIN, NUM_TEST, NUM_SUBJECTS, NUM_CLASSES = 22_424, 79_726, 26, 10
 _QUIET = "runtime.tracking=none runtime.validate_every_epoch=false"
 _SMALL = f"{_QUIET} model.image_size=64"
-_LARGE = f"{_QUIET} model.image_size=224 augment.policy=light phases.finetune={{epochs: 1, unfreeze: head}}"
+_LARGE = f"{_QUIET} model.image_size=128 augment.policy=light phases.finetune={{epochs: 1, unfreeze: head}}"
 _TRAIN = "train.py --model efficientnet_lite0"
 #: Stages by name, as their scripts are called.
 STAGES = {

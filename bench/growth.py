@@ -56,7 +56,7 @@ def main(
             seconds = [statistics.median(timing.seconds) for timing in timings.values()]
             times = [later / sooner for sooner, later in itertools.pairwise(seconds)]
             shown = " ".join(f"{ratio:.1f}" for ratio in times)
-            say_row([f"{axis}, {min(timings):,}", name, *(f"{s:.2f} s" for s in seconds), f"{shown} times"])
+            say_row([f"{axis}, {min(timings):,}", name, *(f"{s:.2g} s" for s in seconds), f"{shown} times"])
     save(out, {"curves": curves, "scale": scale})
     if chart is not None:
         draw(curves, chart)
@@ -126,17 +126,18 @@ def draw(curves: Curves, path: Path) -> None:
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, len(curves), sharey=True)
+    colours: dict[str, str] = {}
     for ax, (axis, found) in zip(axes, curves.items(), strict=True):
         for name, timings in found.items():
+            colour = colours.setdefault(name, f"C{len(colours)}")
             seconds = [statistics.median(timing.seconds) for timing in timings.values()]
-            ax.loglog(list(timings), seconds, marker="o", markersize=4, label=name)
-            ax.loglog(
-                list(timings),
-                [seconds[0] * 2**step for step in range(len(seconds))],
-                color="grey",
-                linestyle=":",
-                linewidth=0.8,
-            )
+            linear = [seconds[0] * 2**step for step in range(len(seconds))]
+            ax.loglog(list(timings), seconds, marker="o", markersize=4, color=colour, label=name)
+            ax.loglog(list(timings), linear, color="grey", linestyle=":", linewidth=0.8)
+        sizes = [size for timings in found.values() for size in timings]
+        ticks = [min(sizes) * 2**step for step in range((max(sizes) // min(sizes)).bit_length())]
+        ax.set_xticks(ticks, [f"{size:,}" for size in ticks])
+        ax.set_xticks([], minor=True)
         ax.set_xlabel(axis)
         ax.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("seconds")

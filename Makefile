@@ -105,7 +105,7 @@ sweep: $(STAMP)  ## Let W&B propose settings, and choose the best honestly (MODE
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
 
-bench: $(STAMP)  ## Measure speed beside other libraries (PARTS="loader train features predict blend smooth" FOLDER=)
+bench: $(STAMP)  ## Measure speed beside other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
 torture: $(STAMP)  ## Kill one fold's training again and again, and compare (KILLS=30 MODEL= DATA= SET= FOLDER=)

@@ -23,6 +23,7 @@ PARTS: dict[str, list[str]] = {
     "predict": ["speed_predict.py"],
     "blend": ["blend.py"],
     "smooth": ["smoothing.py"],
+    "growth": ["growth.py"],
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from distracted.audit import duplicates
 from distracted.audit.alike import subject_likeness
 from distracted.audit.duplicates import check_exact, check_near, measure_sameness
 from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
@@ -178,6 +179,25 @@ class TestDuplicates:
             frozenset((imgs[twin], test[4]))
         }
         assert (check.findings["value"].astype(float) > 0.98).all()
+
+    def test_of_too_many_pairs_the_nearest_are_looked_at(
+        self, painted: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        train, paths = painted.competition.train, painted.competition.train_paths()
+        image = read_rgb(paths[0])
+        rows = [int(train.index[train["subject"] == subject][-1]) for subject in ("p001", "p003")]
+        near, far = sorted(rows, reverse=True)  # the nearest pair comes last
+        save(paths[near], image, quality=96)
+        save(paths[far], cv2.resize(image, (80, 60), interpolation=cv2.INTER_AREA), quality=20)
+        store = reopened(painted)
+        scanned = scan(store)
+        monkeypatch.setattr(duplicates, "_CHUNK", 2)
+        monkeypatch.setattr(duplicates, "_MOST", 1)
+        check = check_near(store, *scanned)
+        assert check.findings[["img", "other"]].to_numpy().tolist() == [
+            store.competition.train["img"][[0, near]].tolist()
+        ]
+        assert "the nearest 1 are looked at" in caplog.text
 
     def test_black_pictures_are_no_duplicates(self, painted: Store) -> None:
         for number, path in enumerate(painted.competition.train_paths()[:6]):

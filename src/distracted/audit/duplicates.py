@@ -142,7 +142,7 @@ def _near_pairs(
     subjects[: len(store.folds.subjects)] = store.folds.subjects
     hashes = both["hash"].to_numpy(np.uint64)
     rows = np.flatnonzero(shows)
-    found: list[NDArray[np.int64]] = []
+    nearest, num_found = np.empty((0, 3), dtype=np.int64), 0
     known = rows[subjects[rows] >= 0]
     with progress("comparing hashes", total=len(known), unit="img") as step:
         for chunk in np.array_split(known, max(1, -(-len(known) // _CHUNK))):
@@ -151,13 +151,14 @@ def _near_pairs(
             close = (near <= bits) & (subjects[chunk][:, None] != subjects[later][None, :])
             left, right = np.nonzero(close & (later[None, :] > chunk[:, None]))
             pairs = np.stack([chunk[left], later[right], near[left, right].astype(np.int64)], axis=1)
-            found.append(pairs[contents[pairs[:, 0]] != contents[pairs[:, 1]]])  # those are exact ones
+            pairs = pairs[contents[pairs[:, 0]] != contents[pairs[:, 1]]]  # those are exact ones
+            num_found += len(pairs)
+            nearest = np.concatenate([nearest, pairs])  # clips that repeat make millions: not all are kept
+            nearest = nearest[np.argsort(nearest[:, 2], kind="stable")][:_MOST]
             step(len(chunk))
-    table = np.concatenate(found)
-    if len(table) > _MOST:
-        _log.warning("%d pairs of pictures have like hashes; the nearest %d are looked at", len(table), _MOST)
-    table = table[np.argsort(table[:, 2], kind="stable")][:_MOST]
-    return [(int(left), int(right)) for left, right, _ in table]
+    if num_found > _MOST:
+        _log.warning("%d pairs of pictures have like hashes; the nearest %d are looked at", num_found, _MOST)
+    return [(int(left), int(right)) for left, right, _ in nearest]
 
 
 def _compare(

@@ -8,7 +8,6 @@ linear.
 """
 
 import itertools
-import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,7 @@ def main(
     say_header(["doubling", "what", *(f"x{2**step}" for step in range(doublings + 1)), "a doubling takes"])
     for axis, found in curves.items():
         for name, timings in found.items():
-            seconds = [statistics.median(timing.seconds) for timing in timings.values()]
+            seconds = [timing.median for timing in timings.values()]
             times = [later / sooner for sooner, later in itertools.pairwise(seconds)]
             shown = " ".join(f"{ratio:.1f}" for ratio in times)
             say_row([f"{axis}, {min(timings):,}", name, *(f"{s:.2g} s" for s in seconds), f"{shown} times"])
@@ -130,7 +129,7 @@ def draw(curves: Curves, path: Path) -> None:
     for ax, (axis, found) in zip(axes, curves.items(), strict=True):
         for name, timings in found.items():
             colour = colours.setdefault(name, f"C{len(colours)}")
-            seconds = [statistics.median(timing.seconds) for timing in timings.values()]
+            seconds = [timing.median for timing in timings.values()]
             linear = [seconds[0] * 2**step for step in range(len(seconds))]
             ax.loglog(list(timings), seconds, marker="o", markersize=4, color=colour, label=name)
             ax.loglog(list(timings), linear, color="grey", linestyle=":", linewidth=0.8)

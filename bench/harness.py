@@ -35,9 +35,14 @@ class Timing:
     seconds: list[float]
 
     @property
+    def median(self) -> float:
+        """Seconds of the median round."""
+        return statistics.median(self.seconds)
+
+    @property
     def rate(self) -> float:
         """Units a second in the median round."""
-        return self.work / statistics.median(self.seconds)
+        return self.work / self.median
 
     def beside(self, other: "Timing") -> tuple[float, float, float]:
         """How many times as fast as another: the median of the rounds, the smallest and the largest."""

@@ -20,10 +20,10 @@ from distracted.config import load_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.training.fold import train_fold
+from distracted.training.metrics_log import NoTracker
 from distracted.training.resolve import settle
 from distracted.training.resume import Checkpoints
 from distracted.training.state_file import State
-from distracted.training.tracking import NoTracker
 from markdown_table import say_header, say_row
 
 

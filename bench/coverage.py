@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 import console
 from distracted.data.augment import resize_and_crop
-from distracted.data.sample import Nuisance, render_subject
 from distracted.ensemble.crossfit import cross_fit_sources
 from distracted.ensemble.sources import Fitted, Stored, held_out_log_probs
 from distracted.files import atomic_path, write_json
 from distracted.metrics import log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
+from distracted.sample import Nuisance, render_subject
 from distracted.submission.expect import Bag, expect_score
 from heads import (
     NUM_FOLDS,
@@ -160,7 +160,7 @@ def _derived(found: Arrays) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
         ("blend", blend),
         ("blend of calibrated", better),
     ):
-        test = [source.predict(Part(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
+        test = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
         yield name, (held_out_log_probs(source, scored), np.stack(test))
 
 

@@ -33,23 +33,23 @@ from distracted.config import load_config, load_data_config
 from distracted.data.competition import load_competition
 from distracted.data.drops import read_drops
 from distracted.data.folds import read_folds
-from distracted.data.sample import render_sample
 from distracted.errors import DistractedError
 from distracted.files import sha256_file, write_json, write_text
 from distracted.locks import holder, this_process
 from distracted.models.weights import read_state_dict
 from distracted.paths import CONFIGS, Workspace
 from distracted.postprocess.people import read_test_people
+from distracted.predictions.job_state import read_job_state
 from distracted.predictions.store import Store, open_store
 from distracted.report.board import read_submissions
 from distracted.report.curves import read_curves
 from distracted.report.inputs import stale_pages
 from distracted.report.status import run_statuses
+from distracted.sample import render_sample
 from distracted.submission.answers import answer_to
 from distracted.submission.doctor import check_submission
 from distracted.submission.submit import is_submitted, write_submission
 from distracted.training.resume import newest_state
-from distracted.training.state import read_state
 from distracted.training.state_file import write_state
 
 _EXAMPLES = 150  # a round
@@ -194,7 +194,7 @@ def make_targets(folder: Path) -> list[Target]:
         ),
         Target("checkpoint", scratch / "last.ckpt", lambda: newest_state(scratch), text=False),
         Target("lock", scratch / "lock.json", lambda: holder(scratch / "lock.json")),
-        Target("job state", scratch / "job.json", lambda: (read_state(scratch), run_statuses(store))),
+        Target("job state", scratch / "job.json", lambda: (read_job_state(scratch), run_statuses(store))),
         Target("metrics", scratch / "metrics.jsonl", lambda: read_curves(scratch / "metrics.jsonl", 0)),
         Target("submission", submission, lambda: check_submission(submission, sample)),
         Target("provenance", sent.provenance, lambda: (read_submissions(store), is_submitted(store, "a"))),

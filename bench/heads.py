@@ -10,7 +10,7 @@ import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
 from distracted.data.split import split_by_subject
-from distracted.ensemble.sources import Scored
+from distracted.ensemble.sources import ScoredRows
 from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.models.network import build_network
 from distracted.training.feed import Feed, Images
@@ -59,11 +59,11 @@ def labelled_people(data: str, root: Path, size: int) -> People:
     return People(np.array(features), labels, subjects.astype(np.int64))
 
 
-def fold_people(people: People) -> Scored:
+def fold_people(people: People) -> ScoredRows:
     """Folds by subject."""
     folds = split_by_subject(people.labels, people.subjects, NUM_FOLDS)
     assert folds is not None
-    return Scored(people.labels, folds, people.subjects)
+    return ScoredRows(people.labels, folds, people.subjects)
 
 
 def some_columns(num_features: int, taken: int | None, rng: np.random.Generator) -> Ints:
@@ -72,7 +72,7 @@ def some_columns(num_features: int, taken: int | None, rng: np.random.Generator)
 
 
 def fit_heads(
-    people: People, others: People, scored: Scored, columns: Ints, *, c: float, max_iter: int
+    people: People, others: People, scored: ScoredRows, columns: Ints, *, c: float, max_iter: int
 ) -> tuple[Floats, Floats]:
     """A run of logistic heads.
 

@@ -18,13 +18,13 @@ import console
 from distracted.config import load_data_config
 from distracted.ensemble.derive import extent_of
 from distracted.ensemble.members import open_sources, scored_rows, step_source
-from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, held_out_losses
+from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, held_out_losses
 from distracted.metrics import difference_and_error
 from distracted.paths import Workspace
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.methods import WAYS, Extent, Way, all_settings, any_of
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 from distracted.predictions.store import open_store
 from distracted.progress import silent
 from markdown_table import say_header, say_row
@@ -71,7 +71,7 @@ def main(
 
 
 def _smoothed(
-    member: Source, scored: Scored, ways: list[Way], extent: Extent, rng: np.random.Generator
+    member: Source, scored: ScoredRows, ways: list[Way], extent: Extent, rng: np.random.Generator
 ) -> Source:
     features = dict(_features(scored, rng))
     spaces = {}
@@ -82,10 +82,10 @@ def _smoothed(
     return step_source("smooth", Smooth(any_of(spaces, candidates)), [member], scored)  # type: ignore[arg-type]
 
 
-def _features(scored: Scored, rng: np.random.Generator) -> Iterator[tuple[Part, NDArray[np.float32]]]:
+def _features(scored: ScoredRows, rng: np.random.Generator) -> Iterator[tuple[Subset, NDArray[np.float32]]]:
     for fold in range(scored.num_folds):
         num = int((scored.folds == fold).sum())
-        yield Part(fold), rng.standard_normal((num, NUM_FEATURES), dtype=np.float32)
+        yield Subset(fold), rng.standard_normal((num, NUM_FEATURES), dtype=np.float32)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from distracted.ensemble.sources import Fitted, Stored, held_out_losses
 from distracted.errors import ConfigError
 from distracted.metrics import log_loss, prior_log_probs
 from distracted.postprocess.calibrate import fit_temperature, floored, prior_bias, soften, subject_biases
-from distracted.postprocess.step import Examples, LogProbs, Part, normalised
+from distracted.postprocess.step import Examples, LogProbs, Subset, normalised
 from heads import NUM_FOLDS, Floats, Ints, People, fold_people
 from markdown_table import say_header, say_row
 
@@ -68,7 +68,7 @@ class Moved:
             log_probs[rows] += self.bias(log_probs[rows], prior, self.subjects[part.fold])
         return prior, fit_temperature(normalised(log_probs), labels)
 
-    def apply(self, fitted: tuple[Floats, float], log_probs: LogProbs, part: Part) -> Floats:
+    def apply(self, fitted: tuple[Floats, float], log_probs: LogProbs, part: Subset) -> Floats:
         prior, temperature = fitted
         (found,) = floored(log_probs)
         everybody = np.arange(len(found))  # of the test set, too many to count for less
@@ -93,7 +93,7 @@ def _scores(found: dict[str, Any], head: str) -> list[float]:
     cells = []
     for bias in BIASES.values():
         source = Fitted("moved", Moved(bias, scored.subjects_by_fold()), [stored], scored)
-        test = [source.predict(Part(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
+        test = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
         cells.append(float(held_out_losses(source, scored, frozenset()).mean()))
         cells.append(float(np.mean([log_loss(rows, found["test_labels"]) for rows in test])))
     return cells

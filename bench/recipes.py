@@ -22,9 +22,9 @@ import typer
 from numpy.typing import NDArray
 
 import console
-from distracted.cluster.job import train_and_store
 from distracted.config import load_config
 from distracted.files import write_json
+from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses, scores
 from distracted.models.network import build_network
 from distracted.paths import CONFIGS, Workspace
@@ -33,9 +33,9 @@ from distracted.progress import silent
 from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainPhase
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
+from distracted.training.metrics_log import FileTracker
 from distracted.training.phases import Clock, PhaseRun
 from distracted.training.resolve import settle
-from distracted.training.tracking import FileTracker
 from markdown_table import say_header, say_row
 
 _IMAGES, _TURNS = 192, 4

@@ -12,8 +12,8 @@ import numpy as np
 import typer
 
 import console
-from distracted.cluster.job import train_and_store
 from distracted.config import load_config
+from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store

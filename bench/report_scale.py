@@ -21,7 +21,7 @@ import console
 import report
 from distracted.audit.duplicates import check_exact, check_near
 from distracted.audit.mistakes import score_rows
-from distracted.audit.pictures import check_pictures
+from distracted.audit.odd_images import check_pictures
 from distracted.audit.scan import scan_images
 from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.blend import blend_runs

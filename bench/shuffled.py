@@ -27,14 +27,14 @@ import console
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.members import step_source
 from distracted.ensemble.pools import pool_geometric
-from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
+from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, Stored
 from distracted.files import write_json
 from distracted.metrics import log_loss, log_losses
 from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.methods import WAYS, Extent, all_settings, any_of
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.step import Labels, LogProbs, Part, normalised
+from distracted.postprocess.step import Labels, LogProbs, Subset, normalised
 from distracted.progress import silent
 from heads import NUM_FOLDS, Floats, Ints, People, fit_heads, fold_people, labelled_people, some_columns
 from markdown_table import say_header, say_row
@@ -121,7 +121,7 @@ def _shuffled(people: People, rng: np.random.Generator) -> People:
 
 
 def _member(
-    train: People, new: People, scored: Scored, head: tuple[float, int | None], rng: np.random.Generator
+    train: People, new: People, scored: ScoredRows, head: tuple[float, int | None], rng: np.random.Generator
 ) -> Stored:
     """A run of logistic heads on some of the features."""
     columns = some_columns(train.features.shape[1], head[1], rng)
@@ -129,7 +129,7 @@ def _member(
     return Stored(f"head {head}", oof, scored, test)
 
 
-def _student(train: People, new: People, scored: Scored, teacher: Stored, *, own: bool) -> Stored:
+def _student(train: People, new: People, scored: ScoredRows, teacher: Stored, *, own: bool) -> Stored:
     """Heads that learn from a teacher's likeliest classes of the new people, too."""
     assert teacher.test is not None
     columns = slice(0, 64)
@@ -147,11 +147,11 @@ def _student(train: People, new: People, scored: Scored, teacher: Stored, *, own
     return Stored("student", oof, scored, np.stack(test))
 
 
-def _smoothing(name: str, parent: Source, train: People, new: People, scored: Scored) -> Source:
+def _smoothing(name: str, parent: Source, train: People, new: People, scored: ScoredRows) -> Source:
     way = WAYS[name]
     kept = {}
     for fold in range(NUM_FOLDS):
-        kept[Part(fold)] = way.layout.read(way.layout.find(train.features[scored.folds == fold], silent))
+        kept[Subset(fold)] = way.layout.read(way.layout.find(train.features[scored.folds == fold], silent))
     of_new = way.layout.read(way.layout.find(new.features, silent))
     spaces = {way.layout.name: {"fixed": lambda part: of_new if part.test else kept[part]}}
     per_subject = len(scored.labels) // len(np.unique(scored.subjects))
@@ -160,13 +160,13 @@ def _smoothing(name: str, parent: Source, train: People, new: People, scored: Sc
     return step_source(name, Smooth(any_of(spaces, candidates)), [parent], scored)  # type: ignore[arg-type]
 
 
-def _losses(source: Source, scored: Scored, answers: Ints) -> tuple[float, float]:
+def _losses(source: Source, scored: ScoredRows, answers: Ints) -> tuple[float, float]:
     """Cross-fitted log loss, and the mean over folds of the log loss on new people."""
     losses, new = np.empty(len(scored.labels)), []
     for fold in range(NUM_FOLDS):
         rows, hidden = scored.folds == fold, frozenset({fold})
-        losses[rows] = log_losses(source.predict(Part(fold), hidden), scored.labels[rows])
-        new.append(log_loss(source.predict(Part(fold, test=True), hidden), answers))
+        losses[rows] = log_losses(source.predict(Subset(fold), hidden), scored.labels[rows])
+        new.append(log_loss(source.predict(Subset(fold, test=True), hidden), answers))
     return float(losses.mean()), float(np.mean(new))
 
 

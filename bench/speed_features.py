@@ -20,7 +20,7 @@ import console
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Loader
-from distracted.data.pictures import Files
+from distracted.data.packs import Files
 from distracted.inference.device import keep_freed_memory
 from distracted.inference.features import cached_features
 from harness import Apart, save, say_rates, take_turns
@@ -97,7 +97,6 @@ def make_ours(model: str, paths: list[Path], folder: Path) -> Callable[[], int]:
             folder=folder,
             device=CPU,
             precision="fp32",
-            engine="onnx",
         )
         return len(np.asarray(found))
 

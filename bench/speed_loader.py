@@ -30,8 +30,8 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter, Draws
 from distracted.data.contents import digest_images
 from distracted.data.loading import Loader
-from distracted.data.pictures import Files, Pictures, keep_pictures
-from distracted.data.sample import render_sample
+from distracted.data.packs import Files, Pictures, keep_pictures
+from distracted.sample import render_sample
 from harness import Timing, save, say_rates, take_turns
 
 SIZE, CROP, SHORT_SIDE, BATCH = 224, 0.95, 256, 32

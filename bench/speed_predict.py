@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import console
 from distracted.config import load_config
 from distracted.inference.device import keep_freed_memory
-from distracted.inference.engine import Engine, Ready
+from distracted.inference.forward import Forward
 from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
@@ -33,7 +33,7 @@ from markdown_table import say_header, say_row
 MODELS = ("efficientnet_lite0", "inception_v3", "resnet50", "vgg16")
 BATCH, NUM_CLASSES = 32, 10
 EAGER, KEPT, CHANNELS_LAST = "eager PyTorch", "eager, freed memory kept", "eager, that and channels-last"
-FOLDED, OURS = "ours, BatchNorm folded", "ours, ONNX Runtime"
+OURS = "ours, BatchNorm folded"
 CPU = torch.device("cpu")
 
 
@@ -58,19 +58,18 @@ def main(
                 EAGER: apart[0],
                 KEPT: apart[1],
                 CHANNELS_LAST: apart[2],
-                FOLDED: make_ours(model, batches, "torch"),
-                OURS: make_ours(model, batches, "onnx"),
+                OURS: make_ours(model, batches),
             },
             repeats=repeats,
         )
         for process in apart:
             process.close()
-        off = {engine: compare(model, engine) for engine in ("torch", "onnx")}
+        off = compare(model)
         flops = count_flops(model)
         say_rates(f"{model}: prediction", timings, unit="images", beside=[EAGER])
         best = max(timings, key=lambda timing: timing.rate)
         rows.append([model, f"{flops / 1e9:.2f}", share_of_peak(timings[0], flops, peak), best.name])
-        rows[-1] += [share_of_peak(best, flops, peak), f"{max(off.values()):.1g}"]
+        rows[-1] += [share_of_peak(best, flops, peak), f"{off:.1g}"]
         figures[model] = {"timings": timings, "flops": flops, "off": off}
     console.say(f"\npeak: {peak / 1e9:.0f} GFLOP/s\n")
     say_header(["network", "GFLOP an image", "eager of the peak", "fastest", "of the peak", "furthest off"])
@@ -131,25 +130,25 @@ def make_eager(model: str, batches: int, keep: bool, channels_last: bool) -> Cal
     return predict
 
 
-def make_ours(model: str, batches: int, engine: Engine) -> Callable[[], int]:
+def make_ours(model: str, batches: int) -> Callable[[], int]:
     network, images = make_network(model)
-    ready = Ready(network, "logits", num_images=10_000, device=CPU, precision="fp32", engine=engine)
+    forward = Forward(network, "logits", num_images=10_000, precision="fp32")
 
     def predict() -> int:
         with torch.no_grad():
             for _ in range(batches):
-                ready(images).log_softmax(1)
+                forward(images).log_softmax(1)
         return batches * len(images)
 
     return predict
 
 
-def compare(model: str, engine: Engine) -> float:
+def compare(model: str) -> float:
     """How far a log-probability is off the network's own."""
     network, images = make_network(model)
-    ready = Ready(network, "logits", num_images=10_000, device=CPU, precision="fp32", engine=engine)
+    forward = Forward(network, "logits", num_images=10_000, precision="fp32")
     with torch.no_grad():
-        found, expected = ready(images).log_softmax(1), network(images).log_softmax(1)
+        found, expected = forward(images).log_softmax(1), network(images).log_softmax(1)
     return float(np.abs(found.numpy() - expected.numpy()).max())
 
 

@@ -44,10 +44,10 @@ from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
 from distracted.training.feed import Feed, Images
 from distracted.training.fold import train_fold
+from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import Settled, settle
 from distracted.training.resume import Checkpoints
 from distracted.training.state_file import State
-from distracted.training.tracking import FileTracker
 from harness import save
 from markdown_table import say_header, say_row
 

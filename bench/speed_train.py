@@ -24,7 +24,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Batch, Loader
-from distracted.data.pictures import keep_pictures
+from distracted.data.packs import keep_pictures
 from distracted.inference.device import keep_freed_memory
 from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network

@@ -31,10 +31,10 @@ from distracted.errors import TrainingError
 from distracted.files import sha256_file, write_json
 from distracted.locks import holder
 from distracted.paths import CONFIGS, Workspace
+from distracted.predictions.job_state import read_job_state
 from distracted.predictions.store import open_store
-from distracted.progress import Step
+from distracted.progress import Advance
 from distracted.training.resume import LAST, newest_state
-from distracted.training.state import read_state
 
 _SCRIPTS = CONFIGS.parent / "scripts"
 _LOOK = 0.002  # seconds between looks for what a kill waits for
@@ -89,7 +89,7 @@ class Victim:
 
     def holds(self, process: subprocess.Popen[str]) -> bool:
         owner = holder(self._workspace.lock(self.name, self._run, 0))
-        state = read_state(self.scratch)
+        state = read_job_state(self.scratch)
         return owner is not None and owner.pid == process.pid and state is not None and state.is_alive
 
     @property
@@ -104,7 +104,7 @@ class Victim:
     @property
     def is_trained(self) -> bool:
         """Whether the last epoch is behind, and the rest is predicting."""
-        state, path = read_state(self.scratch), self._workspace.metrics(self.name, self._run, 0)
+        state, path = read_job_state(self.scratch), self._workspace.metrics(self.name, self._run, 0)
         if state is None or not path.is_file():
             return False
         return any(line.get("epoch") == state.epochs for line in map(json.loads, _whole_lines(path)))
@@ -185,7 +185,7 @@ def torture(
 
 
 def _kill_until_done(
-    victim: Victim, whole: Victim, rng: random.Random, *, kills: int, work: float, step: Step
+    victim: Victim, whole: Victim, rng: random.Random, *, kills: int, work: float, step: Advance
 ) -> list[Kill]:
     """Kill a training so many times, or as often as its seconds of work allow, and have it end."""
     done: list[Kill] = []

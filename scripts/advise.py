@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.cluster.job import check_split
 from distracted.config import load_config
 from distracted.errors import ConfigError
+from distracted.jobs.fold import check_split
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.training.advise import Advice, advise

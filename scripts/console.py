@@ -24,7 +24,7 @@ from rich.text import Text
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.postprocess.derived import Gain
 from distracted.predictions.store import Store
-from distracted.progress import Step
+from distracted.progress import Advance
 from distracted.schema import RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop, Stopped
 from distracted.tracking.log import track_run
@@ -236,7 +236,7 @@ def _rate(speed: float) -> str:
 
 
 @contextmanager
-def progress(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+def progress(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
     """A bar with rate and time left on a terminal; elsewhere a line every so often."""
     if not err.is_terminal:
         yield _Lines(label, total, unit)

@@ -1,8 +1,8 @@
 """make folds: read and check the competition, make its folds, and say what was found."""
 
 import console
-from distracted.cluster.job import check_split
 from distracted.config import load_config
+from distracted.jobs.fold import check_split
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 

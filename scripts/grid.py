@@ -15,19 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 import console
-from distracted.cluster.grid import Ended, Job, plan_jobs
-from distracted.cluster.job import begin_anew, check_split, is_done, is_to_redo, refuse_other_config
-from distracted.cluster.local import Here
-from distracted.cluster.on_ray import OnRay
 from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError
 from distracted.inference.device import find_device
+from distracted.jobs.fold import begin_anew, check_split, is_done, is_to_redo, refuse_other_config
+from distracted.jobs.grid import Ended, Job, plan_jobs
+from distracted.jobs.local import Here
+from distracted.jobs.on_ray import OnRay
 from distracted.paths import Workspace
+from distracted.predictions.job_state import ANY_CONFIG
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import FoldStatus, fold_status
 from distracted.stopping import Stopped
 from distracted.training.resolve import settle
-from distracted.training.state import ANY_CONFIG
 from status import cell
 from train import say_pooled
 

@@ -9,7 +9,7 @@ import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
 from distracted.paths import Workspace
-from distracted.report.pictures import augmentation_grid, data_grid, region_grid, save_jpeg
+from distracted.report.sheets import augmentation_grid, data_grid, region_grid, save_jpeg
 
 
 def main(

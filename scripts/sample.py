@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.data.sample import render_sample
 from distracted.paths import Workspace
+from distracted.sample import render_sample
 
 
 def main(

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.cluster.job import check_split, train_folds
-from distracted.cluster.launch import run_team
 from distracted.config import load_config
 from distracted.errors import ConfigError
+from distracted.jobs.fold import check_split, train_folds
+from distracted.jobs.launch import run_team
 from distracted.paths import Workspace
 from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.manifest import Manifest

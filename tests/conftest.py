@@ -31,12 +31,12 @@ from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
-from distracted.progress import Step
+from distracted.progress import Advance
 from distracted.reach import answers
 from distracted.schema import DataConfig, HeadConfig, ModelConfig, RunConfig
 from distracted.training.fold import FoldResult, train_fold
+from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import settle
-from distracted.training.tracking import FileTracker
 
 if TYPE_CHECKING:
     from stand_in import StandIn
@@ -133,7 +133,7 @@ class RecordedProgress:
     tasks: list[tuple[int, int]] = field(default_factory=list)
 
     @contextmanager
-    def __call__(self, label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+    def __call__(self, label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
         counts: list[int] = []
 
         def step(count: int = 1, /, **fields: float) -> None:

@@ -13,7 +13,7 @@ import console
 from distracted.config import load_config, load_data_config, load_runtime_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
-from distracted.schema import Part, RunConfig, TrainPhase, check_name
+from distracted.schema import BlockRange, RunConfig, TrainPhase, check_name
 
 
 @cache  # configs are frozen
@@ -91,12 +91,12 @@ class TestLayers:
 
     def test_a_later_way_to_freeze_replaces_an_earlier_one_whole(self) -> None:
         first = load("recipe=fine_tune")
-        assert train_phase(first, "finetune").unfreeze == Part(blocks=3)
-        for text, expected in (("{from: layer3}", Part(from_="layer3")), ("all", "all")):
+        assert train_phase(first, "finetune").unfreeze == BlockRange(blocks=3)
+        for text, expected in (("{from: layer3}", BlockRange(from_="layer3")), ("all", "all")):
             found = train_phase(load("recipe=fine_tune", f"phases.finetune.unfreeze={text}"), "finetune")
             assert (found.unfreeze, found.freeze) == (expected, None)
         found = train_phase(load("recipe=fine_tune", "phases.finetune.freeze={layers: 4}"), "finetune")
-        assert (found.unfreeze, found.freeze) == (None, Part(layers=4))
+        assert (found.unfreeze, found.freeze) == (None, BlockRange(layers=4))
 
     def test_a_recipe_extends_another(self) -> None:
         full, gradual = load(), load("recipe=gradual")

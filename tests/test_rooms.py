@@ -14,6 +14,7 @@ from distracted.paths import CONFIGS
 ROOT = CONFIGS.parent
 LIBRARY = ROOT / "src/distracted"
 ROOMS = (
+    "sample",
     "data",
     "models",
     "inference",
@@ -25,7 +26,7 @@ ROOMS = (
     "audit",
     "report",
     "tracking",
-    "cluster",
+    "jobs",
 )
 LEAVES = (
     "errors",
@@ -229,7 +230,7 @@ def environment_reads(source: Source) -> list[str]:
 def test_the_library_reads_no_environment() -> None:
     """But for the switches that packages want before their import, and what torchrun says."""
     reads = {source.module: found for source in SOURCES if (found := environment_reads(source))}
-    switches = ("distracted.data.transforms", "distracted.inference.engine", "distracted.tracking")
+    switches = ("distracted.data.transforms", "distracted.postprocess.export", "distracted.tracking")
     torchrun = reads.pop("distracted.training.distributed")
     assert set(torchrun) == {"os.environ"}
     assert reads == {module: ["os.environ.setdefault"] for module in switches}

@@ -6,10 +6,10 @@ from conftest import TINY
 from distracted.config import load_config, load_runtime_config
 from distracted.metrics import scores
 from distracted.models.network import build_network
+from distracted.models.saved import save_network
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import silent
-from distracted.training.checkpoint import save_network
 from distracted.training.feed import Feed, Images
 from distracted.training.resolve import settle
 

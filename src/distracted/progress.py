@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Step(Protocol):
+class Advance(Protocol):
     """Advance a task by `count` units; `fields` are shown beside it, such as loss=0.31."""
 
     def __call__(self, count: int = 1, /, **fields: float) -> None: ...
@@ -14,11 +14,11 @@ class Step(Protocol):
 class Progress(Protocol):
     """Opens a task: `with progress("fold 0, finetune", total=1240, unit="img") as step`; tasks may nest."""
 
-    def __call__(self, label: str, /, *, total: int, unit: str) -> AbstractContextManager[Step]: ...
+    def __call__(self, label: str, /, *, total: int, unit: str) -> AbstractContextManager[Advance]: ...
 
 
 @contextmanager
-def silent(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+def silent(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
     """A `Progress` that shows nothing."""
 
     def step(count: int = 1, /, **fields: float) -> None:

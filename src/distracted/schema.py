@@ -116,7 +116,7 @@ class MixingConfig(Section):
         return self
 
 
-class Part(Section):
+class BlockRange(Section):
     """Some of a backbone's blocks or layers, counted from one end or from a block on: one of the three."""
 
     blocks: PositiveInt | None = None
@@ -131,11 +131,11 @@ class Part(Section):
 
 
 def _name_or_part(value: Any) -> str:
-    return "part" if isinstance(value, dict | Part) else "name"
+    return "part" if isinstance(value, dict | BlockRange) else "name"
 
 
 Unfreeze = Annotated[
-    Annotated[Literal["head", "all", "gradual"], Tag("name")] | Annotated[Part, Tag("part")],
+    Annotated[Literal["head", "all", "gradual"], Tag("name")] | Annotated[BlockRange, Tag("part")],
     Discriminator(_name_or_part),
 ]
 When = Literal["pretrained", "random", "always"]
@@ -170,7 +170,7 @@ class TrainPhase(Section):
     when: When = "pretrained"
     epochs: PositiveInt
     unfreeze: Unfreeze | None = None  # what learns beside the head: the last of the backbone ...
-    freeze: Part | None = None  # ... or all but the first of it
+    freeze: BlockRange | None = None  # ... or all but the first of it
     batchnorm: Literal["frozen", "train"] = "frozen"  # whether BatchNorm's statistics move
     optimizer: OptimizerName = "adamw"
     lr: PositiveFloat  # of the base
@@ -310,7 +310,6 @@ class RuntimeConfig(Section):
 
     device: str
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
-    engine: Literal["torch", "onnx"]  # that predicts
     cache_gb: NonNegativeFloat | Literal["auto"]  # that decoded pictures may take; 0: none are kept
     tracking: Literal["wandb", "none"]
     project: str

@@ -16,7 +16,7 @@ from distracted.audit.duplicates import check_exact, check_near, measure_samenes
 from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
-from distracted.audit.pictures import check_pictures
+from distracted.audit.odd_images import check_pictures
 from distracted.audit.run import audit_competition, best_run, keep_candidates
 from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
 from distracted.data.drops import keep_rows

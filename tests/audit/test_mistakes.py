@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from distracted.audit.mistakes import (
-    Scored,
+    RowScores,
     confused_pairs,
     confusion,
     losses_by,
@@ -24,7 +24,7 @@ LABELS = np.array([0, 1, 1, 2, 2])
 
 
 @pytest.fixture
-def scored() -> Scored:
+def scored() -> RowScores:
     log_probs = np.log(PROBS)
     table = pd.DataFrame(
         {
@@ -39,21 +39,21 @@ def scored() -> Scored:
         },
         index=[10, 20, 30, 40, 50],
     )
-    return Scored("run", ("x", "y", "z"), table, log_probs)
+    return RowScores("run", ("x", "y", "z"), table, log_probs)
 
 
-def test_confusion_counts_by_true_and_predicted_class(scored: Scored) -> None:
+def test_confusion_counts_by_true_and_predicted_class(scored: RowScores) -> None:
     assert confusion(scored).tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
 
 
-def test_confused_pairs_come_by_what_they_cost(scored: Scored) -> None:
+def test_confused_pairs_come_by_what_they_cost(scored: RowScores) -> None:
     pairs = confused_pairs(scored)
     assert pairs[["label", "predicted", "images"]].to_numpy().tolist() == [[2, 1, 1], [1, 0, 1]]
     assert pairs["loss"].tolist() == pytest.approx([-np.log(0.05), -np.log(0.35)])
     assert pairs["share"].tolist() == [0.5, 0.5]
 
 
-def test_losses_by_subject_add_up_to_the_whole(scored: Scored) -> None:
+def test_losses_by_subject_add_up_to_the_whole(scored: RowScores) -> None:
     found = losses_by(scored, "subject")
     assert found["images"].tolist() == [2, 3]
     assert found["accuracy"].tolist() == pytest.approx([1 / 2, 2 / 3])
@@ -63,7 +63,7 @@ def test_losses_by_subject_add_up_to_the_whole(scored: Scored) -> None:
     )
 
 
-def test_reliability_bins_by_confidence(scored: Scored) -> None:
+def test_reliability_bins_by_confidence(scored: RowScores) -> None:
     found = reliability(scored)
     assert found.images.tolist() == [2, 1, 1, 1]  # 0.45 and 0.4; 0.7; 0.8; 0.9
     assert found.confidence.tolist() == pytest.approx([0.425, 0.7, 0.8, 0.9])
@@ -73,7 +73,7 @@ def test_reliability_bins_by_confidence(scored: Scored) -> None:
     assert found.error == pytest.approx((2 * 0.075 + 0.3 + 0.2 + 0.9) / 5)
 
 
-def test_the_worst_rows_are_wrong_or_unsure_and_of_every_class(scored: Scored) -> None:
+def test_the_worst_rows_are_wrong_or_unsure_and_of_every_class(scored: RowScores) -> None:
     assert worst_rows(scored).index.tolist() == [40, 20, 50]  # the other two are right and sure
     assert worst_rows(scored, num=1, per_class=0).index.tolist() == [40]
     assert worst_rows(scored, num=1, per_class=1).index.tolist() == [40, 20]

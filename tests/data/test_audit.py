@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from in_memory import make_competition
 
-from distracted.data.audit import Finding, audit_folds, refuse_errors
+from distracted.data.audit import SplitFinding, audit_folds, refuse_errors
 from distracted.data.competition import Competition
 from distracted.errors import FoldsError
 
@@ -25,7 +25,7 @@ def table(competition: Competition) -> pd.DataFrame:
     return table
 
 
-def texts(findings: list[Finding], level: str) -> list[str]:
+def texts(findings: list[SplitFinding], level: str) -> list[str]:
     return [finding.text for finding in findings if finding.level == level]
 
 

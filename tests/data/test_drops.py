@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distracted.cluster.job import train_and_store, train_folds
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.drops import keep_rows, read_drops
 from distracted.errors import ConfigError, DataError, StoreError
 from distracted.files import sha256_file
+from distracted.jobs.fold import train_and_store, train_folds
 from distracted.paths import CONFIGS
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig

@@ -14,7 +14,7 @@ from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
 from distracted.data.loading import BatchSampler, Beside, Loader
-from distracted.data.pictures import Files
+from distracted.data.packs import Files
 from distracted.errors import ConfigError, DistractedError, ImageError
 
 HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]

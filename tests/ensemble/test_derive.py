@@ -14,7 +14,7 @@ from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.derive import calibrate_run, extent_of, settings_to_try, smooth_run
 from distracted.ensemble.members import step_source
-from distracted.ensemble.sources import Chosen, Scored, Stored
+from distracted.ensemble.sources import Chosen, ScoredRows, Stored
 from distracted.errors import ConfigError, StoreError
 from distracted.metrics import log_loss
 from distracted.postprocess.calibrate import Calibrate, Calibrated
@@ -23,7 +23,7 @@ from distracted.postprocess.neighbour_mean import NeighbourMean, averagings, nei
 from distracted.postprocess.neighbours import nearest_neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, make_spaces
-from distracted.postprocess.step import STEP_VERSION, Part
+from distracted.postprocess.step import STEP_VERSION, Subset
 from distracted.predictions.store import Store
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
@@ -36,13 +36,13 @@ def space_of(store: Store, way: str, *, telling: bool, seed: int = 0) -> Space[A
     """Features of images: of the same class near each other, or (not telling) anywhere."""
     rng = np.random.default_rng(seed)
 
-    def parts() -> Iterator[tuple[Part, np.ndarray]]:
+    def parts() -> Iterator[tuple[Subset, np.ndarray]]:
         test = rng.normal(size=(len(store.competition.test), 6)).astype(np.float32)
         for fold in range(store.folds.num_folds):
             labels = store.folds.labels[store.folds.valid(fold)]
             features = rng.normal(size=(len(labels), 6)) + 9 * telling * np.eye(6)[labels]
-            yield Part(fold), features.astype(np.float32)
-            yield Part(fold, test=True), test
+            yield Subset(fold), features.astype(np.float32)
+            yield Subset(fold, test=True), test
 
     layout = WAYS[way].layout
     return make_spaces(store, [layout], parts(), describes="made up")[layout.name]
@@ -88,8 +88,8 @@ def test_a_calibrated_run_is_each_fold_by_what_the_others_taught(store: Store, w
         assert fitted.temperature == made.fitted[fold].temperature
         rows = store.folds.valid(fold)
         step = Calibrate(("temperature",))
-        valid = step.apply(fitted, parent.oof[None, rows], Part(fold))
-        test = step.apply(fitted, parent.test[fold][None], Part(fold, test=True))
+        valid = step.apply(fitted, parent.oof[None, rows], Subset(fold))
+        test = step.apply(fitted, parent.test[fold][None], Subset(fold, test=True))
         np.testing.assert_allclose(run.oof[rows], valid, atol=1e-5)
         np.testing.assert_allclose(run.test[fold], test, atol=1e-5)
     assert made.gain.after == pytest.approx(log_loss(run.oof, store.folds.labels))
@@ -141,13 +141,13 @@ def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() ->
     num, folds = 1500, np.arange(1500) % 5
     log_probs = log_softmax(2 * rng.normal(size=(num, 4)), axis=1)
     labels = (np.exp(log_probs).cumsum(axis=1) < rng.random((num, 1))).sum(axis=1)
-    scored = Scored(labels, folds, np.arange(num) // 50)
+    scored = ScoredRows(labels, folds, np.arange(num) // 50)
     neighbours = nearest_neighbours(rng.normal(size=(300, 16)).astype(np.float32), 20)
     step = Smooth(NeighbourMean({"any": lambda part: neighbours}, averagings(["any"], most=20)))
     source = step_source("smooth", step, [Stored("run", log_probs, scored)], scored)
     assert isinstance(source, Chosen)
     assert [source.choice(frozenset({fold})) for fold in range(5)] == [0] * 5
-    np.testing.assert_allclose(source.predict(Part(0), frozenset({0})), log_probs[folds == 0], atol=1e-12)
+    np.testing.assert_allclose(source.predict(Subset(0), frozenset({0})), log_probs[folds == 0], atol=1e-12)
 
 
 def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, write_run: WriteRun) -> None:
@@ -159,8 +159,8 @@ def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, w
     assert not made.fitted  # nothing was read of any label: it may teach
     for fold in range(3):
         rows = store.folds.valid(fold)
-        (valid,) = neighbour_means(parent.oof[rows], space(Part(fold)), "geometric", None, [3])
-        (test,) = neighbour_means(parent.test[fold], space(Part(fold, True)), "geometric", None, [3])
+        (valid,) = neighbour_means(parent.oof[rows], space(Subset(fold)), "geometric", None, [3])
+        (test,) = neighbour_means(parent.test[fold], space(Subset(fold, True)), "geometric", None, [3])
         np.testing.assert_allclose(made.oof[rows], valid, atol=1e-5)
         np.testing.assert_allclose(made.test[fold], test, atol=1e-5)
 
@@ -274,7 +274,7 @@ def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> Non
 def test_a_space_of_other_images_is_named(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
     space = space_of(store, "neighbours", telling=True)
-    [of_test] = {space.keys[Part(fold, test=True)] for fold in range(3)}
+    [of_test] = {space.keys[Subset(fold, test=True)] for fold in range(3)}
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.write_bytes((space.folder / f"{of_test}.npz").read_bytes())
     with pytest.raises(StoreError, match=r"\.npz: of other images: expected 18 rows; remove it"):

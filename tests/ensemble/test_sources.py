@@ -8,16 +8,16 @@ import pytest
 from simulated_runs import Simulated, simulate
 
 from distracted.ensemble.blenders import BLENDERS, find_blenders
-from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored, held_out_losses
+from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, Stored, held_out_losses
 from distracted.metrics import log_losses
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 
 Make = Callable[[Simulated], Source]
 
 
-def scored_of(sim: Simulated) -> Scored:
-    return Scored(sim.labels, sim.folds, sim.subjects)
+def scored_of(sim: Simulated) -> ScoredRows:
+    return ScoredRows(sim.labels, sim.folds, sim.subjects)
 
 
 def stored(sim: Simulated) -> list[Stored]:
@@ -61,17 +61,17 @@ def test_hidden_labels_change_no_byte_of_what_is_predicted_without_them(
 ) -> None:
     others = np.where(np.isin(sim.folds, list(hidden)), (sim.labels + 1) % 4, sim.labels)
     before, after = make(sim), make(replace(sim, labels=others))
-    for part in (*map(Part, range(5)), Part(2, test=True)):
+    for part in (*map(Subset, range(5)), Subset(2, test=True)):
         without = frozenset(hidden)
         assert before.predict(part, without).tobytes() == after.predict(part, without).tobytes()
     seen = frozenset({0})  # where they may be seen they count
-    assert (before.predict(Part(0), seen) != after.predict(Part(0), seen)).any()
+    assert (before.predict(Subset(0), seen) != after.predict(Subset(0), seen)).any()
 
 
 def test_files_of_a_derived_run_would_let_a_hidden_fold_in(sim: Simulated) -> None:
     """Why a blend takes its members as sources: what fold 1 stores was fitted on fold 2's labels, too."""
     others = np.where(sim.folds == 2, (sim.labels + 1) % 4, sim.labels)
-    files = [calibrated(of).predict(Part(1), frozenset({1})) for of in (sim, replace(sim, labels=others))]
+    files = [calibrated(of).predict(Subset(1), frozenset({1})) for of in (sim, replace(sim, labels=others))]
     assert (files[0] != files[1]).any()
 
 
@@ -88,7 +88,7 @@ def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fit
     np.testing.assert_array_equal(examples.subjects, sim.subjects[seen])
     rows = np.empty_like(sim.log_probs[0])
     for fold in (0, 2, 3, 4):
-        rows[sim.folds == fold] = once.predict(Part(fold), without | {fold})
+        rows[sim.folds == fold] = once.predict(Subset(fold), without | {fold})
     np.testing.assert_array_equal(examples.log_probs[0], rows[seen])
     assert once.fitted(without).temperature != pytest.approx(1, abs=0.05)
     assert twice.fitted(without).temperature == pytest.approx(1, abs=0.05)  # little is left to mend
@@ -98,7 +98,7 @@ def test_where_no_other_fold_remains_a_step_is_fitted_on_the_same_rows(sim: Simu
     once = Fitted("once", Calibrate(("temperature",)), stored(sim)[:1], scored_of(sim))
     twice = Fitted("twice", Calibrate(("temperature",)), [once], scored_of(sim))
     hidden = frozenset({0, 1, 2, 3})
-    np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Part(4), hidden))
+    np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Subset(4), hidden))
 
 
 def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> None:
@@ -112,7 +112,7 @@ def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> 
     assert member.choice(without) == 1
     [linear] = find_blenders(["linear_pool"])
     blend = Fitted("blend", linear, [stored(sim)[1], member], scored_of(sim))
-    rows = [member.predict(Part(fold), without) for fold in range(3)]
+    rows = [member.predict(Subset(fold), without) for fold in range(3)]
     seen = sim.folds != 0
     expected = np.empty((len(seen), 4))
     for fold in (1, 2):
@@ -135,11 +135,11 @@ def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
 def test_the_test_set_is_predicted_by_the_same_fit_as_the_held_out_rows(sim: Simulated) -> None:
     """The tiny test set is every other row: what a step does to a row, it does in both places."""
     source = Fitted("once", Calibrate(("temperature", "clip")), stored(sim)[:1], scored_of(sim))
-    test = source.predict(Part(3, test=True), frozenset({3}))
+    test = source.predict(Subset(3, test=True), frozenset({3}))
     rows = np.flatnonzero(sim.folds == 3)
     even = rows % 2 == 0
     np.testing.assert_allclose(
-        test[rows[even] // 2], source.predict(Part(3), frozenset({3}))[even], rtol=1e-12
+        test[rows[even] // 2], source.predict(Subset(3), frozenset({3}))[even], rtol=1e-12
     )
 
 
@@ -147,7 +147,10 @@ def test_held_out_losses_are_of_rows_predicted_without_their_fold(sim: Simulated
     source = calibrated(sim)
     losses = held_out_losses(source, scored_of(sim), frozenset({4}))
     expected = np.concatenate(
-        [log_losses(source.predict(Part(f), frozenset({4, f})), sim.labels[sim.folds == f]) for f in range(4)]
+        [
+            log_losses(source.predict(Subset(f), frozenset({4, f})), sim.labels[sim.folds == f])
+            for f in range(4)
+        ]
     )
     np.testing.assert_allclose(np.sort(losses), np.sort(expected))
 

@@ -14,7 +14,7 @@ from conftest import RecordedProgress, dead_owner, model_config, write_owner
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
-from distracted.data.pictures import Files
+from distracted.data.packs import Files
 from distracted.errors import ConfigError
 from distracted.inference.device import find_device, find_precision, find_workers
 from distracted.inference.features import cached_features

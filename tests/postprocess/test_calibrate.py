@@ -17,7 +17,7 @@ from distracted.postprocess.calibrate import (
     soften,
     subject_biases,
 )
-from distracted.postprocess.step import Examples, Part
+from distracted.postprocess.step import Examples, Subset
 
 Floats = np.ndarray
 TILT = np.array([1.0, 0.0, 0.0, -1.0])
@@ -162,8 +162,8 @@ def test_held_out_rows_are_moved_by_what_their_subjects_leave() -> None:
     step = Calibrate(("prior",), {0: subjects})
     fitted = Calibrated(to_prior=True, prior=(0.25,) * 4)
     expected = soften(log_probs + subject_biases(log_probs, np.full(4, 0.25), subjects), 1.0)
-    np.testing.assert_allclose(step.apply(fitted, log_probs[None], Part(0)), expected)
-    moved = step.apply(fitted, log_probs[None], Part(0, test=True))
+    np.testing.assert_allclose(step.apply(fitted, log_probs[None], Subset(0)), expected)
+    moved = step.apply(fitted, log_probs[None], Subset(0, test=True))
     np.testing.assert_allclose(np.exp(moved).mean(axis=0), 0.25, atol=1e-5)
 
 
@@ -186,9 +186,9 @@ def test_all_parts_together_mend_what_all_of_them_broke() -> None:
     examples = examples_of(broken, labels)
     fitted = Calibrate(subjects=subjects_of(examples)).learn(examples)
     step = Calibrate(subjects={0: examples.subjects})  # all rows are held out by fold 0
-    mended = step.apply(fitted, broken[None], Part(0))
+    mended = step.apply(fitted, broken[None], Subset(0))
     np.testing.assert_allclose(
-        mended, step.apply(fitted, broken[None], Part(0, test=True))
+        mended, step.apply(fitted, broken[None], Subset(0, test=True))
     )  # so many subjects
     assert log_loss(mended, labels) == pytest.approx(log_loss(log_probs, labels), abs=0.005)
     assert log_loss(broken, labels) > log_loss(log_probs, labels) + 0.3
@@ -196,7 +196,7 @@ def test_all_parts_together_mend_what_all_of_them_broke() -> None:
 
 def test_nothing_fitted_changes_nothing() -> None:
     log_probs, _ = draw(30)
-    kept = Calibrate().apply(Calibrated(prior=(0.25,) * 4), log_probs[None], Part(0))
+    kept = Calibrate().apply(Calibrated(prior=(0.25,) * 4), log_probs[None], Subset(0))
     np.testing.assert_allclose(kept, log_probs, atol=1e-12)
 
 
@@ -206,7 +206,7 @@ def test_rows_that_are_sure_beyond_what_the_competition_counts_can_still_be_soft
     sure = np.where(np.eye(4)[right] > 0, 0.0, -800.0)
     step = Calibrate(("temperature",))
     fitted = step.learn(examples_of(sure, labels))
-    assert log_loss(step.apply(fitted, sure[None], Part(0)), labels) < 1.1 < log_loss(sure, labels)
+    assert log_loss(step.apply(fitted, sure[None], Subset(0)), labels) < 1.1 < log_loss(sure, labels)
 
 
 def test_the_bias_needs_the_shares_of_another_fold() -> None:

@@ -1,6 +1,7 @@
 """An exported network predicts what the stored one predicts, from what its metadata says alone."""
 
 import json
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from distracted.errors import WeightsError
-from distracted.inference.engine import run_onnx
 from distracted.postprocess import export
-from distracted.postprocess.export import export_network
+from distracted.postprocess.export import export_network, run_onnx, to_onnx
 from distracted.predictions.store import Store
+from networks_with_statistics import BACKBONES, make_network, pictures
 from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks in each
@@ -50,3 +51,27 @@ def test_a_model_that_predicts_something_else_is_not_written(
     with pytest.raises(WeightsError, match=r"tiny, fold 0: the ONNX model is .* off torch"):
         export_network(store, run, 0, runtime=RUNTIME)
     assert not store.workspace.onnx("tiny", "tiny", 0).exists()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_kind_of_backbone_is_exported(backbone: str) -> None:
+    network, images = make_network(backbone), pictures(6, 64, 64, 3)
+    logits = run_onnx(to_onnx(network, images[:2]))(images)
+    with torch.no_grad():
+        expected = network(images)
+    assert (logits.log_softmax(1) - expected.log_softmax(1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"regions": ["head", "hands"]}, (3, 64, 64, 3)),
+        ({"head": {"block": "layer2", "dropout": 0.2}}, (64, 64, 3)),
+        ({"head": {"pooling": "flatten", "hidden": 7, "dropout": 0.2}}, (64, 64, 3)),
+    ],
+)
+def test_regions_and_other_heads_are_exported(settings: Any, shape: tuple[int, ...]) -> None:
+    network, images = make_network("test_resnet", **settings), pictures(5, *shape)
+    logits = run_onnx(to_onnx(network, images[:2]))(images)
+    with torch.no_grad():
+        assert torch.allclose(logits, network(images), atol=1e-4)

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conftest import TINY
-from distracted.cluster.job import train_and_store
 from distracted.config import load_config
 from distracted.errors import DistractedError, StoreError, WeightsError
+from distracted.jobs.fold import train_and_store
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store

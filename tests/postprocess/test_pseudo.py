@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from conftest import TINY
-from distracted.cluster.job import train_folds
 from distracted.config import load_config
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_runs
@@ -15,12 +14,13 @@ from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.derive import calibrate_run, smooth_run
 from distracted.errors import ConfigError, StoreError
 from distracted.files import sha256_json
+from distracted.jobs.fold import train_folds
 from distracted.postprocess import pseudo
 from distracted.postprocess.methods import WAYS
 from distracted.postprocess.neighbour_mean import Averaging
 from distracted.postprocess.pseudo import read_pseudo_labels, with_teachers
 from distracted.postprocess.spaces import make_spaces
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig, RunConfig
 from distracted.training.feed import Images
@@ -171,7 +171,7 @@ def test_what_was_made_of_a_calibrated_run_may_not_teach_either(store: Store, wr
     calibrate_run(store, "a")
     rng = np.random.default_rng(0)
     parts = [
-        (Part(fold, test), rng.normal(size=(len(rows), 4)).astype(np.float32))
+        (Subset(fold, test), rng.normal(size=(len(rows), 4)).astype(np.float32))
         for fold in range(3)
         for test, rows in ((False, store.folds.valid(fold)), (True, store.competition.test))
     ]

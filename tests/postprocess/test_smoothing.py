@@ -26,7 +26,7 @@ from distracted.postprocess.methods import (
 from distracted.postprocess.neighbour_mean import Averaging, NeighbourMean, averagings, neighbour_means
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
 from distracted.postprocess.smooth import Method, Smooth
-from distracted.postprocess.step import Examples, Part
+from distracted.postprocess.step import Examples, Subset
 
 Floats = np.ndarray
 
@@ -191,7 +191,7 @@ def test_groups_that_lie_apart_are_found_as_clusters() -> None:
 
 def problem(
     *, alike: bool, num_folds: int = 5, num_each: int = 60
-) -> tuple[Examples, dict[Part, Neighbours]]:
+) -> tuple[Examples, dict[Subset, Neighbours]]:
     """Predictions of images in threes, each other's neighbours, which show the same thing if alike."""
     rng = np.random.default_rng(0)
     num = num_folds * num_each
@@ -202,10 +202,10 @@ def problem(
     others = np.stack([within // 3 * 3 + (within + step) % 3 for step in (1, 2)], axis=1).astype(np.int32)
     neighbours = Neighbours(others, np.full(others.shape, 0.2, np.float32))
     examples = Examples(log_softmax(scores, axis=1)[None], labels, folds, np.arange(num) // 12)
-    return examples, {Part(fold): neighbours for fold in range(num_folds)}
+    return examples, {Subset(fold): neighbours for fold in range(num_folds)}
 
 
-def method(spaces: dict[Part, Neighbours], candidates: Sequence[Averaging]) -> Method:
+def method(spaces: dict[Subset, Neighbours], candidates: Sequence[Averaging]) -> Method:
     return NeighbourMean({"own": spaces.__getitem__}, candidates)
 
 
@@ -238,10 +238,10 @@ def test_a_setting_smooths_alone_as_it_does_among_all(way: Any) -> None:
     candidates = way.candidates(["own"], most=way.most(Extent(200, 100)))
     made = way.method({"own": lambda part: kept}, candidates)
     log_probs, prior = log_probs_of(200), np.full(3, 1 / 3)
-    together = dict(made.smoothed(log_probs, Part(0), prior, candidates))
+    together = dict(made.smoothed(log_probs, Subset(0), prior, candidates))
     assert set(together) == set(candidates) and len(candidates) >= 4
     for candidate in candidates[::5]:
-        ((_, alone),) = made.smoothed(log_probs, Part(0), prior, [candidate])
+        ((_, alone),) = made.smoothed(log_probs, Subset(0), prior, [candidate])
         np.testing.assert_allclose(together[candidate], alone, rtol=1e-12)
         np.testing.assert_allclose(np.exp(alone).sum(axis=1), 1, rtol=1e-9)
 
@@ -307,12 +307,12 @@ def test_several_ways_side_by_side_smooth_as_each_alone() -> None:
     candidates = all_settings(list(WAYS.values()), ["own"], Extent(200, 100))
     method = any_of(spaces, candidates)
     assert list(method.candidates) == candidates and method.uses_prior
-    found = dict(method.smoothed(log_probs, Part(0), prior, candidates))
+    found = dict(method.smoothed(log_probs, Subset(0), prior, candidates))
     assert set(found) == set(candidates)
     for way in WAYS.values():
         mine = [candidate for candidate in candidates if isinstance(candidate, way.setting)]
         alone = way.method(spaces[way.layout.name], mine)
-        for candidate, smoothed in alone.smoothed(log_probs, Part(0), prior, mine):
+        for candidate, smoothed in alone.smoothed(log_probs, Subset(0), prior, mine):
             np.testing.assert_array_equal(smoothed, found[candidate])
 
 

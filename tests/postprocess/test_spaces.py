@@ -16,7 +16,7 @@ from distracted.postprocess.methods import MOST_NEIGHBOURS, WAYS
 from distracted.postprocess.neighbours import nearest_neighbours
 from distracted.postprocess.networks import load_trained
 from distracted.postprocess.spaces import ALL_DRIVERS, Space, fixed_spaces, own_spaces
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.training.feed import Feed, Images
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # networks or whole runs in each
 NEIGHBOURS = WAYS["neighbours"].layout
 
 
-def check(space: Space, part: Part, feed: Feed, network: Network, images: Images) -> None:
+def check(space: Space, part: Subset, feed: Feed, network: Network, images: Images) -> None:
     features = np.asarray(feed.features(network, images))
     expected = nearest_neighbours(features, min(MOST_NEIGHBOURS, len(features) - 1))
     np.testing.assert_array_equal(space(part).indices, expected.indices)
@@ -43,8 +43,8 @@ def test_a_runs_own_space_is_of_each_folds_own_network(store: Store) -> None:
     for fold in range(3):
         trained = load_trained(store, run, fold, runtime=RUNTIME)
         valid = train.take(store.folds.valid(fold))
-        check(space, Part(fold), trained.feed, trained.network, valid)
-        check(space, Part(fold, test=True), trained.feed, trained.network, test)
+        check(space, Subset(fold), trained.feed, trained.network, valid)
+        check(space, Subset(fold, test=True), trained.feed, trained.network, test)
     assert ALL_DRIVERS not in space.keys
     assert len(set(space.keys.values())) == 6  # three networks: nothing is shared
 
@@ -60,8 +60,8 @@ def test_a_fixed_networks_space_is_the_same_for_all_folds(store: Store, tmp_path
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
     check(space, ALL_DRIVERS, feed, network, train)
     for fold in range(3):
-        check(space, Part(fold), feed, network, train.take(store.folds.valid(fold)))
-        check(space, Part(fold, test=True), feed, network, test)
+        check(space, Subset(fold), feed, network, train.take(store.folds.valid(fold)))
+        check(space, Subset(fold, test=True), feed, network, test)
     assert len(set(space.keys.values())) == 5  # one test set
 
 

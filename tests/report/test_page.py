@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import write_competition
-from distracted.cluster.job import train_and_store
 from distracted.config import load_config, load_data_config
 from distracted.ensemble.blend import blend_runs
 from distracted.errors import StoreError
+from distracted.jobs.fold import train_and_store
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.inputs import stale_pages

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from distracted.audit.findings import Check, as_findings, describe_image, keep_audit
-from distracted.cluster.job import train_folds
 from distracted.ensemble.blend import blend_runs
+from distracted.jobs.fold import train_folds
 from distracted.predictions.store import Store
 from distracted.report.page import write_report
 from distracted.schema import RunConfig

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from conftest import dead_owner
-from distracted.cluster.job import train_and_store, train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import calibrate_run
 from distracted.errors import ImageError
+from distracted.jobs.fold import train_and_store, train_folds
 from distracted.metrics import scores
+from distracted.predictions.job_state import job_state
 from distracted.predictions.store import Store
 from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
 from distracted.schema import RunConfig, hash_config
 from distracted.stopping import Stop, Stopped
 from distracted.submission.submit import write_submission
 from distracted.training.resolve import settle
-from distracted.training.state import job_state
 
 WriteRun = Callable[..., None]
 Configure = Callable[..., RunConfig]

@@ -9,9 +9,9 @@ import pytest
 import wandb
 from wandb_files import Recorded, read_runs
 
-from distracted.cluster.job import train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.files import sha256_file
+from distracted.jobs.fold import train_folds
 from distracted.predictions.manifest import as_parent
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves

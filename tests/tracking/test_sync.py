@@ -13,11 +13,12 @@ import wandb
 from stand_in import StandIn
 
 from conftest import write_owner
-from distracted.cluster.job import train_folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import calibrate_run
 from distracted.errors import TrackingError
+from distracted.jobs.fold import train_folds
 from distracted.locks import this_process
+from distracted.predictions.job_state import job_state
 from distracted.predictions.manifest import as_parent
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
@@ -26,7 +27,6 @@ from distracted.submission.submit import write_submission
 from distracted.tracking.log import track_run, track_submission
 from distracted.tracking.sync import find_recordings, sync
 from distracted.training.resolve import settle
-from distracted.training.state import job_state
 
 pytestmark = pytest.mark.slow
 

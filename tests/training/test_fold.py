@@ -14,7 +14,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.folds import hold_back
 from distracted.data.loading import Loader
-from distracted.data.pictures import Files
+from distracted.data.packs import Files
 from distracted.errors import ConfigError, ImageError, TrainingError
 from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss
@@ -24,8 +24,8 @@ from distracted.progress import silent
 from distracted.schema import DataConfig, RunConfig, TrainPhase
 from distracted.training.feed import Feed, Images
 from distracted.training.fold import train_fold
+from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import settle
-from distracted.training.tracking import FileTracker
 
 
 @pytest.mark.slow

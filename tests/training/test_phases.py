@@ -13,13 +13,13 @@ import torch
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
-from distracted.data.pictures import Files
+from distracted.data.packs import Files
 from distracted.models.blocks import Block
 from distracted.models.network import Network
 from distracted.progress import silent
 from distracted.schema import TrainingConfig, TrainPhase
+from distracted.training.metrics_log import FileTracker
 from distracted.training.phases import Clock, PhaseRun
-from distracted.training.tracking import FileTracker
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(

@@ -18,6 +18,7 @@ from distracted.predictions.store import Store
 from distracted.schema import RunConfig
 from distracted.stopping import Stop, Stopped
 from distracted.training.fold import FoldResult, train_fold
+from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import settle
 from distracted.training.resume import (
     LAST,
@@ -26,7 +27,6 @@ from distracted.training.resume import (
     differences,
 )
 from distracted.training.state_file import State, read_state, write_state
-from distracted.training.tracking import FileTracker
 
 Configure = Callable[..., RunConfig]
 
@@ -286,7 +286,7 @@ def test_a_full_disk_costs_no_work_and_keeps_the_checkpoint(
         def full(*args: object, **kwargs: object) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr("distracted.training.checkpoint.save_file", full)
+        patch.setattr("distracted.models.saved.save_file", full)
         checkpoints.after_step(lambda: {"step": 2})
     assert "cannot be written (No space left on device); the one before it is kept" in caplog.text
     assert checkpoints.load() == {"step": 1} and not list(tmp_path.glob(".*.tmp"))

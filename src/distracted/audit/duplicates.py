@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.audit.findings import Check, as_findings, describe_image
-from distracted.audit.pictures import shows_something
+from distracted.audit.odd_images import shows_something
 from distracted.audit.scan import differing_bits, perceptual_hash
 from distracted.data.images import Image, read_rgb
 from distracted.predictions.store import Store

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from distracted.audit.findings import Check, as_findings, describe_image
-from distracted.audit.mistakes import Scored
+from distracted.audit.mistakes import RowScores
 from distracted.data.folds import Folds
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -64,7 +64,7 @@ def find_wrong_labels(
     return np.asarray(found, dtype=np.int64)
 
 
-def check_labels(store: Store, scored: Scored) -> Check:
+def check_labels(store: Store, scored: RowScores) -> Check:
     """Look for wrong labels by a run's out-of-fold predictions."""
     probs, labels = np.exp(scored.log_probs), scored.table["label"].to_numpy()
     rows = []

@@ -15,7 +15,7 @@ _BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class RowScores:
     """A run's held-out rows with what is known of them.
 
     Attributes:
@@ -31,7 +31,7 @@ class Scored:
     log_probs: NDArray[np.float64]
 
 
-def score_rows(store: Store, run: Run, rows: NDArray[np.int64] | None = None) -> Scored:
+def score_rows(store: Store, run: Run, rows: NDArray[np.int64] | None = None) -> RowScores:
     """Judge every row that a run has predicted without having trained on it.
 
     Args:
@@ -49,10 +49,10 @@ def score_rows(store: Store, run: Run, rows: NDArray[np.int64] | None = None) ->
         confidence=np.exp(log_probs[numbers, predicted]),
         of_true=np.exp(log_probs[numbers, labels]),
     )
-    return Scored(run.name, store.competition.classes, table, log_probs)
+    return RowScores(run.name, store.competition.classes, table, log_probs)
 
 
-def confusion(scored: Scored) -> NDArray[np.int64]:
+def confusion(scored: RowScores) -> NDArray[np.int64]:
     """Images by true class (rows) and predicted class (columns), (num_classes, num_classes)."""
     num = len(scored.classes)
     pairs = scored.table["label"].to_numpy() * num + scored.table["predicted"].to_numpy()
@@ -60,7 +60,7 @@ def confusion(scored: Scored) -> NDArray[np.int64]:
     return counts
 
 
-def confused_pairs(scored: Scored, *, num: int = 10) -> pd.DataFrame:
+def confused_pairs(scored: RowScores, *, num: int = 10) -> pd.DataFrame:
     """The pairs of classes that cost most: label, predicted, images, share (of the label's), loss (sum)."""
     table = scored.table
     wrong = table[table["label"] != table["predicted"]]
@@ -70,7 +70,7 @@ def confused_pairs(scored: Scored, *, num: int = 10) -> pd.DataFrame:
     return found.sort_values("loss", ascending=False, ignore_index=True).head(num)
 
 
-def losses_by(scored: Scored, key: str) -> pd.DataFrame:
+def losses_by(scored: RowScores, key: str) -> pd.DataFrame:
     """By "label", "subject" or "fold": images, loss (mean), accuracy, share (of the whole loss)."""
     table = scored.table.assign(right=scored.table["label"] == scored.table["predicted"])
     grouped = table.groupby(key, observed=True)
@@ -98,7 +98,7 @@ class Reliability:
     error: float
 
 
-def reliability(scored: Scored) -> Reliability:
+def reliability(scored: RowScores) -> Reliability:
     """Confidence beside accuracy in ten bins of equal width (Guo et al. 2017)."""
     confidence = scored.table["confidence"].to_numpy()
     right = (scored.table["label"] == scored.table["predicted"]).to_numpy(np.float64)
@@ -121,7 +121,7 @@ def _wilson(share: NDArray[np.float64], num: NDArray[np.int64]) -> tuple[NDArray
     return np.minimum(centre - half, share), np.maximum(centre + half, share)
 
 
-def worst_rows(scored: Scored, *, num: int = 60, per_class: int = 3) -> pd.DataFrame:
+def worst_rows(scored: RowScores, *, num: int = 60, per_class: int = 3) -> pd.DataFrame:
     """The rows that cost most, the worst first; the worst few of each class among them.
 
     Only rows whose predicted class is wrong, or whose true class has less than half of the probability.
@@ -132,7 +132,7 @@ def worst_rows(scored: Scored, *, num: int = 60, per_class: int = 3) -> pd.DataF
     return table.loc[table.index.isin(taken)]
 
 
-def top_classes(scored: Scored, rows: Sequence[int], *, num: int = 3) -> list[list[tuple[int, float]]]:
+def top_classes(scored: RowScores, rows: Sequence[int], *, num: int = 3) -> list[list[tuple[int, float]]]:
     """Of some rows (the table's index) the most probable classes, each with its probability."""
     positions = scored.table.index.get_indexer(pd.Index(rows))
     found = []

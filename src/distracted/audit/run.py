@@ -12,8 +12,8 @@ from distracted.audit.alike import check_alike
 from distracted.audit.duplicates import check_exact, check_near
 from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit, kept_audit
 from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
-from distracted.audit.mistakes import Scored, confused_pairs, losses_by, score_rows
-from distracted.audit.pictures import check_pictures, shows_something
+from distracted.audit.mistakes import RowScores, confused_pairs, losses_by, score_rows
+from distracted.audit.odd_images import check_pictures, shows_something
 from distracted.audit.scan import scan_images
 from distracted.data.audit import audit_folds
 from distracted.data.drops import COLUMNS as DROP_COLUMNS
@@ -116,7 +116,7 @@ def _split(store: Store) -> Check:
     return Check("folds", "Folds", about, "warning", as_findings(rows))
 
 
-def _confused(scored: Scored) -> Check:
+def _confused(scored: RowScores) -> Check:
     names = scored.classes
     rows = []
     for pair in confused_pairs(scored).to_dict("records"):
@@ -136,7 +136,7 @@ def _confused(scored: Scored) -> Check:
     return Check("confused_classes", "Classes confused", about, "note", findings, value="summed log loss")
 
 
-def _failed_subjects(store: Store, scored: Scored) -> Check:
+def _failed_subjects(store: Store, scored: RowScores) -> Check:
     subjects = losses_by(scored, "subject").sort_values("loss", ascending=False)
     pooled = float(scored.table["loss"].mean())
     bad = subjects[subjects["loss"] > _BAD * pooled].head(_MOST)

@@ -15,14 +15,14 @@ _FAR = 0.5  # a side is far from its size when it differs by more than this shar
 
 
 @dataclass(frozen=True)
-class Finding:
+class SplitFinding:
     """One thing about a split: an `error` makes its score dishonest, a `warning` is worth knowing."""
 
     level: Literal["error", "warning"]
     text: str
 
 
-def audit_folds(competition: Competition, table: pd.DataFrame) -> list[Finding]:
+def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     """Look for leaks and poor balance.
 
     Args:
@@ -42,59 +42,59 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[Finding]:
     ]
 
 
-def refuse_errors(findings: list[Finding]) -> None:
+def refuse_errors(findings: list[SplitFinding]) -> None:
     """Raise FoldsError with the first error among the findings."""
     for finding in findings:
         if finding.level == "error":
             raise FoldsError(finding.text)
 
 
-def _no_subjects(competition: Competition) -> list[Finding]:
+def _no_subjects(competition: Competition) -> list[SplitFinding]:
     if competition.config.columns.group is not None:
         return []
     text = (
         "no subjects (data.columns.group: null): each image is a group of its own, so the split is by image; "
         "where images have something in common, a person, a clip, its scores are too good"
     )
-    return [Finding("warning", text)]
+    return [SplitFinding("warning", text)]
 
 
-def _straddling_subjects(table: pd.DataFrame) -> list[Finding]:
+def _straddling_subjects(table: pd.DataFrame) -> list[SplitFinding]:
     spread = table.groupby("subject")["fold"].unique()
     return [
-        Finding("error", f"subject {subject} is in folds {', '.join(map(str, sorted(folds)))}")
+        SplitFinding("error", f"subject {subject} is in folds {', '.join(map(str, sorted(folds)))}")
         for subject, folds in spread.items()
         if len(folds) > 1
     ]
 
 
-def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[Finding]:
+def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     findings = []
     for fold in range(int(table["fold"].max()) + 1):
         valid = table["fold"] == fold
         for label, name in enumerate(competition.classes):
             if not (table.loc[~valid, "label"] == label).any():
                 findings.append(
-                    Finding("error", f"fold {fold}: class {name} is missing from the training side")
+                    SplitFinding("error", f"fold {fold}: class {name} is missing from the training side")
                 )
             if not (table.loc[valid, "label"] == label).any():
                 findings.append(
-                    Finding("warning", f"fold {fold}: class {name} is missing from the validation side")
+                    SplitFinding("warning", f"fold {fold}: class {name} is missing from the validation side")
                 )
     return findings
 
 
-def _uneven_sides(table: pd.DataFrame) -> list[Finding]:
+def _uneven_sides(table: pd.DataFrame) -> list[SplitFinding]:
     sizes = table.loc[table["fold"] >= 0, "fold"].value_counts().sort_index()
     intended = sizes.sum() / len(sizes) if len(sizes) > 1 else len(table) * SINGLE_SHARE
     return [
-        Finding("warning", f"fold {fold}: {size} validation images where {intended:.0f} were intended")
+        SplitFinding("warning", f"fold {fold}: {size} validation images where {intended:.0f} were intended")
         for fold, size in sizes.items()
         if abs(size / intended - 1) > _FAR
     ]
 
 
-def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[Finding]:
+def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     train = competition.train.assign(fold=table["fold"].to_numpy())
     groups = train[train["content"].duplicated(keep=False)].groupby("content")
     across = [group for _, group in groups if group["fold"].nunique() > 1]
@@ -105,7 +105,7 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[F
             for group in across[:_SHOWN]
         )
         findings.append(
-            Finding("warning", f"identical pictures across a split, {_count(len(across))}: {examples}")
+            SplitFinding("warning", f"identical pictures across a split, {_count(len(across))}: {examples}")
         )
     shared = np.intersect1d(competition.train["content"], competition.test["content"])
     if len(shared):
@@ -115,7 +115,9 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[F
             for content in shared[:_SHOWN]
         )
         findings.append(
-            Finding("warning", f"identical pictures in train and test, {_count(len(shared))}: {examples}")
+            SplitFinding(
+                "warning", f"identical pictures in train and test, {_count(len(shared))}: {examples}"
+            )
         )
     return findings
 

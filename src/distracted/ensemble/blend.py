@@ -18,7 +18,7 @@ from distracted.metrics import (
     scores,
     subject_bootstrap,
 )
-from distracted.postprocess.step import STEP_VERSION, Part
+from distracted.postprocess.step import STEP_VERSION, Subset
 from distracted.predictions.lineage import ancestors, check_parents, is_current, parents_of
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -194,7 +194,7 @@ def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, An
     parents = [run.as_parent() for run in members]
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
         hidden = frozenset({fold})
-        valid = fit.source.predict(Part(fold), hidden)
+        valid = fit.source.predict(Subset(fold), hidden)
         labels = store.folds.labels[store.folds.valid(fold)]
         store.write_fold(
             name,
@@ -202,7 +202,7 @@ def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, An
             kind="blend",
             config=config,
             valid=valid,
-            test=fit.source.predict(Part(fold, test=True), hidden),
+            test=fit.source.predict(Subset(fold, test=True), hidden),
             parents=parents,
             scores=scores(valid, labels, prefix="valid/"),
             details=_details(members, fit, blender, weights),

@@ -22,7 +22,7 @@ from distracted.ensemble.pools import (
 from distracted.ensemble.selection import fit_greedy_selection
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
-from distracted.postprocess.step import Examples, Labels, LogProbs, Part
+from distracted.postprocess.step import Examples, Labels, LogProbs, Subset
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Blender:
     def learn(self, examples: Examples) -> Vector:
         return self.fit(examples.log_probs, examples.labels)
 
-    def apply(self, fitted: Vector, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+    def apply(self, fitted: Vector, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
         return self.pool(log_probs, fitted)
 
     def weights_by_run(self, fitted: Vector, runs: Sequence[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from distracted.ensemble.sources import (
     MIN_FOLDS,
     Chosen,
     Fitted,
-    Scored,
+    ScoredRows,
     Source,
     Stored,
     as_good,
@@ -102,14 +102,14 @@ def cross_fit(
         folds: 0-based fold of each row, none of them -1, shape (num_images,).
         subjects: Subject ids, not all of them need occur, shape (num_images,).
     """
-    scored = Scored(labels, folds, subjects)
+    scored = ScoredRows(labels, folds, subjects)
     members = [Stored(f"run {number}", oof, scored) for number, oof in enumerate(log_probs)]
     return cross_fit_sources(members, scored, blenders=blenders, shown=shown, progress=progress)
 
 
 def cross_fit_sources(
     members: Sequence[Source],
-    scored: Scored,
+    scored: ScoredRows,
     *,
     blenders: Sequence[Blender] = BLENDERS,
     shown: Sequence[Blender] = (),
@@ -167,7 +167,7 @@ def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
 
 
 def _compare(
-    candidates: Sequence[Fitted], blenders: Sequence[Blender], num_chosen_from: int, scored: Scored
+    candidates: Sequence[Fitted], blenders: Sequence[Blender], num_chosen_from: int, scored: ScoredRows
 ) -> tuple[Verdict, ...]:
     """Every candidate cross-fitted over all folds."""
     losses = [held_out_losses(candidate, scored, _NONE) for candidate in candidates]

@@ -15,7 +15,7 @@ from distracted.postprocess.choose import Choose
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.methods import Extent, Spaces, Way, all_settings, any_of, as_json, too_few
 from distracted.postprocess.smooth import Smooth
-from distracted.postprocess.step import STEP_VERSION, Part, Step
+from distracted.postprocess.step import STEP_VERSION, Step, Subset
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -119,8 +119,8 @@ def choose_run(store: Store, runs: Sequence[str], *, name: str, force: bool = Fa
             hidden, position = frozenset({fold}), taken[fold]
             derivation.write(
                 fold,
-                valid=source.predict(Part(fold), hidden),
-                test=source.predict(Part(fold, test=True), hidden),
+                valid=source.predict(Subset(fold), hidden),
+                test=source.predict(Subset(fold, test=True), hidden),
                 taken=position,
                 seconds=(time.perf_counter() - start) / scored.num_folds,
                 details={"chosen": parents[position].name, "num_candidates": len(parents)},
@@ -197,8 +197,8 @@ def _derive(
             hidden = frozenset({fold})
             derivation.write(
                 fold,
-                valid=source.predict(Part(fold), hidden),
-                test=source.predict(Part(fold, test=True), hidden),
+                valid=source.predict(Subset(fold), hidden),
+                test=source.predict(Subset(fold, test=True), hidden),
                 seconds=(time.perf_counter() - start) / scored.num_folds,
                 details={
                     "fitted": None if found is None else asdict(found),

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from distracted.data.folds import Folds
 from distracted.ensemble.blenders import find_blenders
-from distracted.ensemble.sources import Chosen, Fitted, Scored, Source, Stored
+from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, Stored
 from distracted.errors import StoreError, first_line
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.choose import Choose
 from distracted.postprocess.methods import WAYS, Spaces, any_of, from_json
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, stored_space
-from distracted.postprocess.step import STEP_VERSION, Examples, LogProbs, Part, Step, normalised
+from distracted.postprocess.step import STEP_VERSION, Examples, LogProbs, Step, Subset, normalised
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -24,13 +24,13 @@ from distracted.predictions.store import Store
 _AGREES = 1e-3  # a stored log-probability and the same made anew: float32, other threads
 
 
-def scored_rows(folds: Folds) -> Scored:
+def scored_rows(folds: Folds) -> ScoredRows:
     """The rows that some fold holds out."""
     rows = folds.scored
-    return Scored(folds.labels[rows], folds.ids[rows], folds.subjects[rows])
+    return ScoredRows(folds.labels[rows], folds.ids[rows], folds.subjects[rows])
 
 
-def open_sources(store: Store, runs: Sequence[Run], scored: Scored) -> list[Source]:
+def open_sources(store: Store, runs: Sequence[Run], scored: ScoredRows) -> list[Source]:
     """Complete runs as sources: predictions as they are, or the step or blend that made them, on its parents.
 
     What several runs were made of is opened once.
@@ -59,11 +59,11 @@ def open_sources(store: Store, runs: Sequence[Run], scored: Scored) -> list[Sour
     return [opened(run) for run in runs]
 
 
-def _as_stored(store: Store, run: Run, scored: Scored) -> Source:
+def _as_stored(store: Store, run: Run, scored: ScoredRows) -> Source:
     return Stored(run.name, run.oof[store.folds.scored], scored, run.test)
 
 
-def _open_blend(run: Run, parents: Sequence[Source], scored: Scored) -> Source:
+def _open_blend(run: Run, parents: Sequence[Source], scored: ScoredRows) -> Source:
     _check_version(run, run.manifests[0].config)
     blenders = find_blenders(run.manifests[0].config["blenders"])
     return Chosen(run.name, [Fitted(blender.name, blender, parents, scored) for blender in blenders], scored)
@@ -79,11 +79,11 @@ class Keep:
     def learn(self, examples: Examples) -> None:
         return None
 
-    def apply(self, fitted: None, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+    def apply(self, fitted: None, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
         return normalised(log_probs[0])
 
 
-def step_source(name: str, step: Step, parents: Sequence[Source], scored: Scored) -> Source:
+def step_source(name: str, step: Step, parents: Sequence[Source], scored: ScoredRows) -> Source:
     """A step on its parents; a smoothing that is chosen has to beat none on rows it was not chosen on."""
     made = Fitted(name, step, parents, scored)
     if isinstance(step, Smooth) and not step.fixed:
@@ -137,9 +137,9 @@ def _check_same(store: Store, run: Run, source: Source) -> None:
     """Every fold's held-out rows, and the test rows of one, come out as they are stored."""
     for fold in run.folds:
         hidden = frozenset({fold})
-        pairs = [(source.predict(Part(fold), hidden), run.oof[store.folds.valid(fold)])]
+        pairs = [(source.predict(Subset(fold), hidden), run.oof[store.folds.valid(fold)])]
         if fold == 0:
-            pairs.append((source.predict(Part(fold, test=True), hidden), run.test[0]))
+            pairs.append((source.predict(Subset(fold, test=True), hidden), run.test[0]))
         if any(np.abs(np.exp(made) - np.exp(stored)).max() > _AGREES for made, stored in pairs):
             raise StoreError(
                 f"{run.name}: fold {fold} comes out otherwise now than it is stored; make it anew with "

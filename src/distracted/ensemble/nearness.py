@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import Scored, held_out_log_probs
+from distracted.ensemble.sources import ScoredRows, held_out_log_probs
 from distracted.metrics import log_loss
 from distracted.postprocess.methods import any_of
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smoothed
 from distracted.postprocess.spaces import ALL_DRIVERS, Space
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 
 RANKS = (1, 5, 10, 20, 50)
@@ -43,7 +43,7 @@ def neighbour_distances(store: Store, spaces: Mapping[str, Space[Neighbours]]) -
     folds = range(store.folds.num_folds)
     for name, space in spaces.items():
         drivers = space(ALL_DRIVERS) if ALL_DRIVERS in space.keys else None
-        valid, test = [space(Part(f)) for f in folds], [space(Part(f, test=True)) for f in folds]
+        valid, test = [space(Subset(f)) for f in folds], [space(Subset(f, test=True)) for f in folds]
         most = min(part.k for part in (*valid, *test))
         for k in (rank for rank in RANKS if rank <= most):
             of_drivers = None if drivers is None else _median(drivers, k)
@@ -80,7 +80,7 @@ def sensitivity(
         "none": log_loss(log_probs, scored.labels),
         "as fitted": _score(log_probs, scored, fitted, spaces),
     }
-    kept = min(space(Part(fold)).k for space in spaces.values() for fold in range(scored.num_folds))
+    kept = min(space(Subset(fold)).k for space in spaces.values() for fold in range(scored.num_folds))
     for share in SHARES:
         if most > share * kept / 2:  # too few would be left of those that were found
             continue
@@ -97,7 +97,7 @@ class _Thinned:
     def __init__(self, space: Space[Neighbours], share: float, rng: np.random.Generator) -> None:
         self._space, self._share, self._rng = space, share, rng
 
-    def __call__(self, part: Part) -> Neighbours:
+    def __call__(self, part: Subset) -> Neighbours:
         return self._space(part).thinned(self._share, self._rng)
 
 
@@ -107,7 +107,7 @@ def _by_neighbours(found: Smoothed | None) -> bool:
 
 def _score(
     log_probs: NDArray[np.float64],
-    scored: Scored,
+    scored: ScoredRows,
     fitted: Sequence[Smoothed | None],
     spaces: Mapping[str, Any],
     *,
@@ -119,12 +119,12 @@ def _score(
         if at_once:
             smoothed[rows] = _smoothed(log_probs, ALL_DRIVERS, found, spaces)[rows]
         else:
-            smoothed[rows] = _smoothed(log_probs[rows], Part(fold), found, spaces)
+            smoothed[rows] = _smoothed(log_probs[rows], Subset(fold), found, spaces)
     return log_loss(smoothed, scored.labels)
 
 
 def _smoothed(
-    log_probs: NDArray[np.floating], part: Part, found: Smoothed | None, spaces: Mapping[str, Any]
+    log_probs: NDArray[np.floating], part: Subset, found: Smoothed | None, spaces: Mapping[str, Any]
 ) -> NDArray[np.floating]:
     if found is None or not _by_neighbours(found):
         return log_probs

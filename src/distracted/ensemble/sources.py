@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import difference_and_error, log_losses
-from distracted.postprocess.step import Examples, LogProbs, Part, Step
+from distracted.postprocess.step import Examples, LogProbs, Step, Subset
 
 #: A choice among fitted steps for fold k needs two other folds: one to fit on, one to compare on.
 MIN_FOLDS = 3
@@ -24,7 +24,7 @@ NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredRows:
     """The rows that have out-of-fold predictions: label, fold (none is -1) and subject, (num_images,)."""
 
     labels: NDArray[np.int64]
@@ -61,7 +61,7 @@ class Source(Protocol):
     def min_folds(self) -> int:
         """Folds that it has to see; with fewer it leaves out some of what it does."""
 
-    def predict(self, part: Part, without: frozenset[int]) -> LogProbs:
+    def predict(self, part: Subset, without: frozenset[int]) -> LogProbs:
         """Log-probabilities of a part's rows, (num_images, num_classes).
 
         Args:
@@ -81,7 +81,7 @@ class Stored:
 
     name: str
     oof: LogProbs
-    scored: Scored
+    scored: ScoredRows
     test: LogProbs | None = None
 
     @property
@@ -92,7 +92,7 @@ class Stored:
     def min_folds(self) -> int:
         return 0
 
-    def predict(self, part: Part, without: frozenset[int]) -> LogProbs:
+    def predict(self, part: Subset, without: frozenset[int]) -> LogProbs:
         if not part.test:
             held_out: LogProbs = self.oof[self.scored.folds == part.fold]
             return held_out
@@ -112,10 +112,10 @@ class Fitted:
     name: str
     step: Step
     sources: Sequence[Source]
-    scored: Scored
+    scored: ScoredRows
     on_fit: Callable[[], None] = lambda: None
     _known: dict[frozenset[int], Any] = field(default_factory=dict)
-    _predicted: dict[tuple[Part, frozenset[int]], NDArray[np.float64]] = field(default_factory=dict)
+    _predicted: dict[tuple[Subset, frozenset[int]], NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -132,7 +132,7 @@ class Fitted:
             self.on_fit()
         return self._known[without]
 
-    def predict(self, part: Part, without: frozenset[int]) -> NDArray[np.float64]:
+    def predict(self, part: Subset, without: frozenset[int]) -> NDArray[np.float64]:
         key = part, without
         if key in self._predicted:
             return self._predicted[key]
@@ -149,7 +149,7 @@ class Fitted:
         return Examples(np.stack(inputs), scored.labels[seen], scored.folds[seen], scored.subjects[seen])
 
 
-def _of_seen_folds(source: Source, scored: Scored, without: frozenset[int]) -> LogProbs:
+def _of_seen_folds(source: Source, scored: ScoredRows, without: frozenset[int]) -> LogProbs:
     """Predictions of the folds that may be seen, each by what was fitted without it.
 
     Where too few others remain, by what was fitted with it: without it a smoothing would not be chosen, and a
@@ -161,7 +161,7 @@ def _of_seen_folds(source: Source, scored: Scored, without: frozenset[int]) -> L
     for fold in scored.others(without):
         hidden = without | {fold}
         enough = len(scored.others(hidden)) >= source.min_folds
-        rows[scored.folds == fold] = source.predict(Part(fold), hidden if enough else without)
+        rows[scored.folds == fold] = source.predict(Subset(fold), hidden if enough else without)
     return rows[scored.seen(without)]
 
 
@@ -175,7 +175,7 @@ class Chosen:
 
     name: str
     candidates: Sequence[Fitted]
-    scored: Scored
+    scored: ScoredRows
     _known: dict[frozenset[int], int] = field(default_factory=dict)
 
     @property
@@ -194,7 +194,7 @@ class Chosen:
             self._known[without] = 0 if few else self._simplest(without)
         return self._known[without]
 
-    def predict(self, part: Part, without: frozenset[int]) -> NDArray[np.float64]:
+    def predict(self, part: Subset, without: frozenset[int]) -> NDArray[np.float64]:
         return self.candidates[self.choice(without)].predict(part, without)
 
     def _simplest(self, without: frozenset[int]) -> int:
@@ -232,16 +232,16 @@ def as_good(difference: float, error: float) -> bool:
 
 
 def held_out_log_probs(
-    source: Source, scored: Scored, without: frozenset[int] = frozenset()
+    source: Source, scored: ScoredRows, without: frozenset[int] = frozenset()
 ) -> NDArray[np.float64]:
     """Each fold that may be seen, predicted without a look at itself, too; rows of the others are NaN."""
     rows = np.full((len(scored.labels), source.num_classes), np.nan)
     for fold in scored.others(without):
-        rows[scored.folds == fold] = source.predict(Part(fold), without | {fold})
+        rows[scored.folds == fold] = source.predict(Subset(fold), without | {fold})
     return rows
 
 
-def held_out_losses(source: Source, scored: Scored, without: frozenset[int]) -> NDArray[np.float64]:
+def held_out_losses(source: Source, scored: ScoredRows, without: frozenset[int]) -> NDArray[np.float64]:
     """Loss of each row of the folds that may be seen, predicted as `held_out_log_probs`."""
     seen = scored.seen(without)
     return log_losses(held_out_log_probs(source, scored, without)[seen], scored.labels[seen])

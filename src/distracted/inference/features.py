@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from distracted.data.loading import Loader
 from distracted.files import remove_leftovers, write_json
 from distracted.inference.device import Precision, prefetch
-from distracted.inference.engine import Engine, Ready, find_way
+from distracted.inference.forward import Forward, worth_folding
 from distracted.locks import hold, holder
 from distracted.models.network import Network, fingerprint
 from distracted.progress import Progress, silent
@@ -46,7 +46,6 @@ def cached_features(
     folder: Path,
     device: torch.device,
     precision: Precision,
-    engine: Engine = "torch",
     progress: Progress = silent,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
@@ -54,20 +53,18 @@ def cached_features(
 
     The file's name is a hash of the images' contents, the trunk's architecture and weights, where and how its
     output is taken, and the input's size, crop and regions: what changes any of them finds no file and
-    computes anew. So does another way to compute, which rounds otherwise.
-    The array stays on disk until it is read, since un-pooled features can be large.
+    computes anew. The array stays on disk until it is read, since un-pooled features can be large.
 
     Args:
         contents: Digest of each image, in the loader's order.
         regions: Boxes that the loader shows beside the whole picture.
         folder: Where feature files are kept; may be deleted at any time.
-        engine: As `Ready` takes it.
         after_batch: Called after each batch; may raise, to stop.
     """
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
     trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk)]
     seen = [size, crop, *regions, normalisation]
-    way = find_way(len(contents), device=device, precision=precision, engine=engine)
+    way = "folded" if worth_folding(len(contents)) else "plain"  # rounds differently
     made_from = [*trunk, *network.taken, *seen, precision, device.type, way, *contents]
     key = sha256(repr(made_from).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
@@ -82,14 +79,7 @@ def cached_features(
         if (features := _load(path, len(contents))) is not None:
             path.with_suffix(".proven").unlink(missing_ok=True)  # who made them was killed at the very end
             return features
-        forward = Ready(
-            network,
-            "features",
-            num_images=loader.num_images,
-            device=device,
-            precision=precision,
-            engine=engine,
-        )
+        forward = Forward(network, "features", num_images=loader.num_images, precision=precision)
         with (
             _Rows(path, loader) as file,
             progress("features of the frozen base", total=file.num_left, unit="img") as step,

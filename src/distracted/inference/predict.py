@@ -1,7 +1,6 @@
 """The forward pass over a set of images."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
 from distracted.inference.device import Precision, prefetch
-from distracted.inference.engine import Engine, Forward, Ready
+from distracted.inference.forward import Forward
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
 
@@ -24,7 +23,6 @@ def predict_log_probs(
     device: torch.device,
     precision: Precision,
     label: str = "predicting",
-    engine: Engine = "torch",
     progress: Progress = silent,
     done: list[NDArray[np.float32]] | None = None,
     after_batch: Callable[[], None] = lambda: None,
@@ -36,17 +34,9 @@ def predict_log_probs(
     Args:
         done: What each of the first batches gave before the pass was interrupted: they are not predicted
             again, and the others are added to it.
-        engine: As `Ready` takes it.
         after_batch: Called after each batch; may raise, to stop.
     """
-    forward = Ready(
-        network,
-        "logits",
-        num_images=loader.num_images,
-        device=device,
-        precision=precision,
-        engine=engine,
-    )
+    forward = Forward(network, "logits", num_images=loader.num_images, precision=precision)
     batches = [] if done is None else done
     left = loader.num_images - loader.num_before(len(batches))
     with progress(label, total=left, unit="img") as step:
@@ -66,7 +56,6 @@ def predict_together(
     device: torch.device,
     precision: Precision,
     label: str = "predicting",
-    engine: Engine = "torch",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """As `predict_log_probs`, of each view of each image by each of several networks of the same input.
@@ -80,8 +69,8 @@ def predict_together(
     Returns:
         Shape (num_networks, num_views, num_images, num_classes).
     """
-    settings: dict[str, Any] = {"device": device, "precision": precision, "engine": engine}
-    forwards = [Ready(net, "logits", num_images=loader.num_images, **settings) for net in networks]
+    num_images = loader.num_images
+    forwards = [Forward(net, "logits", num_images=num_images, precision=precision) for net in networks]
     parts = []
     with progress(label, total=loader.num_images, unit="img") as step:
         for batch in prefetch(loader.epoch(), device):

@@ -13,7 +13,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from distracted.errors import ConfigError
-from distracted.schema import Part, TrainPhase
+from distracted.schema import BlockRange, TrainPhase
 
 STEM = "stem"
 
@@ -85,11 +85,11 @@ def frozen_layers(blocks: Sequence[Block], phase: TrainPhase, *, done: float = 0
             return total
         case "gradual":
             return total - _last(blocks, min(len(blocks), 1 + math.floor(done * len(blocks))))
-        case Part(layers=int(layers)):
+        case BlockRange(layers=int(layers)):
             return total - _at_most(layers, total, "unfreeze", "layers")
-        case Part(from_=str(name)):
+        case BlockRange(from_=str(name)):
             return count_layers(blocks[: find_block(blocks, name, "unfreeze")])
-        case Part(blocks=int(number)):
+        case BlockRange(blocks=int(number)):
             return total - _last(blocks, _at_most(number, len(blocks), "unfreeze", "blocks"))
     raise AssertionError(phase)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 
 from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses, prior_log_probs
-from distracted.postprocess.step import Examples, Labels, LogProbs, Part, normalised
+from distracted.postprocess.step import Examples, Labels, LogProbs, Subset, normalised
 
 #: In the order in which they are fitted and applied.
 CALIBRATIONS = ("prior", "temperature", "clip")
@@ -75,7 +75,7 @@ class Calibrate:
             clip = fit_clip(log_probs, labels)
         return Calibrated(to_prior, tuple(prior.tolist()), temperature, clip)
 
-    def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+    def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
         (found,) = floored(log_probs)
         if fitted.to_prior:
             found = found + self._bias(found, np.array(fitted.prior), part)
@@ -90,7 +90,7 @@ class Calibrate:
             biases[rows] = self._bias(log_probs[rows], prior, part)
         return biases
 
-    def _bias(self, log_probs: LogProbs, prior: NDArray[np.float64], part: Part) -> NDArray[np.float64]:
+    def _bias(self, log_probs: LogProbs, prior: NDArray[np.float64], part: Subset) -> NDArray[np.float64]:
         """What is added to a part's log-probabilities, of a shape that fits them."""
         if part.test:
             return prior_bias(log_probs, prior)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import log_loss
-from distracted.postprocess.step import Examples, LogProbs, Part, normalised
+from distracted.postprocess.step import Examples, LogProbs, Subset, normalised
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,5 @@ class Choose:
         """Position of the run with the lowest log loss."""
         return int(np.argmin([log_loss(log_probs, examples.labels) for log_probs in examples.log_probs]))
 
-    def apply(self, fitted: int, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+    def apply(self, fitted: int, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
         return normalised(log_probs[fitted])

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from distracted.postprocess.neighbours import directions_of
 from distracted.postprocess.smooth import Prior
-from distracted.postprocess.step import LogProbs, Part, normalised
+from distracted.postprocess.step import LogProbs, Subset, normalised
 from distracted.progress import Progress, silent
 
 #: Images that a cluster holds on average.
@@ -45,12 +45,12 @@ class ClusterMatch:
     Clusters are made of features alone: no subject and no label is read.
     """
 
-    spaces: Mapping[str, Callable[[Part], Clusters]]
+    spaces: Mapping[str, Callable[[Subset], Clusters]]
     candidates: Sequence[Matching]
     uses_prior: ClassVar[bool] = True
 
     def smoothed(
-        self, log_probs: LogProbs, part: Part, prior: Prior, candidates: Sequence[Matching]
+        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Matching]
     ) -> Iterator[tuple[Matching, NDArray[np.float64]]]:
         biases: dict[tuple[str, int], NDArray[np.float64]] = {}
         for candidate in candidates:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from distracted.postprocess.neighbour_mean import distance_weights
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Prior
-from distracted.postprocess.step import LogProbs, Part, normalised
+from distracted.postprocess.step import LogProbs, Subset, normalised
 
 COUNTS = (5, 10, 20)
 BANDWIDTHS = (0.3, None)
@@ -44,12 +44,12 @@ class Diffusion:
         spaces: Of each space by name the neighbours in a part.
     """
 
-    spaces: Mapping[str, Callable[[Part], Neighbours]]
+    spaces: Mapping[str, Callable[[Subset], Neighbours]]
     candidates: Sequence[Spreading]
     uses_prior: ClassVar[bool] = False
 
     def smoothed(
-        self, log_probs: LogProbs, part: Part, prior: Prior, candidates: Sequence[Spreading]
+        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Spreading]
     ) -> Iterator[tuple[Spreading, NDArray[np.float64]]]:
         for candidate in candidates:
             yield candidate, spread(log_probs, self.spaces[candidate.space](part), candidate)

@@ -1,15 +1,21 @@
 """`make export`: a fold's network as an ONNX model that says what its input is, checked against torch."""
 
+import io
 import json
+import os
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.special import log_softmax
 
 from distracted.errors import ConfigError, WeightsError
 from distracted.files import write_bytes
-from distracted.inference.engine import has_onnx, run_onnx, to_onnx
+from distracted.models.network import Network
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -48,16 +54,14 @@ def export_network(
         ConfigError: the extra is not installed, or the network has operators that have no export.
         WeightsError: the network is gone, damaged or another, or the model predicts something else.
     """
-    if not has_onnx():
+    if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         raise ConfigError("make export needs the extra: pip install -e '.[onnx]' -c requirements.lock")
     on_cpu = runtime.model_copy(update={"device": "cpu"})
     trained = load_trained(store, run, fold, runtime=on_cpu, progress=progress)
     rows = store.folds.valid(fold)[:_NUM_CHECKED]
     batches = list(trained.feed.loader(Images.to_train(store.competition), rows).epoch())
     try:
-        model = _described(
-            to_onnx(trained.network, "logits", batches[0].images[:2]), store, run, fold, trained
-        )
+        model = _described(to_onnx(trained.network, batches[0].images[:2]), store, run, fold, trained)
     except Exception as error:  # in a dozen ways
         name = trained.network.backbone.name
         raise ConfigError(f"{name} has no export to ONNX: {' '.join(str(error).split())[:200]}") from error
@@ -102,3 +106,44 @@ def _described(model: bytes, store: Store, run: Run, fold: int, trained: Trained
     onnx.checker.check_model(described)
     content: bytes = described.SerializeToString()
     return content
+
+
+@torch.no_grad()
+def to_onnx(network: Network, images: torch.Tensor) -> bytes:
+    """A network as an ONNX model: input `images`, uint8 RGB (B, H, W, 3), output `logits`.
+
+    Normalisation is part of the model. With regions the input has one more dimension, after the first.
+
+    Args:
+        images: A few images, for their shape; only the first dimension may differ later.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing turns the sizes of an image into constants, as intended
+        torch.onnx.export(
+            network.eval(),
+            (images,),
+            buffer,  # type: ignore[arg-type]
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+            dynamo=False,  # the other exporter takes ten times as long and needs another package
+        )
+    return buffer.getvalue()
+
+
+def run_onnx(model: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass of an ONNX model by ONNX Runtime on the CPU."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it leaves files in the home folder
+    import onnxruntime  # an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return forward

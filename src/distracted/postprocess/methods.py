@@ -22,7 +22,7 @@ from distracted.postprocess.neighbour_mean import MEANS, Averaging, NeighbourMea
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
 from distracted.postprocess.smooth import Method, Prior
 from distracted.postprocess.spaces import Arrays, Layout, Space
-from distracted.postprocess.step import LogProbs, Part
+from distracted.postprocess.step import LogProbs, Subset
 from distracted.progress import Progress
 
 #: Neighbours that are kept of each image.
@@ -126,7 +126,7 @@ class AnyOf:
         return any(method.uses_prior for method in self.methods.values())
 
     def smoothed(
-        self, log_probs: LogProbs, part: Part, prior: Prior, candidates: Sequence[Any]
+        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Any]
     ) -> Iterator[tuple[Any, NDArray[np.float64]]]:
         for setting, method in self.methods.items():
             if mine := [candidate for candidate in candidates if isinstance(candidate, setting)]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Prior
-from distracted.postprocess.step import LogProbs, Part, normalised
+from distracted.postprocess.step import LogProbs, Subset, normalised
 
 COUNTS = (1, 2, 5, 10, 20, 50)
 BANDWIDTHS = (0.15, 0.3, 0.6, None)
@@ -44,12 +44,12 @@ class NeighbourMean:
         spaces: Of each space by name the neighbours in a part.
     """
 
-    spaces: Mapping[str, Callable[[Part], Neighbours]]
+    spaces: Mapping[str, Callable[[Subset], Neighbours]]
     candidates: Sequence[Averaging]
     uses_prior: ClassVar[bool] = False
 
     def smoothed(
-        self, log_probs: LogProbs, part: Part, prior: Prior, candidates: Sequence[Averaging]
+        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Averaging]
     ) -> Iterator[tuple[Averaging, NDArray[np.float64]]]:
         for (space, mean, bandwidth), family in groupby(candidates, lambda c: (c.space, c.mean, c.bandwidth)):
             by_count = sorted(family, key=lambda candidate: candidate.k)

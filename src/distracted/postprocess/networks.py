@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from distracted.errors import ConfigError, StoreError, WeightsError
 from distracted.inference.device import find_device, find_precision
 from distracted.models.network import Network
+from distracted.models.saved import load_network
 from distracted.models.weights import Weights
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig, RuntimeConfig
-from distracted.training.checkpoint import load_network
 from distracted.training.feed import Feed, Images
 from distracted.training.resolve import Settled
 

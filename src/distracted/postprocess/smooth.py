@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import log_losses, prior_log_probs
-from distracted.postprocess.step import Examples, LogProbs, Part
+from distracted.postprocess.step import Examples, LogProbs, Subset
 
 Prior = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class Method(Protocol):
     def uses_prior(self) -> bool: ...
 
     def smoothed(
-        self, log_probs: LogProbs, part: Part, prior: Prior, candidates: Sequence[Any]
+        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Any]
     ) -> Iterator[tuple[Any, NDArray[np.float64]]]:
         """A part's predictions as each candidate smooths them, in any order; (num_images, num_classes).
 
@@ -78,7 +78,7 @@ class Smooth:
         how = candidates[0] if self.fixed else self._best(log_probs, examples, prior)
         return Smoothed(how, tuple(prior.tolist()))
 
-    def apply(self, fitted: Smoothed, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+    def apply(self, fitted: Smoothed, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
         (plain,) = log_probs
         ((_, found),) = self.method.smoothed(plain, part, np.array(fitted.prior), [fitted.how])
         return found

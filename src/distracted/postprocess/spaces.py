@@ -14,7 +14,7 @@ from distracted.errors import StoreError
 from distracted.files import atomic_path
 from distracted.models.network import build_network
 from distracted.postprocess.networks import load_trained
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -28,7 +28,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 #: The space of the networks that made the predictions: each fold's rows in its own network's features.
 OWN = "own"
 #: All rows that some fold holds out, as if they were one fold of many drivers: to be compared with, alone.
-ALL_DRIVERS = Part(-1)
+ALL_DRIVERS = Subset(-1)
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Space(Generic[T]):
 
     folder: Path
     layout: Layout[T]
-    keys: Mapping[Part, str]
-    num_images: Mapping[Part, int]
+    keys: Mapping[Subset, str]
+    num_images: Mapping[Subset, int]
     describes: object
     seconds: float = 0.0
     _known: dict[str, T] = field(default_factory=dict)
 
-    def __call__(self, part: Part) -> T:
+    def __call__(self, part: Subset) -> T:
         key = self.keys[part]
         if key in self._known:
             return self._known[key]
@@ -83,15 +83,15 @@ class Space(Generic[T]):
 
     def of_fold(self, fold: int) -> dict[str, str]:
         """The keys of a fold's two parts, as a manifest holds them."""
-        return {"valid": self.keys[Part(fold)], "test": self.keys[Part(fold, test=True)]}
+        return {"valid": self.keys[Subset(fold)], "test": self.keys[Subset(fold, test=True)]}
 
 
 def stored_space(
     store: Store, layout: Layout[T], keys: Mapping[int, Mapping[str, str]], describes: object
 ) -> Space[T]:
     """A space that was made before, from `Space.of_fold` of each fold."""
-    parts = {Part(fold): found["valid"] for fold, found in keys.items()}
-    parts |= {Part(fold, test=True): found["test"] for fold, found in keys.items()}
+    parts = {Subset(fold): found["valid"] for fold, found in keys.items()}
+    parts |= {Subset(fold, test=True): found["test"] for fold, found in keys.items()}
     folder = store.workspace.spaces(store.competition.name)
     return Space(folder, layout, parts, _num_images(store), describes)
 
@@ -99,7 +99,7 @@ def stored_space(
 def make_spaces(
     store: Store,
     layouts: Sequence[Layout[Any]],
-    features: Iterable[tuple[Part, NDArray[np.float32]]],
+    features: Iterable[tuple[Subset, NDArray[np.float32]]],
     *,
     describes: object,
     progress: Progress = silent,
@@ -113,7 +113,7 @@ def make_spaces(
     """
     folder = store.workspace.spaces(store.competition.name)
     start = time.perf_counter()
-    keys: dict[str, dict[Part, str]] = {layout.name: {} for layout in layouts}
+    keys: dict[str, dict[Subset, str]] = {layout.name: {} for layout in layouts}
     test: NDArray[np.float32] | None = None
     of_test: dict[str, str] = {}
     for part, rows in features:
@@ -132,11 +132,11 @@ def make_spaces(
     }
 
 
-def _num_images(store: Store) -> dict[Part, int]:
+def _num_images(store: Store) -> dict[Subset, int]:
     sizes = {ALL_DRIVERS: len(store.folds.scored)}
     for fold in range(store.folds.num_folds):
-        sizes[Part(fold)] = len(store.folds.valid(fold))
-        sizes[Part(fold, test=True)] = len(store.competition.test)
+        sizes[Subset(fold)] = len(store.folds.valid(fold))
+        sizes[Subset(fold, test=True)] = len(store.competition.test)
     return sizes
 
 
@@ -158,13 +158,13 @@ def fixed_spaces(
     network = build_network(config.model, settled.weights, num_classes=num_classes).to(settled.device)
     feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
 
-    def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
+    def parts() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
         train = feed.features(network, Images.to_train(store.competition))
         test = feed.features(network, Images.to_test(store.competition))
         yield ALL_DRIVERS, train[store.folds.scored]
         for fold in range(store.folds.num_folds):
-            yield Part(fold), train[store.folds.valid(fold)]
-            yield Part(fold, test=True), test
+            yield Subset(fold), train[store.folds.valid(fold)]
+            yield Subset(fold, test=True), test
 
     seen = {name: list(box) for name, box in config.data.regions.items()}
     describes = {**config.model.model_dump(mode="json"), "boxes": seen}
@@ -188,7 +188,7 @@ def own_spaces(
     trained_run = _trained(store, run)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
 
-    def parts() -> Iterator[tuple[Part, NDArray[np.float32]]]:
+    def parts() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
         for fold in range(store.folds.num_folds):
             trained = load_trained(store, trained_run, fold, runtime=runtime, progress=progress)
             if trained.network.taken[1]:
@@ -197,8 +197,8 @@ def own_spaces(
                     "search in; expected the name of a pretrained network, such as SPACES=resnet50"
                 )
             valid = train.take(store.folds.valid(fold))
-            yield Part(fold), trained.feed.features(trained.network, valid)
-            yield Part(fold, test=True), trained.feed.features(trained.network, test)
+            yield Subset(fold), trained.feed.features(trained.network, valid)
+            yield Subset(fold, test=True), trained.feed.features(trained.network, test)
 
     return make_spaces(store, layouts, parts(), describes=trained_run.name, progress=progress)
 

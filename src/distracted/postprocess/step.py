@@ -15,7 +15,7 @@ Labels = NDArray[np.integer]
 STEP_VERSION = 2
 
 
-class Part(NamedTuple):
+class Subset(NamedTuple):
     """Rows that one fold's networks predict: those it holds out, or the test set."""
 
     fold: int
@@ -38,10 +38,10 @@ class Examples:
     folds: NDArray[np.int64]
     subjects: NDArray[np.int64]
 
-    def parts(self) -> Iterator[tuple[Part, NDArray[np.int64]]]:
+    def parts(self) -> Iterator[tuple[Subset, NDArray[np.int64]]]:
         """Each fold's part and its positions among the rows, in the order of `Folds.valid`."""
         for fold in np.unique(self.folds):
-            yield Part(int(fold)), np.flatnonzero(self.folds == fold)
+            yield Subset(int(fold)), np.flatnonzero(self.folds == fold)
 
 
 class Step(Protocol):
@@ -57,7 +57,7 @@ class Step(Protocol):
     def learn(self, examples: Examples) -> Any:
         """What is fitted, from rows whose labels may be seen."""
 
-    def apply(self, fitted: Any, log_probs: LogProbs, part: Part) -> NDArray[np.float64]:
+    def apply(self, fitted: Any, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
         """Predict a part's rows, (num_images, num_classes), from the runs' predictions of them."""
 
 

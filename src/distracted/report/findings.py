@@ -8,14 +8,14 @@ from distracted.audit.findings import Audit, Check
 from distracted.data.images import read_rgb
 from distracted.errors import ImageError
 from distracted.predictions.store import Store
-from distracted.report.pictures import as_uri, shrink
+from distracted.report.sheets import as_uri, shrink
 
 _WIDTH = 120  # pixels
 _MOST = 24  # findings of a check that are shown; its CSV holds all
 
 
 @dataclass(frozen=True)
-class Finding:
+class ShownFinding:
     """One finding: its columns, and a data: URI for each image it names that can be read."""
 
     told: Mapping[str, str]
@@ -27,7 +27,7 @@ class Shown:
     """A check with as many of its findings as the page shows, of `num` in all."""
 
     check: Check
-    findings: list[Finding]
+    findings: list[ShownFinding]
     num: int
 
 
@@ -45,7 +45,7 @@ def show_audit(store: Store, audit: Audit) -> list[Shown]:
     for check in audit.checks:
         rows = check.findings.head(_MOST).to_dict("records")
         told = [{str(key): str(value) for key, value in row.items()} for row in rows]
-        found = [Finding(row, _pictures(row, paths)) for row in told]
+        found = [ShownFinding(row, _pictures(row, paths)) for row in told]
         shown.append(Shown(check, found, len(check.findings)))
     return sorted(shown, key=lambda one: not one.num)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distracted.audit.mistakes import Scored, top_classes, worst_rows
+from distracted.audit.mistakes import RowScores, top_classes, worst_rows
 from distracted.data.images import read_rgb
 from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
@@ -14,7 +14,7 @@ from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.report.pictures import as_uri, heat_over, shrink
+from distracted.report.sheets import as_uri, heat_over, shrink
 from distracted.schema import RuntimeConfig
 from distracted.training.feed import Images
 
@@ -50,7 +50,12 @@ class Mistake:
 
 
 def make_gallery(
-    store: Store, scored: Scored, *, runtime: RuntimeConfig | None, num: int = 60, progress: Progress = silent
+    store: Store,
+    scored: RowScores,
+    *,
+    runtime: RuntimeConfig | None,
+    num: int = 60,
+    progress: Progress = silent,
 ) -> tuple[list[Mistake], str]:
     """The worst rows of a run with their pictures; with `runtime` Grad-CAM of the network behind it, too.
 
@@ -114,7 +119,7 @@ def find_networks(store: Store, run: str) -> Run | None:
 
 
 def _look(
-    store: Store, run: Run, scored: Scored, rows: Sequence[int], runtime: RuntimeConfig, progress: Progress
+    store: Store, run: Run, scored: RowScores, rows: Sequence[int], runtime: RuntimeConfig, progress: Progress
 ) -> Iterator[tuple[int, tuple[np.ndarray, float]]]:
     """Of each row, maps of its predicted and of its true class, (2, h, w), and the share that was seen."""
     table = scored.table.loc[list(rows)]

@@ -9,8 +9,8 @@ from pathlib import Path
 from distracted.audit.findings import kept_audit
 from distracted.data.transforms import Policy
 from distracted.files import sha256_file, sha256_json
+from distracted.predictions.job_state import read_job_state
 from distracted.predictions.store import MANIFEST, Store
-from distracted.training.state import read_state
 
 _CODE = Path(__file__).resolve().parents[1]
 _HEAD = 4096  # bytes, among which the page says what it was made from
@@ -58,7 +58,7 @@ def _stored(store: Store) -> str:
     """The digest of all files that a page is made from; hashes in them stand for the rest."""
     competition, workspace = store.competition, store.workspace
     files = {str(path.relative_to(workspace.root)): _digest(path) for path in sorted(_files(store))}
-    states = [read_state(path.parent) for path in workspace.jobs(competition.name)]  # alive or killed
+    states = [read_job_state(path.parent) for path in workspace.jobs(competition.name)]  # alive or killed
     jobs = [asdict(state) for state in states if state is not None]
     paths = workspace.networks(competition.name)
     networks = [[str(path), *_stamp(path)] for path in paths]  # too large to read

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from distracted.audit.findings import Audit, kept_audit
 from distracted.audit.mistakes import (
     Reliability,
-    Scored,
+    RowScores,
     confused_pairs,
     confusion,
     losses_by,
@@ -37,7 +37,7 @@ from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
 from distracted.report.inputs import made_from, page_is_of
 from distracted.report.ladder import Rung, kept_ladders, measure_ladder
-from distracted.report.pictures import Grid, as_uri, augmentation_grid, data_grid, region_grid
+from distracted.report.sheets import Grid, as_uri, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
 
@@ -57,7 +57,7 @@ class Errors:
         by_class, by_subject, by_fold: As `mistakes.losses_by`, the worst first (folds in order).
     """
 
-    scored: Scored
+    scored: RowScores
     pooled: Mapping[str, float]
     counts: np.ndarray
     pairs: list[dict[str, Any]]
@@ -272,7 +272,7 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def _errors(scored: Scored) -> Errors:
+def _errors(scored: RowScores) -> Errors:
     found = reliability(scored)
     names = dict(enumerate(scored.classes))
     counts = confusion(scored)

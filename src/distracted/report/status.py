@@ -5,12 +5,12 @@ from typing import Literal
 
 from distracted.errors import StoreError
 from distracted.metrics import scores
+from distracted.predictions.job_state import JobState, read_job_state, redo_of
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
 from distracted.submission.submit import is_submitted
-from distracted.training.state import JobState, read_state, redo_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def run_statuses(store: Store) -> list[RunStatus]:
 def _begun(store: Store) -> set[str]:
     """Runs with a fold that was begun and is not done: those whose predictions were removed are gone."""
     paths = store.workspace.jobs(store.competition.name)
-    states = {path: read_state(path.parent) for path in paths}
+    states = {path: read_job_state(path.parent) for path in paths}
     return {path.parents[1].name for path, job in states.items() if job is not None and job.state != "done"}
 
 
@@ -198,7 +198,7 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     """The state of one fold, by its manifest (None: it has none) and what its training says of itself."""
     name = store.competition.name
     scratch = store.workspace.scratch(name, run, fold)
-    job = read_state(scratch)
+    job = read_job_state(scratch)
     if manifest is not None:
         score = manifest.scores.get("valid/log_loss", float("nan"))
         if job is not None and job.is_alive:

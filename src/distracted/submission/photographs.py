@@ -19,7 +19,7 @@ from distracted.errors import DataError, ImageError, StoreError
 from distracted.files import atomic_path
 from distracted.inference.views import VIEWS, View, average_views
 from distracted.postprocess.networks import load_trained
-from distracted.postprocess.step import Part
+from distracted.postprocess.step import Subset
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -76,7 +76,7 @@ def predict_photographs(
     scored = scored_rows(store.folds)
     [source] = open_sources(store, [run], scored)
     source = of_other_images(source, predictions)
-    by_fold = [source.predict(Part(fold, test=True), frozenset({fold})) for fold in run.folds]
+    by_fold = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in run.folds]
     probs = np.exp(average_views(np.stack(by_fold), "probs"))
     return Photographs([path.relative_to(folder).as_posix() for path in paths], probs, errors)
 

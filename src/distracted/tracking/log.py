@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import wandb
 
-from distracted.audit.mistakes import Scored, score_rows
+from distracted.audit.mistakes import RowScores, score_rows
 from distracted.metrics import log_losses, prior_log_loss, scores, subject_bootstrap
 from distracted.paths import Workspace
 from distracted.predictions.lineage import parents_of
@@ -20,7 +20,7 @@ from distracted.schema import RunConfig, RuntimeConfig
 from distracted.submission.expect import expect_run
 from distracted.tracking.client import STEP, JobType, WandbRun
 from distracted.tracking.panels import confusion_chart, weights_table, worst_table
-from distracted.training.tracking import FileTracker
+from distracted.training.metrics_log import FileTracker
 
 _JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "blend": "ensemble"}
 
@@ -148,7 +148,7 @@ def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
         log_lineage(wandb_run, store, name)
 
 
-def _error_panels(store: Store, scored: Scored) -> dict[str, Any]:
+def _error_panels(store: Store, scored: RowScores) -> dict[str, Any]:
     return {"confusion": confusion_chart(scored), "worst_images": worst_table(store, scored)}
 
 

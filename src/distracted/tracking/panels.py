@@ -5,17 +5,17 @@ from typing import Any
 
 import wandb
 
-from distracted.audit.mistakes import Scored, worst_rows
+from distracted.audit.mistakes import RowScores, worst_rows
 from distracted.data.images import read_rgb
 from distracted.predictions.store import Store
-from distracted.report.pictures import shrink
+from distracted.report.sheets import shrink
 
 #: Pictures of a run, and their longer side in pixels: a grid of 75 folds stays far below 200 MB.
 NUM_PICTURES = 24
 PICTURE_SIZE = 160
 
 
-def confusion_chart(scored: Scored) -> Any:
+def confusion_chart(scored: RowScores) -> Any:
     """W&B's own chart of the images by true and predicted class."""
     return wandb.plot.confusion_matrix(
         y_true=scored.table["label"].tolist(),
@@ -25,7 +25,7 @@ def confusion_chart(scored: Scored) -> Any:
     )
 
 
-def worst_table(store: Store, scored: Scored) -> wandb.Table:
+def worst_table(store: Store, scored: RowScores) -> wandb.Table:
     """The held-out images that cost most, with their pictures."""
     paths, classes = store.competition.train_paths(), scored.classes
     columns: list[str | int] = [

@@ -12,6 +12,7 @@ from typing import Any
 
 from distracted.errors import StoreError, TrackingError, first_line
 from distracted.locks import read_owner
+from distracted.predictions.job_state import read_job_state
 from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
@@ -26,7 +27,6 @@ from distracted.tracking.log import (
     open_run,
     open_submission,
 )
-from distracted.training.state import read_state
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _was_sent(recording: Path) -> bool:
 
 def _grows(recording: Path) -> bool:
     """Whether some process still writes it: it says so itself, or it is of a fold that is being trained."""
-    job = read_state(recording.parents[1])
+    job = read_job_state(recording.parents[1])
     if job is not None and job.is_alive:
         return True
     owner = read_owner(recording / OPEN)
@@ -177,7 +177,7 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
 
 
 def _is_trained_now(store: Store, run: str, fold: int) -> bool:
-    job = read_state(store.workspace.scratch(store.competition.name, run, fold))
+    job = read_job_state(store.workspace.scratch(store.competition.name, run, fold))
     return job is not None and job.is_alive
 
 

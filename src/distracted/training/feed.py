@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Beside, Loader, Transform
-from distracted.data.pictures import Files, Pictures, keep_pictures
+from distracted.data.packs import Files, Pictures, keep_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.features import cached_features
@@ -123,7 +123,6 @@ class Feed:
             folder=self.cache / "features",
             device=self.settled.device,
             precision=self.settled.precision,
-            engine=self.settled.config.runtime.engine,
             progress=self.progress,
             after_batch=self.after_batch,
         )
@@ -148,7 +147,6 @@ class Feed:
                 self.loader(images, self.team.share(rows)),
                 device=self.settled.device,
                 precision=self.settled.precision,
-                engine=self.settled.config.runtime.engine,
                 label=label,
                 progress=self.progress,
                 done=done,
@@ -177,7 +175,6 @@ class Feed:
             ),
             device=self.settled.device,
             precision=self.settled.precision,
-            engine=self.settled.config.runtime.engine,
             label=label,
             progress=self.progress,
         )

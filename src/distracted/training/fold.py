@@ -21,6 +21,7 @@ from distracted.training.averaging import average, copy_state
 from distracted.training.distributed import ALONE, Team
 from distracted.training.fold_run import FoldRun
 from distracted.training.heads import fit_head, train_head
+from distracted.training.metrics_log import Tracker
 from distracted.training.mixing import Mixer, share_with_partner
 from distracted.training.phases import PhaseRun
 from distracted.training.plan import check_phases
@@ -29,7 +30,6 @@ from distracted.training.resolve import Settled
 from distracted.training.resume import (
     Checkpoints,
 )
-from distracted.training.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from distracted.progress import Progress
 from distracted.schema import RunConfig, TrainPhase
 from distracted.training.distributed import ALONE, Team
 from distracted.training.feed import Feed, Images
+from distracted.training.metrics_log import Tracker
 from distracted.training.phases import Clock, PhaseRun
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.resume import Checkpoints, differences, made_with, random_state, set_random_state
 from distracted.training.state_file import State
-from distracted.training.tracking import Tracker
 
 _log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from distracted.errors import TrainingError
 from distracted.inference.device import Precision, move, prefetch
 from distracted.models.network import Network
 from distracted.models.weights import StateDict
-from distracted.progress import Progress, Step
+from distracted.progress import Advance, Progress
 from distracted.schema import TrainingConfig, TrainPhase
 from distracted.training.averaging import average, copy_state
 from distracted.training.distributed import ALONE, Team, running_statistics
+from distracted.training.metrics_log import Tracker
 from distracted.training.mixing import Mixer
 from distracted.training.stepper import Stepper
-from distracted.training.tracking import Tracker
 from distracted.training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class PhaseRun:
             self._team.average_statistics(predicts)
         return predicts
 
-    def _run_epoch(self, step: Step) -> None:
+    def _run_epoch(self, step: Advance) -> None:
         """The batches of the epoch that are not behind us."""
         self._stepper.prepare()  # looking at a score has left the network in eval mode
         looked, num_images = time.perf_counter(), 0

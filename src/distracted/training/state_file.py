@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from distracted.errors import CheckpointError, first_line
-from distracted.training.checkpoint import write_tensors
+from distracted.models.saved import write_tensors
 
 #: What is written grows with the code; another number is another layout, which is not read.
 _VERSION = 1

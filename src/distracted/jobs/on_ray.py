@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.errors import ClusterError, first_line
+from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.stopping import RESUMABLE, Stop
 
 _log = logging.getLogger(__name__)

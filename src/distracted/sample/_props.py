@@ -6,10 +6,10 @@ from enum import Enum
 
 import numpy as np
 
-from distracted.data.sample import _palette as palette
-from distracted.data.sample._canvas import Canvas, Point, oval, slab
-from distracted.data.sample._palette import Colour, tone
-from distracted.data.sample._poses import Hand, Prop
+from distracted.sample import _palette as palette
+from distracted.sample._canvas import Canvas, Point, oval, slab
+from distracted.sample._palette import Colour, tone
+from distracted.sample._poses import Hand, Prop
 
 REACH = 0.03  # from the wrist to the middle of a grip
 

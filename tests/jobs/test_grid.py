@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distracted.cluster.grid import Ended, Job, judge, plan_jobs
-from distracted.cluster.local import Here
-from distracted.cluster.on_ray import OnRay
 from distracted.config import load_runtime_config
 from distracted.errors import ClusterError
+from distracted.jobs.grid import Ended, Job, judge, plan_jobs
+from distracted.jobs.local import Here
+from distracted.jobs.on_ray import OnRay
 from distracted.stopping import Stop
 
 RUNTIME = load_runtime_config()

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distracted.data.sample._canvas import Camera
-from distracted.data.sample._habits import Habits, draw_habits
-from distracted.data.sample._props import Things, draw_things
-from distracted.data.sample._scenery import Outside, draw_outside
-from distracted.data.sample._traits import Car, Light, Person, draw_camera, draw_car, draw_light, draw_person
+from distracted.sample._canvas import Camera
+from distracted.sample._habits import Habits, draw_habits
+from distracted.sample._props import Things, draw_things
+from distracted.sample._scenery import Outside, draw_outside
+from distracted.sample._traits import Car, Light, Person, draw_camera, draw_car, draw_light, draw_person
 
 
 @dataclass(frozen=True)

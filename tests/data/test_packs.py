@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import dead_owner, write_owner
 from distracted.data.images import read_rgb
-from distracted.data.pictures import Files, Kept, Pictures, keep_pictures
+from distracted.data.packs import Files, Kept, Pictures, keep_pictures
 from distracted.errors import ImageError
 from distracted.schema import RunConfig
 from distracted.training.resolve import settle

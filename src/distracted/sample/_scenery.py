@@ -6,8 +6,8 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from distracted.data.sample._canvas import Pixels
-from distracted.data.sample._palette import Colour, mix, tone
+from distracted.sample._canvas import Pixels
+from distracted.sample._palette import Colour, mix, tone
 
 LENGTH = 6.0  # of the panorama, in picture widths
 HEIGHT = 0.5

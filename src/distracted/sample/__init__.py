@@ -1,6 +1,6 @@
 """The embedded sample: a rendered competition in State Farm's layout, for want of its photographs."""
 
-from distracted.data.sample._competition import render_sample, render_subject
-from distracted.data.sample._subject import Nuisance
+from distracted.sample._competition import render_sample, render_subject
+from distracted.sample._subject import Nuisance
 
 __all__ = ["Nuisance", "render_sample", "render_subject"]

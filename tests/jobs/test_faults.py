@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from distracted.cluster.job import train_and_store
 from distracted.data.competition import Competition
 from distracted.errors import ImageError, TrainingError
 from distracted.files import sha256_file
+from distracted.jobs.fold import train_and_store
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from distracted.data.sample._canvas import Canvas, Point, blob, capsule, slab
-from distracted.data.sample._head import RADIUS, Head
-from distracted.data.sample._palette import Colour, tone
-from distracted.data.sample._poses import Anchor, Hand, Pose, Prop, between
-from distracted.data.sample._props import Things, draw_prop
-from distracted.data.sample._traits import Pattern, Person
+from distracted.sample._canvas import Canvas, Point, blob, capsule, slab
+from distracted.sample._head import RADIUS, Head
+from distracted.sample._palette import Colour, tone
+from distracted.sample._poses import Anchor, Hand, Pose, Prop, between
+from distracted.sample._props import Things, draw_prop
+from distracted.sample._traits import Pattern, Person
 
 # An average driver's joints in the unit frame.
 HIP: Point = (0.30, 0.76)

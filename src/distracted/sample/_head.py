@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from distracted.data.sample._canvas import Canvas, Point, blob, oval
-from distracted.data.sample._palette import BLACK, LIP, WHITE, Colour, mix, tone
-from distracted.data.sample._traits import Hair, Headgear, Person
+from distracted.sample._canvas import Canvas, Point, blob, oval
+from distracted.sample._palette import BLACK, LIP, WHITE, Colour, mix, tone
+from distracted.sample._traits import Hair, Headgear, Person
 
 RADIUS = 0.092  # an average head's, in units
 FACE_HEIGHT = 1.22  # a head is higher than wide

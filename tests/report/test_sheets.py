@@ -5,7 +5,7 @@ import numpy as np
 from distracted.data.augment import cut_region, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
-from distracted.report.pictures import region_grid
+from distracted.report.sheets import region_grid
 
 
 def test_each_region_stands_beside_its_picture(competition: Competition) -> None:

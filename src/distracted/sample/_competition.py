@@ -11,12 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from distracted.data.sample._canvas import Pixels
-from distracted.data.sample._clip import render_clip, set_stage
-from distracted.data.sample._poses import NUM_CLASSES
-from distracted.data.sample._subject import Nuisance
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
+from distracted.sample._canvas import Pixels
+from distracted.sample._clip import render_clip, set_stage
+from distracted.sample._poses import NUM_CLASSES
+from distracted.sample._subject import Nuisance
 
 CLASS_NAMES = tuple(f"c{label}" for label in range(NUM_CLASSES))
 MAX_CLIP_FRAMES = 8

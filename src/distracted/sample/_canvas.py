@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from distracted.data.sample._palette import Colour, tone
+from distracted.sample._palette import Colour, tone
 
 FRAME_HEIGHT = 0.75
 SUPERSAMPLING = 2

@@ -7,9 +7,9 @@ from enum import Enum
 
 import numpy as np
 
-from distracted.data.sample._canvas import Point
-from distracted.data.sample._habits import Habits
-from distracted.data.sample._traits import Car
+from distracted.sample._canvas import Point
+from distracted.sample._habits import Habits
+from distracted.sample._traits import Car
 
 # Places in the unit frame for an average driver; near is the driver's right side, far the left one.
 LAP: Point = (0.56, 0.66)

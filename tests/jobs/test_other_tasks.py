@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from conftest import TINY
-from distracted.cluster.job import check_split, train_and_store
 from distracted.config import load_config
 from distracted.data.folds import hold_back
 from distracted.ensemble.blend import blend_runs
+from distracted.jobs.fold import check_split, train_and_store
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores

@@ -9,15 +9,15 @@ import pytest
 from safetensors import safe_open
 
 from conftest import dead_owner, write_owner
-from distracted.cluster.job import begin_anew, check_split, is_to_redo, train_and_store, train_folds
 from distracted.config import load_config
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
+from distracted.jobs.fold import begin_anew, check_split, is_to_redo, train_and_store, train_folds
+from distracted.predictions.job_state import mark_redo
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
 from distracted.training.resolve import Settled, settle
 from distracted.training.resume import Checkpoints
-from distracted.training.state import mark_redo
 
 Configure = Callable[..., Settled]
 
@@ -147,7 +147,7 @@ def test_a_signal_finds_a_redo_begun_for_all_folds_or_for_none(
         stop.ask("the test")
         mark_redo(folder, config_hash)
 
-    monkeypatch.setattr("distracted.cluster.job.mark_redo", interrupted)
+    monkeypatch.setattr("distracted.jobs.fold.mark_redo", interrupted)
     with pytest.raises(Stopped):
         train_folds(store, configure(), run="tiny", folds=[0, 1], force=True, stop=stop)
     assert is_to_redo(store, "tiny", 0) and is_to_redo(store, "tiny", 1)

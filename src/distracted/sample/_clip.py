@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from distracted.data.sample._cabin import draw_console, draw_near_rim, draw_seat, draw_shell, draw_wheel
-from distracted.data.sample._canvas import Camera, Canvas, Pixels
-from distracted.data.sample._driver import (
+from distracted.sample._cabin import draw_console, draw_near_rim, draw_seat, draw_shell, draw_wheel
+from distracted.sample._canvas import Camera, Canvas, Pixels
+from distracted.sample._driver import (
     draw_far_arm,
     draw_legs,
     draw_near_arm,
     draw_torso,
     pose_body,
 )
-from distracted.data.sample._head import draw_back_hair, draw_head
-from distracted.data.sample._poses import Hand, Pose, draw_pose
-from distracted.data.sample._scenery import draw_panorama
-from distracted.data.sample._sensor import Floats, Sensor, draw_grain
-from distracted.data.sample._subject import Nuisance, Subject, draw_subject
+from distracted.sample._head import draw_back_hair, draw_head
+from distracted.sample._poses import Hand, Pose, draw_pose
+from distracted.sample._scenery import draw_panorama
+from distracted.sample._sensor import Floats, Sensor, draw_grain
+from distracted.sample._subject import Nuisance, Subject, draw_subject
 
 MEMORY = 0.9  # share of a frame's deviation that the next one keeps
 MAX_SPEED = 0.025  # panoramas a frame

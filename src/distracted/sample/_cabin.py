@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from distracted.data.sample._canvas import Canvas, Pixels, Point, blob, oval, slab
-from distracted.data.sample._palette import BLACK, SCREEN_GLOW, Colour, mix, tone
-from distracted.data.sample._poses import wheel_point
-from distracted.data.sample._scenery import LENGTH
-from distracted.data.sample._traits import Car
+from distracted.sample._canvas import Canvas, Pixels, Point, blob, oval, slab
+from distracted.sample._palette import BLACK, SCREEN_GLOW, Colour, mix, tone
+from distracted.sample._poses import wheel_point
+from distracted.sample._scenery import LENGTH
+from distracted.sample._traits import Car
 
 BEYOND = 0.3  # how far outside the frame things are drawn, so that a moved camera sees no edge
 SCENERY_BOTTOM = 0.5

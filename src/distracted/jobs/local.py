@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from distracted.cluster.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.errors import ClusterError
+from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.stopping import Stop
 
 _LOOK = 0.2  # seconds between looks at the processes

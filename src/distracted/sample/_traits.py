@@ -6,9 +6,9 @@ from enum import Enum
 
 import numpy as np
 
-from distracted.data.sample import _palette as palette
-from distracted.data.sample._canvas import Camera, Point
-from distracted.data.sample._palette import Colour
+from distracted.sample import _palette as palette
+from distracted.sample._canvas import Camera, Point
+from distracted.sample._palette import Colour
 
 
 class Hair(Enum):

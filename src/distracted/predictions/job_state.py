@@ -83,7 +83,7 @@ def redo_of(folder: Path) -> str | None:
         return None
 
 
-def read_state(folder: Path) -> JobState | None:
+def read_job_state(folder: Path) -> JobState | None:
     """What a fold's job.json says; None where there is none that can be read.
 
     One that says `running` and whose lock nobody holds was killed: `stopped`.

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from distracted.data.sample._canvas import FRAME_HEIGHT, Pixels
-from distracted.data.sample._traits import Light
+from distracted.sample._canvas import FRAME_HEIGHT, Pixels
+from distracted.sample._traits import Light
 
 COARSE = 40  # columns of the light map before it is stretched: light is smooth
 SUN_PATCHES = 2

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from conftest import RecordedProgress
-from distracted.data.sample import Nuisance, render_sample, render_subject
-from distracted.progress import Step
+from distracted.progress import Advance
+from distracted.sample import Nuisance, render_sample, render_subject
 
 CLASSES = [f"c{label}" for label in range(10)]
 TINY = {"num_subjects": 2, "num_test_subjects": 1, "num_frames": 2, "width": 64}
@@ -135,7 +135,7 @@ def test_an_interrupted_render_leaves_nothing(tmp_path: Path, error: type[BaseEx
     done = itertools.count(1)
 
     @contextmanager
-    def interrupted(label: str, /, *, total: int, unit: str) -> Iterator[Step]:
+    def interrupted(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
         def step(count: int = 1, /, **fields: float) -> None:
             if next(done) == 3:
                 raise error

@@ -8,22 +8,22 @@ from distracted.data.audit import audit_folds, refuse_errors
 from distracted.data.loading import naming_dead_workers
 from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
+from distracted.models.saved import save_network
 from distracted.paths import JOB
 from distracted.postprocess.pseudo import read_pseudo_labels
+from distracted.predictions.job_state import ANY_CONFIG, job_state, mark_redo, redo_of
 from distracted.predictions.manifest import Manifest, Parent
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.stopping import Stop
 from distracted.tracking.client import forget_run
 from distracted.tracking.log import FoldTracker, track_run
-from distracted.training.checkpoint import save_network
 from distracted.training.distributed import ALONE, Team, naming_lost_peers
 from distracted.training.fold import FoldResult, train_fold
+from distracted.training.metrics_log import NoTracker, Tracker
 from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Settled
 from distracted.training.resume import Checkpoints
-from distracted.training.state import ANY_CONFIG, job_state, mark_redo, redo_of
-from distracted.training.tracking import NoTracker, Tracker
 
 _log = logging.getLogger(__name__)
 

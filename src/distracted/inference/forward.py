@@ -1,0 +1,102 @@
+"""The fastest forward pass of a trained network over many images.
+
+Each BatchNorm is folded into the convolution before it. The folded network has to agree with the network
+itself on the first images; where it does not, the network itself predicts.
+"""
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from distracted.inference.device import Precision, autocast
+from distracted.models.network import Network
+
+#: What is asked of a network: logits (B, num_classes), or the input of its head (B, num_features).
+Output = Literal["logits", "features"]
+
+_WORTH_FOLDING = 500  # images: for fewer, folding takes as long as it saves
+_TOLERANCE = 1e-4  # of log-probabilities; of features, relative to the largest
+_HALF_TOLERANCE = 0.1  # half precision rounds by itself, and differently in another order
+_NUM_COMPARED = 4  # images that both networks see
+
+
+class Forward:
+    """Maps uint8 images to float32 logits or features on the same device; prepared on the first images.
+
+    Args:
+        num_images: How many images it will see.
+    """
+
+    def __init__(self, network: Network, output: Output, *, num_images: int, precision: Precision) -> None:
+        self._network, self._output, self._precision = network.eval(), output, precision
+        self._is_ready = not worth_folding(num_images)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if not self._is_ready:
+            self._fold(images[:_NUM_COMPARED])
+        return self._run(self._network, images)
+
+    def _fold(self, images: torch.Tensor) -> None:
+        self._is_ready = True
+        folded = fold_batchnorm(self._network, images)
+        if folded is not None and self._agree(self._run(folded, images), self._run(self._network, images)):
+            self._network = folded
+
+    def _run(self, network: Network, images: torch.Tensor) -> torch.Tensor:
+        with autocast(images.device, self._precision):
+            rows = network(images) if self._output == "logits" else network.features(images)
+        return rows.float()
+
+    def _agree(self, rows: torch.Tensor, expected: torch.Tensor) -> bool:
+        tolerance = _TOLERANCE if self._precision == "fp32" else _HALF_TOLERANCE
+        if self._output == "logits":
+            return bool((rows.log_softmax(1) - expected.log_softmax(1)).abs().max() <= tolerance)
+        return bool((rows - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def worth_folding(num_images: int) -> bool:
+    """Whether folding saves more time on so many images than it takes."""
+    return num_images >= _WORTH_FOLDING
+
+
+@torch.no_grad()
+def fold_batchnorm(network: Network, images: torch.Tensor) -> Network | None:
+    """A copy of a network in eval mode, each BatchNorm that follows a convolution folded into it.
+
+    Args:
+        images: A few images, to see which module follows which.
+
+    Returns:
+        None if there is nothing to fold.
+    """
+    folded = deepcopy(network).eval()
+    convs: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # keeps the outputs alive: an id may be reused
+    pairs: list[tuple[nn.Conv2d, _BatchNorm]] = []
+
+    def after_conv(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        convs[id(output)] = module, output
+
+    def after_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(module, _BatchNorm)
+        if before := convs.get(id(inputs[0])):
+            pairs.append((before[0], module))
+
+    modules = dict(folded.trunk.named_modules())
+    hooks = [m.register_forward_hook(after_conv) for m in modules.values() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_hook(after_norm) for m in modules.values() if isinstance(m, _BatchNorm)]
+    folded.features(images)
+    for hook in hooks:
+        hook.remove()
+    names = {module: name for name, module in modules.items()}
+    for conv, norm in pairs:
+        fused = fuse_conv_bn_eval(conv, norm)
+        conv.weight, conv.bias = fused.weight, fused.bias
+        parent, _, name = names[norm].rpartition(".")
+        # timm's BatchNorm holds the activation that follows it
+        setattr(modules[parent], name, getattr(norm, "act", nn.Identity()))
+    return folded.to(memory_format=torch.channels_last) if pairs else None

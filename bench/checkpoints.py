@@ -19,11 +19,11 @@ import console
 from distracted.config import load_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.training.fold import train_fold
+from distracted.training.checkpoints import Checkpoints, State
+from distracted.training.context import FoldContext
+from distracted.training.loop import train_fold
 from distracted.training.metrics_log import NoTracker
 from distracted.training.resolve import settle
-from distracted.training.resume import Checkpoints
-from distracted.training.state_file import State
 from markdown_table import say_header, say_row
 
 
@@ -34,9 +34,9 @@ class Measured(Checkpoints):
         super().__init__(folder, {})
         self.seconds, self.num_saves, self.num_bytes = 0.0, 0, 0
 
-    def after_step(self, make: Callable[[], State], *, boundary: bool = False) -> None:
+    def after_step(self, state_dict: Callable[[], State], *, boundary: bool = False) -> None:
         start, saves = time.perf_counter(), self.num_saves
-        super().after_step(make, boundary=boundary)
+        super().after_step(state_dict, boundary=boundary)
         if self.num_saves > saves:
             self.seconds += time.perf_counter() - start
 
@@ -64,7 +64,7 @@ def main(
 
             def train(checkpoints: Checkpoints | None) -> float:
                 start = time.perf_counter()
-                train_fold(
+                context = FoldContext(
                     settled,  # noqa: B023 - called before the next turn
                     0,
                     competition=store.competition,  # noqa: B023
@@ -75,6 +75,7 @@ def main(
                     label=model,  # noqa: B023
                     progress=console.progress,
                 )
+                train_fold(context)
                 return time.perf_counter() - start
 
             train(None)  # the features of the frozen base, and whatever warms up

@@ -49,8 +49,7 @@ from distracted.sample import render_sample
 from distracted.submission.answers import answer_to
 from distracted.submission.doctor import check_submission
 from distracted.submission.submit import is_submitted, write_submission
-from distracted.training.resume import newest_state
-from distracted.training.state_file import write_state
+from distracted.training.checkpoints import newest_state, write_state
 
 _EXAMPLES = 150  # a round
 #: What readers stumble over.

@@ -12,12 +12,10 @@ import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 
@@ -29,12 +27,12 @@ from distracted.metrics import difference_and_error, log_losses, scores
 from distracted.models.network import build_network
 from distracted.paths import CONFIGS, Workspace
 from distracted.predictions.store import Store, open_store
-from distracted.progress import silent
 from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainPhase
+from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
-from distracted.training.metrics_log import FileTracker
-from distracted.training.phases import Clock, PhaseRun
+from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.metrics_log import NoTracker
 from distracted.training.resolve import settle
 from markdown_table import say_header, say_row
 
@@ -129,6 +127,16 @@ def _costs(store: Store, configs: dict[str, RunConfig]) -> dict[str, Cost]:
     return costs
 
 
+@dataclass(frozen=True, eq=False)
+class SampledFold(FoldContext):
+    """A fold that trains on some of its rows."""
+
+    @cached_property
+    def train_rows(self) -> NDArray[np.int64]:
+        rows = self.folds.train(self.fold)
+        return rows[:: max(1, len(rows) // _IMAGES)][:_IMAGES]
+
+
 class Trial:
     """Times the parts of one recipe's fit, a little of each at a turn."""
 
@@ -145,18 +153,26 @@ class Trial:
         self.num_valid, self.num_test = len(store.folds.valid(0)), len(store.competition.test)
         self.on_features = not all(isinstance(phase, TrainPhase) for phase in self.phases.values())
         self.features = self.feed.features(self.network, self.images) if self.on_features else None
+        self.context = SampledFold(
+            self.settled,
+            0,
+            competition=store.competition,
+            folds=store.folds,
+            cache=store.workspace.cache(store.competition.name),
+            tracker=NoTracker(),
+        )
         self.took: dict[str, list[float]] = {"look": [], **{name: [] for name in self.phases}}
 
     def take_turn(self) -> None:
         """Time looking at some images, and each phase on them; of a head's phase, an epoch or a whole fit."""
-        some = self.rows[:: max(1, len(self.rows) // _IMAGES)][:_IMAGES]
+        some = self.context.train_rows
         start = time.perf_counter()
         self.feed.log_probs(self.network, self.images, some, "looking")
         self.took["look"].append((time.perf_counter() - start) / len(some))
         for name, phase in self.phases.items():
             start = time.perf_counter()
             if isinstance(phase, TrainPhase):
-                self._train(phase, some)
+                self._train(phase)
                 self.took[name].append((time.perf_counter() - start) / len(some) * len(self.rows))
             else:
                 self._fit_head(phase)
@@ -173,25 +189,11 @@ class Trial:
         }
         return Cost(looked_at * mean["look"] + sum(fits), epochs)
 
-    def _train(self, phase: TrainPhase, rows: NDArray[np.int64]) -> None:
-        config = self.settled.config
-        with TemporaryDirectory() as folder, FileTracker(Path(folder)) as tracker:
-            run = PhaseRun(
-                self.network,
-                "",
-                phase.model_copy(update={"epochs": 1}),
-                loader=self.feed.loader(self.images, rows, phase.augment or config.augment.policy),
-                targets=torch.tensor(self.labels, device=self.settled.device),
-                training=config.training,
-                device=self.settled.device,
-                precision=self.settled.precision,
-                clock=Clock(),
-                tracker=tracker,
-                progress=silent,
-                label="",
-                after_epoch=lambda network: {},
-            )
-            run()
+    def _train(self, phase: TrainPhase) -> None:
+        """One epoch of a phase on the sampled rows."""
+        training = FoldTraining(self.context)
+        training.network = self.network
+        PhaseTraining(training, "", phase.model_copy(update={"epochs": 1})).run()
 
     def _fit_head(self, phase: FeaturesPhase | HeadPhase) -> None:
         assert self.features is not None

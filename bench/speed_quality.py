@@ -42,12 +42,12 @@ from distracted.models.weights import load_weights
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
+from distracted.training.checkpoints import Checkpoints, State
+from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
-from distracted.training.fold import train_fold
+from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import Settled, settle
-from distracted.training.resume import Checkpoints
-from distracted.training.state_file import State
 from harness import save
 from markdown_table import say_header, say_row
 
@@ -160,9 +160,9 @@ class Looks(Checkpoints):
         super().__init__(folder, {})
         self._curve, self._look, self._seen = curve, look, -1
 
-    def after_step(self, make: Callable[[], State], *, boundary: bool = False) -> None:
+    def after_step(self, state_dict: Callable[[], State], *, boundary: bool = False) -> None:
         with self._curve.looking() as seconds:
-            state = make()
+            state = state_dict()
             step = int(state["clock"]["step"])
             if state["predicted"] or (step == self._seen and not boundary):
                 return
@@ -184,7 +184,7 @@ def train_ours(store: Store, settled: Settled, fold: int) -> Curve:
             return log_loss(feed.log_probs(looked, train, rows, "looking"), labels)
 
         curve = Curve()
-        train_fold(
+        context = FoldContext(
             settled,
             fold,
             competition=store.competition,
@@ -195,6 +195,7 @@ def train_ours(store: Store, settled: Settled, fold: int) -> Curve:
             label=settled.config.recipe,
             progress=console.progress,
         )
+        train_fold(context)
     return curve
 
 

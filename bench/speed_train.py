@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import console
-from distracted.config import load_config
+from distracted.config import load_config, load_data_config
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Batch, Loader
@@ -29,9 +29,13 @@ from distracted.inference.device import keep_freed_memory
 from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
+from distracted.paths import Workspace
+from distracted.predictions.store import open_store
 from distracted.schema import ModelConfig, RunConfig, TrainPhase
-from distracted.training.resolve import with_input
-from distracted.training.stepper import Stepper
+from distracted.training.context import FoldContext
+from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.metrics_log import NoTracker
+from distracted.training.resolve import Settled, with_input
 from harness import Apart, save, say_rates, take_turns
 from speed_loader import find_photographs
 
@@ -62,11 +66,11 @@ def main(
             {
                 BARE: apart[0],
                 BARE_FROZEN: apart[1],
-                OURS: make_ours(model, batch_size, steps),
-                LOADED: make_ours(model, batch_size, steps, folder=folder),
-                HEAD: make_ours(model, batch_size, steps, unfreeze="head"),
-                CONTIGUOUS: make_ours(model, batch_size, steps, contiguous=True),
-                BESIDE: make_ours(model, batch_size, steps, folder=folder, workers=1),
+                OURS: make_ours(model, batch_size, steps, folder=folder),
+                LOADED: make_ours(model, batch_size, steps, folder=folder, loaded=True),
+                HEAD: make_ours(model, batch_size, steps, folder=folder, unfreeze="head"),
+                CONTIGUOUS: make_ours(model, batch_size, steps, folder=folder, contiguous=True),
+                BESIDE: make_ours(model, batch_size, steps, folder=folder, loaded=True, workers=1),
             },
             repeats=repeats,
         )
@@ -119,8 +123,9 @@ def make_ours(
     batch_size: int,
     steps: int,
     *,
+    folder: Path,
     unfreeze: str = "all",
-    folder: Path | None = None,
+    loaded: bool = False,
     workers: int = 0,
     contiguous: bool = False,
 ) -> Callable[[], int]:
@@ -130,28 +135,38 @@ def make_ours(
         network.trunk.register_forward_pre_hook(lambda _, given: given[0].contiguous())
     phase = config.phases["finetune"]
     assert isinstance(phase, TrainPhase)
-    stepper = Stepper(
-        network,
-        phase.model_copy(update={"unfreeze": unfreeze, "lr": 1e-5, "head_lr": 1e-5}),
-        config.training,
-        num_steps=10**6,
-        device=CPU,
-        precision="fp32",
-        share=lambda: 1.0,
-    )
-    stepper.prepare()
+    update = {"unfreeze": unfreeze, "lr": 1e-5, "head_lr": 1e-5, "epochs": 10**4}
+    training = FoldTraining(make_context(config, settled, folder))
+    training.network = network
+    run = PhaseTraining(training, "finetune", phase.model_copy(update=update))
+    run.set_modes()
     fixed = make_batch(settled, batch_size)
-    batches = (
-        iter(lambda: fixed, None) if folder is None else load(config, settled, batch_size, folder, workers)
-    )
+    batches = load(config, settled, batch_size, folder, workers) if loaded else iter(lambda: fixed, None)
 
     def train() -> int:
         for _ in range(steps):
-            batch = next(batches)
-            stepper(batch.images, batch.indices % NUM_CLASSES, None, num_images=batch_size)
+            run.step(next(batches))
         return steps * batch_size
 
     return train
+
+
+def make_context(config: RunConfig, settled: ModelConfig, folder: Path) -> FoldContext:
+    """A fold of the rendered photographs, for the optimiser, the schedule and all else that a step needs."""
+    find_photographs(folder, 160)
+    data = load_data_config(str((folder / "photographs").absolute()))
+    store = open_store(Workspace(folder / "work"), data, num_folds=2)
+    training = config.training.model_copy(update={"precision": "fp32"})
+    augment = config.augment.model_copy(update={"short_side": round(int(settled.image_size) * 8 / 7)})
+    config = config.model_copy(update={"model": settled, "training": training, "augment": augment})
+    return FoldContext(
+        Settled(config, Weights("none"), CPU),
+        0,
+        competition=store.competition,
+        folds=store.folds,
+        cache=folder / "work/cache",
+        tracker=NoTracker(),
+    )
 
 
 def load(

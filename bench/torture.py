@@ -34,7 +34,7 @@ from distracted.paths import CONFIGS, Workspace
 from distracted.predictions.job_state import read_job_state
 from distracted.predictions.store import open_store
 from distracted.progress import Advance
-from distracted.training.resume import LAST, newest_state
+from distracted.training.checkpoints import LAST, newest_state
 
 _SCRIPTS = CONFIGS.parent / "scripts"
 _LOOK = 0.002  # seconds between looks for what a kill waits for

@@ -18,7 +18,7 @@ import console
 from distracted.config import load_config
 from distracted.errors import ConfigError, DistractedError
 from distracted.inference.device import find_device
-from distracted.jobs.fold import begin_anew, check_split, is_done, is_to_redo, refuse_other_config
+from distracted.jobs.fold import begin_again, check_split, is_done, is_to_redo, refuse_other_config
 from distracted.jobs.grid import Ended, Job, plan_jobs
 from distracted.jobs.local import Here
 from distracted.jobs.on_ray import OnRay
@@ -70,7 +70,7 @@ def main(
         elsewhere = cluster or (config.runtime.num_gpus == 0 and find_device("auto").type == "cuda")
         if not elsewhere and not config.pseudo.teachers:  # settled otherwise there, perhaps; not there yet
             hashes[run] = settled.config.hash
-            refuse_other_config(store, settled, run, anew=numbers if force else ())
+            refuse_other_config(store, settled, run, retrained=numbers if force else ())
     every = [(run, n) for run in configs for n in numbers]
     whole = {run for run in configs if force or hashes[run] == ANY_CONFIG}  # its jobs find out what is done
     todo = [(run, n) for run, n in every if run in whole or not is_done(store, run, n, hashes[run])]
@@ -96,7 +96,7 @@ def main(
         engine.check(planned)
         if force:  # last, now that nothing is in the way
             for run in configs:
-                begin_anew(store, run, numbers, config_hash=hashes[run], stop=console.stop)
+                begin_again(store, run, numbers, config_hash=hashes[run], stop=console.stop)
         watch = stack.enter_context(Board(store, planned))
         stack.enter_context(console.stop.waiting())
         ended = engine.run(planned, command=command, log=log, stop=console.stop, watch=watch)

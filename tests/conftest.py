@@ -34,7 +34,8 @@ from distracted.predictions.store import Store
 from distracted.progress import Advance
 from distracted.reach import answers
 from distracted.schema import DataConfig, HeadConfig, ModelConfig, RunConfig
-from distracted.training.fold import FoldResult, train_fold
+from distracted.training.context import FoldContext
+from distracted.training.loop import FoldResult, train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import settle
 
@@ -245,7 +246,7 @@ def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> 
     def run(*overrides: str, fold: int = 0, **settings: object) -> FoldResult:
         settled = settle(configure(*overrides, **settings), num_folds=3)
         with FileTracker(tmp_path / "scratch") as tracker:
-            return train_fold(
+            context = FoldContext(
                 settled,
                 fold,
                 competition=store.competition,
@@ -253,6 +254,7 @@ def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> 
                 cache=tmp_path / "cache",
                 tracker=tracker,
             )
+            return train_fold(context)
 
     return run
 

@@ -30,6 +30,11 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+def added_later(default: Any) -> Any:
+    """A key that older configs lack; at its default it is left out of the dump, and so of the hash."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 class Section(BaseModel):
     """A part of the config: frozen, and an unknown key is an error."""
 
@@ -231,6 +236,15 @@ class TrainingConfig(Section):
         0.0  # share of a target that goes to all classes alike
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    loss: str = added_later("cross_entropy")  # a name in training/losses.py
+    class_weights: Literal["none", "balanced"] | tuple[PositiveFloat, ...] = added_later("none")
+    focal_gamma: NonNegativeFloat = added_later(2.0)  # exponent of the focal loss
+
+    @model_validator(mode="after")
+    def _gamma_of_focal(self) -> Self:
+        if self.loss != "focal" and self.focal_gamma != 2.0:
+            raise ValueError(f"focal_gamma goes with loss=focal, and loss is {self.loss}; expected 2.0")
+        return self
 
 
 class PseudoConfig(Section):

@@ -23,8 +23,8 @@ from distracted.paths import Workspace
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
+from distracted.training.checkpoints import Checkpoints
 from distracted.training.resolve import settle
-from distracted.training.resume import Checkpoints
 
 Configure = Callable[..., RunConfig]
 WriteRun = Callable[..., None]

@@ -11,13 +11,13 @@ from safetensors import safe_open
 from conftest import dead_owner, write_owner
 from distracted.config import load_config
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
-from distracted.jobs.fold import begin_anew, check_split, is_to_redo, train_and_store, train_folds
+from distracted.jobs.fold import begin_again, check_split, is_to_redo, train_and_store, train_folds
 from distracted.predictions.job_state import mark_redo
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
+from distracted.training.checkpoints import Checkpoints
 from distracted.training.resolve import Settled, settle
-from distracted.training.resume import Checkpoints
 
 Configure = Callable[..., Settled]
 
@@ -125,7 +125,7 @@ def test_a_training_that_was_stopped_goes_on_and_one_of_another_config_does_not(
 
 def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, configure: Configure) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
-    begin_anew(store, "tiny", [0], stop=Stop())
+    begin_again(store, "tiny", [0], stop=Stop())
     assert store.manifest("tiny", 0) == first
     stop = Stop()
     stop.reason = "the test"

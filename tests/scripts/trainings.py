@@ -11,7 +11,7 @@ from conftest import TINY
 from distracted.files import sha256_file
 from distracted.locks import holder
 from distracted.paths import CONFIGS, Workspace
-from distracted.training.resume import newest_state
+from distracted.training.checkpoints import newest_state
 
 SCRIPTS = CONFIGS.parent / "scripts"
 SECONDS = 300.0  # within which whatever is waited for has to come

@@ -10,30 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from distracted.data.augment import Augmenter
-from distracted.data.competition import Competition
-from distracted.data.loading import Loader
-from distracted.data.packs import Files
 from distracted.models.blocks import Block
 from distracted.models.network import Network
-from distracted.progress import silent
-from distracted.schema import TrainingConfig, TrainPhase
+from distracted.predictions.store import Store
+from distracted.schema import RunConfig, TrainPhase
+from distracted.training.context import FoldContext
+from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import FileTracker
-from distracted.training.phases import Clock, PhaseRun
-
-CPU = torch.device("cpu")
-TRAINING = TrainingConfig(
-    seed=0,
-    batch_size=9,
-    sampling="rows",
-    num_folds=3,
-    holdout=0.0,
-    leaky=False,
-    ema=0.0,
-    grad_clip=1.0,
-    label_smoothing=0.0,
-    precision="fp32",
-)
+from distracted.training.resolve import settle
 
 
 @dataclass
@@ -53,41 +37,38 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+Evaluate = Callable[[Network], dict[str, float]]
+
+
+class Scripted(FoldTraining):
+    """A fold's training whose scores are given."""
+
+    def __init__(self, context: FoldContext, network: Network, evaluate: Evaluate) -> None:
+        super().__init__(context)
+        self.network, self.evaluate = network, evaluate  # type: ignore[method-assign]
 
 
 @pytest.fixture
-def run(network: Network, competition: Competition, tmp_path: Path) -> Run:
-    """Train the small network through one phase."""
+def run(network: Network, store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Run:
+    """Train the small network through one phase on fold 0's 36 images, in batches of nine."""
 
-    def run(
-        after_epoch: Callable[[Network], dict[str, float]] = lambda network: {},
-        training: TrainingConfig = TRAINING,
-        **settings: object,
-    ) -> Outcome:
+    def run(evaluate: Evaluate = lambda network: {}, ema: float = 0.0, **settings: object) -> Outcome:
         given = {"kind": "train", "unfreeze": "all", "lr": 0.01, "schedule": "constant", "optimizer": "sgd"}
-        rows = np.arange(len(competition.train))
-        augmenter = Augmenter((), size=32, crop=1.0, seed=0)
-        paths = competition.train_paths()
+        phase = TrainPhase.model_validate(given | settings)
+        config = configure("training.batch_size=9", f"training.ema={ema}", "augment.policy=none")
         with FileTracker(tmp_path) as tracker:
             tracker.rewind(0)
-            predicts = PhaseRun(
-                network,
-                "finetune",
-                TrainPhase.model_validate(given | settings),
-                loader=Loader(Files(paths), rows, augmenter, batch_size=9, num_workers=0, seed=0),
-                targets=torch.tensor(competition.train["label"].to_numpy()),
-                training=training,
-                device=CPU,
-                precision="fp32",
-                clock=Clock(),
+            context = FoldContext(
+                settle(config, num_folds=3),
+                0,
+                competition=store.competition,
+                folds=store.folds,
+                cache=tmp_path / "cache",
                 tracker=tracker,
-                progress=silent,
-                label="",
-                after_epoch=after_epoch,
-                watched="holdout/log_loss",
-            )()
+            )
+            predictor = PhaseTraining(Scripted(context, network, evaluate), "finetune", phase).run()
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-        return Outcome([json.loads(line) for line in lines], predicts)
+        return Outcome([json.loads(line) for line in lines], predictor)
 
     return run
 
@@ -149,8 +130,7 @@ def test_without_best_the_last_epoch_goes_on(run: Run, network: Network) -> None
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_a_soup_is_the_mean_of_the_last_epochs_ends(run: Run, ema: float) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    training = TRAINING.model_copy(update={"ema": ema})
-    outcome = run(scripted([1, 1, 1, 1], seen), training=training, epochs=4, soup=3)
+    outcome = run(scripted([1, 1, 1, 1], seen), ema=ema, epochs=4, soup=3)
     assert len(seen) == 4 and not same(outcome.predicts, seen[3])
     for name, tensor in outcome.predicts.state_dict().items():
         if tensor.is_floating_point():
@@ -198,7 +178,6 @@ def test_plateau_lowers_the_rate_each_time_it_waits_in_vain(run: Run) -> None:
 
 def test_the_moving_average_is_what_is_watched_and_kept(run: Run, network: Network) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    average = TRAINING.model_copy(update={"ema": 0.9})
-    outcome = run(scripted([9, 1, 2], seen), training=average, epochs=2, keep="best")
+    outcome = run(scripted([9, 1, 2], seen), ema=0.9, epochs=2, keep="best")
     assert same(outcome.predicts, seen[1])
     assert not same(network, seen[1]) and not same(network, seen[2])  # the network itself went on, beside it

@@ -1,8 +1,9 @@
-"""One (run, fold) job: train it unless it is done, and keep what it predicts."""
+"""Trains one (run, fold), unless it is done, and stores its predictions in oof/."""
 
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 
 from distracted.data.audit import audit_folds, refuse_errors
 from distracted.data.loading import naming_dead_workers
@@ -18,201 +19,22 @@ from distracted.progress import Progress, silent
 from distracted.stopping import Stop
 from distracted.tracking.client import forget_run
 from distracted.tracking.log import FoldTracker, track_run
+from distracted.training.checkpoints import Checkpoints
+from distracted.training.context import FoldContext
 from distracted.training.distributed import ALONE, Team, naming_lost_peers
-from distracted.training.fold import FoldResult, train_fold
-from distracted.training.metrics_log import NoTracker, Tracker
-from distracted.training.pseudo import PseudoLabels
+from distracted.training.loop import FoldResult, train_fold
+from distracted.training.metrics_log import NoTracker
 from distracted.training.resolve import Settled
-from distracted.training.resume import Checkpoints
 
 _log = logging.getLogger(__name__)
 
 
 def check_split(store: Store) -> None:
-    """Say what the audit of the folds finds, and stop at what would make the score dishonest."""
+    """Log the findings of the folds' audit; raise on those that would make the score dishonest."""
     findings = audit_folds(store.competition, store.folds.table)
     refuse_errors(findings)
     for finding in findings:
         _log.warning("%s", finding.text)
-
-
-def train_and_store(
-    store: Store,
-    settled: Settled,
-    *,
-    run: str,
-    fold: int,
-    stop: Stop | None = None,
-    patience: float = 0.0,
-    team: Team = ALONE,
-    progress: Progress = silent,
-) -> Manifest:
-    """Train one fold and write its predictions to oof/, going on from its checkpoint where there is one.
-
-    A finished fold is skipped unless it is to be made anew.
-
-    Args:
-        stop: Asked after each step; the state is saved before anything stops.
-        patience: Seconds to wait for another process that works on the fold.
-        team: The processes that train it together, each in the same call; the lead writes.
-
-    Returns:
-        The fold's manifest.
-
-    Raises:
-        DistractedError: anything that the user can mend; the fold's earlier predictions stay as they were.
-        Stopped: by request; the same call goes on from there.
-    """
-    store.folds.check_fold(fold)
-    config, name, stop = settled.config, store.competition.name, stop or Stop()
-    # The lead's word, and first: it marks what is made anew.
-    done = team.hear(team.is_lead and is_done(store, run, fold, config.hash))
-    refuse_other_config(store, settled, run)
-    scratch = store.workspace.scratch(name, run, fold)
-    if done:
-        _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
-        left, lock_path = Checkpoints(scratch, {}), store.workspace.lock(name, run, fold)
-        killed = left.exist or lock_path.exists()  # after its predictions were written
-        if team.is_lead and killed and redo_of(scratch) is None:
-            with suppress(LockError, OSError), store.hold(run, [fold]):  # at its last steps now; read-only
-                left.remove()
-        return store.manifest(run, fold)
-    pseudo: PseudoLabels | None = None
-    teachers: tuple[Parent, ...] = ()
-    if config.pseudo.teachers:
-        pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
-
-    def train(tracker: Tracker, lock: Lock | None) -> tuple[FoldResult, Checkpoints]:
-        team.wait()  # for the lead, which has the lock
-        made_for = {
-            "fold": fold,
-            "config": config.resolved(),
-            "data": {"index": store.competition.index_hash, "folds": store.folds.hash},
-        }
-        every = config.runtime.checkpoint_steps
-        checkpoints = Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=team)
-        with naming_dead_workers(), naming_lost_peers():
-            result = train_fold(
-                settled,
-                fold,
-                pseudo=pseudo,
-                competition=store.competition,
-                folds=store.folds,
-                cache=store.workspace.cache(name),
-                tracker=tracker,
-                checkpoints=checkpoints,
-                team=team,
-                label=f"{run}, fold {fold}",
-                progress=progress,
-            )
-        return result, checkpoints
-
-    if not team.is_lead:
-        with stop.waiting():
-            train(NoTracker(), None)
-            team.wait()  # until the lead has written
-        return store.manifest(run, fold)
-    with store.hold(run, [fold], patience=patience) as [lock]:
-        if team.size == 1 and is_done(store, run, fold, config.hash):  # by another that was waited for
-            return store.manifest(run, fold)
-        if lock.after is not None:
-            _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
-        with (
-            job_state(scratch, config),  # before W&B: who sends recordings is to know
-            FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
-            stop.waiting(),
-        ):
-            result, checkpoints = train(tracker, lock)
-            lock.check()
-            path = store.workspace.network(name, run, fold)
-            save_network(path, result.network, config, store.competition.classes)
-            weights = settled.weights
-            manifest = store.write_fold(
-                run,
-                fold,
-                kind="model",
-                config=config.resolved(),
-                valid=result.valid,
-                test=result.test,
-                weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
-                parents=teachers,
-                scores=result.scores,
-                details=_details(pseudo, result),
-                seconds=result.seconds,
-                images_per_second=result.images_per_second,
-            )
-            store.workspace.redo(name, run, fold).unlink(missing_ok=True)
-            checkpoints.remove()
-            team.wait()
-            tracker.show_fold(store, manifest)
-    return manifest
-
-
-def is_done(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
-    """Whether a fold is there, undamaged, and not to be made anew with this config."""
-    if fold not in store.finished_folds(run) or is_to_redo(store, run, fold, config_hash):
-        return False
-    manifest = store.manifest(run, fold)
-    try:
-        store.check_files(manifest)
-    except StoreError as error:
-        _log.warning("%s", error)
-        return False
-    return True
-
-
-def begin_anew(
-    store: Store, run: str, folds: Collection[int], *, config_hash: str = ANY_CONFIG, stop: Stop
-) -> None:
-    """Have some folds of a run made anew, whatever is there; until then their predictions stay.
-
-    What was begun is forgotten. The next `train_and_store` of each begins, and the one after an interruption
-    goes on. Nobody is interrupted between them.
-
-    Args:
-        config_hash: Of the config that they are made anew with; with another one they stay done.
-
-    Raises:
-        LockError: another process works on one of them.
-    """
-    name = store.competition.name
-    with stop.waiting(), store.hold(run, folds):
-        for fold in folds:
-            scratch = store.workspace.scratch(name, run, fold)
-            Checkpoints(scratch, {}).remove()
-            forget_run(scratch)
-            (scratch / JOB).unlink(missing_ok=True)  # which tells of the training before
-            mark_redo(scratch, config_hash)
-
-
-def is_to_redo(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
-    """Whether a fold is to be made anew with this config, whatever is there."""
-    asked = redo_of(store.workspace.scratch(store.competition.name, run, fold))
-    return asked is not None and (ANY_CONFIG in (asked, config_hash) or asked == config_hash)
-
-
-def refuse_other_config(store: Store, settled: Settled, run: str, *, anew: Collection[int] = ()) -> None:
-    """Refuse a config beside folds of another, but for those that are to be made anew.
-
-    Args:
-        anew: Folds that are about to be begun anew, beside those that were.
-
-    Raises:
-        StoreError: says which fold, and the way out.
-    """
-    config_hash, folds = settled.config.hash, range(store.folds.num_folds)
-    begun = {fold for fold in folds if is_to_redo(store, run, fold, config_hash)}
-    store.check_config(run, config_hash, redone=begun | {*anew})
-
-
-def _details(pseudo: PseudoLabels | None, result: FoldResult) -> dict[str, int]:
-    counts = {
-        "num_pseudo_labels": len(pseudo.probs) if pseudo else 0,
-        "num_dropped": result.num_dropped,
-        "num_resumed": result.num_resumed,
-        "num_parts": result.num_parts if result.num_parts > 1 else 0,
-    }
-    return {name: count for name, count in counts.items() if count}
 
 
 def train_folds(
@@ -231,14 +53,14 @@ def train_folds(
     """Train some folds of a run, one after another; arguments as in `train_and_store`.
 
     Args:
-        force: Make them anew, whatever is there.
-        after_fold: Called with each fold's manifest as soon as it is there.
+        force: Retrain finished folds.
+        after_fold: Called with each fold's manifest once it is written.
     """
     stop = stop or Stop()
     if force:
-        refuse_other_config(store, settled, run, anew=folds)
+        refuse_other_config(store, settled, run, retrained=folds)
     if force and team.is_lead:
-        begin_anew(store, run, folds, config_hash=settled.config.hash, stop=stop)
+        begin_again(store, run, folds, config_hash=settled.config.hash, stop=stop)
     has_changed = False
     for fold in folds:
         stop.check()
@@ -250,3 +72,194 @@ def train_folds(
         has_changed = has_changed or manifest != before
     if team.is_lead and has_changed and len(store.finished_folds(run)) == store.folds.num_folds:
         track_run(store, run, settled.config.runtime)
+
+
+def train_and_store(
+    store: Store,
+    settled: Settled,
+    *,
+    run: str,
+    fold: int,
+    stop: Stop | None = None,
+    patience: float = 0.0,
+    team: Team = ALONE,
+    progress: Progress = silent,
+) -> Manifest:
+    """Train one fold and write its predictions to oof/, going on from its checkpoint if there is one.
+
+    A finished fold is skipped unless it is marked to be retrained.
+
+    Args:
+        stop: Asked after each step; the state is saved before anything stops.
+        patience: Seconds to wait for another process that works on the fold.
+        team: The processes that train it together, each in the same call; the lead writes.
+
+    Returns:
+        The fold's manifest.
+
+    Raises:
+        DistractedError: anything that the user can mend; the fold's earlier predictions stay as they were.
+        Stopped: by request; the same call goes on from there.
+    """
+    store.folds.check_fold(fold)
+    config, name, stop = settled.config, store.competition.name, stop or Stop()
+    # The lead decides for all, and before it removes the mark of a fold to retrain.
+    done = team.hear(team.is_lead and is_done(store, run, fold, config.hash))
+    refuse_other_config(store, settled, run)
+    if done:
+        _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
+        if team.is_lead:
+            _remove_leftovers(store, run, fold)
+        return store.manifest(run, fold)
+    pseudo, teachers = None, tuple[Parent, ...]()
+    if config.pseudo.teachers:
+        pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
+    context = FoldContext(
+        settled,
+        fold,
+        competition=store.competition,
+        folds=store.folds,
+        cache=store.workspace.cache(name),
+        tracker=NoTracker(),
+        pseudo=pseudo,
+        team=team,
+        label=f"{run}, fold {fold}",
+        progress=progress,
+    )
+    if not team.is_lead:
+        with stop.waiting():
+            _train(replace(context, checkpoints=_checkpoints(store, context, run, stop, lock=None)))
+            team.wait()  # until the lead has written
+        return store.manifest(run, fold)
+    with store.hold(run, [fold], patience=patience) as [lock]:
+        if team.size == 1 and is_done(store, run, fold, config.hash):  # by a process that it waited for
+            return store.manifest(run, fold)
+        if lock.after is not None:
+            _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
+        checkpoints = _checkpoints(store, context, run, stop, lock)
+        with (
+            job_state(store.workspace.scratch(name, run, fold), config),  # before W&B: `wandb-sync` reads it
+            FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
+            stop.waiting(),
+        ):
+            result = _train(replace(context, tracker=tracker, checkpoints=checkpoints))
+            lock.check()
+            manifest = _write(store, context, run, result, teachers)
+            store.workspace.redo(name, run, fold).unlink(missing_ok=True)
+            checkpoints.remove()
+            team.wait()
+            tracker.show_fold(store, manifest)
+    return manifest
+
+
+def _checkpoints(store: Store, context: FoldContext, run: str, stop: Stop, lock: Lock | None) -> Checkpoints:
+    scratch = store.workspace.scratch(store.competition.name, run, context.fold)
+    made_for = {
+        "fold": context.fold,
+        "config": context.config.resolved(),
+        "data": {"index": store.competition.index_hash, "folds": store.folds.hash},
+    }
+    every = context.config.runtime.checkpoint_steps
+    return Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=context.team)
+
+
+def _train(context: FoldContext) -> FoldResult:
+    context.team.wait()  # until the lead has the lock
+    with naming_dead_workers(), naming_lost_peers():
+        return train_fold(context)
+
+
+def _write(
+    store: Store, context: FoldContext, run: str, result: FoldResult, teachers: tuple[Parent, ...]
+) -> Manifest:
+    """Save the fold's network, then its predictions and manifest."""
+    config, fold, weights = context.config, context.fold, context.settled.weights
+    path = store.workspace.network(store.competition.name, run, fold)
+    save_network(path, result.network, config, store.competition.classes)
+    counts = {
+        "num_pseudo_labels": len(context.pseudo.probs) if context.pseudo else 0,
+        "num_dropped": result.num_dropped,
+        "num_resumed": result.num_resumed,
+        "micro_batches": result.micro_batches if result.micro_batches > 1 else 0,
+    }
+    return store.write_fold(
+        run,
+        fold,
+        kind="model",
+        config=config.resolved(),
+        valid=result.valid,
+        test=result.test,
+        weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
+        parents=teachers,
+        scores=result.scores,
+        details={name: count for name, count in counts.items() if count},
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+    )
+
+
+def _remove_leftovers(store: Store, run: str, fold: int) -> None:
+    """Remove the checkpoints and lock of a process that was killed after it wrote the predictions."""
+    name = store.competition.name
+    scratch = store.workspace.scratch(name, run, fold)
+    checkpoints = Checkpoints(scratch, {})
+    killed = checkpoints.exist or store.workspace.lock(name, run, fold).exists()
+    if killed and redo_of(scratch) is None:
+        with suppress(LockError, OSError), store.hold(run, [fold]):  # held: at its last steps; or read-only
+            checkpoints.remove()
+
+
+def is_done(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
+    """Whether a fold is stored, undamaged, and not marked to be retrained with this config."""
+    if fold not in store.finished_folds(run) or is_to_redo(store, run, fold, config_hash):
+        return False
+    try:
+        store.check_files(store.manifest(run, fold))
+    except StoreError as error:
+        _log.warning("%s", error)
+        return False
+    return True
+
+
+def begin_again(
+    store: Store, run: str, folds: Collection[int], *, config_hash: str = ANY_CONFIG, stop: Stop
+) -> None:
+    """Mark finished folds of a run to be retrained; their predictions stay until then.
+
+    Their checkpoints are removed: the next `train_and_store` of each begins, and the one after an
+    interruption goes on. All folds are marked or none.
+
+    Args:
+        config_hash: Hash of the config that they are retrained with; for another one they stay done.
+
+    Raises:
+        LockError: another process works on one of them.
+    """
+    name = store.competition.name
+    with stop.waiting(), store.hold(run, folds):
+        for fold in folds:
+            scratch = store.workspace.scratch(name, run, fold)
+            Checkpoints(scratch, {}).remove()
+            forget_run(scratch)
+            (scratch / JOB).unlink(missing_ok=True)  # it describes the earlier training
+            mark_redo(scratch, config_hash)
+
+
+def is_to_redo(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
+    """Whether a fold is marked to be retrained with this config."""
+    marked = redo_of(store.workspace.scratch(store.competition.name, run, fold))
+    return marked is not None and (ANY_CONFIG in (marked, config_hash) or marked == config_hash)
+
+
+def refuse_other_config(store: Store, settled: Settled, run: str, *, retrained: Collection[int] = ()) -> None:
+    """Refuse to train a run whose stored folds have another config, apart from those that are retrained.
+
+    Args:
+        retrained: Folds about to be retrained, in addition to those marked.
+
+    Raises:
+        StoreError: says which fold, and the way out.
+    """
+    config_hash, folds = settled.config.hash, range(store.folds.num_folds)
+    marked = {fold for fold in folds if is_to_redo(store, run, fold, config_hash)}
+    store.check_config(run, config_hash, redone=marked | {*retrained})

@@ -1,7 +1,7 @@
-"""Averages of a network's weights: over steps, over the last epochs of a phase, with what it began as.
+"""Averages of a network's weights: over steps (EMA), over a phase's last epochs (soup), with its start.
 
-None of them chooses by a score, so that nothing leaks. They add up: the moving average is what a phase
-trains towards, its epochs' ends are what is averaged, and the result is what goes back towards the start.
+None of them chooses by a score, so nothing leaks. They apply in this order: EMA, then soup, then
+interpolation towards the start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,11 @@ from distracted.models.weights import StateDict
 
 
 class Ema:
-    """Moving average of a network's tensors; the decay warms up, so that short runs forget their start."""
+    """Exponential moving average of a network; the decay warms up, so that short runs forget the start.
+
+    Attributes:
+        network: A copy of the network that holds the average.
+    """
 
     def __init__(self, network: Network, decay: float) -> None:
         self.network = deepcopy(network)
@@ -38,18 +42,16 @@ class Ema:
             if not average.is_floating_point():  # BatchNorm's counters
                 average.copy_(value)
 
-    def state(self) -> dict[str, Any]:
-        """What `load` takes."""
+    def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "steps": self._steps}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self._steps = state["steps"]
 
 
 def copy_state(network: Network) -> StateDict:
-    """A copy of a network's tensors in the CPU's memory, of which there is more."""
+    """A copy of a network's tensors in CPU memory."""
     return {name: tensor.to("cpu", copy=True) for name, tensor in network.state_dict().items()}
 
 
@@ -57,23 +59,23 @@ def copy_state(network: Network) -> StateDict:
 def average(
     network: Network,
     others: Sequence[StateDict],
-    *,
     share: float,
+    *,
     loader: Loader,
     epoch: int,
     device: torch.device,
     precision: Precision,
 ) -> None:
-    """Make a network the weighted mean of itself and of earlier states of it, in place.
+    """Average a network with earlier states of it, in place.
 
-    A tensor that is the same in all of them keeps its bytes. BatchNorm's statistics under averaged weights
-    are not the average of the statistics (Izmailov et al. 2018): where they moved, they are measured anew.
+    A tensor that is equal in all of them keeps its bytes. Averaged BatchNorm statistics do not fit averaged
+    weights (Izmailov et al. 2018): statistics that moved are measured again.
 
     Args:
         others: States of the same network.
-        share: The weight of each of them; the rest is the network's own.
-        loader: Augmented training images for BatchNorm; untouched where no statistics moved.
-        epoch: Whose augmentation it is.
+        share: Weight of each of them; the rest is the network's own.
+        loader: Augmented training images for BatchNorm; not read if no statistics moved.
+        epoch: Epoch of the loader's augmentation.
     """
     norms = [norm for name, norm in _norms(network) if any(_moved(norm, name, state) for state in others)]
     mean = network.state_dict()
@@ -103,7 +105,7 @@ def _measure_statistics(
     device: torch.device,
     precision: Precision,
 ) -> None:
-    """Mean and variance over a pass of images, the rest of the network as it predicts."""
+    """Measure mean and variance over an epoch of images, with the rest of the network in eval mode."""
     network.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -8,14 +8,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distracted.errors import TrainingError
+from distracted.models.network import Network
+
+#: Keeps each process's BatchNorm statistics its own; torch 2.13 has renamed the argument.
+_SYNC_BUFFERS = max(
+    {"forward_sync_buffers", "broadcast_buffers"} & {*signature(DistributedDataParallel).parameters}
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,24 @@ class Team:
 
 
 ALONE = Team()
+
+
+class WeightedLogits(nn.Module):
+    """`Network.weighted_logits` as a forward pass: DDP's hooks on gradients see no other method."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
+        return self.network.weighted_logits(images)
+
+
+def data_parallel(network: Network, team: Team, device: torch.device) -> DistributedDataParallel:
+    """The network's weighted logits, with gradients averaged over the team, for the layers that learn now."""
+    ids = [torch.cuda.current_device()] if device.type == "cuda" else None
+    options: dict[str, Any] = {_SYNC_BUFFERS: False}
+    return DistributedDataParallel(WeightedLogits(network), device_ids=ids, init_sync=False, **options)
 
 
 def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from distracted.inference.device import Precision, find_device, find_precision
 from distracted.models.backbone import Backbone, find_backbone
 from distracted.models.weights import Weights, find_weights, trained_on
 from distracted.schema import FeaturesPhase, ModelConfig, Phase, RunConfig, TrainPhase
+from distracted.training.losses import check_loss
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     Raises:
         ConfigError, WeightsError: something that was asked for by name cannot be had.
     """
+    check_loss(config.training)
     backbone = find_backbone(config.model.backbone)
     device = find_device(config.runtime.device)
     weights = find_weights(config.model.backbone, config.model.weights, source=backbone.source)
@@ -102,7 +104,9 @@ def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:
     asked = {
         "mixing": config.mixing.on,
         "training.sampling": training.sampling != "rows",
+        "training.loss": training.loss != "cross_entropy",
         "training.label_smoothing": training.label_smoothing > 0,
+        "training.class_weights": training.class_weights != "none",
         "pseudo.teachers": bool(config.pseudo.teachers),
     }
     trains = any(isinstance(phase, TrainPhase) for phase in phases.values())

@@ -22,8 +22,9 @@ from distracted.models.network import build_network
 from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.schema import DataConfig, RunConfig, TrainPhase
+from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
-from distracted.training.fold import train_fold
+from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import settle
 
@@ -244,7 +245,7 @@ def test_the_majority_run_predicts_the_training_sides_class_shares(
     dropped = store.folds.train(0)[labels[store.folds.train(0)] == 2][:4]
     store.folds.table.loc[dropped, "label"] = 0  # uneven shares
     with FileTracker(tmp_path / "scratch") as tracker:
-        result = train_fold(
+        context = FoldContext(
             settle(config, num_folds=3),
             0,
             competition=store.competition,
@@ -252,6 +253,7 @@ def test_the_majority_run_predicts_the_training_sides_class_shares(
             cache=tmp_path / "cache",
             tracker=tracker,
         )
+        result = train_fold(context)
     shares = np.bincount(store.folds.labels[store.folds.train(0)]) / len(store.folds.train(0))
     np.testing.assert_allclose(np.exp(result.valid), np.tile(shares, (len(result.valid), 1)), atol=2e-3)
 

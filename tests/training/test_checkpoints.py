@@ -17,16 +17,19 @@ from distracted.locks import hold, this_process
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
 from distracted.stopping import Stop, Stopped
-from distracted.training.fold import FoldResult, train_fold
-from distracted.training.metrics_log import FileTracker
-from distracted.training.resolve import settle
-from distracted.training.resume import (
+from distracted.training.checkpoints import (
     LAST,
     PREVIOUS,
     Checkpoints,
+    State,
     differences,
+    read_state,
+    write_state,
 )
-from distracted.training.state_file import State, read_state, write_state
+from distracted.training.context import FoldContext
+from distracted.training.loop import FoldResult, train_fold
+from distracted.training.metrics_log import FileTracker
+from distracted.training.resolve import settle
 
 Configure = Callable[..., RunConfig]
 
@@ -40,12 +43,12 @@ class StopsAfter(Checkpoints):
         self._moments = moments
         self.passed = 0
 
-    def after_step(self, make: Callable[[], State], *, boundary: bool = False) -> None:
+    def after_step(self, state_dict: Callable[[], State], *, boundary: bool = False) -> None:
         self.passed += 1
         if self.passed == self._moments:
             with self._asks.waiting():
                 self._asks.ask("the test")
-        super().after_step(make, boundary=boundary)
+        super().after_step(state_dict, boundary=boundary)
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def sitting(store: Store, tmp_path: Path) -> Callable[..., tuple[FoldResult, int
     def sit(config: RunConfig, folder: str, moments: int) -> tuple[FoldResult, int]:
         checkpoints = StopsAfter(tmp_path / folder, moments)
         with FileTracker(tmp_path / folder) as tracker:
-            result = train_fold(
+            context = FoldContext(
                 settle(config, num_folds=3),
                 0,
                 competition=store.competition,
@@ -64,6 +67,7 @@ def sitting(store: Store, tmp_path: Path) -> Callable[..., tuple[FoldResult, int
                 tracker=tracker,
                 checkpoints=checkpoints,
             )
+            result = train_fold(context)
         return result, checkpoints.passed
 
     return sit
@@ -207,7 +211,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(
     with caplog.at_level(logging.INFO):
         result, _ = sitting(config, "stopped", 10_000)
     assert f"{folder / LAST}: damaged" in caplog.text
-    assert f"going on from the one before it, {folder / PREVIOUS}" in caplog.text
+    assert f"going on from the checkpoint before it, {folder / PREVIOUS}" in caplog.text
     assert "goes on from step 2" in caplog.text
     assert result.test.tobytes() == whole.test.tobytes() and result.num_resumed == 1
 
@@ -221,7 +225,7 @@ def test_where_both_are_damaged_it_is_said_and_training_begins_anew(
     damage(folder / LAST, "empty")
     damage(folder / PREVIOUS, "a bit")
     result, _ = sitting(config, "stopped", 10_000)
-    assert "beginning anew" in caplog.text and result.num_resumed == 0
+    assert "beginning again" in caplog.text and result.num_resumed == 0
     assert result.test.tobytes() == whole.test.tobytes()
     assert tracked(folder) == tracked(folder.with_name("whole"))
 
@@ -314,4 +318,4 @@ def test_another_number_of_threads_is_said(
     config, _, _ = stopped
     torch.set_num_threads(2)
     sitting(config, "stopped", 10_000)
-    assert "begun with threads 1, now 2: what it predicts may differ in rounding" in caplog.text
+    assert "begun with threads 1, now 2: predictions may differ in rounding" in caplog.text

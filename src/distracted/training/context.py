@@ -1,0 +1,97 @@
+"""Everything that the training of one fold is given."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distracted.data.competition import Competition
+from distracted.data.drops import keep_rows
+from distracted.data.folds import Folds, hold_back
+from distracted.inference.device import Precision
+from distracted.progress import Progress, silent
+from distracted.schema import RunConfig
+from distracted.training.checkpoints import Checkpoints
+from distracted.training.distributed import ALONE, Team
+from distracted.training.feed import Images
+from distracted.training.metrics_log import Tracker
+from distracted.training.pseudo import PseudoLabels
+from distracted.training.resolve import Settled
+
+
+@dataclass(frozen=True, eq=False)
+class FoldContext:
+    """Config, data and services of one fold's training; nothing in it changes.
+
+    Attributes:
+        cache: The data set's cache folder.
+        pseudo: Pseudo-labelled images that phases of kind train learn from in addition.
+        checkpoints: Where the state is saved and loaded; None: nowhere.
+        team: The processes that train the fold together, each with its own context.
+        label: Shown with the progress, such as "resnet50, fold 0".
+    """
+
+    settled: Settled
+    fold: int
+    competition: Competition
+    folds: Folds
+    cache: Path
+    tracker: Tracker
+    pseudo: PseudoLabels | None = None
+    checkpoints: Checkpoints | None = None
+    team: Team = ALONE
+    label: str = ""
+    progress: Progress = silent
+
+    @property
+    def config(self) -> RunConfig:
+        return self.settled.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.settled.device
+
+    @property
+    def precision(self) -> Precision:
+        return self.settled.precision
+
+    @property
+    def num_classes(self) -> int:
+        return self.competition.num_classes
+
+    @cached_property
+    def train_images(self) -> Images:
+        """All training images, of every fold."""
+        return Images.to_train(self.competition)
+
+    @cached_property
+    def test_images(self) -> Images:
+        return Images.to_test(self.competition)
+
+    @cached_property
+    def valid_rows(self) -> NDArray[np.int64]:
+        """Held-out rows of the fold: scored, never trained on."""
+        return self.folds.valid(self.fold)
+
+    @cached_property
+    def _training_side(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        training = self.config.training
+        return hold_back(self.folds, self.fold, share=training.holdout, seed=training.seed)
+
+    @property
+    def holdout_rows(self) -> NDArray[np.int64]:
+        """Rows of the inner holdout: training-side subjects that phases watch and do not train on."""
+        return self._training_side[1]
+
+    @cached_property
+    def train_rows(self) -> NDArray[np.int64]:
+        """Rows to train on: the training side without the inner holdout and without dropped images."""
+        return keep_rows(self.competition, self.folds, self.fold, self._training_side[0])
+
+    @property
+    def num_dropped(self) -> int:
+        """Images that the drop list leaves out of the training side."""
+        return len(self._training_side[0]) - len(self.train_rows)

@@ -1,0 +1,72 @@
+"""What a phase of gradient descent learns from: images in batches, their targets and loss weights."""
+
+import logging
+
+import torch
+
+from distracted.data.loading import Batch, Beside
+from distracted.inference.device import move
+from distracted.schema import TrainPhase
+from distracted.training.context import FoldContext
+from distracted.training.feed import Feed
+from distracted.training.mixing import Mixer, share_with_partner
+from distracted.training.pseudo import joint_targets
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingSet:
+    """The augmented training side of a fold, and its pseudo-labelled images, in batches.
+
+    Attributes:
+        loader: Shuffled by (seed, epoch).
+    """
+
+    def __init__(self, context: FoldContext, feed: Feed, phase: TrainPhase) -> None:
+        config, rows, labels = context.config, context.train_rows, context.folds.labels
+        subjects = context.folds.subjects[rows] if config.training.sampling == "subjects" else None
+        images, beside, weights = context.train_images, None, None
+        targets = torch.tensor(labels)
+        if context.pseudo is not None:
+            images = images.and_then(context.pseudo.images)
+            beside = Beside(images.rows[len(labels) :], config.pseudo.share)
+            targets, weights = joint_targets(labels, rows, context.pseudo, weight=config.pseudo.weight)
+        policy = phase.augment or config.augment.policy
+        self.loader = feed.loader(images, rows, policy, subjects=subjects, beside=beside)
+        self._device = context.device
+        self._targets = targets.to(self._device)
+        self._weights = None if weights is None else weights.to(self._device)
+        self._mixer = _make_mixer(context) if config.mixing.on else None
+
+    def inputs(
+        self, batch: Batch, *, epoch: int, number: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Images, targets and loss weights of a batch on the device; mixed if the config asks for it.
+
+        Args:
+            number: Number of the batch in its epoch, from 1.
+
+        Returns:
+            uint8 images, (B, H, W, 3) or (B, R, H, W, 3); class ids, (B,), or probabilities, (B,
+            num_classes); weights, (B,), or None if all are 1.
+        """
+        images, indices = batch.images, move(batch.indices, self._device)
+        targets = self._targets[indices]
+        if self._mixer is not None:
+            images, targets = self._mixer(images, targets, batch.indices, epoch=epoch, number=number)
+        return images, targets, None if self._weights is None else self._weights[indices]
+
+
+def _make_mixer(context: FoldContext) -> Mixer:
+    training, labels, subjects = context.config.training, context.folds.labels, context.folds.subjects
+    if context.config.mixing.stitch.prob > 0:
+        rows = context.train_rows
+        share = share_with_partner(labels[rows], subjects[rows], batch_size=training.batch_size)
+        _log.info(
+            "mixing.stitch: in batches of %d, %.0f%% of the images find a partner of their class and another "
+            "subject; the rest stay as they are",
+            training.batch_size,
+            100 * share,
+        )
+    num_classes, seed = context.num_classes, training.seed
+    return Mixer(context.config.mixing, labels=labels, subjects=subjects, num_classes=num_classes, seed=seed)

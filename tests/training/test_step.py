@@ -1,0 +1,142 @@
+"""One step: in parts where memory does not suffice, and what each process of a team adds to it."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from distracted.data.loading import Batch
+from distracted.errors import TrainingError
+from distracted.models.network import Network
+from distracted.predictions.store import Store
+from distracted.schema import RunConfig, TrainPhase
+from distracted.training.averaging import copy_state
+from distracted.training.context import FoldContext
+from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.metrics_log import NoTracker
+from distracted.training.resolve import settle
+
+PHASE = TrainPhase.model_validate(
+    {"kind": "train", "epochs": 1, "unfreeze": "all", "lr": 0.1, "optimizer": "sgd"}
+)
+NUM_CLASSES = 3
+
+
+class FixedInputs:
+    """Targets by position in the batch, and weights, whatever the images."""
+
+    def __init__(self, weights: torch.Tensor | None) -> None:
+        self.weights = weights
+
+    def inputs(
+        self, batch: Batch, *, epoch: int, number: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        weights = None if self.weights is None else self.weights[batch.indices]
+        return batch.images, batch.indices % NUM_CLASSES, weights
+
+
+@pytest.fixture
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return Batch(images, torch.arange(9))
+
+
+@pytest.fixture
+def small_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """A device with room for so many images at a time; returns the sizes that fitted."""
+
+    def limit(most: int) -> list[int]:
+        fitted: list[int] = []
+        whole = Network.weighted_logits
+
+        def limited(self: Network, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
+            if len(images) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            fitted.append(len(images))
+            return whole(self, images)
+
+        monkeypatch.setattr(Network, "weighted_logits", limited)
+        return fitted
+
+    return limit
+
+
+Make = Callable[..., PhaseTraining]
+
+
+@pytest.fixture
+def make(network: Network, store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Make:
+    """A phase's training of the small network, without dropout, on 36 images in batches of nine."""
+
+    def make(weights: torch.Tensor | None = None) -> PhaseTraining:
+        config = configure("training.batch_size=9", "training.ema=0", "augment.policy=none")
+        context = FoldContext(
+            settle(config, num_folds=3),
+            0,
+            competition=store.competition,
+            folds=store.folds,
+            cache=tmp_path / "cache",
+            tracker=NoTracker(),
+        )
+        training = FoldTraining(context)
+        training.network = network
+        phase = PhaseTraining(training, "finetune", PHASE)
+        phase.training_set = FixedInputs(weights)  # type: ignore[assignment]
+        phase.set_modes()
+        network.head.dropout.p = 0.0
+        return phase
+
+    return make
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_batch_in_micro_batches_is_the_same_step(
+    network: Network,
+    make: Make,
+    batch: Batch,
+    small_memory: Callable[[int], list[int]],
+    caplog: pytest.LogCaptureFixture,
+    weighted: bool,
+) -> None:
+    weights = torch.linspace(0.5, 1.5, 9) if weighted else None
+    start = copy_state(network)
+    whole = make(weights).step(batch)
+    expected = copy_state(network)
+    network.load_state_dict(start)
+    fitted = small_memory(4)
+    phase = make(weights)
+    with caplog.at_level(logging.WARNING):
+        in_parts = phase.step(batch)
+    assert phase.micro_batches == 4 and fitted == [4, 2, 2, 2, 3]  # the second of two was one too large
+    assert "each batch of 9 is computed in 4 micro-batches" in caplog.text
+    torch.testing.assert_close(in_parts, whole)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+    caplog.clear()
+    phase.step(batch)
+    assert fitted[5:] == [2, 2, 2, 3] and not caplog.records  # it is remembered ...
+    resumed = make(weights)
+    resumed.load_state_dict(phase.state_dict())
+    assert resumed.micro_batches == 4  # ... also by a training that goes on
+
+
+def test_memory_that_does_not_suffice_for_one_image_is_an_error(
+    make: Make, batch: Batch, small_memory: Callable[[int], list[int]]
+) -> None:
+    small_memory(0)
+    with pytest.raises(TrainingError, match=r"does not hold 1 images at a time; .* model.image_size"):
+        make().step(batch)
+
+
+def test_parts_of_a_team_add_up_to_the_batch(network: Network, make: Make, batch: Batch) -> None:
+    """What two processes would compute of one batch, here one after the other: the losses add up."""
+    start = copy_state(network)
+    whole = make().step(batch)
+    shares = []
+    for part in (slice(0, 5), slice(5, 9)):
+        network.load_state_dict(start)
+        shares.append(make().step(Batch(batch.images[part], batch.indices[part]))[0])
+    torch.testing.assert_close(sum(shares), whole[0])

@@ -160,11 +160,12 @@ def test_a_stop_is_passed_on_and_nothing_more_is_begun(run_jobs: Run, tmp_path: 
         engine.run = run  # type: ignore[method-assign, assignment]
         ended, _ = run_jobs(engine, jobs, body=body, stop=stop)
     assert [(one.job.fold, one.state) for one in ended] == [(0, "stopped"), (1, "stopped"), (2, "stopped")]
-    assert [one.reason for one in ended][1:] == ["not begun", "not begun"]
+    assert [one.reason for one in ended][1:] == ["not started", "not started"]
 
 
 def test_a_job_that_never_fits_is_refused_before_any_begins(run_jobs: Run, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"b, fold 1: asks for 4 cores and 0 GPUs .* here are 2 cores"):
+    refused = r"b, fold 1: asks for 4 cores and 0 GPUs .* this machine has 2 cores"
+    with pytest.raises(ClusterError, match=refused):
         run_jobs(Here(2, num_gpus=0), [Job("a", 0), Job("b", 1, 4)])
     assert (tmp_path / "story").read_text() == ""
 

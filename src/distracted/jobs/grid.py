@@ -1,4 +1,4 @@
-"""The jobs of a grid, what each takes, and how they end, whichever engine runs them."""
+"""The jobs of a grid: their resources, their commands and how they end, whichever engine runs them."""
 
 import signal
 import subprocess
@@ -10,15 +10,15 @@ from typing import Literal, Protocol
 from distracted.schema import RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop
 
-_LINES = 3  # at the end of what a job printed, among which its error stands
+_LINES = 3  # at the end of a job's output that may hold its error
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fold of one run, and what it takes.
+    """One fold of one run, and the resources that it takes.
 
     Attributes:
-        num_gpus: Of a GPU; 0.5 lets two share one.
+        num_gpus: GPUs, or a fraction of one: 0.5 lets two jobs share it.
     """
 
     run: str
@@ -35,8 +35,8 @@ class Ended:
     """How a job ended.
 
     Attributes:
-        state: stopped goes on when the grid is run again.
-        reason: Why it is not done, in a line.
+        state: A stopped job goes on when the grid is run again.
+        reason: Why it is not done, in one line.
     """
 
     job: Job
@@ -44,11 +44,11 @@ class Ended:
     reason: str = ""
 
 
-#: The command that trains a job's fold, on a device by its name ("auto": the best that the process sees).
+#: Returns the command that trains a job's fold on a device ("auto": the best that the process sees).
 Command = Callable[[Job, str], Sequence[str]]
-#: The file that takes what a job's command prints.
+#: Returns the file that a job's output goes to.
 Log = Callable[[Job], Path]
-#: Told of the jobs that have ended, every second or so.
+#: Called about every second with the jobs that have ended.
 Watch = Callable[[Sequence[Ended]], None]
 
 
@@ -56,9 +56,9 @@ class Engine(Protocol):
     """Runs jobs.
 
     Attributes:
-        num_cpus, num_gpus: All that it has.
-        at_once: How many jobs of one core it would run at a time, or 0 where that is not known.
-        grows: Whether it may get what it does not have now.
+        num_cpus, num_gpus: Its resources in total.
+        at_once: Number of one-core jobs that it runs at a time; 0: unknown.
+        grows: Whether it may get more resources later.
     """
 
     @property
@@ -74,19 +74,19 @@ class Engine(Protocol):
     def grows(self) -> bool: ...
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse jobs that it has no room for.
+        """Refuse jobs that ask for more resources than it has.
 
         Raises:
-            ClusterError: says which, and what there is.
+            ClusterError: says which job, and the resources there are.
         """
         ...
 
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
-        """Run jobs, as many at a time as there is room for; one that fails stops no other.
+        """Run jobs, as many at a time as there is room for; a failed job stops no other.
 
-        Where a stop is asked for, each is told to, and saves its state; no further one is begun.
+        When a stop is asked for, running jobs are told to save their state and stop, and no other is started.
         """
         ...
 
@@ -94,10 +94,11 @@ class Engine(Protocol):
 def plan_jobs(
     todo: Sequence[tuple[str, int]], runtimes: Mapping[str, RuntimeConfig], engine: Engine, *, num_all: int
 ) -> list[Job]:
-    """What each (run, fold) takes: as its config says, else a GPU and its share of the cores, or cores.
+    """Resources of each (run, fold): from its config, else one GPU with its share of the cores, or cores.
 
     Args:
-        num_all: Of the whole grid, done ones included: the rest of it is to be computed as all of it.
+        num_all: Number of jobs of the whole grid, finished ones included, so that the rest of a grid gets the
+            same number of threads, and so the same rounding, as the whole.
     """
     jobs = []
     for run, fold in todo:
@@ -116,18 +117,18 @@ def plan_jobs(
 
 
 def start(command: Sequence[str], log: Path, num_cpus: int) -> subprocess.Popen[bytes]:
-    """Begin a job's command with so many threads; what it prints is added to its log."""
+    """Start a job's command with a number of threads; its output is appended to its log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        # `env`, since torch counts its threads when it is imported
+        # by `env`: torch reads the number of threads when it is imported
         return subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
 
 
 def judge(job: Job, code: int, log: Path, *, told: bool = False) -> Ended:
-    """How a job ended, by its command's exit code (minus a signal's number) and what it printed.
+    """How a job ended, by its command's exit code (minus a signal's number) and its output.
 
     Args:
-        told: To stop; a process that had not begun yet ends by the signal itself.
+        told: Whether it was told to stop; a process that had not begun to listen ends by the signal itself.
     """
     if code == 0:
         return Ended(job, "done")
@@ -135,7 +136,7 @@ def judge(job: Job, code: int, log: Path, *, told: bool = False) -> Ended:
         return Ended(job, "stopped", "it goes on when the grid is run again")
     if code < 0:
         out = " (memory may have run out)" if code == -9 else ""
-        return Ended(job, "failed", f"ended by signal {-code}{out}; {log} has what it printed")
-    last = log.read_text(errors="replace").rstrip().splitlines()[-_LINES:]  # not of an earlier sitting
-    said = [line for line in last if line.startswith("error: ")]
-    return Ended(job, "failed", said[-1].removeprefix("error: ") if said else f"exit code {code}; see {log}")
+        return Ended(job, "failed", f"ended by signal {-code}{out}; {log} has its output")
+    last = log.read_text(errors="replace").rstrip().splitlines()[-_LINES:]  # not those of an earlier run
+    errors = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
+    return Ended(job, "failed", errors[-1] if errors else f"exit code {code}; see {log}")

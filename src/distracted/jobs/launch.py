@@ -1,4 +1,4 @@
-"""The processes that train one fold together, begun by torch's own launcher."""
+"""Starts the processes that train one fold together, by torch's launcher."""
 
 import logging
 import os
@@ -20,8 +20,8 @@ def run_team(size: int, command: Sequence[str]) -> None:
     """Run a command as a team of processes on this machine, as `torchrun --nproc-per-node` does.
 
     Raises:
-        ClusterError: one of them failed; what it said has been printed.
-        Stopped: they were told to, and the fold's state is saved.
+        ClusterError: one of them failed; its message has been printed.
+        Stopped: they were told to stop; the fold's state is saved.
     """
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
@@ -36,14 +36,15 @@ def run_team(size: int, command: Sequence[str]) -> None:
             monitor_interval=0.2,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in a line
+        # its many lines are replaced by the error below
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
         threads = max(1, torch.get_num_threads() // size)
         try:
             elastic_launch(config, "env")(f"OMP_NUM_THREADS={threads}", *command)
         except ChildFailedError as error:
             codes = {failure.exitcode for failure in error.failures.values()}
             if RESUMABLE in codes:
-                raise Stopped("the processes were told to") from None
+                raise Stopped("the processes were told to stop") from None
             first = next((code for code in sorted(codes) if code != -signal.SIGTERM), -signal.SIGTERM)
             ended = f"was ended by signal {-first}" if first < 0 else f"failed with exit code {first}"
             raise ClusterError(f"a process of the team {ended}; see above") from None

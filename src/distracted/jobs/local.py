@@ -1,4 +1,4 @@
-"""A grid on this machine: a process a job, on the GPUs or cores that there are."""
+"""Runs a grid on this machine: one process a job, on its GPUs or cores."""
 
 import subprocess
 import time
@@ -18,8 +18,8 @@ class Here:
 
     Args:
         num_cpus: Cores to use.
-        at_once: At most so many jobs at a time; 0: as many as there is room for.
-        num_gpus: GPUs to use; None: those that there are.
+        at_once: Most jobs at a time; 0: as many as there is room for.
+        num_gpus: GPUs to use; None: all.
     """
 
     grows = False
@@ -32,12 +32,12 @@ class Here:
         self._free = {f"cuda:{number}": 1.0 for number in range(self.num_gpus)}
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse a job that asks for more than there is."""
+        """Refuse a job that asks for more than this machine has."""
         for job in jobs:
             if (device := self._take(job)) is None:
                 raise ClusterError(
                     f"{job}: asks for {job.num_cpus} cores and {job.num_gpus:g} GPUs (runtime.num_cpus, "
-                    f"runtime.num_gpus); here are {self.num_cpus} cores and {self.num_gpus} GPUs"
+                    f"runtime.num_gpus); this machine has {self.num_cpus} cores and {self.num_gpus} GPUs"
                 )
             self._give_back(job, device)
 
@@ -47,7 +47,7 @@ class Here:
         """Run jobs as processes.
 
         Raises:
-            ClusterError: a job asks for more than there is.
+            ClusterError: a job asks for more than this machine has.
         """
         self.check(jobs)
         waiting, ended = list(jobs), list[Ended]()
@@ -72,20 +72,20 @@ class Here:
                 watch(ended)
                 time.sleep(_LOOK)
         finally:
-            for process in running:  # only where something went wrong here: nobody looks after them any more
+            for process in running:  # after an error here: nobody else would end them
                 process.terminate()
-        return [*ended, *(Ended(job, "stopped", "not begun") for job in waiting)]
+        return [*ended, *(Ended(job, "stopped", "not started") for job in waiting)]
 
     def _take(self, job: Job) -> str | None:
-        """The device that a job gets, or None where it has to wait."""
+        """Reserve a device for a job; None: it has to wait."""
         if job.num_cpus > self._free_cpus or not self._free_slots:
             return None
-        device = "cpu" if self.num_gpus else "auto"  # the latter may be a Mac's
+        device = "cpu" if self.num_gpus else "auto"  # auto may be a Mac's GPU
         if job.num_gpus:
             enough = [name for name, share in self._free.items() if share >= job.num_gpus - 1e-9]
             if not enough:
                 return None
-            device = min(enough, key=lambda name: self._free[name])  # whole ones stay for those that need one
+            device = min(enough, key=lambda name: self._free[name])  # keeps whole GPUs free
             self._free[device] -= job.num_gpus
         self._free_cpus -= job.num_cpus
         self._free_slots -= 1

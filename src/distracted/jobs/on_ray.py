@@ -1,7 +1,7 @@
-"""A grid on a Ray cluster: a task a job, with its resources, on whichever node has them.
+"""Runs a grid on a Ray cluster: one task a job, on a node that has its resources.
 
-The project's folder and the workspace have to lie at the same place on all nodes. What a job does is in its
-files there: a task that is begun again, after its node was lost, goes on from the fold's last checkpoint.
+The project's folder and the workspace must have the same path on all nodes. A job's state is in its files
+there: a task that is retried after its node was lost goes on from the fold's last checkpoint.
 """
 
 import logging
@@ -24,10 +24,10 @@ _LOOK = 1.0  # seconds between looks at the tasks
 
 
 class OnRay:
-    """A Ray cluster as a grid's engine; used as a context.
+    """A Ray cluster as a grid's engine; a context manager.
 
     Args:
-        address: Of the cluster: auto, host:port, or ray://host:port.
+        address: The cluster's address: auto, host:port, or ray://host:port.
 
     Raises:
         ClusterError: Ray is not installed, or no cluster answers.
@@ -43,16 +43,16 @@ class OnRay:
             raise ClusterError("CLUSTER=: Ray is not installed; pip install -e '.[cluster]'") from error
         self._ray: Any = ray
         host, _, port = address.removeprefix("ray://").rpartition(":")
-        if host and not _listens(host, port):  # Ray itself asks for five minutes
+        if host and not _listens(host, port):  # Ray itself tries for five minutes
             raise ClusterError(
                 f"CLUSTER={address}: nothing answers there; `ray start --head` says where it is, as host:port"
             )
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # refused, timed out, another version: each in a way of its own
+        except Exception as error:  # each failure raises another type
             raise ClusterError(f"CLUSTER={address}: no Ray cluster answers ({first_line(error)})") from error
-        signal.signal(signal.SIGTERM, handler)  # Ray's own leaves at once
+        signal.signal(signal.SIGTERM, handler)  # Ray's handler would exit at once
         has = ray.cluster_resources()
         self.num_cpus, self.num_gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
 
@@ -72,14 +72,14 @@ class OnRay:
         waiting = {}
         for job in jobs:
             placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
-            told = command(job, "auto" if job.num_gpus else "cpu")  # a node may show GPUs to all
+            told = command(job, "auto" if job.num_gpus else "cpu")  # a node may show its GPUs to every task
             waiting[placed.remote(list(told), str(log(job)), job.num_cpus)] = job
         return _collect(self._ray, waiting, log, stop, watch)
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse nothing: nodes may come; say what waits for them."""
+        """Refuse nothing, since nodes may join; log which jobs wait for them."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        have = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        available = "; ".join(f"{node.get('CPU', 0):g} cores, {node.get('GPU', 0):g} GPUs" for node in nodes)
         for job in jobs:
             asked = {"CPU": job.num_cpus, "GPU": job.num_gpus}
             if not any(all(node.get(kind, 0) >= number for kind, number in asked.items()) for node in nodes):
@@ -88,7 +88,7 @@ class OnRay:
                     job,
                     job.num_cpus,
                     job.num_gpus,
-                    have,
+                    available,
                 )
 
 
@@ -107,7 +107,7 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
         if stop.reason and not told:
             told = True
             for reference in waiting:
-                ray.cancel(reference)  # interrupts the task, which tells its process and waits for it
+                ray.cancel(reference)  # interrupts the task, which stops its process and waits for it
         ready, _ = ray.wait(list(waiting), timeout=_LOOK)
         for reference in ready:
             job = waiting.pop(reference)
@@ -124,11 +124,11 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
 
 
 def _work(command: list[str], log: str, num_cpus: int) -> int:
-    """On a node: run a job's command; returns its exit code."""
+    """Run a job's command on a node; returns its exit code."""
     process = start(command, Path(log), num_cpus)
     try:
         return process.wait()
-    except BaseException:  # cancelled: the fold is to be saved
+    except BaseException:  # cancelled: let the fold save its state
         process.terminate()
         process.wait()
         raise

@@ -1,8 +1,8 @@
-"""`make advise`: which backbone and which recipe a data set deserves, by measurement.
+"""`make advise`: which backbone and which recipe suit a data set, by measurement.
 
-The textbook's four cases turn on two things. How much data there is, is counted: images, subjects, images a
-class. How similar it is to what the backbone knows, is measured: how well its frozen features already tell
-the classes apart on subjects that the probe never saw.
+The textbook's four cases depend on two things. The size of the data is counted: images, subjects, images a
+class. Its similarity to ImageNet is measured: how well a backbone's frozen features tell the classes apart
+on subjects that the probe has not seen.
 """
 
 import logging
@@ -26,14 +26,14 @@ from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
 
-_C, _MAX_ITER = 0.03, 300  # the probe's
+_C, _MAX_ITER = 0.03, 300  # of the probe
 
 # Conventions, not measurements: the textbook draws no lines either.
-#: From so many images a class on, data is large: ImageNet has 1,300.
+#: Images a class from which data counts as large: ImageNet has 1,300.
 LARGE = 1000
-#: From this share of the prior's log loss on that the best probe takes away, data is similar to ImageNet.
+#: Skill of the best probe from which data counts as similar to ImageNet.
 SIMILAR = 0.7
-#: From this share on, little is left to win by training the backbone.
+#: Skill from which little is left to win by training the backbone.
 SOLVED = 0.98
 
 
@@ -43,7 +43,7 @@ class Size:
 
     images: int
     subjects: int
-    images_a_class: int  # of the rarest
+    images_a_class: int  # of the rarest class
 
     @property
     def large(self) -> bool:
@@ -52,14 +52,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one backbone's frozen features are worth.
+    """The score of one backbone's frozen features.
 
     Attributes:
-        log_loss: Of the cross-fitted probe; accuracy: of the same.
-        above: The probe's log loss above the best backbone's; error: its standard error over subjects.
-        logme: Evidence per image, the higher the better.
-        skill: Share of the class prior's log loss that the probe takes away; 0 is chance, 1 perfection.
-        seconds: To compute the features, or to find them in the cache.
+        log_loss, accuracy: Scores of the cross-fitted probe.
+        above: Difference of its log loss to the best backbone's; error: the difference's standard error over
+            subjects.
+        logme: Log evidence per image (LogME); higher is better.
+        skill: 1 - log loss / log loss of the class prior; 0 is chance, 1 perfection.
+        seconds: Time to compute the features, or to load them from the cache.
     """
 
     model: str
@@ -77,7 +78,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Case:
-    """One of the textbook's four cases: what it says, and what this project does."""
+    """One of the textbook's four cases: its advice, and this project's recipe."""
 
     name: str
     textbook: str
@@ -99,7 +100,7 @@ CASES = {
         "small and unlike ImageNet",
         textbook="freeze the first layers and train the rest",
         recipe="freeze_first_k",
-        why="edges and colours are the same everywhere; what lies above the first ten layers learns anew",
+        why="edges and colours are the same everywhere; the layers above the first ten adapt",
     ),
     (True, True): Case(
         "large and similar to ImageNet",
@@ -111,7 +112,7 @@ CASES = {
         "large and unlike ImageNet",
         textbook="train from scratch",
         recipe="full",
-        why="the weights are a start that costs nothing; from scratch it takes many times the epochs",
+        why="pretrained weights cost nothing; training from scratch takes many times the epochs",
     ),
 }
 SOLVED_CASE = Case(
@@ -124,12 +125,13 @@ SOLVED_CASE = Case(
 
 @dataclass(frozen=True)
 class Advice:
-    """What follows from the measurements.
+    """The measurements, and the recipe that follows.
 
     Attributes:
-        measured: The backbones, the best first.
-        chance: Accuracy of the majority class; prior: log loss of the class shares.
-        case: With the recipe to run with the best backbone.
+        measured: The backbones, best first.
+        chance: Accuracy of always predicting the majority class.
+        prior: Log loss of the class shares.
+        case: Holds the recipe for the best backbone.
     """
 
     size: Size
@@ -151,10 +153,10 @@ def advise(
     cache: Path,
     progress: Progress = silent,
 ) -> Advice:
-    """Measure backbones on a data set and say what follows.
+    """Measure backbones on a data set and advise a recipe.
 
     Args:
-        settled: Settled configs by model; those with random weights are left out.
+        settled: Resolved configs by model; those with random weights are left out.
         cache: The data set's cache folder.
 
     Raises:
@@ -165,20 +167,20 @@ def advise(
     counts = np.bincount(labels, minlength=competition.num_classes)
     size = Size(len(labels), competition.num_subjects, int(counts.min()))
     prior = prior_log_loss(labels, folds.ids, competition.num_classes)
-    found: dict[str, tuple[Measured, NDArray[np.float64]]] = {}
+    results: dict[str, tuple[Measured, NDArray[np.float64]]] = {}
     for model, config in settled.items():
         if not config.weights.pretrained:
             _log.warning("%s: left out, it has no pretrained weights here", model)
             continue
-        found[model] = _measure(model, config, competition, folds, cache, prior, progress)
-    if not found:
+        results[model] = _measure(model, config, competition, folds, cache, prior, progress)
+    if not results:
         raise ConfigError(
             f"MODELS: none of {', '.join(settled)} has pretrained weights here; with random ones there is "
             "nothing to transfer (recipe=scratch), or SET='model.weights=<file>' gives some"
         )
-    best = min(found.values(), key=lambda item: item[0].log_loss)[1]
+    best = min(results.values(), key=lambda item: item[0].log_loss)[1]
     measured = []
-    for one, losses in found.values():
+    for one, losses in results.values():
         above, error = difference_and_error(losses, best, folds.subjects[scored])
         measured.append(replace(one, above=above, error=error))
     measured.sort(key=lambda one: one.log_loss)
@@ -188,7 +190,7 @@ def advise(
 
 
 def find_case(*, large: bool, skill: float) -> Case:
-    """The case that data of this size and with this skill of the best probe falls in."""
+    """The case for data of this size and a best probe of this skill."""
     if skill >= SOLVED:
         return SOLVED_CASE
     return CASES[large, skill >= SIMILAR]
@@ -203,7 +205,7 @@ def _measure(
     prior: float,
     progress: Progress,
 ) -> tuple[Measured, NDArray[np.float64]]:
-    """One backbone, and the probe's loss of each scored row."""
+    """Measure one backbone; also returns the probe's loss of each scored row."""
     config = settled.config.model
     start = time.perf_counter()
     network = build_network(config, settled.weights, num_classes=competition.num_classes)

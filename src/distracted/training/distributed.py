@@ -1,7 +1,7 @@
-"""One fold on several devices: the processes that `torchrun` began, and how they agree.
+"""One fold on several devices: the processes that torch's launcher started, and how they agree.
 
-Each process has the whole network and a share of each batch. The first, the lead, writes; the others only
-compute. Where `torchrun` did not begin this process, it is a team of one, and nothing is exchanged.
+Each process has the whole network and a share of each batch. The first, the lead, writes files; the others
+only compute. A process that the launcher did not start is a team of one and exchanges nothing.
 """
 
 import os
@@ -31,8 +31,9 @@ class Team:
     """The processes that train a fold together.
 
     Attributes:
-        rank: Of this one, from 0 on; size: how many there are.
-        control: The group in which they agree, on the CPU.
+        rank: This process's number, from 0.
+        size: Number of processes.
+        control: The process group on the CPU in which they agree.
     """
 
     rank: int = 0
@@ -44,52 +45,52 @@ class Team:
         return self.rank == 0
 
     def share(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """This process's part of some rows: none is left out, none comes twice."""
+        """This process's share of some rows; the shares are disjoint and cover all rows."""
         return np.array_split(rows, self.size)[self.rank]
 
     def agree(self, *flags: bool) -> list[bool]:
-        """Whether any of the processes says so, of each flag."""
+        """For each flag, whether any process has set it."""
         if self.size == 1:
             return list(flags)
-        said = torch.tensor(flags, dtype=torch.uint8)
-        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self.control)
-        return [bool(flag) for flag in said]
+        tensor = torch.tensor(flags, dtype=torch.uint8)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self.control)
+        return [bool(flag) for flag in tensor]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over the processes of a tensor on the CPU."""
+        """Sum a tensor on the CPU over the processes."""
         if self.size > 1:
             distributed.all_reduce(values, group=self.control)
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has, in their order."""
+        """Each process's value, by rank."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, value, group=self.control)
-        return found
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value, group=self.control)
+        return values
 
     def hear(self, value: Any) -> Any:
-        """The lead's value, in every process: what all have to decide in one way."""
+        """The lead's value, in every process."""
         if self.size == 1:
             return value
-        said = [value]
-        distributed.broadcast_object_list(said, src=0, group=self.control)
-        return said[0]
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             distributed.barrier(group=self.control)
 
     def follow_lead(self, network: nn.Module) -> None:
-        """Give all processes the lead's tensors."""
+        """Copy the lead's tensors to all processes."""
         if self.size > 1:
             for tensor in network.state_dict().values():
                 distributed.broadcast(tensor, 0)
 
     def average_statistics(self, network: nn.Module) -> None:
-        """BatchNorm's running statistics, of which each process has seen its share, are averaged."""
+        """Average BatchNorm's running statistics over the processes; each has seen its own images."""
         if self.size == 1:
             return
         for buffer in running_statistics(network).values():
@@ -119,27 +120,27 @@ def data_parallel(network: Network, team: Team, device: torch.device) -> Distrib
 
 
 def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
-    """BatchNorm's, by name; while it learns, each process of a team has those of its share of the batches."""
+    """BatchNorm's running statistics by name; during training each process has those of its own batches."""
     buffers = network.named_buffers()
     return {name: b for name, b in buffers if name.rpartition(".")[2] in ("running_mean", "running_var")}
 
 
 def in_team() -> bool:
-    """Whether `torchrun` began this process."""
+    """Whether torch's launcher started this process."""
     return distributed.is_torchelastic_launched() and "RANK" in os.environ
 
 
 def _tells_of_a_lost_peer(error: RuntimeError) -> bool:
-    """gloo has no error of its own: it says its name."""
+    """gloo has no error class; its messages name it."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
 @contextmanager
 def naming_lost_peers() -> Iterator[None]:
-    """Within this block an exchange that breaks off says what that means.
+    """Within this block a broken exchange raises an error that says what happened.
 
     Raises:
-        TrainingError: another process of the team has ended in the middle.
+        TrainingError: another process of the team has ended.
     """
     try:
         yield
@@ -147,14 +148,14 @@ def naming_lost_peers() -> Iterator[None]:
         if not _tells_of_a_lost_peer(error):
             raise
         raise TrainingError(
-            "another process of the team has ended (what it said, if anything, stands above); the same "
-            "command goes on from the last checkpoint"
+            "another process of the team has ended (its message, if any, is printed above); the same command "
+            "goes on from the last checkpoint"
         ) from error
 
 
 @contextmanager
 def join_team(device: str) -> Iterator[Team]:
-    """The team that `torchrun` has put this process in, as its environment says; used as a context.
+    """The team that torch's launcher has put this process in, by its environment variables.
 
     Args:
         device: `runtime.device`; processes on CUDA exchange gradients by NCCL, others by gloo.

@@ -1,4 +1,4 @@
-"""A competition's images on their way into a network: batches of them, their features, their predictions."""
+"""Feeds a competition's images to a network: batches, features of the frozen base, predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from distracted.training.resolve import Settled
 
 @dataclass(frozen=True)
 class Images:
-    """All training images or all test images, in the competition's order."""
+    """Image files and digests of their contents, such as all training or all test images in order."""
 
     paths: list[Path]
     contents: list[str]
@@ -44,21 +44,21 @@ class Images:
         return np.arange(len(self.paths))
 
     def and_then(self, others: Self) -> Self:
-        """These, and others after them."""
+        """These images followed by others."""
         return type(self)(self.paths + others.paths, self.contents + others.contents)
 
     def take(self, rows: NDArray[np.int64]) -> Self:
-        """Some of them, in the order of `rows`."""
+        """The images at some rows, in that order."""
         return type(self)([self.paths[row] for row in rows], [self.contents[row] for row in rows])
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Feeds images to a network as a settled config says.
+    """Feeds images to a network with the settings of a resolved config.
 
     Attributes:
         cache: The data set's cache folder.
-        after_batch: Called after each batch that was predicted or gave its features; may raise, to stop.
+        after_batch: Called after each batch of predictions or features; may raise, to stop.
         team: The processes that share the work.
     """
 
@@ -81,13 +81,13 @@ class Feed:
         subjects: NDArray[np.int64] | None = None,
         beside: Beside | None = None,
     ) -> Loader:
-        """Batches of some rows: as evaluation sees them, or shuffled and augmented by a policy.
+        """Batches of some rows: in order for evaluation, or shuffled and augmented by a policy.
 
-        Evaluation decodes whole pictures; what is augmented was reduced and comes from the cache.
+        Evaluation decodes whole pictures; augmentation starts from reduced pictures in the cache.
 
         Args:
-            subjects: Of the rows, where shuffling is to draw each of them equally often.
-            beside: Further rows that each shuffled batch gets its share of.
+            subjects: Subject of each row, if an epoch is to draw each subject equally often.
+            beside: Further rows that each shuffled batch gets a share of.
         """
         config, size, crop = self.settled.config, *self._input()
         seed, regions = config.training.seed, self._regions()
@@ -111,7 +111,7 @@ class Feed:
         return self._load(pictures, rows, augmenter, shuffled=True, subjects=subjects, beside=beside)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
-        """What the head takes of all images, from the cache where it is there."""
+        """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
         size, crop = self._input()
         return cached_features(
             network,
@@ -136,10 +136,10 @@ class Feed:
         *,
         done: list[NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float32]:
-        """Predictions of some rows, (num_rows, num_classes).
+        """Log-probabilities of some rows, (num_rows, num_classes).
 
         Args:
-            done: As `predict_log_probs` takes it.
+            done: Batches that are predicted already, as in `predict_log_probs`.
         """
         parts = self.team.gather(
             predict_log_probs(
@@ -163,7 +163,7 @@ class Feed:
         views: Sequence[View],
         label: str,
     ) -> NDArray[np.float32]:
-        """Predictions of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
+        """Log-probabilities of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
         size, crop = self._input()
         return predict_together(
             networks,
@@ -223,11 +223,11 @@ class Feed:
 def pretrained_features(
     settled: Settled, sets: Sequence[Images], cache: Path, progress: Progress
 ) -> list[NDArray[np.float32]]:
-    """What a pretrained network's head takes of each set's images, (num_images, num_features) each.
+    """A pretrained network's features of several sets of images, (num_images, num_features) each.
 
     Args:
         cache: The data set's cache folder.
     """
-    network = build_network(settled.config.model, settled.weights, num_classes=2)  # its head is not asked
+    network = build_network(settled.config.model, settled.weights, num_classes=2)  # the head is not used
     feed = Feed(settled, cache, progress)
     return [np.asarray(feed.features(network.to(settled.device), images)) for images in sets]

@@ -1,4 +1,4 @@
-"""Heads fitted on the frozen base's features: by logistic regression, or by gradient descent."""
+"""Fits a head on features of the frozen base: by logistic regression, or by gradient descent."""
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from distracted.training.optim import make_head_optimizer
 def fit_head(
     network: Network, features: NDArray[np.float32], labels: NDArray[np.int64], phase: FeaturesPhase
 ) -> None:
-    """Fit a logistic regression and make it the network's head.
+    """Fit a logistic regression and load it into the network's head.
 
     Args:
-        features: Of the training side, shape (num_images, num_features).
+        features: Features of the training side, shape (num_images, num_features).
         labels: Class ids, each class present, shape (num_images,).
     """
     weight, bias = fit_logistic(features, labels, c=phase.c, max_iter=phase.max_iter)
@@ -39,12 +39,12 @@ def train_head(
     progress: Progress = silent,
     label: str = "",
 ) -> None:
-    """Train the head alone by gradient descent on features, in place; batches are shuffled by (seed, epoch).
+    """Train the head by gradient descent on features, in place; batches are shuffled by (seed, epoch).
 
     Args:
-        features: Of all images; may lie on disk, only batches of it are read, (num_images, num_features).
+        features: Features of all images, (num_images, num_features); may be a memory map, read by batches.
         labels: Class ids, shape (num_images,).
-        rows: Those to train on.
+        rows: Rows to train on.
 
     Raises:
         TrainingError: the loss is not finite.

@@ -1,4 +1,4 @@
-"""Where metrics go while a fold is trained: metrics.jsonl, and what else has the same interface."""
+"""Trackers: where metrics go while a fold is trained. metrics.jsonl is always written."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from distracted.paths import METRICS
 
 
 class Tracker(Protocol):
-    """Takes metrics as they come and a summary at the end; used as a context."""
+    """Takes metrics during training and a summary at the end; a context manager."""
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None: ...
 
     def summarise(self, values: Mapping[str, Any]) -> None: ...
 
     def tell(self) -> int:
-        """Where it stands, for `rewind`."""
+        """The current position, for `rewind`."""
         ...
 
     def rewind(self, position: int) -> None:
-        """Forget what came after: a training goes on from there, or from 0."""
+        """Remove what was logged after a position: the training goes on from there, or begins at 0."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class NoTracker:
-    """Tracks nothing: for processes that another one speaks for."""
+    """Tracks nothing: for all processes of a team but the lead."""
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
         pass
@@ -57,7 +57,7 @@ class NoTracker:
 
 
 class FileTracker:
-    """The local truth: one JSON object a line in metrics.jsonl, after those that are there."""
+    """Appends one JSON object a line to metrics.jsonl."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

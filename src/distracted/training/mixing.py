@@ -1,7 +1,7 @@
-"""Stitch, mixup and cutmix: a training batch whose images are made of two of its images each.
+"""Stitch, mixup and cutmix: each image of a training batch is combined with another of the batch.
 
-All is drawn on the CPU from (seed, epoch, batch number) and done on the images' device. Partners come from
-the batch itself, so that no image is decoded twice. Images stay uint8, since networks take no other.
+Random numbers are drawn on the CPU from (seed, epoch, batch number); the images are mixed on their device.
+Partners come from the same batch, so no image is decoded twice. Images stay uint8, the networks' input type.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 from distracted.schema import MixingConfig
 
-#: Where a stitched image is cut, as a share of its width.
+#: Range of the cut in a stitched image, as a share of its width.
 CUTS = (0.3, 0.7)
 
 _WAYS = ("stitch", "mixup", "cutmix", "none")
 
 
 class Mixer:
-    """Mixes training batches, each in one of the ways that a config gives a probability, or in none.
+    """Mixes each training batch in one way, drawn with the config's probabilities, or not at all.
 
     Args:
-        labels: Class id of each of the data set's images, shape (num_images,).
-        subjects: Subject id of each of them, shape (num_images,).
+        labels: Class ids of all images of the data set, shape (num_images,).
+        subjects: Their subject ids, shape (num_images,).
         seed: The run's seed.
     """
 
@@ -51,14 +51,14 @@ class Mixer:
         """Mix one batch.
 
         Args:
-            images: uint8, shape (B, H, W, 3), perhaps with a dimension of regions after the first.
-            targets: Their class ids, on the same device, shape (B,).
-            indices: Their positions in the data set, on the CPU, shape (B,).
-            number: The batch's, in its epoch, from 1 on.
+            images: uint8, shape (B, H, W, 3), or with a dimension of regions after the first.
+            targets: Class ids on the same device, shape (B,).
+            indices: Positions in the data set, on the CPU, shape (B,).
+            number: Number of the batch in its epoch, from 1.
 
         Returns:
-            Images of the same shape and type, and their targets: the class ids, or, where classes were mixed,
-            probabilities, shape (B, num_classes).
+            Images of the same shape and type, and targets: the class ids, or probabilities, shape
+            (B, num_classes), if classes were mixed.
         """
         assert number > 0  # numpy pads seeds with zeros: batch 0 would repeat the draws of the shuffle
         rng = np.random.default_rng([self._seed, epoch, number])
@@ -83,7 +83,7 @@ class Mixer:
 def find_partners(
     labels: NDArray[np.int64], subjects: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """For each image of a batch another of the same class and another subject, or itself where there is none.
+    """A random image of the same class and another subject for each image of a batch, else the image itself.
 
     Args:
         labels: Class ids, shape (B,).
@@ -98,7 +98,7 @@ def find_partners(
 
 
 def share_with_partner(labels: NDArray[np.int64], subjects: NDArray[np.int64], *, batch_size: int) -> float:
-    """Expected share of images that find a partner to be stitched with in a random batch of these rows."""
+    """Expected share of images in a random batch that have a partner to be stitched with."""
     pairs = labels * (subjects.max() + 1) + subjects
     _, pair, counts = np.unique(pairs, return_inverse=True, return_counts=True)
     fitting = np.bincount(labels)[labels] - counts[pair]
@@ -107,14 +107,14 @@ def share_with_partner(labels: NDArray[np.int64], subjects: NDArray[np.int64], *
 
 
 def stitch(images: torch.Tensor, partners: NDArray[np.int64], cuts: NDArray[np.int64]) -> torch.Tensor:
-    """The left part of each image beside the right part of its partner.
+    """Join the left part of each image with the right part of its partner.
 
     The 5th place of State Farm trained on left and right halves of two images of a class. Here images are
-    augmented before they are cut, and the cut lies anywhere in `CUTS`.
+    augmented first, and the cut is drawn from `CUTS`.
 
     Args:
         images: Shape (B, ..., H, W, 3).
-        cuts: The partner's first column, shape (B,).
+        cuts: First column of the partner's part, shape (B,).
     """
     stitched = images.clone()
     for image, partner, cut in zip(stitched, partners.tolist(), cuts.tolist(), strict=True):
@@ -123,19 +123,16 @@ def stitch(images: torch.Tensor, partners: NDArray[np.int64], cuts: NDArray[np.i
 
 
 def mixup(images: torch.Tensor, partners: NDArray[np.int64], share: float) -> torch.Tensor:
-    """Each image over its partner, `share` of the one and the rest of the other (Zhang et al. 2018).
+    """Blend each image with its partner, which gets 1 - `share` (Zhang et al. 2018).
 
-    Rounded to uint8, which changes a value by half a grey level at most.
+    Rounding to uint8 changes a value by at most half a grey level.
     """
     other = images[_on(images, partners)].float()
     return other.lerp_(images.float(), share).round_().to(images.dtype)
 
 
 def draw_box(height: int, width: int, alpha: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the box of a cutmix: its centre anywhere, its area a Beta's share.
-
-    What would lie outside of the image is cut off.
-    """
+    """Top, bottom, left and right of a cutmix box: uniform centre, area from Beta(alpha, alpha), clipped."""
     side = float(np.sqrt(1 - rng.beta(alpha, alpha)))
     y, x = int(rng.integers(height)), int(rng.integers(width))
     half_height, half_width = int(height * side) // 2, int(width * side) // 2
@@ -146,10 +143,10 @@ def draw_box(height: int, width: int, alpha: float, rng: np.random.Generator) ->
 def cutmix(
     images: torch.Tensor, partners: NDArray[np.int64], box: tuple[int, int, int, int]
 ) -> tuple[torch.Tensor, float]:
-    """Each image with a box of its partner in the same place (Yun et al. 2019).
+    """Replace a box of each image with the same box of its partner (Yun et al. 2019).
 
     Returns:
-        The images, and the share of their pixels that are their own.
+        The images, and the share of each image's own pixels.
     """
     top, bottom, left, right = box
     mixed = images.clone()
@@ -160,7 +157,7 @@ def cutmix(
 def soft_targets(
     targets: torch.Tensor, partners: NDArray[np.int64], share: float, *, num_classes: int
 ) -> torch.Tensor:
-    """Probabilities, shape (B, num_classes): `share` of an image's own class, the rest of its partner's."""
+    """Probabilities, shape (B, num_classes): `share` for the own class, the rest for the partner's."""
     own = F.one_hot(targets, num_classes).float()
     return torch.lerp(own[_on(targets, partners)], own, share)
 

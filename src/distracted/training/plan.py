@@ -1,4 +1,4 @@
-"""What each phase trains: the table behind `make freeze`."""
+"""The table of `make freeze`: which blocks each phase trains, and at which rate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Share:
     """How much of a block learns in a phase.
 
     Attributes:
-        layers: Of the block that learn by the end of the phase.
-        lr: Their rate at its highest; None where a regression is fitted.
-        start: Share of the phase that passes before they begin to learn; 0 but for `gradual`.
+        layers: Number of its layers that learn by the end of the phase.
+        lr: Their highest learning rate; None if a regression is fitted.
+        start: Share of the phase before they begin to learn; above 0 only for `unfreeze: gradual`.
     """
 
     layers: int
@@ -33,7 +33,7 @@ class Share:
 
 @dataclass(frozen=True)
 class BlockRow:
-    """A block, or the head, and what learns of it in each phase (by name), None where all of it is frozen."""
+    """A block or the head, and how much of it learns in each phase; None: all of it is frozen."""
 
     name: str
     layers: int
@@ -46,10 +46,10 @@ class Plan:
     """What a run would train.
 
     Attributes:
-        pretrained: Whether it is meant to start from pretrained weights.
-        image_size: Side in pixels.
-        phases: Those that apply.
-        rows: The blocks from the input on, the head last.
+        pretrained: Whether it is configured to start from pretrained weights.
+        image_size: Side of the input in pixels.
+        phases: The phases that apply.
+        rows: The blocks from the input up, the head last.
     """
 
     pretrained: bool
@@ -59,10 +59,10 @@ class Plan:
 
 
 def plan_run(config: RunConfig, *, num_classes: int) -> Plan:
-    """What a run would train of its network, without weights or data: nothing is downloaded or computed.
+    """Plan a run without weights or data: nothing is downloaded or computed.
 
     Raises:
-        ConfigError: the config asks for what this network does not have.
+        ConfigError: the config names a block or layers that this network lacks.
     """
     pretrained = config.model.weights != "none"
     model = with_input(config.model, find_backbone(config.model.backbone))
@@ -74,10 +74,10 @@ def plan_run(config: RunConfig, *, num_classes: int) -> Plan:
 
 
 def check_phases(network: Network, phases: Mapping[str, Phase]) -> None:
-    """Refuse, before anything is trained, a phase that names what this network does not have.
+    """Refuse a phase that names a block or layers that this network lacks.
 
     Raises:
-        ConfigError: says which phase, and what there is.
+        ConfigError: says which phase, and which blocks there are.
     """
     for name, phase in phases.items():
         if isinstance(phase, TrainPhase):
@@ -88,7 +88,7 @@ def check_phases(network: Network, phases: Mapping[str, Phase]) -> None:
 
 
 def plan_phases(network: Network, phases: Mapping[str, Phase]) -> list[BlockRow]:
-    """The blocks of a network from the input on, the head last, and what each phase trains of them.
+    """The blocks of a network from the input up, the head last, and how much each phase trains of them.
 
     Raises:
         ConfigError: as `check_phases`.
@@ -122,7 +122,7 @@ def plan_phases(network: Network, phases: Mapping[str, Phase]) -> list[BlockRow]
 
 
 def _count(module: nn.Module) -> int:
-    """Layers with a weight matrix."""
+    """Number of layers with a weight matrix."""
     return sum(parameter.ndim > 1 for parameter in module.parameters())
 
 
@@ -131,7 +131,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _share(network: Network, phase: Phase, number: int, first: int) -> Share | None:
-    """What learns of a block, whose layers begin at `first`."""
+    """How much of a block learns; `first` is the number of its first layer."""
     if not isinstance(phase, TrainPhase):
         return None
     end = first + len(network.blocks[number].layers)

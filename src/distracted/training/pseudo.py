@@ -1,4 +1,4 @@
-"""Pseudo-labels on their way into training: images without labels, and what a teacher says of them."""
+"""Pseudo-labels as training targets: images without labels, and a teacher's probabilities for them."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from distracted.training.feed import Images
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """Images to learn from beside the training side.
+    """Images to learn from in addition to the training side.
 
     Attributes:
-        images: Of the test set, or of a held-out fold.
-        probs: What the teacher says, soft, (num_images, num_classes).
+        images: Test images, or a fold's held-out images.
+        probs: The teacher's probabilities, (num_images, num_classes).
     """
 
     images: Images
@@ -25,10 +25,10 @@ class PseudoLabels:
 def joint_targets(
     labels: NDArray[np.int64], rows: NDArray[np.int64], pseudo: PseudoLabels, *, weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Targets and loss weights of all training images followed by the pseudo-labelled ones.
+    """Targets and loss weights of all training images, followed by those of the pseudo-labelled images.
 
-    Only `rows` keep their label: any other training image, such as a held-out one, is NaN, so that a batch
-    that held it would stop the training.
+    Only `rows` keep their label. All other training images, the held-out ones among them, get NaN: a batch
+    that held one would stop the training.
 
     Returns:
         Probabilities, (num_images, num_classes), and weights, (num_images,).

@@ -1,4 +1,4 @@
-"""From what the config asks for to what the run is: every `auto` settled before anything is trained."""
+"""Resolves a config before anything is trained: every `auto` gets its value on this machine."""
 
 import logging
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _MARGIN = 8 / 7  # what a picture has beyond the network's input: 256 pixels for
 
 @dataclass(frozen=True)
 class Settled:
-    """A config without `auto`, and what belongs to it on this machine.
+    """A resolved config, with its weights and device on this machine.
 
     Attributes:
-        config: Its hash is the run's.
-        weights: Where they come from, with a note for each fallback.
+        config: Holds no `auto`; its hash is the run's.
+        weights: Their origin, with a note for each fallback.
     """
 
     config: RunConfig
@@ -39,15 +39,15 @@ class Settled:
 
 
 def settle(config: RunConfig, *, num_folds: int) -> Settled:
-    """Settle weights, image size, crop, precision, number of folds, and which phases apply.
+    """Resolve weights, image size, crop, precision, number of folds, and which phases apply.
 
-    Policies and regions that are not used are left out: nothing about them is part of what the run is.
+    Unused policies and regions are left out: they are no part of the run's identity.
 
     Args:
-        num_folds: How many folds there really are.
+        num_folds: Number of folds in folds.csv.
 
     Raises:
-        ConfigError, WeightsError: something that was asked for by name cannot be had.
+        ConfigError, WeightsError: weights, device or precision named in the config are unavailable.
     """
     check_loss(config.training)
     backbone = find_backbone(config.model.backbone)
@@ -86,9 +86,9 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
 
 
 def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
-    """To how many pixels a training picture is reduced, so that random crops still fill the network's input.
+    """Shorter side that training pictures are reduced to, a seventh more than the input's, for random crops.
 
-    A seventh more than the input's side; with regions, the smallest of them has as many.
+    With regions, the smallest region has that size.
     """
     if config.augment.short_side != "auto":
         return config.augment.short_side
@@ -99,7 +99,7 @@ def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
 
 
 def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:
-    """Warn of settings that work in phases of kind train, where no such phase applies."""
+    """Warn of settings that act only in phases of kind train if no such phase applies."""
     training = config.training
     asked = {
         "mixing": config.mixing.on,
@@ -128,7 +128,7 @@ def with_input(model: ModelConfig, backbone: Backbone) -> ModelConfig:
 
 
 def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
-    """The phases that apply to such weights; with random ones nothing is frozen, whatever a phase says.
+    """The phases that apply to pretrained or random weights; with random weights nothing is frozen.
 
     Raises:
         ConfigError: none applies, or one does not go with the head.
@@ -160,7 +160,7 @@ def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
 
 
 def _tuned_share(config: RunConfig, phases: Mapping[str, Phase], *, pretrained: bool) -> float:
-    """As the config says, or 1 where there is nothing to go back to."""
+    """training.tuned_share, or 1 if there is no earlier network to interpolate with."""
     share = config.training.tuned_share
     train_base = [name for name, p in phases.items() if isinstance(p, TrainPhase) and p.trains_base]
     if share < 1 and not (pretrained and train_base):

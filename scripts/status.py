@@ -1,13 +1,14 @@
-"""make status: what is done, running, failed, missing and stale, per run and fold, and what to do next."""
+"""make status: which folds are done, running, failed or missing, which runs are stale, what to do next."""
 
 from collections.abc import Sequence
 
 import console
 from distracted.config import load_data_config
 from distracted.paths import Workspace
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store, open_store
 from distracted.report.inputs import stale_pages
-from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
+from distracted.report.status import FoldStatus, RunStatus, next_steps, run_statuses
 from distracted.submission.expect import expect_run
 from submit import describe
 
@@ -17,16 +18,17 @@ _SHOWN = ("log_loss", "accuracy")  # the report has the others
 def main(
     data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
 ) -> None:
-    """Show the grid of runs and folds, the best blend, and what to run next."""
+    """Show the table of runs and folds, the blend that is meant, and what to run next."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     statuses = run_statuses(store)
     if statuses:
         _grid(store, statuses)
         _say_trouble(statuses)
-    if (best := best_blend(statuses)) is not None:
-        console.say(
-            f"best blend: {best.run}, expected {describe(expect_run(store, store.read_run(best.run)))}"
-        )
+    if (meant := Catalogue(store).meant_blend()) is not None:
+        for reason in meant.passed_over:
+            console.warn(f"passed over: {reason}")
+        console.say(meant.why)
+        console.say(f"{meant.run}: expected {describe(expect_run(store, store.read_run(meant.run)))}")
     steps = [*next_steps(store, statuses), *stale_pages(store)]
     console.say(
         "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")

@@ -16,7 +16,7 @@ from distracted.tracking.log import track_submission
 
 
 def main(
-    name: Annotated[str, typer.Option(help="A run; by default the newest blend.")] = "",
+    name: Annotated[str, typer.Option(help="A run; by default the best current blend.")] = "",
     partial: Annotated[bool, typer.Option("--partial", help="Submit although folds are missing.")] = False,
     send: Annotated[bool, typer.Option("--send", help="Send it to Kaggle.")] = False,
     data: console.Data = "state_farm",

@@ -176,7 +176,7 @@ def test_complete_runs_that_are_no_blends_are_taken_and_others_named(
     for _ in range(2):  # the second time there is a blend, which is no member of itself
         caplog.clear()
         assert blend_runs(store).members == ("a", "b")
-        assert caplog.messages == ["unfinished: 2 of 3 folds; left out"]
+        assert caplog.messages == ["unfinished: fold 1 of 3 is missing; left out"]
     assert blend_runs(store, name="another").members == ("a", "b")
 
 

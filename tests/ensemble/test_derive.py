@@ -343,7 +343,7 @@ def test_a_stale_run_is_left_out_unless_it_is_named(
     calibrate_run(store, "a")
     write_run("a", skill=2.0, seed=5)
     assert blend_runs(store, blenders=LINEAR).members == ("a", "b")
-    assert "a_calibrated: its parent a has changed since it was made; make it anew" in caplog.text
+    assert "a_calibrated: its parent a has changed since it was made; make it again" in caplog.text
     with pytest.raises(StoreError, match="a_calibrated: its parent a has changed"):
         calibrate_run(store, "a_calibrated")
 

@@ -343,7 +343,7 @@ def test_a_run_that_is_made_anew_while_it_is_read_is_read_again(
     now, reads = store.manifests, iter([before])
     monkeypatch.setattr(store, "manifests", lambda run: next(reads, None) or now(run))
     assert store.read_run("a").manifests == now("a")
-    with pytest.raises(StoreError, match="a, fold 0 was made anew just now"):
+    with pytest.raises(StoreError, match="a, fold 0 was made again just now"):
         store.check_files(*before)
 
 

@@ -14,9 +14,10 @@ from distracted.ensemble.derive import calibrate_run
 from distracted.errors import ImageError
 from distracted.jobs.fold import train_and_store, train_folds
 from distracted.metrics import scores
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.job_state import job_state
 from distracted.predictions.store import Store
-from distracted.report.status import FoldStatus, RunStatus, best_blend, next_steps, run_statuses
+from distracted.report.status import FoldStatus, RunStatus, next_steps, run_statuses
 from distracted.schema import RunConfig, hash_config
 from distracted.stopping import Stop, Stopped
 from distracted.submission.submit import write_submission
@@ -60,7 +61,7 @@ def test_a_finished_run_shows_its_scores(store: Store) -> None:
             weights="timm",
             leaky=False,
             folds=tuple(FoldStatus("done", score) for score in (0.5, 1.5, 2.5)),
-            pooled=pytest.approx({"log_loss": np.log(3), "accuracy": 1 / 3, "macro_f1": 1 / 6, "auc": 0.5}),
+            pooled=pytest.approx({"log_loss": np.log(3), "accuracy": 1 / 3}),
             seconds=6.0,
             written=manifest.written,
         )
@@ -73,7 +74,8 @@ def test_a_blend_shows_its_cross_fitted_score(store: Store, write_run: WriteRun)
     blend_runs(store)
     status = by_run(store)["ensemble"]
     assert (status.kind, status.weights, status.problem, status.stale) == ("blend", "", "", "")
-    assert status.pooled == scores(store.read_run("ensemble").oof, store.folds.labels)
+    pooled = scores(store.read_run("ensemble").oof, store.folds.labels)
+    assert status.pooled == {key: pooled[key] for key in ("log_loss", "accuracy")}
     assert status.parents == ("a", "b")
 
 
@@ -147,7 +149,7 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     statuses = by_run(store)
     assert "a has changed" in statuses["a_calibrated"].stale
     assert "a has changed" in statuses["ensemble"].stale
-    assert best_blend([*statuses.values()]) is None
+    assert Catalogue(store).meant_blend() is None
     steps = next_steps(store, [*statuses.values()])
     assert [step.split(":")[0] for step in steps] == [
         "make calibrate RUNS=a NAME=a_calibrated",
@@ -168,7 +170,7 @@ def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Config
         train_and_store(store, settled, run="a", fold=1, stop=stop)
     (status,) = run_statuses(store)
     assert [fold.redo for fold in status.folds] == ["", "stopped", ""]
-    assert "make cv for a without FORCE=1: fold 1 is to be made anew" in next_steps(store, [status])[0]
+    assert "make cv for a without FORCE=1: fold 1 is marked to be retrained" in next_steps(store, [status])[0]
     train_and_store(store, settled, run="a", fold=1)
     assert [fold.redo for fold in run_statuses(store)[0].folds] == ["", "", ""]
 
@@ -185,10 +187,10 @@ def test_a_run_half_made_anew_with_another_config_is_named(store: Store, configu
     with pytest.raises(Stopped):
         train_folds(store, new, run="a", folds=range(3), force=True, stop=StopsAfterOne())
     (status,) = run_statuses(store)
-    assert status.stale == "a: its folds are being made anew with another config" and not status.problem
+    assert status.stale == "a: its folds are being retrained with another config" and not status.problem
     assert [fold.redo for fold in status.folds] == ["", "not begun", "not begun"] and not status.pooled
     steps = next_steps(store, [status])
-    assert steps[0].startswith("make cv for a without FORCE=1: fold 1, 2 is to be made anew")
+    assert steps[0].startswith("make cv for a without FORCE=1: fold 1, 2 is marked to be retrained")
     assert not any("FORCE=1 " in step and "without" not in step for step in steps)
     train_folds(store, new, run="a", folds=range(3))
     assert run_statuses(store)[0].is_current
@@ -201,9 +203,7 @@ def test_what_comes_next_ends_with_the_submission(store: Store, write_run: Write
     blend_runs(store)
     blend_runs(store, runs=["a"], name="alone")
     statuses = run_statuses(store)
-    best = best_blend(statuses)
-    assert best is not None and best.run == "ensemble"
-    assert next_steps(store, statuses) == ["make submit NAME=ensemble: no submission holds it as it is"]
+    assert next_steps(store, statuses) == ["make submit NAME=ensemble: its predictions are not submitted yet"]
     write_submission(store, name="ensemble")
     assert next_steps(store, run_statuses(store)) == []
 

@@ -76,7 +76,7 @@ def test_the_status_shows_the_grid_and_what_comes_next(trained: Project) -> None
     assert "resnet50" in outcome.out and "next: make ensemble: no blend holds resnet50" in outcome.out
     assert trained.ensemble().code == 0
     outcome = trained.status()
-    assert "best blend: ensemble, expected" in outcome.out and "make submit NAME=ensemble" in outcome.out
+    assert "ensemble: the only current blend" in outcome.out and "make submit NAME=ensemble" in outcome.out
     shutil.rmtree(trained.root / "oof/tiny/resnet50/fold1")
     job = trained.root / "runs/tiny/resnet50/fold1/job.json"
     job.write_text(json.dumps(json.loads(job.read_text()) | {"state": "failed", "error": "out of luck"}))

@@ -134,7 +134,7 @@ def test_answers_stay_when_the_submission_is_written_anew(store: Store, blend: s
 # Which run is taken
 
 
-def test_the_newest_blend_is_taken(store: Store, blend: str) -> None:
+def test_of_equal_blends_the_newest_is_taken(store: Store, blend: str) -> None:
     blend_runs(store, name="another")
     date(store, "ensemble", 2)
     date(store, "another", 1)
@@ -164,7 +164,7 @@ def test_where_no_blend_is_current_the_reason_is_told(store: Store, write_run: W
     refused(store, "there is no blend yet")
     blend_runs(store)
     write_run("a", seed=5)
-    refused(store, "ensemble: its member a has changed since it was made; blend anew")
+    refused(store, "ensemble: its member a has changed since it was made; blend again")
 
 
 def test_a_member_that_is_gone_or_damaged_is_refused(store: Store, blend: str) -> None:

@@ -17,10 +17,9 @@ from distracted.audit.odd_images import check_pictures, shows_something
 from distracted.audit.scan import scan_images
 from distracted.data.audit import audit_folds
 from distracted.data.drops import COLUMNS as DROP_COLUMNS
-from distracted.errors import ConfigError, StoreError
+from distracted.errors import ConfigError
 from distracted.files import atomic_path, sha256_json
-from distracted.metrics import log_loss
-from distracted.predictions.lineage import check_parents
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -49,7 +48,8 @@ def audit_competition(
 
     Args:
         settled: A network in whose features subjects are compared; expected to be pretrained.
-        run: Whose out-of-fold predictions judge the labels; by default the best complete run's, if any.
+        run: The run whose out-of-fold predictions judge the labels; by default the run that is meant
+            (`Catalogue.meant_run`), if there is one that is not leaky.
         drops: Also judge the labels of each fold's training side by networks blind to the fold.
         force: Look anew.
 
@@ -63,7 +63,7 @@ def audit_competition(
             "nothing of who is alike; expected a network that has, such as efficientnet_lite0"
         )
     competition = store.competition
-    judge, judges = store.read_run(run) if run else best_run(store), can_judge()
+    judge, judges = _judge(store, run), can_judge()
     name = judge.name if judge is not None else ""
     how = sha256_json([_VERSION, settled.config.hash, settled.weights.sha256, drops, judges])
     kept = None if force or not candidates_of(store).is_file() else kept_audit(store)
@@ -94,20 +94,18 @@ def audit_competition(
     return keep_audit(store, checks, name, how)  # last: it says that all is there
 
 
-def best_run(store: Store) -> Run | None:
-    """The complete run with the lowest pooled log loss whose parents are as they were, if there is one."""
-    best: tuple[float, Run] | None = None
-    rows = store.folds.scored
-    for name in store.runs():
-        try:
-            check_parents(store, name)
-            run = store.read_run(name)
-        except StoreError:
-            continue
-        loss = log_loss(run.oof[rows], store.folds.labels[rows])
-        if not run.leaky and (best is None or loss < best[0]):
-            best = loss, run
-    return None if best is None else best[1]
+def _judge(store: Store, name: str) -> Run | None:
+    """The run whose predictions judge the labels; None while there is none."""
+    if name:
+        return store.read_run(name)
+    catalogue = Catalogue(store)
+    meant = catalogue.meant_run()
+    if meant is None or catalogue.entry(meant.run).leaky:
+        return None
+    for reason in meant.passed_over:
+        _log.warning("passed over: %s", reason)
+    _log.info("%s", meant.why.replace("NAME=", "RUN="))
+    return store.read_run(meant.run)
 
 
 def _split(store: Store) -> Check:

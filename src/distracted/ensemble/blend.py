@@ -1,4 +1,4 @@
-"""`make ensemble`: the stored runs blended into a run like any other."""
+"""`make ensemble`: blends stored runs and stores the blend as a run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,8 @@ from distracted.metrics import (
     subject_bootstrap,
 )
 from distracted.postprocess.step import STEP_VERSION, Subset
-from distracted.predictions.lineage import ancestors, check_parents, is_current, parents_of
+from distracted.predictions.catalogue import Catalogue
+from distracted.predictions.lineage import check_parents, is_current
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -30,17 +31,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A blend that is in the store.
+    """A blend in the store.
 
     Attributes:
-        name: Of the run; members: the runs in it.
+        members: Names of the blended runs.
         scores: Pooled OOF log loss of each member.
         pooled: The blend's cross-fitted scores by name, as `metrics.scores`.
-        fit: How it was fitted, or None where it was done already.
+        fit: How it was fitted; None if it was done already.
         interval: The cross-fitted log loss with its 95% bootstrap interval over subjects.
         prior: Log loss of the class prior.
-        num_candidates: Blenders that were chosen from.
-        blender, weights: What all folds together would take, for reading; a weight a member.
+        num_candidates: Number of blenders to choose from.
+        blender, weights: The choice over all folds together, for information; one weight a member.
     """
 
     name: str
@@ -65,20 +66,21 @@ def blend_runs(
     force: bool = False,
     progress: Progress = silent,
 ) -> Ensemble:
-    """Blend runs and write the blend's folds, unless a blend of that name is the same.
+    """Blend runs and write the blend's folds, unless the same blend is stored under that name.
 
-    Fold k of the blend pools the members' fold-k networks, for its valid rows and for the test rows alike,
-    by what was fitted and chosen without fold k.
+    Fold k of the blend pools the members' fold-k networks, on its valid rows and on the test rows, with a
+    blender and weights that were chosen and fitted without fold k.
 
     Args:
-        runs: Members; by default all complete runs that no blend is part of.
-        blenders: Chosen from, from the simplest to the most flexible; the others are scored for reading.
-        leaky: Take runs that watched the folds that they are scored on, too.
-        force: Make it anew, whatever is there.
+        runs: Members; by default all complete, current runs that no blend is part of.
+        blenders: Candidates, from the simplest to the most flexible; the others are scored for information.
+        leaky: Also take runs that watched the folds that they are scored on.
+        force: Blend again, even if it is done.
 
     Raises:
-        StoreError: no complete run, a named one that is missing, incomplete or leaky, or a name that another
-            kind of run or a member has.
+        StoreError: there is no complete run; a named run is missing, incomplete or leaky; or the name
+        belongs to
+            a member or to a run of another kind.
     """
     if store.kinds(name) - {"blend"}:
         raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
@@ -89,7 +91,8 @@ def blend_runs(
         if runs
         else _complete_runs(store, but=name, leaky=leaky)
     )
-    if blends := [run.name for run in members if _holds_a_blend(store, run.name)]:
+    catalogue = Catalogue(store)
+    if blends := [run.name for run in members if catalogue.entry(run.name).holds_a_blend]:
         raise StoreError(
             f"RUNS: {blends[0]} is a blend, or made of one: its members would count twice; name them instead"
         )
@@ -140,37 +143,30 @@ def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None
 
 
 def _complete_runs(store: Store, *, but: str, leaky: bool) -> list[Run]:
+    """The complete, current runs that no blend is part of; logs why others are left out."""
     members = []
-    for name in store.runs():
-        if name == but:  # the blend itself, which may be damaged
+    for entry in Catalogue(store).entries():
+        if entry.name == but:  # it may be damaged
             continue
-        manifests = store.manifests(name)
-        if but in (parent.run for parent in parents_of(store, name)):
+        if not entry.manifests:
+            raise StoreError(entry.problem)
+        if but in entry.parents or entry.holds_a_blend:
             continue
-        if _holds_a_blend(store, name):
-            continue
-        if manifests[0].leaky and not leaky:
-            _log.warning("%r watched the folds that it is scored on; left out (LEAKY=1 takes it)", name)
-            continue
-        if len(manifests) < store.folds.num_folds:
-            _log.warning("%s: %d of %d folds; left out", name, len(manifests), store.folds.num_folds)
-            continue
-        try:
-            check_parents(store, name)
-        except StoreError as error:
-            _log.warning("%s; left out", error)
-            continue
-        members.append(store.read_run(name))
+        if entry.leaky and not leaky:
+            text = "%s: leaky, it watched the folds that it is scored on; left out (LEAKY=1 takes it)"
+            _log.warning(text, entry.name)
+        elif not entry.has_all_folds:
+            _log.warning("%s: %s; left out", entry.name, entry.missing)
+        elif entry.stale:
+            _log.warning("%s; left out", entry.stale)
+        else:
+            members.append(store.read_run(entry.name))
     if not members:
         raise StoreError(
             f"{store.workspace.oof(store.competition.name)}: no complete run to blend; `make cv "
             "MODEL=resnet50` trains one"
         )
     return members
-
-
-def _holds_a_blend(store: Store, run: str) -> bool:
-    return any(store.manifests(name)[0].kind == "blend" for name in ancestors(store, run))
 
 
 def _config(members: Sequence[Run], blenders: Sequence[Blender]) -> dict[str, Any]:

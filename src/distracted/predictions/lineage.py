@@ -1,4 +1,4 @@
-"""What a run was made of, and whether that is still there."""
+"""A run's parents, and whether they are as they were when it was made."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,21 @@ from distracted.predictions.store import Store
 
 
 def is_current(store: Store, run: str, fold: int, *, config_hash: str, parents: Sequence[Parent]) -> bool:
-    """Whether a fold is there, undamaged, and made of what it would be made of now."""
+    """Whether a fold is stored, undamaged, and made with this config from these parents."""
+    manifest = store.find_manifest(run, fold)
+    if manifest is None or manifest.config_hash != config_hash or manifest.parents != tuple(parents):
+        return False
     try:
-        manifest = store.manifest(run, fold)
         store.check_files(manifest)
     except StoreError:
         return False
-    return manifest.config_hash == config_hash and manifest.parents == tuple(parents)
+    return True
 
 
 def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
-    """Refuse a run whose parents, or theirs in turn, are not as they were when it was made.
+    """Refuse a run whose parents, or their parents, are not as they were when it was made.
 
-    A trained run stands by itself, whatever became of the teachers that it learned from.
+    A trained run stands by itself, whatever has become of its teachers.
 
     Args:
         partial: Folds of them may be missing.
@@ -32,12 +34,12 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
     kind = manifests[0].kind
     if kind == "model":
         return
-    member, anew = "parent", "make it anew (`make tta`, `calibrate`, `smooth` or `sweep`)"
+    member, again = "parent", "make it again (`make tta`, `calibrate`, `smooth` or `sweep`)"
     if kind == "blend":
-        member, anew = "member", "blend anew (`make ensemble`)"
+        member, again = "member", "blend again (`make ensemble`)"
     for parent in parents_of(store, run):
         if not store.finished_folds(parent.run):
-            raise StoreError(f"{run}: its {member} {parent.run} is gone; restore it, or {anew}")
+            raise StoreError(f"{run}: its {member} {parent.run} is gone; restore it, or {again}")
         manifests = store.manifests(parent.run)
         store.check_files(*manifests)
         now = as_parent(manifests).predictions
@@ -48,20 +50,20 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
                 "submits all the same)"
             )
         if any(parent.predictions.get(fold, value) != value for fold, value in now.items()):
-            raise StoreError(f"{run}: its {member} {parent.run} has changed since it was made; {anew}")
+            raise StoreError(f"{run}: its {member} {parent.run} has changed since it was made; {again}")
         check_parents(store, parent.run, partial=partial)
 
 
 def parents_of(store: Store, run: str) -> list[Parent]:
-    """What a run was made of, as it was then; folds may have been made of different states of one run."""
+    """The parents of a run as they were then; folds may come from different states of one parent."""
     parents = [parent for manifest in store.manifests(run) for parent in manifest.parents]
     return [parent for number, parent in enumerate(parents) if parent not in parents[:number]]
 
 
 def ancestors(store: Store, run: str) -> set[str]:
-    """Names of all that a run was made of, itself included, as far as it is still there."""
-    found = {run}
+    """Names of a run, its parents, their parents and so on, as far as they are still stored."""
+    names = {run}
     for parent in parents_of(store, run):
         if store.finished_folds(parent.run):
-            found |= ancestors(store, parent.run)
-    return found
+            names |= ancestors(store, parent.run)
+    return names

@@ -22,6 +22,7 @@ from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha25
 from distracted.locks import Lock, hold
 from distracted.paths import AUDIT, REPORT, Workspace
 from distracted.predictions._binding import bind_data
+from distracted.predictions._file_memory import FileMemory, read_bytes
 from distracted.predictions._rows import as_table, read_rows
 from distracted.predictions.manifest import Kind, Manifest, Parent
 from distracted.predictions.provenance import git_commit, package_versions
@@ -51,6 +52,8 @@ class Store:
         self.workspace = workspace
         self.competition = competition
         self.folds = folds
+        self._manifests = FileMemory[Manifest]()  # read and checked
+        self._hashes = FileMemory[str]()  # of prediction files
 
     def runs(self) -> list[str]:
         """Names of the runs that have a manifest for at least one of the folds."""
@@ -68,8 +71,11 @@ class Store:
             StoreError: missing, not a manifest, or of other data or folds.
         """
         path = self._path(run, fold)
+        if (known := self._manifests.get(path)) is not None:
+            return known
         try:
-            manifest = Manifest.model_validate_json(path.read_text())
+            content, identity = read_bytes(path)
+            manifest = Manifest.model_validate_json(content)
         except FileNotFoundError:
             raise StoreError(
                 f"{path}: no such prediction; `make train FOLD={fold} MODEL={run}` makes it"
@@ -92,6 +98,7 @@ class Store:
             )
         if manifest.folds_hash != self.folds.hash:
             raise StoreError(f"{path}: made with other folds than folds.csv; {_redo(run)}")
+        self._manifests.put(path, identity, manifest)
         return manifest
 
     def find_manifest(self, run: str, fold: int) -> Manifest | None:
@@ -232,10 +239,34 @@ class Store:
             StoreError: there is no such run; folds are missing or of several configs; a file was edited; an
                 image is missing, double or unknown; a value is not finite; a row does not sum to 1.
         """
+        manifests, oof = self._read_oof(run, partial)
+        try:
+            test = np.stack([self._read(manifest, "test") for manifest in manifests])
+        except StoreError:
+            if self._has_changed(*manifests):  # retrained while it was read
+                return self.read_run(run, partial=partial)
+            raise
+        return Run(run, oof, test, tuple(manifest.fold for manifest in manifests), manifests)
+
+    def read_oof(self, run: str, *, partial: bool = False) -> NDArray[np.float64]:
+        """`Run.oof` alone; the test predictions are checked to be undamaged, and not parsed.
+
+        Raises:
+            StoreError: as `read_run`.
+        """
+        manifests, oof = self._read_oof(run, partial)
+        try:
+            self._check_parts(manifests, ["test"])
+        except StoreError:
+            if self._has_changed(*manifests):
+                return self.read_oof(run, partial=partial)
+            raise
+        return oof
+
+    def _read_oof(self, run: str, partial: bool) -> tuple[tuple[Manifest, ...], NDArray[np.float64]]:
         manifests = self.manifests(run)
-        there = [manifest.fold for manifest in manifests]
-        missing = sorted(set(range(self.folds.num_folds)) - set(there))
         finish = _FINISH[manifests[0].kind]
+        missing = sorted(set(range(self.folds.num_folds)) - {manifest.fold for manifest in manifests})
         if missing and not partial:
             names = ", ".join(map(str, missing))
             raise StoreError(
@@ -244,17 +275,15 @@ class Store:
             )
         if len({manifest.config_hash for manifest in manifests}) > 1:
             raise StoreError(f"{run}: its folds were made with different configs; {finish}, with FORCE=1")
-        shape = (len(self.competition.train), self.competition.num_classes)
-        oof, test = np.full(shape, np.nan), []
+        oof = np.full((len(self.competition.train), self.competition.num_classes), np.nan)
         try:
             for manifest in manifests:
                 oof[self.folds.valid(manifest.fold)] = self._read(manifest, "valid")
-                test.append(self._read(manifest, "test"))
         except StoreError:
-            if self._has_changed(*manifests):  # made anew while it was read
-                return self.read_run(run, partial=partial)
+            if self._has_changed(*manifests):
+                return self._read_oof(run, partial)
             raise
-        return Run(run, oof, np.stack(test), tuple(there), manifests)
+        return manifests, oof
 
     def _check_name(self, run: str) -> None:
         check_name(run, "NAME")
@@ -270,39 +299,51 @@ class Store:
         """Refuse prediction files that are not those that their manifests describe.
 
         Raises:
-            StoreError: one was edited, is gone, or was made anew just now.
+            StoreError: one was edited, is gone, or was replaced just now.
         """
         for manifest in manifests:
             try:
-                for part in ("valid", "test"):
-                    self._bytes(manifest, part)
+                self._check_parts([manifest], ["valid", "test"])
             except StoreError as error:
                 if self._has_changed(manifest):
                     raise StoreError(
-                        f"{manifest.run}, fold {manifest.fold} was made anew just now; begin again"
+                        f"{manifest.run}, fold {manifest.fold} was made again just now; repeat the command"
                     ) from error
                 raise
+
+    def _check_parts(self, manifests: Iterable[Manifest], parts: Sequence[str]) -> None:
+        for manifest in manifests:
+            for part in parts:
+                if self._hashes.get(self._part(manifest, part)) != getattr(manifest, f"{part}_sha256"):
+                    self._bytes(manifest, part)
 
     def _has_changed(self, *manifests: Manifest) -> bool:
         """Whether a fold is not the one any more that its manifest was read of."""
         return any(self.find_manifest(manifest.run, manifest.fold) != manifest for manifest in manifests)
 
+    def _part(self, manifest: Manifest, part: str) -> Path:
+        return self._path(manifest.run, manifest.fold).with_name(f"{part}.parquet")
+
     def _bytes(self, manifest: Manifest, part: str) -> tuple[Path, bytes]:
-        """A file of predictions: the very bytes that its manifest describes."""
-        path = self._path(manifest.run, manifest.fold).with_name(f"{part}.parquet")
-        redo = _redo(manifest.run)
+        """A prediction file: the very bytes that its manifest describes."""
+        path, redo = self._part(manifest, part), _redo(manifest.run)
         try:
-            found = path.read_bytes()
+            content, identity = read_bytes(path)
         except FileNotFoundError:
             raise StoreError(f"{path}: no such file; {redo}") from None
-        if sha256_bytes(found) != getattr(manifest, f"{part}_sha256"):
-            raise StoreError(f"{path}: not the file that its manifest describes (edited or damaged); {redo}")
-        return path, found
+        expected = getattr(manifest, f"{part}_sha256")
+        if self._hashes.get(path, identity) != expected:
+            if sha256_bytes(content) != expected:
+                raise StoreError(
+                    f"{path}: not the file that its manifest describes (edited or damaged); {redo}"
+                )
+            self._hashes.put(path, identity, expected)
+        return path, content
 
     def _read(self, manifest: Manifest, part: str) -> NDArray[np.float64]:
-        path, found = self._bytes(manifest, part)
+        path, content = self._bytes(manifest, part)
         imgs, classes = self._imgs(manifest.fold)[part], self.competition.classes
-        return read_rows(found, imgs, classes, path, _redo(manifest.run))
+        return read_rows(content, imgs, classes, path, _redo(manifest.run))
 
     def _imgs(self, fold: int) -> dict[str, NDArray[Any]]:
         """Names of the images of each part of a fold, in the order of its rows."""

@@ -1,4 +1,4 @@
-"""The leaderboard: every run with its score, what it is expected to score, and what came back."""
+"""The leaderboard: every run with its score, its forecast, and Kaggle's answers."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.metrics import Interval, log_losses, subject_bootstrap
+from distracted.metrics import Interval, log_losses, scores, subject_bootstrap
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.status import RunStatus
@@ -25,13 +25,16 @@ class Entry:
 
     Attributes:
         oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
+        pooled: All pooled scores by name, as `metrics.scores`.
         by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
-        blenders: Of a blend, the blender that was chosen for each fold; weights: of each fold, by member;
-            overall: what all folds together would choose, for reading.
+        blenders: Of a blend: the blender chosen for each fold.
+        weights: Of a blend: each fold's weights by member.
+        overall: Of a blend: the weights over all folds together, for information.
     """
 
     status: RunStatus
     oof: Interval
+    pooled: Mapping[str, float]
     expected: Expected
     by_fold: tuple[float, ...]
     by_class: tuple[float, ...]
@@ -41,7 +44,7 @@ class Entry:
 
 
 def make_board(store: Store, statuses: Sequence[RunStatus], *, progress: Progress = silent) -> list[Entry]:
-    """Entries of all complete runs, the best first; those that watched what they are scored on come last."""
+    """Entries of all complete runs, best first; leaky runs come last."""
     complete = [status for status in statuses if status.is_complete]
     entries = []
     with progress("leaderboard", total=len(complete), unit="run") as step:
@@ -51,14 +54,10 @@ def make_board(store: Store, statuses: Sequence[RunStatus], *, progress: Progres
     return sorted(entries, key=lambda entry: (entry.status.leaky, entry.oof.mean))
 
 
-def headline(entries: Sequence[Entry]) -> Entry | None:
-    """The best current blend, else the best current run; runs that watched their folds only where all did."""
-
-    def rank(entry: Entry) -> tuple[bool, bool, bool, float]:
-        status = entry.status
-        return status.leaky, not status.is_current, status.kind != "blend", entry.oof.mean
-
-    return min(entries, key=rank, default=None)
+def headline(entries: Sequence[Entry], meant: str) -> Entry | None:
+    """The entry of the run that is meant; if none is (all are stale), the best honest one."""
+    named = [entry for entry in entries if entry.status.run == meant]
+    return min(named or entries, key=lambda entry: (entry.status.leaky, entry.oof.mean), default=None)
 
 
 def _entry(store: Store, status: RunStatus) -> Entry:
@@ -73,9 +72,10 @@ def _entry(store: Store, status: RunStatus) -> Entry:
     return Entry(
         status,
         subject_bootstrap(losses, subjects),
+        scores(run.oof[rows], labels),
         expect_run(store, run),
-        tuple(_mean(found) for found in by_fold),
-        tuple(_mean(found) for found in by_class),
+        tuple(map(_mean, by_fold)),
+        tuple(map(_mean, by_class)),
         blenders=tuple(d["blender"] for d in details) if run.kind == "blend" else (),
         weights=tuple(d["weights"] for d in details) if run.kind == "blend" else (),
         overall=details[0]["on_all_folds"]["weights"] if run.kind == "blend" else None,
@@ -86,8 +86,8 @@ def _mean(losses: NDArray[np.float64]) -> float:
     return float(losses.mean()) if len(losses) else float("nan")  # no scored row has that class
 
 
-#: What a submission's provenance has to say to be shown.
-_TOLD = (
+#: Keys that a submission's provenance needs to be shown.
+_PROVENANCE = (
     "written",
     "run",
     "kind",
@@ -108,11 +108,11 @@ _TOLD = (
 
 @dataclass(frozen=True)
 class Sent:
-    """A submission as its provenance tells.
+    """A written submission.
 
     Attributes:
-        told: What stands in the file beside the CSV.
-        is_current: Whether the run still is as it was submitted.
+        told: Its provenance, from the JSON file.
+        is_current: Whether the run has the same predictions as when it was submitted.
     """
 
     name: str
@@ -121,17 +121,17 @@ class Sent:
 
 
 def read_submissions(store: Store) -> list[Sent]:
-    """All submissions of the data whose provenance can be read, the newest first."""
-    found = []
+    """All submissions with a readable provenance, newest first."""
+    submissions = []
     for path in store.workspace.submissions(store.competition.name).glob("*.json"):
         try:
             told = json.loads(path.read_text())
-            lacking = [key for key in _TOLD if key not in told]
+            lacking = [key for key in _PROVENANCE if key not in told]
             lacking += ["answers"] * (not all(isinstance(answer, dict) for answer in told["answers"]))
         except (OSError, ValueError, TypeError, KeyError):
             told, lacking = {}, ["JSON"]
         if lacking:
             _log.warning("%s: no provenance of this version (%s); left out", path, lacking[0])
             continue
-        found.append((str(told["written"]), Sent(path.stem, told, is_submitted(store, path.stem))))
-    return [sent for _, sent in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        submissions.append(Sent(path.stem, told, is_submitted(store, path.stem)))
+    return sorted(submissions, key=lambda sent: str(sent.told["written"]), reverse=True)

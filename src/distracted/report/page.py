@@ -28,6 +28,7 @@ from distracted.data.transforms import Policy
 from distracted.errors import DistractedError, first_line
 from distracted.files import write_text
 from distracted.metrics import prior_log_loss, scores
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.board import Entry, Sent, headline, make_board, read_submissions
@@ -97,6 +98,7 @@ class Page:
     statuses: list[RunStatus]
     board: list[Entry]
     head: Entry | None
+    why: str
     prior: float
     steps: list[str]
     score_chart: str
@@ -132,7 +134,7 @@ def write_report(
     Args:
         policies: Of augmentation, to show what they draw.
         runtime: How to run the networks for Grad-CAM; None leaves it out.
-        run: Whose mistakes are shown; by default the best current blend, else the best run.
+        run: Whose mistakes are shown; by default those of `Catalogue.meant_run`.
         path: Where to; by default runs/<data>/report.html.
         force: Write it anew, whatever is there.
 
@@ -161,10 +163,11 @@ def collect(
     competition = store.competition
     statuses = run_statuses(store)
     board = make_board(store, statuses, progress=progress)
-    head = headline(board)
     if run:
-        store.read_run(run)  # says what is wrong with it, where something is
-        head = next(entry for entry in board if entry.status.run == run)
+        store.read_run(run)  # raises if it cannot be used
+    meant = None if run else Catalogue(store).meant_run()
+    head = headline(board, run if meant is None else meant.run)
+    why = "; passed over: ".join([meant.why.replace("NAME=", "RUN="), *meant.passed_over]) if meant else ""
     errors: Errors | None = None
     gallery: list[Mistake] = []
     seen_by = ""
@@ -195,6 +198,7 @@ def collect(
         statuses=statuses,
         board=board,
         head=head,
+        why=why,
         prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
         steps=next_steps(store, statuses),
         score_chart=score_chart(bars) if bars else "",

@@ -1,12 +1,11 @@
-"""`make status`: what is done, running, failed, missing and stale, and what to do next."""
+"""`make status`: which folds are done, running, failed or missing, which runs are stale, what to do next."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from distracted.errors import StoreError
 from distracted.metrics import scores
+from distracted.predictions.catalogue import Catalogue, Entry
 from distracted.predictions.job_state import JobState, read_job_state, redo_of
-from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
@@ -18,11 +17,12 @@ class FoldStatus:
     """One fold of one run.
 
     Attributes:
-        state: `stopped` goes on from its checkpoint; anew: done, and being trained once more.
-        score: Log loss of a fold that is done (NaN where its manifest has none).
-        share: Of its epochs that a fold which is not done has behind it.
+        state: A `stopped` fold goes on from its checkpoint.
+        score: Log loss of a finished fold; NaN if its manifest has none.
+        share: Fraction of epochs completed by an unfinished fold.
         reason: Why it failed, or was stopped.
-        redo: Of one that is done: how the training that is to replace it ended, or "" where there is none.
+        anew: Whether a finished fold is being retrained.
+        redo: For a finished fold that is marked to be retrained: how far the retraining is; else "".
     """
 
     state: Literal["done", "running", "failed", "stopped", "missing"]
@@ -38,14 +38,15 @@ class RunStatus:
     """One run's state.
 
     Attributes:
-        kind: model, derived or blend; "?" where its manifests cannot be read.
-        weights: Where they come from.
-        folds: By number, all of them.
-        pooled: OOF scores over all rows by name (cross-fitted for a blend), empty where folds are missing.
-        stale: What it was made of that has changed since, or "".
+        kind: model, derived or blend; "?" if its manifests cannot be read.
+        weights: Origin of its pretrained weights.
+        folds: All folds by number.
+        pooled: Pooled OOF log loss and accuracy (cross-fitted for a blend); empty while folds are missing.
+        stale: Which parent has changed since it was made, or "".
         problem: Why the run cannot be used, or "".
-        written: When its last fold was, UTC, ISO 8601.
-        parents: Runs that it was made of; made_by: the command that makes it of them.
+        written: When its last fold was written, UTC, ISO 8601.
+        parents: Runs that it was made from.
+        made_by: The command that makes it from its parents.
     """
 
     run: str
@@ -63,44 +64,39 @@ class RunStatus:
 
     @property
     def is_complete(self) -> bool:
-        """All folds are there, and nothing speaks against them."""
+        """Whether all folds are there, and can be used."""
         return not self.problem and all(fold.state == "done" for fold in self.folds)
 
     @property
     def is_trained_now(self) -> bool:
-        """Some process works on it."""
+        """Whether a process is training one of its folds."""
         return any(fold.state == "running" or fold.anew for fold in self.folds)
 
     @property
     def is_current(self) -> bool:
-        """Complete, and what it was made of is as it was."""
+        """Whether it is complete, and its parents are as they were when it was made."""
         return self.is_complete and not self.stale
 
 
 def run_statuses(store: Store) -> list[RunStatus]:
     """The state of every run in the store, and of those that are trained for the first time."""
-    return [_status(store, run) for run in sorted({*store.runs(), *_begun(store)})]
+    catalogue = Catalogue(store)
+    return [_status(store, catalogue.entry(name)) for name in sorted({*store.runs(), *_begun(store)})]
 
 
 def _begun(store: Store) -> set[str]:
-    """Runs with a fold that was begun and is not done: those whose predictions were removed are gone."""
+    """Runs with a fold that was begun and is not done; not those whose predictions were removed."""
     paths = store.workspace.jobs(store.competition.name)
     states = {path: read_job_state(path.parent) for path in paths}
     return {path.parents[1].name for path, job in states.items() if job is not None and job.state != "done"}
 
 
-def best_blend(statuses: list[RunStatus]) -> RunStatus | None:
-    """The current blend with the lowest cross-fitted log loss."""
-    blends = [s for s in statuses if s.kind == "blend" and s.is_current and not s.leaky]
-    return min(blends, key=lambda status: status.pooled["log_loss"], default=None)
-
-
 def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
-    """What to run next, each with why, the most urgent first; nothing where all is done."""
+    """What to run next, each with its reason, most urgent first; empty if all is done."""
     if not statuses:
         return ["make cv MODEL=resnet50: there are no runs yet"]
-    steps = []
-    for status in sorted(statuses, key=lambda status: _depth(status, statuses)):  # parents first
+    catalogue, steps = Catalogue(store), []
+    for status in sorted(statuses, key=lambda status: catalogue.depth(status.run)):  # parents first
         open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
         names = ", ".join(map(str, open_folds))
         if status.is_trained_now:
@@ -116,29 +112,24 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
         begun = [number for number, fold in enumerate(status.folds) if fold.redo]
         if begun and not status.is_trained_now:
             marks = store.workspace.redo(store.competition.name, status.run, begun[0])
+            names = ", ".join(map(str, begun))
             steps.append(
-                f"make cv for {status.run} without FORCE=1: fold {', '.join(map(str, begun))} is to be made "
-                f"anew (or remove {marks} and its kin, to keep what is there)"
+                f"make cv for {status.run} without FORCE=1: fold {names} is marked to be retrained (to keep "
+                f"its predictions, remove {marks} of each fold)"
             )
     blended = {name for s in statuses if s.kind == "blend" and s.is_current for name in s.parents}
     waiting = [s.run for s in statuses if s.kind != "blend" and s.is_current and not s.leaky]
     anew = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
     if (left := [run for run in waiting if run not in blended]) and not anew:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
-    best = best_blend(statuses)
-    if best is not None and not is_submitted(store, best.run):
-        steps.append(f"make submit NAME={best.run}: no submission holds it as it is")
+    meant = catalogue.meant_blend()
+    if meant is not None and not is_submitted(store, meant.run):
+        steps.append(f"make submit NAME={meant.run}: its predictions are not submitted yet")
     return steps
 
 
-def _depth(status: RunStatus, statuses: list[RunStatus]) -> int:
-    """How many steps lie between a run and the trainings that it is made of."""
-    parents = [other for other in statuses if other.run in status.parents]
-    return 1 + max((_depth(parent, statuses) for parent in parents), default=0)
-
-
 def _made_by(manifest: Manifest) -> str:
-    """The command that makes a run of others, but for settings that its manifest has."""
+    """The command that makes a derived run or a blend; settings are in its manifest."""
     run, parents = manifest.run, " ".join(parent.run for parent in manifest.parents)
     if manifest.kind == "blend":
         return f"make ensemble NAME={run}"
@@ -158,38 +149,27 @@ def pooled_scores(store: Store, run: str) -> dict[str, float]:
     return scores(store.read_run(run).oof[scored], store.folds.labels[scored])
 
 
-def _status(store: Store, run: str) -> RunStatus:
-    done = store.finished_folds(run)
-    every = range(store.folds.num_folds)
-    stale = ""
-    try:
-        manifests = {fold: store.manifest(run, fold) for fold in done}
-        changes = len(done) == len(every) and not store.has_one_config(run) and _is_redone(store, run)
-        pooled = pooled_scores(store, run) if len(done) == len(every) and not changes else {}
-    except StoreError as error:
-        folds = tuple(FoldStatus("missing") for _ in every)
-        return RunStatus(run, "?", "", False, folds, {}, 0.0, problem=str(error))
-    folds = tuple(fold_status(store, run, fold, manifests.get(fold)) for fold in every)
+def _status(store: Store, entry: Entry) -> RunStatus:
+    num_folds, name = store.folds.num_folds, entry.name
+    if entry.problem and store.finished_folds(name):
+        folds = tuple(FoldStatus("missing") for _ in range(num_folds))
+        return RunStatus(name, "?", "", False, folds, {}, 0.0, problem=entry.problem)
+    manifests = {manifest.fold: manifest for manifest in entry.manifests}
+    folds = tuple(fold_status(store, name, fold, manifests.get(fold)) for fold in range(num_folds))
     if not manifests:
-        return RunStatus(run, "model", "", False, folds, {}, 0.0)
-    try:
-        check_parents(store, run)
-    except StoreError as error:
-        stale = str(error)
-    first = next(iter(manifests.values()))
-    if changes:
-        stale = f"{run}: its folds are being made anew with another config"
+        return RunStatus(name, "model", "", False, folds, {}, 0.0)
+    first = entry.manifests[0]
     return RunStatus(
-        run=run,
+        run=name,
         kind=first.kind,
         weights=first.weights.get("origin", ""),
-        leaky=first.leaky,
+        leaky=entry.leaky,
         folds=folds,
-        pooled=pooled,
-        seconds=sum(manifest.seconds for manifest in manifests.values()),
-        stale=stale,
-        written=max(manifest.written for manifest in manifests.values()),
-        parents=tuple(parent.run for parent in first.parents),
+        pooled=entry.pooled,
+        seconds=sum(manifest.seconds for manifest in entry.manifests),
+        stale=entry.stale,
+        written=entry.written,
+        parents=entry.parents,
         made_by=_made_by(first) if first.kind != "model" else "",
     )
 
@@ -211,11 +191,6 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     if job is None or job.state == "done":  # done, and its predictions were removed
         return FoldStatus("missing")
     return FoldStatus(job.state, share=_share(store, run, fold, job), reason=job.error)
-
-
-def _is_redone(store: Store, run: str) -> bool:
-    name, folds = store.competition.name, range(store.folds.num_folds)
-    return any(redo_of(store.workspace.scratch(name, run, fold)) is not None for fold in folds)
 
 
 def _share(store: Store, run: str, fold: int, job: JobState) -> float:

@@ -1,4 +1,4 @@
-"""`make submit`: a run's test predictions as the competition's CSV, with where they come from beside it."""
+"""`make submit`: writes a run's test predictions as the competition's CSV, and their provenance as JSON."""
 
 import json
 import logging
@@ -13,6 +13,7 @@ import pandas as pd
 
 from distracted.errors import StoreError, SubmissionError
 from distracted.files import atomic_paths, sha256_file, write_json
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import as_parent
 from distracted.predictions.provenance import git_commit, package_versions
@@ -31,7 +32,7 @@ class Submission:
 
     Attributes:
         expected: What the competition is expected to answer.
-        is_new: Whether it was written just now; else it was there as it is.
+        is_new: Whether it was written just now; otherwise the same file was there already.
     """
 
     path: Path
@@ -51,18 +52,16 @@ def write_submission(
     """Check and write submissions/<data>/<run>.csv and its provenance, <run>.json, unless they are there.
 
     Args:
-        name: A run; by default the newest blend whose parents are as they were when it was made.
-        partial: Submit also where folds of the run or of a member are missing.
-        force: Write them anew, whatever is there.
+        name: A run; by default the blend that is meant (`Catalogue.meant_blend`).
+        partial: Submit even if folds of the run or of a member are missing.
+        force: Write the files again.
 
     Raises:
-        StoreError, SubmissionError: nothing fit to submit; says what is missing. Nothing is written then.
+        StoreError, SubmissionError: nothing can be submitted; says why. Nothing is written.
     """
     run = find_run(store, name, partial=partial)
     if run.leaky:
-        _log.warning(
-            "%s watched the folds that it is scored on (LEAKY=1): its expected score is too good", run.name
-        )
+        _log.warning("%s is leaky (LEAKY=1): its expected score is too good", run.name)
     if store.competition.config.columns.group is None:
         _log.warning(
             "there are no subjects (data.columns.group: null): the expected score holds for more images of "
@@ -96,20 +95,26 @@ def write_submission(
 
 
 def find_run(store: Store, name: str = "", *, partial: bool = False) -> Run:
-    """A run by its name, or the newest blend; what it is made of is still as it was.
+    """A run by its name, or the blend that is meant; its parents are as they were when it was made.
 
     Raises:
         StoreError, SubmissionError: there is none.
     """
-    if not name:
-        return _newest_blend(store, partial)
-    run = store.read_run(name, partial=partial)
-    check_parents(store, run.name, partial=partial)
-    return run
+    if name:
+        run = store.read_run(name, partial=partial)
+        check_parents(store, name, partial=partial)
+        return run
+    catalogue = Catalogue(store, partial=partial)
+    if (meant := catalogue.meant_blend()) is None:
+        raise SubmissionError(f"{catalogue.why_no_blend()}; NAME=<run> takes a single run")
+    for reason in meant.passed_over:
+        _log.warning("passed over: %s", reason)
+    _log.info("%s", meant.why)
+    return store.read_run(meant.run, partial=partial)
 
 
 def is_submitted(store: Store, run: str) -> bool:
-    """Whether a run has a submission, undamaged, written from its predictions as they are now."""
+    """Whether a run has an undamaged submission, written from its current predictions."""
     path = store.workspace.submissions(store.competition.name) / f"{run}.csv"
     try:
         now = as_parent(store.manifests(run)).predictions
@@ -119,44 +124,19 @@ def is_submitted(store: Store, run: str) -> bool:
 
 
 def _is_made_from(csv: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether a submission is there, undamaged, and the JSON file beside it says so of it."""
+    """Whether an undamaged submission is there whose JSON file holds these facts."""
     try:
-        told = json.loads(csv.with_suffix(".json").read_text())
+        provenance = json.loads(csv.with_suffix(".json").read_text())
     except (OSError, ValueError):
         return False
-    if not isinstance(told, dict) or not isinstance(told.get("answers"), list) or not csv.is_file():
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("answers"), list):
         return False
-    same = all(told.get(key) == value for key, value in json.loads(json.dumps(facts)).items())
-    return same and told.get("sha256") == sha256_file(csv)
-
-
-def _newest_blend(store: Store, partial: bool) -> Run:
-    stale, blends = [], []
-    for name in store.runs():
-        try:
-            manifest = store.manifest(name, store.finished_folds(name)[0])
-        except StoreError as error:
-            stale.append(str(error))
-            continue
-        if manifest.kind == "blend":
-            blends.append((manifest.written, name))
-    for _, name in sorted(blends, reverse=True):
-        try:
-            run = store.read_run(name, partial=partial)
-            check_parents(store, run.name, partial=partial)
-        except StoreError as error:
-            stale.append(str(error))
-            continue
-        for reason in stale:
-            _log.warning("%s: passed over for %s", reason, name)
-        _log.info("%s: the newest blend (NAME= takes another run)", name)
-        return run
-    reason = "; ".join(stale) if stale else "there is no blend yet; `make ensemble` makes one"
-    raise SubmissionError(f"{reason}; NAME=<run> takes a single run")
+    same = all(provenance.get(key) == value for key, value in json.loads(json.dumps(facts)).items())
+    return same and csv.is_file() and provenance.get("sha256") == sha256_file(csv)
 
 
 def _made_from(store: Store, run: Run, submission: Submission, sample: Path) -> dict[str, Any]:
-    """All that the file and its forecast follow from."""
+    """Everything that the submission and its forecast are derived from."""
     weights = [manifest.details.get("weights", {run.name: 1.0}) for manifest in run.manifests]
     return {
         "run": run.name,
@@ -168,7 +148,7 @@ def _made_from(store: Store, run: Run, submission: Submission, sample: Path) -> 
         "weights": {str(fold): value for fold, value in zip(run.folds, weights, strict=True)},
         "cross_fitted_log_loss": submission.expected.oof,
         "expected_log_loss": submission.expected.as_json(),
-        "sample_sha256": sha256_file(sample) if sample.is_file() else "",  # whose lack the doctor names
+        "sample_sha256": sha256_file(sample) if sample.is_file() else "",  # the doctor names a missing one
         "index_hash": store.competition.index_hash,
         "folds_hash": store.folds.hash,
     }

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distracted.errors import StoreError, TrackingError, first_line
+from distracted.errors import TrackingError, first_line
 from distracted.locks import read_owner
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.job_state import read_job_state
-from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -137,13 +137,12 @@ class _Job:
 
 
 def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
-    """What to tell of each run, those first that others were made of, and of each submission."""
-    for name in sorted(store.runs(), key=lambda run: (len(ancestors(store, run)), run)):
-        try:
-            manifests = store.manifests(name)
-            check_parents(store, name, partial=True)
-        except StoreError as error:
-            done.problems.append(first_line(error))
+    """The runs, parents first, and the submissions, each with what is sent of it."""
+    catalogue = Catalogue(store, partial=True)
+    for entry in sorted(catalogue.entries(), key=lambda entry: (catalogue.depth(entry.name), entry.name)):
+        name, manifests = entry.name, entry.manifests
+        if problem := entry.problem or entry.stale:
+            done.problems.append(problem.splitlines()[0])
             continue
         busy = [m.fold for m in manifests if _is_trained_now(store, name, m.fold)]
         if busy:

@@ -1,0 +1,231 @@
+"""The catalogue: which runs there are, whether they are complete, current and honest, what they score.
+
+Everybody who asks "which run?" asks here. A catalogue reads what it is asked for, once: make a new one
+after something was written. The store remembers the files that it has read, so that a new one costs next to
+nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from distracted.errors import StoreError
+from distracted.metrics import accuracy, log_loss
+from distracted.predictions.job_state import redo_of
+from distracted.predictions.lineage import ancestors, check_parents
+from distracted.predictions.manifest import Kind, Manifest
+from distracted.predictions.store import Store
+
+
+@dataclass(eq=False)
+class Entry:
+    """One run of the store.
+
+    Args:
+        partial: Whether missing folds, of the run or of its parents, are taken as they are.
+    """
+
+    store: Store
+    name: str
+    partial: bool = False
+
+    @cached_property
+    def _read(self) -> tuple[tuple[Manifest, ...], str]:
+        try:
+            return self.store.manifests(self.name), ""
+        except StoreError as error:
+            return (), str(error)
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """Those of its finished folds; none if one of them cannot be read."""
+        return self._read[0]
+
+    @property
+    def kind(self) -> Kind | Literal["?"]:
+        return self.manifests[0].kind if self.manifests else "?"
+
+    @property
+    def leaky(self) -> bool:
+        return any(manifest.leaky for manifest in self.manifests)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        parents = (parent.run for manifest in self.manifests for parent in manifest.parents)
+        return tuple(dict.fromkeys(parents))
+
+    @property
+    def written(self) -> str:
+        """When its last fold was written, UTC, ISO 8601."""
+        return max((manifest.written for manifest in self.manifests), default="")
+
+    @property
+    def has_all_folds(self) -> bool:
+        return len(self.manifests) == self.store.folds.num_folds
+
+    @property
+    def changes_config(self) -> bool:
+        """Whether its folds are being retrained with another config, and some of them are already."""
+        workspace, name = self.store.workspace, self.store.competition.name
+        scratches = (workspace.scratch(name, self.name, fold) for fold in range(self.store.folds.num_folds))
+        several = len({manifest.config_hash for manifest in self.manifests}) > 1
+        return self.has_all_folds and several and any(redo_of(scratch) is not None for scratch in scratches)
+
+    @cached_property
+    def _scored(self) -> tuple[dict[str, float], str]:
+        if not self.manifests or self.changes_config or not (self.has_all_folds or self.partial):
+            return {}, self._read[1]
+        try:
+            oof = self.store.read_oof(self.name, partial=self.partial)
+        except StoreError as error:
+            return {}, str(error)
+        rows = np.flatnonzero(np.isfinite(oof).all(axis=1))
+        labels = self.store.folds.labels[rows]
+        return {"log_loss": log_loss(oof[rows], labels), "accuracy": accuracy(oof[rows], labels)}, ""
+
+    @property
+    def pooled(self) -> dict[str, float]:
+        """Pooled OOF log loss and accuracy (cross-fitted for a blend); empty while folds are missing."""
+        return self._scored[0]
+
+    @property
+    def problem(self) -> str:
+        """Why the run cannot be used (a damaged file, other data, mixed configs), or ""."""
+        return self._scored[1]
+
+    @cached_property
+    def stale(self) -> str:
+        """Which of its parents has changed since the run was made, or is gone; or ""."""
+        if not self.manifests:
+            return ""
+        if self.changes_config:
+            return f"{self.name}: its folds are being retrained with another config"
+        try:
+            check_parents(self.store, self.name, partial=self.partial)
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all folds are there, and can be used."""
+        return bool(self.pooled) and not self.problem
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is complete, and its parents are as they were when it was made."""
+        return self.is_complete and not self.stale
+
+    @property
+    def not_usable(self) -> str:
+        """Why the run is not current, in one line; or ""."""
+        if self.is_current:
+            return ""
+        return self.problem or self.stale or f"{self.name}: {self.missing} (make submit takes PARTIAL=1)"
+
+    @property
+    def missing(self) -> str:
+        """Which folds are missing, in words."""
+        num_folds, there = self.store.folds.num_folds, {manifest.fold for manifest in self.manifests}
+        names = ", ".join(str(fold) for fold in range(num_folds) if fold not in there)
+        return f"fold {names} of {num_folds} is missing"
+
+    @cached_property
+    def holds_a_blend(self) -> bool:
+        """Whether it is a blend, or made from one."""
+        names = ancestors(self.store, self.name)
+        return any(self.store.manifests(name)[0].kind == "blend" for name in names)
+
+
+@dataclass(frozen=True)
+class Meant:
+    """The run that is meant if none is named.
+
+    Attributes:
+        why: Why it was chosen, in one line.
+        passed_over: Why better or newer ones were not taken, a line each.
+    """
+
+    run: str
+    why: str
+    passed_over: tuple[str, ...] = ()
+
+
+class Catalogue:
+    """The runs of a store.
+
+    Args:
+        partial: As in `Entry`.
+    """
+
+    def __init__(self, store: Store, *, partial: bool = False) -> None:
+        self._store, self._partial = store, partial
+        self._entries: dict[str, Entry] = {}
+
+    def entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            self._entries[name] = Entry(self._store, name, self._partial)
+        return self._entries[name]
+
+    def entries(self) -> list[Entry]:
+        """All runs that have at least one finished fold, by name."""
+        return [self.entry(name) for name in self._store.runs()]
+
+    def depth(self, name: str) -> int:
+        """Longest chain of steps from a trained run to this one, both counted."""
+        parents = [parent for parent in self.entry(name).parents if self._store.finished_folds(parent)]
+        return 1 + max(map(self.depth, parents), default=0)
+
+    def meant_blend(self) -> Meant | None:
+        """The current blend with the lowest cross-fitted log loss, the newer of equals.
+
+        Blends with a leaky member are taken only if there is no other.
+        """
+        blends = [entry for entry in self.entries() if entry.kind in ("blend", "?")]
+        current = [entry for entry in blends if entry.is_current]
+        if not current:
+            return None
+        honest = [entry for entry in current if not entry.leaky]
+        ranked = _by_log_loss(honest or current)
+        passed_over = [entry.not_usable for entry in blends if not entry.is_current]
+        if honest:
+            passed_over += [f"{entry.name}: a member is leaky (LEAKY=1)" for entry in current if entry.leaky]
+        return Meant(ranked[0].name, _why(ranked, "blend", "cross-fitted log loss"), tuple(passed_over))
+
+    def meant_run(self) -> Meant | None:
+        """The blend that is meant; without one, the current run with the lowest pooled log loss.
+
+        Leaky runs are taken only if there is no other.
+        """
+        if (blend := self.meant_blend()) is not None and not self.entry(blend.run).leaky:
+            return blend
+        current = [entry for entry in self.entries() if entry.is_current]
+        if honest := _by_log_loss(entry for entry in current if not entry.leaky):
+            return Meant(honest[0].name, _why(honest, "run", "pooled log loss"))
+        if blend is not None or not current:
+            return blend
+        ranked = _by_log_loss(current)
+        return Meant(ranked[0].name, _why(ranked, "leaky run", "pooled log loss"))
+
+    def why_no_blend(self) -> str:
+        """Why no blend is meant: what is wrong with each, or that there is none."""
+        reasons = [entry.not_usable for entry in self.entries() if entry.kind in ("blend", "?")]
+        return "; ".join(reasons) or "there is no blend yet; `make ensemble` makes one"
+
+
+def _by_log_loss(entries: Iterable[Entry]) -> list[Entry]:
+    newest_first = sorted(entries, key=lambda entry: entry.written, reverse=True)
+    return sorted(newest_first, key=lambda entry: entry.pooled["log_loss"])
+
+
+def _why(ranked: list[Entry], noun: str, score: str) -> str:
+    best, *others = ranked
+    loss = f"{best.pooled['log_loss']:.4f}"
+    if not others:
+        return f"{best.name}: the only current {noun} ({score} {loss}); NAME= takes another run"
+    second = f"{others[0].name} {others[0].pooled['log_loss']:.4f}"
+    among = f"the best of {len(ranked)} current {noun}s by {score}"
+    return f"{best.name}: {among} ({loss}; {second}); NAME= takes another"

@@ -1,0 +1,187 @@
+"""The catalogue answers "which run?" once, and every command that asks gets the same answer."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distracted.ensemble.blend import blend_runs
+from distracted.ensemble.blenders import find_blenders
+from distracted.errors import SubmissionError
+from distracted.metrics import log_loss
+from distracted.predictions.catalogue import Catalogue
+from distracted.predictions.store import Store
+from distracted.report.board import headline, make_board
+from distracted.report.status import next_steps, run_statuses
+from distracted.submission.submit import find_run, write_submission
+
+WriteRun = Callable[..., None]
+
+
+@pytest.fixture
+def two_blends(store: Store, write_run: WriteRun) -> Store:
+    """An older good blend, and a newer bad one of other members."""
+    write_run("good", skill=4.0, seed=0)
+    write_run("bad", skill=0.2, seed=1)
+    blend_runs(store, runs=["good"], name="older")
+    blend_runs(store, runs=["bad"], name="newer")
+    for fold in range(3):
+        for name, day in (("older", 1), ("newer", 2)):
+            path = store.workspace.fold("tiny", name, fold) / "manifest.json"
+            manifest = store.manifest(name, fold).model_copy(update={"written": f"2026-01-0{day}"})
+            path.write_text(manifest.model_dump_json())
+    return store
+
+
+def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
+    two_blends: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = two_blends
+    meant = Catalogue(store).meant_blend()
+    assert meant is not None and meant.run == "older"
+    losses = [Catalogue(store).entry(name).pooled["log_loss"] for name in ("older", "newer")]
+    why = f"the best of 2 current blends by cross-fitted log loss ({losses[0]:.4f}; newer {losses[1]:.4f})"
+    assert why in meant.why and not meant.passed_over
+    caplog.set_level("INFO")
+    assert write_submission(store).run == "older"
+    assert meant.why in caplog.messages
+    assert Catalogue(store).meant_run() == meant  # the report's headline, and the audit's judge
+    board = make_board(store, run_statuses(store))
+    head = headline(board, meant.run)
+    assert head is not None and head.status.run == "older"
+
+
+def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
+    two_blends: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = two_blends
+    write_run("good", skill=4.0, seed=5)
+    meant = Catalogue(store).meant_blend()
+    assert meant is not None and meant.run == "newer"
+    assert "the only current blend" in meant.why
+    assert [reason.split(";")[0] for reason in meant.passed_over] == [
+        "older: its member good has changed since it was made"
+    ]
+    assert find_run(store).name == "newer"
+    assert any("passed over: older: its member good has changed" in text for text in caplog.messages)
+    assert "make submit NAME=newer" in next_steps(store, run_statuses(store))[-1]
+
+
+def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write_run: WriteRun) -> None:
+    write_run("honest", skill=0.5)
+    folds = range(3)
+    for fold in folds:  # one that watched what it is scored on
+        rows = store.folds.valid(fold)
+        sure = np.log(0.98 * np.eye(3)[store.folds.labels[rows]] + 0.02 / 3)
+        test = np.full((len(store.competition.test), 3), -np.log(3))
+        store.write_fold("watched", fold, kind="model", config={"leaky": True}, valid=sure, test=test)
+    blend_runs(store, runs=["watched"], name="leaky", leaky=True)
+    meant = Catalogue(store).meant_blend()
+    assert meant is not None and meant.run == "leaky"
+    run = Catalogue(store).meant_run()
+    assert run is not None and run.run == "honest"  # a run that is honest goes before it
+    blend_runs(store, runs=["honest"])
+    meant = Catalogue(store).meant_blend()
+    assert meant is not None and meant.run == "ensemble"
+    assert meant.passed_over == ("leaky: a member is leaky (LEAKY=1)",)
+
+
+def test_without_a_blend_the_best_run_is_meant_for_reading_and_nothing_for_submitting(
+    store: Store, write_run: WriteRun
+) -> None:
+    assert Catalogue(store).meant_run() is None
+    write_run("poor", skill=0.5)
+    write_run("rich", skill=3.0)
+    write_run("part", skill=9.0, folds=(0, 1))
+    run = Catalogue(store).meant_run()
+    assert run is not None and run.run == "rich" and "the best of 2 current runs" in run.why
+    assert Catalogue(store).meant_blend() is None
+    with pytest.raises(SubmissionError, match="there is no blend yet"):
+        find_run(store)
+
+
+def test_an_entry_says_what_its_manifests_say(store: Store, write_run: WriteRun) -> None:
+    write_run("a")
+    write_run("part", folds=(2,))
+    blend_runs(store, runs=["a"])
+    catalogue = Catalogue(store)
+    assert [entry.name for entry in catalogue.entries()] == ["a", "ensemble", "part"]
+    a, blend, part = catalogue.entries()
+    assert (a.kind, blend.kind, blend.parents) == ("model", "blend", ("a",))
+    assert a.is_current and blend.is_current and not part.is_complete and not part.problem
+    assert part.not_usable == "part: fold 0, 1 of 3 is missing (make submit takes PARTIAL=1)"
+    assert a.pooled["log_loss"] == log_loss(store.read_run("a").oof, store.folds.labels)
+    assert (catalogue.depth("a"), catalogue.depth("ensemble")) == (1, 2)
+    assert blend.holds_a_blend and not a.holds_a_blend
+
+
+def test_what_is_written_later_is_seen_by_a_new_catalogue(store: Store, write_run: WriteRun) -> None:
+    write_run("a", seed=0)
+    before = Catalogue(store).entry("a").pooled
+    write_run("a", seed=1)
+    assert Catalogue(store).entry("a").pooled != before
+    path = store.workspace.fold("tiny", "a", 1) / "test.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "not the file that its manifest describes" in Catalogue(store).entry("a").problem
+
+
+@contextmanager
+def counting(files: Counter[Path]) -> Iterator[None]:
+    """Count how often files are opened for reading."""
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and active and isinstance(arguments[0], str) and arguments[1] in ("r", "rb"):
+            files[Path(arguments[0])] += 1
+
+    active = [True]
+    sys.addaudithook(hook)
+    try:
+        yield
+    finally:
+        active.clear()
+
+
+@pytest.mark.parametrize("command", ["blend", "blend again", "submit", "status"])
+def test_a_command_opens_each_manifest_once_and_hashes_each_prediction_file_once(
+    store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    for number in range(4):
+        write_run(f"run{number}", seed=number)
+    blenders = find_blenders(["arithmetic_mean"])
+    if command != "blend":
+        blend_runs(store, blenders=blenders)
+    fresh = Store(store.workspace, store.competition, store.folds)
+    hashed: Counter[int] = Counter()
+    module = sys.modules[Store.__module__]
+    digest = module.sha256_bytes  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "sha256_bytes", lambda data: hashed.update([hash(data)]) or digest(data))
+    files: Counter[Path] = Counter()
+    with counting(files):
+        if command == "submit":
+            write_submission(fresh)
+        elif command == "status":
+            next_steps(fresh, run_statuses(fresh))
+        else:
+            blend_runs(fresh, blenders=blenders)
+    manifests = {path: count for path, count in files.items() if path.name == "manifest.json"}
+    assert len(manifests) == 15 and set(manifests.values()) == {1}
+    assert len(hashed) == 2 * 15 and set(hashed.values()) == {1}
+
+
+def test_a_file_replaced_with_the_same_size_and_time_is_read_again(store: Store, write_run: WriteRun) -> None:
+    write_run("a", seed=0)
+    path = store.workspace.fold("tiny", "a", 0) / "manifest.json"
+    before, stat = store.manifest("a", 0), path.stat()
+    text = path.read_text().replace(before.written, "2020-01-01T00:00:00+00:00")
+    assert len(text) == stat.st_size
+    other = path.with_name("other")
+    other.write_text(text)
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert store.manifest("a", 0).written == "2020-01-01T00:00:00+00:00"

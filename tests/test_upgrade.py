@@ -34,7 +34,8 @@ DONE = {
 }
 BEGUN = (
     "training.num_folds=3 model.weights=none model.image_size=16 model.head.block=stem "
-    "model.head.pooling=backbone model.head.hidden=0 phases.scratch.epochs=3 phases.scratch.patience=9 phases.scratch.soup=2 "
+    "model.head.pooling=backbone model.head.hidden=0 phases.scratch.epochs=3 "
+    "phases.scratch.patience=9 phases.scratch.soup=2 "
     "phases.scratch.optimizer=adamw training.seed=2 training.ema=0.9 training.holdout=0.3 "
     "training.batch_size=4 mixing.mixup.prob=0.5 runtime.tracking=none"
 )

@@ -119,9 +119,12 @@ setup: $(STAMP)  ## Set up .venv, as every other target does where it is missing
 
 .venv/.stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
-	@echo "setting up .venv (a few minutes, once)"
+	@printf 'setting up .venv: a few minutes, once (log: .venv/setup.log) '
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' -c requirements.lock
+	@.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' -c requirements.lock >.venv/setup.log 2>&1 & \
+	pid=$$!; trap 'kill $$pid; exit 130' INT TERM; \
+	while kill -0 $$pid 2>/dev/null; do printf .; sleep 3; done; \
+	wait $$pid && echo ' done' || { echo ' failed'; tail -n 20 .venv/setup.log; exit 1; }
 	@touch $@
 
 check-venv:

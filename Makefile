@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures bench torture clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -104,6 +104,9 @@ sweep: $(STAMP)  ## Let W&B propose settings, and choose the best honestly (MODE
 
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
+
+docs: $(STAMP)  ## Write docs/config.md from the schema
+	@$(PY) scripts/config_docs.py
 
 bench: $(STAMP)  ## Measure speed beside other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)

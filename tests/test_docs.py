@@ -10,8 +10,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import config_docs
 from distracted.paths import CONFIGS
 from distracted.schema import RunConfig
+from distracted.training.losses import LOSSES
+from distracted.training.optim import OPTIMIZERS
 
 ROOT = CONFIGS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,6 +64,13 @@ def sections_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in sections_in(part)]
+
+
+def test_the_config_page_is_what_the_schema_says() -> None:
+    assert config_docs.PAGE.read_text() == config_docs.page(), "make docs writes docs/config.md"
+    assert "|  | " not in config_docs.page(), "a key without a meaning"
+    for name in (*LOSSES, *OPTIMIZERS):
+        assert f"`{name}`" in config_docs.page()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -87,6 +87,23 @@ def takes(recipe: str, variable: str) -> bool:
     return any(takes(value, variable) for values in named for value in values)
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\((\w+\.md)\)", index)) == set()
+
+
+def test_messages_that_troubleshooting_explains_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), ROOT / "Makefile"]
+    code = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in files))  # literals in several parts
+    pieces = {piece.strip(" ();,") for message in messages for piece in message.split("...")} - {"", "Killed"}
+    assert len(pieces) > 30
+    assert {piece for piece in pieces if piece not in code} == set()
+
+
 def test_files_for_a_cluster_have_the_form_that_their_tools_ask_for() -> None:
     folder = ROOT / "docs/cluster"
     kinds = [part["kind"] for part in yaml.safe_load_all((folder / "kuberay.yaml").read_text())]

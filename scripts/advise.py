@@ -1,18 +1,19 @@
 """make advise: which backbone and which recipe a data set deserves, by measurement."""
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import console
 from distracted.config import load_config
+from distracted.data.audit import check_split
 from distracted.errors import ConfigError
-from distracted.jobs.fold import check_split
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.training.advise import Advice, advise
-from distracted.training.resolve import settle
+
+if TYPE_CHECKING:
+    from distracted.training.advise import Advice
 
 
 def main(
@@ -25,6 +26,9 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Measure how far frozen features carry on a data set, and say which recipe follows."""
+    from distracted.training.advise import advise
+    from distracted.training.resolve import settle
+
     names = models.split()
     if not names:
         raise ConfigError("MODELS= is empty: names in configs/models, separated by spaces")
@@ -33,7 +37,7 @@ def main(
     first = configs[names[0]]
     workspace = Workspace(root)
     store = open_store(workspace, first.data, num_folds=first.training.num_folds, progress=console.progress)
-    check_split(store)
+    check_split(store.competition, store.folds)
     num_folds = store.folds.num_folds
     advice = advise(
         {model: settle(config, num_folds=num_folds) for model, config in configs.items()},
@@ -50,7 +54,7 @@ def main(
     console.say(f"make cv MODEL={advice.model}{data_given} NAME={name} SET={shlex.quote(settings)}")
 
 
-def _show(advice: Advice, unseen: str) -> None:
+def _show(advice: "Advice", unseen: str) -> None:
     size, best = advice.size, advice.measured[0]
     rows = [
         [

@@ -1,17 +1,17 @@
 """make audit: what is wrong with the data before it costs a night; after training, with its labels, too."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import console
-from distracted.audit.findings import Audit, keep_unreadable
-from distracted.audit.run import audit_competition
 from distracted.config import load_config
 from distracted.errors import DataError, ImagesError
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.training.resolve import settle
+
+if TYPE_CHECKING:
+    from distracted.audit.findings import Audit
 
 
 def main(
@@ -29,6 +29,10 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Look for unreadable, odd and double pictures, subjects that look alike, and wrong labels."""
+    from distracted.audit.findings import keep_unreadable
+    from distracted.audit.run import audit_competition
+    from distracted.training.resolve import settle
+
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     workspace = Workspace(root)
     num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
@@ -44,7 +48,7 @@ def main(
     console.say(f"{folder}: a CSV for each, and drop_candidates.csv; make report shows the pictures")
 
 
-def show(audit: Audit) -> None:
+def show(audit: "Audit") -> None:
     """Print how much was found of each, with an example."""
     rows = []
     for check in audit.checks:

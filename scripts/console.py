@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,12 +22,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from distracted.errors import ConfigError, DistractedError, first_line
-from distracted.postprocess.derived import Gain
-from distracted.predictions.store import Store
 from distracted.progress import Advance
 from distracted.schema import RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop, Stopped
-from distracted.tracking.log import track_run
+
+if TYPE_CHECKING:
+    from distracted.postprocess.derived import Gain
+    from distracted.predictions.store import Store
 
 _WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
@@ -184,8 +185,12 @@ def overrides(text: str) -> list[str]:
     return settings
 
 
-def track(store: Store, runtime: RuntimeConfig, *names: str) -> None:
-    """Tell W&B of finished runs, where it is on."""
+def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:
+    """Log finished runs to W&B, if it is on."""
+    if runtime.tracking == "none":
+        return
+    from distracted.tracking.log import track_run
+
     for name in names:
         track_run(store, name, runtime)
 
@@ -210,7 +215,7 @@ def run_names(runs: str, name: str) -> list[str]:
     return names
 
 
-def gains(title: str, rows: Sequence[tuple[str, str, Gain, str]]) -> None:
+def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     """What a step made of runs: each run's name, that of the run that was made, what it gained, and how."""
     columns = ["run", "pooled OOF", "made", "pooled OOF", "difference (standard error)", "how"]
     cells = []

@@ -3,7 +3,6 @@
 import console
 from distracted.config import load_data_config, load_runtime_config
 from distracted.paths import Workspace
-from distracted.tracking.dashboard import save_dashboard
 
 
 def main(
@@ -13,6 +12,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Write leaderboard, curves, errors and blend weights as a workspace of the project on W&B."""
+    from distracted.tracking.dashboard import save_dashboard
+
     config = load_data_config(data, root=root)
     runtime = load_runtime_config(console.overrides(set))
     console.say(save_dashboard(config.name, runtime, Workspace(root).dashboard(config.name)))

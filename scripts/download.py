@@ -2,13 +2,14 @@
 
 import console
 from distracted.config import load_data_config
-from distracted.data.download import download_competition
 
 
 def main(
     data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
 ) -> None:
     """Download and unpack a competition into input/."""
+    from distracted.data.download import download_competition
+
     config = load_data_config(data, root=root)
     download_competition(config, progress=console.progress)
     console.say(f"{config.folder}: downloaded and unpacked")

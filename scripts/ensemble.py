@@ -40,7 +40,8 @@ def main(
         force=force,
         progress=console.progress,
     )
-    console.track(store, runtime, name)
+    if ensemble.fit is not None:
+        console.track(store, runtime, name)
     show(ensemble)
 
 

@@ -8,7 +8,6 @@ import console
 from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
-from distracted.postprocess.export import export_network
 from distracted.predictions.store import open_store
 
 
@@ -21,6 +20,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Write runs/<data>/<run>/fold<k>/model.onnx, checked against torch."""
+    from distracted.postprocess.export import export_network
+
     if not run.strip():
         raise ConfigError("MODEL= is missing: a trained run; make status lists them")
     runtime = load_runtime_config(console.overrides(set))

@@ -2,7 +2,7 @@
 
 import console
 from distracted.config import load_config
-from distracted.jobs.fold import check_split
+from distracted.data.audit import check_split
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 
@@ -20,7 +20,7 @@ def main(
         Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
     )
     describe(store)
-    check_split(store)
+    check_split(store.competition, store.folds)
 
 
 def describe(store: Store) -> None:

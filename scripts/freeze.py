@@ -1,6 +1,6 @@
 """make freeze: a network's blocks, and what each phase of a run trains of them."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,7 +8,9 @@ import console
 from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.schema import TrainPhase
-from distracted.training.plan import BlockRow, plan_run
+
+if TYPE_CHECKING:
+    from distracted.training.plan import BlockRow
 
 _CLASSES = 10
 
@@ -21,6 +23,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Show a network's blocks from the input on, and what learns in each phase, at which rate."""
+    from distracted.training.plan import plan_run
+
     if not model:
         raise ConfigError("MODEL= is missing: a name in configs/models")
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
@@ -50,7 +54,7 @@ def main(
         console.say("with random weights nothing is frozen: SET='model.weights=none' shows it")
 
 
-def _cell(row: BlockRow, phase: str) -> str:
+def _cell(row: "BlockRow", phase: str) -> str:
     share = row.phases[phase]
     if share is None:
         return "frozen"

@@ -16,18 +16,14 @@ from rich.text import Text
 
 import console
 from distracted.config import load_config
+from distracted.data.audit import check_split
 from distracted.errors import ConfigError, DistractedError
-from distracted.inference.device import find_device
-from distracted.jobs.fold import begin_again, check_split, is_done, is_to_redo, refuse_other_config
 from distracted.jobs.grid import Ended, Job, plan_jobs
-from distracted.jobs.local import Here
-from distracted.jobs.on_ray import OnRay
 from distracted.paths import Workspace
-from distracted.predictions.job_state import ANY_CONFIG
+from distracted.predictions.job_state import ANY_CONFIG, redo_of
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import FoldStatus, fold_status
 from distracted.stopping import Stopped
-from distracted.training.resolve import settle
 from status import cell
 from train import say_pooled
 
@@ -52,6 +48,12 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Train all (run, fold) jobs that are not done, several at a time; one that fails stops no other."""
+    from distracted.inference.device import find_device
+    from distracted.jobs.fold import begin_again, is_done, refuse_other_config
+    from distracted.jobs.local import Here
+    from distracted.jobs.on_ray import OnRay
+    from distracted.training.resolve import settle
+
     console.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
     configs = {
@@ -63,7 +65,7 @@ def main(
         Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
     )
     numbers = _folds(store, folds)
-    check_split(store)
+    check_split(store.competition, store.folds)
     hashes = dict.fromkeys(configs, ANY_CONFIG)
     for run, config in configs.items():
         settled = settle(config, num_folds=store.folds.num_folds)
@@ -190,8 +192,8 @@ class Board:
         return "" if score is None else f", log loss {score:.4f}"
 
     def _status(self, job: Job) -> FoldStatus:
-        redone = is_to_redo(self._store, job.run, job.fold)
-        manifest = None if redone else self._store.find_manifest(job.run, job.fold)
+        redone = redo_of(self._store.workspace.scratch(self._store.competition.name, job.run, job.fold))
+        manifest = None if redone is not None else self._store.find_manifest(job.run, job.fold)
         return fold_status(self._store, job.run, job.fold, manifest)
 
     def _summary(self, states: Mapping[Job, FoldStatus], ended: Sequence[Ended]) -> str:

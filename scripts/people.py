@@ -7,9 +7,7 @@ import typer
 import console
 from distracted.config import load_config
 from distracted.paths import Workspace
-from distracted.postprocess.people import count_test_people
 from distracted.predictions.store import open_store
-from distracted.training.resolve import settle
 
 DEFAULT = "efficientnet_lite0"  # its weights come with the project
 
@@ -25,6 +23,9 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Cluster the test images at the height that tells the training subjects apart."""
+    from distracted.postprocess.people import count_test_people
+    from distracted.training.resolve import settle
+
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     store = open_store(Workspace(root), config.data, progress=console.progress)
     found = count_test_people(

@@ -9,7 +9,6 @@ import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
 from distracted.paths import Workspace
-from distracted.report.sheets import augmentation_grid, data_grid, region_grid, save_jpeg
 
 
 def main(
@@ -22,6 +21,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Draw the data, the regions of model.regions, and what each augmentation policy makes of a picture."""
+    from distracted.report.sheets import augmentation_grid, data_grid, region_grid, save_jpeg
+
     # Any model will do: the policies are the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
     cache = Workspace(root).cache(config.data.name)

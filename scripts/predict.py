@@ -10,7 +10,6 @@ from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.submission.photographs import predict_photographs, write_photographs
 from distracted.submission.submit import find_run
 
 _SHOWN = 5
@@ -26,6 +25,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""
+    from distracted.submission.photographs import predict_photographs, write_photographs
+
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()

@@ -9,7 +9,6 @@ import console
 from distracted.config import load_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.report.page import write_report
 
 
 def main(
@@ -22,6 +21,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Write runs/<data>/report.html: leaderboard, curves, mistakes, data, audit, ladder, submissions."""
+    from distracted.report.page import write_report
+
     start = time.perf_counter()
     # Any model will do: the policies and how to run networks here are the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)

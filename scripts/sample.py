@@ -6,7 +6,6 @@ import typer
 
 import console
 from distracted.paths import Workspace
-from distracted.sample import render_sample
 
 
 def main(
@@ -19,6 +18,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Render driver scenes into input/sample, in the competition's layout."""
+    from distracted.sample import render_sample
+
     folder = Workspace(root).input("sample")
     render_sample(
         folder,

@@ -10,9 +10,7 @@ from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.submission.answers import answer_to, keep_answer
 from distracted.submission.expect import Expected
-from distracted.submission.send import send_submission
 from distracted.submission.submit import write_submission
-from distracted.tracking.log import track_submission
 
 
 def main(
@@ -26,6 +24,7 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
+
     config, runtime = load_data_config(data, root=root), load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), config, progress=console.progress)
     written = write_submission(store, name=name, partial=partial, force=force)
@@ -38,6 +37,8 @@ def main(
             f"sent already (FORCE=1 sends it again); Kaggle answered: {'; '.join(shown) or 'no score'}"
         )
     elif send:
+        from distracted.submission.send import send_submission
+
         message = f"{written.run}: expected {expected.mean:.4f}"
         answer = send_submission(
             written.path, competition=config.kaggle, message=message, progress=console.progress
@@ -45,7 +46,10 @@ def main(
         keep_answer(written.provenance, expected, answer)
         shown = [f"{part} {compare(expected, score)}" for part, score in answer.scores.items()]
         console.say(f"Kaggle answers: {'; '.join(shown) or 'no score'}")
-    track_submission(store, written.path, runtime)
+    if (written.is_new or send) and runtime.tracking != "none":
+        from distracted.tracking.log import track_submission
+
+        track_submission(store, written.path, runtime)
 
 
 def describe(expected: Expected) -> str:

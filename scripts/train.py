@@ -8,17 +8,13 @@ import typer
 
 import console
 from distracted.config import load_config
+from distracted.data.audit import check_split
 from distracted.errors import ConfigError
-from distracted.jobs.fold import check_split, train_folds
-from distracted.jobs.launch import run_team
 from distracted.paths import Workspace
-from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
 from distracted.report.status import pooled_scores
-from distracted.training.distributed import in_team, join_team
-from distracted.training.resolve import settle
 
 
 def main(
@@ -37,11 +33,18 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
+    from distracted.jobs.fold import train_folds
+    from distracted.postprocess.pseudo import with_teachers
+    from distracted.training.distributed import in_team, join_team
+    from distracted.training.resolve import settle
+
     console.stop_with(parent)
     if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
     config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
     if gpus > 1 and not in_team():
+        from distracted.jobs.launch import run_team
+
         console.time_limit(time_limit)  # refused here, once
         run_team(gpus, [sys.executable, *sys.argv, "--parent", str(os.getpid())])
         return
@@ -56,7 +59,7 @@ def main(
         )
         num_folds = store.folds.num_folds
         folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
-        check_split(store)
+        check_split(store.competition, store.folds)
         run = name or model
         train_folds(
             store,

@@ -5,7 +5,6 @@ from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import TrackingError
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.tracking.sync import sync
 
 
 def main(
@@ -15,6 +14,8 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Send the offline recordings of a competition, then its artifacts and their lineage."""
+    from distracted.tracking.sync import sync
+
     runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     done = sync(store, runtime, progress=console.progress)

@@ -65,9 +65,18 @@ class TestScores:
     def test_macro_f1_and_auc_as_scikit_learn(self) -> None:
         rng = np.random.default_rng(2)
         log_probs, labels = random_log_probs(rng, 60, 3), rng.integers(0, 3, 60)
-        assert macro_f1(log_probs, labels) == f1_score(labels, log_probs.argmax(1), average="macro")
+        expected = f1_score(labels, log_probs.argmax(1), average="macro")
+        assert macro_f1(log_probs, labels) == pytest.approx(expected)
         expected = roc_auc_score(labels, np.exp(log_probs), multi_class="ovr", average="macro")
         assert auc(log_probs, labels) == pytest.approx(expected)
+
+    @given(seed=st.integers(0, 2**32 - 1), num_values=st.integers(1, 6))
+    def test_equal_scores_share_their_rank_as_in_scikit_learn(self, seed: int, num_values: int) -> None:
+        rng = np.random.default_rng(seed)
+        labels = np.concatenate([np.arange(3), rng.integers(0, 3, 20)])
+        log_probs = -rng.integers(0, num_values, (23, 3)).astype(float)
+        areas = [roc_auc_score(labels == label, log_probs[:, label]) for label in range(3)]
+        assert auc(log_probs, labels) == pytest.approx(np.mean(areas))
 
     def test_two_classes_have_the_usual_auc(self) -> None:
         rng = np.random.default_rng(3)

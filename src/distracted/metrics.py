@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, roc_auc_score
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -35,7 +34,7 @@ def log_loss(log_probs: Floats, labels: Ints) -> float:
 
 
 def accuracy(log_probs: Floats, labels: Ints) -> float:
-    """Share of rows whose most probable class is the true one."""
+    """Fraction of rows whose most probable class is the true one."""
     return float((log_probs.argmax(axis=1) == labels).mean())
 
 
@@ -44,32 +43,45 @@ def macro_f1(log_probs: Floats, labels: Ints) -> float:
 
     Classes that occur neither among the labels nor among the predictions are left out.
     """
-    return float(f1_score(labels, log_probs.argmax(axis=1), average="macro", zero_division=0))
+    num_classes, predicted = log_probs.shape[1], log_probs.argmax(axis=1)
+    right = np.bincount(labels[predicted == labels], minlength=num_classes)
+    total = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes)
+    occurs = total > 0
+    return float((2 * right[occurs] / total[occurs]).mean())
 
 
 def auc(log_probs: Floats, labels: Ints) -> float | None:
-    """Area under the ROC curve: mean over classes of one against the rest; shapes as in `log_losses`.
+    """Area under the ROC curve, one class against the rest, averaged over classes; shapes as in `log_losses`.
 
-    With two classes it is the usual one. Classes without a row, or with all rows, have none and are left out;
-    None where that leaves nothing.
+    With two classes it is the usual AUC. Classes without a row, or with all rows, have none and are left
+    out; None if no class is left.
     """
-    found = [
-        roc_auc_score(labels == label, log_probs[:, label])
-        for label in range(log_probs.shape[1])
-        if 0 < (labels == label).sum() < len(labels)
-    ]
-    return float(np.mean(found)) if found else None
+    areas = []
+    for label in range(log_probs.shape[1]):
+        positive = labels == label
+        num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+        if num_positive and num_negative:
+            rank_sum = _ranks(log_probs[:, label])[positive].sum()
+            areas.append((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+    return float(np.mean(areas)) if areas else None
+
+
+def _ranks(values: Floats) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share the mean of their ranks, as in Mann and Whitney's statistic."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return ranks
 
 
 def scores(log_probs: Floats, labels: Ints, *, prefix: str = "") -> dict[str, float]:
-    """Log loss, accuracy, macro F1 and AUC (where it exists) by name; shapes as in `log_losses`."""
-    found = {
+    """Log loss, accuracy, macro F1 and AUC (if it is defined) by name; shapes as in `log_losses`."""
+    values = {
         "log_loss": log_loss(log_probs, labels),
         "accuracy": accuracy(log_probs, labels),
         "macro_f1": macro_f1(log_probs, labels),
         "auc": auc(log_probs, labels),
     }
-    return {prefix + name: value for name, value in found.items() if value is not None}
+    return {prefix + name: value for name, value in values.items() if value is not None}
 
 
 def prior_log_probs(labels: Ints, num_classes: int) -> NDArray[np.float64]:
@@ -80,7 +92,7 @@ def prior_log_probs(labels: Ints, num_classes: int) -> NDArray[np.float64]:
 
 
 def prior_log_loss(labels: Ints, folds: Ints, num_classes: int) -> float:
-    """Log loss of the class prior, for fold k taken from the other folds' labels: the floor of every run.
+    """Log loss of the class shares, which for fold k come from the other folds: what every run has to beat.
 
     Rows of fold -1 are always trained on and never scored.
     """
@@ -97,7 +109,7 @@ def difference_and_error(
 ) -> tuple[float, float]:
     """Mean of `losses - reference` over rows and its standard error over subjects.
 
-    The error is that of a ratio estimator with subjects as the sampled units: rows of one subject err
+    It is a ratio estimator's error with subjects as the sampled units, since rows of one subject err
     together.
 
     Args:
@@ -130,7 +142,7 @@ class Interval:
 def subject_bootstrap(
     losses: Floats, subjects: NDArray[np.int64], *, num_draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """95% interval of a mean loss when subjects, not rows, are drawn anew.
+    """95% bootstrap interval of a mean loss; subjects, not rows, are resampled.
 
     Args:
         losses: Loss of each row, shape (num_images,).
@@ -143,7 +155,9 @@ def subject_bootstrap(
     num = len(counts)
     rng, shares = np.random.default_rng(seed), np.full(num, 1 / num)
     means = []
-    for first in range(0, num_draws, _DRAWS_AT_ONCE):  # where each image is a subject, all would fill memory
+    for first in range(
+        0, num_draws, _DRAWS_AT_ONCE
+    ):  # all at once would fill memory if each image is a subject
         draws = rng.multinomial(num, shares, size=min(_DRAWS_AT_ONCE, num_draws - first))
         means.append((draws @ sums) / (draws @ counts))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])

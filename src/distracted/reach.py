@@ -3,8 +3,6 @@
 import threading
 from functools import cache
 
-import requests
-
 _SECONDS = 4.0
 
 
@@ -14,6 +12,8 @@ def answers(url: str) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
+        import requests  # slow to import
+
         try:
             requests.head(url, timeout=_SECONDS, allow_redirects=False)
             answered.set()

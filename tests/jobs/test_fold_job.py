@@ -10,8 +10,9 @@ from safetensors import safe_open
 
 from conftest import dead_owner, write_owner
 from distracted.config import load_config
+from distracted.data.audit import check_split
 from distracted.errors import CheckpointError, FoldsError, ImageError, StoreError
-from distracted.jobs.fold import begin_again, check_split, is_to_redo, train_and_store, train_folds
+from distracted.jobs.fold import begin_again, is_to_redo, train_and_store, train_folds
 from distracted.predictions.job_state import mark_redo
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
@@ -95,12 +96,12 @@ def test_a_fold_out_of_range_is_refused(store: Store, configure: Configure, fold
 
 
 def test_a_leaking_split_stops_before_training(store: Store) -> None:
-    check_split(store)
+    check_split(store.competition, store.folds)
     first = store.folds.table["subject"].iloc[0]
     rows = store.folds.table.index[store.folds.table["subject"] == first]
     store.folds.table.loc[rows[:1], "fold"] = (store.folds.table.loc[rows[0], "fold"] + 1) % 3
     with pytest.raises(FoldsError, match=f"subject {first} is in folds"):
-        check_split(store)
+        check_split(store.competition, store.folds)
 
 
 def test_a_training_that_was_stopped_goes_on_and_one_of_another_config_does_not(

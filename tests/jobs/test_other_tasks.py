@@ -9,9 +9,10 @@ import pytest
 
 from conftest import TINY
 from distracted.config import load_config
+from distracted.data.audit import check_split
 from distracted.data.folds import hold_back
 from distracted.ensemble.blend import blend_runs
-from distracted.jobs.fold import check_split, train_and_store
+from distracted.jobs.fold import train_and_store
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 def whole_job(config: RunConfig, workspace: Workspace) -> tuple[Store, pd.DataFrame]:
     """Folds, training, blend and submission; returns the submitted table."""
     store = open_store(workspace, config.data, num_folds=config.training.num_folds)
-    check_split(store)
+    check_split(store.competition, store.folds)
     settled = settle(config, num_folds=store.folds.num_folds)
     for run in ("a", "b"):
         for fold in range(store.folds.num_folds):

@@ -1,5 +1,6 @@
 """Trouble in a split, found and said before training."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from distracted.data.competition import Competition
-from distracted.data.folds import SINGLE_SHARE
+from distracted.data.folds import SINGLE_SHARE, Folds
 from distracted.errors import FoldsError
+
+_log = logging.getLogger(__name__)
 
 _SHOWN = 3
 _FAR = 0.5  # a side is far from its size when it differs by more than this share
@@ -40,6 +43,18 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
     ]
+
+
+def check_split(competition: Competition, folds: Folds) -> None:
+    """Audit the folds and log the warnings.
+
+    Raises:
+        FoldsError: a finding makes the scores dishonest.
+    """
+    findings = audit_folds(competition, folds.table)
+    refuse_errors(findings)
+    for finding in findings:
+        _log.warning("%s", finding.text)
 
 
 def refuse_errors(findings: list[SplitFinding]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from distracted.data.images import check_bytes, read_bytes
 from distracted.errors import ImageError, ImagesError
 from distracted.files import atomic_path
 from distracted.progress import Progress, silent
@@ -52,6 +51,8 @@ def digest_images(
 
 
 def _digest(path: Path) -> str | ImageError:
+    from distracted.data.images import check_bytes, read_bytes  # imports OpenCV
+
     try:
         data = read_bytes(path)
         check_bytes(data, path)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 _NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
 _NUM_DEALS = 1000
@@ -50,6 +49,8 @@ def _best(
 def _stratified(
     labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import
+
     by_image = len(np.unique(subjects)) == len(subjects)
     for number in range(1 if by_image else _NUM_SEEDS):
         splitter = (StratifiedKFold if by_image else StratifiedGroupKFold)(

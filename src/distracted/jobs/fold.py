@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
-from distracted.data.audit import audit_folds, refuse_errors
 from distracted.data.loading import naming_dead_workers
 from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
@@ -27,14 +26,6 @@ from distracted.training.metrics_log import NoTracker
 from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
-
-
-def check_split(store: Store) -> None:
-    """Log the findings of the folds' audit; raise on those that would make the score dishonest."""
-    findings = audit_folds(store.competition, store.folds.table)
-    refuse_errors(findings)
-    for finding in findings:
-        _log.warning("%s", finding.text)
 
 
 def train_folds(

@@ -5,18 +5,21 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distracted.audit.findings import kept_audit
-from distracted.data.transforms import Policy
 from distracted.files import sha256_file, sha256_json
 from distracted.predictions.job_state import read_job_state
 from distracted.predictions.store import MANIFEST, Store
+
+if TYPE_CHECKING:
+    from distracted.data.transforms import Policy
 
 _CODE = Path(__file__).resolve().parents[1]
 _HEAD = 4096  # bytes, among which the page says what it was made from
 
 
-def made_from(store: Store, *, policies: Mapping[str, Policy], heat: bool, run: str) -> str:
+def made_from(store: Store, *, policies: Mapping[str, "Policy"], heat: bool, run: str) -> str:
     """The digest of what is stored, and that of what was asked for and of the code that shows it."""
     code = {
         str(path.relative_to(_CODE)): sha256_file(path)

@@ -26,8 +26,16 @@ def name_of(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).is_file()] == []
+    targets = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
+    assert [name for name, _ in targets if name and not (page.parent / name).is_file()] == []
+    anchors = [((page.parent / name) if name else page, anchor) for name, anchor in targets if anchor]
+    assert [(path.name, anchor) for path, anchor in anchors if anchor not in headings(path)] == []
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 def test_pages_that_code_and_configs_point_to_are_there() -> None:

@@ -29,8 +29,16 @@ def name_of(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).is_file()] == []
+    targets = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
+    assert [name for name, _ in targets if name and not (page.parent / name).is_file()] == []
+    anchors = [((page.parent / name) if name else page, anchor) for name, anchor in targets if anchor]
+    assert [(path.name, anchor) for path, anchor in anchors if anchor not in headings(path)] == []
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 def test_pages_that_code_and_configs_point_to_are_there() -> None:
@@ -95,6 +103,23 @@ def takes(recipe: str, variable: str) -> bool:
         for name in re.findall(r"\$\((\w+)\)", recipe)
     ]
     return any(takes(value, variable) for values in named for value in values)
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\((\w+\.md)\)", index)) == set()
+
+
+def test_messages_that_troubleshooting_explains_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), ROOT / "Makefile"]
+    code = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in files))  # literals in several parts
+    pieces = {piece.strip(" ();,") for message in messages for piece in message.split("...")} - {"", "Killed"}
+    assert len(pieces) > 30
+    assert {piece for piece in pieces if piece not in code} == set()
 
 
 def test_files_for_a_cluster_have_the_form_that_their_tools_ask_for() -> None:

@@ -54,7 +54,7 @@ def check_exact(store: Store) -> list[Check]:
         ),
         Check(
             "repeated_files",
-            "The same file twice, same subject and class",
+            "Repeated files of one subject and class",
             "These images count twice in training. They do not leak: a subject's images share a fold.",
             "note",
             as_findings(within),

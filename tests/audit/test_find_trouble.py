@@ -320,11 +320,11 @@ def test_the_best_run_is_current_complete_and_honest(store: Store, write_run: Wr
     write_run("leaky", skill=9.0)
     for fold in range(3):
         path = store.workspace.fold("tiny", "leaky", fold) / "manifest.json"
-        manifest = json.loads(path.read_text())
-        config = {**manifest["config"], "leaky": True}
-        path.write_text(json.dumps({**manifest, "config": config, "config_hash": hash_config(config)}))
-    best = best_run(store)
-    assert best is not None and best.name == "good"
+        told = json.loads(path.read_text())
+        config = {**told["config"], "leaky": True}
+        path.write_text(json.dumps({**told, "config": config, "config_hash": hash_config(config)}))
+    found = best_run(store)
+    assert found is not None and found.name == "good"
 
 
 def test_findings_round_trip_through_csv(store: Store) -> None:

@@ -44,8 +44,10 @@ def subject_similarity(
         for subject in range(num):
             own = order[subjects[order] == subject]
             rank[own] = np.arange(len(own))
-        halves = [_unit_means(rows[rank % 2 == half], subjects[rank % 2 == half], num) for half in (0, 1)]
-        cosines += halves[0] @ halves[1].T / _NUM_SPLITS
+        first, second = (
+            _normalise(_sums(rows[rank % 2 == half], subjects[rank % 2 == half], num)) for half in (0, 1)
+        )
+        cosines += first @ second.T / _NUM_SPLITS
     cosines = (cosines + cosines.T) / 2
     with_itself = np.maximum(np.diag(cosines), 0.05)
     similarity: NDArray[np.float64] = cosines / np.sqrt(np.outer(with_itself, with_itself))
@@ -126,11 +128,6 @@ def _means(rows: NDArray[np.float64], ids: NDArray[np.int64], num: int) -> NDArr
     return _sums(rows, ids, num) / np.maximum(np.bincount(ids, minlength=num), 1)[:, None]
 
 
-def _unit_means(rows: NDArray[np.float64], ids: NDArray[np.int64], num: int) -> NDArray[np.float64]:
-    """Mean row of each id, scaled to length 1."""
-    return _normalise(_sums(rows, ids, num))
-
-
 def _sums(rows: NDArray[np.float64], ids: NDArray[np.int64], num: int) -> NDArray[np.float64]:
     sums = np.zeros((num, rows.shape[1]))
     np.add.at(sums, ids, rows)
@@ -138,5 +135,6 @@ def _sums(rows: NDArray[np.float64], ids: NDArray[np.int64], num: int) -> NDArra
 
 
 def _normalise(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale each row to length 1."""
     unit: NDArray[np.float64] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit

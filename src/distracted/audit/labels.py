@@ -20,7 +20,7 @@ from distracted.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
-#: Judging a fold's labels blind to another fold leaves at least one fold to fit on.
+#: One fold is judged, blind to another, by a model that is fitted on the rest.
 MIN_FOLDS = 3
 _C = 0.01  # inverse L2 strength, for features of unit variance
 _MAX_ITER = 200

@@ -124,7 +124,7 @@ def reliability(scored: RowScores) -> Reliability:
 
 
 def _wilson(share: NDArray[np.float64], num: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    """95% interval of a proportion of `num` trials (Wilson 1927); contains it in spite of rounding."""
+    """95% interval of a proportion of `num` trials (Wilson 1927); contains the proportion."""
     z = 1.96
     centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * np.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))

@@ -117,7 +117,8 @@ def find_workers(num_workers: int | Literal["auto"], device: torch.device) -> in
     """Resolve `runtime.num_workers`, the number of loader processes.
 
     "auto" is 0 on a CPU, where decoding would compete with the network. On other devices it is torch's thread
-    count, which is this process's share of the cores in a grid or team, less one for the process itself.
+    count, which is this process's share of the cores in a grid or team, less one for the process itself; at
+    least 1 and at most 8.
     """
     if num_workers != "auto":
         return num_workers

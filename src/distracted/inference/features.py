@@ -24,7 +24,7 @@ from distracted.data.loading import Loader
 from distracted.files import remove_leftovers, write_json
 from distracted.inference.device import Precision, prefetch
 from distracted.inference.forward import Forward, worth_folding
-from distracted.locks import Lock, hold, holder
+from distracted.locks import hold, holder
 from distracted.models.network import Network, fingerprint
 from distracted.progress import Progress, silent
 from distracted.schema import Box
@@ -79,33 +79,21 @@ def cached_features(
             path.with_suffix(".proven").unlink(missing_ok=True)  # left by a process killed at its very end
             return features
         forward = Forward(network, "features", num_images=loader.num_images, precision=precision)
-        _extract(forward, loader, path, device, progress, after_batch, held)
+        with (
+            _GrowingFile(path, loader) as file,
+            progress(_LABEL, total=file.num_left, unit="img") as step,
+        ):
+            for batch in prefetch(loader.epoch(after=file.num_batches), device):
+                rows = forward(batch.images).cpu().numpy()
+                file.write(rows)
+                step(len(rows))
+                after_batch()
+                if held.is_lost:
+                    held.check()
+            held.check()
     features = _load(path, len(contents))
     assert features is not None
     return features
-
-
-def _extract(
-    forward: Forward,
-    loader: Loader,
-    path: Path,
-    device: torch.device,
-    progress: Progress,
-    after_batch: Callable[[], None],
-    lock: Lock,
-) -> None:
-    with (
-        _GrowingFile(path, loader) as file,
-        progress(_LABEL, total=file.num_left, unit="img") as step,
-    ):
-        for batch in prefetch(loader.epoch(after=file.num_batches), device):
-            rows = forward(batch.images).cpu().numpy()
-            file.write(rows)
-            step(len(rows))
-            after_batch()
-            if lock.is_lost:
-                lock.check()
-        lock.check()
 
 
 def _load(path: Path, num_images: int) -> NDArray[np.float32] | None:

@@ -1,4 +1,4 @@
-"""The ladder: how much each technique gains over the one before it, on subjects that none was fitted on."""
+"""The ladder: how much each technique gains over the one before it, scored on unseen subjects."""
 
 import json
 from collections.abc import Sequence

@@ -93,9 +93,8 @@ def region_grid(
     rows = []
     for number, subject in enumerate(subjects):
         own = competition.train[competition.train["subject"] == subject].sort_values(["classname", "img"])
-        image = read_rgb(
-            paths[own["img"].iloc[number * len(own) // num_subjects]]
-        )  # a different class for each subject
+        img = own["img"].iloc[number * len(own) // num_subjects]  # a different class for each subject
+        image = read_rgb(paths[img])
         views = [_outlined(image, regions.values()), *(cut_region(image, box) for box in regions.values())]
         rows.append(tuple(resize_and_crop(view, size=size, crop=1.0) for view in views))
     return Grid(("whole", *regions), tuple(map(str, subjects)), tuple(rows))

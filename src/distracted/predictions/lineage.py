@@ -32,7 +32,7 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
     kind = manifests[0].kind
     if kind == "model":
         return
-    member, anew = "parent", "make it anew (`make tta`, `calibrate`, `smooth` or `sweep`)"
+    member, anew = "parent", "make it again (`make status` names the command)"
     if kind == "blend":
         member, anew = "member", "blend anew (`make ensemble`)"
     for parent in parents_of(store, run):

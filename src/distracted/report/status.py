@@ -5,6 +5,7 @@ from typing import Literal
 
 from distracted.errors import StoreError
 from distracted.metrics import scores
+from distracted.postprocess.steps import command_for
 from distracted.predictions.job_state import JobState, read_job_state, redo_of
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import Manifest
@@ -138,14 +139,8 @@ def _depth(status: RunStatus, statuses: list[RunStatus]) -> int:
 
 
 def _made_by(manifest: Manifest) -> str:
-    """The command that makes a run of others, but for settings that its manifest has."""
-    run, parents = manifest.run, " ".join(parent.run for parent in manifest.parents)
-    if manifest.kind == "blend":
-        return f"make ensemble NAME={run}"
-    step = manifest.config.get("step", {}).get("name")
-    if step == "tta":
-        return f"make tta RUN={parents} NAME={run}, with its VIEWS"
-    return "make sweep" if step == "choose" else f"make {step} RUNS={parents} NAME={run}"
+    """The command that makes a derived run or a blend."""
+    return f"make ensemble NAME={manifest.run}" if manifest.kind == "blend" else command_for(manifest)
 
 
 def pooled_scores(store: Store, run: str) -> dict[str, float]:

@@ -45,7 +45,7 @@ class Stop:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within this block a request does not interrupt: the block checks `reason` and saves its work first."""
+        """Within this block a request does not interrupt: the block checks `reason` and saves first."""
         self._waits = True
         try:
             yield

@@ -20,16 +20,18 @@ def main(
 ) -> None:
     """Show the table of runs and folds, the blend that is meant, and what to run next."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    statuses = run_statuses(store)
+    catalogue = Catalogue(store)
+    meant = catalogue.meant_blend
+    statuses = run_statuses(catalogue)
     if statuses:
         _grid(store, statuses)
         _say_trouble(statuses)
-    if (meant := Catalogue(store).meant_blend()) is not None:
+    if meant is not None:
         for reason in meant.passed_over:
             console.warn(f"passed over: {reason}")
         console.say(meant.why)
-        console.say(f"{meant.run}: expected {describe(expect_run(store, store.read_run(meant.run)))}")
-    steps = [*next_steps(store, statuses), *stale_pages(store)]
+        console.say(f"{meant.run.name}: expected {describe(expect_run(store, meant.run))}")
+    steps = [*next_steps(catalogue, statuses), *stale_pages(store)]
     console.say(
         "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")
     )

@@ -17,7 +17,8 @@ from distracted.metrics import scores
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.job_state import job_state
 from distracted.predictions.store import Store
-from distracted.report.status import FoldStatus, RunStatus, next_steps, run_statuses
+from distracted.report import status as status_module
+from distracted.report.status import FoldStatus, RunStatus
 from distracted.schema import RunConfig, hash_config
 from distracted.stopping import Stop, Stopped
 from distracted.submission.submit import write_submission
@@ -25,6 +26,14 @@ from distracted.training.resolve import settle
 
 WriteRun = Callable[..., None]
 Configure = Callable[..., RunConfig]
+
+
+def run_statuses(store: Store) -> list[RunStatus]:
+    return status_module.run_statuses(Catalogue(store))
+
+
+def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
+    return status_module.next_steps(Catalogue(store), statuses)
 
 
 def by_run(store: Store) -> dict[str, RunStatus]:
@@ -149,7 +158,7 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     statuses = by_run(store)
     assert "a has changed" in statuses["a_calibrated"].stale
     assert "a has changed" in statuses["ensemble"].stale
-    assert Catalogue(store).meant_blend() is None
+    assert Catalogue(store).meant_blend is None
     steps = next_steps(store, [*statuses.values()])
     assert [step.split(":")[0] for step in steps] == [
         "make calibrate RUNS=a NAME=a_calibrated",

@@ -98,14 +98,11 @@ def _judge(store: Store, name: str) -> Run | None:
     """The run whose predictions judge the labels; None while there is none."""
     if name:
         return store.read_run(name)
-    catalogue = Catalogue(store)
-    meant = catalogue.meant_run()
-    if meant is None or catalogue.entry(meant.run).leaky:
+    meant = Catalogue(store).meant_run
+    if meant is None or meant.run.leaky:
         return None
-    for reason in meant.passed_over:
-        _log.warning("passed over: %s", reason)
-    _log.info("%s", meant.why.replace("NAME=", "RUN="))
-    return store.read_run(meant.run)
+    meant.log("RUN")
+    return meant.run
 
 
 def _split(store: Store) -> Check:

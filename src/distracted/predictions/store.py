@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,8 @@ class Store:
         self.folds = folds
         self._manifests = FileMemory[Manifest]()  # read and checked
         self._hashes = FileMemory[str]()  # of prediction files
+        self._valid = FileMemory[bytes]()  # small files, which are often checked first and parsed later
+        self._runs = WeakValueDictionary[str, Run]()  # as long as somebody holds them: they are large
 
     def runs(self) -> list[str]:
         """Names of the runs that have a manifest for at least one of the folds."""
@@ -239,31 +242,38 @@ class Store:
             StoreError: there is no such run; folds are missing or of several configs; a file was edited; an
                 image is missing, double or unknown; a value is not finite; a row does not sum to 1.
         """
-        manifests, oof = self._read_oof(run, partial)
+        manifests = self._usable_manifests(run, partial)
         try:
+            if (known := self._runs.get(run)) is not None and known.manifests == manifests:
+                self._check_parts(*manifests)
+                return known
+            oof = self._read_valid(manifests)
             test = np.stack([self._read(manifest, "test") for manifest in manifests])
         except StoreError:
             if self._has_changed(*manifests):  # retrained while it was read
                 return self.read_run(run, partial=partial)
             raise
-        return Run(run, oof, test, tuple(manifest.fold for manifest in manifests), manifests)
+        oof.flags.writeable = test.flags.writeable = False  # others may be given the same arrays
+        folds = tuple(manifest.fold for manifest in manifests)
+        self._runs[run] = loaded = Run(run, oof, test, folds, manifests)
+        return loaded
 
     def read_oof(self, run: str, *, partial: bool = False) -> NDArray[np.float64]:
-        """`Run.oof` alone; the test predictions are checked to be undamaged, and not parsed.
+        """`Run.oof` alone, without a look at the test predictions.
 
         Raises:
             StoreError: as `read_run`.
         """
-        manifests, oof = self._read_oof(run, partial)
+        manifests = self._usable_manifests(run, partial)
         try:
-            self._check_parts(manifests, ["test"])
+            return self._read_valid(manifests)
         except StoreError:
             if self._has_changed(*manifests):
                 return self.read_oof(run, partial=partial)
             raise
-        return oof
 
-    def _read_oof(self, run: str, partial: bool) -> tuple[tuple[Manifest, ...], NDArray[np.float64]]:
+    def _usable_manifests(self, run: str, partial: bool) -> tuple[Manifest, ...]:
+        """The manifests of a run whose folds belong together; raises StoreError otherwise."""
         manifests = self.manifests(run)
         finish = _FINISH[manifests[0].kind]
         missing = sorted(set(range(self.folds.num_folds)) - {manifest.fold for manifest in manifests})
@@ -275,15 +285,13 @@ class Store:
             )
         if len({manifest.config_hash for manifest in manifests}) > 1:
             raise StoreError(f"{run}: its folds were made with different configs; {finish}, with FORCE=1")
+        return manifests
+
+    def _read_valid(self, manifests: Sequence[Manifest]) -> NDArray[np.float64]:
         oof = np.full((len(self.competition.train), self.competition.num_classes), np.nan)
-        try:
-            for manifest in manifests:
-                oof[self.folds.valid(manifest.fold)] = self._read(manifest, "valid")
-        except StoreError:
-            if self._has_changed(*manifests):
-                return self._read_oof(run, partial)
-            raise
-        return manifests, oof
+        for manifest in manifests:
+            oof[self.folds.valid(manifest.fold)] = self._read(manifest, "valid")
+        return oof
 
     def _check_name(self, run: str) -> None:
         check_name(run, "NAME")
@@ -303,7 +311,7 @@ class Store:
         """
         for manifest in manifests:
             try:
-                self._check_parts([manifest], ["valid", "test"])
+                self._check_parts(manifest)
             except StoreError as error:
                 if self._has_changed(manifest):
                     raise StoreError(
@@ -311,9 +319,9 @@ class Store:
                     ) from error
                 raise
 
-    def _check_parts(self, manifests: Iterable[Manifest], parts: Sequence[str]) -> None:
+    def _check_parts(self, *manifests: Manifest) -> None:
         for manifest in manifests:
-            for part in parts:
+            for part in ("valid", "test"):
                 if self._hashes.get(self._part(manifest, part)) != getattr(manifest, f"{part}_sha256"):
                     self._bytes(manifest, part)
 
@@ -327,17 +335,21 @@ class Store:
     def _bytes(self, manifest: Manifest, part: str) -> tuple[Path, bytes]:
         """A prediction file: the very bytes that its manifest describes."""
         path, redo = self._part(manifest, part), _redo(manifest.run)
+        expected = getattr(manifest, f"{part}_sha256")
+        if (kept := self._valid.get(path)) is not None and self._hashes.get(path) == expected:
+            return path, kept
         try:
             content, identity = read_bytes(path)
         except FileNotFoundError:
             raise StoreError(f"{path}: no such file; {redo}") from None
-        expected = getattr(manifest, f"{part}_sha256")
         if self._hashes.get(path, identity) != expected:
             if sha256_bytes(content) != expected:
                 raise StoreError(
                     f"{path}: not the file that its manifest describes (edited or damaged); {redo}"
                 )
             self._hashes.put(path, identity, expected)
+        if part == "valid":
+            self._valid.put(path, identity, content)
         return path, content
 
     def _read(self, manifest: Manifest, part: str) -> NDArray[np.float64]:

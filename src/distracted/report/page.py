@@ -161,13 +161,17 @@ def collect(
 ) -> Page:
     """Take everything that the page shows from the stores; arguments as in `write_report`."""
     competition = store.competition
-    statuses = run_statuses(store)
-    board = make_board(store, statuses, progress=progress)
+    catalogue = Catalogue(store)
     if run:
         store.read_run(run)  # raises if it cannot be used
-    meant = None if run else Catalogue(store).meant_run()
-    head = headline(board, run if meant is None else meant.run)
-    why = "; passed over: ".join([meant.why.replace("NAME=", "RUN="), *meant.passed_over]) if meant else ""
+    meant = None if run else catalogue.meant_run
+    statuses = run_statuses(catalogue)
+    board = make_board(store, statuses, progress=progress)
+    head = headline(board, run if meant is None else meant.run.name)
+    why = ""
+    if meant is not None:
+        meant.log("RUN")
+        why = "; passed over: ".join([f"{meant.why}; RUN= takes another run", *meant.passed_over])
     errors: Errors | None = None
     gallery: list[Mistake] = []
     seen_by = ""
@@ -200,7 +204,7 @@ def collect(
         head=head,
         why=why,
         prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
-        steps=next_steps(store, statuses),
+        steps=next_steps(catalogue, statuses),
         score_chart=score_chart(bars) if bars else "",
         curves=shown,
         num_undrawn=len(drawn) - len(shown),

@@ -78,9 +78,9 @@ class RunStatus:
         return self.is_complete and not self.stale
 
 
-def run_statuses(store: Store) -> list[RunStatus]:
+def run_statuses(catalogue: Catalogue) -> list[RunStatus]:
     """The state of every run in the store, and of those that are trained for the first time."""
-    catalogue = Catalogue(store)
+    store = catalogue.store
     return [_status(store, catalogue.entry(name)) for name in sorted({*store.runs(), *_begun(store)})]
 
 
@@ -91,11 +91,11 @@ def _begun(store: Store) -> set[str]:
     return {path.parents[1].name for path, job in states.items() if job is not None and job.state != "done"}
 
 
-def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
+def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
     """What to run next, each with its reason, most urgent first; empty if all is done."""
     if not statuses:
         return ["make cv MODEL=resnet50: there are no runs yet"]
-    catalogue, steps = Catalogue(store), []
+    store, steps = catalogue.store, []
     for status in sorted(statuses, key=lambda status: catalogue.depth(status.run)):  # parents first
         open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
         names = ", ".join(map(str, open_folds))
@@ -122,9 +122,9 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
     anew = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
     if (left := [run for run in waiting if run not in blended]) and not anew:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
-    meant = catalogue.meant_blend()
-    if meant is not None and not is_submitted(store, meant.run):
-        steps.append(f"make submit NAME={meant.run}: its predictions are not submitted yet")
+    meant = catalogue.meant_blend
+    if meant is not None and not is_submitted(store, meant.run.name):
+        steps.append(f"make submit NAME={meant.run.name}: its predictions are not submitted yet")
     return steps
 
 

@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures bench torture clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -105,6 +105,9 @@ sweep: $(STAMP)  ## Let W&B propose settings, and choose the best honestly (MODE
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
 
+docs: $(STAMP)  ## Write docs/config.md from the schema
+	@$(PY) scripts/config_docs.py
+
 bench: $(STAMP)  ## Measure speed beside other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
@@ -119,9 +122,12 @@ setup: $(STAMP)  ## Set up .venv, as every other target does where it is missing
 
 .venv/.stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
-	@echo "setting up .venv (a few minutes, once)"
+	@printf 'setting up .venv: a few minutes, once (log: .venv/setup.log) '
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' -c requirements.lock
+	@.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' -c requirements.lock >.venv/setup.log 2>&1 & \
+	pid=$$!; trap 'kill $$pid; exit 130' INT TERM; \
+	while kill -0 $$pid 2>/dev/null; do printf .; sleep 3; done; \
+	wait $$pid && echo ' done' || { echo ' failed'; tail -n 20 .venv/setup.log; exit 1; }
 	@touch $@
 
 check-venv:

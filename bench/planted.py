@@ -19,7 +19,7 @@ import typer
 import audit
 import console
 import train
-from distracted.audit.alike import subject_likeness
+from distracted.audit.alike import subject_similarity
 from distracted.audit.labels import blind_label_issues
 from distracted.config import load_config
 from distracted.paths import Workspace
@@ -101,11 +101,11 @@ def _split_people(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray
             split[own[: len(own) // 2]] = number
             planted.add((int(subject), int(number)))
         ids, compact = np.unique(split, return_inverse=True)
-        likeness = np.triu(subject_likeness(features, labels, compact), 1)
-        order = np.argsort(-likeness, axis=None)[:20]
+        similarity = np.triu(subject_similarity(features, labels, compact), 1)
+        order = np.argsort(-similarity, axis=None)[:20]
         found = {
             (int(ids[left]), int(ids[right]))
-            for left, right in zip(*np.unravel_index(order, likeness.shape), strict=True)
+            for left, right in zip(*np.unravel_index(order, similarity.shape), strict=True)
         }
         right, num = right + len(planted & found), num + len(planted)
     say_row(

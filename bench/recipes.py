@@ -1,4 +1,4 @@
-"""Every recipe at equal time: the same network, folds and seconds a fit; the table of docs/transfer.md.
+"""Every recipe at equal time, the same network and folds; the tables of docs/evidence_transfer.md.
 
     PYTHONPATH=scripts python bench/recipes.py --data <folder> --root <workspace> [--recipes "full gradual"]
 

@@ -10,8 +10,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import config_docs
 from distracted.paths import CONFIGS
 from distracted.schema import RunConfig
+from distracted.training.losses import LOSSES
+from distracted.training.optim import OPTIMIZERS
 
 ROOT = CONFIGS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,8 +29,16 @@ def name_of(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).is_file()] == []
+    targets = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
+    assert [name for name, _ in targets if name and not (page.parent / name).is_file()] == []
+    anchors = [((page.parent / name) if name else page, anchor) for name, anchor in targets if anchor]
+    assert [(path.name, anchor) for path, anchor in anchors if anchor not in headings(path)] == []
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 def test_pages_that_code_and_configs_point_to_are_there() -> None:
@@ -63,6 +74,13 @@ def sections_in(annotation: object) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in sections_in(part)]
 
 
+def test_the_config_page_is_what_the_schema_says() -> None:
+    assert config_docs.PAGE.read_text() == config_docs.page(), "make docs writes docs/config.md"
+    assert "|  | " not in config_docs.page(), "a key without a meaning"
+    for name in (*LOSSES, *OPTIMIZERS):
+        assert f"`{name}`" in config_docs.page()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_of_a_page_are_targets_and_take_the_variables_given(page: Path) -> None:
     text = page.read_text()
@@ -85,6 +103,23 @@ def takes(recipe: str, variable: str) -> bool:
         for name in re.findall(r"\$\((\w+)\)", recipe)
     ]
     return any(takes(value, variable) for values in named for value in values)
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages - set(re.findall(r"\]\((\w+\.md)\)", index)) == set()
+
+
+def test_messages_that_troubleshooting_explains_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), ROOT / "Makefile"]
+    code = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in files))  # literals in several parts
+    pieces = {piece.strip(" ();,") for message in messages for piece in message.split("...")} - {"", "Killed"}
+    assert len(pieces) > 30
+    assert {piece for piece in pieces if piece not in code} == set()
 
 
 def test_files_for_a_cluster_have_the_form_that_their_tools_ask_for() -> None:

@@ -1,9 +1,10 @@
-"""YAML files to the typed config of schema.py.
+"""Merges YAML files and overrides into the typed config of schema/.
 
-`train.yaml` <- `recipes/<recipe>.yaml` <- `models/<model>.yaml` <- `data/<data>.yaml` <- dotted overrides;
-the later wins, mappings merge key by key, lists are replaced, null removes a phase, and what a phase freezes
-is one choice: a later `freeze` or `unfreeze` replaces an earlier one whole. Which recipe it is, is settled
-first, from the same files and overrides; a recipe that `extends` another is merged over it.
+`train.yaml` <- `recipes/<recipe>.yaml` <- `models/<model>.yaml` <- `data/<data>.yaml` <- dotted overrides.
+The later
+wins: mappings merge key by key, lists are replaced, null removes a phase. `freeze` and `unfreeze` are one
+choice: a later one replaces an earlier one whole. The recipe is resolved first, from the same files and
+overrides; a recipe that `extends` another is merged over it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,12 +54,12 @@ def load_config(
         model: A file in configs/models, without its ending.
         data: A file in configs/data, or, with a slash in it, a folder in the competition's layout.
         overrides: Dotted settings such as "training.seed=1".
-        leaky: Phases watch the fold that is scored: a choice that nothing but this argument makes.
+        leaky: Phases watch the fold that is scored; no config key sets it.
         configs: The folder of YAML files.
-        root: The workspace; a relative `data.folder` is taken from it.
+        root: The workspace, which a relative `data.folder` refers to.
 
     Raises:
-        ConfigError: a name, key or value that does not exist or does not fit; says which and what would.
+        ConfigError: a name, key or value does not exist or is invalid; says which, and what is valid.
     """
     named = _read(configs / "models", model, "model")
     of_data = _data_layer(configs, data)
@@ -70,28 +71,28 @@ def load_config(
         del named.phases[name]  # it tunes the phases of the recipes that it knows; this one may lack some
     layers = [base, chosen, named, of_data, dotted]
     if any("leaky" in _mapping(layer, "training") for layer in layers):
-        raise ConfigError("training.leaky: watching the fold that is scored takes LEAKY=1, and nothing else")
+        raise ConfigError("training.leaky: only LEAKY=1 lets phases watch the fold that is scored")
     word = OmegaConf.create({"training": {"leaky": leaky}})
     return _check(_merge([word, *layers]), configs, root, f"model {model}, recipe {recipe}, data {data}")
 
 
 def load_data_config(data: str, *, configs: Path = CONFIGS, root: Path = Path()) -> DataConfig:
-    """The data section alone, for the stages that train nothing; arguments as in `load_config`."""
+    """The data section alone, for stages that train nothing; arguments as in `load_config`."""
     merged = _plain(_merge([_read(configs, "train", "defaults"), _data_layer(configs, data)]))
     placed = _place_data(merged, configs, root)
     return _parse(DataConfig, placed["data"], f"data {data}", prefix="data.")
 
 
 def load_runtime_config(overrides: Sequence[str] = (), *, configs: Path = CONFIGS) -> RuntimeConfig:
-    """The runtime section alone, for the stages that take all else from a stored run.
+    """The runtime section alone, for stages that take everything else from a stored run.
 
     Raises:
-        ConfigError: an override of something else, which the run has settled, or one that does not fit.
+        ConfigError: an override of another key, which the stored run fixes, or an invalid value.
     """
     dotted = _dotted(overrides)
-    if settled := [str(key) for key in dotted if key != "runtime"]:
+    if others := [str(key) for key in dotted if key != "runtime"]:
         raise ConfigError(
-            f"SET: {settled[0]} is as the run was trained; here only runtime.* can be set, such as "
+            f"SET: {others[0]} is as the run was trained; here only runtime.* can be set, such as "
             "runtime.device=cpu"
         )
     merged = _plain(_merge([_read(configs, "train", "defaults"), dotted]))
@@ -116,7 +117,7 @@ def _read(folder: Path, name: str, what: str) -> DictConfig:
 
 
 def _read_recipe(configs: Path, name: str) -> DictConfig:
-    """A recipe over those that it extends."""
+    """A recipe, merged over the recipes that it extends."""
     recipe = _read(configs / "recipes", name, "recipe")
     path = configs / "recipes" / f"{name}.yaml"
     names = [name]
@@ -131,15 +132,15 @@ def _read_recipe(configs: Path, name: str) -> DictConfig:
 
 
 def _recipe(layers: Sequence[DictConfig]) -> str:
-    """The recipe that the last of the layers names."""
+    """Name of the recipe in the last layer that has one."""
     try:
-        named = (OmegaConf.select(layer, "recipe") for layer in reversed(layers))
-        found = next((recipe for recipe in named if recipe is not None), None)
+        names = (OmegaConf.select(layer, "recipe") for layer in reversed(layers))
+        recipe = next((name for name in names if name is not None), None)
     except OmegaConfBaseException as error:
         raise ConfigError(f"recipe: {_one_line(error)}") from error
-    if found is None:
-        raise ConfigError("recipe: none is named; configs/train.yaml says which is the default")
-    return str(found)
+    if recipe is None:
+        raise ConfigError("recipe: none is named; configs/train.yaml names the default")
+    return str(recipe)
 
 
 def _data_layer(configs: Path, data: str) -> DictConfig:
@@ -200,24 +201,26 @@ def _containers(tree: Any, before: str = "") -> Iterator[tuple[str, type]]:
 
 
 def _drop_overruled(layers: Sequence[DictConfig]) -> None:
-    """Take what a phase freezes out of the layers below the last that says it: {blocks: 2} and {from: x}
-    would become one mapping."""
-    said = set()
+    """Remove a phase's `freeze` and `unfreeze` below the last layer that sets one.
+
+    Else {blocks: 2} and {from: x} would be merged into one mapping.
+    """
+    chosen = set()
     for layer in reversed(layers):
         for name, phase in _mapping(layer, "phases").items():
             if not isinstance(phase, DictConfig):
                 continue
-            if name in said:
+            if name in chosen:
                 for key in _FREEZING:
                     phase.pop(key, None)
             elif any(phase.get(key) is not None for key in _FREEZING):
-                said.add(name)
+                chosen.add(name)
 
 
 def _mapping(layer: DictConfig, key: str) -> DictConfig:
-    """What a layer says under a key; empty where that is no mapping: found out once all is merged."""
-    found = layer.get(key)
-    return found if isinstance(found, DictConfig) else OmegaConf.create({})
+    """The mapping under a key; empty if there is none, or something else, which the schema refuses later."""
+    value = layer.get(key)
+    return value if isinstance(value, DictConfig) else OmegaConf.create({})
 
 
 def _plain(merged: DictConfig) -> dict[str, Any]:
@@ -230,7 +233,7 @@ def _plain(merged: DictConfig) -> dict[str, Any]:
 
 
 def _place_data(content: dict[str, Any], configs: Path, root: Path) -> dict[str, Any]:
-    """Where the data lies, and which of its images are left out of training."""
+    """Fill in the data's folder and its drop list."""
     data = content.get("data")
     if not isinstance(data, dict):
         return content
@@ -238,7 +241,7 @@ def _place_data(content: dict[str, Any], configs: Path, root: Path) -> dict[str,
         data["folder"] = str(root / data["folder"])
     if {"drop_list", "drops"} & set(data):
         raise ConfigError(
-            "data.drop_list: it is configs/data/<data>_drop.csv where that is there; leave it out"
+            "data.drop_list: it is configs/data/<data>_drop.csv if that file exists; leave the key out"
         )
     path = configs / "data" / f"{data.get('name')}_drop.csv"
     if path.is_file():
@@ -271,15 +274,15 @@ def _check(merged: DictConfig, configs: Path, root: Path, where: str) -> RunConf
             f"model.regions=[], got [{', '.join(config.model.regions)}]"
         )
     if config.pseudo.predictions:
-        raise ConfigError("pseudo.predictions: filled in from the teachers' files; leave it out")
+        raise ConfigError("pseudo.predictions: filled in from the teachers' files; leave the key out")
     if config.pseudo.teachers and config.mixing.on:
-        raise ConfigError("pseudo.teachers and mixing: not together; expected the one or the other")
+        raise ConfigError("pseudo.teachers and mixing do not go together; expected one of them")
     used = {"augment.policy": config.augment.policy}
     for name, phase in trained.items():
         if phase.watches and not (config.training.holdout or config.training.leaky):
             raise ConfigError(
                 f"phases.{name}: patience, keep=best and schedule=plateau watch subjects that are held "
-                "back from the training side: SET='training.holdout=0.1' holds a tenth of them back"
+                "out of the training side: SET='training.holdout=0.1' holds out a tenth of them"
             )
         if phase.augment:
             used[f"phases.{name}.augment"] = phase.augment
@@ -333,7 +336,7 @@ def _known_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def _sections(annotation: Any) -> Iterator[type[Section]]:
-    """The sections that a field may hold; those of a mapping by name are not its own."""
+    """The sections that a field may hold, without those in a mapping by name."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     elif get_origin(annotation) is not dict:
@@ -342,7 +345,7 @@ def _sections(annotation: Any) -> Iterator[type[Section]]:
 
 
 def _key(item: ErrorDetails, content: Any) -> str:
-    """Where an error is, as the user would write it: pydantic adds the names of a union's members."""
+    """The key of an error as a user would write it: pydantic adds the names of a union's members."""
     parts = []
     for part in item["loc"]:
         try:
@@ -354,7 +357,7 @@ def _key(item: ErrorDetails, content: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """OmegaConf adds lines on its own objects, YAML on where it stood."""
+    """An error's message in one line; OmegaConf and YAML add lines of their own."""
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
     return " ".join(map(str.strip, str(error).splitlines()))

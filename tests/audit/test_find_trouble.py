@@ -1,4 +1,4 @@
-"""The audit: trouble that is planted is found, what is clean stays unnamed, and its files are read back."""
+"""The audit reports planted problems and nothing else, and its files are read back."""
 
 import json
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from distracted.audit import duplicates
-from distracted.audit.alike import subject_likeness
-from distracted.audit.duplicates import check_exact, check_near, measure_sameness
+from distracted.audit.alike import subject_similarity
+from distracted.audit.duplicates import check_exact, check_near, measure_limits
 from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
@@ -33,7 +33,7 @@ PACKAGE = ("model.image_size=64", "runtime.tracking=none", "training.num_folds=3
 
 
 def scene(seed: int, size: tuple[int, int] = (120, 160)) -> np.ndarray:
-    """A picture with something in it: random shapes on a random gradient."""
+    """An image with structure: random discs on a random gradient."""
     rng = np.random.default_rng(seed)
     height, width = size
     y, x = np.mgrid[:height, :width] / max(size)
@@ -52,14 +52,14 @@ def save(path: Path, image: np.ndarray, quality: int = 95) -> None:
 
 @pytest.fixture
 def painted(store: Store) -> Store:
-    """The tiny competition with a scene of its own in each picture, none like another."""
+    """The tiny competition with a different scene in each image."""
     for number, path in enumerate(store.competition.train_paths() + store.competition.test_paths()):
         save(path, scene(number))
     return reopened(store)
 
 
 def reopened(store: Store) -> Store:
-    """The store over what the folder holds now."""
+    """Open the store again after the folder's images have changed."""
     store.workspace.data_binding("tiny").unlink()
     return open_store(store.workspace, store.competition.config, num_folds=3)
 
@@ -75,12 +75,12 @@ def by_key(checks: list[Check]) -> dict[str, Check]:
 
 
 class TestScan:
-    def test_hashes_keep_through_compression_and_tell_pictures_apart(self) -> None:
+    def test_hashes_survive_resizing_and_differ_between_images(self) -> None:
         images = [scene(seed) for seed in range(20)]
         hashes = np.array([perceptual_hash(image) for image in images], dtype=np.uint64)
         small = [cv2.resize(image, (80, 60), interpolation=cv2.INTER_AREA) for image in images]
-        again = np.array([perceptual_hash(image) for image in small], dtype=np.uint64)
-        bits = differing_bits(hashes, again)
+        resized = np.array([perceptual_hash(image) for image in small], dtype=np.uint64)
+        bits = differing_bits(hashes, resized)
         assert np.diag(bits).max() <= 4
         assert bits[~np.eye(20, dtype=bool)].min() > 8
 
@@ -89,7 +89,7 @@ class TestScan:
         brighter = image + np.uint8(40)
         assert bin(perceptual_hash(image) ^ perceptual_hash(brighter)).count("1") <= 2
 
-    def test_numbers_are_kept_by_content(self, store: Store, tmp_path: Path) -> None:
+    def test_statistics_are_cached_by_content(self, store: Store, tmp_path: Path) -> None:
         paths, contents = store.competition.train_paths(), store.competition.train["content"].tolist()
         cache = tmp_path / "cache/scan.parquet"
         first = scan_images(paths, contents, cache=cache)
@@ -98,18 +98,18 @@ class TestScan:
         cache.write_bytes(b"damaged")
         pd.testing.assert_frame_equal(first, scan_images(paths, contents, cache=cache))
 
-    def test_what_cannot_be_decoded_says_so_and_is_not_kept(self, store: Store, tmp_path: Path) -> None:
+    def test_an_undecodable_image_is_reported_and_not_cached(self, store: Store, tmp_path: Path) -> None:
         path = tmp_path / "bad.jpg"
         path.write_bytes(b"\xff\xd8\xff\xdb\x00\x04\x00\x00\xff\xda\x00\x02\xff\xd9")
         cache = tmp_path / "scan.parquet"
-        found = scan_images([path], ["x"], cache=cache)
-        assert "bad.jpg" in found["error"].iloc[0]
+        scanned = scan_images([path], ["x"], cache=cache)
+        assert "bad.jpg" in scanned["error"].iloc[0]
         save(path, scene(0))
         assert scan_images([path], ["x"], cache=cache)["error"].iloc[0] == ""
 
 
 class TestPictures:
-    def test_black_dark_and_large_ones_are_told_from_the_others(self, painted: Store) -> None:
+    def test_blank_dark_and_large_images_are_reported(self, painted: Store) -> None:
         paths, test_paths = painted.competition.train_paths(), painted.competition.test_paths()
         for number, path in enumerate(paths + test_paths):
             save(path, scene(0) // 2 + np.uint8(40 + number % 7))
@@ -131,7 +131,7 @@ class TestPictures:
         assert sizes[["img", "note"]].to_numpy().tolist() == [[train[7], "320 x 240 pixels"]]
         assert checks["unreadable"].findings.empty
 
-    def test_nothing_odd_is_found_where_nothing_is(self, painted: Store) -> None:
+    def test_clean_data_has_no_findings(self, painted: Store) -> None:
         checks = check_pictures(painted, *scan(painted))
         assert [len(check.findings) for check in checks] == [0, 0, 0, 0]
 
@@ -152,14 +152,14 @@ class TestDuplicates:
         store = reopened(painted)
         across, within = check_exact(store)
         imgs = store.competition.train["img"]
-        found = {frozenset(pair) for pair in across.findings[["img", "other"]].to_numpy().tolist()}
+        pairs = {frozenset(pair) for pair in across.findings[["img", "other"]].to_numpy().tolist()}
         expected = {frozenset((imgs[first], imgs[twin]))}
         expected |= {frozenset((imgs[rows["p001"][2]], store.competition.test["img"][0]))}
-        assert found == expected
+        assert pairs == expected
         assert within.findings[["img", "other"]].to_numpy().tolist() == [
             sorted([imgs[same], imgs[same_twin]])
         ]
-        assert check_near(store, *scan(store)).findings.empty  # exact ones are named once
+        assert check_near(store, *scan(store)).findings.empty  # exact copies are listed once
 
     def test_a_shrunk_and_compressed_copy_is_found_and_nothing_else(self, painted: Store) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
@@ -180,7 +180,7 @@ class TestDuplicates:
         }
         assert (check.findings["value"].astype(float) > 0.98).all()
 
-    def test_of_too_many_pairs_the_nearest_are_looked_at(
+    def test_of_too_many_pairs_the_nearest_are_compared(
         self, painted: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
@@ -192,12 +192,12 @@ class TestDuplicates:
         store = reopened(painted)
         scanned = scan(store)
         monkeypatch.setattr(duplicates, "_CHUNK", 2)
-        monkeypatch.setattr(duplicates, "_MOST", 1)
+        monkeypatch.setattr(duplicates, "_MAX_PAIRS", 1)
         check = check_near(store, *scanned)
         assert check.findings[["img", "other"]].to_numpy().tolist() == [
             store.competition.train["img"][[0, near]].tolist()
         ]
-        assert "the nearest 1 are looked at" in caplog.text
+        assert "only the nearest 1 are compared" in caplog.text
 
     def test_black_pictures_are_no_duplicates(self, painted: Store) -> None:
         for number, path in enumerate(painted.competition.train_paths()[:6]):
@@ -206,40 +206,40 @@ class TestDuplicates:
         store = reopened(painted)
         assert check_near(store, *scan(store)).findings.empty
 
-    def test_limits_come_from_the_datas_own_pictures(self, painted: Store) -> None:
-        same = measure_sameness(painted.competition.train_paths())
-        assert 4 <= same.bits <= 8 and 0.97 < same.likeness < 1
+    def test_limits_come_from_the_datas_own_images(self, painted: Store) -> None:
+        limits = measure_limits(painted.competition.train_paths())
+        assert 4 <= limits.bits <= 8 and 0.97 < limits.similarity < 1
 
 
 class TestAlike:
     def people(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features of people in classes: a part of the person, a part of the class, and noise."""
+        """Features: the sum of a vector of the person, one of the class, and noise."""
         rng = np.random.default_rng(seed)
         subjects, labels = np.repeat(np.arange(num), 12), np.tile(np.repeat(np.arange(3), 4), num)
-        whose, what = rng.normal(size=(num, 40)), 3 * rng.normal(size=(3, 40))
-        features = whose[subjects] + what[labels] + rng.normal(size=(len(labels), 40))
+        by_person, by_class = rng.normal(size=(num, 40)), 3 * rng.normal(size=(3, 40))
+        features = by_person[subjects] + by_class[labels] + rng.normal(size=(len(labels), 40))
         return features.astype(np.float32), labels, subjects
 
-    def test_one_person_under_two_names_is_as_alike_as_to_itself(self) -> None:
+    def test_one_person_under_two_names_is_as_similar_as_to_itself(self) -> None:
         features, labels, subjects = self.people(12, seed=0)
         split = subjects.copy()
         own = np.flatnonzero(subjects == 4)
         split[own[::2]] = 12
-        likeness = subject_likeness(features, labels, split)
-        others = likeness[~np.eye(13, dtype=bool)].reshape(13, 12)
-        assert likeness[4, 12] > 0.9
-        assert np.sort(others.ravel())[-3] < 0.7  # the pair itself stands there twice
-        np.testing.assert_allclose(likeness, likeness.T)
+        similarity = subject_similarity(features, labels, split)
+        others = similarity[~np.eye(13, dtype=bool)].reshape(13, 12)
+        assert similarity[4, 12] > 0.9
+        assert np.sort(others.ravel())[-3] < 0.7  # the pair itself occurs twice
+        np.testing.assert_allclose(similarity, similarity.T)
 
-    def test_classes_alone_make_nobody_alike(self) -> None:
+    def test_shared_classes_make_nobody_similar(self) -> None:
         features, labels, subjects = self.people(10, seed=1)
-        keep = (labels != 0) | (subjects % 2 == 0)  # people have shot different classes
-        likeness = subject_likeness(features[keep], labels[keep], subjects[keep])
-        assert np.triu(likeness, 1).max() < 0.8
+        keep = (labels != 0) | (subjects % 2 == 0)  # people with different classes
+        similarity = subject_similarity(features[keep], labels[keep], subjects[keep])
+        assert np.triu(similarity, 1).max() < 0.8
 
 
 class TestLabels:
-    def test_flipped_labels_are_found_among_sure_predictions(self) -> None:
+    def test_flipped_labels_are_found_among_confident_predictions(self) -> None:
         rng = np.random.default_rng(0)
         truth = rng.integers(0, 3, 300)
         probs = np.full((300, 3), 0.02)
@@ -250,13 +250,13 @@ class TestLabels:
         assert set(find_wrong_labels(labels, probs)) == set(flipped)
         assert len(find_wrong_labels(truth, probs)) == 0
 
-    def test_a_class_that_does_not_occur_is_no_trouble(self) -> None:
+    def test_a_class_may_be_absent(self) -> None:
         probs = np.array([[0.9, 0.05, 0.05], [0.05, 0.05, 0.9]] * 20)
         labels = np.array([0, 2] * 20)
         assert len(find_wrong_labels(labels, probs)) == 0
         assert len(find_wrong_labels(np.zeros(5, dtype=np.int64), probs[:5])) == 0
 
-    def test_issues_name_what_the_picture_looks_like(self, store: Store, write_run: WriteRun) -> None:
+    def test_a_wrong_label_is_reported(self, store: Store, write_run: WriteRun) -> None:
         write_run("a", skill=8.0)
         row = int(store.folds.valid(0)[0])
         scored = score_rows(store, store.read_run("a"))
@@ -265,8 +265,8 @@ class TestLabels:
         check = check_labels(store, scored)
         assert store.competition.train["img"][row] in set(check.findings["img"])
 
-    def test_a_list_for_a_fold_does_not_see_the_fold(self, store: Store) -> None:
-        """Other labels in fold k leave its list as it was, and other pictures there, too."""
+    def test_the_list_for_a_fold_does_not_depend_on_the_fold(self, store: Store) -> None:
+        """Other labels and images in a fold leave its list unchanged."""
         rng = np.random.default_rng(0)
         labels = store.folds.labels
         features = (np.eye(3)[labels] * 4 + rng.normal(size=(len(labels), 3))).astype(np.float32)
@@ -281,7 +281,7 @@ class TestLabels:
         assert after[1].tolist() == before[1]
 
 
-def test_an_audit_is_kept_and_read_back(
+def test_an_audit_is_saved_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
     write_run("a", skill=6.0)
@@ -295,7 +295,7 @@ def test_an_audit_is_kept_and_read_back(
     folder = store.workspace.audit("tiny")
     before = (folder / "findings.json").stat()
     assert audit_competition(store, settled, drops=True).made == made.made
-    assert (folder / "findings.json").stat() == before  # done already
+    assert (folder / "findings.json").stat() == before  # not written again
     assert audit_competition(store, settled).how != made.how
     audit_competition(store, settled, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
@@ -329,7 +329,7 @@ def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
     assert audit_competition(store, settled).run == "good"
 
 
-def test_a_check_keeps_every_name_as_it_is(store: Store) -> None:
+def test_findings_round_trip_through_csv(store: Store) -> None:
     rows = [{"img": "=cmd|'x'!A1", "note": 'a "b", c\nd'}, {"img": "NA", "value": 0.5}]
     keep_audit(store, [Check("some", "t", "a", "note", as_findings(rows))], "", "")
     kept = kept_audit(store)
@@ -339,7 +339,7 @@ def test_a_check_keeps_every_name_as_it_is(store: Store) -> None:
     assert table["note"].tolist() == ['a "b", c\nd', ""] and table["value"].tolist() == ["", "0.5"]
 
 
-def test_the_one_of_two_copies_is_proposed_where_the_other_is_scored(painted: Store) -> None:
+def test_a_copy_is_proposed_for_dropping_where_the_other_is_scored(painted: Store) -> None:
     """With the candidates as the drop list no copy is trained on while another is scored."""
     train, paths = painted.competition.train, painted.competition.train_paths()
     copies = [int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p001", "p002")]
@@ -352,6 +352,6 @@ def test_the_one_of_two_copies_is_proposed_where_the_other_is_scored(painted: St
     config = store.competition.config.model_copy(update=update)
     competition = replace(store.competition, config=config)
     for fold in range(3):
-        taught = set(keep_rows(competition, store.folds, fold, store.folds.train(fold)).tolist())
+        trained_on = set(keep_rows(competition, store.folds, fold, store.folds.train(fold)).tolist())
         if set(copies) & set(store.folds.valid(fold).tolist()):
-            assert not taught & set(copies)
+            assert not trained_on & set(copies)

@@ -1,4 +1,4 @@
-"""Frozen features: computed once, found by what they were made from, anew when any of it changes."""
+"""Frozen features: computed once, cached by their inputs, resumed after an interruption."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ def extract(
     )  # type: ignore[arg-type]
 
 
-def test_they_are_the_networks_own(network: Network, competition: Competition, tmp_path: Path) -> None:
+def test_cached_features_are_the_networks(network: Network, competition: Competition, tmp_path: Path) -> None:
     features = extract(network, competition, tmp_path)
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
     loader = Loader(
@@ -49,10 +49,8 @@ def test_they_are_the_networks_own(network: Network, competition: Competition, t
     np.testing.assert_allclose(features[[4, 2]], expected, atol=1e-5)
 
 
-def test_the_second_time_they_come_from_disk(
-    network: Network, competition: Competition, tmp_path: Path
-) -> None:
-    first = np.array(extract(network, competition, tmp_path))  # not the file itself
+def test_the_second_call_reads_the_file(network: Network, competition: Competition, tmp_path: Path) -> None:
+    first = np.array(extract(network, competition, tmp_path))  # a copy, since the file is overwritten below
     [path] = (tmp_path / "features").iterdir()
     np.save(path, first + 1)
     np.testing.assert_array_equal(extract(network, competition, tmp_path), first + 1)
@@ -62,7 +60,7 @@ def test_the_second_time_they_come_from_disk(
     "change",
     ["weights", "size", "crop", "regions", "box", "content", "normalisation", "backbone", "block", "pooling"],
 )
-def test_any_change_computes_them_anew(
+def test_a_change_of_any_input_makes_a_new_file(
     change: str, network: Network, competition: Competition, tmp_path: Path
 ) -> None:
     first = {"regions": [(0.0, 0.0, 0.5, 0.6)]} if change == "box" else {}
@@ -75,7 +73,7 @@ def test_any_change_computes_them_anew(
             next(network.trunk.parameters()).mul_(1.5)
     elif change == "backbone":  # another architecture may have tensors of the same names and shapes
         network.backbone = replace(network.backbone, name="test_resnet_same_pad")
-    elif change in ("block", "pooling"):  # where and how the features leave the same trunk
+    elif change in ("block", "pooling"):  # other features of the same trunk
         head = {"block": network.blocks[-2].name} if change == "block" else {"pooling": "flatten"}
         state = network.trunk.state_dict()
         network = build_network(model_config("test_resnet", 32, **head), Weights("none"), num_classes=3)
@@ -94,7 +92,7 @@ def test_any_change_computes_them_anew(
 def test_a_damaged_file_is_replaced(
     cut: bool, network: Network, competition: Competition, tmp_path: Path
 ) -> None:
-    first = np.array(extract(network, competition, tmp_path))  # the file itself is about to be damaged
+    first = np.array(extract(network, competition, tmp_path))  # a copy, since the file is damaged below
     [path] = (tmp_path / "features").iterdir()
     path.write_bytes(path.read_bytes()[:-4] if cut else b"half a file")
     np.testing.assert_array_equal(extract(network, competition, tmp_path), first)
@@ -116,10 +114,10 @@ def stops_after(batches: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("batch_size", [8, 5])
-def test_an_interrupted_pass_goes_on_from_its_rows(
+def test_an_interrupted_pass_is_resumed(
     network: Network, competition: Competition, tmp_path: Path, batch_size: int
 ) -> None:
-    """In batches of another size it begins anew."""
+    """With another batch size it starts over."""
     whole = np.array(extract(network, competition, tmp_path / "whole", batch_size=batch_size))
     progress = RecordedProgress()
     with pytest.raises(Killed):
@@ -133,7 +131,7 @@ def test_an_interrupted_pass_goes_on_from_its_rows(
 
 
 @pytest.mark.parametrize("file", ["part", "proven"])
-def test_what_is_not_known_to_be_on_disk_is_computed_anew(
+def test_rows_that_may_not_be_on_disk_are_computed_again(
     network: Network, competition: Competition, tmp_path: Path, file: str
 ) -> None:
     with pytest.raises(Killed):
@@ -144,7 +142,7 @@ def test_what_is_not_known_to_be_on_disk_is_computed_anew(
     np.testing.assert_array_equal(extract(network, competition, tmp_path), whole)
 
 
-def test_a_full_disk_is_an_error_and_nothing_half_written_counts(
+def test_a_full_disk_is_an_error_and_leaves_no_features(
     network: Network, competition: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -159,10 +157,10 @@ def test_a_full_disk_is_an_error_and_nothing_half_written_counts(
     assert len(extract(network, competition, tmp_path)) == len(competition.train)
 
 
-def test_who_comes_second_waits_for_the_first(
+def test_a_second_process_waits_for_the_first(
     network: Network, competition: Competition, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another process holds the lock, and has the features ready when it gives it back."""
+    """Another process holds the lock, and has finished the file when it releases it."""
     whole = np.array(extract(network, competition, tmp_path))
     [path] = (tmp_path / "features").iterdir()
     ready = path.rename(tmp_path / "ready")
@@ -179,7 +177,7 @@ def test_who_comes_second_waits_for_the_first(
     np.testing.assert_array_equal(features, whole)
 
 
-def test_what_a_process_left_that_was_killed_at_its_very_end_is_removed(
+def test_leftovers_of_a_process_killed_at_its_very_end_are_removed(
     network: Network, competition: Competition, tmp_path: Path
 ) -> None:
     whole = np.array(extract(network, competition, tmp_path))
@@ -194,7 +192,7 @@ def test_what_a_process_left_that_was_killed_at_its_very_end_is_removed(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
+def test_unavailable_devices_and_precisions_are_rejected() -> None:
     assert find_precision("auto", CPU) == "fp32"
     assert find_workers("auto", CPU) == 0 and find_workers(3, CPU) == 3
     with pytest.raises(ConfigError, match=r"runtime\.device=nonsense"):

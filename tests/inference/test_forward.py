@@ -1,4 +1,4 @@
-"""A folded network predicts the same; what cannot be folded stays as it is."""
+"""Folding BatchNorm into convolutions keeps predictions; networks that cannot be folded stay as they are."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_a_folded_network_gives_the_same_predictions(backbone: str) -> None:
     assert not any(module.training for module in network.modules())
     expected = network(images)
     assert (folded(images).log_softmax(1) - expected.log_softmax(1)).abs().max() < 1e-4
-    assert expected.std(0).min() > 0  # they do say something
+    assert expected.std(0).min() > 0  # predictions depend on the image
 
 
 def num_norms(network: nn.Module) -> int:
@@ -39,10 +39,10 @@ def test_folding_leaves_the_network_as_it_was() -> None:
 
 
 @torch.no_grad()
-def test_a_norm_that_is_not_all_that_follows_is_not_folded() -> None:
-    """What a convolution gives goes to its BatchNorm and past it: folded it would be another network."""
+def test_a_convolution_with_a_skip_past_its_norm_is_not_folded() -> None:
+    """Its output goes to the BatchNorm and around it, so folding would change the network."""
 
-    class Past(nn.Module):
+    class SkipsNorm(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
@@ -52,17 +52,17 @@ def test_a_norm_that_is_not_all_that_follows_is_not_folded() -> None:
             return (x + self.norm(x)).mean((2, 3))
 
     network, images = make_network("test_resnet"), pictures(5, 64, 64, 3)
-    network.trunk = Past()
+    network.trunk = SkipsNorm()
     network.trunk.norm.running_mean = torch.full((4,), 0.5)
     network.trunk.eval()
     network.head = nn.Linear(4, 5)  # type: ignore[assignment]
-    ready = Forward(network, "logits", num_images=1000, precision="fp32")
-    assert torch.equal(ready(images), network(images))
+    forward = Forward(network, "logits", num_images=1000, precision="fp32")
+    assert torch.equal(forward(images), network(images))
 
 
 @pytest.mark.parametrize("output", ["logits", "features"])
 @torch.no_grad()
-def test_many_images_are_seen_by_a_folded_network_and_few_by_the_network_itself(output: Output) -> None:
+def test_the_network_is_folded_for_many_images_only(output: Output) -> None:
     network, images = make_network("test_resnet"), pictures(5, 64, 64, 3)
     expected = network(images) if output == "logits" else network.features(images)
     few = Forward(network, output, num_images=100, precision="fp32")
@@ -72,6 +72,6 @@ def test_many_images_are_seen_by_a_folded_network_and_few_by_the_network_itself(
     assert torch.allclose(many(images), expected, atol=1e-4)
 
 
-def test_folding_is_worth_it_for_many_images() -> None:
+def test_folding_pays_for_many_images() -> None:
     assert not worth_folding(100)
     assert worth_folding(79_726)

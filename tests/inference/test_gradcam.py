@@ -1,4 +1,4 @@
-"""Grad-CAM: a known answer, maps of every kind of network, and a network that is left as it was."""
+"""Grad-CAM: a known answer, maps for every kind of network, and no change to the network."""
 
 import numpy as np
 import pytest
@@ -15,32 +15,32 @@ def pictures(num: int, size: int) -> torch.Tensor:
     return torch.randint(0, 256, (num, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
-def test_the_map_is_what_the_definition_says(network: Network) -> None:
-    """With a linear head on a mean over positions the gradient is the head's weight over their number."""
+def test_the_map_follows_the_definition(network: Network) -> None:
+    """ReLU of the feature map's channels, weighted by the mean gradient of the class's logit."""
     images = pictures(2, 32)
     before = fingerprint(network)
-    found = class_activation(network, images, np.array([[0, 1], [2, 2]]))
-    assert found is not None and found.shape == (2, 2, 4, 4)
+    cams = class_activation(network, images, np.array([[0, 1], [2, 2]]))
+    assert cams is not None and cams.shape == (2, 2, 4, 4)
     outputs: list[torch.Tensor] = []
     trunk = network.trunk
     trunk.get_submodule("layer2").register_forward_hook(lambda m, i, output: outputs.append(output))
-    for image, asked, maps in zip(images, ((0, 1), (2, 2)), found, strict=True):
-        for label, heat in zip(asked, maps, strict=True):
+    for image, labels, maps in zip(images, ((0, 1), (2, 2)), cams, strict=True):
+        for label, cam in zip(labels, maps, strict=True):
             outputs.clear()
             logits = network(image[None])
-            slope = torch.autograd.grad(logits[0, label], outputs[0])[0][0]
-            expected = (slope.mean((1, 2), keepdim=True) * outputs[0][0]).sum(0).relu().detach()
-            np.testing.assert_allclose(heat, expected / expected.max(), rtol=1e-4, atol=1e-6)
+            gradient = torch.autograd.grad(logits[0, label], outputs[0])[0][0]
+            expected = (gradient.mean((1, 2), keepdim=True) * outputs[0][0]).sum(0).relu().detach()
+            np.testing.assert_allclose(cam, expected / expected.max(), rtol=1e-4, atol=1e-6)
     assert fingerprint(network) == before
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not network.training
 
 
-def test_what_speaks_against_a_class_is_not_shown(network: Network) -> None:
+def test_without_evidence_for_a_class_the_map_is_zero(network: Network) -> None:
     with torch.no_grad():
         network.head.classifier.weight.zero_()
-    found = class_activation(network, pictures(1, 32), np.array([[0]]))
-    assert found is not None and (found == 0).all()
+    cams = class_activation(network, pictures(1, 32), np.array([[0]]))
+    assert cams is not None and (cams == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -52,28 +52,28 @@ def test_what_speaks_against_a_class_is_not_shown(network: Network) -> None:
         ("test_resnet", 16, (4, 4)),
     ],
 )
-def test_maps_and_tokens_both_have_places(backbone: str, size: int, shape: tuple[int, int]) -> None:
+def test_feature_maps_and_tokens_both_work(backbone: str, size: int, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = build_network(model_config(backbone, size), Weights("none"), num_classes=3)
-    found = class_activation(network, pictures(2, size), np.array([[0], [1]]))
-    assert found is not None and found.shape[2:] == shape
-    assert ((found >= 0) & (found <= 1)).all() and np.isfinite(found).all()
+    cams = class_activation(network, pictures(2, size), np.array([[0], [1]]))
+    assert cams is not None and cams.shape[2:] == shape
+    assert ((cams >= 0) & (cams <= 1)).all() and np.isfinite(cams).all()
 
 
-def test_of_regions_it_is_the_whole_picture_that_is_shown() -> None:
+def test_with_regions_the_map_covers_the_whole_image() -> None:
     torch.manual_seed(0)
     config = model_config("test_resnet", 32).model_copy(update={"regions": ("head",)})
     network = build_network(config, Weights("none"), num_classes=3)
     whole = pictures(2, 32)
     images = torch.stack([whole, whole.flip(1)], dim=1)
-    found = class_activation(network, images, np.array([[0], [1]]))
-    assert found is not None and found.shape == (2, 1, 4, 4)
+    cams = class_activation(network, images, np.array([[0], [1]]))
+    assert cams is not None and cams.shape == (2, 1, 4, 4)
 
 
 def test_a_head_on_an_earlier_block_and_a_network_without_maps() -> None:
     torch.manual_seed(0)
     early = build_network(model_config("test_resnet", 64, block="layer2"), Weights("none"), num_classes=3)
-    found = class_activation(early, pictures(1, 64), np.array([[0]]))
-    assert found is not None and found.shape[2:] == (8, 8)
+    cams = class_activation(early, pictures(1, 64), np.array([[0]]))
+    assert cams is not None and cams.shape[2:] == (8, 8)
     flat = build_network(model_config("mlp", 32), Weights("none"), num_classes=3)
     assert class_activation(flat, pictures(1, 32), np.array([[0]])) is None

@@ -1,4 +1,4 @@
-"""A view shows what its name says, always the same, and views are averaged as their formula says."""
+"""Views are the crops, rotations and colours that their names say, and averages follow their formula."""
 
 import pickle
 from collections.abc import Callable
@@ -29,17 +29,17 @@ def picture() -> np.ndarray:
 
 
 def smooth(height: int, width: int) -> np.ndarray:
-    """A picture without hard edges: red grows to the right, green downwards, blue is even."""
+    """An image without edges: red increases to the right, green downwards, blue is constant."""
     down, across = np.mgrid[0:height, 0:width]
     ramps = [across * 250 / width, down * 250 / height, np.full((height, width), 99)]
     return np.stack(ramps, axis=2).astype(np.uint8)
 
 
-# What is seen
+# Single views
 
 
 @pytest.mark.parametrize("crop", [0.5, 0.875, 1.0])
-def test_the_centre_is_what_evaluation_sees(picture: np.ndarray, crop: float) -> None:
+def test_the_centre_view_is_the_evaluation_transform(picture: np.ndarray, crop: float) -> None:
     seen = ALL["centre"](picture, size=32, crop=crop)
     assert (seen == resize_and_crop(picture, size=32, crop=crop)).all()
 
@@ -55,7 +55,7 @@ def test_the_centre_is_what_evaluation_sees(picture: np.ndarray, crop: float) ->
     ],
 )
 def test_a_corner_crop_is_the_pictures_corner(name: str, rows: slice, columns: slice) -> None:
-    """45 of 50 pixels, at their own size."""
+    """A crop of 45 of 50 pixels, without resizing."""
     picture = np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8)
     assert (ALL[name](picture, size=45, crop=1.0) == picture[rows, columns]).all()
 
@@ -66,12 +66,12 @@ def test_corners_reach_the_border_where_evaluation_crops() -> None:
 
 
 def test_a_scale_is_a_smaller_window_in_the_middle(picture: np.ndarray) -> None:
-    """Of 60 x 80 pixels 85% are 51 x 68."""
+    """85% of 60 x 80 pixels are 51 x 68."""
     seen = ALL["scale_0.85"](picture, size=24, crop=1.0)
     assert (seen == resize_and_crop(picture[4:55, 6:74], size=24, crop=1.0)).all()
 
 
-def test_no_roll_is_the_identity_and_a_small_one_nearly(picture: np.ndarray) -> None:
+def test_rotations_by_zero_and_by_next_to_nothing_change_nothing(picture: np.ndarray) -> None:
     centre = ALL["centre"](picture, size=32, crop=1.0)
     assert (View("level", degrees=0)(picture, size=32, crop=1.0) == centre).all()
     assert (View("level", degrees=1e-9)(picture, size=32, crop=1.0) == centre).all()
@@ -83,8 +83,8 @@ def test_a_quarter_turn_is_counter_clockwise() -> None:
     assert (turned == np.rot90(picture)).all()
 
 
-def test_rolls_go_both_ways_about_the_middle() -> None:
-    """Red grows to the right: rolled counter-clockwise it grows upwards a little, too, and clockwise down."""
+def test_rotations_go_both_ways_about_the_centre() -> None:
+    """Red increases to the right; after a counter-clockwise rotation also upwards, else also downwards."""
     picture = smooth(61, 61)
     for name, sign in (("rotate_left", 1), ("rotate_right", -1)):
         seen = ALL[name](picture, size=61, crop=1.0).astype(int)
@@ -105,7 +105,7 @@ def test_contrast_is_about_mid_grey_and_clips() -> None:
     assert ALL["more_contrast"](grey, size=3, crop=1.0)[0, :, 0].tolist() == [0, 102, 153]
 
 
-def test_left_stays_left_and_up_stays_up() -> None:
+def test_no_view_flips_the_image() -> None:
     """Left and right hand are different classes."""
     for view in ALL.values():
         seen = view(smooth(48, 64), size=32, crop=0.875).astype(int)
@@ -115,29 +115,29 @@ def test_left_stays_left_and_up_stays_up() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (101, 33), (480, 640)])
-def test_any_picture_comes_out_square(name: str, shape: tuple[int, int]) -> None:
+def test_any_shape_becomes_a_square(name: str, shape: tuple[int, int]) -> None:
     picture = np.full((*shape, 3), 200, np.uint8)
     seen = ALL[name](picture, size=24, crop=0.875)
     assert (seen.shape, seen.dtype) == ((24, 24, 3), np.uint8)
-    assert len(np.unique(seen)) == 1  # mirrored in beyond the border: no black edge
+    assert len(np.unique(seen)) == 1  # reflection at the border leaves no black edge
     assert (picture == 200).all()
 
 
-# Which views there are
+# Groups of views
 
 
-def test_every_view_has_a_name_of_its_own() -> None:
+def test_view_names_are_unique() -> None:
     distinct = {view for group in VIEWS.values() for view in group}
     assert len(distinct) == len(ALL) == 14
     assert len({view(smooth(48, 64), size=32, crop=0.875).tobytes() for view in distinct}) == 14
 
 
-def test_groups_are_joined_and_a_view_counts_once() -> None:
+def test_groups_are_joined_without_repetitions() -> None:
     names = [view.name for view in find_views(["centre", "scales", "rotations", "centre"])]
     assert names == ["centre", "scale_0.85", "scale_0.92", "rotate_left", "rotate_right"]
 
 
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
+def test_errors_about_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"VIEWS: unknown group 'center'; there are centre \(1\), five_c"):
         find_views(["scales", "center"])
     with pytest.raises(ConfigError, match=r"VIEWS= is empty: .*; there are centre \(1\)"):
@@ -152,7 +152,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
 @pytest.fixture
 def loaded(competition: Competition) -> Callable[..., Loader]:
     def load(*views: View, rows: np.ndarray | None = None) -> Loader:
-        viewer = pickle.loads(pickle.dumps(Viewer(views, size=32, crop=0.9)))  # as a spawned worker gets it
+        viewer = pickle.loads(pickle.dumps(Viewer(views, size=32, crop=0.9)))  # as for a spawned worker
         rows = np.arange(12) if rows is None else rows
         return Loader(Files(competition.train_paths()), rows, viewer, batch_size=5, num_workers=0)
 
@@ -171,33 +171,35 @@ def test_a_batch_holds_all_views_of_each_image(
             assert (seen == view(picture, size=32, crop=0.9)).all()
 
 
-def test_each_view_is_predicted_as_if_it_were_alone(network: Network, loaded: Callable[..., Loader]) -> None:
-    """Byte for byte, and in the rows' order."""
+def test_views_together_give_the_predictions_of_views_alone(
+    network: Network, loaded: Callable[..., Loader]
+) -> None:
+    """Exactly, and in the rows' order."""
     views = find_views(["five_crops", "colour"])
     rows = np.array([11, 0, 5, 4, 30, 2, 53])
     [together] = predict_together([network], loaded(*views, rows=rows), device=CPU, precision="fp32")
     assert together.shape == (9, 7, 3) and together.dtype == np.float32
-    for found, view in zip(together, views, strict=True):
+    for log_probs, view in zip(together, views, strict=True):
         batches = loaded(view, rows=rows)
         [alone] = predict_together([network], batches, device=CPU, precision="fp32")
-        assert (found == alone[0]).all()
+        assert (log_probs == alone[0]).all()
 
 
-def test_the_centre_is_predicted_as_ever(
+def test_the_centre_view_gives_the_plain_predictions(
     network: Network, competition: Competition, loaded: Callable[..., Loader]
 ) -> None:
     plain = Augmenter((), size=32, crop=0.9, seed=0)
     loader = Loader(Files(competition.train_paths()), np.arange(12), plain, batch_size=5, num_workers=0)
     expected = predict_log_probs(network, loader, device=CPU, precision="fp32")
-    [found] = predict_together([network], loaded(*VIEWS["centre"]), device=CPU, precision="fp32")
-    assert (found[0] == expected).all()
+    [log_probs] = predict_together([network], loaded(*VIEWS["centre"]), device=CPU, precision="fp32")
+    assert (log_probs[0] == expected).all()
 
 
 # Averages
 
 
 def test_known_averages() -> None:
-    """Of (0.8, 0.2) and (0.2, 0.8) both means are even; of (0.9, 0.1) and (0.5, 0.5) they differ."""
+    """Both means of (0.8, 0.2) and (0.2, 0.8) are uniform; those of (0.9, 0.1) and (0.5, 0.5) differ."""
     probs = np.array([[[0.8, 0.2], [0.9, 0.1]], [[0.2, 0.8], [0.5, 0.5]]])
     arithmetic, geometric = (np.exp(average_views(np.log(probs), how)) for how in AVERAGES)
     np.testing.assert_allclose(arithmetic, [[0.5, 0.5], [0.7, 0.3]])

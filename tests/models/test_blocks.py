@@ -1,4 +1,4 @@
-"""Blocks and layers of unlike backbones, and how many layers each way of freezing freezes."""
+"""Blocks and layers of many backbone families, and the number of layers that each setting freezes."""
 
 import pytest
 import timm
@@ -12,7 +12,7 @@ from distracted.schema import TrainPhase
 
 
 def trunk_of(name: str) -> nn.Module:
-    """On the meta device: shapes without numbers."""
+    """A trunk on the meta device, which has shapes but no values."""
     with torch.device("meta"):
         return timm.create_model(name, num_classes=0)
 
@@ -42,8 +42,8 @@ def phase(**settings: object) -> TrainPhase:
         "eva02_small_patch14_336",
         "vit_base_patch16_dinov3",
         "swinv2_tiny_window8_256",
-        "caformer_s18",  # timm has no groups for it ...
-        "pit_ti_224",  # ... nor for this, whose class token is the trunk's own
+        "caformer_s18",  # timm has no parameter groups for it
+        "pit_ti_224",  # nor for this one, whose class token belongs to the trunk itself
         "nfnet_f0",
         "test_vit",
     ],
@@ -51,20 +51,20 @@ def phase(**settings: object) -> TrainPhase:
 def test_blocks_hold_every_parameter_once_and_end_in_a_module(name: str) -> None:
     trunk = trunk_of(name)
     blocks = find_blocks(trunk)
-    found = [parameter for block in blocks for parameter in block.parameters]
-    assert sorted(found) == sorted(parameter for parameter, _ in trunk.named_parameters())
+    parameters = [parameter for block in blocks for parameter in block.parameters]
+    assert sorted(parameters) == sorted(parameter for parameter, _ in trunk.named_parameters())
     assert len({block.name for block in blocks}) == len(blocks) >= 4
-    sizes = {parameter: value.ndim for parameter, value in trunk.named_parameters()}
+    ndims = {parameter: value.ndim for parameter, value in trunk.named_parameters()}
     for block in blocks:
         trunk.get_submodule(block.output)
         for layer in block.layers:
-            assert any(sizes[parameter] > 1 for parameter in layer), layer
+            assert any(ndims[parameter] > 1 for parameter in layer), layer
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit"])
 @torch.no_grad()
 def test_blocks_run_in_their_order(name: str) -> None:
-    """The first module of each block is entered after that of the block before it."""
+    """A forward pass enters the blocks in the order in which they are listed."""
     trunk = timm.create_model(name, num_classes=0).eval()
     blocks = find_blocks(trunk)
     entered: list[str] = []
@@ -83,14 +83,14 @@ def test_blocks_have_the_names_that_people_use() -> None:
 
 
 def test_a_blocks_output_is_the_end_of_its_feature_stage() -> None:
-    """After the activation, where that is a module of its own."""
+    """The output is taken after the activation where that is a separate module."""
     assert find_blocks(trunk_of("resnet50"))[0].output == "act1"
     assert find_blocks(trunk_of("vgg16"))[1].output == "features.8"
     assert find_blocks(trunk_of("resnet50"))[2].output == "layer2"
 
 
 def test_layers_are_counted_as_the_papers_count_them() -> None:
-    """VGG16 has 13 convolutions, VGG19 16; ResNet50 49, and four on its shortcuts; dense layers apart."""
+    """Convolutions: 13 in VGG16, 16 in VGG19, 49 in ResNet50 and four more on its shortcuts."""
     for name, expected in (("vgg16", 13), ("vgg19", 16), ("resnet50", 49 + 4), ("resnet152", 151 + 4)):
         with torch.device("meta"):
             trunk = timm.create_model(name, num_classes=0)
@@ -119,14 +119,14 @@ def test_a_final_norm_belongs_to_the_block_before_it() -> None:
         ({"freeze": {"layers": 53}}, 53),
     ],
 )
-def test_every_way_to_freeze_is_a_number_of_first_layers(settings: dict[str, object], frozen: int) -> None:
+def test_every_setting_freezes_a_number_of_first_layers(settings: dict[str, object], frozen: int) -> None:
     assert frozen_layers(find_blocks(trunk_of("resnet50")), phase(**settings)) == frozen
 
 
-def test_gradual_thaws_the_blocks_from_the_top_in_equal_shares() -> None:
+def test_gradual_unfreezes_blocks_from_the_last_at_equal_intervals() -> None:
     blocks = find_blocks(trunk_of("resnet50"))
-    found = [frozen_layers(blocks, phase(unfreeze="gradual"), done=step / 10) for step in range(10)]
-    assert found == [43, 43, 24, 24, 11, 11, 1, 1, 0, 0]
+    frozen = [frozen_layers(blocks, phase(unfreeze="gradual"), done=step / 10) for step in range(10)]
+    assert frozen == [43, 43, 24, 24, 11, 11, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_gradual_thaws_the_blocks_from_the_top_in_equal_shares() -> None:
         ({"freeze": {"blocks": 6}}, "freeze: 6 blocks; this backbone has 5"),
     ],
 )
-def test_what_is_not_there_is_refused(settings: dict[str, object], message: str) -> None:
+def test_unknown_blocks_and_too_large_numbers_are_rejected(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         frozen_layers(find_blocks(trunk_of("resnet50")), phase(**settings))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "cnn", "mlp"])
-def test_own_networks_have_blocks_too(name: str) -> None:
+def test_custom_networks_have_blocks_too(name: str) -> None:
     trunk = build_trunk(find_backbone(name), 64, dense_layers=False)
     blocks = find_blocks(trunk)
-    found = [parameter for block in blocks for parameter in block.parameters]
-    assert found == [parameter for parameter, _ in trunk.named_parameters()]
+    parameters = [parameter for block in blocks for parameter in block.parameters]
+    assert parameters == [parameter for parameter, _ in trunk.named_parameters()]
     assert blocks[0].name == "stem" and len(blocks) >= 2

@@ -1,4 +1,4 @@
-"""The network: its head, its blocks, and what freezing means."""
+"""The network: normalisation, heads, features, and which tensors change under freezing."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_size_and_normalisation_come_from_the_backbone() -> None:
     assert (resnet.image_size, resnet.crop, resnet.source) == (224, 0.95, "timm/resnet50.a1_in1k")
 
 
-def test_a_white_image_is_normalised_as_the_backbone_wants(network: Network) -> None:
+def test_a_white_image_is_normalised_as_the_backbone_expects(network: Network) -> None:
     seen: list[torch.Tensor] = []
     network.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network.eval()(torch.full((1, 32, 32, 3), 255, dtype=torch.uint8))
@@ -52,8 +52,8 @@ def test_from_random_weights_the_trunk_learns_from_the_first_step(network: Netwo
     assert first.grad is not None and first.grad.abs().max() > 0
 
 
-#: Unlike backbones: plain convolutions with BatchNorm, LayerNorm, and a transformer.
-UNLIKE = ["test_resnet", "test_convnext", "test_vit"]
+#: Convolutions with BatchNorm, convolutions with LayerNorm, and a transformer.
+FAMILIES = ["test_resnet", "test_convnext", "test_vit"]
 
 
 def build(backbone: str, **head: object) -> Network:
@@ -69,11 +69,11 @@ def loss_of(network: Network) -> torch.Tensor:
     return torch.stack(losses).sum()
 
 
-@pytest.mark.parametrize("backbone", UNLIKE)
+@pytest.mark.parametrize("backbone", FAMILIES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_exactly_the_layers_that_are_not_frozen_change_in_a_step(backbone: str, share: float) -> None:
     network = build(backbone)
-    with torch.no_grad():  # some norms start at zero, and what lies before them gets no gradient
+    with torch.no_grad():  # some norms start at zero, and layers before them would get no gradient
         for parameter in network.trunk.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     layers = [layer for block in network.blocks for layer in block.layers]
@@ -85,14 +85,14 @@ def test_exactly_the_layers_that_are_not_frozen_change_in_a_step(backbone: str, 
     loss_of(network).backward()
     optimizer.step()
     changed = {name for name, value in network.trunk.state_dict().items() if not value.equal(before[name])}
-    learning = {name for layer in layers[num_frozen:] for name in layer}
-    assert changed == learning
+    trained = {name for layer in layers[num_frozen:] for name in layer}
+    assert changed == trained
     assert network.head.classifier.weight.grad is not None
 
 
-@pytest.mark.parametrize("backbone", UNLIKE)
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_frozen_blocks_store_no_activations(backbone: str) -> None:
-    """What autograd keeps for the way back, in bytes: nothing of frozen blocks, less with each of them."""
+    """The bytes that autograd saves for the backward pass fall with each frozen block."""
     network = build(backbone)
     kept = []
     for num_blocks in range(len(network.blocks) + 1):
@@ -102,7 +102,7 @@ def test_frozen_blocks_store_no_activations(backbone: str) -> None:
         storages = {p.untyped_storage().data_ptr() for p in network.parameters()}
 
         def pack(tensor: torch.Tensor, saved: list[int] = saved, known: set[int] = storages) -> torch.Tensor:
-            if tensor.untyped_storage().data_ptr() not in known:  # weights are there anyway
+            if tensor.untyped_storage().data_ptr() not in known:  # weights take no extra memory
                 saved.append(tensor.nbytes)
             return tensor
 
@@ -125,14 +125,14 @@ def test_a_frozen_base_builds_no_graph_and_stays_in_eval_mode(network: Network) 
     assert fingerprint(network.trunk) == before
 
 
-@pytest.mark.parametrize("learns", [False, True])
-def test_batchnorm_statistics_move_only_when_asked(network: Network, learns: bool) -> None:
+@pytest.mark.parametrize("moves", [False, True])
+def test_batchnorm_statistics_move_only_when_asked(network: Network, moves: bool) -> None:
     network.freeze_first(0)
-    network.train_learning(batchnorm=learns)
+    network.train_learning(batchnorm=moves)
     norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     before = norm.running_mean.clone()
     network(images())
-    assert torch.equal(norm.running_mean, before) is not learns
+    assert torch.equal(norm.running_mean, before) is not moves
 
 
 def test_batchnorm_of_a_frozen_block_stays_even_when_the_others_move(network: Network) -> None:
@@ -146,7 +146,7 @@ def test_batchnorm_of_a_frozen_block_stays_even_when_the_others_move(network: Ne
     assert moved and not {name.rpartition(".")[0] for name in moved} & frozen
 
 
-@pytest.mark.parametrize("backbone", UNLIKE)
+@pytest.mark.parametrize("backbone", FAMILIES)
 @torch.no_grad()
 def test_an_earlier_block_can_feed_the_head(backbone: str) -> None:
     whole, cut = build(backbone), build(backbone, block="last")
@@ -166,19 +166,19 @@ def test_an_earlier_block_can_feed_the_head(backbone: str) -> None:
     whole.eval()(images())
     pooled = expected[0].mean((2, 3)) if expected[0].ndim == 4 else expected[0].mean(1)
     torch.testing.assert_close(features, pooled)
-    assert not entered  # what lies above is not computed
+    assert not entered  # later blocks are not computed
     assert cut(images()).shape == (4, 3)
 
 
 @torch.no_grad()
-def test_flattened_features_are_the_map_itself() -> None:
+def test_flattened_features_are_the_feature_map() -> None:
     pooled, flat = build("test_resnet"), build("test_resnet", pooling="flatten")
     flat.trunk.load_state_dict(pooled.trunk.state_dict())
     features = flat.eval().features(images()).view(4, pooled.head.classifier.in_features, -1)
     torch.testing.assert_close(features.mean(2), pooled.eval().features(images()))
 
 
-def test_a_dense_layer_sits_before_the_last_when_asked() -> None:
+def test_hidden_adds_a_dense_layer_before_the_classifier() -> None:
     head = build("test_resnet", hidden=16, dropout=0.5).head
     assert [type(m).__name__ for m in head.modules() if not list(m.children())] == [
         "Linear",
@@ -199,11 +199,11 @@ def with_regions(backbone: str, **head: object) -> Network:
     return build_network(config, Weights("none"), num_classes=3)
 
 
-@pytest.mark.parametrize("backbone", UNLIKE)
+@pytest.mark.parametrize("backbone", FAMILIES)
 @pytest.mark.parametrize("head", [{}, {"pooling": "flatten", "hidden": 4}])
 @torch.no_grad()
 def test_features_of_views_are_joined_in_order(backbone: str, head: dict[str, object]) -> None:
-    """By one trunk; a network without regions has the same, and a head a third as wide."""
+    """The trunk is that of a network without regions, whose head is a third as wide."""
     plain, joined = build(backbone, **head), with_regions(backbone, **head)
     joined.trunk.load_state_dict(plain.trunk.state_dict())
     views = images(6).view(2, 3, 32, 32, 3)
@@ -218,8 +218,8 @@ def test_features_of_views_are_joined_in_order(backbone: str, head: dict[str, ob
 def test_an_earlier_block_feeds_the_head_with_each_view() -> None:
     cut = with_regions("test_resnet", block="layer2").eval()
     views = images(6).view(2, 3, 32, 32, 3)
-    for number, part in enumerate(cut.features(views).chunk(3, dim=1)):
-        torch.testing.assert_close(part, cut.features(views[:, number]))
+    for number, features in enumerate(cut.features(views).chunk(3, dim=1)):
+        torch.testing.assert_close(features, cut.features(views[:, number]))
 
 
 def build_with_auxiliary(backbone: str, path: Path | None = None, size: int = 80) -> Network:
@@ -229,7 +229,7 @@ def build_with_auxiliary(backbone: str, path: Path | None = None, size: int = 80
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "num"), [("googlenet", 2), ("inception_v3", 1)])
-def test_auxiliary_heads_take_part_in_training_alone(backbone: str, num: int) -> None:
+def test_auxiliary_heads_are_used_in_training_only(backbone: str, num: int) -> None:
     network = build_with_auxiliary(backbone)
     network.freeze_first(0)
     network.train_learning(batchnorm=False)
@@ -240,7 +240,7 @@ def test_auxiliary_heads_take_part_in_training_alone(backbone: str, num: int) ->
     torch.stack([logits.sum() for _, logits in weighted]).sum().backward()
     assert all(p.grad is not None for p in network.auxiliary.parameters())
     assert network.eval()(pictures).shape == (2, 3)
-    network.freeze_first(count_layers(network.blocks))  # nothing that they could help
+    network.freeze_first(count_layers(network.blocks))  # no block is trained
     network.train_learning(batchnorm=False)
     assert len(network.weighted_logits(pictures)) == 1
     assert not any(p.requires_grad for p in network.auxiliary.parameters())
@@ -275,7 +275,7 @@ def test_an_auxiliary_head_needs_a_block_below_the_heads_own() -> None:
 
 
 def test_a_copy_of_a_cut_network_is_cut_at_its_own_block() -> None:
-    """As the moving average makes one: the copy's hooks must not look at the original."""
+    """The moving average (EMA) makes deep copies: the hooks of a copy must not refer to the original."""
     network = build("test_resnet", block="layer2")
     copied = deepcopy(network)
     with torch.no_grad():
@@ -284,20 +284,20 @@ def test_a_copy_of_a_cut_network_is_cut_at_its_own_block() -> None:
     assert copied.eval()(images()).abs().max() == 0 < network.eval()(images()).abs().max()
 
 
-def test_what_lies_above_a_cut_never_learns() -> None:
+def test_blocks_after_the_heads_block_are_never_trained() -> None:
     network = build("test_resnet", block="layer2")
     network.freeze_first(0)
-    learning = {name for name, p in network.trunk.named_parameters() if p.requires_grad}
-    assert learning == {name for block in network.blocks for name in block.parameters}
-    assert not any(name.startswith(("layer3", "layer4")) for name in learning)
+    trained = {name for name, p in network.trunk.named_parameters() if p.requires_grad}
+    assert trained == {name for block in network.blocks for name in block.parameters}
+    assert not any(name.startswith(("layer3", "layer4")) for name in trained)
 
 
-def test_auxiliary_heads_are_refused_where_there_are_none() -> None:
-    with pytest.raises(ConfigError, match="test_resnet has no auxiliary heads, which inception_v3"):
+def test_auxiliary_heads_are_rejected_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match=r"test_resnet has no auxiliary heads \(only inception_v3"):
         build_with_auxiliary("test_resnet", size=32)
 
 
-def test_a_fingerprint_tells_weights_apart(network: Network) -> None:
+def test_a_fingerprint_changes_with_the_weights(network: Network) -> None:
     before = fingerprint(network.trunk)
     with torch.no_grad():
         next(network.trunk.parameters())[0, 0, 0, 0] += 1

@@ -1,4 +1,4 @@
-"""The probe is scored on subjects that it never saw; LogME is the evidence that it says it is."""
+"""The probe predicts each fold without its labels; LogME equals the evidence found by numerical search."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from distracted.models.transfer import logme, probe
 
 
 def features_of(labels: np.ndarray, num_features: int, *, skill: float, seed: int = 0) -> np.ndarray:
-    """Noise, moved towards a centre for each class."""
+    """Gaussian noise shifted by `skill` times a random centre of each class."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(labels.max() + 1, num_features))
     return (skill * centres[labels] + rng.normal(size=(len(labels), num_features))).astype(np.float32)
@@ -29,7 +29,7 @@ def test_a_folds_labels_do_not_reach_its_own_predictions() -> None:
     assert not np.array_equal(before[FOLDS == 0], after[FOLDS == 0])
 
 
-def test_rows_always_fitted_on_are_not_predicted() -> None:
+def test_rows_of_fold_minus_one_are_not_predicted() -> None:
     log_probs = probe(features_of(LABELS, 8, skill=1.0), LABELS, FOLDS, c=0.1, max_iter=200)
     assert np.isnan(log_probs[FOLDS == -1]).all()
     np.testing.assert_allclose(np.exp(log_probs[FOLDS >= 0]).sum(axis=1), 1)
@@ -42,7 +42,7 @@ def test_two_classes_have_two_columns() -> None:
 
 
 def largest_evidence(x: np.ndarray, target: np.ndarray) -> float:
-    """By a search over both precisions for the density of a Gaussian with the covariance that they make."""
+    """Maximise the marginal Gaussian density of the target over both precisions, by Nelder-Mead."""
 
     def loss(logs: np.ndarray) -> float:
         covariance = np.eye(len(x)) * np.exp(-logs[1]) + x @ x.T * np.exp(-logs[0])
@@ -62,7 +62,7 @@ def test_logme_is_the_largest_evidence(shape: tuple[int, int]) -> None:
     assert logme(features, labels) == pytest.approx(expected, abs=1e-4)
 
 
-def test_logme_orders_features_by_what_they_tell() -> None:
+def test_logme_ranks_features_by_how_informative_they_are() -> None:
     labels = np.arange(300) % 5
-    found = [logme(features_of(labels, 20, skill=skill), labels) for skill in (0.0, 0.3, 1.0, 3.0)]
-    assert found == sorted(found) and found[0] < found[-1]
+    evidences = [logme(features_of(labels, 20, skill=skill), labels) for skill in (0.0, 0.3, 1.0, 3.0)]
+    assert evidences == sorted(evidences) and evidences[0] < evidences[-1]

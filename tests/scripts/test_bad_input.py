@@ -489,7 +489,7 @@ def test_smoothing_a_blend_in_its_own_space(trained: Project) -> None:
         ("pseudo.teachers=[resnet]", ["there is no run 'resnet' on tiny; there are: resnet50"]),
         ("pseudo.teachers=[student]", ["student cannot teach itself"]),
         ("pseudo.teachers=[resnet50] pseudo.threshold=0.999", ["keeps none of 7 images in fold 0", "lower"]),
-        ("pseudo.teachers=[resnet50] mixing.mixup.prob=1", ["pseudo.teachers and mixing: not together"]),
+        ("pseudo.teachers=[resnet50] mixing.mixup.prob=1", ["pseudo.teachers and mixing do not go together"]),
         ("pseudo.teachers=[resnet50] pseudo.share=1", ["pseudo.share: ", "less than 1"]),
         ("pseudo.teachers=[resnet50] pseudo.teacher_weights=[1,2]", ["2 teacher_weights for 1 teachers"]),
     ],
@@ -516,7 +516,7 @@ def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
         (["--spaces", " "], ["SPACES=' ': expected at least one"]),
         (["--spaces", "own resnet51"], ["unknown model 'resnet51'"]),
         (["--truth", "gone.csv"], ["gone.csv: no such file"]),
-        (["--set", f"{TINY} mixing.mixup.prob=1"], ["pseudo.teachers and mixing: not together"]),
+        (["--set", f"{TINY} mixing.mixup.prob=1"], ["pseudo.teachers and mixing do not go together"]),
     ],
 )
 def test_a_ladder_that_would_break_off_is_not_begun(

@@ -47,7 +47,7 @@ def test_what_needs_wandbs_server_says_so(
         check(
             trained,
             lambda main=main, arguments=arguments: run(main, *arguments, *trained.where),  # type: ignore[misc]
-            "W&B is not to be had",
+            "W&B is unavailable",
             "wandb login",
         )
 

@@ -1,4 +1,4 @@
-"""The doctor takes what the competition takes, and names the row and image of what it would not."""
+"""The doctor accepts what the competition accepts, and names the row and image of each fault."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def sample(tmp_path: Path) -> Path:
 
 
 def check(sample: Path, change: Change) -> None:
-    """Have the doctor see the sample with a change."""
+    """Check the sample submission after a change."""
     path = sample.with_name("submission.csv")
     change(pd.read_csv(sample, dtype=str)).to_csv(path, index=False)
     check_submission(path, sample)
@@ -39,13 +39,13 @@ def put(row: int, column: str, value: Any) -> Change:
     return change
 
 
-def test_the_sample_itself_is_taken(sample: Path) -> None:
+def test_the_sample_itself_is_accepted(sample: Path) -> None:
     check_submission(sample, sample)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), sharpness=st.sampled_from([0.0, 1.0, 50.0]))
-def test_probabilities_in_any_order_of_images_are_taken(sample: Path, seed: int, sharpness: float) -> None:
+def test_probabilities_in_any_order_of_images_are_accepted(sample: Path, seed: int, sharpness: float) -> None:
     rng = np.random.default_rng(seed)
     scores = np.exp(sharpness * rng.normal(size=(4, 4)))
     table = pd.DataFrame(scores / scores.sum(axis=1, keepdims=True), columns=["c0", "c1", "c2", "c3"])
@@ -75,13 +75,13 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "an image less": (lambda t: t.drop(index=2), ": 1 images are missing, such as img_8.jpg"),
     "an image more": (
         lambda t: pd.concat([t, t.tail(1).assign(img="img_9.jpg")]),
-        ": 1 images that are not asked for, such as img_9.jpg",
+        ": 1 images are not in the test set, such as img_9.jpg",
     ),
     "an image twice": (
         lambda t: pd.concat([t, t.iloc[[1]]]),
-        ", row 6: image img_3.jpg is there more than once",
+        ", row 6: image img_3.jpg occurs more than once",
     ),
-    "an image's name padded": (put(1, "img", "img_3.jpg "), ": 1 images that are not asked for"),
+    "an image's name padded": (put(1, "img", "img_3.jpg "), ": 1 images are not in the test set"),
     "nothing": (put(1, "c2", ""), ", row 3: image img_3.jpg has a value that is not a finite number"),
     "NaN": (put(2, "c2", "nan"), ", row 4: image img_8.jpg has a value that is not a finite number"),
     "infinity": (put(0, "c0", "inf"), ", row 2: image img_5.jpg has a value that is not a finite number"),
@@ -94,26 +94,26 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_refused_where_it_is(sample: Path, fault: str) -> None:
+def test_a_fault_is_named_with_its_place(sample: Path, fault: str) -> None:
     change, message = FAULTS[fault]
     with pytest.raises(SubmissionError) as refusal:
         check(sample, change)
     assert str(refusal.value).startswith(f"{sample.with_name('submission.csv')}{message}")
 
 
-def test_a_sum_within_rounding_is_taken(sample: Path) -> None:
+def test_a_sum_within_rounding_is_accepted(sample: Path) -> None:
     check(sample, put(2, "c0", "0.25009"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'img,c0\n"img_1.jpg', b"img,c0\na,1,2\nb\n"])
-def test_what_is_no_table_is_refused(sample: Path, content: bytes) -> None:
+def test_a_file_that_is_no_table_is_rejected(sample: Path, content: bytes) -> None:
     path = sample.with_name("submission.csv")
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"submission\.csv: (not a readable CSV file|its rows)"):
         check_submission(path, sample)
 
 
-def test_missing_files_are_refused(sample: Path) -> None:
+def test_missing_files_are_rejected(sample: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.csv: no such file"):
         check_submission(sample.with_name("nowhere.csv"), sample)
     with pytest.raises(DataError, match=r"nowhere\.csv: no such file"):

@@ -1,4 +1,4 @@
-"""The forecast has known answers, holds the truth as often as it says, and is never nonsense."""
+"""The forecast: known answers, coverage of its interval, and sane output for any input."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from distracted.submission.expect import WORST, Bag, Expected, expect_score
 
 
 def constant_losses(losses: list[float], num_rows: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """OOF log-probabilities of two classes, labels and subjects: each subject's rows lose the same."""
+    """OOF log-probabilities of two classes, labels and subjects; all rows of a subject have the same loss."""
     true = -np.repeat(losses, num_rows)
     oof = np.stack([true, np.log1p(-np.exp(true))], axis=1)
     return oof, np.zeros(len(true), dtype=np.int64), np.repeat(np.arange(len(losses)), num_rows)
 
 
 def simulate(seed: int, *, sharpness: float, num_folds: int = 5, num_test: int = 4000) -> np.ndarray:
-    """Log-probabilities of networks that agree in part, (num_folds, num_test, 4)."""
+    """Log-probabilities of correlated networks, shape (num_folds, num_test, 4)."""
     rng = np.random.default_rng(seed)
     shared = rng.normal(size=(num_test, 4))
     own = rng.normal(size=(num_folds, num_test, 4))
@@ -34,15 +34,15 @@ ONE_NETWORK = np.log([[[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]]])
 # Known answers
 
 
-def test_one_network_is_expected_to_lose_what_it_lost() -> None:
-    """The interval is that of a ratio of means: exp(log 0.5 +- t x relative error)."""
+def test_one_network_is_expected_to_score_its_oof_loss() -> None:
+    """The interval is exp(log 0.5 +- t * relative error)."""
     losses = [0.2, 0.3, 0.5, 0.7, 0.8]
     expected = expect_score(*constant_losses(losses), ONE_NETWORK, num_test_subjects=10)
     assert expected.mean == expected.oof == pytest.approx(0.5)
     assert expected.bagging == 0
     error = np.std(losses, ddof=1) / 0.5 * math.sqrt(2 / 5 + 1 / 10)
     assert expected.error == pytest.approx(error)
-    assert expected.quantile == pytest.approx(2.776, abs=1e-3)  # of 4 degrees of freedom: no long tail
+    assert expected.quantile == pytest.approx(2.776, abs=1e-3)  # 4 degrees of freedom: no heavy tail
     assert expected.low == pytest.approx(0.5 * math.exp(-2.776445 * error))
     assert expected.high == pytest.approx(0.5 * math.exp(2.776445 * error))
 
@@ -56,8 +56,8 @@ def test_an_outlying_subject_lowers_the_degrees_of_freedom() -> None:
 
 
 @pytest.mark.parametrize("trust", [0.3, 0.6, 1.0, 1.5])
-def test_the_gain_of_the_mean_is_found_without_labels(trust: float) -> None:
-    """Labels are drawn from what the networks believe, tempered: over-confident networks at first."""
+def test_the_gain_of_averaging_is_estimated_without_labels(trust: float) -> None:
+    """Labels are drawn from the tempered belief, from overconfident to underconfident networks."""
     test = simulate(0, sharpness=3.0)
     bag = Bag.of(test)
     belief = np.exp(log_softmax(trust * (bag.pooled + bag.single) / 2, axis=1))
@@ -68,7 +68,7 @@ def test_the_gain_of_the_mean_is_found_without_labels(trust: float) -> None:
     assert abs(bag.expected(single) - true) < 0.1 * (single - true)
 
 
-def test_networks_that_agree_gain_nothing() -> None:
+def test_identical_networks_gain_nothing() -> None:
     test = np.repeat(simulate(0, sharpness=1.0, num_folds=1), 3, axis=0)
     assert Bag.of(test).expected(0.8) == pytest.approx(0.8)
 
@@ -85,8 +85,8 @@ def test_the_number_of_test_subjects_is_stated_or_guessed_from_images() -> None:
     assert expect_score(*rows, test[:, :1]).num_test_subjects == 1
 
 
-def test_halves_show_what_decoys_could_do() -> None:
-    """Networks differ on the images that they are not sure of: there the mean gains."""
+def test_the_two_halves_bound_the_effect_of_decoys() -> None:
+    """The networks disagree on the half that they are unsure of, and only there averaging gains."""
     test = np.concatenate([np.full((2, 50, 2), np.log(0.5)), np.full((2, 50, 2), np.log([0.9, 0.1]))], axis=1)
     test[:, :50] = np.log([[[0.2, 0.8]], [[0.7, 0.3]]])
     expected = expect_score(*constant_losses([0.3, 0.5, 0.6]), test)
@@ -96,18 +96,18 @@ def test_halves_show_what_decoys_could_do() -> None:
 # Coverage
 
 
-def test_the_interval_holds_the_truth_at_least_as_often_as_it_says() -> None:
-    """People's losses are log-normal and independent, so that the factor 2 is more than enough."""
+def test_the_interval_covers_the_truth_at_least_as_often_as_stated() -> None:
+    """Subjects' losses are log-normal and independent, so the factor 2 is conservative."""
     rng = np.random.default_rng(0)
-    held = []
+    covered = []
     for _ in range(300):
         people = np.exp(0.6 * rng.normal(size=60) - 2)
         expected = expect_score(*constant_losses(people[:20].tolist(), 1), ONE_NETWORK, num_test_subjects=40)
-        held.append(expected.holds(float(people[20:].mean())))
-    assert 0.95 < np.mean(held) < 1
+        covered.append(expected.holds(float(people[20:].mean())))
+    assert 0.95 < np.mean(covered) < 1
 
 
-# Never nonsense
+# Any input
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,7 +117,7 @@ def test_the_interval_holds_the_truth_at_least_as_often_as_it_says() -> None:
     num_folds=st.integers(1, 4),
     sharpness=st.sampled_from([0.0, 0.01, 1.0, 30.0, 1000.0]),
 )
-def test_what_is_said_is_finite_and_in_order(
+def test_the_forecast_is_finite_and_ordered(
     seed: int, num_subjects: int, num_folds: int, sharpness: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ def test_what_is_said_is_finite_and_in_order(
     json.dumps(expected.as_json(), allow_nan=False)
     assert 0 < expected.mean <= expected.oof + 1e-9
     assert expected.bagging <= 1e-9
-    alike = np.ptp(log_losses(oof, labels)) < 1e-9  # no network knows anything, or all are sure and wrong
+    alike = np.ptp(log_losses(oof, labels)) < 1e-9  # uniform predictions, or all clipped
     if len(np.unique(subjects)) < 3 or alike:
         assert expected.low is expected.high is None
     else:
@@ -141,7 +141,7 @@ def test_what_is_said_is_finite_and_in_order(
         assert renamed.high == pytest.approx(expected.high)
 
 
-def test_networks_without_an_error_promise_no_interval() -> None:
+def test_without_errors_there_is_no_interval() -> None:
     sure = np.log(np.array([[1 - 1e-16, 1e-16]]) + CLIP)
     rows = np.repeat(sure, 12, axis=0), np.zeros(12, dtype=np.int64), np.arange(12) // 3
     expected = expect_score(*rows, np.repeat(sure[None], 3, axis=0))
@@ -149,7 +149,7 @@ def test_networks_without_an_error_promise_no_interval() -> None:
     assert expected.low is expected.high is expected.errors_off(0.1) is expected.holds(0.1) is None
 
 
-# The answer beside it
+# Comparison with a score
 
 
 def test_errors_off_count_from_the_mean_to_either_end() -> None:

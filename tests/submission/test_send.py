@@ -1,6 +1,6 @@
-"""Sending a submission: a score, a refusal, or a line on why not; the file stays whatever happens.
+"""Sending a submission ends with a score, a rejection or a one-line error, and never changes the file.
 
-Kaggle cannot be reached from a test: a stand-in for its client answers with the client's own types.
+Tests cannot reach Kaggle: a stand-in for its client answers with the client's own types.
 """
 
 import sys
@@ -21,7 +21,7 @@ REF = 77
 
 
 class StandIn:
-    """Kaggle's client: this submission goes through `statuses`, then stays; older ones are listed, too."""
+    """Kaggle's client: our submission goes through `statuses` and keeps the last; an older one is listed."""
 
     def __init__(self, *statuses: SubmissionStatus, fails: Exception | None = None, ref: int = REF) -> None:
         self.statuses, self.fails, self.ref = list(statuses), fails, ref
@@ -60,7 +60,7 @@ def submission(ref: int, status: SubmissionStatus, public: str, private: str) ->
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    """A submission, which is the same afterwards."""
+    """A submission; fails if a test changes it."""
     path = tmp_path / "ensemble.csv"
     path.write_text("img,c0\n")
     yield path
@@ -84,13 +84,13 @@ def test_scores_come_back_when_kaggle_has_them(path: Path, monkeypatch: pytest.M
     assert client.polls == 3
 
 
-def test_a_refusal_says_what_kaggle_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejection_quotes_kaggles_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.ERROR)
-    with pytest.raises(SubmissionError, match="Kaggle refuses it: Evaluation Exception: row 3"):
+    with pytest.raises(SubmissionError, match="Kaggle rejects it: Evaluation Exception: row 3"):
         send_by(client, path, monkeypatch)
 
 
-def test_waiting_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_times_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = StandIn(SubmissionStatus.PENDING)
     with pytest.raises(SubmissionError, match="was sent, but Kaggle has not scored it yet"):
         send_by(client, path, monkeypatch)
@@ -107,8 +107,8 @@ def test_a_list_without_the_submission_is_no_answer_yet(
         send_by(client, path, monkeypatch)
 
 
-def test_a_broken_upload_is_told_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client raises nothing then: it answers without a submission's number."""
+def test_a_broken_upload_is_reported_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client raises nothing in this case, and returns no submission number."""
     client = StandIn(SubmissionStatus.PENDING, ref=0)
     with pytest.raises(SubmissionError, match="could not be sent: Could not submit to competition"):
         send_by(client, path, monkeypatch)
@@ -118,14 +118,14 @@ def test_a_broken_upload_is_told_at_once(path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "error", [requests.ConnectionError("no route to host"), requests.HTTPError("403 Client Error: Forbidden")]
 )
-def test_errors_on_the_way_become_one_line(
+def test_errors_of_the_client_become_one_line(
     path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    with pytest.raises(SubmissionError, match=f"is checked, but could not be sent: {error}"):
+    with pytest.raises(SubmissionError, match=f"is valid, but could not be sent: {error}"):
         send_by(StandIn(fails=error), path, monkeypatch)
 
 
-def test_a_score_that_cannot_be_asked_for_does_not_invite_sending_again(
+def test_an_error_after_sending_warns_against_sending_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = StandIn(SubmissionStatus.PENDING)
@@ -134,18 +134,18 @@ def test_a_score_that_cannot_be_asked_for_does_not_invite_sending_again(
         raise requests.ConnectionError("reset by peer")
 
     monkeypatch.setattr(client, "competition_submissions", fail)
-    with pytest.raises(SubmissionError, match=r"was sent, but .*reset by peer.*before sending again"):
+    with pytest.raises(SubmissionError, match=r"was sent, but .*reset by peer.*before sending it again"):
         send_by(client, path, monkeypatch)
     assert len(client.sent) == 1
 
 
 def test_data_without_a_competition_is_not_sent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send, "sign_in", lambda: pytest.fail("nobody is to sign in"))
+    monkeypatch.setattr(send, "sign_in", lambda: pytest.fail("signed in"))
     with pytest.raises(SubmissionError, match="no competition on Kaggle"):
         send_submission(path, competition=None, message="")
 
 
-def test_without_credentials_the_way_out_is_told(
+def test_without_credentials_the_error_names_the_remedy(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Kaggle's own client, which looks for credentials in the home folder and the environment."""

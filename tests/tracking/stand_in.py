@@ -1,8 +1,8 @@
-"""A local stand-in for W&B's HTTP interface: as much of it as the client needs for runs and artifacts.
+"""A local stand-in for W&B's server, with what the client needs for runs, artifacts, workspaces and sweeps.
 
-It answers the client's own GraphQL questions from memory, takes file streams and uploads, and keeps every
-request. It was written from what the client of the locked version asks; it is no copy of the server, which
-may refuse what this one takes.
+It answers the client's GraphQL queries from memory, accepts file streams and uploads, and records every
+request. It was written from the requests of the locked client version. The real server may reject requests
+that this one accepts.
 """
 
 import gzip
@@ -38,12 +38,12 @@ class Artifact:
 
 @dataclass
 class StandIn:
-    """What the server has been told.
+    """The server's state.
 
     Attributes:
         runs: By id: name, displayName, group, jobType, config, summary, history (lines), state.
         requests: Method, path and body of each request, in order.
-        unknown: Names of GraphQL operations that it had no answer to.
+        unknown: Names of GraphQL operations that are not implemented.
     """
 
     url: str = ""
@@ -59,32 +59,32 @@ class StandIn:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def artifact(self, name: str) -> Artifact:
-        """The version that a name with a version or an alias stands for."""
+        """Look up "name:version" or "name:alias"."""
         name, _, alias = name.partition(":")
-        [found] = [a for a in self.artifacts if a.name == name and alias in {*a.aliases, f"v{a.version}"}]
-        return found
+        [match] = [a for a in self.artifacts if a.name == name and alias in {*a.aliases, f"v{a.version}"}]
+        return match
 
     def run_called(self, name: str) -> dict[str, Any]:
-        [found] = [run for run in self.runs.values() if run["displayName"] == name]
-        return found
+        [match] = [run for run in self.runs.values() if run["displayName"] == name]
+        return match
 
 
 @contextmanager
 def serve() -> Iterator[StandIn]:
     """Run a stand-in on a free port of this machine."""
-    told = StandIn()
+    stand_in = StandIn()
 
     class Handler(_Handler):
-        state = told
+        state = stand_in
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # a client that hung up
-    told.url = f"http://127.0.0.1:{server.server_address[1]}"
+    stand_in.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield told
+        yield stand_in
     finally:
         server.shutdown()
         server.server_close()
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({})
 
     def _is_cut(self) -> bool:
-        """Hang up without a word where the network is to look broken."""
+        """Hang up if the network is to look broken."""
         if self.state.broken:
             self.close_connection = True
             self.connection.close()
@@ -149,19 +149,19 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.state.unknown.append(name)
             return {}
-        found: dict[str, Any] = answer(variables, query)
-        return found
+        result: dict[str, Any] = answer(variables, query)
+        return result
 
-    def _stream(self, run_id: str, told: dict[str, Any]) -> None:
+    def _stream(self, run_id: str, content: dict[str, Any]) -> None:
         run = self.state.runs[run_id]
-        for name, file in (told.get("files") or {}).items():
+        for name, file in (content.get("files") or {}).items():
             lines = [json.loads(line) for line in file["content"]]
             if name == "wandb-history.jsonl":
                 run["history"][file["offset"] :] = lines
             elif name == "wandb-summary.json":
                 run["summary"] = lines[-1]
-        if told.get("complete"):
-            run["state"] = "finished" if not told.get("exitcode") else "failed"
+        if content.get("complete"):
+            run["state"] = "finished" if not content.get("exitcode") else "failed"
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    # What the client asks, by the names of its operations.
+    # The client's GraphQL operations, by name.
 
     def _on_Viewer(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
         account = {"id": "v", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}"}
@@ -224,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         run = self.state.runs.setdefault(
             name, {"name": name, "config": "", "summary": {}, "history": [], "state": "running", "tags": []}
         )
-        told = {
+        keys = {
             "displayName": "displayName",
             "groupName": "group",
             "jobType": "jobType",
@@ -232,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             "config": "config",
             "sweep": "sweep",
         }
-        run |= {key: asked[field] for field, key in told.items() if asked.get(field) is not None}
+        run |= {key: asked[field] for field, key in keys.items() if asked.get(field) is not None}
         bucket = {
             "id": name,
             "name": name,
@@ -253,9 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
 
     def _on_ArtifactType(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
-        found = self._find(asked["name"])
-        artifact = None if found is None else {"artifactType": {"name": found.type}}
-        return {"project": {"artifact": artifact}}
+        artifact = self._find(asked["name"])
+        described = None if artifact is None else {"artifactType": {"name": artifact.type}}
+        return {"project": {"artifact": described}}
 
     def _find(self, name: str) -> Artifact | None:
         try:
@@ -267,30 +267,30 @@ class _Handler(BaseHTTPRequestHandler):
         return {"serverInfo": {"features": []}}
 
     def _on_CreateArtifact(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
-        told = asked["input"]
-        name = told["artifactCollectionName"]
+        given = asked["input"]
+        name = given["artifactCollectionName"]
         versions = [artifact for artifact in self.state.artifacts if artifact.name == name]
-        found = next((artifact for artifact in versions if artifact.digest == told["digest"]), None)
-        if found is None:
-            found = Artifact(
+        made = next((artifact for artifact in versions if artifact.digest == given["digest"]), None)
+        if made is None:
+            made = Artifact(
                 id=f"artifact-{len(self.state.artifacts)}",
-                type=told["artifactTypeName"],
+                type=given["artifactTypeName"],
                 name=name,
                 version=len(versions),
-                digest=told["digest"],
-                metadata=json.loads(told["metadata"] or "{}"),
-                made_by=told["runName"],
+                digest=given["digest"],
+                metadata=json.loads(given["metadata"] or "{}"),
+                made_by=given["runName"],
             )
-            self.state.artifacts.append(found)
-        aliases = {alias["alias"] for alias in told["aliases"] or []}
+            self.state.artifacts.append(made)
+        aliases = {alias["alias"] for alias in given["aliases"] or []}
         for other in versions:
             other.aliases -= aliases
-        found.aliases |= aliases
+        made.aliases |= aliases
         return {
             "createArtifact": {
                 "artifact": {
-                    "id": found.id,
-                    "state": "COMMITTED" if found.committed else "PENDING",
+                    "id": made.id,
+                    "state": "COMMITTED" if made.committed else "PENDING",
                     "artifactSequence": {"latestArtifact": {"id": versions[-1].id} if versions else None},
                 }
             }
@@ -308,49 +308,49 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _on_CreateArtifactFiles(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
         edges = []
-        for told in asked["input"]["artifactFiles"]:
-            path = f"/upload/{told['artifactID']}/{told['name']}"
+        for given in asked["input"]["artifactFiles"]:
+            path = f"/upload/{given['artifactID']}/{given['name']}"
             node = {
                 "storagePath": path,
                 "uploadUrl": self.state.url + path,
                 "uploadHeaders": [],
                 "uploadMultipartUrls": None,
-                "artifact": {"id": told["artifactID"]},
+                "artifact": {"id": given["artifactID"]},
             }
             edges.append({"node": node})
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
     def _on_CommitArtifact(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
-        [found] = [artifact for artifact in self.state.artifacts if artifact.id == asked["artifactID"]]
-        found.committed = True
-        return {"commitArtifact": {"artifact": {"id": found.id, "digest": found.digest}}}
+        [artifact] = [a for a in self.state.artifacts if a.id == asked["artifactID"]]
+        artifact.committed = True
+        return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
     def _on_ArtifactMembershipByName(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
-        found = self._find(asked["name"])
-        if found is None:
+        artifact = self._find(asked["name"])
+        if artifact is None:
             return {"project": {"artifactCollectionMembership": None}}
         project = {"internalId": "1", **_project(asked["project"])}
-        collection = {"__typename": "ArtifactSequence", "name": found.name, "project": project}
+        collection = {"__typename": "ArtifactSequence", "name": artifact.name, "project": project}
         aliases = [
-            {"__typename": "ArtifactAlias", "id": alias, "alias": alias} for alias in sorted(found.aliases)
+            {"__typename": "ArtifactAlias", "id": alias, "alias": alias} for alias in sorted(artifact.aliases)
         ]
         now = "2026-01-01T00:00:00Z"
-        artifact = {
+        described = {
             "__typename": "Artifact",
-            "id": found.id,
+            "id": artifact.id,
             "artifactSequence": collection,
-            "versionIndex": found.version,
-            "artifactType": {"name": found.type},
+            "versionIndex": artifact.version,
+            "artifactType": {"name": artifact.type},
             "description": None,
-            "metadata": json.dumps(found.metadata),
+            "metadata": json.dumps(artifact.metadata),
             "ttlDurationSeconds": -2,
             "ttlIsInherited": True,
             "tags": [],
             "historyStep": None,
-            "state": "COMMITTED" if found.committed else "PENDING",
+            "state": "COMMITTED" if artifact.committed else "PENDING",
             "size": 0,
-            "digest": found.digest,
-            "commitHash": found.digest,
+            "digest": artifact.digest,
+            "commitHash": artifact.digest,
             "fileCount": 0,
             "createdAt": now,
             "updatedAt": now,
@@ -358,20 +358,20 @@ class _Handler(BaseHTTPRequestHandler):
         }
         membership = {
             "__typename": "ArtifactCollectionMembership",
-            "id": f"membership-{found.id}",
-            "versionIndex": found.version,
+            "id": f"membership-{artifact.id}",
+            "versionIndex": artifact.version,
             "createdAt": now,
             "aliases": aliases,
             "artifactCollection": collection,
-            "artifact": artifact,
+            "artifact": described,
         }
         return {"project": {"artifactCollectionMembership": membership}}
 
     def _on_UseArtifact(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
-        told = asked.get("input", asked)
-        [found] = [artifact for artifact in self.state.artifacts if artifact.id == told["artifactID"]]
-        found.used_by.add(told["runName"])
-        return {"useArtifact": {"artifact": {"id": found.id}}}
+        given = asked.get("input", asked)
+        [artifact] = [a for a in self.state.artifacts if a.id == given["artifactID"]]
+        artifact.used_by.add(given["runName"])
+        return {"useArtifact": {"artifact": {"id": artifact.id}}}
 
     def _on_GetDefaultEntity(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
         return {"viewer": {"id": "v", "entity": ENTITY}}
@@ -386,11 +386,11 @@ class _Handler(BaseHTTPRequestHandler):
         return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": not known}}
 
     def _on_View(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
-        found = [view for view in self.state.views if view["name"] == asked["viewName"]]
-        edges = [{"node": {**view, "spec": json.dumps(view["spec"])}} for view in found]
+        views = [view for view in self.state.views if view["name"] == asked["viewName"]]
+        edges = [{"node": {**view, "spec": json.dumps(view["spec"])}} for view in views]
         return {"project": {"allViews": {"edges": edges}}}
 
-    # Sweeps: each agent is told the trials that the test has laid out, one a heartbeat, and then to go.
+    # Sweeps: an agent gets one of the test's proposals per heartbeat, then no more commands.
 
     def _on_UpsertSweep(self, asked: dict[str, Any], query: str) -> dict[str, Any]:
         name = f"sweep{len(self.state.sweeps)}"

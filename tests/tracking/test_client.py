@@ -1,4 +1,4 @@
-"""W&B beside the work: it goes on whatever W&B does."""
+"""Work goes on whatever W&B does."""
 
 import os
 import signal
@@ -14,15 +14,14 @@ from wandb_files import read_runs
 
 from distracted.config import load_runtime_config
 from distracted.reach import answers
-from distracted.tracking import client
 from distracted.tracking.client import WandbRun, find_wandb_mode, forget_run
 
 RUNTIME = load_runtime_config()
 
 
 def open_run(folder: Path, **settings: object) -> WandbRun:
-    told = {"group": "tiny/a", "name": "a-fold0", "job_type": "train", "config": {}, **settings}
-    return WandbRun(folder, runtime=RUNTIME, **told)
+    arguments = {"group": "tiny/a", "name": "a-fold0", "job_type": "train", "config": {}, **settings}
+    return WandbRun(folder, runtime=RUNTIME, **arguments)
 
 
 @pytest.fixture
@@ -38,82 +37,99 @@ def test_offline_files_hold_config_metrics_and_summary(offline: None, tmp_path: 
         assert run.is_on and run.is_offline
         run.log({"train/step": 3, "train/loss": 0.5, "phase": "finetune"})
         run.summarise(lambda: {"valid/log_loss": 0.25})
-        run.use_artifact("oof-tiny-a-fold0:latest")  # cannot be recorded, and is no error
+        run.use_artifact("oof-tiny-a-fold0:latest")  # cannot be recorded offline, but is no error
         assert run.is_on
-    [found] = read_runs(tmp_path)
-    told = found.run
-    assert (told.project, told.run_group, told.display_name, told.job_type) == (
-        "distracted",
-        "tiny/a",
-        "a-fold0",
-        "train",
-    )
-    assert list(told.tags) == ["tiny", "x" * 64] and told.host == ""
-    assert found.config["training"] == {"seed": 7}
-    [line] = found.history
+    [recorded] = read_runs(tmp_path)
+    run = recorded.run
+    names = run.project, run.run_group, run.display_name, run.job_type
+    assert names == ("distracted", "tiny/a", "a-fold0", "train")
+    assert list(run.tags) == ["tiny", "x" * 64] and run.host == ""
+    assert recorded.config["training"] == {"seed": 7}
+    [line] = recorded.history
     assert (line["train/step"], line["train/loss"], line["phase"]) == (3, 0.5, "finetune")
-    assert found.summary["valid/log_loss"] == 0.25
-    axes = {metric.glob_name: metric.step_metric for metric in found.of("metric") if metric.glob_name}
+    assert recorded.summary["valid/log_loss"] == 0.25
+    axes = {metric.glob_name: metric.step_metric for metric in recorded.of("metric") if metric.glob_name}
     assert axes["train/*"] == axes["valid/*"] == "train/step"
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_under_its_id_and_begins_anew_when_asked(offline: None, tmp_path: Path) -> None:
+def test_a_run_continues_under_its_id_until_it_is_forgotten(offline: None, tmp_path: Path) -> None:
     for forget in (False, False, True):
         if forget:
             forget_run(tmp_path)
         with open_run(tmp_path):
             pass
-    ids = Counter(found.run.run_id for found in read_runs(tmp_path))
+    ids = Counter(recorded.run.run_id for recorded in read_runs(tmp_path))
     assert sorted(ids.values()) == [1, 2]
 
 
-def test_a_failing_wandb_is_said_once_and_work_goes_on(
+def test_an_error_of_wandb_is_logged_once_and_work_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(**settings: object) -> None:
         raise wandb.errors.CommError("no route")
 
-    monkeypatch.setattr(client.wandb, "init", fail)
+    monkeypatch.setattr(wandb, "init", fail)
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.teardown()
     with open_run(tmp_path) as run:
         run.log({"train/loss": 1.0})
         run.summarise(lambda: {"valid/log_loss": 1.0})
         assert not run.is_on
-    [said] = [record for record in caplog.records if record.name.startswith("distracted")]
-    assert "no route" in said.getMessage()
+    [record] = [record for record in caplog.records if record.name.startswith("distracted")]
+    assert "no route" in record.getMessage()
 
 
 @pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "of"), ("WANDB_BASE_URL", "nowhere")])
-def test_an_environment_that_wandb_refuses_stops_nothing(
+def test_an_environment_that_wandb_rejects_stops_nothing(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv(name, value)
     with open_run(tmp_path) as run:
         run.log({"train/loss": 1.0})
     assert "W&B failed" in caplog.text
 
 
-def test_where_it_is_off_nothing_is_written_and_nothing_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("switch", ["tracking", "environment", "settings file"])
+def test_where_wandb_is_off_nothing_is_made_or_written(
+    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_MODE", "disabled" if switch == "environment" else "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    if switch == "settings file":  # as `wandb disabled` writes it
+        (tmp_path / "wandb/settings").write_text("[default]\nmode = disabled\n")
     wandb.teardown()
     never = lambda: pytest.fail("made")  # noqa: E731
-    none = RUNTIME.model_copy(update={"tracking": "none"})
-    for runtime in (RUNTIME, none):
-        with WandbRun(
-            tmp_path / "off", runtime=runtime, group="g", name="n", job_type="train", config={}
-        ) as run:
-            run.show(never)
-            run.summarise(never)
-            assert not run.is_on
+    runtime = RUNTIME.model_copy(update={"tracking": "none"}) if switch == "tracking" else RUNTIME
+    arguments = {"group": "g", "name": "n", "job_type": "train", "config": {}}
+    with WandbRun(tmp_path / "off", runtime=runtime, **arguments) as run:  # type: ignore[arg-type]
+        run.show(never)
+        run.summarise(never)
+        assert not run.is_on
     assert not (tmp_path / "off").exists()
+    wandb.teardown()
 
 
-def test_no_key_and_no_answer_both_mean_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_is_not_imported_where_it_is_off(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from distracted.config import load_runtime_config\n"
+        "from distracted.tracking.client import WandbRun\n"
+        "arguments = dict(group='g', name='n', job_type='train', config={})\n"
+        "WandbRun(Path('off'), runtime=load_runtime_config(), **arguments)\n"
+        "assert 'wandb' not in sys.modules"
+    )
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
+def test_without_a_key_or_an_answer_the_mode_is_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -123,43 +139,45 @@ def test_no_key_and_no_answer_both_mean_offline(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     wandb.teardown()
     assert find_wandb_mode() == "offline"
-    assert answers.cache_info().misses == 1  # it had a key, so it asked the server
+    assert answers.cache_info().misses == 1  # only with a key the server is asked
     wandb.teardown()
 
 
 def services() -> list[int]:
-    """W&B's processes that this one has begun."""
-    found = []
+    """Process ids of W&B's services that this process has started."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if name.startswith("wandb-core") and int(rest.split()[1]) == os.getpid():
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
-def go_on_without_it(folder: Path) -> None:
-    """Track a run, have W&B's process killed in the middle, and track another."""
+def kill_service_in_between(folder: Path) -> None:
+    """Track a run, kill W&B's service in the middle, and track another run."""
     run = open_run(folder)
     [service] = services()
     os.kill(service, signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while run.is_on and time.monotonic() < deadline:  # the client notices some time later
+    while run.is_on and time.monotonic() < deadline:  # the client notices after a while
         run.log({"train/step": 1, "train/loss": 0.5})
         time.sleep(0.01)
     run.summarise(lambda: {"valid/log_loss": 1.0})
     run.finish()
-    with open_run(folder) as another:  # in a process of its own
+    with open_run(folder) as another:  # with a new service
         print("first off" * (not run.is_on), "second on" * another.is_on, another.error, flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
-def test_a_killed_wandb_process_is_said_once_and_work_goes_on(offline: None, tmp_path: Path) -> None:
-    """In a process of its own: the client's threads stay behind."""
-    code = f"import pathlib, test_client; test_client.go_on_without_it(pathlib.Path({str(tmp_path)!r}))"
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_wandb_service_is_logged_once_and_work_goes_on(offline: None, tmp_path: Path) -> None:
+    """In a separate process, since the client's threads survive."""
+    code = (
+        f"import pathlib, test_client; test_client.kill_service_in_between(pathlib.Path({str(tmp_path)!r}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {code}"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What offline W&B files hold of a whole competition: folds, their run, the blend, the submission."""
+"""W&B's offline files of a whole competition: folds, their run, the blend, the submission."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_everything_is_recorded_and_read_back(
     track_run(store, "ensemble", config.runtime)
     submitted = write_submission(store, name="ensemble")
     track_submission(store, submitted.path, config.runtime)
-    runs = {found.run.display_name: found for found in read_runs(store.workspace.root)}
+    runs = {recorded.run.display_name: recorded for recorded in read_runs(store.workspace.root)}
     assert set(runs) == {"net-fold0", "net-fold1", "net-fold2", "net", "ensemble", "submission ensemble"}
     for fold in range(3):
         check_fold(store, runs[f"net-fold{fold}"], fold, staging)
@@ -65,32 +65,32 @@ def test_everything_is_recorded_and_read_back(
     [artifact] = sent.artifacts
     assert {entry.path for entry in artifact.manifest.contents} == {"ensemble.csv", "ensemble.json"}
     assert json.loads(artifact.metadata)["sha256"] == sha256_file(submitted.path)
-    for found in runs.values():
-        assert found.run.host == "" and not list(found.folder.rglob("wandb-metadata.json"))
+    for recorded in runs.values():
+        assert recorded.run.host == "" and not list(recorded.folder.rglob("wandb-metadata.json"))
 
 
-def artifact_names(found: Recorded) -> set[str]:
-    return {artifact.name for artifact in found.artifacts if artifact.type in ("oof", "submission")}
+def artifact_names(recorded: Recorded) -> set[str]:
+    return {artifact.name for artifact in recorded.artifacts if artifact.type in ("oof", "submission")}
 
 
-def check_fold(store: Store, found: Recorded, fold: int, staging: Path) -> None:
-    told, manifest = found.run, store.manifest("net", fold)
-    assert (told.run_group, told.job_type) == ("tiny/net", "train")
-    assert {"tiny", "test_resnet", "full"} <= set(told.tags)
-    assert found.config["fold"] == fold and found.config["training"]["num_folds"] == 3
+def check_fold(store: Store, recorded: Recorded, fold: int, staging: Path) -> None:
+    run, manifest = recorded.run, store.manifest("net", fold)
+    assert (run.run_group, run.job_type) == ("tiny/net", "train")
+    assert {"tiny", "test_resnet", "full"} <= set(run.tags)
+    assert recorded.config["fold"] == fold and recorded.config["training"]["num_folds"] == 3
     curves = read_curves(store.workspace.metrics("tiny", "net", fold), fold)
-    steps = [line for line in found.history if "train/loss" in line]
+    steps = [line for line in recorded.history if "train/loss" in line]
     keys = ("train/loss", "train/lr", "train/grad_norm", "train/images_per_second", "train/epoch")
     for key in keys:
         assert [line[key] for line in steps] == [line[key] for line in curves.steps]
     assert all(line["train/phase"] == 0 and line["phase"] == "scratch" for line in steps)
-    epochs = [line for line in found.history if "train/epoch_loss" in line]
+    epochs = [line for line in recorded.history if "train/epoch_loss" in line]
     assert [line["valid/log_loss"] for line in epochs] == [epoch.valid for epoch in curves.epochs]
-    assert found.summary["valid/log_loss"] == manifest.scores["valid/log_loss"]
-    assert found.summary["images_per_second"] == manifest.images_per_second
-    run = store.read_run("net", partial=True)
-    check_pictures(store, found, run.oof, store.folds.valid(fold), staging)
-    [artifact] = [artifact for artifact in found.artifacts if artifact.type == "oof"]
+    assert recorded.summary["valid/log_loss"] == manifest.scores["valid/log_loss"]
+    assert recorded.summary["images_per_second"] == manifest.images_per_second
+    oof = store.read_run("net", partial=True).oof
+    check_pictures(store, recorded, oof, store.folds.valid(fold), staging)
+    [artifact] = [artifact for artifact in recorded.artifacts if artifact.type == "oof"]
     assert artifact.name == f"oof-tiny-net-fold{fold}"
     metadata = json.loads(artifact.metadata)
     assert metadata["valid_sha256"] == manifest.valid_sha256 and metadata["index_hash"] == manifest.index_hash
@@ -99,27 +99,31 @@ def check_fold(store: Store, found: Recorded, fold: int, staging: Path) -> None:
     assert set(artifact.aliases) == {"latest", digest[:16]}
 
 
-def check_pooled(store: Store, found: Recorded, name: str, staging: Path) -> None:
+def check_pooled(store: Store, recorded: Recorded, name: str, staging: Path) -> None:
     run = store.read_run(name)
     right = (run.oof.argmax(1) == store.folds.labels).mean()
-    assert found.run.run_group == f"tiny/{name}" and found.summary["oof/accuracy"] == pytest.approx(right)
-    assert found.summary["oof/low"] <= found.summary["oof/log_loss"] <= found.summary["oof/high"]
-    assert found.summary["expected/log_loss"] > 0
-    check_pictures(store, found, run.oof, np.arange(len(run.oof)), staging)
+    assert recorded.run.run_group == f"tiny/{name}" and recorded.summary["oof/accuracy"] == pytest.approx(
+        right
+    )
+    assert recorded.summary["oof/low"] <= recorded.summary["oof/log_loss"] <= recorded.summary["oof/high"]
+    assert recorded.summary["expected/log_loss"] > 0
+    check_pictures(store, recorded, run.oof, np.arange(len(run.oof)), staging)
 
 
-def check_pictures(store: Store, found: Recorded, oof: np.ndarray, rows: np.ndarray, staging: Path) -> None:
-    """The confusion matrix counts every row, and each of the worst has its picture."""
-    counts = found.table("confusion_table")
+def check_pictures(
+    store: Store, recorded: Recorded, oof: np.ndarray, rows: np.ndarray, staging: Path
+) -> None:
+    """The confusion matrix counts every row, and each of the worst images is there."""
+    counts = recorded.table("confusion_table")
     names, labels = store.competition.classes, store.folds.labels
     assert sum(row[-1] for row in counts["data"]) == len(rows)
     for actual, predicted, number in counts["data"]:
         here = (labels[rows] == names.index(actual)) & (oof[rows].argmax(1) == names.index(predicted))
         assert number == here.sum()
-    worst = found.table("worst_images")
+    worst = recorded.table("worst_images")
     imgs = [row[worst["columns"].index("img")] for row in worst["data"]]
     assert set(imgs) <= set(store.competition.train["img"].iloc[rows]) and len(imgs) > 0
-    [logged] = [artifact for artifact in found.artifacts if "worst" in artifact.name]
+    [logged] = [artifact for artifact in recorded.artifacts if "worst" in artifact.name]
     pictures = [entry for entry in logged.manifest.contents if entry.path.endswith(".jpg")]
     assert len(pictures) == len(imgs)
     for entry in pictures:

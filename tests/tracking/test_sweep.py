@@ -1,4 +1,4 @@
-"""A sweep: trials over all folds, folds kept apart from it, and a choice that is counted and cross-fitted."""
+"""A sweep: trials over all folds, folds as separate runs, and a cross-fitted choice among the trials."""
 
 import socket
 from collections.abc import Callable
@@ -23,16 +23,13 @@ SETTINGS = " ".join([*(item for item in TINY if "tracking" not in item), "runtim
 
 
 def proposal(run_id: str, **settings: object) -> dict[str, Any]:
-    return {
-        "type": "run",
-        "run_id": run_id,
-        "args": {key: {"value": value} for key, value in settings.items()},
-    }
+    args = {key: {"value": value} for key, value in settings.items()}
+    return {"type": "run", "run_id": run_id, "args": args}
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the client's own, of its own settings ...
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # ... and its agent's, which leaves a file open
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the client
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # its agent leaves a file open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_trials_are_trained_over_all_folds_and_the_best_is_chosen(
     store: Store, server: StandIn, go: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
@@ -51,16 +48,16 @@ def test_trials_are_trained_over_all_folds_and_the_best_is_chosen(
         root=store.workspace.root,
     )
     assert {"resnet50_trial_first", "resnet50_trial_second", "resnet50_sweep"} <= set(store.runs())
-    [told] = server.sweeps.values()
-    assert "oof/log_loss" in told["config"] and told["agents"] == ["agent"]
-    assert not any(socket.gethostname() in agent for agent in told["agents"])
+    [sweep] = server.sweeps.values()
+    assert "oof/log_loss" in sweep["config"] and sweep["agents"] == ["agent"]
+    assert not any(socket.gethostname() in agent for agent in sweep["agents"])
     for trial in ("first", "second"):
         name = f"resnet50_trial_{trial}"
         run = store.read_run(name)
         expected = log_loss(run.oof, store.folds.labels)
         own = server.runs[trial]
         assert own["jobType"] == "sweep" and own["summary"]["oof/log_loss"] == pytest.approx(expected)
-        assert not any("train/loss" in line for line in own["history"])  # those of its folds
+        assert not any("train/loss" in line for line in own["history"])  # only its folds have a training loss
         folds = [run for run in server.runs.values() if run.get("group") == f"tiny/{name}"]
         assert {run["displayName"] for run in folds} == {name, *(f"{name}-fold{fold}" for fold in range(3))}
         assert not any(run.get("sweep") for run in folds)
@@ -69,7 +66,7 @@ def test_trials_are_trained_over_all_folds_and_the_best_is_chosen(
     assert manifest.details["num_candidates"] == 2 and len(manifest.parents) == 2
 
 
-def test_a_fold_is_chosen_for_by_the_others(store: Store, write_run: WriteRun) -> None:
+def test_the_choice_for_a_fold_uses_the_other_folds(store: Store, write_run: WriteRun) -> None:
     for seed in range(4):
         write_run(f"trial{seed}", skill=1.0, seed=seed)
     names = [f"trial{seed}" for seed in range(4)]
@@ -89,15 +86,15 @@ def test_a_fold_is_chosen_for_by_the_others(store: Store, write_run: WriteRun) -
 
 
 def test_the_projects_sweep_goes_with_every_pretrained_model() -> None:
-    told = read_sweep(CONFIGS / "sweep.yaml")
-    settings = listed_settings(told)
-    assert {setting.partition("=")[0] for setting in settings} == set(told["parameters"])
+    sweep = read_sweep(CONFIGS / "sweep.yaml")
+    settings = listed_settings(sweep)
+    assert {setting.partition("=")[0] for setting in settings} == set(sweep["parameters"])
     for model in ("resnet50", "vgg16", "inception_v3", "efficientnet_lite0"):
         for setting in settings:
             load_config(model=model, data="sample", overrides=[setting])
 
 
-def test_every_listed_value_is_tried_beforehand() -> None:
+def test_every_listed_value_is_validated_beforehand() -> None:
     parameters = {
         "a": {"values": [1, None]},
         "b": 3,
@@ -108,20 +105,20 @@ def test_every_listed_value_is_tried_beforehand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[1", "not readable YAML"),
         ("method: random", "expected method and parameters"),
         ("method: random\nparameters: {}", "by dotted names"),
         ("method: random\nparameters: {a: {parameters: {b: 1}}}", "by dotted names"),
-        ("method: bayes\nparameters: {a: 1}", "no choice among them is honest"),
-        ("method: random\nparameters: {a: {value: 1}}\nmetric: {name: x}", "metric is given"),
+        ("method: bayes\nparameters: {a: 1}", "no choice among the trials is honest"),
+        ("method: random\nparameters: {a: {value: 1}}\nmetric: {name: x}", "remove metric"),
     ],
 )
-def test_a_wrong_file_is_said(text: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_rejected(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_sweep(path)
 
 

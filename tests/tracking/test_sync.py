@@ -143,7 +143,7 @@ def test_without_a_key_nothing_is_sent(
 def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
     store: Store, config: RunConfig, server: StandIn, go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server fails from the middle of the first fold on; later it is back, and is told all of it."""
+    """The server fails in the middle of the first fold; once it is back, everything is sent."""
     monkeypatch.setattr("distracted.tracking.client._FINISH_SECONDS", 2.0)
     go("online")
     streamed = threading.Event()
@@ -168,15 +168,15 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
     for fold in range(3):
         run = server.run_called(f"net-fold{fold}")
         curves = read_curves(store.workspace.metrics("tiny", "net", fold), fold)
-        # What had come through before the cut may stand there twice.
-        told = {line["train/step"]: line["train/loss"] for line in run["history"] if "train/loss" in line}
-        assert told == {step["step"]: step["train/loss"] for step in curves.steps}
+        # Lines that arrived before the failure may occur twice.
+        losses = {line["train/step"]: line["train/loss"] for line in run["history"] if "train/loss" in line}
+        assert losses == {step["step"]: step["train/loss"] for step in curves.steps}
 
 
 def test_what_is_still_being_made_is_left_alone(
     store: Store, config: RunConfig, server: StandIn, go: Go
 ) -> None:
-    """A recording that a process still writes is not sent, and a fold that is trained anew is not told."""
+    """A recording that a process still writes is not sent, nor is a fold that is being retrained."""
     go("offline")
     train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
     wandb.teardown()

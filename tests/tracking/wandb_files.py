@@ -1,4 +1,4 @@
-"""W&B's own offline files, read back."""
+"""Reads W&B's offline files."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ _BLOCK = 32768
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one offline run holds."""
+    """The records of one offline run."""
 
     folder: Path
     records: tuple[Record, ...]
@@ -37,36 +37,36 @@ class Recorded:
 
     @property
     def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for summary in self.of("summary"):
-            found |= _items(summary.update)
-        return found
+            merged |= _items(summary.update)
+        return merged
 
     @property
     def artifacts(self) -> list[Any]:
         return self.of("artifact")
 
     def table(self, key: str) -> dict[str, Any]:
-        """A table that was logged under a key: its columns and data."""
+        """Columns and data of the table that was logged under a key."""
         [path] = [line[f"{key}.path"] for line in self.history if f"{key}.path" in line]
-        found: dict[str, Any] = json.loads((self.folder / "files" / path).read_text())
-        return found
+        content: dict[str, Any] = json.loads((self.folder / "files" / path).read_text())
+        return content
 
 
 def read_runs(folder: Path) -> list[Recorded]:
-    """All offline runs below a folder, by the time they began."""
-    wandb.teardown()  # finish() returns before W&B's service has written its last records; this waits for it
+    """All offline runs below a folder, by start time."""
+    wandb.teardown()  # waits for W&B's service, which writes its last records after finish() has returned
     paths = sorted(folder.rglob("offline-run-*/run-*.wandb"))
     return [Recorded(path.parent, tuple(_records(path))) for path in paths]
 
 
 def _records(path: Path) -> Iterator[Record]:
-    """A LevelDB log of protocol buffers behind a header of 7 bytes."""
+    """Parse a LevelDB log of protocol buffers after a header of 7 bytes."""
     data, position, parts = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while position < len(data):
         left = _BLOCK - position % _BLOCK
-        if left < 7:  # a record's header never straddles blocks
+        if left < 7:  # a record's header is never split between blocks
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)

@@ -1,4 +1,4 @@
-"""Pictures that come more than once: byte for byte, or shrunk, compressed and brightened."""
+"""Images that occur more than once: as the same bytes, or resized, compressed and brightened."""
 
 import itertools
 import logging
@@ -20,42 +20,42 @@ from distracted.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
-_SAMPLE = 200  # pictures that are compressed anew, to see what that changes
-_SIDE = 32  # pixels of the grey pictures that are compared
+_NUM_SAMPLED = 200  # images that are compressed again to set the limits
+_SIDE = 32  # pixels of the grey thumbnails that are compared
 _CHUNK = 256  # hashes compared with all others at a time
-_MOST_COPIES = 20  # of one file, of which all pairs are named
-_MOST = 50_000  # pairs that are looked at, the nearest hashes first
-_LEAST_BITS, _MOST_BITS = 4, 12
-_LEAST_LIKENESS = 0.95
+_MAX_COPIES = 20  # copies of one file of which all pairs are listed
+_MAX_PAIRS = 50_000  # candidates that are compared, the nearest hashes first
+_BITS_RANGE = 4, 12
+_MIN_SIMILARITY = 0.95
 
 
 def check_exact(store: Store) -> list[Check]:
-    """Look for files with the same bytes: across subjects, across train and test, and of one subject."""
+    """Look for files with the same bytes: across subjects, across train and test, and within a subject."""
     train, test = store.competition.train, store.competition.test
     contents = pd.concat([train["content"], test["content"]], ignore_index=True)
     num_train = len(train)
     across: list[dict[str, str]] = []
     within: list[dict[str, str]] = []
     for rows in contents[contents.duplicated(keep=False)].groupby(contents).groups.values():
-        for first, other in itertools.combinations(map(int, rows[:_MOST_COPIES]), 2):
+        for first, other in itertools.combinations(map(int, rows[:_MAX_COPIES]), 2):
             pair = _describe_pair(store, first, other, num_train)
             if pair["part"] == pair["other_part"] == "test":
-                continue  # whose they are is not known
+                continue  # the test set's subjects are unknown
             same = pair["subject"] == pair["other_subject"]
             (within if same and pair["classname"] == pair["other_classname"] else across).append(pair)
     return [
         Check(
             "exact_duplicates",
             "The same file twice",
-            "Under two subjects, two classes, or in training and test: the one is trained on while the other "
-            "is scored, or both labels cannot be right. Candidates for the drop list.",
+            "Under two subjects, in two classes, or in training and test set: one copy is trained on while "
+            "the other is scored, or one of two labels is wrong. Candidates for the drop list.",
             "error",
             as_findings(across),
         ),
         Check(
             "repeated_files",
-            "The same file twice, same subject and class",
-            "They weigh double; no leak, since a subject's images are always in one fold.",
+            "Repeated files of one subject and class",
+            "These images count twice in training. They do not leak: a subject's images share a fold.",
             "note",
             as_findings(within),
         ),
@@ -63,35 +63,39 @@ def check_exact(store: Store) -> list[Check]:
 
 
 @dataclass(frozen=True)
-class Sameness:
-    """How much a picture may differ from itself, compressed anew.
+class Limits:
+    """How much two images may differ and still count as copies.
 
     Attributes:
-        bits: Of the hash; likeness: least correlation of small grey pictures.
+        bits: Largest number of differing bits between perceptual hashes.
+        similarity: Smallest correlation between grey thumbnails.
     """
 
     bits: int
-    likeness: float
+    similarity: float
 
 
-def measure_sameness(paths: Sequence[Path]) -> Sameness:
-    """Compress some of the data's own pictures anew, and see how much that changes.
+def measure_limits(paths: Sequence[Path]) -> Limits:
+    """Derive limits from the data's own images: compare some of them with recompressed copies.
 
-    Each is shrunk to three quarters and stored at JPEG quality 50; the limits hold 99% of them, the likeness
-    with as much again to spare, within bounds: tiny or noisy pictures have nothing that could be compared.
+    Each is shrunk to three quarters and stored at JPEG quality 50. The limit of the hash covers 99% of these
+    pairs; that of the similarity leaves twice the distance that 99% need. Both are bounded, since tiny or
+    noisy images have no structure to compare.
 
     Args:
-        paths: Readable pictures that show something.
+        paths: Readable images that are not blank.
     """
-    bits, likeness = [], []
-    for number in np.unique(np.linspace(0, len(paths) - 1, min(_SAMPLE, len(paths))).astype(int)):
+    bits, similarities = [], []
+    for number in np.unique(np.linspace(0, len(paths) - 1, min(_NUM_SAMPLED, len(paths))).astype(int)):
         image = read_rgb(paths[number])
-        again = _compress(image)
-        bits.append(bin(perceptual_hash(image) ^ perceptual_hash(again)).count("1"))
-        likeness.append(float(_thumbnail(image) @ _thumbnail(again)))
-    low = float(np.quantile(likeness, 0.01))
-    most = int(np.clip(np.quantile(bits, 0.99), _LEAST_BITS, _MOST_BITS))
-    return Sameness(most, max(_LEAST_LIKENESS, 1 - 2 * (1 - low)))
+        copy = _recompress(image)
+        bits.append(bin(perceptual_hash(image) ^ perceptual_hash(copy)).count("1"))
+        similarities.append(float(_thumbnail(image) @ _thumbnail(copy)))
+    low = float(np.quantile(similarities, 0.01))
+    return Limits(
+        bits=int(np.clip(np.quantile(bits, 0.99), *_BITS_RANGE)),
+        similarity=max(_MIN_SIMILARITY, 1 - 2 * (1 - low)),
+    )
 
 
 def check_near(
@@ -99,13 +103,13 @@ def check_near(
 ) -> Check:
     """Look for near duplicates across subjects and across train and test.
 
-    Candidates are pairs of pictures whose hashes differ in few bits; those stay whose small grey pictures
-    correlate as a picture does with itself compressed anew. (Distances between an ImageNet network's
-    features do not tell: on hand photographs of 100 pixels, compressing lowers the cosine to 0.2 to 0.7,
-    while two people's hands reach 0.88.)
+    Candidates are pairs of images whose perceptual hashes differ in few bits; those are reported whose grey
+    thumbnails correlate like an image with its recompressed copy. Features of an ImageNet network would not
+    do: on photographs of hands at 100 pixels, recompression lowers the cosine to between 0.2 and 0.7, while
+    the hands of two people reach 0.88.
 
     Args:
-        train, test: As `scan_images`, in the competition's order.
+        train, test: Tables of `scan_images`, in the competition's order.
     """
     both = pd.concat([train, test], ignore_index=True)
     num_train = len(train)
@@ -113,19 +117,18 @@ def check_near(
     shows = shows_something(both).to_numpy()
     contents = pd.concat([store.competition.train["content"], store.competition.test["content"]]).to_numpy()
     about = (
-        "Pictures of two subjects, or of training and test, that differ no more than a picture does from "
-        "itself, shrunk and compressed anew. Candidates for the drop list."
+        "Images of two subjects, or of training and test set, that differ no more than an image from its "
+        "shrunk and recompressed copy. Candidates for the drop list."
     )
     rows = []
     if shows.sum() > 1:
-        same = measure_sameness([path for path, shown in zip(paths, shows, strict=True) if shown])
-        pairs = _near_pairs(store, both, shows, contents, same.bits, progress)
-        about += f" Limits here: {same.bits} of 64 bits, likeness {same.likeness:.3f}."
-        rows = _compare(store, paths, pairs, num_train, same, progress)
+        limits = measure_limits([path for path, shown in zip(paths, shows, strict=True) if shown])
+        pairs = _near_pairs(store, both, shows, contents, limits.bits, progress)
+        about += f" Limits here: {limits.bits} of 64 bits, similarity {limits.similarity:.3f}."
+        rows = _compare(store, paths, pairs, num_train, limits, progress)
     findings = as_findings(sorted(rows, key=lambda row: -float(row["value"])))
-    return Check(
-        "near_duplicates", "Nearly the same picture twice", about, "error", findings, value="likeness"
-    )
+    title = "Nearly the same picture twice"
+    return Check("near_duplicates", title, about, "error", findings, value="similarity")
 
 
 def _near_pairs(
@@ -136,13 +139,15 @@ def _near_pairs(
     bits: int,
     progress: Progress,
 ) -> list[tuple[int, int]]:
-    """Pairs of pictures of different subjects, or of train and test, whose hashes are near."""
-    # Of the test set nothing is known: it is not compared in itself.
+    """Pairs of images of different subjects, or of train and test, whose hashes are near.
+
+    The test set's subjects are unknown, so pairs within it are left out.
+    """
     subjects = np.full(len(both), -1, dtype=np.int64)
     subjects[: len(store.folds.subjects)] = store.folds.subjects
     hashes = both["hash"].to_numpy(np.uint64)
     rows = np.flatnonzero(shows)
-    nearest, num_found = np.empty((0, 3), dtype=np.int64), 0
+    nearest, num_near = np.empty((0, 3), dtype=np.int64), 0
     known = rows[subjects[rows] >= 0]
     with progress("comparing hashes", total=len(known), unit="img") as step:
         for chunk in np.array_split(known, max(1, -(-len(known) // _CHUNK))):
@@ -151,13 +156,16 @@ def _near_pairs(
             close = (near <= bits) & (subjects[chunk][:, None] != subjects[later][None, :])
             left, right = np.nonzero(close & (later[None, :] > chunk[:, None]))
             pairs = np.stack([chunk[left], later[right], near[left, right].astype(np.int64)], axis=1)
-            pairs = pairs[contents[pairs[:, 0]] != contents[pairs[:, 1]]]  # those are exact ones
-            num_found += len(pairs)
-            nearest = np.concatenate([nearest, pairs])  # clips that repeat make millions: not all are kept
-            nearest = nearest[np.argsort(nearest[:, 2], kind="stable")][:_MOST]
+            pairs = pairs[contents[pairs[:, 0]] != contents[pairs[:, 1]]]  # `check_exact` lists the others
+            num_near += len(pairs)
+            nearest = np.concatenate([nearest, pairs])
+            # Bounds memory: repeated video clips make millions of pairs.
+            nearest = nearest[np.argsort(nearest[:, 2], kind="stable")][:_MAX_PAIRS]
             step(len(chunk))
-    if num_found > _MOST:
-        _log.warning("%d pairs of pictures have like hashes; the nearest %d are looked at", num_found, _MOST)
+    if num_near > _MAX_PAIRS:
+        _log.warning(
+            "%d pairs of images have similar hashes; only the nearest %d are compared", num_near, _MAX_PAIRS
+        )
     return [(int(left), int(right)) for left, right, _ in nearest]
 
 
@@ -166,7 +174,7 @@ def _compare(
     paths: Sequence[Path],
     pairs: Sequence[tuple[int, int]],
     num_train: int,
-    same: Sameness,
+    limits: Limits,
     progress: Progress,
 ) -> list[dict[str, object]]:
     thumbnails: dict[int, NDArray[np.float32]] = {}
@@ -176,23 +184,24 @@ def _compare(
             for row in (left, right):
                 if row not in thumbnails:
                     thumbnails[row] = _thumbnail(read_rgb(paths[row]))
-            likeness = float(thumbnails[left] @ thumbnails[right])
-            if likeness >= same.likeness:
-                rows.append({**_describe_pair(store, left, right, num_train), "value": likeness})
+            similarity = float(thumbnails[left] @ thumbnails[right])
+            if similarity >= limits.similarity:
+                rows.append({**_describe_pair(store, left, right, num_train), "value": similarity})
             step()
     return rows
 
 
 def _describe_pair(store: Store, first: int, other: int, num_train: int) -> dict[str, str]:
-    found: dict[str, str] = {}
+    """The columns of two images, by their rows in the training set followed by the test set."""
+    pair: dict[str, str] = {}
     for row, prefix in ((first, ""), (other, "other")):
         test = row >= num_train
-        found |= describe_image(store, row - num_train if test else row, test=test, prefix=prefix)
-    return found
+        pair |= describe_image(store, row - num_train if test else row, test=test, prefix=prefix)
+    return pair
 
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:
-    """A small grey picture as a vector of mean 0 and length 1, so that products are correlations."""
+    """A small grey image as a vector of mean 0 and length 1, so that dot products are correlations."""
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     flat = grey.astype(np.float32).ravel()
     flat -= flat.mean()
@@ -200,11 +209,11 @@ def _thumbnail(image: Image) -> NDArray[np.float32]:
     return vector
 
 
-def _compress(image: Image) -> Image:
+def _recompress(image: Image) -> Image:
     small = cv2.resize(image, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 50])
-    assert done
-    again = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert again is not None
-    compressed: Image = again.astype(np.uint8)
-    return compressed
+    encoded, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 50])
+    assert encoded
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    copy: Image = decoded.astype(np.uint8)
+    return copy

@@ -1,4 +1,4 @@
-"""What an audit found: one table a check, kept as CSV for people and read back for the report."""
+"""Results of an audit: one table per check, stored as CSV for people and for the report."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from distracted.predictions.store import Store
 
 _log = logging.getLogger(__name__)
 
-#: Of each finding: an image (part: train or test), perhaps another one or another subject, a number, a word.
+#: Columns of a finding: an image (`part` is train or test), perhaps a second one, a number and a remark.
 COLUMNS = (
     "img",
     "part",
@@ -35,13 +35,14 @@ _SUMMARY = "findings.json"
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """One thing that was looked for.
+    """One check and its findings.
 
     Attributes:
-        key: Names its file; title, about: for readers: what it is, and what to do.
+        key: Name of its CSV file.
+        title, about: For readers: what the check looks for, and what to do about it.
         level: `error` costs runs or scores, `warning` is worth a look, `note` is worth knowing.
-        value: What the findings' numbers are, or "".
-        findings: Columns `COLUMNS`, the gravest first; "" where there is nothing to say.
+        findings: Columns `COLUMNS`, the most serious first; "" in columns that do not apply.
+        value: What the number in the column `value` measures, or "".
     """
 
     key: str
@@ -53,7 +54,7 @@ class Check:
 
 
 def as_findings(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows that name some of the columns as a table of all of them."""
+    """Make a table of all `COLUMNS` from rows that have some of them."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
     table = table.astype(object).where(table.notna(), "")
     table["value"] = [f"{value:.6g}" if isinstance(value, float) else value for value in table["value"]]
@@ -61,16 +62,16 @@ def as_findings(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def describe_image(store: Store, row: int, *, test: bool = False, prefix: str = "") -> dict[str, str]:
-    """The columns that say which image it is, and whose; with a prefix, the other image's."""
+    """The columns that identify an image; with a prefix, those of a finding's second image."""
     competition = store.competition
     if test:
-        found = {"img": competition.test["img"].iloc[row], "part": "test", "subject": "", "classname": ""}
+        columns = {"img": competition.test["img"].iloc[row], "part": "test", "subject": "", "classname": ""}
     else:
         img, subject, classname = competition.train[["img", "subject", "classname"]].iloc[row]
-        found = {"img": img, "part": "train", "subject": subject, "classname": classname}
+        columns = {"img": img, "part": "train", "subject": subject, "classname": classname}
     if not prefix:
-        return found
-    return {("other" if key == "img" else f"other_{key}"): value for key, value in found.items()}
+        return columns
+    return {("other" if key == "img" else f"other_{key}"): value for key, value in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ class Audit:
     """All checks of a competition.
 
     Attributes:
-        run: Whose out-of-fold predictions were looked at, or ""; made: UTC, ISO 8601.
-        how: Digest of what else it depends on: the network, what was asked for.
-        is_current: Whether the data, and the run's predictions, are still those that were looked at.
+        run: The run whose out-of-fold predictions were judged, or "".
+        made: UTC, ISO 8601.
+        how: Digest of the settings: the network whose features were compared, the options.
+        is_current: Whether the data and the run's predictions are unchanged since.
     """
 
     checks: list[Check]
@@ -91,20 +93,20 @@ class Audit:
 
 
 def keep_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Audit:
-    """Write runs/<data>/audit: a CSV for each check, and findings.json, which is written last."""
+    """Write a CSV for each check to runs/<data>/audit, then findings.json."""
     folder = store.workspace.audit(store.competition.name)
     for check in checks:
         with atomic_path(folder / f"{check.key}.csv") as temporary:
             check.findings.to_csv(temporary, index=False, lineterminator="\n")
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    told = [{key: value for key, value in vars(check).items() if key != "findings"} for check in checks]
-    summary = {"checks": told, "made": made, "run": run, "how": how, **_looked_at(store, run)}
+    described = [{key: value for key, value in vars(check).items() if key != "findings"} for check in checks]
+    summary = {"checks": described, "made": made, "run": run, "how": how, **_inputs(store, run)}
     write_json(folder / _SUMMARY, summary)
     return Audit(list(checks), run, made, how)
 
 
 def keep_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -> Path:
-    """Write the pictures that cannot be read to a CSV; no check can be made before they are mended."""
+    """Write the unreadable images to a CSV. The audit cannot run before they are repaired."""
     path = workspace.audit(data) / "unreadable.csv"
     rows = [{"img": Path(problem.partition(": ")[0]).name, "note": problem} for problem in problems]
     with atomic_path(path) as temporary:
@@ -113,19 +115,20 @@ def keep_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) ->
 
 
 def kept_audit(store: Store) -> Audit | None:
-    """What was found last; None where there was no audit, or its files are damaged."""
+    """Read the last audit; None if there was none or its files are damaged."""
     folder = store.workspace.audit(store.competition.name)
     try:
-        told = json.loads((folder / _SUMMARY).read_text())
-        checks = [Check(**check, findings=_read(folder / f"{check['key']}.csv")) for check in told["checks"]]
-        run = str(told["run"])
-        looked_at = _looked_at(store, run)
-        same = all(told.get(key) == looked_at[key] for key in looked_at)
-        return Audit(checks, run, str(told["made"]), str(told.get("how", "")), same)
+        summary = json.loads((folder / _SUMMARY).read_text())
+        checks = [
+            Check(**check, findings=_read(folder / f"{check['key']}.csv")) for check in summary["checks"]
+        ]
+        run = str(summary["run"])
+        is_current = all(summary.get(key) == value for key, value in _inputs(store, run).items())
+        return Audit(checks, run, str(summary["made"]), str(summary.get("how", "")), is_current)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("%s: damaged (%s); make audit writes it anew", folder, type(error).__name__)
+        _log.warning("%s: damaged (%s); make audit rewrites it", folder, type(error).__name__)
         return None
 
 
@@ -136,11 +139,11 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _looked_at(store: Store, run: str) -> dict[str, Any]:
-    """Digests of what an audit depends on."""
+def _inputs(store: Store, run: str) -> dict[str, Any]:
+    """Digests of the data, the folds and the run's predictions."""
     try:
-        there = run and store.finished_folds(run)
-        hashes = [manifest.valid_sha256 for manifest in store.manifests(run)] if there else []
+        is_there = run and store.finished_folds(run)
+        hashes = [manifest.valid_sha256 for manifest in store.manifests(run)] if is_there else []
     except StoreError:
         hashes = ["its manifests cannot be read"]
     data = {"index_hash": store.competition.index_hash, "folds_hash": store.folds.hash}

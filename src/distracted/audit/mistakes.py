@@ -1,4 +1,4 @@
-"""Where a run errs: by class, by subject and by fold, how sure it was, and its worst rows."""
+"""Error analysis of a run: by class, subject and fold, its reliability, and its worst rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ _BINS = 10
 
 @dataclass(frozen=True, eq=False)
 class RowScores:
-    """A run's held-out rows with what is known of them.
+    """Out-of-fold predictions and losses of a run, row by row.
 
     Attributes:
-        table: One row an image: img, subject, fold, label, predicted (class ids), loss, confidence (the
-            probability of the predicted class), of_true (of the true one); the index is the row in
-            `Competition.train`.
-        log_probs: In the table's order, (num_images, num_classes).
+        table: One row per image, indexed by its row in `Competition.train`: img, subject, fold, label and
+            predicted (class ids), loss, confidence (probability of the predicted class), of_true
+            (probability of the true class).
+        log_probs: In the table's order, shape (num_images, num_classes).
     """
 
     run: str
@@ -32,10 +32,10 @@ class RowScores:
 
 
 def score_rows(store: Store, run: Run, rows: NDArray[np.int64] | None = None) -> RowScores:
-    """Judge every row that a run has predicted without having trained on it.
+    """Score a run's out-of-fold predictions row by row.
 
     Args:
-        rows: Those to judge; by default all that some fold of the run holds out.
+        rows: Rows to score; by default all held-out rows of the run's folds.
     """
     if rows is None:
         rows = np.flatnonzero(np.isin(store.folds.ids, run.folds))
@@ -53,7 +53,7 @@ def score_rows(store: Store, run: Run, rows: NDArray[np.int64] | None = None) ->
 
 
 def confusion(scored: RowScores) -> NDArray[np.int64]:
-    """Images by true class (rows) and predicted class (columns), (num_classes, num_classes)."""
+    """Confusion matrix: images by true class (rows) and predicted class, shape (num_classes, num_classes)."""
     num = len(scored.classes)
     pairs = scored.table["label"].to_numpy() * num + scored.table["predicted"].to_numpy()
     counts: NDArray[np.int64] = np.bincount(pairs, minlength=num * num).reshape(num, num)
@@ -61,32 +61,41 @@ def confusion(scored: RowScores) -> NDArray[np.int64]:
 
 
 def confused_pairs(scored: RowScores, *, num: int = 10) -> pd.DataFrame:
-    """The pairs of classes that cost most: label, predicted, images, share (of the label's), loss (sum)."""
+    """Pairs of classes with the largest loss from confusing them.
+
+    Returns:
+        Columns label, predicted, images, share (of the label's images), loss (summed).
+    """
     table = scored.table
     wrong = table[table["label"] != table["predicted"]]
-    found = wrong.groupby(["label", "predicted"])["loss"].agg(images="size", loss="sum").reset_index()
+    pairs = wrong.groupby(["label", "predicted"])["loss"].agg(images="size", loss="sum").reset_index()
     sizes = table["label"].value_counts()
-    found["share"] = found["images"] / found["label"].map(sizes)
-    return found.sort_values("loss", ascending=False, ignore_index=True).head(num)
+    pairs["share"] = pairs["images"] / pairs["label"].map(sizes)
+    return pairs.sort_values("loss", ascending=False, ignore_index=True).head(num)
 
 
 def losses_by(scored: RowScores, key: str) -> pd.DataFrame:
-    """By "label", "subject" or "fold": images, loss (mean), accuracy, share (of the whole loss)."""
+    """Group losses by "label", "subject" or "fold".
+
+    Returns:
+        Columns `key`, images, loss (mean), accuracy, share (of the total loss).
+    """
     table = scored.table.assign(right=scored.table["label"] == scored.table["predicted"])
-    grouped = table.groupby(key, observed=True)
-    found = grouped.agg(images=("loss", "size"), loss=("loss", "mean"), accuracy=("right", "mean"))
+    groups = table.groupby(key, observed=True)
+    losses = groups.agg(images=("loss", "size"), loss=("loss", "mean"), accuracy=("right", "mean"))
     total = float(table["loss"].sum())
-    found["share"] = grouped["loss"].sum() / total if total else 0.0
-    return found.reset_index()
+    losses["share"] = groups["loss"].sum() / total if total else 0.0
+    return losses.reset_index()
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often a run was right when it was so sure.
+    """Reliability diagram: accuracy by confidence, in bins by rising confidence, empty ones left out.
 
     Attributes:
-        confidence, accuracy: Mean of each bin that has rows, by rising confidence; low, high: 95% interval of
-            the accuracy (Wilson's, images taken for independent); images: in the bin.
+        confidence, accuracy: Means of each bin.
+        low, high: Wilson's 95% interval of the accuracy, as if images were independent.
+        images: Number of images in each bin.
         error: Expected calibration error: mean over rows of |accuracy - confidence| of their bin.
     """
 
@@ -99,22 +108,23 @@ class Reliability:
 
 
 def reliability(scored: RowScores) -> Reliability:
-    """Confidence beside accuracy in ten bins of equal width (Guo et al. 2017)."""
+    """Compare confidence and accuracy in ten bins of equal width (Guo et al. 2017)."""
     confidence = scored.table["confidence"].to_numpy()
     right = (scored.table["label"] == scored.table["predicted"]).to_numpy(np.float64)
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     images = np.bincount(bins, minlength=_BINS)
-    there = images > 0
-    means = [
-        np.bincount(bins, values, minlength=_BINS)[there] / images[there] for values in (confidence, right)
-    ]
-    error = float((images[there] * np.abs(means[0] - means[1])).sum() / len(confidence))
-    low, high = _wilson(means[1], images[there])
-    return Reliability(means[0], means[1], low, high, images[there], error)
+    filled = images > 0
+    images = images[filled]
+    mean_confidence, accuracy = (
+        np.bincount(bins, values, minlength=_BINS)[filled] / images for values in (confidence, right)
+    )
+    error = float((images * np.abs(mean_confidence - accuracy)).sum() / len(confidence))
+    low, high = _wilson(accuracy, images)
+    return Reliability(mean_confidence, accuracy, low, high, images, error)
 
 
 def _wilson(share: NDArray[np.float64], num: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    """95% interval of a share of so many (Wilson 1927); it always holds the share."""
+    """95% interval of a proportion of `num` trials (Wilson 1927); contains the proportion."""
     z = 1.96
     centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * np.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
@@ -122,9 +132,9 @@ def _wilson(share: NDArray[np.float64], num: NDArray[np.int64]) -> tuple[NDArray
 
 
 def worst_rows(scored: RowScores, *, num: int = 60, per_class: int = 3) -> pd.DataFrame:
-    """The rows that cost most, the worst first; the worst few of each class among them.
+    """The `num` rows with the largest losses and the worst `per_class` of each class, the worst first.
 
-    Only rows whose predicted class is wrong, or whose true class has less than half of the probability.
+    Only rows whose prediction is wrong or whose true class has a probability below one half.
     """
     table = scored.table.sort_values("loss", ascending=False, kind="stable")
     table = table[(table["label"] != table["predicted"]) | (table["of_true"] < 0.5)]
@@ -133,10 +143,10 @@ def worst_rows(scored: RowScores, *, num: int = 60, per_class: int = 3) -> pd.Da
 
 
 def top_classes(scored: RowScores, rows: Sequence[int], *, num: int = 3) -> list[list[tuple[int, float]]]:
-    """Of some rows (the table's index) the most probable classes, each with its probability."""
+    """The most probable classes of some rows (given by the table's index), with their probabilities."""
     positions = scored.table.index.get_indexer(pd.Index(rows))
-    found = []
+    tops = []
     for log_probs in scored.log_probs[positions]:
         best = np.argsort(-log_probs, kind="stable")[:num]
-        found.append([(int(label), float(np.exp(log_probs[label]))) for label in best])
-    return found
+        tops.append([(int(label), float(np.exp(log_probs[label]))) for label in best])
+    return tops

@@ -1,7 +1,7 @@
-"""Features of the frozen base: computed once, kept on disk by what they were made from.
+"""Features of the frozen base, computed once and cached on disk under a hash of their inputs.
 
-One process computes them while others wait for it. Where it is killed, the next goes on from the rows that
-are known to be on disk.
+One process computes them while others wait. After an interruption the next process continues from the rows
+that are on disk.
 """
 
 import json
@@ -31,7 +31,8 @@ from distracted.schema import Box
 
 _log = logging.getLogger(__name__)
 
-_PROVE_EVERY = 5.0  # seconds between the moments at which rows are made sure of
+_SYNC_SECONDS = 5.0  # between the moments at which rows are flushed to disk and counted
+_LABEL = "features of the frozen base"
 
 
 @torch.no_grad()
@@ -49,40 +50,38 @@ def cached_features(
     progress: Progress = silent,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
-    """What the head takes of a loader's images, in its order, shape (num_images, num_features).
+    """The head's input for a loader's images, in the loader's order, shape (num_images, num_features).
 
-    The file's name is a hash of the images' contents, the trunk's architecture and weights, where and how its
-    output is taken, and the input's size, crop and regions: what changes any of them finds no file and
-    computes anew. The array stays on disk until it is read, since un-pooled features can be large.
+    The file's name is a hash of all inputs: the images' contents, the trunk's architecture and weights, where
+    its features are taken, and the input's size, crop and regions. A change of any of them leads to a new
+    file. The array is memory-mapped, since features without pooling can be large.
 
     Args:
         contents: Digest of each image, in the loader's order.
-        regions: Boxes that the loader shows beside the whole picture.
-        folder: Where feature files are kept; may be deleted at any time.
+        regions: Boxes that the loader shows in addition to the whole image.
+        folder: Folder of feature files; may be deleted at any time.
         after_batch: Called after each batch; may raise, to stop.
     """
+    trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk), *network.taken]
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
-    trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk)]
-    seen = [size, crop, *regions, normalisation]
-    way = "folded" if worth_folding(len(contents)) else "plain"  # rounds differently
-    made_from = [*trunk, *network.taken, *seen, precision, device.type, way, *contents]
-    key = sha256(repr(made_from).encode()).hexdigest()[:32]
+    folding = "folded" if worth_folding(len(contents)) else "plain"  # they round differently
+    inputs = [*trunk, size, crop, *regions, normalisation, precision, device.type, folding, *contents]
+    key = sha256(repr(inputs).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
     lock = path.with_suffix(".lock")
     if not lock.exists() and (features := _load(path, len(contents))) is not None:
         return features
-    if (other := holder(lock)) is not None:
-        _log.info("features of the frozen base: being computed by %s; waiting for them", other)
-    patience = float("inf")
-    with hold(lock, "features of the frozen base", patience=patience, while_waiting=after_batch) as held:
+    if (owner := holder(lock)) is not None:
+        _log.info("%s: being computed by %s; waiting for them", _LABEL, owner)
+    with hold(lock, _LABEL, patience=float("inf"), while_waiting=after_batch) as held:
         remove_leftovers(folder, of=key)
         if (features := _load(path, len(contents))) is not None:
-            path.with_suffix(".proven").unlink(missing_ok=True)  # who made them was killed at the very end
+            path.with_suffix(".proven").unlink(missing_ok=True)  # left by a process killed at its very end
             return features
         forward = Forward(network, "features", num_images=loader.num_images, precision=precision)
         with (
-            _Rows(path, loader) as file,
-            progress("features of the frozen base", total=file.num_left, unit="img") as step,
+            _GrowingFile(path, loader) as file,
+            progress(_LABEL, total=file.num_left, unit="img") as step,
         ):
             for batch in prefetch(loader.epoch(after=file.num_batches), device):
                 rows = forward(batch.images).cpu().numpy()
@@ -105,24 +104,29 @@ def _load(path: Path, num_images: int) -> NDArray[np.float32] | None:
                 return features
         except (ValueError, EOFError):
             pass
-        _log.warning("%s is damaged; computing the features anew", path)
+        _log.warning("%s is damaged; computing the features again", path)
     return None
 
 
-class _Rows:
-    """A file of rows that grows by batches under another name, and takes its own when it is whole.
+class _GrowingFile:
+    """An .npy file written batch by batch as *.part, and renamed when complete.
+
+    An interrupted pass can be resumed, because a pass is long: features of 100,000 images take hours by a
+    large backbone on a CPU, and notebook sessions end after nine hours. Rows count as written only once they
+    are flushed to disk and their number is in *.proven: after a power cut the file may have its full size and
+    contain zeros.
 
     Attributes:
-        num_batches: That are there from a pass that was interrupted.
-        num_left: Rows that were not there then.
+        num_batches: Batches on disk from an interrupted pass.
+        num_left: Rows that were missing at the start.
     """
 
     def __init__(self, path: Path, loader: Loader) -> None:
         self._path, self._num_rows = path, loader.num_images
         self._part, self._proven = path.with_suffix(".part"), path.with_suffix(".proven")
-        self._done, size = self._find_proven()
+        self._done, size = self._read_proven()
         batches = [n for n in range(len(loader) + 1) if loader.num_before(n) == self._done]
-        if not batches:  # it was made in batches of another size
+        if not batches:  # written with another batch size
             batches, self._done, size = [0], 0, 0
         [self.num_batches] = batches
         self.num_left = self._num_rows - self._done
@@ -130,16 +134,16 @@ class _Rows:
         self._file: BinaryIO = self._part.open("r+b" if self._done else "wb")
         self._file.truncate(size)
         self._file.seek(size)
-        self._last = time.monotonic()
+        self._last_sync = time.monotonic()
 
     def write(self, rows: NDArray[np.float32]) -> None:
-        """Append a batch; not through a memory map, since a full disk has to be an error."""
+        """Append a batch; not through a memory map, where a full disk would kill the process."""
         if not self._done:
             _write_header(self._file, (self._num_rows, rows.shape[1]))
         self._file.write(rows.tobytes())
         self._done += len(rows)
-        if time.monotonic() - self._last >= _PROVE_EVERY:
-            self._prove()
+        if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
+            self._sync()
 
     def __enter__(self) -> Self:
         return self
@@ -154,22 +158,23 @@ class _Rows:
                 self._part.replace(self._path)
                 self._proven.unlink(missing_ok=True)
             else:
-                with suppress(OSError):  # a full disk, perhaps: what was proven before is kept
-                    self._prove()
+                with suppress(OSError):  # perhaps a full disk; the last successful sync still counts
+                    self._sync()
         finally:
-            with suppress(OSError):  # which tries to write once more
+            with suppress(OSError):  # closing flushes again, and fails again on a full disk
                 self._file.close()
 
-    def _prove(self) -> None:
+    def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         write_json(self._proven, {"rows": self._done, "size": self._file.tell()})
-        self._last = time.monotonic()
+        self._last_sync = time.monotonic()
 
-    def _find_proven(self) -> tuple[int, int]:
+    def _read_proven(self) -> tuple[int, int]:
+        """Rows and bytes that are known to be on disk; zeros where nothing is."""
         try:
-            told = json.loads(self._proven.read_text())
-            rows, size = int(told["rows"]), int(told["size"])
+            proven = json.loads(self._proven.read_text())
+            rows, size = int(proven["rows"]), int(proven["size"])
             if rows > 0 and self._part.stat().st_size >= size > 0:
                 return rows, size
         except (OSError, ValueError, KeyError, TypeError):
@@ -178,7 +183,7 @@ class _Rows:
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    """The beginning of an .npy file of float32."""
+    """Write the header of an .npy file of float32."""
     descr = np.lib.format.dtype_to_descr(np.dtype(np.float32))
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

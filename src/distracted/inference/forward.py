@@ -1,7 +1,7 @@
-"""The fastest forward pass of a trained network over many images.
+"""A fast forward pass of a trained network over many images.
 
-Each BatchNorm is folded into the convolution before it. The folded network has to agree with the network
-itself on the first images; where it does not, the network itself predicts.
+Each BatchNorm is folded into the convolution before it. If the folded network disagrees with the original on
+the first images, the original is used.
 """
 
 from copy import deepcopy
@@ -15,20 +15,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from distracted.inference.device import Precision, autocast
 from distracted.models.network import Network
 
-#: What is asked of a network: logits (B, num_classes), or the input of its head (B, num_features).
+#: What to compute: logits (B, num_classes), or the head's input (B, num_features).
 Output = Literal["logits", "features"]
 
 _WORTH_FOLDING = 500  # images: for fewer, folding takes as long as it saves
-_TOLERANCE = 1e-4  # of log-probabilities; of features, relative to the largest
-_HALF_TOLERANCE = 0.1  # half precision rounds by itself, and differently in another order
-_NUM_COMPARED = 4  # images that both networks see
+_TOLERANCE = 1e-4  # absolute for log-probabilities, relative to the largest for features
+_HALF_TOLERANCE = 0.1  # the same in half precision, where folding changes the rounding
+_NUM_COMPARED = 4  # images on which the two networks are compared
 
 
 class Forward:
-    """Maps uint8 images to float32 logits or features on the same device; prepared on the first images.
+    """Maps uint8 images to float32 logits or features on the same device; folds on the first batch.
 
     Args:
-        num_images: How many images it will see.
+        num_images: Number of images to come, which decides whether folding pays.
     """
 
     def __init__(self, network: Network, output: Output, *, num_images: int, precision: Precision) -> None:
@@ -59,19 +59,19 @@ class Forward:
 
 
 def worth_folding(num_images: int) -> bool:
-    """Whether folding saves more time on so many images than it takes."""
+    """Whether folding saves more time on this many images than it takes."""
     return num_images >= _WORTH_FOLDING
 
 
 @torch.no_grad()
 def fold_batchnorm(network: Network, images: torch.Tensor) -> Network | None:
-    """A copy of a network in eval mode, each BatchNorm that follows a convolution folded into it.
+    """Copy a network in eval mode and fold each BatchNorm that follows a convolution into it.
 
     Args:
-        images: A few images, to see which module follows which.
+        images: A few images for a forward pass that shows which module follows which.
 
     Returns:
-        None if there is nothing to fold.
+        The folded copy, or None if there is nothing to fold.
     """
     folded = deepcopy(network).eval()
     convs: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # keeps the outputs alive: an id may be reused
@@ -97,6 +97,6 @@ def fold_batchnorm(network: Network, images: torch.Tensor) -> Network | None:
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
         parent, _, name = names[norm].rpartition(".")
-        # timm's BatchNorm holds the activation that follows it
+        # timm's BatchNormAct modules contain the activation that follows
         setattr(modules[parent], name, getattr(norm, "act", nn.Identity()))
     return folded.to(memory_format=torch.channels_last) if pairs else None

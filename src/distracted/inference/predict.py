@@ -1,4 +1,4 @@
-"""The forward pass over a set of images."""
+"""Predictions over a set of images."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from distracted.inference.forward import Forward
 from distracted.models.network import Network
 from distracted.progress import Progress, silent
 
-_ROWS = 1024  # of features at a time
+_CHUNK = 1024  # rows of features per forward pass of the head
 
 
 @torch.no_grad()
@@ -29,11 +29,11 @@ def predict_log_probs(
 ) -> NDArray[np.float32]:
     """Natural log-probabilities of a loader's images in its order, shape (num_images, num_classes).
 
-    The softmax is taken in float64, so that each row's probabilities sum to 1 within float32's rounding.
+    The softmax is computed in float64, so that the probabilities of a row sum to 1 within float32's rounding.
 
     Args:
-        done: What each of the first batches gave before the pass was interrupted: they are not predicted
-            again, and the others are added to it.
+        done: Results of the batches that were predicted before an interruption. They are not repeated, and
+            those of further batches are appended.
         after_batch: Called after each batch; may raise, to stop.
     """
     forward = Forward(network, "logits", num_images=loader.num_images, precision=precision)
@@ -58,53 +58,55 @@ def predict_together(
     label: str = "predicting",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """As `predict_log_probs`, of each view of each image by each of several networks of the same input.
+    """Predict all views of each image by several networks with the same input, decoding each image once.
 
-    Images are decoded once for all of them. One view of a batch at a time: memory is that of a batch, and
-    each view is predicted as if it were alone.
+    Networks see one view of a batch at a time, so memory is that of one batch and the results equal those of
+    separate passes.
 
     Args:
-        loader: Its images have a dimension of views after that of the batch.
+        loader: Yields images with a view dimension after the batch dimension.
 
     Returns:
-        Shape (num_networks, num_views, num_images, num_classes).
+        Natural log-probabilities, shape (num_networks, num_views, num_images, num_classes).
     """
     num_images = loader.num_images
     forwards = [Forward(net, "logits", num_images=num_images, precision=precision) for net in networks]
-    parts = []
+    batches = []
     with progress(label, total=loader.num_images, unit="img") as step:
         for batch in prefetch(loader.epoch(), device):
             views = [view.contiguous() for view in batch.images.unbind(1)]
-            parts.append([[_log_probs(forward, view) for view in views] for forward in forwards])
+            batches.append([[_log_probs(forward, view) for view in views] for forward in forwards])
             step(len(batch.images))
-    return np.concatenate(parts, axis=2).astype(np.float32)
+    return np.concatenate(batches, axis=2).astype(np.float32)
 
 
 @torch.no_grad()
 def predict_from_features(
     network: Network, features: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """As `predict_log_probs`, from the frozen base's features of the images, (num_images, num_features).
+    """Natural log-probabilities of some rows of frozen features, shape (num_rows, num_classes).
 
     Args:
-        rows: Those to predict.
+        features: The head's input, shape (num_images, num_features).
+        rows: Rows to predict, shape (num_rows,).
     """
     network.eval()
-    parts = []
-    for batch in np.array_split(rows, max(1, -(-len(rows) // _ROWS))):
-        logits = network.head(torch.from_numpy(features[batch]).to(network.mean.device))
-        parts.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
-    return np.concatenate(parts).astype(np.float32)
+    chunks = []
+    for chunk in np.array_split(rows, max(1, -(-len(rows) // _CHUNK))):
+        logits = network.head(torch.from_numpy(features[chunk]).to(network.mean.device))
+        chunks.append(torch.log_softmax(logits.float().cpu().double(), dim=1).numpy())
+    return np.concatenate(chunks).astype(np.float32)
 
 
 def _log_probs(forward: Forward, images: torch.Tensor) -> NDArray[np.float64]:
+    """Predict a batch, in halves if the device runs out of memory."""
     try:
         logits = forward(images)
     except torch.OutOfMemoryError:
         if len(images) == 1:
             raise
         logits = None
-    if logits is None:  # outside of the `except`, whose traceback holds on to what was computed
+    if logits is None:  # outside of `except`: the traceback keeps the failed pass's tensors alive
         return np.concatenate([_log_probs(forward, half) for half in images.tensor_split(2)])
     log_probs: NDArray[np.float64] = torch.log_softmax(logits.cpu().double(), dim=1).numpy()
     return log_probs

@@ -1,7 +1,7 @@
-"""Test-time augmentation: named, fixed views of a picture, and the mean of what a network says of them.
+"""Test-time augmentation: named, deterministic views of an image, and averaging predictions over them.
 
-Crops from the corners and the centre are those of Krizhevsky et al. (2012), without the flips: left and right
-hand are different classes. Nothing here is random, so the same view is the same picture everywhere.
+The crops of corners and centre are those of Krizhevsky et al. (2012), without flips: left and right hand are
+different classes.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from distracted.data.images import Image
 from distracted.errors import ConfigError
 from distracted.schema import Box
 
-#: Ways to average log-probabilities over their first dimension: arithmetic in probabilities, or geometric.
+#: How to average predictions: arithmetic mean of probabilities, or of log-probabilities (geometric mean).
 AVERAGES = ("probs", "log_probs")
 
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at a picture; the defaults are what evaluation sees.
+    """A deterministic transform of an image; the defaults are the evaluation transform.
 
     Attributes:
-        share: Sides of the window that is seen, as a share of those that evaluation sees.
-        across, down: Where the window lies in the picture, from 0 (left, top) to 1 (right, bottom).
-        degrees: The camera's roll, counter-clockwise; what lies beyond the border is mirrored in.
-        gamma: Exponent of the values in [0, 1]; above 1 is darker.
+        share: Side of the crop, as a fraction of evaluation's crop.
+        across, down: Position of the crop in the image, from 0 (left, top) to 1 (right, bottom).
+        degrees: Counter-clockwise rotation; the border is filled by reflection.
+        gamma: Exponent of pixel values in [0, 1]; above 1 is darker.
         contrast: Factor on the distance from mid-grey.
     """
 
@@ -42,19 +42,19 @@ class View:
     contrast: float = 1.0
 
     def __call__(self, image: Image, *, size: int, crop: float) -> Image:
-        """The network's input, uint8 of shape (size, size, 3), of an RGB picture (H, W, 3)."""
+        """Transform an RGB image, shape (H, W, 3), to the network's input, uint8, shape (size, size, 3)."""
         if self.degrees:
-            image = _roll(image, self.degrees)
+            image = _rotate(image, self.degrees)
         image = resize_and_crop(image, size=size, crop=crop * self.share, across=self.across, down=self.down)
         if self.gamma != 1 or self.contrast != 1:
-            image = cv2.LUT(image, _curve(self.gamma, self.contrast))
+            image = cv2.LUT(image, _lookup_table(self.gamma, self.contrast))
         return image
 
 
 _CENTRE = View("centre")
-_CORNER = 0.9  # near enough to what training's random crops show
+_CORNER = 0.9  # within the range of training's random crops
 
-#: Views by the name of their group.
+#: Views by group, as named by `VIEWS=`.
 VIEWS: dict[str, tuple[View, ...]] = {
     "centre": (_CENTRE,),
     "five_crops": (
@@ -64,8 +64,8 @@ VIEWS: dict[str, tuple[View, ...]] = {
         View("crop_bottom_left", share=_CORNER, across=0, down=1),
         View("crop_bottom_right", share=_CORNER, across=1, down=1),
     ),
-    # Closer, not wider: random crops make things larger in training than they are in evaluation (Touvron et
-    # al. 2019).
+    # Zoomed in, never out: random crops make objects larger in training than in evaluation (Touvron et al.
+    # 2019).
     "scales": (View("scale_0.85", share=0.85), View("scale_0.92", share=0.92), _CENTRE),
     "rotations": (View("rotate_left", degrees=6), View("rotate_right", degrees=-6)),
     "colour": (
@@ -78,14 +78,16 @@ VIEWS: dict[str, tuple[View, ...]] = {
 
 
 def find_views(groups: Sequence[str]) -> tuple[View, ...]:
-    """The views of some groups, each once, in order.
+    """The views of some groups, in order, without repetitions.
 
     Raises:
-        ConfigError: no group, or one that does not exist.
+        ConfigError: no group, or an unknown one.
     """
     known = ", ".join(f"{name} ({len(views)})" for name, views in VIEWS.items())
     if not groups:
-        raise ConfigError(f"VIEWS= is empty: names of groups, separated by spaces; there are {known}")
+        raise ConfigError(
+            f"VIEWS= is empty: expected names of groups, separated by spaces; there are {known}"
+        )
     for group in groups:
         if group not in VIEWS:
             raise ConfigError(f"VIEWS: unknown group {group!r}; there are {known}")
@@ -93,18 +95,18 @@ def find_views(groups: Sequence[str]) -> tuple[View, ...]:
 
 
 def check_average(name: str) -> str:
-    """Return the name of a way to average views, or raise ConfigError."""
+    """Return the name if it is one of `AVERAGES`, else raise ConfigError."""
     if name not in AVERAGES:
         raise ConfigError(f"AVERAGE={name}: expected {' or '.join(AVERAGES)}")
     return name
 
 
 class Viewer:
-    """Makes all views of a picture: decoded once, whatever their number.
+    """A loader's transform that makes all views of a decoded image.
 
     Args:
-        size, crop: As evaluation's, see `resize_and_crop`.
-        regions: Boxes that are seen beside the whole picture, each under the same view as the whole.
+        size, crop: As in evaluation, see `resize_and_crop`.
+        regions: Boxes that the network takes in addition to the whole image; each view applies to all.
     """
 
     def __init__(self, views: Sequence[View], *, size: int, crop: float, regions: Sequence[Box] = ()) -> None:
@@ -112,27 +114,27 @@ class Viewer:
         self._regions = tuple(regions)
 
     def __call__(self, image: Image, *, epoch: int, index: int, repeat: int = 0) -> NDArray[np.uint8]:
-        """Views of an RGB picture (H, W, 3), the same in any epoch.
+        """All views of an RGB image, shape (H, W, 3); the epoch and index are ignored.
 
-        Shape (num_views, size, size, 3); with regions (num_views, 1 + num_regions, size, size, 3).
+        Returns:
+            Shape (num_views, size, size, 3); with regions (num_views, 1 + num_regions, size, size, 3).
         """
-        pictures = [image, *(cut_region(image, box) for box in self._regions)]
-        seen = [
-            np.stack([view(picture, size=self._size, crop=self._crop) for picture in pictures])
-            for view in self._views
+        images = [image, *(cut_region(image, box) for box in self._regions)]
+        views = [
+            np.stack([view(i, size=self._size, crop=self._crop) for i in images]) for view in self._views
         ]
-        return np.stack(seen) if self._regions else np.concatenate(seen)
+        return np.stack(views) if self._regions else np.concatenate(views)
 
 
 def average_views(log_probs: NDArray[np.floating], average: str) -> NDArray[np.float64]:
-    """Log-probabilities of several views as one prediction.
+    """Average log-probabilities over their first dimension.
 
     Args:
         log_probs: Shape (num_views, num_images, num_classes).
-        average: One of `AVERAGES`; the geometric mean is normalised.
+        average: One of `AVERAGES`.
 
     Returns:
-        Shape (num_images, num_classes).
+        Normalised log-probabilities, shape (num_images, num_classes).
     """
     values = np.asarray(log_probs, dtype=np.float64)
     mean = np.logaddexp.reduce(values, axis=0) if average == "probs" else values.mean(axis=0)
@@ -140,15 +142,14 @@ def average_views(log_probs: NDArray[np.floating], average: str) -> NDArray[np.f
     return normalised
 
 
-def _roll(image: Image, degrees: float) -> Image:
+def _rotate(image: Image, degrees: float) -> Image:
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    rolled: Image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-    return rolled
+    rotated: Image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return rotated
 
 
 @cache
-def _curve(gamma: float, contrast: float) -> NDArray[np.uint8]:
-    """What each of the 256 values becomes."""
+def _lookup_table(gamma: float, contrast: float) -> NDArray[np.uint8]:
     values = 255 * (np.arange(256) / 255) ** gamma
     return np.clip(np.rint(127.5 + contrast * (values - 127.5)), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Auxiliary heads: classifiers on a block in the middle that help the blocks below it learn, and no more.
+"""Auxiliary heads: classifiers on intermediate blocks that improve training and are left out of prediction.
 
-Inception v1 and v3 were trained with them (Szegedy et al. 2014 and 2015). Their losses join the last head's
-while a phase trains the block that they sit on; prediction leaves them out.
+Inception v1 and v3 were trained with them (Szegedy et al. 2014 and 2015). Their losses are added to the main
+head's while a phase trains the block that they sit on.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.googlenet import InceptionAux as _GoogLeNetAux
 
-_SIDE = 17  # of the map that Inception v3's auxiliary head was made for
+_INCEPTION_V3_SIDE = 17  # side of the feature map that its auxiliary head was designed for
 
 
 class AuxiliaryHead(nn.Module):
@@ -20,38 +20,39 @@ class AuxiliaryHead(nn.Module):
 
     Attributes:
         block: Name of the block whose output it takes.
-        prefix: Of its tensors in the backbone's weight files.
-        classifier: The names of its last layer there, which knows other classes.
+        prefix: Prefix of its tensors in the backbone's weight files.
+        classifier: Prefix of its last layer's tensors there; that layer has other classes and is not loaded.
     """
 
-    def __init__(self, block: str, prefix: str, body: nn.Module, *, classifier: str, least: int) -> None:
+    def __init__(self, block: str, prefix: str, body: nn.Module, *, classifier: str, min_side: int) -> None:
         super().__init__()
         self.block = block
         self.prefix = prefix
         self.classifier = classifier
         self.body = body
-        self._least = least
+        self._min_side = min_side
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (B, num_classes), of the block's output, shape (B, C, h, w)."""
-        if min(x.shape[-2:]) < self._least:  # images smaller than the network was made for
-            x = F.adaptive_avg_pool2d(x, self._least)
+        """Map the block's output, shape (B, C, h, w), to logits, shape (B, num_classes)."""
+        if min(x.shape[-2:]) < self._min_side:  # images smaller than the network was designed for
+            x = F.adaptive_avg_pool2d(x, self._min_side)
         logits: torch.Tensor = self.body(x)
         return logits
 
 
 def _inception_v3(num_classes: int) -> list[AuxiliaryHead]:
     body = _InceptionV3Aux(768, num_classes)
-    return [AuxiliaryHead("Mixed_6e", "AuxLogits.", body, classifier="fc.", least=_SIDE)]
+    return [AuxiliaryHead("Mixed_6e", "AuxLogits.", body, classifier="fc.", min_side=_INCEPTION_V3_SIDE)]
 
 
 def _googlenet(num_classes: int) -> list[AuxiliaryHead]:
     return [
-        AuxiliaryHead(block, prefix, _GoogLeNetAux(channels, num_classes), classifier="fc2.", least=1)
+        AuxiliaryHead(block, prefix, _GoogLeNetAux(channels, num_classes), classifier="fc2.", min_side=1)
         for block, prefix, channels in (("inception4a", "aux1.", 512), ("inception4d", "aux2.", 528))
     ]
 
 
+#: Builders of auxiliary heads, by backbone name; each takes the number of classes.
 AUXILIARY: dict[str, Callable[[int], list[AuxiliaryHead]]] = {
     "inception_v3": _inception_v3,
     "googlenet": _googlenet,

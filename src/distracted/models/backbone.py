@@ -1,4 +1,4 @@
-"""Backbones by name: what is known of them beforehand, and their trunks."""
+"""Backbones by name: their input settings, where their weights lie, and their trunks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +9,19 @@ import timm
 from torch import nn
 
 from distracted.errors import ConfigError, first_line
-from distracted.models.baselines import OWN
+from distracted.models.baselines import CUSTOM_TRUNKS
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What is known of a network before it is built.
+    """A network's properties before it is built, from timm's `PretrainedCfg` or `CUSTOM_TRUNKS`.
 
     Attributes:
-        source: Where its ImageNet weights lie: a repository of timm's hub, the address of a file, or None.
-        image_size: Side in pixels; crop: share of the picture's sides seen; mean, std: of pixels in [0, 1].
-        fixed_size: The network has to be told its input size when it is built (transformers).
+        source: Default ImageNet weights: a repository on timm's hub, a file's URL, or None.
+        image_size: Default side in pixels.
+        crop: Share of the image's sides that evaluation sees (timm's `crop_pct`).
+        mean, std: Normalisation of RGB pixels in [0, 1].
+        fixed_size: Whether the input size must be given at construction (transformers).
     """
 
     name: str
@@ -32,15 +34,16 @@ class Backbone:
 
 
 def find_backbone(name: str) -> Backbone:
-    """Look a network up by its name: one of `OWN`, or timm's.
+    """Look up a network of `CUSTOM_TRUNKS` or of timm by name.
 
     Raises:
-        ConfigError: there is none of that name; names the nearest.
+        ConfigError: unknown name; lists the closest ones.
     """
-    if own := OWN.get(name):
-        return Backbone(name, own.source, own.image_size, own.crop, own.mean, own.std, fixed_size=False)
+    if custom := CUSTOM_TRUNKS.get(name):
+        settings = custom.image_size, custom.crop, custom.mean, custom.std
+        return Backbone(name, custom.source, *settings, fixed_size=False)
     if not timm.is_model(name.split(".")[0]):
-        near = ", ".join(get_close_matches(name, [*OWN, *timm.list_models()], n=3))
+        near = ", ".join(get_close_matches(name, [*CUSTOM_TRUNKS, *timm.list_models()], n=3))
         raise ConfigError(
             f"model.backbone: timm has no network {name!r}; nearest: {near or 'see timm.list_models()'}"
         )
@@ -49,7 +52,7 @@ def find_backbone(name: str) -> Backbone:
     except RuntimeError as error:
         raise ConfigError(f"model.backbone={name}: {error}") from error
     if cfg is None:
-        raise ConfigError(f"model.backbone={name}: timm keeps no input size or normalisation for it")
+        raise ConfigError(f"model.backbone={name}: timm has no input size or normalisation for it")
     source = cfg.hf_hub_id
     if source and source.endswith("/"):
         source = f"{source}{cfg.architecture}.{cfg.tag}"
@@ -66,17 +69,17 @@ def find_backbone(name: str) -> Backbone:
 
 
 def build_trunk(backbone: Backbone, size: int, *, dense_layers: bool) -> nn.Module:
-    """A backbone without its classifier, with random weights, for images of `size` pixels.
+    """Build a backbone without its classifier, with random weights, for square images of `size` pixels.
 
     Args:
-        dense_layers: Keep VGG's two dense layers of 4,096.
+        dense_layers: Keep VGG's two dense layers of 4,096 units.
     """
-    extra = {"img_size": size} if backbone.fixed_size else {}
-    trunk: nn.Module = (
-        OWN[backbone.name].build(size)
-        if backbone.name in OWN
-        else timm.create_model(backbone.name, pretrained=False, num_classes=0, **extra)
-    )
+    trunk: nn.Module
+    if backbone.name in CUSTOM_TRUNKS:
+        trunk = CUSTOM_TRUNKS[backbone.name].build(size)
+    else:
+        extra = {"img_size": size} if backbone.fixed_size else {}
+        trunk = timm.create_model(backbone.name, pretrained=False, num_classes=0, **extra)
     if hasattr(trunk, "pre_logits") and not dense_layers:
         trunk.pre_logits = nn.Identity()
     return trunk
@@ -84,10 +87,9 @@ def build_trunk(backbone: Backbone, size: int, *, dense_layers: bool) -> nn.Modu
 
 @contextmanager
 def refusing_size(backbone: Backbone, size: int) -> Iterator[None]:
-    """Around building a network and its first pass: each architecture has its own way to refuse a size.
+    """Turn any error raised while a network is built and first run into a ConfigError about the image size.
 
-    Raises:
-        ConfigError: the network does not take images of this size.
+    Architectures reject an unsuitable size in many different ways.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""A backbone's trunk as named blocks of layers, from the input on, and how much of it a phase freezes.
+"""A trunk as an ordered list of named blocks and layers, and how many layers a phase freezes.
 
-Every way of freezing comes down to one number: so many of the first layers are frozen. A layer is a weight
-matrix (a convolution's, a dense layer's) with the norms, biases and scales that follow it in its block.
+Every way to freeze reduces to one number: how many layers, counted from the input, are frozen. A layer is a
+convolution or dense layer together with the norms, biases and scales that follow it in its block.
 """
 
 import math
@@ -23,9 +23,10 @@ class Block:
     """A named part of a trunk.
 
     Attributes:
-        name: The module's that holds it; "stem" for the first; block1, block2 ... where no module holds it.
-        output: Name of the module whose output is the block's.
-        layers: Names of the parameters of each layer, from the input on.
+        name: Name of the module that contains it, "stem" for the first block, or block1, block2 ... where no
+            single module contains it.
+        output: Name of the module whose output is the block's output.
+        layers: Parameter names of each layer, in forward order.
     """
 
     name: str
@@ -38,11 +39,11 @@ class Block:
 
 
 def find_blocks(trunk: nn.Module) -> tuple[Block, ...]:
-    """The blocks of a trunk, from the input on; together they hold each of its parameters once.
+    """Split a trunk into blocks, in forward order, which together hold every parameter exactly once.
 
-    They are timm's groups of parameters (those of its layer-wise rates). Groups of norms alone join the block
-    before them. Where each group is a single layer, as in VGG, the ends of timm's feature stages bound the
-    blocks. A network without groups is cut into its children, containers opened.
+    Blocks are timm's parameter groups (the ones it uses for layer-wise learning rates); a group of norms
+    joins the block before it. Where every group is a single layer, as in VGG, timm's feature stages delimit
+    the blocks. A network without groups is split into its children, with containers expanded.
     """
     groups = _join_norms(_groups(trunk), trunk)
     ends = _stage_ends(trunk)
@@ -50,8 +51,8 @@ def find_blocks(trunk: nn.Module) -> tuple[Block, ...]:
         return _blocks_by_stage(groups, ends, trunk)
     return tuple(
         Block(
-            STEM if number == 0 else _own_prefix(_first(group), groups, number),
-            _after(_own_prefix(group[-1], groups, number), ends, trunk),
+            STEM if number == 0 else _exclusive_prefix(_first_nested(group), groups, number),
+            _stage_end_after(_exclusive_prefix(group[-1], groups, number), ends, trunk),
             _layers(group, trunk),
         )
         for number, group in enumerate(groups)
@@ -63,14 +64,14 @@ def count_layers(blocks: Sequence[Block]) -> int:
 
 
 def frozen_layers(blocks: Sequence[Block], phase: TrainPhase, *, done: float = 0.0) -> int:
-    """How many of the first layers of the trunk are frozen.
+    """Count the layers that are frozen, from the input on.
 
     Args:
-        done: Share of the phase that lies behind, in [0, 1]: `gradual` thaws the blocks from the last to the
-            first, each after an equal share.
+        done: Completed fraction of the phase, in [0, 1]. `gradual` unfreezes the blocks from the last to the
+            first, at equal intervals.
 
     Raises:
-        ConfigError: the phase names a block that is not there, or more blocks or layers than there are.
+        ConfigError: the phase names an unknown block, or more blocks or layers than the trunk has.
     """
     total = count_layers(blocks)
     if phase.freeze is not None:
@@ -95,7 +96,11 @@ def frozen_layers(blocks: Sequence[Block], phase: TrainPhase, *, done: float = 0
 
 
 def find_block(blocks: Sequence[Block], name: str, key: str) -> int:
-    """Position of a block by its name; ConfigError, with the names that exist, where there is none."""
+    """Index of the block with this name.
+
+    Raises:
+        ConfigError: unknown name; lists the names of this backbone.
+    """
     names = [block.name for block in blocks]
     if name not in names:
         raise ConfigError(
@@ -108,9 +113,9 @@ def _last(blocks: Sequence[Block], number: int) -> int:
     return count_layers(blocks[len(blocks) - number :])
 
 
-def _at_most(number: int, total: int, key: str, what: str) -> int:
+def _at_most(number: int, total: int, key: str, unit: str) -> int:
     if number > total:
-        raise ConfigError(f"{key}: {number} {what}; this backbone has {total}")
+        raise ConfigError(f"{key}: {number} {unit}; this backbone has {total}")
     return number
 
 
@@ -121,21 +126,21 @@ def _groups(trunk: nn.Module) -> list[list[str]]:
         return [groups[key] for key in sorted(groups)]
     children: list[tuple[str, nn.Module]] = []
     for name, child in trunk.named_children():
-        opened = isinstance(child, nn.Sequential | nn.ModuleList)
-        children += (
-            [(f"{name}.{i}", part) for i, part in child.named_children()] if opened else [(name, child)]
-        )
-    named = [[f"{name}.{p}" for p, _ in child.named_parameters()] for name, child in children]
-    filled = [group for group in named if group]
-    own = [name for name, _ in trunk.named_parameters(recurse=False)]  # such as a class token
-    return [own + filled[0], *filled[1:]] if filled else []
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            children += [(f"{name}.{i}", grandchild) for i, grandchild in child.named_children()]
+        else:
+            children.append((name, child))
+    by_child = [[f"{name}.{p}" for p, _ in child.named_parameters()] for name, child in children]
+    filled = [group for group in by_child if group]
+    direct = [name for name, _ in trunk.named_parameters(recurse=False)]  # such as a class token
+    return [direct + filled[0], *filled[1:]] if filled else []
 
 
 def _join_norms(groups: list[list[str]], trunk: nn.Module) -> list[list[str]]:
-    sizes = {name: parameter.ndim for name, parameter in trunk.named_parameters()}
+    ndims = {name: parameter.ndim for name, parameter in trunk.named_parameters()}
     joined: list[list[str]] = []
     for group in groups:
-        if joined and all(sizes[name] <= 1 for name in group):
+        if joined and all(ndims[name] <= 1 for name in group):
             joined[-1] = joined[-1] + group
         else:
             joined.append(group)
@@ -143,7 +148,7 @@ def _join_norms(groups: list[list[str]], trunk: nn.Module) -> list[list[str]]:
 
 
 def _layers(names: Sequence[str], trunk: nn.Module) -> tuple[tuple[str, ...], ...]:
-    """Parameters by layer: what precedes the first matrix goes with it, what follows goes with the last."""
+    """Group parameter names by layer; 1-d parameters join the weight matrix before them, or the first one."""
     parameters = dict(trunk.named_parameters())
     layers: list[list[str]] = []
     waiting: list[str] = []
@@ -161,8 +166,8 @@ def _layers(names: Sequence[str], trunk: nn.Module) -> tuple[tuple[str, ...], ..
     return tuple(map(tuple, layers))
 
 
-def _own_prefix(name: str, groups: Sequence[Sequence[str]], number: int) -> str:
-    """The shortest module name above a parameter that no other group's parameters share."""
+def _exclusive_prefix(name: str, groups: Sequence[Sequence[str]], number: int) -> str:
+    """The outermost module around a parameter of group `number` that holds no other group's parameters."""
     parts = name.split(".")
     others = [other for i, group in enumerate(groups) if i != number for other in group]
     for length in range(1, len(parts)):
@@ -172,13 +177,13 @@ def _own_prefix(name: str, groups: Sequence[Sequence[str]], number: int) -> str:
     return ".".join(parts[:-1])
 
 
-def _first(group: Sequence[str]) -> str:
-    """The first parameter that is not the trunk's own."""
+def _first_nested(group: Sequence[str]) -> str:
+    """The first parameter that belongs to a submodule rather than to the trunk itself."""
     return next((name for name in group if "." in name), group[0])
 
 
-def _after(module: str, ends: Sequence[str], trunk: nn.Module) -> str:
-    """The end of a feature stage that follows a module with nothing to learn between them, or the module."""
+def _stage_end_after(module: str, ends: Sequence[str], trunk: nn.Module) -> str:
+    """The stage end that follows a module without parameters in between (an activation), else the module."""
     names: list[str] = [name for name, _ in trunk.named_modules()]
     for name in names[names.index(module) + 1 :]:
         if name.startswith(f"{module}."):

@@ -1,4 +1,4 @@
-"""ImageNet weights of timm's hub, or of a file elsewhere: from the local cache, or downloaded."""
+"""ImageNet weight files from timm's hub or from a URL: taken from the local cache, or downloaded."""
 
 import logging
 import re
@@ -15,14 +15,14 @@ from distracted.reach import answers
 
 _log = logging.getLogger(__name__)
 
-_DIGEST = re.compile(r"-([0-9a-f]{8,})\.")  # in a file's name
+_DIGEST = re.compile(r"-([0-9a-f]{8,})\.")  # torch puts the start of a file's SHA-256 in its name
 _FILENAME = "model.safetensors"
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers within seconds; found out once a process.
+    """Whether the hub answers within seconds; checked once per process.
 
-    Left alone, the hub client retries for 48 seconds a model.
+    Without this check the hub client retries for 48 seconds per model.
     """
     return _reachable(constants.ENDPOINT)
 
@@ -32,61 +32,63 @@ def _reachable(server: str) -> bool:
 
 
 def cached_weights(repo: str) -> Path | None:
-    """The weights of a hub repository in the hub's local cache, or None."""
-    found = try_to_load_from_cache(repo, _FILENAME)
-    return Path(found) if isinstance(found, str) else None
+    """Path of a hub repository's weights in the hub's local cache, or None."""
+    path = try_to_load_from_cache(repo, _FILENAME)
+    return Path(path) if isinstance(path, str) else None
 
 
 def short_name(source: str) -> str:
-    """A hub repository as it is; of an address, the file's name."""
+    """The file name of a URL; a hub repository's name as it is."""
     return Path(urlsplit(source).path).name if "://" in source else source
 
 
 def hub_weights(source: str) -> Path:
-    """The file of a network's default weights on this disk, downloaded if need be.
+    """Path of a network's default weights on this disk, downloaded if necessary.
 
     Args:
-        source: A repository of timm's hub such as "timm/resnet50.a1_in1k", or the address of a file, as
-            torchvision and the older of timm's networks have them.
+        source: A repository of timm's hub such as "timm/resnet50.a1_in1k", or the URL of a file, which
+            torchvision's and some older timm networks have.
 
     Raises:
-        WeightsError: not cached, and the hub or server cannot be reached or does not give the file.
+        WeightsError: not cached, and the hub or server is unreachable or the download fails.
     """
-    return _file_at(source) if "://" in source else _in_repository(source)
+    return _from_url(source) if "://" in source else _from_repository(source)
 
 
-def _in_repository(repo: str) -> Path:
+def _from_repository(repo: str) -> Path:
     if (path := cached_weights(repo)) is not None:
         return path
     if not hub_reachable():
-        raise _not_there(repo, "the hub cannot be reached")
+        raise _unavailable(repo, "the hub cannot be reached")
     _log.info("downloading %s from the hub", repo)
     try:
         return Path(hf_hub_download(repo, _FILENAME))
-    except Exception as error:  # the hub client has changed its HTTP library, and so the errors, before
-        raise _not_there(repo, f"the hub does not give it ({first_line(error)})") from error
+    except Exception as error:  # the client has changed its HTTP library, and its exceptions, before
+        raise _unavailable(repo, f"the download from the hub failed ({first_line(error)})") from error
 
 
-def _file_at(url: str) -> Path:
-    """A file in torch's own cache, checked against the digest in its name where there is one."""
+def _from_url(url: str) -> Path:
+    """A file in torch's cache, checked against the digest in its name if there is one."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / short_name(url)
-    found = _DIGEST.search(path.name)
-    digest = found.group(1) if found else None
+    match = _DIGEST.search(path.name)
+    digest = match.group(1) if match else None
     if path.is_file():
         if digest and not sha256_file(path).startswith(digest):
-            raise WeightsError(f"{path}: not what its name says (its digest differs); remove it")
+            raise WeightsError(
+                f"{path}: damaged: its SHA-256 does not begin with {digest}, as its name says; remove it"
+            )
         return path
     scheme, server = urlsplit(url)[:2]
     if not _reachable(f"{scheme}://{server}"):
-        raise _not_there(path.name, f"{server} cannot be reached")
+        raise _unavailable(path.name, f"{server} cannot be reached")
     _log.info("downloading %s from %s", path.name, server)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), digest, progress=sys.stderr.isatty())
-    except Exception as error:  # urllib's many, and a digest that differs
-        raise _not_there(path.name, f"{server} does not give it ({first_line(error)})") from error
+    except Exception as error:  # urllib raises many types; a wrong digest is a RuntimeError
+        raise _unavailable(path.name, f"the download from {server} failed ({first_line(error)})") from error
     return path
 
 
-def _not_there(name: str, reason: str) -> WeightsError:
+def _unavailable(name: str, reason: str) -> WeightsError:
     return WeightsError(f"ImageNet weights {name}: {reason} and they are not in the cache")

@@ -1,4 +1,4 @@
-"""A backbone with our head on it, and which part of it learns."""
+"""The network: a backbone's trunk with a new head, and freezing parts of it."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -16,11 +16,7 @@ from distracted.schema import HeadConfig, ModelConfig
 
 
 class Head(nn.Module):
-    """Dropout and a linear layer, after a dense layer where `hidden` asks for one.
-
-    Attributes:
-        classifier: The last, linear layer.
-    """
+    """Dropout and a linear layer `classifier`, preceded by a dense layer of `hidden` units unless it is 0."""
 
     def __init__(self, num_features: int, num_classes: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -29,17 +25,17 @@ class Head(nn.Module):
         self.classifier = nn.Linear(hidden or num_features, num_classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (B, num_classes), of features, shape (B, num_features)."""
+        """Map features, shape (B, num_features), to logits, shape (B, num_classes)."""
         logits: torch.Tensor = self.classifier(self.dropout(self.dense(features)))
         return logits
 
 
-class _Reached(Exception):
-    """Ends the trunk's forward pass at the block whose output is wanted: what lies above is not computed."""
+class _StopForward(Exception):
+    """Ends the trunk's forward pass at the head's block, so that later blocks are not computed."""
 
 
-class _Tap:
-    """A forward hook that keeps a block's output."""
+class _SaveOutput:
+    """A forward hook that stores a block's output, and may end the forward pass there."""
 
     def __init__(self, outputs: dict[str, torch.Tensor], block: str, *, stop: bool) -> None:
         self._outputs, self._block, self._stop = outputs, block, stop
@@ -47,19 +43,18 @@ class _Tap:
     def __call__(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         self._outputs[self._block] = output
         if self._stop:
-            raise _Reached
+            raise _StopForward
 
 
 class Network(nn.Module):
-    """Backbone and head.
+    """A trunk and the heads on it; takes uint8 images and normalises them.
 
     Attributes:
-        backbone: What is known of it beforehand.
-        trunk: The backbone without a classifier.
-        blocks: Of the trunk, from the input to the one whose output the head takes.
-        num_frozen: Layers of the trunk, from the first on, that are frozen.
-        head: Takes the features of all views of an image, one after another.
-        auxiliary: Heads on blocks in the middle, for training alone.
+        trunk: The backbone without its classifier.
+        blocks: The trunk's blocks from the input to the one that feeds the head.
+        num_frozen: Number of frozen layers, counted from the input.
+        head: Takes the concatenated features of an image's views (the whole image and its regions).
+        auxiliary: Heads on intermediate blocks, used in training only.
     """
 
     mean: torch.Tensor
@@ -81,29 +76,27 @@ class Network(nn.Module):
         self.blocks = find_blocks(trunk)
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
-        self._outputs: dict[str, torch.Tensor] = {}  # of tapped blocks, in the forward pass under way
+        self._outputs: dict[str, torch.Tensor] = {}  # of hooked blocks, during one forward pass
         self.num_frozen = 0
         self._flatten = config.pooling == "flatten"
-        self._last: str | None = None
+        self._last: str | None = None  # the head's block where that is not the trunk's last one
         if config.block != "last":
             self.blocks = self.blocks[: 1 + find_block(self.blocks, config.block, "model.head.block")]
             self._last = config.block
-            self._tap(config.block, stop=True)
+            self._save_output(config.block, stop=True)
         with torch.no_grad():
-            features = self.eval().features(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-        self.head = Head(
-            num_views * features.shape[1], num_classes, hidden=config.hidden, dropout=config.dropout
-        )
+            num_features = self.eval().features(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1]
+        self.head = Head(num_views * num_features, num_classes, hidden=config.hidden, dropout=config.dropout)
         self.auxiliary = nn.ModuleList(self._make_auxiliary(num_classes) if config.auxiliary else [])
         self._auxiliary_weight = config.auxiliary
         for head in self.auxiliary_heads():
-            self._tap(head.block, stop=False)
+            self._save_output(head.block, stop=False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head takes, shape (B, num_features), of uint8 images, shape (B, H, W, 3).
+        """Map uint8 images, shape (B, H, W, 3), to the head's input, shape (B, num_features).
 
-        With R views an image, shape (B, R, H, W, 3), the trunk sees each with the same weights, and their
-        features are joined in order.
+        With R views per image, shape (B, R, H, W, 3), the trunk is applied to each view and their features
+        are concatenated in order.
         """
         features = self._trunk_features(images.flatten(0, -4))
         return features.reshape(-1, images.shape[1] * features.shape[1]) if images.ndim == 5 else features
@@ -114,7 +107,7 @@ class Network(nn.Module):
         if self._last is not None:
             try:
                 self.trunk(x)
-            except _Reached:
+            except _StopForward:
                 output = self._outputs.pop(self._last)
                 return output.flatten(1) if self._flatten else self._pool(output)
             raise AssertionError(f"{self._last} was not reached")
@@ -127,32 +120,33 @@ class Network(nn.Module):
 
     @property
     def taken(self) -> tuple[str, bool]:
-        """Where and how the features leave the trunk: the block, and whether its map is flattened."""
+        """Where features are taken: the block ("last" or a name), and whether its map is flattened."""
         return self._last or "last", self._flatten
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (B, num_classes), of uint8 images, shape (B, H, W, 3) or (B, R, H, W, 3)."""
+        """Map uint8 images, shape (B, H, W, 3) or (B, R, H, W, 3), to logits, shape (B, num_classes)."""
         logits: torch.Tensor = self.head(self.features(images))
         self._outputs.clear()
         return logits
 
     def weighted_logits(self, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
-        """Logits of the head and of the auxiliary heads, each with its weight in the training loss.
+        """Logits of the head and of each auxiliary head, paired with its weight in the training loss.
 
-        An auxiliary head sees one view at a time; its logits are the mean over an image's views.
+        An auxiliary head sees one view at a time; its logits are averaged over an image's views.
         """
         logits = [(1.0, self.head(self.features(images)))]
         for head in self.auxiliary_heads():
             output = self._outputs.pop(head.block)
-            if output.requires_grad:  # else nothing below it learns
-                of_views = head(output).unflatten(0, (len(images), -1))
-                logits.append((self._auxiliary_weight, of_views.mean(1)))
+            if output.requires_grad:  # else no layer below it is trained
+                by_view = head(output).unflatten(0, (len(images), -1))
+                logits.append((self._auxiliary_weight, by_view.mean(1)))
         return logits
 
     def freeze_first(self, num_layers: int) -> None:
-        """Freeze the first so many layers of the trunk; the rest of it and all heads learn.
+        """Freeze the trunk's first `num_layers` layers; the other layers and the heads are trained.
 
-        No gradient is asked for below the first layer that learns, so a forward pass keeps nothing of it.
+        Nothing below the first trained layer requires a gradient, so autograd stores no activations there.
+        An auxiliary head is trained only while its block is.
         """
         self.num_frozen = num_layers
         self.trunk.requires_grad_(False)
@@ -161,14 +155,14 @@ class Network(nn.Module):
         layers = [layer for block in self.blocks for layer in block.layers]
         for name in (name for layer in layers[num_layers:] for name in layer):
             parameters[name].requires_grad_(True)
-        learning = {b.name for b in self.blocks if any(parameters[n].requires_grad for n in b.parameters)}
+        trained = {b.name for b in self.blocks if any(parameters[n].requires_grad for n in b.parameters)}
         for head in self.auxiliary_heads():
-            head.requires_grad_(head.block in learning)
+            head.requires_grad_(head.block in trained)
 
     def train_learning(self, *, batchnorm: bool) -> None:
-        """Training mode for what learns; frozen parts stay in eval mode, and so does BatchNorm unless asked.
+        """Set train mode, except for frozen modules and, unless `batchnorm`, for BatchNorm.
 
-        A BatchNorm layer in eval mode keeps its statistics; its scale and shift learn with their block.
+        BatchNorm in eval mode keeps its running statistics; its scale and shift are still trained.
         """
         self.train()
         for module in (*self.trunk.modules(), *self.auxiliary.modules()):
@@ -178,17 +172,17 @@ class Network(nn.Module):
                 module.eval()
 
     def _pool(self, output: torch.Tensor) -> torch.Tensor:
-        """Mean over positions: of maps (B, C, h, w), some transformers' (B, h, w, C), or tokens (B, N, C)."""
+        """Average maps (B, C, h, w), channels-last maps (B, h, w, C) or tokens (B, N, C) over positions."""
         if output.ndim == 4:
             return output.mean((1, 2) if getattr(self.trunk, "output_fmt", "") == "NHWC" else (2, 3))
         return output.mean(1) if output.ndim == 3 else output
 
-    def _tap(self, block: str, *, stop: bool) -> None:
+    def _save_output(self, block: str, *, stop: bool) -> None:
         output = next(b.output for b in self.blocks if b.name == block)
-        self.trunk.get_submodule(output).register_forward_hook(_Tap(self._outputs, block, stop=stop))
+        self.trunk.get_submodule(output).register_forward_hook(_SaveOutput(self._outputs, block, stop=stop))
 
     def auxiliary_heads(self) -> Iterator[AuxiliaryHead]:
-        """The modules of `auxiliary`."""
+        """The modules of `auxiliary`, with their type."""
         for head in self.auxiliary:
             assert isinstance(head, AuxiliaryHead)
             yield head
@@ -197,47 +191,44 @@ class Network(nn.Module):
         make = AUXILIARY.get(self.backbone.name.split(".")[0])
         if make is None:
             raise ConfigError(
-                f"model.head.auxiliary: {self.backbone.name} has no auxiliary heads, which "
-                f"{' and '.join(AUXILIARY)} have; expected 0"
+                f"model.head.auxiliary: {self.backbone.name} has no auxiliary heads (only "
+                f"{' and '.join(AUXILIARY)} have); expected 0"
             )
-        names = {block.name for block in self.blocks} - {self._last}  # the head's own block needs no help
+        names = {block.name for block in self.blocks} - {self._last}  # the head's own block has the head
         return [head for head in make(num_classes) if head.block in names]
 
 
 def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) -> Network:
-    """Build a network with its weights; random numbers come from torch's global generator.
+    """Build a network and load its weights; random weights come from torch's global generator.
 
     Args:
         config: Resolved, with numbers for the image size and crop.
 
     Raises:
-        ConfigError: the backbone is unknown, does not take images of this size, or lacks what the head asks.
-        WeightsError: the weights do not fit it.
+        ConfigError: the backbone is unknown, rejects this image size, or lacks the head's block or its
+            auxiliary heads.
+        WeightsError: the weights do not fit the backbone.
     """
     backbone = find_backbone(config.backbone)
     size = config.image_size
     assert isinstance(size, int)
     with refusing_size(backbone, size):
         trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
+        num_views = 1 + len(config.regions)
         network = Network(
-            trunk,
-            backbone,
-            config.head,
-            size=size,
-            num_classes=num_classes,
-            num_views=1 + len(config.regions),
+            trunk, backbone, config.head, size=size, num_classes=num_classes, num_views=num_views
         )
     load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary_heads())
-    if weights.pretrained:  # a random head's gradients would wreck the trunk
+    # A random head's gradients would damage a pretrained trunk, so the head starts at zero. A random trunk
+    # gets no gradient through a zero head: VGG16, which has no BatchNorm, never leaves uniform predictions.
+    if weights.pretrained:
         nn.init.zeros_(network.head.classifier.weight)
         nn.init.zeros_(network.head.classifier.bias)
-    # From random weights a head at zero gives the trunk nothing to start from: VGG16, which has no BatchNorm,
-    # then stays where every class is as probable.
     return network.to(memory_format=torch.channels_last)
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Digest of a module's tensors, names included."""
+    """Digest of a module's state_dict: names and values."""
     digest = blake2b(digest_size=16)
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())

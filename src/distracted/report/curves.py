@@ -1,4 +1,4 @@
-"""Learning curves: metrics.jsonl read back, whatever became of the run that wrote it."""
+"""Learning curves, read from metrics.jsonl; works for interrupted and damaged files too."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,13 @@ from distracted.predictions.store import Store
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was measured after an epoch.
+    """Metrics of one epoch; None where a metric was not measured.
 
     Attributes:
-        number: Counted over all phases; 0 for a phase that has no epochs.
-        train: Mean of what was minimised; valid, holdout: log loss on the held-out fold and on the inner
-            holdout; each None where it was not measured.
+        number: Counted over all phases; 0 for a phase without epochs.
+        train: Mean training loss.
+        valid: Log loss on the held-out fold.
+        holdout: Log loss on the inner holdout.
     """
 
     phase: str
@@ -31,8 +32,8 @@ class Curves:
     """One fold's metrics.
 
     Attributes:
-        epochs: In order; steps: one mapping a look within an epoch: step, phase and `train/...`.
-        finished: Whether the fold was trained to its end.
+        steps: One mapping per logging interval within an epoch: step, phase and `train/...`.
+        finished: Whether training was completed.
     """
 
     fold: int
@@ -42,13 +43,12 @@ class Curves:
 
     @property
     def phases(self) -> list[str]:
-        """In the order in which they came."""
+        """Names in the order of training."""
         return list(dict.fromkeys(epoch.phase for epoch in self.epochs))
 
 
 def read_curves(path: Path, fold: int) -> Curves:
-    """Read a metrics.jsonl; what is missing or is no line of metrics, such as a half-written last one, is
-    left out."""
+    """Read a metrics.jsonl, which may be missing; truncated lines and those without metrics are ignored."""
     lines = _lines(path)
     epochs = [
         Epoch(
@@ -66,10 +66,10 @@ def read_curves(path: Path, fold: int) -> Curves:
 
 
 def curves_of_run(store: Store, run: str, folds: Sequence[int]) -> list[Curves]:
-    """Curves of some folds of a run, those that have any."""
+    """Curves of those folds of a run that have any."""
     name = store.competition.name
-    found = [read_curves(store.workspace.metrics(name, run, fold), fold) for fold in folds]
-    return [curves for curves in found if curves.epochs]
+    by_fold = [read_curves(store.workspace.metrics(name, run, fold), fold) for fold in folds]
+    return [curves for curves in by_fold if curves.epochs]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -80,11 +80,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in text.splitlines():
         try:
-            found = json.loads(line)
+            parsed = json.loads(line)
         except ValueError:
             continue
-        if isinstance(found, dict):
-            lines.append(found)
+        if isinstance(parsed, dict):
+            lines.append(parsed)
     return lines
 
 

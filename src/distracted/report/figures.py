@@ -1,10 +1,10 @@
-"""Charts as inline SVG whose colours are the page's: light, dark or on paper."""
+"""Charts as inline SVG that take their colours from the page's style sheet (light, dark, print)."""
 
 import io
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from distracted.audit.mistakes import Reliability
 from distracted.report.curves import Curves
 
-# Colours that nothing else has; each becomes a variable of the page's style sheet.
+# Placeholder colours, replaced by variables of the page's style sheet.
 _INK, _MUTED, _GRID = "#010203", "#010204", "#010205"
 _TRAIN, _VALID, _OTHER = "#010206", "#010207", "#010208"
 _VARIABLES = {
@@ -30,7 +30,7 @@ _VARIABLES = {
     _OTHER: "other",
 }
 _STYLE: Any = {
-    "text.parse_math": False,  # a name with dollars in it is no formula
+    "text.parse_math": False,  # a name with dollar signs is not a formula
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
     "font.size": 9,
@@ -55,7 +55,7 @@ _STYLE: Any = {
 
 @contextmanager
 def _figure(width: float, height: float, name: str) -> Iterator[tuple[Figure, Callable[[], str]]]:
-    """A figure of so many inches in the page's style, and what turns it into SVG; ids start with `name`."""
+    """Make a figure (sizes in inches) and a function that renders it as SVG; its ids start with `name`."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -68,7 +68,7 @@ def _as_svg(figure: Figure, name: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)  # ids are the page's, not the figure's
+    svg = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)  # unique on the page
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return svg
@@ -76,15 +76,15 @@ def _as_svg(figure: Figure, name: str) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A score with what is known of it: an estimate with its interval, and another."""
+    """A run's OOF and expected log loss, each as (mean, low, high)."""
 
     name: str
-    oof: tuple[float, float, float]  # mean, low, high
+    oof: tuple[float, float, float]
     expected: tuple[float, float | None, float | None]
 
 
 def score_chart(bars: Sequence[Bar]) -> str:
-    """Runs from the best on: OOF log loss with its interval, and the expected score with its own."""
+    """OOF log loss and expected score of each run, with their intervals, from top to bottom."""
     with _figure(7.2, 0.9 + 0.34 * len(bars), "scores") as (figure, as_svg):
         axes = figure.subplots()
         for number, bar in enumerate(bars):
@@ -106,56 +106,31 @@ def score_chart(bars: Sequence[Bar]) -> str:
         return as_svg()
 
 
+_CURVES = (
+    ("train", _TRAIN, "train"),
+    ("valid", _VALID, "held-out fold"),
+    ("holdout", _OTHER, "inner holdout"),
+)
+
+
 def curve_chart(run: str, folds: Sequence[Curves], number: int) -> str:
     """Log loss by epoch: the mean over folds, with a band from the lowest to the highest.
 
     Args:
-        number: Of the chart on its page.
+        number: The chart's number on its page.
     """
     with _figure(3.5, 2.5, f"curves-{number}") as (figure, as_svg):
         axes = figure.subplots()
         drawn: list[float] = []
-        phases: dict[int, str] = {epoch.number: epoch.phase for c in folds for epoch in c.epochs}
-        for key, colour, label in (
-            ("train", _TRAIN, "train"),
-            ("valid", _VALID, "held-out fold"),
-            ("holdout", _OTHER, "inner holdout"),
-        ):
-            by_epoch: dict[int, list[float]] = {}
-            for curves in folds:
-                for epoch in curves.epochs:
-                    if (value := getattr(epoch, key)) is not None and math.isfinite(value):
-                        by_epoch.setdefault(epoch.number, []).append(value)
-            if not by_epoch:
-                continue
-            numbers = sorted(by_epoch)
-            drawn += [value for values in by_epoch.values() for value in values]
-            means = [sum(by_epoch[n]) / len(by_epoch[n]) for n in numbers]
-            style = "--" if key == "train" else "-"
-            axes.plot(numbers, means, style, color=colour, label=label, marker="o", markersize=3)
-            lows, highs = [min(by_epoch[n]) for n in numbers], [max(by_epoch[n]) for n in numbers]
-            axes.fill_between(numbers, lows, highs, color=colour, alpha=0.18, linewidth=0)
+        for key, colour, label in _CURVES:
+            drawn += _plot_curve(axes, folds, key, colour, label)
+        phases = {epoch.number: epoch.phase for curves in folds for epoch in curves.epochs}
         numbers = sorted(phases)
-        for before, number in itertools.pairwise(numbers):
-            if phases[before] != phases[number]:
-                axes.axvline((before + number) / 2, color=_MUTED, linewidth=0.8, linestyle=":")
-        for place, phase in enumerate(dict.fromkeys(phases[number] for number in numbers)):
-            first = next(number for number in numbers if phases[number] == phase)
-            axes.annotate(
-                phase,
-                (first, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, -2 - 9 * (place % 2)),  # neighbours would write over each other
-                textcoords="offset points",
-                va="top",
-                ha="left" if first == numbers[0] else "center",
-                color=_MUTED,
-                fontsize=8,
-            )
+        _mark_phases(axes, phases)
         if numbers:
-            axes.set_xlim(numbers[0] - 0.4, numbers[-1] + 0.4)  # also where nothing was measured
+            axes.set_xlim(numbers[0] - 0.4, numbers[-1] + 0.4)  # even if no loss was measured
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(FixedLocator(_few(numbers)))
+        axes.xaxis.set_major_locator(FixedLocator(_thin_out(numbers)))
         axes.margins(y=0.2)
         _log_axis(axes, "y", drawn)
         if drawn:
@@ -163,34 +138,65 @@ def curve_chart(run: str, folds: Sequence[Curves], number: int) -> str:
         return as_svg()
 
 
-def reliability_chart(found: Reliability) -> str:
-    """Accuracy beside confidence, with intervals; the area of a dot is the number of images in its bin."""
+def _plot_curve(axes: Axes, folds: Sequence[Curves], key: str, colour: str, label: str) -> list[float]:
+    """Plot one metric; returns its values."""
+    by_epoch: dict[int, list[float]] = {}
+    for curves in folds:
+        for epoch in curves.epochs:
+            if (value := getattr(epoch, key)) is not None and math.isfinite(value):
+                by_epoch.setdefault(epoch.number, []).append(value)
+    if not by_epoch:
+        return []
+    numbers = sorted(by_epoch)
+    means = [sum(by_epoch[n]) / len(by_epoch[n]) for n in numbers]
+    style = "--" if key == "train" else "-"
+    axes.plot(numbers, means, style, color=colour, label=label, marker="o", markersize=3)
+    lows, highs = [min(by_epoch[n]) for n in numbers], [max(by_epoch[n]) for n in numbers]
+    axes.fill_between(numbers, lows, highs, color=colour, alpha=0.18, linewidth=0)
+    return [value for values in by_epoch.values() for value in values]
+
+
+def _mark_phases(axes: Axes, phases: Mapping[int, str]) -> None:
+    """Write each phase's name at its first epoch, and separate phases by dotted lines."""
+    numbers = sorted(phases)
+    for before, number in itertools.pairwise(numbers):
+        if phases[before] != phases[number]:
+            axes.axvline((before + number) / 2, color=_MUTED, linewidth=0.8, linestyle=":")
+    for place, phase in enumerate(dict.fromkeys(phases[number] for number in numbers)):
+        first = next(number for number in numbers if phases[number] == phase)
+        axes.annotate(
+            phase,
+            (first, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -2 - 9 * (place % 2)),  # at alternating heights, so that names do not overlap
+            textcoords="offset points",
+            va="top",
+            ha="left" if first == numbers[0] else "center",
+            color=_MUTED,
+            fontsize=8,
+        )
+
+
+def reliability_chart(diagram: Reliability) -> str:
+    """Accuracy by confidence, with intervals; a dot's area is proportional to its bin's number of images."""
     with _figure(3.6, 3.3, "reliability") as (figure, as_svg):
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=":")
-        axes.errorbar(
-            found.confidence,
-            found.accuracy,
-            yerr=[found.accuracy - found.low, found.high - found.accuracy],
-            fmt="none",
-            ecolor=_VALID,
-            elinewidth=1.2,
-            alpha=0.8,
-        )
-        sizes = 12 + 280 * found.images / found.images.sum()
-        axes.scatter(
-            found.confidence, found.accuracy, s=sizes, color=_VALID, alpha=0.75, linewidth=0, clip_on=False
-        )
+        x, y = diagram.confidence, diagram.accuracy
+        errors = [y - diagram.low, diagram.high - y]
+        axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=_VALID, elinewidth=1.2, alpha=0.8)
+        sizes = 12 + 280 * diagram.images / diagram.images.sum()
+        axes.scatter(x, y, s=sizes, color=_VALID, alpha=0.75, linewidth=0, clip_on=False)
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
         axes.set_aspect("equal")
         axes.set_xlabel("probability of the predicted class")
-        axes.set_ylabel("share that is right")
+        axes.set_ylabel("accuracy")
         return as_svg()
 
 
 def _log_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
-    """Logarithmic where the values span enough for it, with plain numbers."""
+    """Make an axis logarithmic, with plain numbers, if the values span a factor of four or more."""
     values = [value for value in values if value > 0]
     if not values or max(values) < 4 * min(values):
         return
@@ -203,5 +209,5 @@ def _log_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> 
     axis.set_minor_formatter(NullFormatter())
 
 
-def _few(numbers: Sequence[int], most: int = 8) -> list[int]:
-    return list(numbers[:: -(-len(numbers) // most)]) if numbers else []
+def _thin_out(numbers: Sequence[int], at_most: int = 8) -> list[int]:
+    return list(numbers[:: -(-len(numbers) // at_most)]) if numbers else []

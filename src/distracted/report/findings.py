@@ -1,6 +1,7 @@
-"""What the audit found, with pictures."""
+"""The audit's findings with thumbnails, for the report."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +12,20 @@ from distracted.predictions.store import Store
 from distracted.report.sheets import as_uri, shrink
 
 _WIDTH = 120  # pixels
-_MOST = 24  # findings of a check that are shown; its CSV holds all
+_MAX_SHOWN = 24  # findings per check; its CSV has all
 
 
 @dataclass(frozen=True)
 class ShownFinding:
-    """One finding: its columns, and a data: URI for each image it names that can be read."""
+    """One finding: its columns, and a data: URI for each of its readable images."""
 
-    told: Mapping[str, str]
+    columns: Mapping[str, str]
     pictures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A check with as many of its findings as the page shows, of `num` in all."""
+    """A check with its first findings; `num` is the number of all."""
 
     check: Check
     findings: list[ShownFinding]
@@ -32,32 +33,31 @@ class Shown:
 
 
 def show_audit(store: Store, audit: Audit) -> list[Shown]:
-    """The checks of an audit with the pictures of what they found, those that found something first."""
+    """Add thumbnails to an audit's findings; checks without findings come last."""
     competition = store.competition
     paths = {
-        ("train", img): path
-        for img, path in zip(competition.train["img"], competition.train_paths(), strict=True)
-    } | {
-        ("test", img): path
-        for img, path in zip(competition.test["img"], competition.test_paths(), strict=True)
+        (part, img): path
+        for part, table, table_paths in (
+            ("train", competition.train, competition.train_paths()),
+            ("test", competition.test, competition.test_paths()),
+        )
+        for img, path in zip(table["img"], table_paths, strict=True)
     }
     shown = []
     for check in audit.checks:
-        rows = check.findings.head(_MOST).to_dict("records")
-        told = [{str(key): str(value) for key, value in row.items()} for row in rows]
-        found = [ShownFinding(row, _pictures(row, paths)) for row in told]
-        shown.append(Shown(check, found, len(check.findings)))
-    return sorted(shown, key=lambda one: not one.num)
+        rows = check.findings.head(_MAX_SHOWN).to_dict("records")
+        columns = [{str(key): str(value) for key, value in row.items()} for row in rows]
+        findings = [ShownFinding(row, _thumbnails(row, paths)) for row in columns]
+        shown.append(Shown(check, findings, len(check.findings)))
+    return sorted(shown, key=lambda item: not item.num)
 
 
-def _pictures(told: Mapping[str, str], paths: Mapping[tuple[str, str], Path]) -> tuple[str, ...]:
-    found = []
-    for img, part in ((told["img"], told["part"]), (told["other"], told["other_part"])):
+def _thumbnails(columns: Mapping[str, str], paths: Mapping[tuple[str, str], Path]) -> tuple[str, ...]:
+    uris = []
+    for part, img in ((columns["part"], columns["img"]), (columns["other_part"], columns["other"])):
         path = paths.get((part, img))
         if path is None:
             continue
-        try:
-            found.append(as_uri(shrink(read_rgb(path), width=_WIDTH)))
-        except ImageError:
-            continue
-    return tuple(found)
+        with suppress(ImageError):
+            uris.append(as_uri(shrink(read_rgb(path), width=_WIDTH)))
+    return tuple(uris)

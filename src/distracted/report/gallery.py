@@ -1,4 +1,4 @@
-"""A run's worst mistakes as pictures, and where a network saw what it said."""
+"""The images that a run predicts worst, with Grad-CAM of the network behind the prediction."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,15 @@ _WIDTH = 192  # pixels
 
 @dataclass(frozen=True)
 class Mistake:
-    """One of the rows that cost most.
+    """One of the rows with the largest losses.
 
     Attributes:
-        row: In `Competition.train`.
-        loss: Log loss; of_true: probability of the true class.
+        row: Its row in `Competition.train`.
+        loss: Log loss.
+        of_true: Probability of the true class.
         top: The most probable classes with their probabilities.
-        picture: A data: URI; for_predicted, for_true: the same with what speaks for that class laid over it,
-            or "".
+        picture: The image as a data: URI.
+        cam_predicted, cam_true: The image overlaid with Grad-CAM of that class, as a data: URI, or "".
     """
 
     row: int
@@ -45,8 +46,8 @@ class Mistake:
     of_true: float
     top: list[tuple[str, float]]
     picture: str
-    for_predicted: str = ""
-    for_true: str = ""
+    cam_predicted: str = ""
+    cam_true: str = ""
 
 
 def make_gallery(
@@ -57,28 +58,26 @@ def make_gallery(
     num: int = 60,
     progress: Progress = silent,
 ) -> tuple[list[Mistake], str]:
-    """The worst rows of a run with their pictures; with `runtime` Grad-CAM of the network behind it, too.
+    """The worst rows of a run with their images, and with Grad-CAM if `runtime` is given.
 
     Returns:
-        The mistakes, the worst first, and the run whose networks were looked into, or "".
+        The mistakes, the worst first, and the name of the run whose networks Grad-CAM used, or "".
     """
     table = worst_rows(scored, num=num)
     rows = table.index.to_list()
     paths, classes = store.competition.train_paths(), scored.classes
-    tops = top_classes(scored, rows)
-    heats: dict[int, tuple[np.ndarray, float]] = {}
+    cams: dict[int, tuple[np.ndarray, float]] = {}
     seen_by = find_networks(store, scored.run) if runtime is not None and rows else None
     if seen_by is not None and runtime is not None:
-        heats = dict(_look(store, seen_by, scored, rows, runtime, progress))
-    found = []
-    for row, top, record in zip(rows, tops, table.to_dict("records"), strict=True):
-        image = read_rgb(paths[row])
-        small = shrink(image, width=_WIDTH)
+        cams = dict(_grad_cam(store, seen_by, scored, rows, runtime, progress))
+    mistakes = []
+    for row, top, record in zip(rows, top_classes(scored, rows), table.to_dict("records"), strict=True):
+        small = shrink(read_rgb(paths[row]), width=_WIDTH)
         overlays = ["", ""]
-        if row in heats:
-            maps, crop = heats[row]
+        if row in cams:
+            maps, crop = cams[row]
             overlays = [as_uri(heat_over(small, heat, crop=crop)) for heat in maps]
-        found.append(
+        mistakes.append(
             Mistake(
                 row=row,
                 img=record["img"],
@@ -90,15 +89,15 @@ def make_gallery(
                 of_true=record["of_true"],
                 top=[(classes[label], prob) for label, prob in top],
                 picture=as_uri(small),
-                for_predicted=overlays[0],
-                for_true=overlays[1],
+                cam_predicted=overlays[0],
+                cam_true=overlays[1],
             )
         )
-    return found, seen_by.name if seen_by is not None and heats else ""
+    return mistakes, seen_by.name if seen_by is not None and cams else ""
 
 
 def find_networks(store: Store, run: str) -> Run | None:
-    """The trained run behind a run whose networks are still there: of a blend, the one that weighs most."""
+    """The trained run behind a run whose networks are still on disk; in a blend, the one with most weight."""
     names = [run]
     while names:
         name = names.pop(0)
@@ -118,23 +117,26 @@ def find_networks(store: Store, run: str) -> Run | None:
     return None
 
 
-def _look(
+def _grad_cam(
     store: Store, run: Run, scored: RowScores, rows: Sequence[int], runtime: RuntimeConfig, progress: Progress
 ) -> Iterator[tuple[int, tuple[np.ndarray, float]]]:
-    """Of each row, maps of its predicted and of its true class, (2, h, w), and the share that was seen."""
+    """For each row: its number, maps of its predicted and true class (2, h, w), and the evaluation crop.
+
+    A row's maps come from the network of the fold that held it out.
+    """
     table = scored.table.loc[list(rows)]
     with progress("Grad-CAM of the worst mistakes", total=len(rows), unit="img") as step:
         for fold in run.folds:
-            part = table[table["fold"] == fold]
-            if part.empty:
+            held_out = table[table["fold"] == fold]
+            if held_out.empty:
                 continue
             try:
                 trained = load_trained(store, run, fold, runtime=runtime)
             except DistractedError as error:
                 _log.warning("no Grad-CAM for fold %d: %s", fold, first_line(error))
                 continue
-            classes = part[["predicted", "label"]].to_numpy(np.int64)
-            for row, maps in _maps(store, trained, part.index.to_numpy(np.int64), classes):
+            classes = held_out[["predicted", "label"]].to_numpy(np.int64)
+            for row, maps in _maps(store, trained, held_out.index.to_numpy(np.int64), classes):
                 step()
                 yield row, (maps, float(trained.feed.settled.config.model.crop))
 
@@ -146,7 +148,7 @@ def _maps(
     done = 0
     for batch in trained.feed.loader(images, rows).epoch():
         size = len(batch.images)
-        found = class_activation(trained.network, batch.images, classes[done : done + size])
+        maps = class_activation(trained.network, batch.images, classes[done : done + size])
         done += size
-        if found is not None:
-            yield from zip(batch.indices.tolist(), found, strict=True)
+        if maps is not None:
+            yield from zip(batch.indices.tolist(), maps, strict=True)

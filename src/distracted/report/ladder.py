@@ -1,4 +1,4 @@
-"""The ladder: what each step adds to the one before it, on people that nothing in it has seen."""
+"""The ladder: how much each technique gains over the one before it, scored on unseen subjects."""
 
 import json
 from collections.abc import Sequence
@@ -19,17 +19,18 @@ _WIDTH = 1.96  # standard errors on either side of a gain, for 95%
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder.
+    """One rung of the ladder.
 
     Attributes:
-        step: What it adds; run: the run that has it.
-        oof: Pooled OOF log loss, cross-fitted, with its 95% bootstrap interval over subjects; expected: log
-            loss of the mean over folds on the test set, as it is forecast.
-        gain: OOF log loss of the rung below less this one's, paired; low, high: its 95% interval over
-            subjects; all None on the lowest rung.
-        seconds: That the run took, with all it was made of that the rungs below were not.
-        test: True log loss of the mean over folds, where the truth is known; true_gain: of the rung below
-            less this one's.
+        step: The technique that it adds, such as "smoothing".
+        run: The run with this technique and those below.
+        oof: Pooled, cross-fitted OOF log loss with its 95% bootstrap interval over subjects.
+        expected: Forecast of the log loss on the test set.
+        gain: Paired difference of OOF log loss: the rung below less this one; None on the lowest rung.
+        low, high: 95% interval of the gain over subjects.
+        seconds: Time to make the run and those of its ancestors that no lower rung uses.
+        test: True log loss on the test set, None where the labels are unknown.
+        true_gain: True log loss of the rung below less this one's.
     """
 
     step: str
@@ -45,15 +46,15 @@ class Rung:
 
 
 def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path | None = None) -> list[Rung]:
-    """Measure rungs from the lowest on.
+    """Compare each rung with the one below.
 
     Args:
-        rungs: Of each the step and the run.
-        truth: CSV of the test set's true labels (subject, classname, img), where there is one.
+        rungs: Step and run of each rung, from the lowest.
+        truth: CSV of the test set's true labels (subject, classname, img), if known.
 
     Raises:
         StoreError: a run is missing or incomplete.
-        DataError: the truth is not of this test set.
+        DataError: the labels are those of another test set.
     """
     rows = store.folds.scored
     labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
@@ -69,32 +70,30 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
             gain, error = difference_and_error(below, losses, subjects)
             low, high = gain - _WIDTH * error, gain + _WIDTH * error
         test = None if true is None else log_loss(run.test_log_probs, true)
-        last = measured[-1].test if measured else None
-        true_gain = last - test if last is not None and test is not None else None
+        test_below = measured[-1].test if measured else None
+        true_gain = test_below - test if test_below is not None and test is not None else None
         new = ancestors(store, name) - counted
         counted |= new
         seconds = sum(manifest.seconds for made in new for manifest in store.manifests(made))
-        oof = subject_bootstrap(losses, subjects)
-        measured.append(
-            Rung(step, name, oof, expect_run(store, run).mean, gain, low, high, seconds, test, true_gain)
-        )
+        oof, expected = subject_bootstrap(losses, subjects), expect_run(store, run).mean
+        measured.append(Rung(step, name, oof, expected, gain, low, high, seconds, test, true_gain))
         below = losses
     return measured
 
 
 def keep_ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> None:
-    """Remember which runs a model's ladder was made of, for the report."""
+    """Store the steps and runs of a model's ladder, for the report."""
     path = store.workspace.ladders(store.competition.name) / f"{model}.json"
     write_json(path, {"model": model, "rungs": [list(rung) for rung in rungs]})
 
 
 def kept_ladders(store: Store) -> dict[str, list[tuple[str, str]]]:
-    """Step and run of each rung of the ladders that were climbed, by model; damaged files are left out."""
-    found = {}
+    """Read the steps and runs of all ladders, by model; damaged files are ignored."""
+    ladders = {}
     for path in sorted(store.workspace.ladders(store.competition.name).glob("*.json")):
         try:
-            told = json.loads(path.read_text())
-            found[str(told["model"])] = [(str(step), str(run)) for step, run in told["rungs"]]
+            content = json.loads(path.read_text())
+            ladders[str(content["model"])] = [(str(step), str(run)) for step, run in content["rungs"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return found
+    return ladders

@@ -1,4 +1,4 @@
-"""Grids of pictures: what the data looks like, its regions, and what a policy makes of it."""
+"""Contact sheets: example images of the data, its regions, and augmented images."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -20,11 +20,11 @@ _MARGIN = 26  # pixels for the names above columns
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Pictures of one size in rows.
+    """A grid of images of equal size.
 
     Attributes:
-        columns: A name above each column, or "".
-        rows: A name beside each row, or ""; pictures: one row of them each.
+        columns, rows: Name of each column and row, or "".
+        pictures: One tuple of images per row.
     """
 
     columns: tuple[str, ...]
@@ -32,11 +32,11 @@ class Grid:
     pictures: tuple[tuple[Image, ...], ...]
 
     def body(self) -> Image:
-        """All pictures in one."""
+        """The whole grid as one image."""
         return np.vstack([np.hstack(row) for row in self.pictures])
 
     def sheet(self) -> Image:
-        """All pictures in one, under the columns' names."""
+        """The whole grid as one image, with the columns' names above it."""
         body = self.body()
         width = body.shape[1] // len(self.columns)
         header = np.full((_MARGIN, body.shape[1], 3), 255, np.uint8)
@@ -48,9 +48,9 @@ class Grid:
 
 
 def data_grid(competition: Competition, *, num_subjects: int = 5, size: int = 144) -> Grid:
-    """One picture of each class (columns) for some subjects (rows), squeezed to squares of `size` pixels."""
+    """One image per class (columns) of some subjects (rows), resized to squares of `size` pixels."""
     train = competition.train
-    if competition.config.columns.group is None:  # no subjects: one picture of each class after the other
+    if competition.config.columns.group is None:  # without subjects, rows are the classes' first images
         train = train.assign(subject=train.groupby("classname").cumcount().astype(str).str.zfill(6))
     subjects = sorted(train["subject"].unique())[:num_subjects]
     paths = dict(zip(train["img"], competition.train_paths(), strict=True))
@@ -71,13 +71,13 @@ def data_grid(competition: Competition, *, num_subjects: int = 5, size: int = 14
 def augmentation_grid(
     competition: Competition, policies: Mapping[str, Policy], *, num_draws: int = 4, size: int = 144
 ) -> Grid:
-    """One training picture as each policy draws it anew: some columns a policy, under its name."""
+    """The first training image under random draws of each policy, in two rows and some columns per policy."""
     image = read_rgb(competition.train_paths()[0])
     columns: list[str] = []
     rows: list[list[Image]] = [[], []]
     for name, policy in policies.items():
         augmenter = Augmenter(policy, size=size, crop=1.0, seed=0)
-        num_columns = num_draws if policy else 1  # without transforms every draw is the same
+        num_columns = num_draws if policy else 1  # without transforms all draws are equal
         columns += [name, *[""] * (num_columns - 1)]
         for number, row in enumerate(rows):
             row += [augmenter(image, epoch=number * num_columns + i, index=0) for i in range(num_columns)]
@@ -87,13 +87,14 @@ def augmentation_grid(
 def region_grid(
     competition: Competition, regions: Mapping[str, Box], *, num_subjects: int = 3, size: int = 208
 ) -> Grid:
-    """A picture of each of some subjects (rows): whole, with the regions outlined, and each region's cut."""
+    """One image per subject (rows): whole, with the regions outlined, then each region on its own."""
     paths = dict(zip(competition.train["img"], competition.train_paths(), strict=True))
     subjects = sorted(competition.train["subject"].unique())[:num_subjects]
     rows = []
     for number, subject in enumerate(subjects):
         own = competition.train[competition.train["subject"] == subject].sort_values(["classname", "img"])
-        image = read_rgb(paths[own["img"].iloc[number * len(own) // num_subjects]])  # of another class each
+        img = own["img"].iloc[number * len(own) // num_subjects]  # a different class for each subject
+        image = read_rgb(paths[img])
         views = [_outlined(image, regions.values()), *(cut_region(image, box) for box in regions.values())]
         rows.append(tuple(resize_and_crop(view, size=size, crop=1.0) for view in views))
     return Grid(("whole", *regions), tuple(map(str, subjects)), tuple(rows))
@@ -109,7 +110,7 @@ def _outlined(image: Image, boxes: Iterable[Box]) -> Image:
 
 
 def shrink(image: Image, *, width: int) -> Image:
-    """A picture at most so many pixels wide and high, its shape kept."""
+    """Shrink an image to at most `width` pixels on its longer side, keeping the aspect ratio."""
     share = width / max(image.shape[:2])
     if share >= 1:
         return image
@@ -119,39 +120,38 @@ def shrink(image: Image, *, width: int) -> Image:
 
 
 def encode_jpeg(image: Image, *, quality: int = 88) -> bytes:
-    """An RGB picture as a JPEG file's bytes."""
-    done, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    assert done
+    """Encode an RGB image as JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert encoded
     return data.tobytes()
 
 
 def save_jpeg(path: Path, image: Image) -> None:
-    """Write an RGB picture atomically."""
+    """Write an RGB image atomically."""
     write_bytes(path, encode_jpeg(image))
 
 
 def as_uri(image: Image, *, quality: int = 72) -> str:
-    """An RGB picture as a data: URI, for pages that hold all that they show."""
+    """Encode an RGB image as a data: URI, to embed it in a page."""
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image, quality=quality)).decode()
 
 
 def heat_over(image: Image, heat: np.ndarray, *, crop: float) -> Image:
-    """A map laid over a picture: where it is 0 the picture stays as it is, only paler.
+    """Overlay an image with a heat map.
 
     Args:
-        heat: From 0 to 1, (h, w).
-        crop: Share of each side, around the centre, that the map covers.
+        heat: From 0 (image only) to 1, shape (h, w).
+        crop: Fraction of each side, around the centre, that the map covers.
     """
     height, width = image.shape[:2]
-    kept_h, kept_w = max(1, round(height * crop)), max(1, round(width * crop))
-    top, left = (height - kept_h) // 2, (width - kept_w) // 2
-    whole = np.zeros((height, width), np.float32)
-    seen = cv2.resize(heat.astype(np.float32), (kept_w, kept_h), interpolation=cv2.INTER_CUBIC)
-    whole[top : top + kept_h, left : left + kept_w] = np.clip(seen, 0, 1)
-    colours = cv2.applyColorMap((255 * whole).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    share = 0.7 * whole[..., None]
-    mixed = 0.85 * image * (1 - share) + colours * share
+    crop_height, crop_width = max(1, round(height * crop)), max(1, round(width * crop))
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    resized = cv2.resize(heat.astype(np.float32), (crop_width, crop_height), interpolation=cv2.INTER_CUBIC)
+    full = np.zeros((height, width), np.float32)
+    full[top : top + crop_height, left : left + crop_width] = np.clip(resized, 0, 1)
+    colours = cv2.applyColorMap((255 * full).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    opacity = 0.7 * full[..., None]
+    mixed = 0.85 * image * (1 - opacity) + colours * opacity
     result: Image = np.clip(mixed, 0, 255).astype(np.uint8)
     return result

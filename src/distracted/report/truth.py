@@ -1,4 +1,8 @@
-"""The demo's last lines: what was predicted beside what is true. Nothing else reads the test's labels."""
+"""Scores on the test set's true labels, where a file has them, such as the sample's test_labels.csv.
+
+Only `make demo` and `make ladder TRUTH=` use them, to compare forecasts with true scores. Nothing is trained,
+chosen or blended by them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +20,12 @@ from distracted.submission.expect import Expected, expect_run
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run's score as predicted and as it turned out.
+    """A run's forecast and its true score.
 
     Attributes:
-        expected: The forecast, with its 95% interval and the pooled OOF log loss that it starts from.
-        single: True log loss of one fold's network on the test set, the mean over folds.
-        test: True log loss of the submitted mean over folds.
+        expected: The forecast, which includes the pooled OOF log loss.
+        single: True log loss of a single fold's network on the test set, averaged over folds.
+        test: True log loss of the submitted predictions, which average the folds' probabilities.
     """
 
     run: str
@@ -38,7 +42,7 @@ def score_on_truth(store: Store, runs: Sequence[str], truth: Path) -> list[Outco
         truth: CSV with the columns subject, classname, img.
 
     Raises:
-        DataError: the file is missing or not of this test set.
+        DataError: the file is missing or belongs to another test set.
     """
     labels = read_truth(store, truth)
     outcomes = []
@@ -51,7 +55,7 @@ def score_on_truth(store: Store, runs: Sequence[str], truth: Path) -> list[Outco
 
 
 def prior_on_truth(store: Store, truth: Path) -> float:
-    """True log loss of the training set's class shares."""
+    """True log loss of predicting the training set's class frequencies for every image."""
     labels = read_truth(store, truth)
     counts = np.bincount(store.folds.labels, minlength=store.competition.num_classes)
     return float(-np.log(counts / counts.sum())[labels].mean())
@@ -61,12 +65,12 @@ def read_truth(store: Store, path: Path) -> NDArray[np.int64]:
     """Class ids of the test images, in the competition's order, from a CSV of subject, classname, img.
 
     Raises:
-        DataError: the file is missing or not of this test set.
+        DataError: the file is missing or belongs to another test set.
     """
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; expected the test set's labels (subject, classname, img), which "
-            "`make sample` writes for the sample"
+            f"{path}: no such file; expected the test set's labels (columns subject, classname, img); "
+            "`make sample` writes those of the sample"
         )
     table = read_table(path)
     if missing := [name for name in ("img", "classname") if name not in table.columns]:

@@ -1,4 +1,4 @@
-"""What Kaggle answered, kept beside what was expected."""
+"""Kaggle's scores of a submission, stored with the forecast in its JSON file."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ _log = logging.getLogger(__name__)
 
 
 def kept_answers(provenance: Path) -> list[dict[str, Any]]:
-    """Answers that a submission's JSON file holds, the oldest first; none where there is no such file.
+    """The answers in a submission's JSON file, the oldest first; none if the file is missing.
 
-    They stay when the submission is written anew: each says by `sha256` which file it was given to.
+    Answers survive when the submission is rewritten; the key `sha256` says which file each belongs to.
     """
     try:
         answers = json.loads(provenance.read_text()).get("answers", [])
@@ -24,21 +24,21 @@ def kept_answers(provenance: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, AttributeError, TypeError):
-        _log.warning("%s is damaged: answers that it may have held are lost", provenance)
+        _log.warning("%s is damaged: any answers in it are lost", provenance)
         return []
 
 
 def answer_to(path: Path) -> dict[str, Any] | None:
-    """The newest answer to a submission's file as it is; None where it was not sent, or not scored."""
+    """The newest answer to a submission's current file; None if it was not sent or not scored."""
     sha256 = sha256_file(path)
     answers = kept_answers(path.with_suffix(".json"))
     return next((answer for answer in reversed(answers) if answer.get("sha256") == sha256), None)
 
 
 def keep_answer(provenance: Path, expected: Expected, answer: Answer) -> None:
-    """Add an answer to a submission's JSON file, beside the forecast that was made for that file."""
+    """Add an answer and the forecast for this file to a submission's JSON file."""
     content = json.loads(provenance.read_text())
-    kept = {
+    entry = {
         "sha256": content["sha256"],
         "expected": expected.mean,
         "low": expected.low,
@@ -47,4 +47,4 @@ def keep_answer(provenance: Path, expected: Expected, answer: Answer) -> None:
         "standard_errors_off": {part: expected.errors_off(score) for part, score in answer.scores.items()},
         "received": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(provenance, {**content, "answers": [*kept_answers(provenance), kept]})
+    write_json(provenance, {**content, "answers": [*kept_answers(provenance), entry]})

@@ -1,4 +1,4 @@
-"""The doctor: whether the competition would take a submission, by its own sample_submission.csv."""
+"""The doctor: checks that the competition would accept a submission, against its sample_submission.csv."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from distracted.data.tables import read_table
 from distracted.errors import SubmissionError
 
-_TOLERANCE = 1e-4  # of a row's sum
+_TOLERANCE = 1e-4  # of the sum of a row
 
 
 def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> None:
     """Check a submission file against the competition's sample.
 
     Args:
-        name: What errors call the file, where it is still a temporary one.
+        name: The path that errors name, if `path` is a temporary file.
 
     Raises:
-        DataError: a file is missing or no CSV.
-        SubmissionError: columns or their order differ; an image is missing, double or extra; a value is no
-            number, not finite or outside [0, 1]; a row does not sum to 1. Says where.
+        DataError: a file is missing or not a CSV.
+        SubmissionError: columns or their order differ; an image is missing, repeated or unknown; a value is
+            not a finite number in [0, 1]; a row does not sum to 1. Names the row and image.
     """
     table, expected = read_table(path), read_table(sample)
     path = name or path
@@ -39,17 +39,17 @@ def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> N
 
 
 def _check_images(imgs: "pd.Series[str]", expected: "pd.Series[str]", path: Path) -> None:
-    if len(double := imgs[imgs.duplicated()]):
+    if len(repeated := imgs[imgs.duplicated()]):
         raise SubmissionError(
-            f"{path}, row {double.index[0] + 2}: image {double.iloc[0]} is there more than once"
+            f"{path}, row {repeated.index[0] + 2}: image {repeated.iloc[0]} occurs more than once"
         )
     if extra := set(imgs) - set(expected):
-        raise SubmissionError(f"{path}: {len(extra)} images that are not asked for, such as {min(extra)}")
+        raise SubmissionError(f"{path}: {len(extra)} images are not in the test set, such as {min(extra)}")
     if missing := set(expected) - set(imgs):
         raise SubmissionError(f"{path}: {len(missing)} images are missing, such as {min(missing)}")
 
 
-def _refuse(bad: NDArray[np.bool_], table: pd.DataFrame, path: Path, what: str) -> None:
+def _refuse(bad: NDArray[np.bool_], table: pd.DataFrame, path: Path, fault: str) -> None:
     if bad.any():
         row = int(bad.argmax())
-        raise SubmissionError(f"{path}, row {row + 2}: image {table.iloc[row, 0]!s} has {what}")
+        raise SubmissionError(f"{path}, row {row + 2}: image {table.iloc[row, 0]!s} has {fault}")

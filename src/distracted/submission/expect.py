@@ -1,26 +1,27 @@
-"""What the competition is expected to answer: a log loss with a 95% prediction interval.
+"""Forecast of the competition's log loss, with a 95% prediction interval.
 
-Out-of-fold rows are scored by one network each, test rows by the mean of all folds' networks. So two things
-are forecast: what one network loses on the test set's people, and how much of that the mean takes away.
+Each out-of-fold row is scored by one network, each test row by the mean over the folds' networks. So the
+forecast has two parts: the loss of a single network on the test set's subjects, and the gain from averaging.
 
-One network. The pooled OOF loss is a mean over few people, and the test set is another sample of people.
-With v the variance of a mean over S people (a ratio estimator's, subjects as the units), the two differ by
-v (2 + S / S_test). Were people's OOF losses independent, the 2 would be a 1; but each of two people trains
-the network that the other is scored by, and alike people help each other. Of the variance that such pairs
-make, each pair inside one sample counts twice (Hoeffding's decomposition), so the factor lies between 1 and
-2: the fewer the people to learn from, the nearer to 2, which is taken. What all networks have in common
-falls out, since they are the ones that are submitted. Losses of people are positive and skewed, so the
-interval is laid on the logarithm, with t quantiles. Skewness makes v itself uncertain, too: its degrees of
+Single network. The pooled OOF loss is a mean over few subjects, and the test set is another sample of
+subjects. With v the variance of a mean over S subjects (ratio estimator, subjects as units), the difference
+of the two has the variance v (2 + S / S_test). The 2 would be 1 if the subjects' OOF losses were independent.
+But of two subjects each helps to train the network that scores the other, and more so the more alike they
+are. Each pair within one sample counts twice in the variance that such pairs add (Hoeffding's decomposition),
+so the factor lies between 1 and 2, closer to 2 the fewer subjects there are; we use 2. What all networks have
+in common cancels, since the same networks are submitted. Losses of subjects are positive and skewed, so the
+interval is computed on the log scale, with t quantiles. Skewness also makes v uncertain: the degrees of
 freedom follow from the subjects' kurtosis (matching of moments as in Satterthwaite, Biometrics Bulletin
 1946; at most S - 1, the normal distribution's).
 
-The mean of K. Its loss on unlabelled images would be known if the labels' probabilities were. The networks'
-own will not do: those that are over-confident gain most from the mean and believe the least in it. So their
-belief is tempered, q = belief^b / sum, until under q the single networks lose on the test images what was
-forecast for one network; what the mean loses under the same q is the expected score. The belief is half
-way, in logarithms, between the networks' arithmetic and geometric mean: of over-confident networks the one
-is too sure that the mean is right, the other too little. The expected score is never above the single
-networks' (Jensen), equal to it with K = 1, and both ends of the interval go the same way.
+Mean of K networks. Its loss on unlabelled images would be known if the labels' probabilities were. We cannot
+use the networks' own probabilities: overconfident networks gain most from averaging but predict the smallest
+gain. So these probabilities, the belief, are tempered, q = belief^b / sum, until the expected loss of single
+networks under q equals the forecast for one network. The loss of the mean under the same q is the expected
+score. The belief is half-way, in logarithms, between the networks' arithmetic and geometric mean: with
+overconfident networks the first overrates the accuracy of the mean and the second underrates it. The expected
+score never exceeds that of single networks (Jensen's inequality), equals it for K = 1, and both ends of the
+interval are adjusted in the same way.
 """
 
 import math
@@ -30,9 +31,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import log_softmax
-from scipy.stats import t as student
 
 from distracted.metrics import CLIP, log_losses
 from distracted.postprocess.people import read_test_people
@@ -42,17 +40,17 @@ from distracted.predictions.store import Store
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
-#: How the number of test subjects is known: from data.num_test_subjects, from clusters, from image counts.
+#: Source of the number of test subjects: data.num_test_subjects, `make people`, or the number of images.
 Counted = Literal["stated", "estimated", "assumed"]
-#: Fewer give no interval: what they differ by says next to nothing.
+#: With fewer subjects their spread says too little for an interval.
 MIN_SUBJECTS = 3
-#: Of log loss, as the competition clips it.
+#: The largest log loss, since the competition clips probabilities.
 WORST = -math.log(CLIP)
-#: Between 1 and 2, see above: how much the OOF mean varies, as a multiple of what independent people would.
+#: Variance of the OOF mean relative to that of independent subjects; between 1 and 2, see above.
 DEPENDENCE = 2.0
-_COLDEST = 32.0  # the largest b: there the belief is all but certain of the likeliest class
+_MAX_B = 32.0  # the tempered belief is then nearly certain of the most probable class
 _TOLERANCE = 1e-4  # of b
-_ROUNDING = 1e-9  # subjects that differ by less, relative to their mean, do not differ
+_ROUNDING = 1e-9  # smaller relative differences between subjects are rounding errors
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,17 @@ class Expected:
     """A forecast of the submitted log loss.
 
     Attributes:
-        mean: The expected score; low, high: its 95% prediction interval, None where there are too few
-            subjects or they do not differ.
-        oof: Pooled OOF log loss; bagging: what the mean over folds adds to it, never above 0.
-        error: Standard error of the logarithm of one network's loss on the test set, None as above.
-        quantile: Of Student's t, by which the error was multiplied; None as above.
-        num_subjects: Of the OOF rows.
-        num_test_subjects: Of the test images; counted: how that is known.
-        unsure_half, sure_half: The expected score if a half of the test images were not scored and what is
-            left is the half that the mean is less (more) sure of.
+        mean: The expected score.
+        low, high: Its 95% prediction interval; None if subjects are too few or do not differ.
+        oof: Pooled OOF log loss.
+        bagging: Change by averaging over the folds, never above 0; `mean` is `oof + bagging`.
+        error: Standard error of the logarithm of one network's loss on the test set; None without interval.
+        quantile: Quantile of Student's t for the interval; None without interval.
+        num_subjects: Number of subjects in the OOF rows.
+        num_test_subjects: Number of subjects in the test set.
+        counted: Source of that number.
+        unsure_half, sure_half: The expected score if only half of the test images were scored: those on which
+            the mean is less confident, or those on which it is more confident.
     """
 
     mean: float
@@ -85,7 +85,11 @@ class Expected:
     sure_half: float
 
     def as_json(self) -> dict[str, Any]:
-        """All parts, and a sentence on how they came about."""
+        """All attributes and a sentence on the method.
+
+        A submission is current while its provenance equals this, so a new wording of the sentence would make
+        every stored submission look outdated.
+        """
         how = (
             "pooled out-of-fold log loss, less what the mean over folds takes away: by a belief about the "
             "test labels under which single networks lose as much; 95% prediction interval over training "
@@ -94,7 +98,7 @@ class Expected:
         return {**asdict(self), "how": how}
 
     def errors_off(self, score: float) -> float | None:
-        """How far a score is from the expected one, in standard errors of its logarithm on that side."""
+        """Distance of a score from the expected one, in standard errors of the logarithm on its side."""
         end = self.high if score > self.mean else self.low
         if end is None or self.quantile is None or score <= 0 or not 0 < end != self.mean:
             return None
@@ -102,12 +106,12 @@ class Expected:
         return math.copysign(share * self.quantile, score - self.mean)
 
     def holds(self, score: float) -> bool | None:
-        """Whether a score lies within the interval; None where there is none."""
+        """Whether a score lies within the interval; None without an interval."""
         return None if self.low is None or self.high is None else self.low <= score <= self.high
 
 
 def expect_run(store: Store, run: Run) -> Expected:
-    """Forecast the score of a stored run, whichever folds it has."""
+    """Forecast the score of a stored run, from the folds that it has."""
     rows = np.isin(store.folds.ids, run.folds)
     stated, estimated = store.competition.config.num_test_subjects, read_test_people(store)
     return expect_score(
@@ -131,20 +135,20 @@ def expect_score(
 ) -> Expected:
     """Forecast the log loss of the arithmetic mean over folds on a test set of other subjects.
 
-    It holds for test subjects drawn as the training ones were. Images that the competition does not score
-    (decoys) take part in the bagging term as others do; `Expected.unsure_half` and `Expected.sure_half` say
-    what difference they could make.
+    The forecast assumes that the test subjects are drawn like the training subjects. Test images that the
+    competition does not score (decoys) enter the bagging term like all others; `Expected.unsure_half` and
+    `Expected.sure_half` bound their effect.
 
     Args:
-        oof: Log-probabilities of the rows that some fold held out, each by that fold's network, shape
-            (num_images, num_classes).
+        oof: Out-of-fold log-probabilities, shape (num_images, num_classes).
         labels: Class ids, shape (num_images,).
-        subjects: Subject ids, not all of them need occur, shape (num_images,).
+        subjects: Non-negative subject ids, not necessarily consecutive, shape (num_images,).
         test: Log-probabilities of each fold's network, shape (num_folds, num_test, num_classes).
-        num_test_subjects: How many people the test set shows; None: as many as it would with as many images
-            each as a subject of the OOF rows has on average.
-        estimated: That number is an estimate.
+        num_test_subjects: None assumes as many images per test subject as there are in the OOF rows.
+        estimated: Whether that number is an estimate.
     """
+    from scipy.special import stdtrit
+
     losses = log_losses(oof, labels)
     single = float(losses.mean())
     bag = Bag.of(test)
@@ -158,10 +162,10 @@ def expect_score(
     if spread is not None:
         variance, degrees = spread
         error = math.sqrt(variance * (DEPENDENCE + num_subjects / num_test)) / single
-        quantile = float(student.ppf(0.975, degrees))
+        quantile = float(stdtrit(degrees, 0.975))  # Student's t
         reach = quantile * error
         low = bag.expected(single * math.exp(-reach))
-        high = bag.expected(min(single * math.exp(min(reach, 50.0)), WORST))  # 50: e^reach stays a number
+        high = bag.expected(min(single * math.exp(min(reach, 50.0)), WORST))  # 50 avoids an overflow
     return Expected(
         mean=mean,
         low=low,
@@ -180,10 +184,10 @@ def expect_score(
 
 @dataclass(frozen=True)
 class Bag:
-    """What the networks say about unlabelled images.
+    """Predictions of unlabelled images by several networks (bagging).
 
     Attributes:
-        pooled: Log of the arithmetic mean of their probabilities, shape (num_test, num_classes).
+        pooled: Logarithm of the mean of their probabilities, shape (num_test, num_classes).
         single: Mean of their log-probabilities, of the same shape.
     """
 
@@ -192,35 +196,39 @@ class Bag:
 
     @classmethod
     def of(cls, test: Floats) -> "Bag":
-        """From the log-probabilities of each network, shape (num_folds, num_test, num_classes)."""
+        """Make a bag from the log-probabilities of each network, shape (num_folds, num_test, num_classes)."""
         clipped = np.maximum(np.asarray(test, dtype=np.float64), math.log(CLIP))
         return cls(np.logaddexp.reduce(clipped, axis=0) - math.log(len(test)), clipped.mean(axis=0))
 
     def rows(self, chosen: NDArray[np.bool_]) -> "Bag":
+        """The same for some of the images."""
         return Bag(self.pooled[chosen], self.single[chosen])
 
     def expected(self, single: float) -> float:
-        """Log loss of the mean where a network alone has the log loss `single`, on average over networks.
+        """Expected log loss of the mean, given the average log loss of a single network.
 
-        Beyond what any tempered belief explains, the mean's loss follows in proportion.
+        If no b explains `single`, the ratio of the two losses is taken at the nearest b.
         """
 
         def excess(b: float) -> float:
             return self._losses(b)[0] - single
 
-        b = _root(excess, 0.0, _COLDEST)
-        of_single, of_pooled = self._losses(b)
-        return single * of_pooled / of_single
+        single_loss, pooled_loss = self._losses(_root(excess, 0.0, _MAX_B))
+        return single * pooled_loss / single_loss
 
     def _losses(self, b: float) -> tuple[float, float]:
-        """Of a network alone, and of the mean, if labels were drawn from the belief tempered by `b`."""
+        """Log loss of single networks and of their mean for labels drawn from the tempered belief."""
+        from scipy.special import log_softmax
+
         belief = np.exp(log_softmax(b / 2 * (self.pooled + self.single), axis=1))
         num = len(belief)
         return -float((belief * self.single).sum()) / num, -float((belief * self.pooled).sum()) / num
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function is 0; the end that is nearer where it is 0 nowhere between."""
+    """Root of a decreasing function, or the nearer end of the interval if it has no root there."""
+    from scipy.optimize import brentq  # slow to import
+
     if function(low) <= 0:
         return low
     if function(high) >= 0:
@@ -229,7 +237,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 def _spread(losses: NDArray[np.float64], subjects: Ints) -> tuple[float, float] | None:
-    """Variance of the mean loss over subjects and its degrees of freedom; None where it cannot be told."""
+    """Variance of the mean loss over subjects and its degrees of freedom; None if it cannot be estimated."""
     counts = np.bincount(subjects)
     sums = np.bincount(subjects, weights=losses - losses.mean())[counts > 0]
     num, second = len(sums), float((sums**2).mean())

@@ -1,4 +1,4 @@
-"""Send a checked submission to Kaggle and wait for its score."""
+"""Sending a checked submission to Kaggle and waiting for its score."""
 
 import math
 import time
@@ -20,19 +20,19 @@ _MAX_POLLS = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """Kaggle's scores, as it writes them; empty where it keeps one to itself."""
+    """Kaggle's scores as text; empty for a score that Kaggle does not show."""
 
     public: str
     private: str
 
     @property
     def scores(self) -> dict[str, float]:
-        """Those that are numbers, by name: public, private."""
-        found = {}
+        """The scores that are finite numbers, under the keys public and private."""
+        scores = {}
         for part, text in (("public", self.public), ("private", self.private)):
             with suppress(ValueError, TypeError):
-                found[part] = float(text)
-        return {part: score for part, score in found.items() if math.isfinite(score)}
+                scores[part] = float(text)
+        return {part: score for part, score in scores.items() if math.isfinite(score)}
 
 
 def send_submission(
@@ -41,37 +41,37 @@ def send_submission(
     """Send a file and wait until it is scored.
 
     Raises:
-        CredentialsError: no Kaggle credentials; the file stays.
-        SubmissionError: the data has no competition on Kaggle, or Kaggle refuses the file or does not score
-            it in time.
+        CredentialsError: no Kaggle credentials.
+        SubmissionError: the data has no competition on Kaggle, the upload fails, or Kaggle rejects the file
+            or does not score it in time. The file is kept.
     """
     if competition is None:
-        raise SubmissionError(f"{path} is checked, but this data has no competition on Kaggle (data.kaggle)")
+        raise SubmissionError(
+            f"{path} is valid, but cannot be sent: this data has no competition on Kaggle (data.kaggle)"
+        )
     api = sign_in()
     try:
         sent = api.competition_submit(str(path), message, competition, quiet=True)
-    except (Exception, SystemExit) as error:  # requests' and the client's own kinds, by no common base
-        raise SubmissionError(f"{path} is checked, but could not be sent: {first_line(error)}") from error
-    if not sent.ref:  # the client answers so, and raises nothing, where the upload broke off
-        raise SubmissionError(f"{path} is checked, but could not be sent: {sent.message}")
+    except (Exception, SystemExit) as error:  # the client's exceptions have no common base
+        raise SubmissionError(f"{path} is valid, but could not be sent: {first_line(error)}") from error
+    if not sent.ref:  # after a broken upload the client raises nothing and returns no number
+        raise SubmissionError(f"{path} is valid, but could not be sent: {sent.message}")
+    look = "look at the competition's page before sending it again"
     try:
-        found = _wait_until_scored(api, sent.ref, competition, progress)
+        scored = _wait_until_scored(api, sent.ref, competition, progress)
     except (Exception, SystemExit) as error:
         raise SubmissionError(
-            f"{path} was sent, but its score could not be asked for ({first_line(error)}); look at the "
-            "competition's page before sending again"
+            f"{path} was sent, but its score could not be requested ({first_line(error)}); {look}"
         ) from error
-    if found is None:
-        raise SubmissionError(
-            f"{path} was sent, but Kaggle has not scored it yet; look at the competition's page"
-        )
-    if found.status.name == "ERROR":
-        raise SubmissionError(f"{path}: Kaggle refuses it: {found.error_description}")
-    return Answer(found.public_score, found.private_score)
+    if scored is None:
+        raise SubmissionError(f"{path} was sent, but Kaggle has not scored it yet; {look}")
+    if scored.status.name == "ERROR":
+        raise SubmissionError(f"{path}: Kaggle rejects it: {scored.error_description}")
+    return Answer(scored.public_score, scored.private_score)
 
 
 def _wait_until_scored(api: "KaggleApi", ref: int, competition: str, progress: Progress) -> Any:
-    """Kaggle's record of a submission once it is scored or refused; None where that takes too long."""
+    """Poll until a submission is scored or rejected, and return Kaggle's record; None after a timeout."""
     with progress("waiting for the score", total=_MAX_POLLS, unit="poll") as step:
         for _ in range(_MAX_POLLS):
             for item in api.competition_submissions(competition) or []:

@@ -1,5 +1,8 @@
-"""W&B. The client would report its own errors to its makers, stack traces with this machine's paths in them:
-that is off unless somebody asks for it."""
+"""Tracking with Weights & Biases (W&B).
+
+Its client sends its own crashes, with this machine's paths in the stack traces, to its makers. This is off
+unless the user turns it on.
+"""
 
 import os
 

@@ -1,4 +1,4 @@
-"""One W&B run: opened where W&B is on, told what it is told, and left alone from its first error on."""
+"""One W&B run. After W&B's first error, everything is dropped, so that no work stops because of W&B."""
 
 import logging
 import os
@@ -8,45 +8,45 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import wandb
-from requests.utils import get_netrc_auth
-
-from distracted.errors import DistractedError, first_line
+from distracted.errors import DistractedError, TrackingError, first_line
 from distracted.files import create_text, write_json, write_text
 from distracted.locks import this_process
 from distracted.reach import answers
 from distracted.schema import RuntimeConfig
 
+if TYPE_CHECKING:  # slow to import: wandb is imported once a run is really tracked
+    from wandb import Artifact, Run, Settings
+
 _log = logging.getLogger(__name__)
 
-_FINISH_SECONDS = 60.0  # for what is not sent yet when a run ends; it stays on disk
+_FINISH_SECONDS = 60.0  # to send the rest when a run ends; what is not sent stays on disk
 _INIT_SECONDS = 30.0
-#: Beside the recording of a run that was begun with a server and has not told it all: `make wandb-sync` will.
+#: Marks the folder of an online run that is not completely sent; `make wandb-sync` sends the rest.
 UNSENT = "unsent"
-#: Beside a recording that is not finished: whose it is.
+#: In the folder of an unfinished run: the process that writes it.
 OPEN = "open.json"
 _ID_FILE = "wandb_id.txt"
-#: What a metric is drawn over: steps of gradient descent. (W&B's own step may only grow, and a fold that
-#: was interrupted may begin again.)
+#: The x axis of all metrics: steps of gradient descent. (W&B's own step can only increase, but a resumed fold
+#: repeats steps.)
 STEP = "train/step"
 
 JobType = Literal["train", "summary", "derived", "ensemble", "submission", "sweep"]
 
 
 class WandbRun:
-    """A run on W&B, or nothing where W&B is off; used as a context.
+    """A run on W&B, or a null object where W&B is off; use it as a context manager.
 
-    An error of W&B's is said once, and what follows goes nowhere: no work stops because of it.
+    W&B's first error is logged once, and further calls do nothing.
 
     Attributes:
-        error: What W&B failed with, or "".
+        error: W&B's error, or "".
 
     Args:
-        folder: Where W&B's files go, in a folder `wandb` there, and the run's id: where one is there, that
-            run goes on.
-        group: What W&B shows together.
+        folder: W&B's files go into `wandb` in this folder, and the run's id into a file there, so that a
+            later run in the same folder continues it.
+        group: Group that W&B shows the run in.
     """
 
     def __init__(
@@ -60,19 +60,21 @@ class WandbRun:
         config: Mapping[str, Any],
         tags: Sequence[str] = (),
     ) -> None:
-        self._run: wandb.Run | None = None
+        self._run: Run | None = None
         self.error = ""
-        if runtime.tracking == "none":
+        if runtime.tracking == "none" or os.environ.get("WANDB_MODE") == "disabled":
             return
         try:
-            if wandb.setup().settings.mode == "disabled":
+            import wandb
+
+            if wandb.setup().settings.mode == "disabled":  # by a settings file
                 return
             self._run = wandb.init(
                 project=runtime.project,
                 group=group,
                 name=name,
                 job_type=job_type,
-                tags=[tag[:64] for tag in tags],  # W&B takes no longer ones
+                tags=[tag[:64] for tag in tags],  # W&B's limit
                 config=dict(config),
                 id=_run_id(folder),
                 resume="allow",
@@ -80,15 +82,18 @@ class WandbRun:
                 mode=find_wandb_mode(),
                 settings=quiet_settings(),
             )
-            _send_relative_paths(self._run)
-            here = _recording(self._run)
-            write_json(here / OPEN, asdict(this_process()))
-            if not self.is_offline:
-                write_text(here / UNSENT, "")
-            for metrics in ("train/*", "valid/*", "holdout/*"):
-                self._run.define_metric(metrics, step_metric=STEP)
-        except Exception as error:  # whatever it is: work goes on
+            self._prepare(self._run)
+        except Exception as error:  # of any type: work goes on without W&B
             self._fail(error)
+
+    def _prepare(self, run: "Run") -> None:
+        _send_relative_paths(run)
+        folder = _run_folder(run)
+        write_json(folder / OPEN, asdict(this_process()))
+        if not self.is_offline:
+            write_text(folder / UNSENT, "")
+        for metrics in ("train/*", "valid/*", "holdout/*"):
+            run.define_metric(metrics, step_metric=STEP)
 
     @property
     def is_on(self) -> bool:
@@ -99,30 +104,30 @@ class WandbRun:
         return self._run is not None and bool(self._run.settings._offline)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Metrics, at this moment of the run."""
+        """Log metrics."""
         self._try(lambda run: run.log(dict(metrics)))
 
     def show(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        """Charts and tables, made only where W&B is on; those that cannot be made are left out."""
+        """Log charts and tables, made only where W&B is on; those that cannot be made are left out."""
         if self._run is None:
             return
         try:
-            made = dict(make())
+            panels = dict(make())
         except DistractedError as error:
             _log.warning("W&B: a chart or table is left out (%s)", first_line(error))
             return
-        self._try(lambda run: run.log(made))
+        self._try(lambda run: run.log(panels))
 
     def summarise(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        """What the run is listed with."""
+        """Update the run's summary, the values that W&B lists it with."""
         self._try(lambda run: run.summary.update(dict(make())))
 
-    def log_artifact(self, make: Callable[[], wandb.Artifact], aliases: Sequence[str]) -> None:
-        """Files that the run made."""
+    def log_artifact(self, make: Callable[[], "Artifact"], aliases: Sequence[str]) -> None:
+        """Record files that the run made."""
         self._try(lambda run: run.log_artifact(make(), aliases=["latest", *aliases]))
 
     def use_artifact(self, name: str) -> None:
-        """Files that the run took; offline this cannot be recorded, and `make wandb-sync` makes up for it."""
+        """Record files that the run used. Impossible offline; `make wandb-sync` adds it later."""
         if not self.is_offline:
             self._try(lambda run: run.use_artifact(name))
 
@@ -130,13 +135,13 @@ class WandbRun:
         self._try(lambda run: self._close(run, failed=failed))
         self._run = None
 
-    def _close(self, run: wandb.Run, *, failed: bool) -> None:
-        here = _recording(run)
+    def _close(self, run: "Run", *, failed: bool) -> None:
+        folder = _run_folder(run)
         try:
             run.finish(exit_code=int(failed))
-            (here / UNSENT).unlink(missing_ok=True)
+            (folder / UNSENT).unlink(missing_ok=True)
         finally:
-            (here / OPEN).unlink(missing_ok=True)
+            (folder / OPEN).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -146,38 +151,42 @@ class WandbRun:
     ) -> None:
         self.finish(failed=kind is not None)
 
-    def _try(self, tell: Callable[[wandb.Run], object]) -> None:
+    def _try(self, call: Callable[["Run"], object]) -> None:
         if self._run is None:
             return
         try:
-            tell(self._run)
+            call(self._run)
         except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         if self._run is not None:
-            (_recording(self._run) / OPEN).unlink(missing_ok=True)  # nothing more will come
+            (_run_folder(self._run) / OPEN).unlink(missing_ok=True)
         self._run = None
         self.error = first_line(error)
-        if isinstance(error, ConnectionError):  # to its own process, which is gone: the next run gets another
+        if isinstance(error, ConnectionError):  # W&B's service process died: let the next run start another
             with suppress(Exception):
+                import wandb
+
                 wandb.teardown()
-        answers.cache_clear()  # the next run asks again whether there is a server, and goes offline if not
+        answers.cache_clear()  # the next run checks again whether the server answers
         _log.warning("W&B failed (%s); going on without it", self.error)
 
 
-def _recording(run: wandb.Run) -> Path:
-    """The folder of the client's own files."""
+def _run_folder(run: "Run") -> Path:
+    """The folder that the client records a run in."""
     return Path(run.settings.sync_dir)
 
 
-def quiet_settings() -> wandb.Settings:
-    """The client's settings: nothing printed, and nothing of this machine sent but what is told."""
+def quiet_settings() -> "Settings":
+    """Settings under which the client prints nothing and sends nothing about this machine."""
+    import wandb
+
     return wandb.Settings(
-        reinit="create_new",  # else a fold goes on in a run that W&B failed to finish
+        reinit="create_new",  # otherwise a fold would continue a run that W&B failed to finish
         silent=True,
         host="",
-        program="distracted",  # not the path of the script
+        program="distracted",  # otherwise the script's path
         console="off",
         disable_git=True,
         save_code=False,
@@ -190,15 +199,15 @@ def quiet_settings() -> wandb.Settings:
     )
 
 
-def _send_relative_paths(run: wandb.Run) -> None:
-    """Have the run name an artifact's files by where they lie, seen from the working directory.
+def _send_relative_paths(run: "Run") -> None:
+    """Make a run name the files of its artifacts by paths relative to the working directory.
 
-    The client sends the server where each file of an artifact lies on this machine, also of those that it
-    makes of tables. Its service resolves relative paths from the directory that it was started in, ours.
+    The client sends the server the local path of every file of an artifact, including files that it makes of
+    tables. Its service process was started in our working directory, so it can resolve relative paths.
     """
     log_artifact, here = run.log_artifact, Path.cwd()
 
-    def log(artifact: wandb.Artifact, *args: Any, **kwargs: Any) -> wandb.Artifact:
+    def log(artifact: "Artifact", *args: Any, **kwargs: Any) -> "Artifact":
         for entry in artifact.manifest.entries.values():
             if entry.local_path:
                 entry.local_path = os.path.relpath(entry.local_path, here)
@@ -208,19 +217,22 @@ def _send_relative_paths(run: wandb.Run) -> None:
 
 
 def _run_id(folder: Path) -> str:
-    """The id of the run whose files lie in a folder, random at first."""
+    """The id of the folder's run; a new folder gets a random one."""
     path = folder / _ID_FILE
     create_text(path, secrets.token_hex(6))
     return path.read_text().strip()
 
 
 def forget_run(folder: Path) -> None:
-    """What comes next in a folder is a new run on W&B."""
+    """Make the next run in a folder a new one on W&B."""
     (folder / _ID_FILE).unlink(missing_ok=True)
 
 
 def find_wandb_mode() -> Literal["online", "offline"]:
-    """Online where W&B was not told otherwise, a key is configured and its server answers."""
+    """Online unless WANDB_MODE=offline, no API key is configured or the server does not answer."""
+    import wandb
+    from requests.utils import get_netrc_auth
+
     settings = wandb.setup().settings
     if settings.mode == "offline" or not (settings.api_key or get_netrc_auth(settings.base_url)):
         return "offline"
@@ -230,3 +242,12 @@ def find_wandb_mode() -> Literal["online", "offline"]:
         )
         return "offline"
     return "online"
+
+
+def require_server(reason: str) -> None:
+    """Raise TrackingError, with the reason why the server is needed, unless W&B is online."""
+    if find_wandb_mode() != "online":
+        raise TrackingError(
+            "W&B is unavailable: no key (`wandb login`), WANDB_MODE=offline, or its server does not answer; "
+            + reason
+        )

@@ -1,22 +1,23 @@
-"""What W&B shows of a run beside its metrics: confusion, the worst pictures, blend weights."""
+"""Charts and tables of a run on W&B: confusion matrix, worst images, blend weights."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import wandb
+from typing import TYPE_CHECKING, Any
 
 from distracted.audit.mistakes import RowScores, worst_rows
-from distracted.data.images import read_rgb
 from distracted.predictions.store import Store
-from distracted.report.sheets import shrink
 
-#: Pictures of a run, and their longer side in pixels: a grid of 75 folds stays far below 200 MB.
+if TYPE_CHECKING:
+    import wandb
+
+#: Images per run and their longer side in pixels: those of 75 folds take far less than 200 MB.
 NUM_PICTURES = 24
 PICTURE_SIZE = 160
 
 
 def confusion_chart(scored: RowScores) -> Any:
-    """W&B's own chart of the images by true and predicted class."""
+    """W&B's confusion matrix."""
+    import wandb
+
     return wandb.plot.confusion_matrix(
         y_true=scored.table["label"].tolist(),
         preds=scored.table["predicted"].tolist(),
@@ -25,39 +26,36 @@ def confusion_chart(scored: RowScores) -> Any:
     )
 
 
-def worst_table(store: Store, scored: RowScores) -> wandb.Table:
-    """The held-out images that cost most, with their pictures."""
+def worst_table(store: Store, scored: RowScores) -> "wandb.Table":
+    """The held-out images with the largest losses."""
+    import wandb
+
+    from distracted.data.images import read_rgb
+    from distracted.report.sheets import shrink
+
     paths, classes = store.competition.train_paths(), scored.classes
-    columns: list[str | int] = [
-        "picture",
-        "img",
-        "subject",
-        "fold",
-        "true",
-        "predicted",
-        "loss",
-        "p(true)",
-        "p(predicted)",
-    ]
-    table = wandb.Table(columns=columns)
-    for row, told in worst_rows(scored, num=NUM_PICTURES, per_class=0).iterrows():
-        picture = wandb.Image(shrink(read_rgb(paths[int(str(row))]), width=PICTURE_SIZE), file_type="jpg")
+    facts = ("img", "subject", "fold", "true", "predicted", "loss", "p(true)", "p(predicted)")
+    table = wandb.Table(columns=["picture", *facts])
+    for index, row in worst_rows(scored, num=NUM_PICTURES, per_class=0).iterrows():
+        picture = wandb.Image(shrink(read_rgb(paths[int(str(index))]), width=PICTURE_SIZE), file_type="jpg")
         table.add_data(
             picture,
-            told["img"],
-            told["subject"],
-            int(told["fold"]),
-            classes[told["label"]],
-            classes[told["predicted"]],
-            float(told["loss"]),
-            float(told["of_true"]),
-            float(told["confidence"]),
+            row["img"],
+            row["subject"],
+            int(row["fold"]),
+            classes[row["label"]],
+            classes[row["predicted"]],
+            float(row["loss"]),
+            float(row["of_true"]),
+            float(row["confidence"]),
         )
     return table
 
 
-def weights_table(by_fold: Sequence[Mapping[str, float]], overall: Mapping[str, float]) -> wandb.Table:
-    """Blend weights, a row a member: of each fold, and of all folds together."""
+def weights_table(by_fold: Sequence[Mapping[str, float]], overall: Mapping[str, float]) -> "wandb.Table":
+    """Blend weights, one row per member: over all folds together, then of each fold."""
+    import wandb
+
     folds = [f"fold {number}" for number in range(len(by_fold))]
     table = wandb.Table(columns=["member", "all folds", *folds])
     for member, weight in overall.items():

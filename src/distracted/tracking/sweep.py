@@ -1,7 +1,7 @@
-"""`make sweep`: W&B proposes settings, each trial is a run over all folds, its pooled score is the objective.
+"""`make sweep`: W&B proposes settings, each trial is trained over all folds, and its pooled score is logged.
 
-The trial's run on W&B belongs to the sweep; its folds are runs of their own, trained by processes that know
-nothing of the sweep. (In one run folds would write over each other, and a sweep would follow the last fold.)
+A trial is one run of the sweep on W&B, and its folds are separate runs outside of the sweep. In a single run
+the folds would overwrite each other's metrics, and the sweep would use the score of the last fold.
 """
 
 import math
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import wandb
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from distracted.errors import ConfigError, DistractedError, TrackingError, first_line
 from distracted.schema import RuntimeConfig
-from distracted.tracking.client import find_wandb_mode, quiet_settings
+from distracted.tracking.client import quiet_settings, require_server
 
 OBJECTIVE = "oof/log_loss"
-#: Those that propose trials whatever the earlier ones scored.
+#: Methods whose proposals do not depend on earlier scores.
 METHODS = ("random", "grid")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that the sweep proposes, and where they go.
+    """One proposal of a sweep.
 
     Attributes:
-        id: Of the trial's run on W&B; sweep: that it belongs to; overrides: dotted settings such as
-            "training.ema=0.99".
+        id: Id of the trial's run on W&B.
+        sweep: Id of its sweep.
+        overrides: Dotted settings such as "training.ema=0.99".
     """
 
     id: str
@@ -41,61 +41,57 @@ class Trial:
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """Read a sweep's file: W&B's `method`, `parameters` and what else it knows; the objective is given.
+    """Read a sweep's configuration in W&B's format, without the metric, which is `OBJECTIVE`.
 
     Raises:
-        ConfigError: not YAML, or a key is missing or not to be set.
+        ConfigError: not YAML, or a key is missing, invalid or reserved.
     """
     try:
-        told = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not readable YAML: {first_line(error)}") from error
-    if not isinstance(told, dict) or not {"method", "parameters"} <= set(told):
+    if not isinstance(content, dict) or not {"method", "parameters"} <= set(content):
         raise ConfigError(f"{path}: expected method and parameters, in the format of W&B's sweeps")
-    if given := {"metric", "program", "command"} & set(told):
-        raise ConfigError(
-            f"{path}: {sorted(given)[0]} is given: the objective is {OBJECTIVE}, pooled over all folds; "
-            "leave it out"
-        )
-    parameters = told["parameters"]
+    if reserved := {"metric", "program", "command"} & set(content):
+        key = sorted(reserved)[0]
+        raise ConfigError(f"{path}: remove {key}: the objective is always {OBJECTIVE}, pooled over all folds")
+    parameters = content["parameters"]
     if (
         not isinstance(parameters, dict)
         or not parameters
-        or any(isinstance(how, dict) and "parameters" in how for how in parameters.values())
+        or any(isinstance(spec, dict) and "parameters" in spec for spec in parameters.values())
     ):
         raise ConfigError(f"{path}: expected parameters by dotted names such as phases.finetune.lr")
-    if told["method"] not in METHODS:
+    if content["method"] not in METHODS:
         raise ConfigError(
-            f"{path}: method {told['method']} looks at the scores of all folds, and no choice among "
-            f"them is honest; expected {' or '.join(METHODS)}"
+            f"{path}: method {content['method']} adapts to the scores of all folds, after which no choice "
+            f"among the trials is honest; expected {' or '.join(METHODS)}"
         )
-    found: dict[str, Any] = {str(key): value for key, value in told.items()}
-    return found
+    return {str(key): value for key, value in content.items()}
 
 
-def listed_settings(told: Mapping[str, Any]) -> list[str]:
-    """Dotted settings that trials may get, to see whether each fits before the night: all values that are
-    listed, of ranges the lower end."""
-    found = []
-    for key, how in told["parameters"].items():
-        given = how if isinstance(how, dict) else {"value": how}
-        values = given.get("values", [given["value"]] if "value" in given else [])
-        if not values and "min" in given:
-            values = [math.exp(given["min"]) if given.get("distribution") == "log_uniform" else given["min"]]
-        elif not values and "mu" in given:
-            is_log = str(given.get("distribution", "")).startswith(("log_normal", "q_log_normal"))
-            values = [math.exp(given["mu"]) if is_log else given["mu"]]
-        found += [as_setting(key, value) for value in values]
-    return found
+def listed_settings(sweep: Mapping[str, Any]) -> list[str]:
+    """Dotted settings to validate before the sweep starts: all listed values, and one value of each range."""
+    settings = []
+    for key, parameter in sweep["parameters"].items():
+        spec = parameter if isinstance(parameter, dict) else {"value": parameter}
+        values = spec.get("values", [spec["value"]] if "value" in spec else [])
+        if not values and "min" in spec:
+            values = [math.exp(spec["min"]) if spec.get("distribution") == "log_uniform" else spec["min"]]
+        elif not values and "mu" in spec:
+            is_log = str(spec.get("distribution", "")).startswith(("log_normal", "q_log_normal"))
+            values = [math.exp(spec["mu"]) if is_log else spec["mu"]]
+        settings += [as_setting(key, value) for value in values]
+    return settings
 
 
 def as_setting(key: str, value: Any) -> str:
-    """A dotted setting as SET= takes it."""
+    """Format a dotted setting for SET=."""
     return f"{key}={'null' if value is None else value}"
 
 
 def run_sweep(
-    told: Mapping[str, Any],
+    config: Mapping[str, Any],
     runtime: RuntimeConfig,
     *,
     name: str,
@@ -103,25 +99,23 @@ def run_sweep(
     train: Callable[[Trial], Mapping[str, float]],
     sweep: str = "",
 ) -> tuple[str, list[Trial]]:
-    """Start a sweep, or join one, and run some trials.
+    """Start or join a sweep and run some trials.
 
     Args:
-        told: As `read_sweep`.
-        name: What W&B shows for it.
-        train: Trains a trial over all folds; returns its scores, the objective among them.
-        sweep: The id of one that exists; another machine may work on it, too.
+        config: Result of `read_sweep`.
+        name: Name of the sweep on W&B.
+        train: Trains a trial over all folds and returns its scores, including `OBJECTIVE`.
+        sweep: Id of a sweep to join, which other machines may also work on.
 
     Returns:
-        The sweep's id, and the trials that were trained to their end here.
+        The sweep's id and the trials that were completed here.
 
     Raises:
-        TrackingError: no server, or it refuses.
+        TrackingError: W&B is unavailable or rejects the sweep.
     """
-    if find_wandb_mode() != "online":
-        raise TrackingError(
-            "W&B is not to be had: a sweep lives on its server, and there is no key (`wandb login`), "
-            "WANDB_MODE=offline, or no answer"
-        )
+    require_server("a sweep lives on its server")
+    import wandb
+
     done: list[Trial] = []
 
     def run_trial() -> None:
@@ -136,21 +130,21 @@ def run_sweep(
         with _no_host_name():
             if not sweep:
                 metric = {"name": OBJECTIVE, "goal": "minimize"}
-                sweep = wandb.sweep({**told, "name": name, "metric": metric}, project=runtime.project)
+                sweep = wandb.sweep({**config, "name": name, "metric": metric}, project=runtime.project)
             wandb.agent(sweep, function=run_trial, project=runtime.project, count=trials)
     except DistractedError:
         raise
-    except Exception as error:  # the client has many kinds
+    except Exception as error:  # the client raises many types
         raise TrackingError(f"W&B: the sweep failed: {first_line(error)}") from error
     return sweep, done
 
 
 @contextmanager
 def _no_host_name() -> Iterator[None]:
-    """Within, this machine has no name: the client's agent would tell it to the server."""
-    name = socket.gethostname
+    """Hide this machine's name, which W&B's agent would send to the server."""
+    gethostname = socket.gethostname
     socket.gethostname = lambda: "agent"
     try:
         yield
     finally:
-        socket.gethostname = name
+        socket.gethostname = gethostname

@@ -62,7 +62,7 @@ def sync(store: Store, runtime: RuntimeConfig, *, progress: Progress = silent) -
     """
     if find_wandb_mode() != "online":
         raise TrackingError(
-            "W&B is not to be had: no key (`wandb login`), WANDB_MODE=offline, or its server does not "
+            "W&B is unavailable: no key (`wandb login`), WANDB_MODE=offline, or its server does not "
             "answer; nothing was sent"
         )
     done = Synced()

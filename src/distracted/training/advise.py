@@ -87,8 +87,8 @@ class Case:
 
 
 #: (large, similar) to the textbook's case. The recipes for small data are those that did best at equal time
-#: on a data set of that case (docs/transfer.md), which is not always what the textbook says; large data has
-#: not been measured.
+#: on a data set of that case (docs/evidence_transfer.md), which is not always what the textbook says; large
+#: data has not been measured.
 CASES = {
     (False, True): Case(
         "small and similar to ImageNet",

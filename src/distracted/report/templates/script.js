@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables: a click on a heading sorts by its column, a second one the other way round.
+// Tables: a click on a heading sorts by its column, a second click reverses the order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -16,7 +16,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const compare = (a, b) => {
         const [x, y] = [key(a), key(b)];
         const [p, q] = words ? [NaN, NaN] : [parseFloat(x), parseFloat(y)];
-        if (Number.isNaN(p) !== Number.isNaN(q)) return Number.isNaN(p) ? 1 : -1; // what has no value comes last
+        if (Number.isNaN(p) !== Number.isNaN(q)) return Number.isNaN(p) ? 1 : -1; // rows without a value come last
         const order = Number.isNaN(p) ? x.localeCompare(y, undefined, { numeric: true }) : p - q;
         return down ? -order : order;
       };
@@ -25,7 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// The gallery: filters by class and subject, and what is laid over the pictures.
+// The gallery: filters by class and subject, and the choice of the Grad-CAM overlay.
 const gallery = document.querySelector(".gallery");
 if (gallery) {
   const cards = [...gallery.children];

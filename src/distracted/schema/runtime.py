@@ -1,0 +1,37 @@
+"""How to run: device, workers, tracking; and the batch size of predictions."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from distracted.schema.base import Section
+
+
+class InferenceConfig(Section):
+    """Forward passes over validation and test images."""
+
+    batch_size: PositiveInt
+    """Images in a batch of predictions; it enters the hash, since it changes rounding."""
+
+
+class RuntimeConfig(Section):
+    """How to run, not what: nothing here changes the hash."""
+
+    device: str
+    """`auto` (CUDA, else MPS, else the CPU), cpu, cuda or mps."""
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
+    """Processes that load images; results do not depend on it."""
+    cache_gb: NonNegativeFloat | Literal["auto"]
+    """Disk space for decoded training pictures, in GB; `auto`: half of what is free; 0: no cache."""
+    tracking: Literal["wandb", "none"]
+    """Where metrics go in addition to metrics.jsonl."""
+    project: str
+    """The W&B project."""
+    validate_every_epoch: bool
+    """Score the held-out fold after each epoch, for information."""
+    num_cpus: PositiveInt | Literal["auto"]
+    """Cores that a fold takes in a grid."""
+    num_gpus: NonNegativeFloat | Literal["auto"]
+    """GPUs that a fold takes in a grid; 0.5: two folds share one."""
+    checkpoint_steps: PositiveInt | Literal["auto"]
+    """Steps between checkpoints; `auto`: as often as 1% of the time allows."""

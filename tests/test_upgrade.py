@@ -1,0 +1,160 @@
+"""What version 0.1.0 wrote stays valid: its runs are current and done, its training goes on, its hashes hold.
+
+tests/fixtures/make_store.py made the files.
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import Field
+
+from distracted.config import load_config, load_data_config
+from distracted.ensemble.blend import blend_runs
+from distracted.paths import CONFIGS, Workspace
+from distracted.predictions.catalogue import Catalogue
+from distracted.predictions.store import Store, open_store
+from distracted.schema import RunConfig, TrainingConfig, added_later, hash_config
+from distracted.training.checkpoints import newest_state
+from distracted.training.resolve import settle
+
+FIXTURES = Path(__file__).parent / "fixtures"
+RUNS = ["chosen", "ensemble", "one", "one_smooth", "one_tta", "two", "two_calibrated"]
+DONE = {
+    "calibrate": ["--runs", "two"],
+    "smooth": ["--runs", "one", "--methods", "neighbours diffusion"],
+    "tta": ["--run", "one", "--views", "centre scales"],
+    "ensemble": ["--runs", "one_smooth two_calibrated one_tta chosen"],
+    "submit": [],
+}
+BEGUN = (
+    "training.num_folds=3 model.weights=none model.image_size=16 model.head.block=stem "
+    "model.head.pooling=backbone model.head.hidden=0 phases.scratch.epochs=3 "
+    "phases.scratch.patience=9 phases.scratch.soup=2 "
+    "phases.scratch.optimizer=adamw training.seed=2 training.ema=0.9 training.holdout=0.3 "
+    "training.batch_size=4 mixing.mixup.prob=0.5 runtime.tracking=none"
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace as 0.1.0 left it."""
+    with tarfile.open(FIXTURES / "store_0.1.0.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+@pytest.fixture
+def old(root: Path) -> Store:
+    return open_store(Workspace(root), load_data_config(str(root / "tiny"), root=root))
+
+
+def run(root: Path, script: str, *arguments: str) -> str:
+    command = [sys.executable, str(CONFIGS.parent / "scripts" / f"{script}.py"), *arguments]
+    command += ["--data", str(root / "tiny"), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_its_runs_are_complete_and_current(old: Store) -> None:
+    entries = {entry.name: entry for entry in Catalogue(old).entries()}
+    assert sorted(entries) == RUNS
+    assert [entry.not_usable for entry in entries.values()] == [""] * len(RUNS)
+    assert {entry.kind for entry in entries.values()} == {"model", "derived", "blend"}
+
+
+def test_its_blend_is_meant(old: Store) -> None:
+    meant = Catalogue(old).meant_blend()
+    assert meant is not None and meant.run == "ensemble"
+
+
+def test_its_hashes_are_those_of_its_configs(old: Store) -> None:
+    for name in RUNS:
+        for manifest in old.manifests(name):
+            assert hash_config(manifest.config) == manifest.config_hash
+            if manifest.kind == "model":
+                data = {**manifest.config["data"], "folder": "."}
+                runtime = load_config(model="cnn", data="sample").runtime
+                config = RunConfig.model_validate({**manifest.config, "data": data, "runtime": runtime})
+                assert config.hash == manifest.config_hash
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", DONE)
+def test_its_stages_are_done_already(root: Path, command: str) -> None:
+    def stamps() -> dict[Path, tuple[int, int]]:
+        paths = [*root.glob("oof/**/*"), *root.glob("submissions/**/*")]
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths if path.is_file()}
+
+    before = stamps()
+    output = run(root, command, *DONE[command], "--set", "runtime.tracking=none")
+    assert "done already" in output
+    assert stamps() == before
+
+
+@pytest.mark.slow
+def test_its_killed_training_goes_on_to_the_same_predictions(root: Path) -> None:
+    assert newest_state(root / "runs/tiny/begun/fold0") is not None
+    output = run(root, "train", "--model", "cnn", "--name", "begun", "--fold", "0", "--set", BEGUN)
+    assert "begun, fold 0: goes on from step" in output
+    for part in ("valid", "test"):
+        made, expected = (
+            pd.read_parquet(folder / f"{part}.parquet")
+            for folder in (root / "oof/tiny/begun/fold0", root / "expected")
+        )
+        assert made["img"].tolist() == expected["img"].tolist()
+        # the same bytes on the machine that made them; others round otherwise
+        np.testing.assert_allclose(made.iloc[:, 1:], expected.iloc[:, 1:], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_its_runs_are_blended_with_new_ones(root: Path, old: Store) -> None:
+    settings = BEGUN.replace("training.seed=2", "training.seed=3")
+    run(root, "train", "--model", "cnn", "--name", "new", "--set", settings)
+    members = ["one_smooth", "two_calibrated", "chosen", "new"]
+    ensemble = blend_runs(old, runs=members, name="mixed")
+    assert ensemble.members == tuple(members)
+    assert Catalogue(old).entry("mixed").is_current
+
+
+def golden_hashes() -> dict[str, str]:
+    hashes: dict[str, str] = json.loads((FIXTURES / "golden_hashes.json").read_text())
+    return hashes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [key for key in golden_hashes() if not key.endswith(", resolved")])
+def test_configs_keep_their_hashes(key: str) -> None:
+    model, _, recipe = key.partition(" ")
+    overrides = [f"recipe={recipe}"] if recipe else []
+    hashes = golden_hashes()
+    assert load_config(model=model, data="sample", overrides=overrides).hash == hashes[key]
+    overrides += ["model.weights=none", "training.precision=fp32", "runtime.device=cpu"]
+    config = load_config(model=model, data="sample", overrides=overrides)
+    assert settle(config, num_folds=5).config.hash == hashes[f"{key}, resolved"]
+
+
+def test_the_golden_hashes_cover_every_model_and_recipe_of_their_version() -> None:
+    keys = {key.removesuffix(", resolved") for key in golden_hashes()}
+    assert len(keys) == 59 and {"resnet50", "vgg16 gradual", "cnn scratch"} <= keys
+
+
+class Extended(TrainingConfig):
+    """The training section of a later version."""
+
+    extra: str = added_later("plain")
+    plain: str = Field(default="plain")
+
+
+def test_a_key_added_later_leaves_the_hash_while_it_has_its_default() -> None:
+    section = load_config(model="resnet50", data="sample").training.model_dump(mode="json")
+    assert "extra" not in Extended.model_validate(section).model_dump(mode="json")
+    assert "plain" in Extended.model_validate(section).model_dump(mode="json")
+    changed = Extended.model_validate({**section, "extra": "other"}).model_dump(mode="json")
+    assert changed == {**section, "plain": "plain", "extra": "other"}

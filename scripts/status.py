@@ -21,7 +21,7 @@ def main(
     """Show the table of runs and folds, the blend that is meant, and what to run next."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     catalogue = Catalogue(store)
-    meant = catalogue.meant_blend
+    meant = catalogue.meant_blend()
     statuses = run_statuses(catalogue)
     if statuses:
         _grid(store, statuses)
@@ -30,7 +30,7 @@ def main(
         for reason in meant.passed_over:
             console.warn(f"passed over: {reason}")
         console.say(meant.why)
-        console.say(f"{meant.run.name}: expected {describe(expect_run(store, meant.run))}")
+        console.say(f"{meant.run}: expected {describe(expect_run(store, meant.predictions))}")
     steps = [*next_steps(catalogue, statuses), *stale_pages(store)]
     console.say(
         "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")

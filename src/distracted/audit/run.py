@@ -98,11 +98,11 @@ def _judge(store: Store, name: str) -> Run | None:
     """The run whose predictions judge the labels; None while there is none."""
     if name:
         return store.read_run(name)
-    meant = Catalogue(store).meant_run
-    if meant is None or meant.run.leaky:
+    meant = Catalogue(store).meant_run()
+    if meant is None or meant.predictions.leaky:
         return None
     meant.log("RUN")
-    return meant.run
+    return meant.predictions
 
 
 def _split(store: Store) -> Check:

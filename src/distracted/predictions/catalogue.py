@@ -6,7 +6,7 @@ once; after something was written it makes a new one.
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -155,13 +155,15 @@ class Meant:
     """The run that is meant if none is named.
 
     Attributes:
+        run: Its name.
         why: Why it was chosen, in one line.
         passed_over: Why others were not taken, a line each.
     """
 
-    run: Run
+    run: str
+    predictions: Run = field(repr=False, compare=False)
     why: str
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[str, ...]
 
     def log(self, option: str) -> None:
         """Log which run was chosen and why; `option` is what names another, such as NAME."""
@@ -196,30 +198,34 @@ class Catalogue:
         parents = [parent for parent in self.entry(name).parents if self.store.finished_folds(parent)]
         return 1 + max(map(self.depth, parents), default=0)
 
-    @cached_property
     def meant_blend(self) -> Meant | None:
         """The current blend with the lowest cross-fitted log loss, the newer of equals.
 
         Blends with a leaky member are taken only if there is no other.
         """
-        blends = [entry for entry in self.entries() if entry.kind in ("blend", "?")]
-        return self._best(blends, "blend", "cross-fitted log loss")
+        return self._meant_blend
 
     @cached_property
+    def _meant_blend(self) -> Meant | None:
+        return self._best(self._blends(), "blend", "cross-fitted log loss")
+
     def meant_run(self) -> Meant | None:
         """The blend that is meant; without one, the current run with the lowest pooled log loss.
 
         Leaky runs are taken only if there is no other.
         """
-        if (blend := self.meant_blend) is not None and not blend.run.leaky:
+        if (blend := self.meant_blend()) is not None and not blend.predictions.leaky:
             return blend
         run = self._best(self.entries(), "run", "pooled log loss")
-        return blend if run is None or (blend is not None and run.run.leaky) else run
+        return blend if run is None or (blend is not None and run.predictions.leaky) else run
+
+    def _blends(self) -> list[Entry]:
+        """All blends, and what might be one."""
+        return [entry for entry in self.entries() if entry.kind in ("blend", "?")]
 
     def _unusable_blends(self) -> list[str]:
         """What is wrong with each blend that is not current."""
-        blends = [entry for entry in self.entries() if entry.kind in ("blend", "?")]
-        return [entry.not_usable for entry in blends if not entry.is_current]
+        return [entry.not_usable for entry in self._blends() if not entry.is_current]
 
     def why_no_blend(self) -> str:
         """Why no blend is meant: what is wrong with each, or that there is none."""
@@ -242,7 +248,7 @@ class Catalogue:
         passed_over = self._unusable_blends()
         passed_over += [f"{entry.name}: leaky (LEAKY=1)" for entry in current if entry.leaky != run.leaky]
         same = [entry for entry in current if entry.leaky == run.leaky]
-        return Meant(run, _why(same, noun, score), tuple(passed_over))
+        return Meant(run.name, run, _why(same, noun, score), tuple(passed_over))
 
     def _read(self, entry: Entry) -> Run | None:
         try:

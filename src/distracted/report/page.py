@@ -164,10 +164,10 @@ def collect(
     catalogue = Catalogue(store)
     if run:
         store.read_run(run)  # raises if it cannot be used
-    meant = None if run else catalogue.meant_run
+    meant = None if run else catalogue.meant_run()
     statuses = run_statuses(catalogue)
     board = make_board(store, statuses, progress=progress)
-    head = headline(board, run if meant is None else meant.run.name)
+    head = headline(board, run if meant is None else meant.run)
     why = ""
     if meant is not None:
         meant.log("RUN")

@@ -122,9 +122,9 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
     anew = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
     if (left := [run for run in waiting if run not in blended]) and not anew:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
-    meant = catalogue.meant_blend
-    if meant is not None and not is_submitted(store, meant.run.name):
-        steps.append(f"make submit NAME={meant.run.name}: its predictions are not submitted yet")
+    meant = catalogue.meant_blend()
+    if meant is not None and not is_submitted(store, meant.run):
+        steps.append(f"make submit NAME={meant.run}: its predictions are not submitted yet")
     return steps
 
 

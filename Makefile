@@ -1,6 +1,6 @@
 # One line a target; every target sets the environment up first, in under a second once it is there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -65,6 +65,9 @@ calibrate: $(STAMP)  ## Temperature, class bias and clip, fitted on the other fo
 
 smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own resnet50" METHODS= HOW= DATA=)
 	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
+
+derive: $(STAMP)  ## Make the run that any step makes of others, fitted on the other folds (STEP= RUNS= HOW= NAME= DATA=)
+	@$(PY) scripts/derive.py --set "$$SETTINGS" --step $(call quoted,$(call given,STEP)) --runs $(call quoted,$(call given,RUNS)) $(call option,HOW,--how) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
 
 ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS= STEPS= VIEWS= SPACES= METHODS= TRUTH= DATA= SET=)
 	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)

@@ -308,7 +308,7 @@ def time_blenders(problem: Problem, numbers: Sequence[int]) -> list[dict[str, An
         log_probs = problem.log_probs[:number]
         for blender in ALL_BLENDERS:
             start = time.perf_counter()
-            weights = blender.fit(log_probs, problem.labels)
+            weights = blender.fit_weights(log_probs, problem.labels)
             seconds = time.perf_counter() - start
             loss = log_loss(blender.pool(log_probs, weights), problem.labels)
             found.append({"blender": blender.name, "runs": number, "seconds": seconds, "in_sample": loss})

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import console
 from distracted.data.augment import resize_and_crop
 from distracted.ensemble.crossfit import cross_fit_sources
-from distracted.ensemble.sources import Fitted, Stored, held_out_log_probs
+from distracted.ensemble.sources import FittedSource, StoredSource, held_out_log_probs
 from distracted.files import atomic_path, write_json
 from distracted.metrics import log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
@@ -150,9 +150,9 @@ def _compete(people: People, rng: np.random.Generator) -> Arrays:
 def _derived(found: Arrays) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
     """What is fitted on the heads' predictions: a blend, a calibrated run, and a blend of such runs."""
     scored = fold_people(People(np.empty((0, 0), np.float32), found["labels"], found["subjects"]))
-    heads = [Stored(name, found[f"{name}_oof"], scored, found[f"{name}_test"]) for name in HEADS]
+    heads = [StoredSource(name, found[f"{name}_oof"], scored, found[f"{name}_test"]) for name in HEADS]
     step = Calibrate(subjects=scored.subjects_by_fold())
-    calibrated = [Fitted(f"{head.name}, calibrated", step, [head], scored) for head in heads]
+    calibrated = [FittedSource(f"{head.name}, calibrated", step, [head], scored) for head in heads]
     blend = cross_fit_sources(heads, scored).source
     better = cross_fit_sources(calibrated, scored).source
     for name, source in (

@@ -82,7 +82,7 @@ def blending(sizes: dict[str, int]) -> dict[str, Callable[[], int]]:
     problem = simulate_runs(sizes["runs"], sizes["images"], _SEED, sizes["classes"])
 
     def fit(blender: int) -> int:
-        BLENDERS[blender].fit(problem.log_probs, problem.labels)
+        BLENDERS[blender].fit_weights(problem.log_probs, problem.labels)
         return sizes["images"]
 
     def blend() -> int:

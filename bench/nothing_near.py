@@ -7,8 +7,8 @@ a space of random features: what is near an image is anybody. Counted is how oft
 and what the choice did to the score. Where subjects have too few images for clusters, there are none.
 """
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 
 import console
 from distracted.config import load_data_config
-from distracted.ensemble.derive import extent_of
 from distracted.ensemble.members import open_sources, scored_rows, step_source
-from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, held_out_losses
+from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source, held_out_losses
 from distracted.metrics import difference_and_error
 from distracted.paths import Workspace
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.methods import WAYS, Extent, Way, all_settings, any_of
-from distracted.postprocess.smooth import Smooth
+from distracted.postprocess.candidates import find_limits
+from distracted.postprocess.method import Method
+from distracted.postprocess.smooth import METHODS, Smooth
+from distracted.postprocess.spaces import Index
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import open_store
 from distracted.progress import silent
 from markdown_table import say_header, say_row
 
 NUM_FEATURES = 64
+Rng = np.random.Generator
 
 
 def main(
@@ -42,21 +44,21 @@ def main(
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     scored = scored_rows(store.folds)
     runs = [store.read_run(name) for name in store.runs() if store.manifest(name, 0).kind == "model"]
-    extent = extent_of(store)
-    ways = {name: [way] for name, way in WAYS.items() if way.candidates([""], most=way.most(extent))}
-    ways["all at once"] = [way for (way,) in ways.values()]
-    none_of = {name: [0, 0] for name in ways}
-    changes: dict[str, list[float]] = {name: [] for name in ways}
+    limits = find_limits(store)
+    methods = {name: [method] for name, method in METHODS.items() if method.candidates([""], limits)}
+    methods["all at once"] = [method for (method,) in methods.values()]
+    none_of = {name: [0, 0] for name in methods}
+    changes: dict[str, list[float]] = {name: [] for name in methods}
     with console.progress("runs", total=len(runs) * repeats, unit="shuffle") as step:
         for run in runs:
             calibrate = Calibrate(subjects=scored.subjects_by_fold())
-            member = Fitted("calibrated", calibrate, open_sources(store, [run], scored), scored)
+            member = FittedSource("calibrated", calibrate, open_sources(store, [run], scored), scored)
             plain = held_out_losses(member, scored, frozenset())
             for repeat in range(repeats):
                 rng = np.random.default_rng([3, repeat])
-                for name, chosen_from in ways.items():
-                    source = _smoothed(member, scored, chosen_from, extent, rng)
-                    assert isinstance(source, Chosen)
+                for name, chosen_from in methods.items():
+                    source = _smoothed(member, scored, chosen_from, limits, rng)
+                    assert isinstance(source, ChosenSource)
                     choices = [source.choice(frozenset({fold})) for fold in range(scored.num_folds)]
                     none_of[name][0] += choices.count(0)
                     none_of[name][1] += len(choices)
@@ -70,19 +72,32 @@ def main(
         say_row([name, share, f"{values.mean():+.6f}", f"{values.max():+.6f}"])
 
 
+class _Memory:
+    """A feature space of given features, indexed in memory."""
+
+    def __init__(
+        self, features: Mapping[Subset, NDArray[np.float32]], methods: Sequence[type[Method]]
+    ) -> None:
+        indices = dict.fromkeys(method.index for method in methods)
+        self._made = {
+            (index.kind, subset): index.build(rows, silent)
+            for index in indices
+            for subset, rows in features.items()
+        }
+
+    def get(self, index: type[Index], subset: Subset) -> Index:
+        return self._made[index.kind, subset]
+
+
 def _smoothed(
-    member: Source, scored: ScoredRows, ways: list[Way], extent: Extent, rng: np.random.Generator
+    member: Source, scored: ScoredRows, methods: Sequence[type[Method]], limits: dict[str, int], rng: Rng
 ) -> Source:
-    features = dict(_features(scored, rng))
-    spaces = {}
-    for way in ways:
-        kept = {part: way.layout.read(way.layout.find(rows, silent)) for part, rows in features.items()}
-        spaces[way.layout.name] = {"shuffled": kept.__getitem__}
-    candidates = all_settings(ways, ["shuffled"], extent)
-    return step_source("smooth", Smooth(any_of(spaces, candidates)), [member], scored)  # type: ignore[arg-type]
+    space: Any = _Memory(dict(_features(scored, rng)), methods)
+    candidates = [one for method in methods for one in method.candidates(["shuffled"], limits)]
+    return step_source("smooth", Smooth({"shuffled": space}, candidates), [member], scored)
 
 
-def _features(scored: ScoredRows, rng: np.random.Generator) -> Iterator[tuple[Subset, NDArray[np.float32]]]:
+def _features(scored: ScoredRows, rng: Rng) -> Iterator[tuple[Subset, NDArray[np.float32]]]:
     for fold in range(scored.num_folds):
         num = int((scored.folds == fold).sum())
         yield Subset(fold), rng.standard_normal((num, NUM_FEATURES), dtype=np.float32)

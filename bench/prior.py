@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 import console
-from distracted.ensemble.sources import Fitted, Stored, held_out_losses
+from distracted.ensemble.sources import FittedSource, StoredSource, held_out_losses
 from distracted.errors import ConfigError
 from distracted.metrics import log_loss, prior_log_probs
 from distracted.postprocess.calibrate import fit_temperature, floored, prior_bias, soften, subject_biases
@@ -58,22 +58,21 @@ class Moved:
 
     bias: Bias
     subjects: Mapping[int, Ints]
-    name: str = "moved"
     min_folds: ClassVar[int] = 1
 
-    def learn(self, examples: Examples) -> tuple[Floats, float]:
+    def fit(self, examples: Examples) -> tuple[Floats, float]:
         (log_probs,), labels = floored(examples.log_probs), examples.labels
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
-        for part, rows in examples.parts():
-            log_probs[rows] += self.bias(log_probs[rows], prior, self.subjects[part.fold])
+        for subset, rows in examples.subsets():
+            log_probs[rows] += self.bias(log_probs[rows], prior, self.subjects[subset.fold])
         return prior, fit_temperature(normalised(log_probs), labels)
 
-    def apply(self, fitted: tuple[Floats, float], log_probs: LogProbs, part: Subset) -> Floats:
+    def predict(self, fitted: tuple[Floats, float], log_probs: LogProbs, subset: Subset) -> Floats:
         prior, temperature = fitted
-        (found,) = floored(log_probs)
-        everybody = np.arange(len(found))  # of the test set, too many to count for less
-        own = everybody if part.test else self.subjects[part.fold]
-        return soften(found + self.bias(found, prior, own), temperature)
+        (plain,) = floored(log_probs)
+        many = np.arange(len(plain))  # as if each test row had a subject of its own
+        subjects = many if subset.test else self.subjects[subset.fold]
+        return soften(plain + self.bias(plain, prior, subjects), temperature)
 
 
 def _none(log_probs: LogProbs, prior: Floats, subjects: Ints) -> Floats:
@@ -89,10 +88,10 @@ BIASES: dict[str, Bias] = {"temperature": _none, "by fold": _by_fold, "own rows 
 
 def _scores(found: dict[str, Any], head: str) -> list[float]:
     scored = fold_people(People(np.empty((0, 0), np.float32), found["labels"], found["subjects"]))
-    stored = Stored(head, found[f"{head}_oof"], scored, found[f"{head}_test"])
+    stored = StoredSource(head, found[f"{head}_oof"], scored, found[f"{head}_test"])
     cells = []
     for bias in BIASES.values():
-        source = Fitted("moved", Moved(bias, scored.subjects_by_fold()), [stored], scored)
+        source = FittedSource("moved", Moved(bias, scored.subjects_by_fold()), [stored], scored)
         test = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
         cells.append(float(held_out_losses(source, scored, frozenset()).mean()))
         cells.append(float(np.mean([log_loss(rows, found["test_labels"]) for rows in test])))

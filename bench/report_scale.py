@@ -25,8 +25,9 @@ from distracted.audit.odd_images import check_pictures
 from distracted.audit.scan import scan_images
 from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.blend import blend_runs
-from distracted.ensemble.derive import calibrate_run
+from distracted.ensemble.derive import derive_run
 from distracted.paths import Workspace
+from distracted.postprocess.calibrate import Calibrate
 from distracted.predictions.store import Store, open_store
 from distracted.submission.submit import write_submission
 from distracted.tracking.client import WandbRun
@@ -99,7 +100,7 @@ def _predict(store: Store) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(line) + "\n" for line in _metrics(rng)))
     for run in ("net00", "net01"):
-        calibrate_run(store, run)
+        derive_run(store, Calibrate.on(store), [run])
     blend_runs(store, progress=console.progress)
     write_submission(store)
 

@@ -13,10 +13,10 @@ Results are kept below --root, one file a repeat: what is there is not made agai
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,13 +27,13 @@ import console
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.members import step_source
 from distracted.ensemble.pools import pool_geometric
-from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, Stored
+from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source, StoredSource
 from distracted.files import write_json
 from distracted.metrics import log_loss, log_losses
 from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.methods import WAYS, Extent, all_settings, any_of
-from distracted.postprocess.smooth import Smooth
+from distracted.postprocess.neighbours import MAX_NEIGHBOURS
+from distracted.postprocess.smooth import METHODS, Smooth
 from distracted.postprocess.step import Labels, LogProbs, Subset, normalised
 from distracted.progress import silent
 from heads import NUM_FOLDS, Floats, Ints, People, fit_heads, fold_people, labelled_people, some_columns
@@ -92,23 +92,23 @@ def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, tup
     scored, answers = fold_people(train), new.labels
     members = [_member(train, new, scored, head, rng) for head in HEADS]
     sure, subjects = members[-1], scored.subjects_by_fold()
-    calibrated = Fitted("calibrated", Calibrate(subjects=subjects), [sure], scored)
+    calibrated = FittedSource("calibrated", Calibrate(subjects=subjects), [sure], scored)
     sources: dict[str, Source] = {"one run": sure}
     for blender in (*ALL_BLENDERS, FREE_SIGNS):
-        sources[blender.name] = Fitted(blender.name, blender, members, scored)
-    fits = [Fitted(blender.name, blender, members, scored) for blender in BLENDERS]
-    sources["the chosen blender"] = Chosen("chosen", fits, scored)
+        sources[blender.name] = FittedSource(blender.name, blender, members, scored)
+    fits = [FittedSource(blender.name, blender, members, scored) for blender in BLENDERS]
+    sources["the chosen blender"] = ChosenSource("chosen", fits, scored)
     for part in ("prior", "temperature", "clip"):
-        sources[f"calibration: {part}"] = Fitted(part, Calibrate((part,), subjects), [sure], scored)
+        sources[f"calibration: {part}"] = FittedSource(part, Calibrate((part,), subjects), [sure], scored)
     sources["calibration"] = calibrated
     for name in ("neighbours", "diffusion"):  # a subject has too few images for clusters
         sources[f"smoothing by {name}"] = _smoothing(name, calibrated, train, new, scored)
     steps = [
-        Fitted(f"calibrated {n}", Calibrate(subjects=subjects), [member], scored)
+        FittedSource(f"calibrated {n}", Calibrate(subjects=subjects), [member], scored)
         for n, member in enumerate(members)
     ]
-    blend = [Fitted(blender.name, blender, steps, scored) for blender in BLENDERS]
-    sources["calibrated runs, the chosen blender"] = Chosen("chosen", blend, scored)
+    blend = [FittedSource(blender.name, blender, steps, scored) for blender in BLENDERS]
+    sources["calibrated runs, the chosen blender"] = ChosenSource("chosen", blend, scored)
     for own in (False, True):
         name = "pseudo-labels" + ", own fold too" * own
         sources[name] = _student(train, new, scored, sure, own=own)
@@ -122,14 +122,16 @@ def _shuffled(people: People, rng: np.random.Generator) -> People:
 
 def _member(
     train: People, new: People, scored: ScoredRows, head: tuple[float, int | None], rng: np.random.Generator
-) -> Stored:
+) -> StoredSource:
     """A run of logistic heads on some of the features."""
     columns = some_columns(train.features.shape[1], head[1], rng)
     oof, test = fit_heads(train, new, scored, columns, c=head[0], max_iter=_MAX_ITER)
-    return Stored(f"head {head}", oof, scored, test)
+    return StoredSource(f"head {head}", oof, scored, test)
 
 
-def _student(train: People, new: People, scored: ScoredRows, teacher: Stored, *, own: bool) -> Stored:
+def _student(
+    train: People, new: People, scored: ScoredRows, teacher: StoredSource, *, own: bool
+) -> StoredSource:
     """Heads that learn from a teacher's likeliest classes of the new people, too."""
     assert teacher.test is not None
     columns = slice(0, 64)
@@ -144,20 +146,28 @@ def _student(train: People, new: People, scored: ScoredRows, teacher: Stored, *,
         fit = fit_logistic(rows, taught, c=1.0, max_iter=_MAX_ITER)
         oof[valid] = linear_log_probs(train.features[valid][:, columns], *fit)
         test.append(linear_log_probs(new.features[:, columns], *fit))
-    return Stored("student", oof, scored, np.stack(test))
+    return StoredSource("student", oof, scored, np.stack(test))
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """A feature space whose index of each subset is in memory."""
+
+    index_of: Callable[[Subset], Any]
+
+    def get(self, index: type, subset: Subset) -> Any:
+        return self.index_of(subset)
 
 
 def _smoothing(name: str, parent: Source, train: People, new: People, scored: ScoredRows) -> Source:
-    way = WAYS[name]
-    kept = {}
+    method, indices = METHODS[name], {}
     for fold in range(NUM_FOLDS):
-        kept[Subset(fold)] = way.layout.read(way.layout.find(train.features[scored.folds == fold], silent))
-    of_new = way.layout.read(way.layout.find(new.features, silent))
-    spaces = {way.layout.name: {"fixed": lambda part: of_new if part.test else kept[part]}}
-    per_subject = len(scored.labels) // len(np.unique(scored.subjects))
-    extent = Extent(int(np.bincount(scored.folds).min()), per_subject)
-    candidates = all_settings([way], ["fixed"], extent)
-    return step_source(name, Smooth(any_of(spaces, candidates)), [parent], scored)  # type: ignore[arg-type]
+        indices[Subset(fold)] = method.index.build(train.features[scored.folds == fold], silent)
+    of_new = method.index.build(new.features, silent)
+    space: Any = _Memory(lambda subset: of_new if subset.test else indices[subset])
+    smallest = int(np.bincount(scored.folds).min())
+    candidates = method.candidates(["fixed"], {"k": min(MAX_NEIGHBOURS, smallest - 1)})
+    return step_source(name, Smooth({"fixed": space}, candidates), [parent], scored)
 
 
 def _losses(source: Source, scored: ScoredRows, answers: Ints) -> tuple[float, float]:

@@ -1,8 +1,9 @@
-"""make ladder: the winners' steps one after another, each measured on people that it never saw."""
+"""make ladder: the winners' steps one after another, each measured on people it never saw."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +14,10 @@ import smooth
 import train
 import tta
 from distracted.config import load_config
-from distracted.ensemble.derive import settings_to_try
 from distracted.errors import ConfigError
 from distracted.inference.views import find_views
 from distracted.paths import Workspace
-from distracted.postprocess.methods import find_ways
+from distracted.postprocess.candidates import all_candidates, find_methods
 from distracted.postprocess.spaces import OWN
 from distracted.predictions.store import Store, open_store
 from distracted.report.ladder import Rung, keep_ladder, measure_ladder
@@ -41,22 +41,17 @@ def main(
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
-    """Climb from trained models to their blend: calibrated, over views, smoothed, taught by pseudo-labels."""
+    """Climb from trained models to their blend: calibration, views, smoothing, pseudo-labels."""
     named, taken = list(dict.fromkeys(models.split())), steps.split()
     if not named:
         raise ConfigError("MODELS= is missing: one or more names in configs/models")
     if unknown := [step for step in taken if step not in STEPS]:
         raise ConfigError(f"STEPS: there is no {unknown[0]!r}; expected some of {', '.join(STEPS)}")
-    teaching = "pseudo" in taken
-    configs = [
-        load_config(
-            model=model,
-            data=data,
-            overrides=[*console.overrides(set), *([f"pseudo.teachers=[{model}]"] if teaching else [])],
-            root=root,
-        )
-        for model in named
-    ]
+    configs = []
+    for model in named:
+        teachers = [f"pseudo.teachers=[{model}]"] if "pseudo" in taken else []
+        overrides = [*console.overrides(set), *teachers]
+        configs.append(load_config(model=model, data=data, overrides=overrides, root=root))
     for space in spaces.split():
         if space != OWN:
             load_config(model=space, data=data, root=root)
@@ -64,14 +59,14 @@ def main(
     store = open_store(
         Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
     )
-    _check(store, taken, views, spaces, methods, truth)  # rather than after hours of training
-    climb = _Climb(taken, views, spaces, methods, data, set, force, root)
+    _check(store, taken, views, spaces, methods, truth)  # now, not after hours of training
+    shared: dict[str, Any] = {"data": data, "force": force, "root": root}
+    climb = _Climb(taken, views, spaces, methods, set, shared)
     ladders = {model: climb(model) for model in named}
     members = [run for rungs in ladders.values() for step, run in rungs if step != "base" or len(rungs) == 1]
     blend = "ladder"
     if len(members) > 1:
-        runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime."))
-        ensemble.main(runs=" ".join(members), name=blend, set=runtime, data=data, force=force, root=root)
+        ensemble.main(runs=" ".join(members), name=blend, set=runtime_only(set), **shared)
     for model, rungs in ladders.items():
         if len(members) > 1:
             rungs.append(("blend of all", blend))
@@ -80,7 +75,7 @@ def main(
 
 
 def _check(store: Store, steps: Sequence[str], views: str, spaces: str, methods: str, truth: str) -> None:
-    """Refuse what a step would be refused for once it is reached."""
+    """Refuse everything that a later step would refuse."""
     name, num_folds = store.competition.name, store.folds.num_folds
     if truth:
         read_truth(store, Path(truth))
@@ -93,83 +88,55 @@ def _check(store: Store, steps: Sequence[str], views: str, spaces: str, methods:
     if "smoothing" in steps:
         if not (named := spaces.split()):
             raise ConfigError(f"SPACES={spaces!r}: expected at least one")
-        settings_to_try(store, find_ways(methods.split()), named)
+        all_candidates(store, find_methods(methods.split()), named)
 
 
+@dataclass(frozen=True)
 class _Climb:
     """Makes the runs of one model's ladder."""
 
-    def __init__(
-        self,
-        steps: Sequence[str],
-        views: str,
-        spaces: str,
-        methods: str,
-        data: str,
-        set: str,
-        force: bool,
-        root: Path,
-    ) -> None:
-        self._force = force
-        self._steps, self._views, self._spaces, self._methods = steps, views, spaces, methods
-        self._data, self._set, self._root = data, set, root
-        self._runtime = " ".join(item for item in console.overrides(set) if item.startswith("runtime."))
+    steps: Sequence[str]
+    views: str
+    spaces: str
+    methods: str
+    set: str
+    shared: dict[str, Any]
 
     def __call__(self, model: str) -> list[tuple[str, str]]:
-        """Of each rung the step and the run."""
-        train.main(model=model, data=self._data, set=self._set, force=self._force, root=self._root)
-        rungs = [("base", model)]
-        chain = self._chain(model)
-        rungs += chain
-        if "pseudo" in self._steps:
+        """Each rung's step and run."""
+        train.main(model=model, set=self.set, **self.shared)
+        rungs = [("base", model), *self._chain(model)]
+        if "pseudo" in self.steps:
             student = f"{model}_student"
-            settings = f"{self._set} pseudo.teachers=[{model}]"
-            train.main(
-                model=model,
-                name=student,
-                data=self._data,
-                set=settings,
-                force=self._force,
-                root=self._root,
-            )
-            taught = self._chain(student)
-            rungs.append(("pseudo-labels", taught[-1][1] if taught else student))
+            train.main(model=model, name=student, set=f"{self.set} pseudo.teachers=[{model}]", **self.shared)
+            chain = self._chain(student)
+            rungs.append(("pseudo-labels", chain[-1][1] if chain else student))
         return rungs
 
     def _chain(self, run: str) -> list[tuple[str, str]]:
-        """A trained run calibrated, seen in several views, smoothed: those that are asked for."""
-        rungs = []
-        data, force, root = self._data, self._force, self._root
-        if "calibration" in self._steps:
-            calibrate.main(
-                runs=run, name=f"{run}_calibrated", set=self._runtime, data=data, force=force, root=root
-            )
-            rungs.append(("calibration", f"{run}_calibrated"))
-        top = rungs[-1][1] if rungs else run
-        if "tta" in self._steps:
+        """The requested steps on a trained run: calibration, views, smoothing."""
+        shared = {**self.shared, "set": runtime_only(self.set)}
+        rungs, top = [], run
+        if "calibration" in self.steps:
+            top = f"{run}_calibrated"
+            calibrate.main(runs=run, name=top, **shared)
+            rungs.append(("calibration", top))
+        if "tta" in self.steps:
             top = f"{run}_tta"
-            tta.main(
-                run=run, views=self._views, name=top, set=self._runtime, data=data, force=force, root=root
-            )
-            if "calibration" in self._steps:
-                calibrate.main(
-                    runs=top, name=f"{top}_calibrated", set=self._runtime, data=data, force=force, root=root
-                )
+            tta.main(run=run, views=self.views, name=top, **shared)
+            if "calibration" in self.steps:
+                calibrate.main(runs=top, name=f"{top}_calibrated", **shared)
                 top = f"{top}_calibrated"
             rungs.append(("test-time views", top))
-        if "smoothing" in self._steps:
-            smooth.main(
-                runs=top,
-                spaces=self._spaces,
-                methods=self._methods,
-                name=f"{run}_smooth",
-                set=self._runtime,
-                data=data,
-                force=force,
-                root=root,
-            )
+        if "smoothing" in self.steps:
+            smooth.main(runs=top, spaces=self.spaces, methods=self.methods, name=f"{run}_smooth", **shared)
             rungs.append(("smoothing", f"{run}_smooth"))
         return rungs
+
+
+def runtime_only(settings: str) -> str:
+    """The settings of SET= that say how to run, which every step takes."""
+    return " ".join(item for item in console.overrides(settings) if item.startswith("runtime."))
 
 
 def show(store: Store, model: str, rungs: Sequence[tuple[str, str]], truth: Path | None) -> None:

@@ -12,10 +12,11 @@ import typer
 
 import console
 from distracted.config import load_config
-from distracted.ensemble.derive import choose_run
+from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, DistractedError
 from distracted.files import write_text
 from distracted.paths import CONFIGS, Workspace
+from distracted.postprocess.choose import Choose
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
 from distracted.schema import RuntimeConfig
@@ -34,9 +35,9 @@ def main(
     """Train trials that W&B proposes from configs/sweep.yaml, and choose the best as a run of its own."""
     if not model:
         raise ConfigError("MODEL= is missing: a name in configs/models")
-    told = read_sweep(CONFIGS / "sweep.yaml")
+    spec = read_sweep(CONFIGS / "sweep.yaml")
     settings = console.overrides(set)
-    for setting in listed_settings(told):  # rather than in the night
+    for setting in listed_settings(spec):  # refused now, not after hours of trials
         load_config(model=model, data=data, overrides=[*settings, setting], root=root)
     config = load_config(model=model, data=data, overrides=settings, root=root)
     store = open_store(
@@ -51,30 +52,30 @@ def main(
         console.say(f"{name_of(trial)}: {' '.join(trial.overrides)}")
         _train(model, name_of(trial), [*settings, *trial.overrides], data, root)
         write_text(store.workspace.sweep(store.competition.name, trial.sweep) / name_of(trial), "")
-        found = pooled_scores(store, name_of(trial))
-        console.say(f"{name_of(trial)}: pooled OOF {console.scores(found)}")
-        return {f"oof/{key}": value for key, value in found.items()}
+        pooled = pooled_scores(store, name_of(trial))
+        console.say(f"{name_of(trial)}: pooled OOF {console.scores(pooled)}")
+        return {f"oof/{key}": value for key, value in pooled.items()}
 
     name = f"{store.competition.name}: {model}"
-    sweep, done = run_sweep(told, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
+    sweep, done = run_sweep(spec, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
     console.say(f"sweep {sweep}: {len(done)} trials; `make sweep MODEL={model} SWEEP={sweep}` adds more")
     if not done:
-        raise DistractedError("no trial was trained to its end; what they said stands above")
+        raise DistractedError("no trial finished; their messages are above")
     _choose(store, model, sweep, config.runtime)
 
 
 def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -> None:
-    """Train all folds in a process that knows nothing of the sweep: its folds are runs of their own."""
+    """Train all folds in a process outside the sweep, so that W&B shows each fold as a run of its own."""
     sweeping = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
     environment = {key: value for key, value in os.environ.items() if key not in sweeping}
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--model", model, "--name", name]
     command += ["--set", shlex.join(overrides), "--data", data, "--root", str(root)]
     if subprocess.run(command, env=environment).returncode:
-        raise DistractedError(f"{name}: the trial failed; what it said stands above")
+        raise DistractedError(f"{name}: the trial failed; its messages are above")
 
 
 def _choose(store: Store, model: str, sweep: str, runtime: RuntimeConfig) -> None:
-    """The best of all trials of the sweep that are complete here, whoever trained them."""
+    """Choose among all trials of the sweep that are complete here, whoever trained them."""
     every = [path.name for path in store.workspace.sweep(store.competition.name, sweep).iterdir()]
     complete = [run for run in sorted(every) if len(store.finished_folds(run)) == store.folds.num_folds]
     rows = sorted((pooled_scores(store, run)["log_loss"], run) for run in complete)
@@ -82,12 +83,11 @@ def _choose(store: Store, model: str, sweep: str, runtime: RuntimeConfig) -> Non
     if len(complete) < 2:
         console.say("one trial leaves no choice")
         return
-    made = choose_run(store, complete, name=f"{model}_sweep", force=True)
+    made = derive_run(store, Choose(), complete, name=f"{model}_sweep", force=True)
     console.track(store, runtime, made.name)
     console.say(
-        f"{made.name}: {made.gain.after:.4f}, chosen for each fold on the others of {len(complete)} trials "
-        f"({', '.join(map(str, made.fitted))}); over all folds together {made.overall} is best, "
-        f"{made.gain.before:.4f}, which flatters as any choice does"
+        f"{made.name}: {made.gain.after:.4f}, for each fold one of {len(complete)} trials, chosen on the "
+        f"others ({made.how}); the best trial's own {made.gain.before:.4f} flatters, as any choice does"
     )
 
 

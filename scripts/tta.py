@@ -1,4 +1,4 @@
-"""make tta: test-time augmentation, a run's networks averaged over views of each picture."""
+"""make tta: test-time augmentation, a run's predictions averaged over views of each picture."""
 
 from typing import Annotated
 
@@ -19,24 +19,24 @@ def main(
     run: Annotated[str, typer.Option(help="A trained, complete run.")],
     views: Annotated[str, typer.Option(help="Groups of views, separated by spaces.")],
     average: Annotated[str, typer.Option(help="Average probs or log_probs.")] = "probs",
-    name: Annotated[str, typer.Option(help="Of the run that is made; by default <run>_tta.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the new run; by default <run>_tta.")] = "",
     data: console.Data = "state_farm",
-    set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",
+    set: Annotated[str, typer.Option(help="Only runtime.*, e.g. 'runtime.device=cpu'.")] = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
-    """Predict a run's images under several views, write the mean as a run, and say what it was worth."""
+    """Predict a run's images under several views, write the mean as a run, and print its gain."""
     if not run:
         raise ConfigError("RUN= is missing: a trained run; make status lists them")
     name = name or f"{run}_tta"
-    found = find_views(views.split())
+    chosen = find_views(views.split())
     runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     gain = augment_run(
         store,
         run=run,
-        views=found,
+        views=chosen,
         average=average,
         name=name,
         runtime=runtime,
@@ -49,11 +49,11 @@ def main(
     columns = ["run", "pooled OOF log loss", "difference (standard error)", "forward passes", "time"]
     difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
     console.table(
-        f"{' '.join(view.name for view in found)}: mean of {average}",
+        f"{' '.join(view.name for view in chosen)}: mean of {average}",
         columns,
         [
             [run, f"{gain.before:.4f}", "", "1", ""],
-            [name, f"{gain.after:.4f}", difference, str(len(found)), f"{seconds:.0f} s"],
+            [name, f"{gain.after:.4f}", difference, str(len(chosen)), f"{seconds:.0f} s"],
         ],
     )
 

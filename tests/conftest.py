@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,10 +26,13 @@ import wandb
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import read_folds
+from distracted.ensemble.derive import Derived, derive_run
 from distracted.locks import Owner, this_process
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.paths import Workspace
+from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
+from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.progress import Advance
 from distracted.reach import answers
@@ -203,6 +206,20 @@ def write_run(store: Store) -> Callable[..., None]:
             )
 
     return write
+
+
+def calibrate(
+    store: Store, run: str, *, parts: Sequence[str] = CALIBRATIONS, name: str = "", force: bool = False
+) -> Derived:
+    """As `make calibrate`."""
+    return derive_run(store, Calibrate.on(store, parts), [run], name=name, force=force)
+
+
+@dataclass(frozen=True)
+class MemorySpace:
+    """A feature space whose neighbours or clusters of a subset are in memory."""
+
+    get: Callable[[type, Subset], Any]
 
 
 def stamps(store: Store, run: str) -> list[os.stat_result]:

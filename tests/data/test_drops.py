@@ -129,7 +129,7 @@ class TestConfig:
 
     def test_it_cannot_be_set_by_hand(self, configs: Path) -> None:
         (configs / "data/mine.yaml").write_text("data:\n  drop_list: elsewhere.csv\n")
-        with pytest.raises(ConfigError, match="where that is there; leave it out"):
+        with pytest.raises(ConfigError, match="if that file exists; leave the key out"):
             load_config(model="resnet50", data="mine", configs=configs)
 
 

@@ -55,7 +55,7 @@ def test_a_fold_pools_the_members_networks_by_weights_fitted_on_the_other_folds(
         details = store.manifest("ensemble", fold).details
         blender = next(blender for blender in BLENDERS if blender.name == details["blender"])
         others = store.folds.train(fold)
-        fitted = blender.fit(oof[:, others], store.folds.labels[others])
+        fitted = blender.fit_weights(oof[:, others], store.folds.labels[others])
         np.testing.assert_allclose(list(details["weights"].values()), fitted, atol=1e-9)
 
 

@@ -342,5 +342,5 @@ def test_blenders_stand_from_the_simplest_to_the_most_flexible() -> None:
     names = [blender.name for blender in BLENDERS]
     assert names[:4] == ["arithmetic mean", "geometric mean", "linear pool", "log-linear pool"]
     problem = problem_of(4, 300)
-    losses = [log_loss(b.pool(problem[0], b.fit(*problem)), problem[1]) for b in BLENDERS]
+    losses = [log_loss(b.pool(problem[0], b.fit_weights(*problem)), problem[1]) for b in BLENDERS]
     assert losses[2] <= losses[0] and losses[3] <= losses[1]  # in-sample, fitting cannot lose

@@ -111,7 +111,7 @@ def test_each_folds_predictions_are_its_blender_with_its_weights(sim: Simulated)
     fit = honest(sim)(sim.labels)
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
         rows = sim.folds == fold
-        refitted = blender.fit(sim.log_probs[:, ~rows], sim.labels[~rows])
+        refitted = blender.fit_weights(sim.log_probs[:, ~rows], sim.labels[~rows])
         np.testing.assert_array_equal(weights, refitted)
         np.testing.assert_array_equal(fit.log_probs[rows], blender.pool(sim.log_probs[:, rows], weights))
 
@@ -124,7 +124,7 @@ def test_verdicts_are_in_sample_and_cross_fitted_scores(sim: Simulated) -> None:
         alone = honest(sim, blenders=(blender,))(sim.labels)
         losses[blender.name] = log_losses(alone.log_probs, sim.labels)
         assert verdict.cross_fitted == pytest.approx(losses[blender.name].mean())
-        weights = blender.fit(sim.log_probs, sim.labels)
+        weights = blender.fit_weights(sim.log_probs, sim.labels)
         assert verdict.in_sample == pytest.approx(log_loss(blender.pool(sim.log_probs, weights), sim.labels))
     best = min(verdicts, key=lambda verdict: verdict.cross_fitted)
     assert best.difference == 0 and best.as_good
@@ -135,7 +135,7 @@ def test_verdicts_are_in_sample_and_cross_fitted_scores(sim: Simulated) -> None:
 
 def test_weights_on_all_folds_are_those_of_the_overall_blender(sim: Simulated) -> None:
     fit = honest(sim)(sim.labels)
-    weights = fit.overall.fit(sim.log_probs, sim.labels)
+    weights = fit.overall.fit_weights(sim.log_probs, sim.labels)
     np.testing.assert_allclose(fit.overall_weights, weights, atol=1e-12)
     good = [verdict.name for verdict in fit.verdicts if verdict.as_good]
     assert fit.overall.name == good[0]

@@ -33,7 +33,7 @@ def specialists(num_images: int = 900) -> tuple[np.ndarray, np.ndarray]:
 def test_predictions_are_probabilities_even_of_runs_that_are_sure_and_wrong(blender: Blender) -> None:
     sim = simulate(4, num_images=120)
     for log_probs in (sim.log_probs, log_softmax(300 * sim.log_probs, axis=2), sim.log_probs[:1]):
-        pooled = blender.pool(log_probs, blender.fit(log_probs, sim.labels))
+        pooled = blender.pool(log_probs, blender.fit_weights(log_probs, sim.labels))
         assert np.isfinite(pooled).all()
         np.testing.assert_allclose(np.exp(pooled).sum(axis=1), 1, rtol=1e-9)
 
@@ -41,7 +41,7 @@ def test_predictions_are_probabilities_even_of_runs_that_are_sure_and_wrong(blen
 @pytest.mark.parametrize("blender", NEW, ids=lambda blender: blender.name)
 def test_the_same_rows_give_the_same_bytes(blender: Blender) -> None:
     sim = simulate(7, num_images=120)
-    once, again = (blender.fit(sim.log_probs, sim.labels) for _ in range(2))
+    once, again = (blender.fit_weights(sim.log_probs, sim.labels) for _ in range(2))
     assert once.tobytes() == again.tobytes()
 
 
@@ -129,5 +129,5 @@ def test_blenders_are_found_by_key_from_the_simplest_on() -> None:
 def test_every_blender_says_how_much_each_run_counts() -> None:
     sim = simulate(3, num_images=100)
     for blender in ALL_BLENDERS:
-        weights = blender.weights_by_run(blender.fit(sim.log_probs, sim.labels), ["a", "b", "c"])
+        weights = blender.weights_by_run(blender.fit_weights(sim.log_probs, sim.labels), ["a", "b", "c"])
         assert list(weights) == ["a", "b", "c"] and all(weight >= 0 for weight in weights.values())

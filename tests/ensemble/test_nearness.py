@@ -7,23 +7,22 @@ import pytest
 
 from distracted.ensemble.nearness import neighbour_distances, sensitivity
 from distracted.metrics import log_loss
-from distracted.postprocess.methods import WAYS
-from distracted.postprocess.neighbour_mean import Averaging, neighbour_means
+from distracted.postprocess.neighbour_mean import NeighbourMean, neighbour_means
 from distracted.postprocess.neighbours import Neighbours
-from distracted.postprocess.smooth import Smoothed
-from distracted.postprocess.spaces import ALL_DRIVERS, Space, make_spaces
+from distracted.postprocess.smooth import Smoothing
+from distracted.postprocess.spaces import ALL_DRIVERS, Space, make_space
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 
 WriteRun = Callable[..., None]
 
 
-def space_of(store: Store, *, shared: bool) -> Space[Neighbours]:
+def space_of(store: Store, *, shared: bool) -> Space:
     """Random features: the same network's for all folds, or not."""
     rng = np.random.default_rng(0)
     train = rng.normal(size=(len(store.folds.scored), 5)).astype(np.float32)
 
-    def parts() -> Iterator[tuple[Subset, np.ndarray]]:
+    def features() -> Iterator[tuple[Subset, np.ndarray]]:
         test = rng.normal(size=(len(store.competition.test), 5)).astype(np.float32)
         if shared:
             yield ALL_DRIVERS, train
@@ -31,17 +30,20 @@ def space_of(store: Store, *, shared: bool) -> Space[Neighbours]:
             yield Subset(fold), train[store.folds.valid(fold)]
             yield Subset(fold, test=True), test
 
-    layout = WAYS["neighbours"].layout
-    return make_spaces(store, [layout], parts(), describes="made up")[layout.name]
+    return make_space(store, [Neighbours], features(), description="made up")
+
+
+def near(space: Space, subset: Subset) -> Neighbours:
+    return space.get(Neighbours, subset)
 
 
 def test_distances_are_medians_in_folds_and_test_set(store: Store) -> None:
     space = space_of(store, shared=True)
     found = neighbour_distances(store, {"x": space})
     assert [distance.k for distance in found] == [1, 5]  # the test set has seven images
-    expected = np.mean([np.median(space(Subset(fold)).distances[:, 4]) for fold in range(3)])
+    expected = np.mean([np.median(near(space, Subset(fold)).distances[:, 4]) for fold in range(3)])
     assert found[1].folds == pytest.approx(expected)
-    assert found[1].test == pytest.approx(float(np.median(space(Subset(0, test=True)).distances[:, 4])))
+    assert found[1].test == pytest.approx(float(np.median(near(space, Subset(0, test=True)).distances[:, 4])))
     assert found[1].drivers is not None and found[1].drivers < found[1].folds  # more to choose from
     alone = neighbour_distances(store, {"x": space_of(store, shared=False)})
     assert alone[0].drivers is None
@@ -50,7 +52,7 @@ def test_distances_are_medians_in_folds_and_test_set(store: Store) -> None:
 def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
     run, space = store.read_run("a"), space_of(store, shared=True)
-    how = Smoothed(Averaging("x", "arithmetic", None, 3), (1 / 3,) * 3)
+    how = Smoothing(NeighbourMean("x", "arithmetic", None, 3), (1 / 3,) * 3)
     found = sensitivity(store, "a", [how, None, how], {"x": space})
     assert list(found) == [
         "none",
@@ -59,10 +61,10 @@ def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run:
         "drivers of all folds at once",
     ]
     smoothed, at_once = run.oof.copy(), run.oof.copy()
-    (everything,) = neighbour_means(run.oof, space(ALL_DRIVERS), "arithmetic", None, [3])
+    (everything,) = neighbour_means(run.oof, near(space, ALL_DRIVERS), "arithmetic", None, [3])
     for fold in (0, 2):
         rows = store.folds.valid(fold)
-        (smoothed[rows],) = neighbour_means(run.oof[rows], space(Subset(fold)), "arithmetic", None, [3])
+        (smoothed[rows],) = neighbour_means(run.oof[rows], near(space, Subset(fold)), "arithmetic", None, [3])
         at_once[rows] = everything[rows]
     assert found["none"] == pytest.approx(log_loss(run.oof, store.folds.labels))
     assert found["as fitted"] == pytest.approx(log_loss(smoothed, store.folds.labels))

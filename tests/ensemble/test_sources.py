@@ -8,7 +8,14 @@ import pytest
 from simulated_runs import Simulated, simulate
 
 from distracted.ensemble.blenders import BLENDERS, find_blenders
-from distracted.ensemble.sources import Chosen, Fitted, ScoredRows, Source, Stored, held_out_losses
+from distracted.ensemble.sources import (
+    ChosenSource,
+    FittedSource,
+    ScoredRows,
+    Source,
+    StoredSource,
+    held_out_losses,
+)
 from distracted.metrics import log_losses
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.step import Subset
@@ -20,9 +27,9 @@ def scored_of(sim: Simulated) -> ScoredRows:
     return ScoredRows(sim.labels, sim.folds, sim.subjects)
 
 
-def stored(sim: Simulated) -> list[Stored]:
+def stored(sim: Simulated) -> list[StoredSource]:
     return [
-        Stored(f"run {n}", rows, scored_of(sim), rows[None, ::2].repeat(5, 0))
+        StoredSource(f"run {n}", rows, scored_of(sim), rows[None, ::2].repeat(5, 0))
         for n, rows in enumerate(sim.log_probs)
     ]
 
@@ -32,17 +39,17 @@ def calibrate(sim: Simulated) -> Calibrate:
 
 
 def calibrated(sim: Simulated) -> Source:
-    return Fitted("calibrated", calibrate(sim), stored(sim)[:1], scored_of(sim))
+    return FittedSource("calibrated", calibrate(sim), stored(sim)[:1], scored_of(sim))
 
 
 def blend_of_calibrated(sim: Simulated) -> Source:
-    members = [Fitted(run.name, calibrate(sim), [run], scored_of(sim)) for run in stored(sim)]
-    candidates = [Fitted(b.name, b, members, scored_of(sim)) for b in BLENDERS]
-    return Chosen("blend", candidates, scored_of(sim))
+    members = [FittedSource(run.name, calibrate(sim), [run], scored_of(sim)) for run in stored(sim)]
+    candidates = [FittedSource(b.name, b, members, scored_of(sim)) for b in BLENDERS]
+    return ChosenSource("blend", candidates, scored_of(sim))
 
 
 def calibrated_blend(sim: Simulated) -> Source:
-    return Fitted("calibrated blend", calibrate(sim), [blend_of_calibrated(sim)], scored_of(sim))
+    return FittedSource("calibrated blend", calibrate(sim), [blend_of_calibrated(sim)], scored_of(sim))
 
 
 CHAINS = [calibrated, blend_of_calibrated, calibrated_blend]
@@ -61,9 +68,9 @@ def test_hidden_labels_change_no_byte_of_what_is_predicted_without_them(
 ) -> None:
     others = np.where(np.isin(sim.folds, list(hidden)), (sim.labels + 1) % 4, sim.labels)
     before, after = make(sim), make(replace(sim, labels=others))
-    for part in (*map(Subset, range(5)), Subset(2, test=True)):
+    for subset in (*map(Subset, range(5)), Subset(2, test=True)):
         without = frozenset(hidden)
-        assert before.predict(part, without).tobytes() == after.predict(part, without).tobytes()
+        assert before.predict(subset, without).tobytes() == after.predict(subset, without).tobytes()
     seen = frozenset({0})  # where they may be seen they count
     assert (before.predict(Subset(0), seen) != after.predict(Subset(0), seen)).any()
 
@@ -81,8 +88,8 @@ def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fit
     without = frozenset({1})
     seen = sim.folds != 1
     step = Calibrate(("temperature",))
-    once = Fitted("once", step, stored(sim)[:1], scored_of(sim))
-    twice = Fitted("twice", step, [once], scored_of(sim))
+    once = FittedSource("once", step, stored(sim)[:1], scored_of(sim))
+    twice = FittedSource("twice", step, [once], scored_of(sim))
     examples = twice.examples(without)
     np.testing.assert_array_equal(examples.labels, sim.labels[seen])
     np.testing.assert_array_equal(examples.subjects, sim.subjects[seen])
@@ -90,13 +97,13 @@ def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fit
     for fold in (0, 2, 3, 4):
         rows[sim.folds == fold] = once.predict(Subset(fold), without | {fold})
     np.testing.assert_array_equal(examples.log_probs[0], rows[seen])
-    assert once.fitted(without).temperature != pytest.approx(1, abs=0.05)
-    assert twice.fitted(without).temperature == pytest.approx(1, abs=0.05)  # little is left to mend
+    assert once.fit(without).temperature != pytest.approx(1, abs=0.05)
+    assert twice.fit(without).temperature == pytest.approx(1, abs=0.05)  # little is left to mend
 
 
 def test_where_no_other_fold_remains_a_step_is_fitted_on_the_same_rows(sim: Simulated) -> None:
-    once = Fitted("once", Calibrate(("temperature",)), stored(sim)[:1], scored_of(sim))
-    twice = Fitted("twice", Calibrate(("temperature",)), [once], scored_of(sim))
+    once = FittedSource("once", Calibrate(("temperature",)), stored(sim)[:1], scored_of(sim))
+    twice = FittedSource("twice", Calibrate(("temperature",)), [once], scored_of(sim))
     hidden = frozenset({0, 1, 2, 3})
     np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Subset(4), hidden))
 
@@ -105,36 +112,37 @@ def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> 
     """Of three folds one remains beside fold 0 and a member's; a choice cannot be made on that one alone."""
     sim = simulate(2, num_images=300, num_classes=4, num_folds=3)
     sure, good = Calibrate(("temperature",)), np.where(np.eye(4)[sim.labels] > 0, -0.1, -2.4)
-    run, truth = (Stored(name, rows, scored_of(sim)) for name, rows in (("a", sim.log_probs[0]), ("b", good)))
-    candidates = [Fitted(n, sure, [source], scored_of(sim)) for n, source in (("none", run), ("good", truth))]
-    member = Chosen("chosen", candidates, scored_of(sim))
+    scored = scored_of(sim)
+    inputs = [StoredSource(name, rows, scored) for name, rows in (("none", sim.log_probs[0]), ("good", good))]
+    candidates = [FittedSource(source.name, sure, [source], scored) for source in inputs]
+    member = ChosenSource("chosen", candidates, scored)
     without = frozenset({0})
     assert member.choice(without) == 1
     [linear] = find_blenders(["linear_pool"])
-    blend = Fitted("blend", linear, [stored(sim)[1], member], scored_of(sim))
+    blend = FittedSource("blend", linear, [stored(sim)[1], member], scored_of(sim))
     rows = [member.predict(Subset(fold), without) for fold in range(3)]
     seen = sim.folds != 0
     expected = np.empty((len(seen), 4))
     for fold in (1, 2):
         expected[sim.folds == fold] = rows[fold]
     np.testing.assert_array_equal(blend.examples(without).log_probs[1], expected[seen])
-    assert blend.fitted(without)[1] > 0.9
+    assert blend.fit(without)[1] > 0.9
 
 
 @pytest.mark.slow
 def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
-    """Fitted on the blend's own rows, stacking looks as if it could be surer of itself than it may."""
+    """FittedSource on the blend's own rows, stacking looks as if it could be surer of itself than it may."""
     sim = simulate(6, num_images=1200, num_classes=6, num_subjects=20, seed=4)
     [stacking] = find_blenders(["stacking"])
-    blend = Fitted("stacked", stacking, stored(sim), scored_of(sim))
-    calibrated = Fitted("calibrated", Calibrate(("temperature",)), [blend], scored_of(sim))
+    blend = FittedSource("stacked", stacking, stored(sim), scored_of(sim))
+    calibrated = FittedSource("calibrated", Calibrate(("temperature",)), [blend], scored_of(sim))
     losses = [held_out_losses(source, scored_of(sim), frozenset()).mean() for source in (blend, calibrated)]
     assert losses[1] <= losses[0] + 0.002
 
 
 def test_the_test_set_is_predicted_by_the_same_fit_as_the_held_out_rows(sim: Simulated) -> None:
     """The tiny test set is every other row: what a step does to a row, it does in both places."""
-    source = Fitted("once", Calibrate(("temperature", "clip")), stored(sim)[:1], scored_of(sim))
+    source = FittedSource("once", Calibrate(("temperature", "clip")), stored(sim)[:1], scored_of(sim))
     test = source.predict(Subset(3, test=True), frozenset({3}))
     rows = np.flatnonzero(sim.folds == 3)
     even = rows % 2 == 0
@@ -157,5 +165,5 @@ def test_held_out_losses_are_of_rows_predicted_without_their_fold(sim: Simulated
 
 def test_with_too_few_folds_to_compare_the_first_candidate_is_taken(sim: Simulated) -> None:
     blend = blend_of_calibrated(sim)
-    assert isinstance(blend, Chosen)
+    assert isinstance(blend, ChosenSource)
     assert blend.choice(frozenset({0, 1, 2, 3})) == 0

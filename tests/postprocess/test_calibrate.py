@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from distracted.metrics import log_loss
 from distracted.postprocess.calibrate import (
     Calibrate,
-    Calibrated,
+    Calibration,
     clip_probs,
     fit_clip,
     fit_temperature,
@@ -39,7 +39,7 @@ def examples_of(log_probs: Floats, labels: Floats, *, num_folds: int = 4) -> Exa
 
 
 def subjects_of(examples: Examples) -> dict[int, Floats]:
-    return {part.fold: examples.subjects[rows] for part, rows in examples.parts()}
+    return {subset.fold: examples.subjects[rows] for subset, rows in examples.subsets()}
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
@@ -52,7 +52,7 @@ def test_the_temperature_of_labels_that_follow_the_predictions_is_found(temperat
 def test_a_run_without_a_mistake_gets_the_lowest_temperature_and_no_infinity() -> None:
     labels = np.arange(40) % 4
     log_probs = np.log(np.where(np.eye(4)[labels] > 0, 0.7, 0.1))
-    fitted = Calibrate(("temperature",)).learn(examples_of(log_probs, labels))
+    fitted = Calibrate(("temperature",)).fit(examples_of(log_probs, labels))
     assert np.exp(-3) < fitted.temperature < 0.06
 
 
@@ -160,10 +160,10 @@ def test_held_out_rows_are_moved_by_what_their_subjects_leave() -> None:
     log_probs, _ = draw(200, bias=(2, 0, 0, -2))
     subjects = np.arange(200) // 50
     step = Calibrate(("prior",), {0: subjects})
-    fitted = Calibrated(to_prior=True, prior=(0.25,) * 4)
+    fitted = Calibration(to_prior=True, prior=(0.25,) * 4)
     expected = soften(log_probs + subject_biases(log_probs, np.full(4, 0.25), subjects), 1.0)
-    np.testing.assert_allclose(step.apply(fitted, log_probs[None], Subset(0)), expected)
-    moved = step.apply(fitted, log_probs[None], Subset(0, test=True))
+    np.testing.assert_allclose(step.predict(fitted, log_probs[None], Subset(0)), expected)
+    moved = step.predict(fitted, log_probs[None], Subset(0, test=True))
     np.testing.assert_allclose(np.exp(moved).mean(axis=0), 0.25, atol=1e-5)
 
 
@@ -175,20 +175,20 @@ def test_the_only_subject_of_a_fold_says_nothing_about_what_is_off_for_others() 
 def test_predictions_whose_mean_is_off_are_moved_to_the_prior_and_others_are_not() -> None:
     log_probs, labels = draw(bias=(0, 0, 0, 0))
     step = Calibrate(("prior",), subjects_of(examples_of(log_probs, labels)))
-    assert not step.learn(examples_of(log_probs, labels)).to_prior
+    assert not step.fit(examples_of(log_probs, labels)).to_prior
     off = log_softmax(log_probs + TILT, axis=1)
-    assert step.learn(examples_of(off, labels)).to_prior
+    assert step.fit(examples_of(off, labels)).to_prior
 
 
 def test_all_parts_together_mend_what_all_of_them_broke() -> None:
     log_probs, labels = draw()
     broken = log_softmax(3 * (log_probs + TILT), axis=1)
     examples = examples_of(broken, labels)
-    fitted = Calibrate(subjects=subjects_of(examples)).learn(examples)
+    fitted = Calibrate(subjects=subjects_of(examples)).fit(examples)
     step = Calibrate(subjects={0: examples.subjects})  # all rows are held out by fold 0
-    mended = step.apply(fitted, broken[None], Subset(0))
+    mended = step.predict(fitted, broken[None], Subset(0))
     np.testing.assert_allclose(
-        mended, step.apply(fitted, broken[None], Subset(0, test=True))
+        mended, step.predict(fitted, broken[None], Subset(0, test=True))
     )  # so many subjects
     assert log_loss(mended, labels) == pytest.approx(log_loss(log_probs, labels), abs=0.005)
     assert log_loss(broken, labels) > log_loss(log_probs, labels) + 0.3
@@ -196,7 +196,7 @@ def test_all_parts_together_mend_what_all_of_them_broke() -> None:
 
 def test_nothing_fitted_changes_nothing() -> None:
     log_probs, _ = draw(30)
-    kept = Calibrate().apply(Calibrated(prior=(0.25,) * 4), log_probs[None], Subset(0))
+    kept = Calibrate().predict(Calibration(prior=(0.25,) * 4), log_probs[None], Subset(0))
     np.testing.assert_allclose(kept, log_probs, atol=1e-12)
 
 
@@ -205,11 +205,11 @@ def test_rows_that_are_sure_beyond_what_the_competition_counts_can_still_be_soft
     right = np.where(np.arange(200) % 5 > 0, labels, (labels + 1) % 4)
     sure = np.where(np.eye(4)[right] > 0, 0.0, -800.0)
     step = Calibrate(("temperature",))
-    fitted = step.learn(examples_of(sure, labels))
-    assert log_loss(step.apply(fitted, sure[None], Subset(0)), labels) < 1.1 < log_loss(sure, labels)
+    fitted = step.fit(examples_of(sure, labels))
+    assert log_loss(step.predict(fitted, sure[None], Subset(0)), labels) < 1.1 < log_loss(sure, labels)
 
 
 def test_the_bias_needs_the_shares_of_another_fold() -> None:
     log_probs, labels = draw(400, bias=(2, 0, 0, -2))
     step = Calibrate(("prior",))
-    assert not step.learn(examples_of(log_probs, labels, num_folds=1)).to_prior
+    assert not step.fit(examples_of(log_probs, labels, num_folds=1)).to_prior

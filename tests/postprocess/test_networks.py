@@ -170,5 +170,5 @@ def test_half_precision_where_there_is_none(
         store.workspace.fold("tiny", "tiny", fold).joinpath("manifest.json").unlink()
     caplog.set_level("INFO")
     trained = load_trained(store, store.read_run("tiny", partial=True), 1, runtime=RUNTIME)
-    assert trained.feed.settled.precision == "fp32" and "tiny: fp16 is not to be had here" in caplog.text
+    assert trained.feed.settled.precision == "fp32" and "tiny: fp16 is unavailable here" in caplog.text
     np.testing.assert_allclose(valid_log_probs(store, trained, 1), parent.oof[rows], atol=1e-5)

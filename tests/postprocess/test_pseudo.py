@@ -6,20 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import TINY
+from conftest import TINY, calibrate
 from distracted.config import load_config
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
-from distracted.ensemble.derive import calibrate_run, smooth_run
+from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, StoreError
 from distracted.files import sha256_json
 from distracted.jobs.fold import train_folds
 from distracted.postprocess import pseudo
-from distracted.postprocess.methods import WAYS
-from distracted.postprocess.neighbour_mean import Averaging
+from distracted.postprocess.neighbour_mean import NeighbourMean
+from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.pseudo import read_pseudo_labels, with_teachers
-from distracted.postprocess.spaces import make_spaces
+from distracted.postprocess.smooth import Smooth
+from distracted.postprocess.spaces import make_space
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig, RunConfig
@@ -83,7 +84,7 @@ def test_a_cross_fitted_blend_as_teacher_would_let_the_labels_in(
         blend_runs(store, runs=["member0", "member1"], blenders=BLEND, name="blend")
         return student_of_fold_1(store, "blend")
 
-    with pytest.raises(StoreError, match="blend was fitted on out-of-fold rows: its part for fold"):
+    with pytest.raises(StoreError, match="blend was fitted on out-of-fold rows: through the networks"):
         student(store)
     monkeypatch.setattr(pseudo, "_check_blind", lambda teacher: None)
     assert student(store) != student(relabelled(store, 1))
@@ -93,7 +94,7 @@ def test_what_has_seen_the_fold_may_not_teach_it(store: Store, write_run: WriteR
     write_run("a", skill=2.0)
     write_run("b", seed=1)
     write_run("unfinished", folds=(0, 2))
-    calibrate_run(store, "a")
+    calibrate(store, "a")
     for teacher, message in [
         ("a_calibrated", "a_calibrated was fitted on out-of-fold rows"),
         ("unfinished", "unfinished: fold 1 of 3 is missing"),
@@ -161,28 +162,27 @@ def test_a_teacher_that_changes_between_two_folds_is_noticed(store: Store, write
     config = taught_by(store, "a")
     read_pseudo_labels(store, config, 0)
     write_run("a", seed=1, folds=(2,))
-    with pytest.raises(StoreError, match="a has changed since this run began; begin it anew"):
+    with pytest.raises(StoreError, match="a has changed since this run began; FORCE=1 begins it again"):
         read_pseudo_labels(store, config, 1)
 
 
 def test_what_was_made_of_a_calibrated_run_may_not_teach_either(store: Store, write_run: WriteRun) -> None:
     """The smoothing itself reads no label, and has it from its parent."""
     write_run("a", skill=2.0)
-    calibrate_run(store, "a")
+    calibrate(store, "a")
     rng = np.random.default_rng(0)
-    parts = [
+    features = [
         (Subset(fold, test), rng.normal(size=(len(rows), 4)).astype(np.float32))
         for fold in range(3)
         for test, rows in ((False, store.folds.valid(fold)), (True, store.competition.test))
     ]
-    way = WAYS["neighbours"]
-    spaces = {way.layout.name: {"x": make_spaces(store, [way.layout], parts, describes="")[way.layout.name]}}
-    setting = Averaging("x", "arithmetic", None, 2)
-    smooth_run(store, "a_calibrated", candidates=[setting], spaces=spaces, fixed=True)
+    space = make_space(store, [Neighbours], features, description="")
+    smooth = Smooth({"x": space}, [NeighbourMean("x", "arithmetic", None, 2)], fixed=True)
+    derive_run(store, smooth, ["a_calibrated"])
     assert store.read_run("a_calibrated_smooth").fitted
     with pytest.raises(StoreError, match="a_calibrated_smooth was fitted on out-of-fold rows"):
         read_pseudo_labels(store, taught_by(store, "a_calibrated_smooth"), 0)
-    smooth_run(store, "a", candidates=[setting], spaces=spaces, fixed=True)
+    derive_run(store, smooth, ["a"])
     assert len(read_pseudo_labels(store, taught_by(store, "a_smooth"), 0)[0].probs) == 7
     write_run("a", skill=2.0, seed=3)
     with pytest.raises(StoreError, match="a_smooth: its parent a has changed since it was made"):

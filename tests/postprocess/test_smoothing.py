@@ -2,33 +2,26 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from conftest import RecordedProgress
+from conftest import MemorySpace, RecordedProgress
 from distracted.errors import ConfigError, StoreError
-from distracted.metrics import log_loss
-from distracted.postprocess.clusters import ClusterMatch, Matching, cluster_bias, find_clusters
-from distracted.postprocess.diffusion import Diffusion, Spreading, spread
-from distracted.postprocess.methods import (
-    WAYS,
-    Extent,
-    all_settings,
-    any_of,
-    as_json,
-    find_ways,
-    from_json,
-    parse_setting,
-)
-from distracted.postprocess.neighbour_mean import Averaging, NeighbourMean, averagings, neighbour_means
+from distracted.metrics import log_loss, log_losses
+from distracted.postprocess.candidates import find_methods, parse_candidate
+from distracted.postprocess.clusters import ClusterMatch, Clusters, cluster_bias, find_clusters
+from distracted.postprocess.diffusion import Diffusion
+from distracted.postprocess.method import Method
+from distracted.postprocess.neighbour_mean import NeighbourMean, neighbour_means
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
-from distracted.postprocess.smooth import Method, Smooth
+from distracted.postprocess.smooth import METHODS, Smooth, from_json, to_json
 from distracted.postprocess.step import Examples, Subset
 
 Floats = np.ndarray
+PRIOR = np.full(3, 1 / 3)
+MANY = {"k": 50, "size": 100}
 
 
 def features_of(num_images: int = 60, *, num_features: int = 8, seed: int = 0) -> Floats:
@@ -137,7 +130,7 @@ def test_certain_rows_stay_finite() -> None:
 
 def test_diffusion_solves_its_equation_over_mutual_neighbours() -> None:
     log_probs, neighbours = log_probs_of(), nearest_neighbours(features_of(), 5)
-    how = Spreading("own", 5, None, 0.5)
+    how = Diffusion("own", 5, None, 0.5)
     among = np.zeros((60, 60))
     np.put_along_axis(among, neighbours.indices.astype(np.int64), 1.0, axis=1)
     mutual = np.minimum(among, among.T)
@@ -146,13 +139,13 @@ def test_diffusion_solves_its_equation_over_mutual_neighbours() -> None:
     exact = np.linalg.solve(
         np.eye(60) - share * mutual / np.maximum(sums, 1), (1 - share) * np.exp(log_probs)
     )
-    np.testing.assert_allclose(np.exp(spread(log_probs, neighbours, how)), exact, atol=1e-6)
+    np.testing.assert_allclose(np.exp(how.smooth(log_probs, neighbours, PRIOR)), exact, atol=1e-6)
 
 
 def test_an_image_that_is_nobodys_neighbour_keeps_its_prediction() -> None:
     neighbours = Neighbours(np.array([[1], [0], [0]], dtype=np.int32), np.full((3, 1), 0.2, np.float32))
     log_probs = log_probs_of(3)
-    found = spread(log_probs, neighbours, Spreading("own", 1, 0.3, 0.9))
+    found = Diffusion("own", 1, 0.3, 0.9).smooth(log_probs, neighbours, PRIOR)
     np.testing.assert_allclose(found[2], log_probs[2], atol=1e-12)
     assert np.abs(found[:2] - log_probs[:2]).max() > 0.1
 
@@ -205,45 +198,53 @@ def problem(
     return examples, {Subset(fold): neighbours for fold in range(num_folds)}
 
 
-def method(spaces: dict[Subset, Neighbours], candidates: Sequence[Averaging]) -> Method:
-    return NeighbourMean({"own": spaces.__getitem__}, candidates)
+def smoothing(
+    neighbours: dict[Subset, Neighbours], candidates: Sequence[Method], *, fixed: bool = False
+) -> Smooth:
+    return Smooth({"own": MemorySpace(lambda index, subset: neighbours[subset])}, candidates, fixed)
 
 
 def test_the_best_setting_on_the_rows_is_taken() -> None:
-    examples, spaces = problem(alike=True)
-    candidates = averagings(["own"], most=2)
-    fitted = Smooth(method(spaces, candidates)).learn(examples)
+    examples, neighbours = problem(alike=True)
+    candidates = NeighbourMean.candidates(["own"], {"k": 2})
+    fitted = smoothing(neighbours, candidates).fit(examples)
     losses = {}
     for candidate in candidates:
-        step = Smooth(method(spaces, [candidate]))
-        fit = step.learn(examples)
-        parts = [step.apply(fit, examples.log_probs[:, rows], part) for part, rows in examples.parts()]
-        losses[candidate] = log_loss(np.concatenate(parts), examples.labels)
+        step = smoothing(neighbours, [candidate])
+        fit = step.fit(examples)
+        subsets = [step.predict(fit, examples.log_probs[:, rows], one) for one, rows in examples.subsets()]
+        losses[candidate] = log_loss(np.concatenate(subsets), examples.labels)
     assert losses[fitted.how] == min(losses.values()) < log_loss(examples.log_probs[0], examples.labels) - 0.1
 
 
 def test_a_fixed_setting_is_taken_whatever_the_labels_say() -> None:
-    examples, spaces = problem(alike=False)
-    candidates = averagings(["own"], most=2)
-    step = Smooth(method(spaces, candidates[::-1]), fixed=True)
-    assert step.learn(examples).how == candidates[-1]
-    assert not step.reads_labels and Smooth(method(spaces, candidates)).reads_labels
+    examples, neighbours = problem(alike=False)
+    candidates = NeighbourMean.candidates(["own"], {"k": 2})
+    step = smoothing(neighbours, candidates[::-1], fixed=True)
+    assert step.fit(examples).how == candidates[-1]
+    assert not step.reads_labels and smoothing(neighbours, candidates).reads_labels
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
-def test_a_setting_smooths_alone_as_it_does_among_all(way: Any) -> None:
-    features = features_of(200)
-    arrays = way.layout.find(features, RecordedProgress())
-    kept = way.layout.read(arrays)
-    candidates = way.candidates(["own"], most=way.most(Extent(200, 100)))
-    made = way.method({"own": lambda part: kept}, candidates)
-    log_probs, prior = log_probs_of(200), np.full(3, 1 / 3)
-    together = dict(made.smoothed(log_probs, Subset(0), prior, candidates))
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_a_setting_smooths_alone_as_it_does_among_all(method: type[Method]) -> None:
+    index = method.index.build(features_of(200), RecordedProgress())
+    candidates = method.candidates(["own"], MANY)
+    log_probs = log_probs_of(200)
+    together = dict(method.smooth_all(candidates, log_probs, lambda space: index, PRIOR))
     assert set(together) == set(candidates) and len(candidates) >= 4
     for candidate in candidates[::5]:
-        ((_, alone),) = made.smoothed(log_probs, Subset(0), prior, [candidate])
+        alone = candidate.smooth(log_probs, index, PRIOR)
         np.testing.assert_allclose(together[candidate], alone, rtol=1e-12)
         np.testing.assert_allclose(np.exp(alone).sum(axis=1), 1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("index", [Neighbours, Clusters])
+def test_an_index_survives_its_file(index: type[Neighbours | Clusters]) -> None:
+    arrays = index.build(features_of(200), RecordedProgress()).arrays()
+    again = index.from_arrays(arrays).arrays()
+    assert set(again) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
 
 
 def test_only_clusters_read_the_prior() -> None:
@@ -254,24 +255,29 @@ def test_only_clusters_read_the_prior() -> None:
 
 
 def test_a_setting_is_read_from_text() -> None:
-    setting = parse_setting(WAYS["neighbours"], "k=10 bandwidth=0.3 mean=geometric", "own", Extent(60, 60))
-    assert setting == Averaging("own", "geometric", 0.3, 10)
-    setting = parse_setting(WAYS["diffusion"], "share=0.5 bandwidth=none k=5", "own", Extent(60, 60))
-    assert setting == Spreading("own", 5, None, 0.5)
-    setting = parse_setting(WAYS["clusters"], "size=100 strength=0.5", "own", Extent(400, 200))
-    assert setting == Matching("own", 100, 0.5)
+    setting = parse_candidate(NeighbourMean, "k=10 bandwidth=0.3 mean=geometric", "own", MANY)
+    assert setting == NeighbourMean("own", "geometric", 0.3, 10)
+    setting = parse_candidate(Diffusion, "share=0.5 bandwidth=none k=5", "own", MANY)
+    assert setting == Diffusion("own", 5, None, 0.5)
+    setting = parse_candidate(ClusterMatch, "size=100 strength=0.5", "own", MANY)
+    assert setting == ClusterMatch("own", 100, 0.5)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_the_example_of_a_method_is_a_setting_of_it(method: type[Method]) -> None:
+    assert isinstance(parse_candidate(method, method.example, "own", MANY), method)
 
 
 @pytest.mark.parametrize(
-    ("way", "text", "message"),
+    ("method", "text", "message"),
     [
         ("neighbours", "k=10", "neighbours takes mean, bandwidth, k; expected e.g. HOW='mean=arithmetic"),
         (
             "neighbours",
             "k=60 bandwidth=0.3 mean=arithmetic",
-            "40 images, which allow at most k=39",
+            "expected k at most 39 here: the smallest fold or test set",
         ),
-        ("neighbours", "k=ten bandwidth=0.3 mean=arithmetic", "k='ten' is no number"),
+        ("neighbours", "k=ten bandwidth=0.3 mean=arithmetic", "k='ten' is not a number"),
         ("neighbours", "k=5 bandwidth=-1 mean=arithmetic", "bandwidth has to be above 0"),
         (
             "neighbours",
@@ -280,42 +286,45 @@ def test_a_setting_is_read_from_text() -> None:
         ),
         ("diffusion", "k=5 bandwidth=0.3 share=1.5", "share has to be above 0 and at most 1"),
         ("clusters", "size=15 strength=0.5", "expected size one of 25, 50"),
-        ("clusters", "size=25 strength=0.5", "allow at most size=20"),
+        ("clusters", "size=25 strength=0.5", "expected size at most 20 here: at most half of the smallest"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused(way: str, text: str, message: str) -> None:
+def test_a_setting_that_cannot_be_is_refused(method: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_setting(WAYS[way], text, "own", Extent(40, 40))
+        parse_candidate(METHODS[method], text, "own", {"k": 39, "size": 20})
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="METHODS: there is no 'median'; expected some of neighbours, diff"):
-        find_ways(["diffusion", "median"])
+        find_methods(["diffusion", "median"])
     with pytest.raises(ConfigError, match="none is named"):
-        find_ways([])
+        find_methods([])
 
 
-# Several ways at once
+# Several methods at once
 
 
-def test_several_ways_side_by_side_smooth_as_each_alone() -> None:
-    features, log_probs, prior = features_of(200), log_probs_of(200), np.full(3, 1 / 3)
-    spaces = {}
-    for way in WAYS.values():
-        kept = way.layout.read(way.layout.find(features, RecordedProgress()))
-        spaces[way.layout.name] = {"own": lambda part, kept=kept: kept}
-    candidates = all_settings(list(WAYS.values()), ["own"], Extent(200, 100))
-    method = any_of(spaces, candidates)
-    assert list(method.candidates) == candidates and method.uses_prior
-    found = dict(method.smoothed(log_probs, Subset(0), prior, candidates))
-    assert set(found) == set(candidates)
-    for way in WAYS.values():
-        mine = [candidate for candidate in candidates if isinstance(candidate, way.setting)]
-        alone = way.method(spaces[way.layout.name], mine)
-        for candidate, smoothed in alone.smoothed(log_probs, Subset(0), prior, mine):
-            np.testing.assert_array_equal(smoothed, found[candidate])
+def test_among_several_methods_the_best_of_their_best_is_taken() -> None:
+    examples, _ = problem(alike=True)
+    indices = {index: index.build(features_of(60), RecordedProgress()) for index in (Neighbours, Clusters)}
+    spaces = {"own": MemorySpace(lambda index, subset: indices[index])}
+    candidates = [method.candidates(["own"], {"k": 5, "size": 25}) for method in METHODS.values()]
+    together = Smooth(spaces, [candidate for some in candidates for candidate in some])
+    assert together.reads_labels and together.num_candidates == 1 + sum(map(len, candidates))
+
+    def loss(step: Smooth) -> float:
+        fitted = step.fit(examples)
+        losses = [
+            log_losses(step.predict(fitted, examples.log_probs[:, rows], subset), examples.labels[rows])
+            for subset, rows in examples.subsets()
+        ]
+        return float(np.concatenate(losses).mean())
+
+    alone = [loss(Smooth(spaces, some)) for some in candidates]
+    assert loss(together) == pytest.approx(min(alone)) and len(set(alone)) == len(METHODS)
 
 
 def test_settings_survive_json() -> None:
-    for candidate in all_settings(list(WAYS.values()), ["own"], Extent(200, 100)):
-        assert from_json(json.loads(json.dumps(as_json(candidate)))) == candidate
+    for method in METHODS.values():
+        for candidate in method.candidates(["own"], MANY):
+            assert from_json(json.loads(json.dumps(to_json(candidate)))) == candidate

@@ -1,6 +1,5 @@
 """Spaces: each fold's rows in its own network's features, or all in one network's; found once."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from conftest import TINY
 from distracted.config import load_config
 from distracted.errors import StoreError
 from distracted.models.network import Network, build_network
-from distracted.postprocess.methods import MOST_NEIGHBOURS, WAYS
-from distracted.postprocess.neighbours import nearest_neighbours
+from distracted.postprocess.neighbours import MAX_NEIGHBOURS, Neighbours, nearest_neighbours
 from distracted.postprocess.networks import load_trained
-from distracted.postprocess.spaces import ALL_DRIVERS, Space, fixed_spaces, own_spaces
+from distracted.postprocess.spaces import ALL_DRIVERS, Space, own_space, pretrained_space
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.progress import silent
@@ -25,36 +23,35 @@ from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
 
-NEIGHBOURS = WAYS["neighbours"].layout
 
-
-def check(space: Space, part: Subset, feed: Feed, network: Network, images: Images) -> None:
+def check(space: Space, subset: Subset, feed: Feed, network: Network, images: Images) -> None:
     features = np.asarray(feed.features(network, images))
-    expected = nearest_neighbours(features, min(MOST_NEIGHBOURS, len(features) - 1))
-    np.testing.assert_array_equal(space(part).indices, expected.indices)
-    np.testing.assert_allclose(space(part).distances, expected.distances, atol=1e-6)
+    expected = nearest_neighbours(features, min(MAX_NEIGHBOURS, len(features) - 1))
+    kept = space.get(Neighbours, subset)
+    np.testing.assert_array_equal(kept.indices, expected.indices)
+    np.testing.assert_allclose(kept.distances, expected.distances, atol=1e-6)
 
 
 def test_a_runs_own_space_is_of_each_folds_own_network(store: Store) -> None:
     """Not of another fold's, which has learned the labels of these rows."""
     run = write_untrained(store)
-    space = own_spaces(store, [NEIGHBOURS], run, runtime=RUNTIME)["neighbours"]
+    space = own_space(store, [Neighbours], run, runtime=RUNTIME)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
     for fold in range(3):
         trained = load_trained(store, run, fold, runtime=RUNTIME)
         valid = train.take(store.folds.valid(fold))
         check(space, Subset(fold), trained.feed, trained.network, valid)
         check(space, Subset(fold, test=True), trained.feed, trained.network, test)
-    assert ALL_DRIVERS not in space.keys
-    assert len(set(space.keys.values())) == 6  # three networks: nothing is shared
+    assert ALL_DRIVERS not in space.keys["neighbours"]
+    assert len(set(space.keys["neighbours"].values())) == 6  # three networks: nothing is shared
 
 
-def test_a_fixed_networks_space_is_the_same_for_all_folds(store: Store, tmp_path: Path) -> None:
+def test_a_pretrained_networks_space_is_the_same_for_all_folds(store: Store, tmp_path: Path) -> None:
     weights = tmp_path / "trunk.safetensors"
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), weights)
     folder, given = str(store.competition.config.folder), f"model.weights={weights}"
     settled = settle(load_config(model="resnet50", data=folder, overrides=[*TINY, given]), num_folds=3)
-    space = fixed_spaces(store, [NEIGHBOURS], settled)["neighbours"]
+    space = pretrained_space(store, [Neighbours], settled)
     network = build_network(settled.config.model, settled.weights, num_classes=3)
     feed = Feed(settled, store.workspace.cache("tiny"), silent)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
@@ -62,21 +59,25 @@ def test_a_fixed_networks_space_is_the_same_for_all_folds(store: Store, tmp_path
     for fold in range(3):
         check(space, Subset(fold), feed, network, train.take(store.folds.valid(fold)))
         check(space, Subset(fold, test=True), feed, network, test)
-    assert len(set(space.keys.values())) == 5  # one test set
+    assert len(set(space.keys["neighbours"].values())) == 5  # one test set
 
 
 def test_random_features_are_no_space(store: Store) -> None:
     folder = str(store.competition.config.folder)
     settled = settle(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
     with pytest.raises(StoreError, match="SPACES: test_resnet has no pretrained weights here"):
-        fixed_spaces(store, [NEIGHBOURS], settled)
+        pretrained_space(store, [Neighbours], settled)
 
 
-def test_a_layout_with_other_settings_has_files_of_its_own(store: Store) -> None:
+class Fewer(Neighbours):
+    """Neighbours by other settings."""
+
+    key = "7"
+
+
+def test_an_index_with_other_settings_has_files_of_its_own(store: Store) -> None:
     run = write_untrained(store)
-    first = own_spaces(store, [NEIGHBOURS], run, runtime=RUNTIME)["neighbours"]
-    again = own_spaces(store, [NEIGHBOURS], run, runtime=RUNTIME)["neighbours"]
-    other = replace(NEIGHBOURS, settings="7")
-    changed = own_spaces(store, [other], run, runtime=RUNTIME)["neighbours"]
+    first, again = (own_space(store, [Neighbours], run, runtime=RUNTIME) for _ in range(2))
+    changed = own_space(store, [Fewer], run, runtime=RUNTIME)
     assert first.keys == again.keys
-    assert not set(first.keys.values()) & set(changed.keys.values())
+    assert not set(first.keys["neighbours"].values()) & set(changed.keys["neighbours"].values())

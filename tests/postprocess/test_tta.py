@@ -122,7 +122,7 @@ def test_folds_are_made_anew_where_the_parent_has_changed(
         write_submission(store, name="tiny_tta")
     caplog.set_level("INFO")
     assert tta(store) == [0, 1, 2]
-    assert "tiny_tta, fold 0: it, or tiny, has changed since; made anew" in caplog.text
+    assert "tiny_tta, fold 0: made again, since it or tiny has changed" in caplog.text
 
 
 def test_other_views_take_another_name_or_force(store: Store, parent: Run) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import dead_owner
+from conftest import calibrate, dead_owner
 from distracted.ensemble.blend import blend_runs
-from distracted.ensemble.derive import calibrate_run
 from distracted.errors import ImageError
 from distracted.jobs.fold import train_and_store, train_folds
 from distracted.metrics import scores
@@ -151,7 +150,7 @@ def test_a_fold_whose_process_was_killed_is_stopped(store: Store, configure: Con
 def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     write_run("b", seed=1)
-    calibrate_run(store, "a")
+    calibrate(store, "a")
     blend_runs(store, runs=["a_calibrated", "b"])
     assert not any(status.stale for status in run_statuses(store))
     write_run("a", seed=5)

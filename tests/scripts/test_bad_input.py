@@ -466,10 +466,10 @@ def test_what_cannot_be_calibrated(trained: Project, arguments: list[str], parts
         (["--how", "k=3"], ["neighbours takes mean, bandwidth, k; expected e.g. HOW='mean=arithmetic"]),
         (
             ["--how", "k=60 bandwidth=0.3 mean=arithmetic"],
-            ["HOW='k=60 bandwidth=0.3 mean=arithmetic': the smallest part has 7 images", "at most k=6"],
+            ["HOW='k=60 bandwidth=0.3 mean=arithmetic': expected k at most 6 here", "smallest fold or test"],
         ),
         (["--runs", "resnet"], ["there is no run 'resnet' on tiny; there are: resnet50"]),
-        (["--methods", "clusters"], ["an average subject 9, too few for METHODS='clusters'"]),
+        (["--methods", "clusters"], ["too few images for METHODS='clusters'", "at most k=6 and size=3"]),
         (["--set", "model.image_size=64"], ["SET: model is as the run was trained", "only runtime.*"]),
     ],
 )
@@ -512,7 +512,7 @@ def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
         (["--models", " "], ["MODELS= is missing"]),
         (["--views", "sideways"], ["VIEWS: unknown group 'sideways'"]),
         (["--methods", "median"], ["METHODS: there is no 'median'"]),
-        (["--methods", "clusters"], ["too few for METHODS='clusters'"]),
+        (["--methods", "clusters"], ["too few images for METHODS='clusters'"]),
         (["--spaces", " "], ["SPACES=' ': expected at least one"]),
         (["--spaces", "own resnet51"], ["unknown model 'resnet51'"]),
         (["--truth", "gone.csv"], ["gone.csv: no such file"]),

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import calibrate
 from distracted.ensemble.blend import blend_runs
-from distracted.ensemble.derive import calibrate_run
 from distracted.errors import DataError, StoreError
 from distracted.inference.views import find_views
 from distracted.postprocess.tta import augment_run
@@ -40,10 +40,10 @@ def make(store: Store, kind: str) -> str:
             augment_run(store, run="tiny", views=find_views(["scales"]), average="log_probs", runtime=RUNTIME)
             return "tiny_tta"
         case "calibrated":
-            return calibrate_run(store, "tiny", parts=["temperature", "clip"]).name
+            return calibrate(store, "tiny", parts=["temperature", "clip"]).name
         case "blend":
             write_untrained(store, "other")
-            calibrate_run(store, "other", parts=["temperature"], name="soft")
+            calibrate(store, "other", parts=["temperature"], name="soft")
             return blend_runs(store, runs=["tiny", "soft"]).name
     raise AssertionError(kind)
 
@@ -86,7 +86,7 @@ def test_a_folder_without_photographs_is_refused(store: Store, tmp_path: Path, c
 
 def test_what_takes_all_test_images_together_is_refused(store: Store, photographs: Path) -> None:
     write_untrained(store)
-    name = calibrate_run(store, "tiny").name
+    name = calibrate(store, "tiny").name
     blend = blend_runs(store, runs=["tiny", name]).name
     with pytest.raises(StoreError, match=f"NAME={blend}: {name} meets the classes' shares"):
         predict_photographs(store, store.read_run(blend), photographs, runtime=RUNTIME)

@@ -11,10 +11,11 @@ from stand_in import StandIn
 import sweep as script
 from conftest import TINY
 from distracted.config import load_config
-from distracted.ensemble.derive import choose_run
-from distracted.errors import ConfigError, StoreError, TrackingError
+from distracted.ensemble.derive import derive_run
+from distracted.errors import ConfigError, TrackingError
 from distracted.metrics import log_loss
 from distracted.paths import CONFIGS
+from distracted.postprocess.choose import Choose
 from distracted.predictions.store import Store
 from distracted.tracking.sweep import listed_settings, read_sweep
 
@@ -70,19 +71,19 @@ def test_the_choice_for_a_fold_uses_the_other_folds(store: Store, write_run: Wri
     for seed in range(4):
         write_run(f"trial{seed}", skill=1.0, seed=seed)
     names = [f"trial{seed}" for seed in range(4)]
-    made = choose_run(store, names, name="best")
+    made = derive_run(store, Choose(), names, name="best")
     labels = store.folds.labels
     runs = {name: store.read_run(name) for name in names}
     best = store.read_run("best")
     for fold in range(3):
         others, rows = store.folds.train(fold), store.folds.valid(fold)
         expected = min(names, key=lambda name: log_loss(runs[name].oof[others], labels[others]))
-        assert made.fitted[fold] == expected
+        assert names[made.fits[fold]] == expected
         assert best.oof[rows] == pytest.approx(runs[expected].oof[rows], abs=1e-5)
         assert store.manifest("best", fold).details == {"chosen": expected, "num_candidates": 4}
     assert best.fitted and best.kind == "derived"
-    with pytest.raises(StoreError, match="leave no choice"):
-        choose_run(store, names[:1], name="best")
+    with pytest.raises(ConfigError, match="RUNS: choose takes two runs or more; got 1"):
+        derive_run(store, Choose(), names[:1], name="best")
 
 
 def test_the_projects_sweep_goes_with_every_pretrained_model() -> None:

@@ -12,9 +12,8 @@ import pytest
 import wandb
 from stand_in import StandIn
 
-from conftest import write_owner
+from conftest import calibrate, write_owner
 from distracted.ensemble.blend import blend_runs
-from distracted.ensemble.derive import calibrate_run
 from distracted.errors import TrackingError
 from distracted.jobs.fold import train_folds
 from distracted.locks import this_process
@@ -41,7 +40,7 @@ def config(configure: Callable[..., RunConfig]) -> RunConfig:
 def compete(store: Store, config: RunConfig) -> None:
     """Train, calibrate, blend and submit, as the scripts do."""
     train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
-    calibrate_run(store, "net")
+    calibrate(store, "net")
     track_run(store, "net_calibrated", config.runtime)
     blend_runs(store, runs=["net", "net_calibrated"])
     track_run(store, "ensemble", config.runtime)

@@ -8,7 +8,6 @@ from typing import Any
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit_sources
 from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import MIN_FOLDS
 from distracted.errors import StoreError
 from distracted.metrics import (
     Interval,
@@ -18,7 +17,7 @@ from distracted.metrics import (
     scores,
     subject_bootstrap,
 )
-from distracted.postprocess.step import STEP_VERSION, Subset
+from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, Subset
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.run import Run

@@ -1,6 +1,6 @@
-"""Blenders: how several runs' predictions become one.
+"""Blenders: ways to make one prediction of several runs'.
 
-Everywhere `log_probs` has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
+`log_probs` always has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ from distracted.postprocess.step import Examples, Labels, LogProbs, Subset
 
 @dataclass(frozen=True)
 class Blender:
-    """A way to weigh runs and a way to pool them; a step of several runs.
+    """A way to weigh runs and a way to pool them; an `Estimator`.
 
     Attributes:
-        caution: Why it is not chosen from unless it is named: what is wrong with trusting it, or "".
+        caution: Why it is not a candidate unless it is named, or "".
     """
 
     name: str
-    fit: Callable[[LogProbs, Labels], Vector]
+    fit_weights: Callable[[LogProbs, Labels], Vector]
     pool: Callable[[LogProbs, Vector], NDArray[np.float64]]
     caution: str = ""
     min_folds: ClassVar[int] = 1
@@ -44,14 +44,14 @@ class Blender:
         """Its name on the command line."""
         return self.name.replace(" ", "_").replace("-", "_")
 
-    def learn(self, examples: Examples) -> Vector:
-        return self.fit(examples.log_probs, examples.labels)
+    def fit(self, examples: Examples) -> Vector:
+        return self.fit_weights(examples.log_probs, examples.labels)
 
-    def apply(self, fitted: Vector, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
+    def predict(self, fitted: Vector, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
         return self.pool(log_probs, fitted)
 
     def weights_by_run(self, fitted: Vector, runs: Sequence[str]) -> dict[str, float]:
-        """How much each run counts: its weight, or the mean size of its weights over classes."""
+        """Each run's weight, or the mean absolute value of its weights over classes."""
         if fitted.ndim == 1:
             return dict(zip(runs, fitted.tolist(), strict=True))
         rows = fitted if len(fitted) == len(runs) else fitted[:-1]  # without the bias of stacking
@@ -59,7 +59,7 @@ class Blender:
         return dict(zip(runs, by_run.mean(axis=1).tolist(), strict=True))
 
 
-#: From the simplest to the most flexible: of those that are as good, the first is taken.
+#: From the simplest to the most flexible: the first of those that are as good as the best is taken.
 ALL_BLENDERS = (
     Blender("arithmetic mean", equal_weights, pool_arithmetic),
     Blender("geometric mean", equal_weights, pool_geometric),
@@ -69,15 +69,15 @@ ALL_BLENDERS = (
     Blender("weights by class", fit_by_class, pool_by_class, caution="flexible"),
     Blender("stacking", fit_stacking, pool_stacked, caution="flexible, free signs"),
 )
-#: Those that are chosen from by default.
+#: The default candidates.
 BLENDERS = tuple(blender for blender in ALL_BLENDERS if not blender.caution)
 
 
 def find_blenders(keys: Sequence[str]) -> tuple[Blender, ...]:
-    """Blenders by their keys, from the simplest on.
+    """Blenders by their keys, from the simplest to the most flexible.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: an unknown key.
     """
     known = [blender.key for blender in ALL_BLENDERS]
     if unknown := [key for key in keys if key not in known]:

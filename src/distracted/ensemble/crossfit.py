@@ -1,5 +1,4 @@
-"""Cross-fitting a blend: nothing that predicts fold k has seen a label of fold k, nor has the blender's
-choice."""
+"""Cross-fitting a blend: neither the weights nor the choice of the blender for fold k see fold k's labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +9,17 @@ from numpy.typing import NDArray
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.sources import (
-    MIN_FOLDS,
-    Chosen,
-    Fitted,
+    ChosenSource,
+    FittedSource,
     ScoredRows,
     Source,
-    Stored,
+    StoredSource,
     as_good,
     held_out_log_probs,
     held_out_losses,
 )
 from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
-from distracted.postprocess.step import LogProbs
+from distracted.postprocess.step import MIN_FOLDS, LogProbs
 from distracted.progress import Progress, silent
 
 _NONE: frozenset[int] = frozenset()
@@ -29,15 +27,14 @@ _NONE: frozenset[int] = frozenset()
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one blender did beside the best of those that are chosen from.
+    """How one blender compares with the best candidate.
 
     Attributes:
         in_sample: Log loss with weights fitted on all folds, scored on the same rows.
-        cross_fitted: Log loss with each fold's weights fitted on the others; interval: with its 95% bootstrap
-            interval over subjects.
-        difference: Cross-fitted loss above the best blender's; error: the standard error of that over
+        interval: Log loss with each fold's weights fitted on the others, with its 95% bootstrap interval over
             subjects.
-        chosen_from: Whether it could be taken; the others are there to be read.
+        difference: Cross-fitted loss minus the best candidate's; error: its standard error over subjects.
+        chosen_from: Whether it was a candidate; the others are only shown.
     """
 
     blender: Blender
@@ -66,13 +63,12 @@ class CrossFit:
     """A cross-fitted blend.
 
     Attributes:
-        log_probs: Blended out-of-fold predictions, each fold by what was fitted and chosen on the others,
+        log_probs: Blended out-of-fold predictions, each fold's fitted and chosen on the others,
             (num_images, num_classes).
-        chosen: Blender of each fold; weights: and what it fitted.
-        verdicts: The table over all rows, from the simplest blender on; for reading, since no fold's choice
-            uses it.
+        chosen: Blender of each fold; weights: its fitted weights.
+        verdicts: All blenders compared over all rows, from the simplest on; no fold's choice uses this.
         overall: The blender that all folds together would choose; overall_weights: fitted on all of them.
-        source: Makes the blend's predictions of any part.
+        source: Predicts any subset.
     """
 
     log_probs: NDArray[np.float64]
@@ -94,16 +90,16 @@ def cross_fit(
     shown: Sequence[Blender] = (),
     progress: Progress = silent,
 ) -> CrossFit:
-    """As `cross_fit_sources`, of predictions in which nothing was fitted on out-of-fold rows.
+    """As `cross_fit_sources`, for predictions in which nothing was fitted on out-of-fold rows.
 
     Args:
         log_probs: Members' out-of-fold predictions, shape (num_runs, num_images, num_classes).
         labels: Class ids, shape (num_images,).
-        folds: 0-based fold of each row, none of them -1, shape (num_images,).
-        subjects: Subject ids, not all of them need occur, shape (num_images,).
+        folds: 0-based fold of each row, never -1, shape (num_images,).
+        subjects: Subject ids, some of which may not occur, shape (num_images,).
     """
     scored = ScoredRows(labels, folds, subjects)
-    members = [Stored(f"run {number}", oof, scored) for number, oof in enumerate(log_probs)]
+    members = [StoredSource(f"run {number}", oof, scored) for number, oof in enumerate(log_probs)]
     return cross_fit_sources(members, scored, blenders=blenders, shown=shown, progress=progress)
 
 
@@ -117,14 +113,13 @@ def cross_fit_sources(
 ) -> CrossFit:
     """Fit, choose and score blenders so that the score holds for subjects never seen.
 
-    For fold k the blender is chosen by its scores on the other folds, and those scores are cross-fitted
-    among them; its weights are then fitted on all of the other folds, and so is what the members fitted.
-    With fewer than three folds there is nothing to choose by and the first blender is taken; with one fold
-    nothing to fit on, and it is the mean.
+    For fold k the blender is chosen by its scores on the other folds, which are cross-fitted among them. Its
+    weights, and everything fitted in the members, are then fitted on all of the other folds. With fewer than
+    three folds there is nothing to choose by: the first blender is taken; with one fold the mean.
 
     Args:
-        blenders: Chosen from; from the simplest to the most flexible.
-        shown: Further ones, scored for reading alone.
+        blenders: Candidates, from the simplest to the most flexible.
+        shown: Further blenders, only scored.
     """
     num_folds = scored.num_folds
     blenders = choosable(blenders, num_folds)
@@ -134,20 +129,20 @@ def cross_fit_sources(
     num_fits = len(blenders) * (1 + num_folds + pairs) + len(shown) * (1 + num_folds)
     with progress("fitting blends", total=num_fits, unit="fit") as step:
 
-        def fitted(blender: Blender) -> Fitted:
-            return Fitted(blender.name, blender, members, scored, step)
+        def fitted(blender: Blender) -> FittedSource:
+            return FittedSource(blender.name, blender, members, scored, step)
 
         candidates = [fitted(blender) for blender in blenders]
-        blend = Chosen("blend", candidates, scored)
+        blend = ChosenSource("blend", candidates, scored)
         chosen, weights = [], []
         for fold in range(num_folds):
             hidden = frozenset({fold})
             taken = blend.choice(hidden)
             chosen.append(blenders[taken])
-            weights.append(candidates[taken].fitted(hidden))
+            weights.append(candidates[taken].fit(hidden))
         verdicts = _compare([*candidates, *map(fitted, shown)], [*blenders, *shown], len(blenders), scored)
         overall = blend.choice(_NONE)
-        overall_weights = candidates[overall].fitted(_NONE)
+        overall_weights = candidates[overall].fit(_NONE)
         return CrossFit(
             log_probs=held_out_log_probs(blend, scored),
             chosen=tuple(chosen),
@@ -160,14 +155,14 @@ def cross_fit_sources(
 
 
 def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
-    """Those of some blenders that so many folds can choose from."""
+    """The candidates that so many folds can choose among."""
     if num_folds >= MIN_FOLDS:
         return blenders
     return blenders[:1] if num_folds > 1 else ALL_BLENDERS[:1]
 
 
 def _compare(
-    candidates: Sequence[Fitted], blenders: Sequence[Blender], num_chosen_from: int, scored: ScoredRows
+    candidates: Sequence[FittedSource], blenders: Sequence[Blender], num_chosen_from: int, scored: ScoredRows
 ) -> tuple[Verdict, ...]:
     """Every candidate cross-fitted over all folds."""
     losses = [held_out_losses(candidate, scored, _NONE) for candidate in candidates]
@@ -181,9 +176,9 @@ def _compare(
     return tuple(verdicts)
 
 
-def _in_sample(candidate: Fitted) -> float:
-    examples, fitted = candidate.examples(_NONE), candidate.fitted(_NONE)
+def _in_sample(candidate: FittedSource) -> float:
+    examples, fitted = candidate.examples(_NONE), candidate.fit(_NONE)
     predicted = np.empty(examples.log_probs.shape[1:])
-    for part, rows in examples.parts():
-        predicted[rows] = candidate.step.apply(fitted, examples.log_probs[:, rows], part)
+    for subset, rows in examples.subsets():
+        predicted[rows] = candidate.estimator.predict(fitted, examples.log_probs[:, rows], subset)
     return log_loss(predicted, examples.labels)

@@ -4,20 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
-from scipy.optimize import nnls
 
 Vector = NDArray[np.float64]
-Hessian = Callable[[], NDArray[np.float64]]  # computed only where a step is taken
+Hessian = Callable[[], NDArray[np.float64]]  # computed only if a step is taken
 Objective = Callable[[Vector], tuple[float, Vector, Hessian]]
 
 _TOLERANCE = 1e-10
-_NEAR = 1e-13  # expected fall of the value below which rounding hides it
+_NEAR = 1e-13  # expected decrease of the value that rounding hides
 _MAX_STEPS = 100
 
 
 def kkt_residual(weights: Vector, gradient: Vector) -> float:
-    """How far from optimal: the largest |w - max(w - g, 0)|, which is zero at a minimum over w >= 0."""
+    """Distance from optimality: the largest |w - max(w - g, 0)|, zero at a minimum over w >= 0."""
     return float(np.abs(weights - np.maximum(weights - gradient, 0)).max())
 
 
@@ -25,13 +23,13 @@ def minimise_nonnegative(objective: Objective, start: Vector) -> Vector:
     """Minimise a convex function over w >= 0.
 
     Each step minimises the local quadratic model over w >= 0 exactly, as one small non-negative least-squares
-    problem, and goes as far along as the function falls. The active set comes out of that problem. The
+    problem, and is halved until the function decreases. The active set is part of that solution. The
     scheme is the sequential quadratic programming of Kim et al., "A fast algorithm for maximum likelihood
     estimation of mixture proportions using sequential quadratic programming" (JCGS 2020), with NNLS as the
     inner solver.
 
     Args:
-        objective: Gives value, gradient (n,) and a function for the Hessian (n, n).
+        objective: Returns value, gradient (n,) and a function for the Hessian (n, n).
         start: A feasible point with a finite value, shape (n,).
 
     Returns:
@@ -45,7 +43,7 @@ def minimise_nonnegative(objective: Objective, start: Vector) -> Vector:
         slope = float(gradient @ direction)
         if residual < _TOLERANCE or slope >= 0:
             break
-        near = -slope < _NEAR  # values no longer tell points apart; the residual does
+        near = -slope < _NEAR  # rounding hides the decrease; compare residuals
         step = 1.0
         while step > 1e-16:
             candidate = np.maximum(weights + step * direction, 0)
@@ -53,7 +51,7 @@ def minimise_nonnegative(objective: Objective, start: Vector) -> Vector:
             if near or new_value <= value + 1e-4 * step * slope:
                 break
             step /= 2
-        else:  # no step falls
+        else:  # no step decreases the value
             break
         if near and kkt_residual(candidate, new_gradient) >= residual:
             break
@@ -63,9 +61,11 @@ def minimise_nonnegative(objective: Objective, start: Vector) -> Vector:
 
 def _quadratic_minimum(weights: Vector, gradient: Vector, hessian: NDArray[np.float64]) -> Vector:
     """Minimise g'(v - w) + (v - w)'H(v - w)/2 over v >= 0."""
-    ridge = 1e-11 * max(
-        float(np.trace(hessian)) / len(weights), 1e-300
-    )  # twins among the runs make H singular
+    from scipy.linalg import cholesky, solve_triangular
+    from scipy.optimize import nnls
+
+    # Identical runs make H singular.
+    ridge = 1e-11 * max(float(np.trace(hessian)) / len(weights), 1e-300)
     lower = cholesky(hessian + ridge * np.eye(len(weights)), lower=True)
     target = solve_triangular(lower, hessian @ weights - gradient + ridge * weights, lower=True)
     solution: Vector = nnls(lower.T, target)[0]

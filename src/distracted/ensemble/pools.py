@@ -1,6 +1,6 @@
-"""Pools: several runs' predictions made one by a weight for each run; all weights are non-negative.
+"""Pools: weighted means of several runs' predictions; all weights are non-negative.
 
-Everywhere `log_probs` has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
+`log_probs` always has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
 """
 
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from distracted.ensemble.newton import Hessian, Vector, minimise_nonnegative
 from distracted.postprocess.step import Labels, LogProbs, normalised
 
-#: Strength of the quadratic penalty on a log-linear pool's weights: too small to move a fit, but where runs
-#: make no mistake at all the optimum would lie at infinity without it.
+#: Strength of the quadratic penalty on a log-linear pool's weights: too small to move a fit, but without it
+#: the optimum lies at infinity if the runs make no mistake at all.
 RIDGE = 1e-6
 
 
@@ -30,9 +30,8 @@ def fit_linear_pool(log_probs: LogProbs, labels: Labels) -> Vector:
         log_probs: Out-of-fold predictions, shape (num_runs, num_images, num_classes).
         labels: Class ids, shape (num_images,).
     """
-    true = np.asarray(
-        log_probs[:, np.arange(len(labels)), labels], dtype=np.float64
-    ).T  # (num_images, num_runs)
+    rows = np.arange(len(labels))
+    true = np.asarray(log_probs[:, rows, labels], dtype=np.float64).T  # (num_images, num_runs)
     likelihoods = np.exp(true - true.max(axis=1, keepdims=True))  # a row's factor does not move the optimum
     # A gradient of 1 - mean(P_r / P w) >= 0 for every run keeps P w >= 1 / num_images in every row at the
     # optimum. Far below, where one run is certain and wrong, curvature has no bound and steps lead nowhere.
@@ -88,8 +87,8 @@ def fit_log_linear_pool(log_probs: LogProbs, labels: Labels) -> Vector:
 
         return value, flat @ probs / num_images + RIDGE * weights, hessian
 
-    # From 0, where classes are equally probable; where over-confident runs make the blend sure of itself,
-    # the loss is all but linear and Newton's steps lead far out.
+    # Start at 0, where classes are equally probable: where over-confident runs make the blend certain, the
+    # loss is almost linear and Newton's steps lead far out.
     return minimise_nonnegative(objective, np.zeros(len(margins)))
 
 

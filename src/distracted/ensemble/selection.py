@@ -1,4 +1,4 @@
-"""Greedy selection: runs are added to a bag, one at a time and again and again, as long as the mean gains."""
+"""Greedy selection: runs are added to a bag one at a time, with repeats, while their mean improves."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ def fit_greedy_selection(log_probs: LogProbs, labels: Labels) -> Vector:
     """Weights of an arithmetic blend, as shares of greedy picks with replacement, shape (num_runs,).
 
     Ensemble selection of Caruana et al. (ICML 2004): each step adds the run that lowers the log loss of the
-    mean most, and the best prefix of the steps counts. It is done for several random halves of the runs, and
-    their weights are averaged, which keeps a lucky run from being picked everywhere.
+    mean most, and the best prefix of the steps is kept. This is repeated on several random halves of the
+    runs, and their weights are averaged, so that a lucky run is not picked everywhere.
     """
     true = np.asarray(log_probs[:, np.arange(len(labels)), labels], dtype=np.float64)
     likelihoods = np.exp(true - true.max(axis=0))  # a row's factor does not move the order

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from distracted.ensemble.newton import Vector
 from distracted.ensemble.pools import fit_log_linear_pool
@@ -16,10 +15,12 @@ _MAX_STEPS = 200
 def fit_stacking(log_probs: LogProbs, labels: Labels) -> Vector:
     """Coefficients, shape (num_runs * num_classes + 1, num_classes), of either sign; the last row is a bias.
 
-    Every class's score may lean on every run's opinion of every class: the most flexible of the blenders. The
-    log-linear pool is the special case in which it leans on the same class alone, and the penalty draws the
-    coefficients there (scikit-learn's draws them to ignorance).
+    Each class's score depends on every run's log-probability of every class: the most flexible blender. In
+    the log-linear pool it depends on the same class alone. The ridge penalty shrinks the coefficients towards
+    that pool, where scikit-learn's shrinks them to zero.
     """
+    from scipy.optimize import minimize
+
     features = _features(log_probs)
     num_classes = log_probs.shape[2]
     targets = np.eye(num_classes)[labels]
@@ -34,8 +35,8 @@ def fit_stacking(log_probs: LogProbs, labels: Labels) -> Vector:
         value = -(fitted * targets).sum() / len(labels) + _RIDGE / 2 * (away**2).sum()
         return float(value), gradient.ravel()
 
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _MAX_STEPS})
-    coefficients: Vector = found.x.reshape(start.shape)
+    result = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _MAX_STEPS})
+    coefficients: Vector = result.x.reshape(start.shape)
     return coefficients
 
 

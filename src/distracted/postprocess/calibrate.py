@@ -1,34 +1,37 @@
-"""Calibration: a run's probabilities made as sure as they should be."""
+"""Calibration: probabilities are moved to the class prior, softened or sharpened, and get a floor."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
 
+from distracted.errors import ConfigError
 from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses, prior_log_probs
-from distracted.postprocess.step import Examples, Labels, LogProbs, Subset, normalised
+from distracted.postprocess.step import Examples, Labels, LogProbs, PredictionStep, Subset, normalised
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 
 #: In the order in which they are fitted and applied.
 CALIBRATIONS = ("prior", "temperature", "clip")
 _TEMPERATURES = (-3.0, 3.0)  # natural logarithms: 1/20 to 20
-_CLIPS = (-27.0, -3.0)  # 2e-12 to 0.05
-_TOLERANCE = 1e-6  # of mean probabilities
-_MOST_STEPS = 100
-_LITTLE = 0.02  # where no subject has a larger share of the rows, each one's own do next to nothing
+_CLIPS = (-27.0, -3.0)  # natural logarithms: 2e-12 to 0.05
+_TOLERANCE = 1e-6  # in mean probabilities
+_MAX_STEPS = 100
+_SMALL_SHARE = 0.02  # where every subject has less of the rows, a subject's own rows hardly count
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What was fitted; the values here change nothing.
+class Calibration:
+    """Fitted parameters; the defaults change nothing.
 
     Attributes:
         to_prior: Whether the classes' mean probabilities are moved to `prior`.
-        prior: Each class's share of the labels that were fitted on.
+        prior: Share of each class among the labels of the fit.
         temperature: Log-probabilities are divided by it.
-        clip: Probabilities below it are raised to it, before a row is made to sum to 1.
+        clip: Smaller probabilities are raised to it before a row is normalised.
     """
 
     to_prior: bool = False
@@ -38,32 +41,67 @@ class Calibrated:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibrate:
-    """A bias per class towards the prior, temperature, and a floor under probabilities: those of them in
-    `parts`.
+class Calibrate(PredictionStep):
+    """A bias per class towards the prior, a temperature, and a floor under probabilities, each if in `parts`.
 
-    Each is fitted on the out-of-fold rows after those before it. The bias reads no label of the rows that it
-    moves: it makes their mean probabilities the class shares of other folds (10th place of State Farm). It is
-    left out where its gain is within a standard error.
+    They are fitted one after another on out-of-fold rows. The bias reads no label of the rows that it moves:
+    it makes their mean probabilities the class shares of other folds (10th place of State Farm). It is left
+    out where it gains less than a standard error.
 
     Attributes:
-        subjects: Of each fold's held-out rows; `prior` needs them (`subject_biases`).
+        subjects: Subjects of each fold's held-out rows; only `prior` reads them (`subject_biases`).
     """
 
     parts: tuple[str, ...] = CALIBRATIONS
     subjects: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
-    name: str = "calibrate"
+    name: ClassVar[str] = "calibrate"
+    suffix: ClassVar[str] = "calibrated"
+    target: ClassVar[str] = "calibrate"
+
+    @classmethod
+    def on(cls, store: Store, parts: Sequence[str] = CALIBRATIONS) -> Self:
+        """The step on a store's subjects.
+
+        Raises:
+            ConfigError: no part, or one that is not among `CALIBRATIONS`.
+        """
+        if not parts or (unknown := [part for part in parts if part not in CALIBRATIONS]):
+            got = f"got {unknown[0]!r}" if parts else "got none"
+            raise ConfigError(f"PARTS: expected some of {', '.join(CALIBRATIONS)}; {got}")
+        folds = store.folds
+        subjects = {fold: folds.subjects[folds.valid(fold)] for fold in range(folds.num_folds)}
+        return cls(tuple(part for part in CALIBRATIONS if part in parts), subjects)
+
+    @classmethod
+    def load(cls, store: Store, run: Run) -> Self:
+        return cls.on(store, run.manifests[0].config["step"]["parts"])
+
+    def settings(self) -> dict[str, Any]:
+        return {"parts": list(self.parts)}
+
+    @classmethod
+    def variables(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        parts = settings.get("parts", CALIBRATIONS)
+        return {} if tuple(parts) == CALIBRATIONS else {"PARTS": " ".join(parts)}
+
+    @classmethod
+    def needs_all_images(cls, settings: Mapping[str, Any]) -> str:
+        return "meets the classes' shares" if "prior" in settings.get("parts", ()) else ""
 
     @property
     def min_folds(self) -> int:
         return 2 if "prior" in self.parts else 1
 
-    def learn(self, examples: Examples) -> Calibrated:
+    @property
+    def num_candidates(self) -> int:
+        return 2 if "prior" in self.parts else 1  # with the bias and without
+
+    def fit(self, examples: Examples) -> Calibration:
         (log_probs,), labels = floored(examples.log_probs), examples.labels
         to_prior, temperature, clip = False, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
-        if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:  # for others' shares
-            moved = normalised(log_probs + self._towards_other_folds(log_probs, examples))
+        if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:
+            moved = normalised(log_probs + self._bias_by_other_folds(log_probs, examples))
             losses = log_losses(log_probs, labels), log_losses(moved, labels)
             gain, error = difference_and_error(*losses, examples.subjects)
             to_prior = gain > error
@@ -73,41 +111,50 @@ class Calibrate:
             log_probs = soften(log_probs, temperature)
         if "clip" in self.parts:
             clip = fit_clip(log_probs, labels)
-        return Calibrated(to_prior, tuple(prior.tolist()), temperature, clip)
+        return Calibration(to_prior, tuple(prior.tolist()), temperature, clip)
 
-    def apply(self, fitted: Calibrated, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
-        (found,) = floored(log_probs)
+    def predict(self, fitted: Calibration, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
+        (moved,) = floored(log_probs)
         if fitted.to_prior:
-            found = found + self._bias(found, np.array(fitted.prior), part)
-        return clip_probs(soften(found, fitted.temperature), fitted.clip)
+            moved = moved + self._bias(moved, np.array(fitted.prior), subset)
+        return clip_probs(soften(moved, fitted.temperature), fitted.clip)
 
-    def _towards_other_folds(self, log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
-        """Of each row the bias towards the class shares of the other folds, (num_images, num_classes)."""
+    def describe(self, fits: Sequence[Calibration], overall: Calibration, runs: Sequence[str]) -> str:
+        moved = sum(fitted.to_prior for fitted in fits)
+        texts = {
+            "prior": f"to the prior in {moved} of {len(fits)} folds",
+            "temperature": f"temperature {overall.temperature:.2f}",
+            "clip": f"clip {overall.clip:.1g}",
+        }
+        return ", ".join(texts[part] for part in self.parts)
+
+    def _bias_by_other_folds(self, log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
+        """Each row's bias towards the class shares of the other folds, (num_images, num_classes)."""
         biases = np.zeros(log_probs.shape)
-        for part, rows in examples.parts():
-            others = examples.labels[examples.folds != part.fold]
+        for subset, rows in examples.subsets():
+            others = examples.labels[examples.folds != subset.fold]
             prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
-            biases[rows] = self._bias(log_probs[rows], prior, part)
+            biases[rows] = self._bias(log_probs[rows], prior, subset)
         return biases
 
-    def _bias(self, log_probs: LogProbs, prior: NDArray[np.float64], part: Subset) -> NDArray[np.float64]:
-        """What is added to a part's log-probabilities, of a shape that fits them."""
-        if part.test:
+    def _bias(self, log_probs: LogProbs, prior: NDArray[np.float64], subset: Subset) -> NDArray[np.float64]:
+        """What to add to a subset's log-probabilities: (num_classes,), or a row each."""
+        if subset.test:
             return prior_bias(log_probs, prior)
-        assert part.fold in self.subjects, "the prior needs the subjects of the rows"
-        return subject_biases(log_probs, prior, self.subjects[part.fold])
+        assert subset.fold in self.subjects, "the prior needs the subjects of the rows"
+        return subject_biases(log_probs, prior, self.subjects[subset.fold])
 
 
 def fit_temperature(log_probs: LogProbs, labels: Labels) -> float:
-    """The temperature of least log loss, between 1/20 and 20, after Guo et al. (ICML 2017)."""
-    return _best(lambda t: log_loss(soften(log_probs, t), labels), _TEMPERATURES, tolerance=1e-5)
+    """The temperature with the lowest log loss, between 1/20 and 20, after Guo et al. (ICML 2017)."""
+    return _minimise(lambda t: log_loss(soften(log_probs, t), labels), _TEMPERATURES, tolerance=1e-5)
 
 
 def fit_clip(log_probs: LogProbs, labels: Labels) -> float:
-    """The floor under probabilities of least log loss, at most 0.05.
+    """The floor under probabilities with the lowest log loss, at most 0.05.
 
-    One more row counts that is sure and wrong, as in Laplace's rule of succession: where none was seen among
-    n, the next may be one, and without it no floor would be too low.
+    One row that is certain and wrong is added, as in Laplace's rule of succession: after n rows without one
+    the next may be the first, and without it no floor would be too low.
     """
     num_images, num_classes = log_probs.shape
 
@@ -116,27 +163,27 @@ def fit_clip(log_probs: LogProbs, labels: Labels) -> float:
         total = num_images * log_loss(clip_probs(log_probs, clip), labels) + wrong
         return float(total / (num_images + 1))
 
-    return _best(loss, _CLIPS, tolerance=1e-4)
+    return _minimise(loss, _CLIPS, tolerance=1e-4)
 
 
-def _best(loss: Callable[[float], float], log_bounds: tuple[float, float], *, tolerance: float) -> float:
-    """The positive number of least loss, searched by its logarithm."""
-    found = minimize_scalar(
-        lambda log: loss(float(np.exp(log))),
-        bounds=log_bounds,
-        method="bounded",
-        options={"xatol": tolerance},
-    )
-    return float(np.exp(found.x))
+def _minimise(loss: Callable[[float], float], log_bounds: tuple[float, float], *, tolerance: float) -> float:
+    """The positive number with the lowest loss, searched on a logarithmic scale."""
+    from scipy.optimize import minimize_scalar
+
+    def objective(log: float) -> float:
+        return loss(float(np.exp(log)))
+
+    result = minimize_scalar(objective, bounds=log_bounds, method="bounded", options={"xatol": tolerance})
+    return float(np.exp(result.x))
 
 
 def floored(log_probs: LogProbs) -> NDArray[np.float64]:
-    """Log-probabilities no lower than the competition clips them, where a loss can still tell them apart."""
+    """Log-probabilities clipped as the competition clips them: the loss tells no lower ones apart."""
     return np.maximum(np.asarray(log_probs, dtype=np.float64), np.log(CLIP))
 
 
 def soften(log_probs: LogProbs, temperature: float) -> NDArray[np.float64]:
-    """Log-probabilities at a temperature, shape (..., num_classes); above 1 they are less sure."""
+    """Log-probabilities at a temperature, shape (..., num_classes); above 1 they are less certain."""
     return normalised(np.asarray(log_probs, dtype=np.float64) / temperature)
 
 
@@ -154,12 +201,14 @@ def prior_bias(
 ) -> NDArray[np.float64]:
     """What to add to log-probabilities so that their mean probabilities meet the prior, (num_classes,).
 
-    It is where a convex function is least whose gradient is the mean probabilities less the prior.
+    It minimises a convex function whose gradient is the mean probabilities minus the prior.
 
     Args:
-        weights: Of the rows in that mean, (num_images,); by default all the same.
-        start: A bias near the one that is looked for.
+        weights: Weights of the rows in that mean, (num_images,); equal by default.
+        start: A bias near the solution.
     """
+    from scipy.optimize import minimize
+
     shares = np.ones(len(log_probs)) if weights is None else weights
     shares = shares / shares.sum()
 
@@ -171,43 +220,43 @@ def prior_bias(
         return float(shares @ (tops + np.log(sums)) - prior @ bias), (shares / sums) @ odds - prior
 
     first = np.zeros(log_probs.shape[1]) if start is None else start
-    found = minimize(
+    result = minimize(
         excess,
         first,
         jac=True,
         method="L-BFGS-B",
-        options={"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MOST_STEPS},
+        options={"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MAX_STEPS},
     )
-    bias: NDArray[np.float64] = found.x - found.x.mean()
+    bias: NDArray[np.float64] = result.x - result.x.mean()
     return bias
 
 
 def subject_biases(
     log_probs: LogProbs, prior: NDArray[np.float64], subjects: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Of each row its subject's bias towards the prior, so strong as it would be among many subjects.
+    """Each row's bias towards the prior, shrunk to its strength with many subjects.
 
-    A fold has few subjects, and a subject's own rows make up much of its mean: a bias that meets the prior
-    mends a good part of what is wrong for each of them alone, which among the many of a test set it cannot.
-    So a subject's own rows count for less, about half of what they are. Let what a network gets wrong for a
-    subject be what it gets wrong for all plus something independent of the same variance v for each. Among
-    n subjects of as many rows the plain bias leaves v (1 - 1/n), one without the subject's own rows
-    v (1 + 1/(n - 1)), and the plain one among infinitely many v. With a share a for the own rows
-    (1 - a)^2 v (1 + q) is left, where q is the sum of the other subjects' squared shares among themselves,
-    1/(n - 1) where they have as many rows; a is set so that it is v.
+    A fold has few subjects, and each subject's rows make up much of the mean. A bias that meets the prior
+    therefore corrects a good part of each subject's own error, which it cannot do among the many subjects of
+    a test set. So a subject's own rows get less weight, about half. Suppose that a network's error for a
+    subject is one common to all plus an independent one of variance v. With n subjects of equally many rows
+    the plain bias leaves v (1 - 1/n), one without the subject's own rows v (1 + 1/(n - 1)), and the plain one
+    with infinitely many subjects v. With weight a for the own rows (1 - a)^2 v (1 + q) is left, where q is
+    the sum of the other subjects' squared shares of their rows, 1/(n - 1) if these are equal. a is chosen to
+    leave v.
 
     Args:
-        subjects: Of the rows, (num_images,).
+        subjects: Subject of each row, (num_images,).
 
     Returns:
         Shape (num_images, num_classes).
     """
     common = prior_bias(log_probs, prior)
     _, ids, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    if counts.max() <= _LITTLE * counts.sum():
+    if counts.max() <= _SMALL_SHARE * counts.sum():
         return np.tile(common, (len(log_probs), 1))
     biases = np.zeros(log_probs.shape)
-    if len(counts) == 1:  # nobody else knows what is wrong for all
+    if len(counts) == 1:  # no other subject shows the common error
         return biases
     for subject in range(len(counts)):
         own, others = ids == subject, np.delete(counts, subject)

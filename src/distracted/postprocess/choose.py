@@ -1,25 +1,35 @@
-"""Choosing one of several runs, such as a sweep's trials: a step like any other, for choosing is fitting."""
+"""The choice of one of several runs, such as a sweep's trials: a step, since choosing is fitting."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import log_loss
-from distracted.postprocess.step import Examples, LogProbs, Subset, normalised
+from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Subset, normalised
 
 
 @dataclass(frozen=True)
-class Choose:
-    """Takes the run that scores best on the folds that may be seen."""
+class Choose(PredictionStep):
+    """Takes the run with the lowest log loss on the examples."""
 
-    name: str = "choose"
-    min_folds: ClassVar[int] = 1
+    name: ClassVar[str] = "choose"
+    takes_several: ClassVar[bool] = True
 
-    def learn(self, examples: Examples) -> int:
-        """Position of the run with the lowest log loss."""
+    def fit(self, examples: Examples) -> int:
+        """Position of the best run."""
         return int(np.argmin([log_loss(log_probs, examples.labels) for log_probs in examples.log_probs]))
 
-    def apply(self, fitted: int, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
+    def predict(self, fitted: int, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
         return normalised(log_probs[fitted])
+
+    def origin(self, fitted: int) -> int:
+        return fitted
+
+    def details(self, fitted: int, runs: Sequence[str]) -> dict[str, Any]:
+        return {"chosen": runs[fitted], "num_candidates": len(runs)}
+
+    def describe(self, fits: Sequence[int], overall: int, runs: Sequence[str]) -> str:
+        return f"{', '.join(runs[fitted] for fitted in fits)} by fold; on all folds {runs[overall]}"

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.postprocess.method import Method, Prior
 from distracted.postprocess.neighbours import Neighbours
-from distracted.postprocess.smooth import Prior
-from distracted.postprocess.step import LogProbs, Subset, normalised
+from distracted.postprocess.step import LogProbs, normalised
 
 COUNTS = (1, 2, 5, 10, 20, 50)
 BANDWIDTHS = (0.15, 0.3, 0.6, None)
@@ -19,49 +19,43 @@ _ROWS = 4096  # smoothed at a time
 
 
 @dataclass(frozen=True)
-class Averaging:
-    """How neighbours are averaged.
+class NeighbourMean(Method):
+    """The weighted mean of an image's own prediction and those of its nearest neighbours.
 
     Attributes:
-        space: Where they are looked for.
         mean: Of probabilities (arithmetic) or of their logarithms (geometric).
-        bandwidth: In the space's distances: at d a neighbour counts exp(-(d / bandwidth)^2 / 2) times as much
-            as the image itself; None: as much, however far it is.
-        k: How many there are.
+        bandwidth: A neighbour at distance d has exp(-(d / bandwidth)^2 / 2) times the image's own weight;
+            None: the same weight at any distance.
+        k: Number of neighbours.
     """
 
     space: str
     mean: str
     bandwidth: float | None
     k: int
+    name: ClassVar[str] = "neighbours"
+    index: ClassVar[type[Neighbours]] = Neighbours
+    example: ClassVar[str] = "mean=arithmetic bandwidth=0.3 k=10"
 
+    @classmethod
+    def candidates(cls, spaces: Sequence[str], limits: Mapping[str, int]) -> list[Self]:
+        counts = [k for k in COUNTS if k <= limits["k"]]
+        return [cls(*values) for values in product(spaces, MEANS, BANDWIDTHS, counts)]
 
-@dataclass(frozen=True, eq=False)
-class NeighbourMean:
-    """The weighted mean over nearest neighbours, in one of several spaces.
+    def smooth(self, log_probs: LogProbs, index: Neighbours, prior: Prior) -> NDArray[np.float64]:
+        (smoothed,) = neighbour_means(log_probs, index, self.mean, self.bandwidth, [self.k])
+        return smoothed
 
-    Attributes:
-        spaces: Of each space by name the neighbours in a part.
-    """
-
-    spaces: Mapping[str, Callable[[Subset], Neighbours]]
-    candidates: Sequence[Averaging]
-    uses_prior: ClassVar[bool] = False
-
-    def smoothed(
-        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Averaging]
-    ) -> Iterator[tuple[Averaging, NDArray[np.float64]]]:
+    @classmethod
+    def smooth_all(
+        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Callable[[str], Neighbours], prior: Prior
+    ) -> Iterator[tuple[Self, NDArray[np.float64]]]:
+        """Candidates that differ only in `k` share their sums."""
         for (space, mean, bandwidth), family in groupby(candidates, lambda c: (c.space, c.mean, c.bandwidth)):
             by_count = sorted(family, key=lambda candidate: candidate.k)
             counts = [candidate.k for candidate in by_count]
-            found = neighbour_means(log_probs, self.spaces[space](part), mean, bandwidth, counts)
-            yield from zip(by_count, found, strict=True)
-
-
-def averagings(spaces: Sequence[str], *, most: int) -> list[Averaging]:
-    """All settings in some spaces with at most so many neighbours."""
-    counts = [k for k in COUNTS if k <= most]
-    return [Averaging(*values) for values in product(spaces, MEANS, BANDWIDTHS, counts)]
+            smoothed = neighbour_means(log_probs, index(space), mean, bandwidth, counts)
+            yield from zip(by_count, smoothed, strict=True)
 
 
 def neighbour_means(
@@ -69,7 +63,7 @@ def neighbour_means(
 ) -> list[NDArray[np.float64]]:
     """Smoothed log-probabilities, (num_images, num_classes), for each of several ascending counts."""
     values = np.exp(log_probs) if mean == "arithmetic" else np.asarray(log_probs, dtype=np.float64)
-    found = [np.empty(log_probs.shape) for _ in counts]
+    smoothed = [np.empty(log_probs.shape) for _ in counts]
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS)
         indices = neighbours.indices[rows, : counts[-1]]
@@ -82,12 +76,12 @@ def neighbour_means(
             averaged = total / weight
             if mean == "arithmetic":
                 averaged = np.log(np.maximum(averaged, np.finfo(np.float64).tiny))
-            found[number][rows] = normalised(averaged)
-    return found
+            smoothed[number][rows] = normalised(averaged)
+    return smoothed
 
 
 def distance_weights(distances: NDArray[np.float32], bandwidth: float | None) -> NDArray[np.float64]:
-    """How much neighbours count beside the image itself; nothing at an infinite distance."""
+    """Weights of neighbours, where the image itself has weight 1; zero at an infinite distance."""
     if bandwidth is None:
         return np.isfinite(distances).astype(np.float64)
     weights: NDArray[np.float64] = np.exp(-((distances.astype(np.float64) / bandwidth) ** 2) / 2)

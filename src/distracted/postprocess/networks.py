@@ -1,4 +1,4 @@
-"""The networks of a finished run, loaded again for the steps that need more of them than they predicted."""
+"""The networks of a finished run, loaded again for steps that need more than their stored predictions."""
 
 import logging
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
 
-_NUM_CHECKED = 64  # held-out images whose stored predictions the network has to give again
+_NUM_CHECKED = 64  # held-out images whose stored predictions the network has to repeat
 # Mean error of their log-probabilities, as a share of how much those differ between images. On trained
 # networks bf16 for fp32 gave 0.01 to 0.04, another fold's network 0.17 to 0.57.
 _TOLERANCE = 0.1
@@ -29,12 +29,7 @@ _TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class Trained:
-    """One fold's network, and what feeds it images as in its run.
-
-    Attributes:
-        network: On its device, in eval mode.
-        feed: Its progress and cache are the workspace's.
-    """
+    """One fold's network, on its device in eval mode, with the feed that gives it images as in its run."""
 
     network: Network
     feed: Feed
@@ -43,19 +38,19 @@ class Trained:
 def load_trained(
     store: Store, run: Run, fold: int, *, runtime: RuntimeConfig, progress: Progress = silent
 ) -> Trained:
-    """Load the network that made a fold's predictions, and check that it makes them.
+    """Load the network that made a fold's predictions, and check that it repeats them.
 
-    It predicts some of the fold's held-out images again: another fold's network, which has trained on them,
-    or one that was trained later, is refused.
+    It predicts some of the fold's held-out images again. This rejects another fold's network, which has
+    trained on them, and one that was trained later.
 
     Args:
-        run: With the fold among its own.
+        run: A run that has the fold.
         runtime: How to run here; everything else is as in the run.
 
     Raises:
         StoreError: the run has no networks, or its config is of another version of the project.
         WeightsError: the network is gone, damaged, or not the one that predicted.
-        ConfigError: the device is not to be had.
+        ConfigError: the device is unavailable.
     """
     if run.kind != "model":
         raise StoreError(
@@ -71,7 +66,7 @@ def load_trained(
     try:
         find_precision(config.training.precision, device)
     except ConfigError:
-        _log.info("%s: %s is not to be had here; fp32 instead", run.name, config.training.precision)
+        _log.info("%s: %s is unavailable here; fp32 instead", run.name, config.training.precision)
         training = config.training.model_copy(update={"precision": "fp32"})
         config = config.model_copy(update={"training": training})
     settled = Settled(config, Weights(f"file:{path.name}", path), device)
@@ -79,9 +74,10 @@ def load_trained(
     trained = Trained(network.to(device), feed)
     rows = store.folds.valid(fold)[:_NUM_CHECKED]
     stored = run.oof[rows]
-    found = feed.log_probs(trained.network, Images.to_train(store.competition), rows, "checking the network")
-    off, spread = np.abs(found - stored).mean(), np.abs(stored - stored.mean(axis=0)).mean()
-    if off > _TOLERANCE * spread + 1e-4:  # the latter for those that predict the same of every image
+    train = Images.to_train(store.competition)
+    log_probs = feed.log_probs(trained.network, train, rows, "checking the network")
+    off, spread = np.abs(log_probs - stored).mean(), np.abs(stored - stored.mean(axis=0)).mean()
+    if off > _TOLERANCE * spread + 1e-4:  # 1e-4 for networks that predict the same for every image
         raise WeightsError(
             f"{path}: this is not the network that predicted {run.name}, fold {fold}: its log-probabilities "
             f"are {off:.2g} off the stored ones on average; restore it, or FORCE=1 trains the fold again"

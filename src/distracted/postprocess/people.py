@@ -1,33 +1,39 @@
-"""How many people unlabelled images show: from clusters, at the height that tells known people apart."""
+"""An estimate of how many people the test set shows, for the width of the forecast (docs/expected_score.md).
+
+The forecast's variance is v (2 + S / S_test), where S_test is the number of test people, and State Farm has
+not published it. Images are clustered at the distance that separates the known training people. Half of this
+module checks the estimate on people held back, since without that check a number would be printed on data
+where features do not tell people apart.
+"""
 
 import json
 import logging
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from sklearn.metrics import adjusted_rand_score
 
 from distracted.errors import ConfigError, DataError
 from distracted.files import sha256_json, write_json
 from distracted.postprocess.neighbours import directions_of
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.training.feed import Images, pretrained_features
-from distracted.training.resolve import Settled
+
+if TYPE_CHECKING:
+    from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
 
 MIN_SUBJECTS = 6
-#: Geometric mean error on known people beyond which an estimate is none.
-LARGEST_ERROR = 1.3
-#: And mean agreement of clusters with known people below which it is none.
-LEAST_AGREEMENT = 0.6
-_MOST_IMAGES = 3000  # of a set: clustering takes their square
+#: An estimate is trusted up to this geometric mean error on known people ...
+MAX_ERROR = 1.3
+#: ... and from this mean agreement of clusters with known people on.
+MIN_AGREEMENT = 0.6
+_MAX_IMAGES = 3000  # of a set: the memory for clustering grows with the square
 _SPLITS = 6
-_VERSION = 1  # counted up where the estimate changes
+_VERSION = 1  # raised when the estimate changes
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,10 @@ class PeopleCount:
     """An estimate of a number of people.
 
     Attributes:
-        people: In the unlabelled images.
-        ratios: What was estimated for random two thirds of the known people, by what the others taught,
-            divided by the truth.
-        agreement: Of those clusters with those people: adjusted Rand index, 0 by chance, 1 the same.
+        people: Number of people in the unlabelled images.
+        ratios: Estimates for random two thirds of the known people, made with the cut learned from the
+            others, divided by the truth.
+        agreement: Adjusted Rand index of those clusters and those people: 0 by chance, 1 for equal groups.
     """
 
     people: int
@@ -52,7 +58,7 @@ class PeopleCount:
 
     @property
     def trusted(self) -> bool:
-        return self.error <= LARGEST_ERROR and self.agreement >= LEAST_AGREEMENT
+        return self.error <= MAX_ERROR and self.agreement >= MIN_AGREEMENT
 
 
 def count_people(
@@ -60,14 +66,16 @@ def count_people(
 ) -> PeopleCount:
     """Estimate the number of people in `test`.
 
-    Average linkage on the directions of features, seen from the training set's mean: cut at the height that
-    leaves as many clusters of the training images as there are people. No label is read.
+    Average linkage on the directions of features, seen from the training set's mean, cut at the height at
+    which the training images form as many clusters as there are people. No label is read.
 
     Args:
         train: Features, (num_images, num_features).
         subjects: Subject id of each training image, (num_images,).
         test: Features, (num_test, num_features).
     """
+    from sklearn.metrics import adjusted_rand_score
+
     rng = np.random.default_rng(seed)
     mean = train.mean(axis=0)
     known, unknown = (directions_of(rows, centre=mean) for rows in (train, test))
@@ -76,41 +84,47 @@ def count_people(
     names, ratios, agreements = np.unique(subjects), [], []
     for _ in range(_SPLITS):
         teach = np.isin(subjects, rng.permutation(names)[: len(names) // 3])
-        taught = _height(_some(known[teach], rng), len(names) // 3)
+        learned = _height(_some(known[teach], rng), len(names) // 3)
         kept = np.flatnonzero(~teach)
-        kept = np.sort(rng.permutation(kept)[:_MOST_IMAGES])
-        found = _clusters(known[kept], taught)
-        ratios.append(len(np.unique(found)) / len(np.unique(subjects[kept])))
-        agreements.append(float(adjusted_rand_score(subjects[kept], found)))
+        kept = np.sort(rng.permutation(kept)[:_MAX_IMAGES])
+        clusters = _clusters(known[kept], learned)
+        ratios.append(len(np.unique(clusters)) / len(np.unique(subjects[kept])))
+        agreements.append(float(adjusted_rand_score(subjects[kept], clusters)))
     return PeopleCount(people, tuple(ratios), float(np.mean(agreements)))
 
 
 def _some(rows: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    return rows if len(rows) <= _MOST_IMAGES else rows[np.sort(rng.permutation(len(rows))[:_MOST_IMAGES])]
+    return rows if len(rows) <= _MAX_IMAGES else rows[np.sort(rng.permutation(len(rows))[:_MAX_IMAGES])]
 
 
 def _height(rows: NDArray[np.float32], num_clusters: int) -> float:
     """Half way between the merge that leaves so many clusters and the next."""
+    from scipy.cluster.hierarchy import linkage
+
     merges = linkage(rows, "average")[:, 2]
     return float(merges[-num_clusters : len(merges) - num_clusters + 2].mean())
 
 
 def _clusters(rows: NDArray[np.float32], height: float) -> NDArray[np.int32]:
-    found: NDArray[np.int32] = fcluster(linkage(rows, "average"), height, "distance")
-    return found
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    clusters: NDArray[np.int32] = fcluster(linkage(rows, "average"), height, "distance")
+    return clusters
 
 
 def count_test_people(
-    store: Store, settled: Settled, *, force: bool = False, progress: Progress = silent
+    store: Store, settled: "Settled", *, force: bool = False, progress: Progress = silent
 ) -> PeopleCount:
-    """Count a competition's test people in a pretrained network's features; kept where it can be trusted.
+    """Count a competition's test people in a pretrained network's features; keep a trusted count in a file.
 
-    What was kept is taken where it was counted in the same features, unless forced.
+    A count kept for the same features is taken from the file, unless forced.
 
     Raises:
         DataError: there are too few training subjects to learn from.
-        ConfigError: the network has no pretrained weights: what is alike in it would mean nothing.
+        ConfigError: the network has no pretrained weights, so that its distances mean nothing.
     """
+    from distracted.training.feed import Images, pretrained_features
+
     competition = store.competition
     if competition.config.columns.group is None or competition.num_subjects < MIN_SUBJECTS:
         raise DataError(
@@ -131,23 +145,23 @@ def count_test_people(
         return kept[0]
     sets = [Images.to_train(competition), Images.to_test(competition)]
     train, test = pretrained_features(settled, sets, store.workspace.cache(competition.name), progress)
-    found = count_people(train, store.folds.subjects, test)
-    if found.trusted:
-        told = {"backbone": config.model.backbone, "index_hash": competition.index_hash, "how": how}
-        write_json(path, {**asdict(found), **told})
+    count = count_people(train, store.folds.subjects, test)
+    if count.trusted:
+        source = {"backbone": config.model.backbone, "index_hash": competition.index_hash, "how": how}
+        write_json(path, {**asdict(count), **source})
     else:
         path.unlink(missing_ok=True)
-    return found
+    return count
 
 
 def read_test_people(store: Store) -> int | None:
-    """What `count_test_people` kept for this data, if it did."""
+    """The count that `count_test_people` kept for this data, if any."""
     kept = _read_kept(store)
     return None if kept is None else kept[0].people
 
 
 def _read_kept(store: Store) -> tuple[PeopleCount, str] | None:
-    """The count and how it was made; None where nothing was kept, it is damaged, or it is of other data."""
+    """The count and how it was made; None if nothing was kept, the file is damaged, or the data differ."""
     try:
         kept = json.loads(store.workspace.test_people(store.competition.name).read_text())
         ratios = tuple(float(ratio) for ratio in kept["ratios"])

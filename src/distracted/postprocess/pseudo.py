@@ -1,9 +1,9 @@
-"""Pseudo-labels without the leak: what may teach fold k's student, and what it says.
+"""Pseudo-labels without a leak: which runs may teach fold k's student, and what they predict.
 
-A student of fold k is scored on fold k's rows. So its teacher is made of networks that never saw fold k: the
-teachers' own fold-k networks, with weights that were fixed beforehand. What was fitted across folds on
-out-of-fold rows (a blend, a calibration, a chosen smoothing) has seen fold k through its members' other
-networks, and is refused.
+Fold k's student is scored on fold k's rows. So only networks that never saw fold k may teach it: the
+teachers' own fold-k networks, with weights fixed beforehand. A run fitted across folds on out-of-fold rows (a
+blend, a calibration, a chosen smoothing) has seen fold k through the networks of its other folds, and is
+refused.
 """
 
 import numpy as np
@@ -22,10 +22,10 @@ from distracted.training.resolve import Settled
 
 
 def with_teachers(store: Store, settled: Settled, *, student: str) -> Settled:
-    """The settled config with the teachers' predictions in it, so that others make another run.
+    """The settled config with hashes of the teachers' predictions: other predictions make another run.
 
     Args:
-        student: The name of the run that learns.
+        student: Name of the run to be trained.
 
     Raises:
         StoreError: a teacher is missing, incomplete, or has seen what its student is scored on.
@@ -43,7 +43,7 @@ def with_teachers(store: Store, settled: Settled, *, student: str) -> Settled:
 def read_pseudo_labels(
     store: Store, config: PseudoConfig, fold: int
 ) -> tuple[PseudoLabels, tuple[Parent, ...]]:
-    """What the teachers' fold-k networks say of the test set, and of the fold if `own_fold` asks for it.
+    """Predictions of the teachers' fold-k networks for the test set, and with `own_fold` for the fold's rows.
 
     Args:
         config: Resolved by `with_teachers`.
@@ -52,13 +52,13 @@ def read_pseudo_labels(
         The labels, and the teachers as parents.
 
     Raises:
-        StoreError: as `with_teachers`, a teacher has changed since, or the threshold keeps no image.
+        StoreError: as `with_teachers`; a teacher has changed since; the threshold keeps no image.
     """
     teachers = [_teacher(store, name) for name in config.teachers]
     for teacher in teachers:
         if config.predictions[teacher.name] != _digest(teacher):
             raise StoreError(
-                f"pseudo.teachers: {teacher.name} has changed since this run began; begin it anew (FORCE=1)"
+                f"pseudo.teachers: {teacher.name} has changed since this run began; FORCE=1 begins it again"
             )
     images = Images.to_test(store.competition)
     probs = _mean(config, [teacher.test[teacher.folds.index(fold)] for teacher in teachers])
@@ -102,7 +102,7 @@ def _check_blind(teacher: Run) -> None:
         )
     if teacher.fitted:
         raise StoreError(
-            f"pseudo.teachers: {teacher.name} was fitted on out-of-fold rows: its part for fold k has seen "
-            "labels of fold k through the networks of the other folds; expected runs as they were trained, "
-            "or steps with fixed settings (make tta, make smooth METHODS=neighbours HOW=...)"
+            f"pseudo.teachers: {teacher.name} was fitted on out-of-fold rows: through the networks of the "
+            "other folds its predictions for fold k have seen fold k's labels; expected runs as they were "
+            "trained, or steps with fixed settings (make tta, make smooth METHODS=neighbours HOW=...)"
         )

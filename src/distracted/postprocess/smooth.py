@@ -1,92 +1,153 @@
 """Smoothing: images that lie near each other in a feature space are predicted together.
 
-Neighbours and clusters are of images of the same part: of an out-of-fold row they are rows of its fold, of a
-test image test images, as in the solutions of the 1st and 3rd place of State Farm. Labels and subjects of the
-rows that are smoothed are never read.
+Neighbours and clusters come from the same subset: for an out-of-fold row from its fold, for a test image from
+the test set, as in the solutions of the 1st and 3rd place of State Farm. Labels and subjects of the rows that
+are smoothed are never read.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import log_losses, prior_log_probs
-from distracted.postprocess.step import Examples, LogProbs, Subset
+from distracted.postprocess.clusters import ClusterMatch
+from distracted.postprocess.diffusion import Diffusion
+from distracted.postprocess.method import Method, Prior
+from distracted.postprocess.neighbour_mean import NeighbourMean
+from distracted.postprocess.spaces import Index, Space, stored_spaces
+from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Subset
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
 
-Prior = NDArray[np.float64]
-
-
-class Method(Protocol):
-    """A way to smooth, with its settings.
-
-    A candidate is a frozen dataclass of settings.
-    """
-
-    @property
-    def candidates(self) -> Sequence[Any]: ...
-
-    @property
-    def uses_prior(self) -> bool: ...
-
-    def smoothed(
-        self, log_probs: LogProbs, part: Subset, prior: Prior, candidates: Sequence[Any]
-    ) -> Iterator[tuple[Any, NDArray[np.float64]]]:
-        """A part's predictions as each candidate smooths them, in any order; (num_images, num_classes).
-
-        Args:
-            prior: Class shares, (num_classes,).
-        """
+_ALL: tuple[type[Method], ...] = (NeighbourMean, Diffusion, ClusterMatch)
+METHODS: Mapping[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 @dataclass(frozen=True)
-class Smoothed:
-    """What was fitted.
+class Smoothing:
+    """What was fitted: the best candidate, and the class shares of the labels, (num_classes,)."""
 
-    Attributes:
-        how: The settings that were best.
-        prior: Class shares of the labels that were fitted on.
-    """
-
-    how: Any
+    how: Method
     prior: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Smooth:
-    """Predictions smoothed by the method's settings that were best on the out-of-fold rows.
+class Smooth(PredictionStep):
+    """Smooths by the candidate with the lowest log loss on out-of-fold rows.
 
     Attributes:
-        fixed: The first candidate it is, whatever the labels say.
+        spaces: Feature spaces by the names that candidates use.
+        candidates: Methods with their settings.
+        fixed: Take the first candidate, without reading labels; otherwise none may be better.
     """
 
-    method: Method
+    spaces: Mapping[str, Space]
+    candidates: Sequence[Method]
     fixed: bool = False
-    name: str = "smooth"
-    min_folds: ClassVar[int] = 1
+    name: ClassVar[str] = "smooth"
+    suffix: ClassVar[str] = "smooth"
+    target: ClassVar[str] = "smooth"
+
+    @classmethod
+    def load(cls, store: Store, run: Run) -> Self:
+        stored = run.manifests[0].config["step"]
+        candidates = [from_json(values) for values in stored["candidates"]]
+        return cls(stored_spaces(store, run), candidates, stored["fixed"])
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "spaces": self._by_kind(lambda space, kind: space.description),
+            "candidates": [to_json(candidate) for candidate in self.candidates],
+            "fixed": self.fixed,
+        }
+
+    @classmethod
+    def variables(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        candidates = settings.get("candidates", [])
+        if not candidates:
+            return {}
+        variables = {
+            "SPACES": " ".join(dict.fromkeys(one["space"] for one in candidates)),
+            "METHODS": " ".join(dict.fromkeys(one["method"] for one in candidates)),
+        }
+        if settings["fixed"]:
+            variables["HOW"] = in_words(candidates[0], but=("method", "space"))
+        return variables
+
+    @classmethod
+    def needs_all_images(cls, settings: Mapping[str, Any]) -> str:
+        return "averages images that look alike"
 
     @property
     def reads_labels(self) -> bool:
-        """Whether anything is fitted on out-of-fold rows."""
-        return not self.fixed or self.method.uses_prior
+        return not self.fixed or any(candidate.uses_prior for candidate in self.candidates)
 
-    def learn(self, examples: Examples) -> Smoothed:
-        (log_probs,), labels = examples.log_probs, examples.labels
-        prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
-        candidates = self.method.candidates
-        how = candidates[0] if self.fixed else self._best(log_probs, examples, prior)
-        return Smoothed(how, tuple(prior.tolist()))
+    @property
+    def must_beat_identity(self) -> bool:
+        return not self.fixed
 
-    def apply(self, fitted: Smoothed, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
+    @property
+    def num_candidates(self) -> int:
+        return 1 if self.fixed else 1 + len(self.candidates)  # with no smoothing at all
+
+    @property
+    def seconds(self) -> float:
+        return sum(space.seconds for space in self.spaces.values())
+
+    def inputs(self, fold: int) -> dict[str, Any]:
+        return {"spaces": self._by_kind(lambda space, kind: space.keys_of_fold(kind, fold))}
+
+    def fit(self, examples: Examples) -> Smoothing:
+        (log_probs,) = examples.log_probs
+        prior = np.exp(prior_log_probs(examples.labels, log_probs.shape[1]))
+        how = self.candidates[0] if self.fixed else self._best(log_probs, examples, prior)
+        return Smoothing(how, tuple(prior.tolist()))
+
+    def predict(self, fitted: Smoothing, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
         (plain,) = log_probs
-        ((_, found),) = self.method.smoothed(plain, part, np.array(fitted.prior), [fitted.how])
-        return found
+        index = self._index(type(fitted.how), subset, fitted.how.space)
+        return fitted.how.smooth(plain, index, np.array(fitted.prior))
 
-    def _best(self, log_probs: LogProbs, examples: Examples, prior: Prior) -> Any:
-        labels, candidates = examples.labels, self.method.candidates
-        losses = {candidate: np.empty(len(labels)) for candidate in candidates}
-        for part, rows in examples.parts():
-            for candidate, found in self.method.smoothed(log_probs[rows], part, prior, candidates):
-                losses[candidate][rows] = log_losses(found, labels[rows])
+    def describe(self, fits: Sequence[Smoothing | None], overall: Any, runs: Sequence[str]) -> str:
+        texts = Counter("none" if fitted is None else in_words(to_json(fitted.how)) for fitted in fits)
+        return "; ".join(f"{text} ({number} folds)" for text, number in texts.items())
+
+    def _best(self, log_probs: LogProbs, examples: Examples, prior: Prior) -> Method:
+        labels = examples.labels
+        losses = {candidate: np.empty(len(labels)) for candidate in self.candidates}
+        for method in dict.fromkeys(type(candidate) for candidate in self.candidates):
+            mine = [candidate for candidate in self.candidates if type(candidate) is method]
+            for subset, rows in examples.subsets():
+                index = partial(self._index, method, subset)
+                for candidate, smoothed in method.smooth_all(mine, log_probs[rows], index, prior):
+                    losses[candidate][rows] = log_losses(smoothed, labels[rows])
         return min(losses, key=lambda candidate: float(losses[candidate].mean()))
+
+    def _index(self, method: type[Method], subset: Subset, space: str) -> Index:
+        return self.spaces[space].get(method.index, subset)
+
+    def _by_kind(self, value: Callable[[Space, str], Any]) -> dict[str, dict[str, Any]]:
+        """A value of each space, by the kind of index and the name of the space: the form of manifests."""
+        kinds = next(iter(self.spaces.values())).keys
+        return {kind: {name: value(space, kind) for name, space in self.spaces.items()} for kind in kinds}
+
+
+def to_json(candidate: Method) -> dict[str, Any]:
+    """A candidate as manifests hold it: its method's name and its settings."""
+    return {"method": candidate.name, **asdict(candidate)}  # type: ignore[call-overload]  # a dataclass
+
+
+def from_json(values: Mapping[str, Any]) -> Method:
+    """A candidate from `to_json`."""
+    return METHODS[values["method"]](**{key: value for key, value in values.items() if key != "method"})
+
+
+def in_words(values: Mapping[str, Any], *, but: Sequence[str] = ()) -> str:
+    """A candidate's settings from `to_json` as HOW= takes them."""
+    shown = {key: "none" if value is None else value for key, value in values.items() if key not in but}
+    return " ".join(f"{key}={value}" for key, value in shown.items())

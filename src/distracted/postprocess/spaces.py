@@ -1,164 +1,173 @@
-"""Feature spaces: what lies near what in each part of a run's predictions, found once and kept in files."""
+"""Feature spaces: neighbours or clusters of each subset's images, computed once and kept in files."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import StoreError
 from distracted.files import atomic_path
-from distracted.models.network import build_network
-from distracted.postprocess.networks import load_trained
 from distracted.postprocess.step import Subset
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-from distracted.training.feed import Feed, Images
-from distracted.training.resolve import Settled
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from distracted.training.resolve import Settled
+
 Arrays = Mapping[str, NDArray[np.generic]]
+Features = Iterable[tuple[Subset, NDArray[np.float32]]]
 
 #: The space of the networks that made the predictions: each fold's rows in its own network's features.
 OWN = "own"
-#: All rows that some fold holds out, as if they were one fold of many drivers: to be compared with, alone.
+#: All held-out rows at once, as if they were one fold of many drivers: for a comparison, not for predictions.
 ALL_DRIVERS = Subset(-1)
 
 
-@dataclass(frozen=True)
-class Layout(Generic[T]):
-    """What is kept of a part's features: how it is found, and what the arrays in its file mean.
+class Index(Protocol):
+    """What is kept of a subset's features: `Neighbours` or `Clusters`.
 
     Attributes:
-        settings: All that changes what is found, besides the features: part of the file's key.
-        compared: Whether all drivers at once are to be compared with.
+        kind: In manifests and in the key of the file.
+        key: All settings that change the result; in the key of the file.
+        of_all_drivers: Whether it is computed for `ALL_DRIVERS`, too.
     """
 
-    name: str
-    settings: str
-    compared: bool
-    find: Callable[[NDArray[np.float32], Progress], Arrays]
-    read: Callable[[Arrays], T]
+    kind: ClassVar[str]
+    key: ClassVar[str]
+    of_all_drivers: ClassVar[bool]
+
+    @classmethod
+    def build(cls, features: NDArray[np.float32], progress: Progress) -> Self: ...
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self: ...
+
+    def arrays(self) -> Arrays: ...
+
+
+T = TypeVar("T", bound=Index)
 
 
 @dataclass(frozen=True, eq=False)
-class Space(Generic[T]):
-    """A feature space: of each part the key of its file.
+class Space:
+    """A feature space: the files that hold its indices.
 
     Attributes:
-        num_images: In each part.
-        describes: What the space is, as plain JSON values.
-        seconds: That it took to make.
+        keys: File of each subset, by the kind of index.
+        num_images: Images in each subset.
+        description: What the space is, as JSON values.
+        seconds: Time that it took to make.
     """
 
     folder: Path
-    layout: Layout[T]
-    keys: Mapping[Subset, str]
+    keys: Mapping[str, Mapping[Subset, str]]
     num_images: Mapping[Subset, int]
-    describes: object
+    description: object
     seconds: float = 0.0
-    _known: dict[str, T] = field(default_factory=dict)
+    _loaded: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, part: Subset) -> T:
-        key = self.keys[part]
-        if key in self._known:
-            return self._known[key]
+    def get(self, index: type[T], subset: Subset) -> T:
+        """A subset's neighbours or clusters.
+
+        Raises:
+            StoreError: the file is gone, damaged, or for other images.
+        """
+        key = self.keys[index.kind][subset]
+        if key in self._loaded:
+            loaded: T = self._loaded[key]
+            return loaded
         path = self.folder / f"{key}.npz"
         arrays = _load(path)
-        if any(len(array) != self.num_images[part] for array in arrays.values()):
+        if any(len(array) != self.num_images[subset] for array in arrays.values()):
             raise StoreError(
-                f"{path}: of other images: expected {self.num_images[part]} rows; remove it, and `make "
-                "smooth` finds anew what is near what"
+                f"{path}: of other images: expected {self.num_images[subset]} rows; remove it, and `make "
+                "smooth` makes it again"
             )
-        found = self.layout.read(arrays)
-        if not part.test:  # fits ask for the others again and again; test sets are large, and asked for once
-            self._known[key] = found
-        return found
+        loaded = index.from_arrays(arrays)
+        if not subset.test:  # fits read the others again and again; test sets are large and read once
+            self._loaded[key] = loaded
+        return loaded
 
-    def of_fold(self, fold: int) -> dict[str, str]:
-        """The keys of a fold's two parts, as a manifest holds them."""
-        return {"valid": self.keys[Subset(fold)], "test": self.keys[Subset(fold, test=True)]}
-
-
-def stored_space(
-    store: Store, layout: Layout[T], keys: Mapping[int, Mapping[str, str]], describes: object
-) -> Space[T]:
-    """A space that was made before, from `Space.of_fold` of each fold."""
-    parts = {Subset(fold): found["valid"] for fold, found in keys.items()}
-    parts |= {Subset(fold, test=True): found["test"] for fold, found in keys.items()}
-    folder = store.workspace.spaces(store.competition.name)
-    return Space(folder, layout, parts, _num_images(store), describes)
+    def keys_of_fold(self, kind: str, fold: int) -> dict[str, str]:
+        """The files of a fold's two subsets, as a manifest holds them."""
+        return {"valid": self.keys[kind][Subset(fold)], "test": self.keys[kind][Subset(fold, test=True)]}
 
 
-def make_spaces(
+def stored_spaces(store: Store, run: Run) -> dict[str, Space]:
+    """The spaces that a smoothed run was made in, by name."""
+    described: Mapping[str, Mapping[str, object]] = run.manifests[0].config["step"]["spaces"]
+    keys: dict[str, dict[str, dict[Subset, str]]] = {}
+    for manifest in run.manifests:
+        for kind, by_name in manifest.details["spaces"].items():
+            for name, files in by_name.items():
+                subsets = keys.setdefault(name, {}).setdefault(kind, {})
+                subsets[Subset(manifest.fold)] = files["valid"]
+                subsets[Subset(manifest.fold, test=True)] = files["test"]
+    folder, sizes = store.workspace.spaces(store.competition.name), _num_images(store)
+    descriptions = {name: text for by_name in described.values() for name, text in by_name.items()}
+    return {name: Space(folder, keys[name], sizes, text) for name, text in descriptions.items()}
+
+
+def make_space(
     store: Store,
-    layouts: Sequence[Layout[Any]],
-    features: Iterable[tuple[Subset, NDArray[np.float32]]],
+    indices: Sequence[type[Index]],
+    features: Features,
     *,
-    describes: object,
+    description: object,
     progress: Progress = silent,
-) -> dict[str, Space[Any]]:
-    """A space of some features in each of several layouts, by their names.
-
-    What a layout keeps of a part is found, or taken from its file where it was found before.
+) -> Space:
+    """Index some features; what a file holds already is not computed again.
 
     Args:
-        features: Of each part, (num_images, num_features), in the order of the predictions.
+        features: Each subset's, (num_images, num_features), in the order of the predictions.
     """
     folder = store.workspace.spaces(store.competition.name)
     start = time.perf_counter()
-    keys: dict[str, dict[Subset, str]] = {layout.name: {} for layout in layouts}
+    keys: dict[str, dict[Subset, str]] = {index.kind: {} for index in indices}
     test: NDArray[np.float32] | None = None
     of_test: dict[str, str] = {}
-    for part, rows in features:
-        if part.test and rows is test:  # a fixed network's are the same for every fold
-            found = of_test
+    for subset, rows in features:
+        if subset.test and rows is test:  # one network for all folds sees one test set
+            made = of_test
         else:
-            kept = [layout for layout in layouts if part != ALL_DRIVERS or layout.compared]
-            found = {layout.name: _keep(folder, layout, rows, progress) for layout in kept}
-        if part.test:
-            test, of_test = rows, found
-        for name, key in found.items():
-            keys[name][part] = key
-    sizes, seconds = _num_images(store), (time.perf_counter() - start) / len(layouts)
-    return {
-        layout.name: Space(folder, layout, keys[layout.name], sizes, describes, seconds) for layout in layouts
-    }
+            wanted = [index for index in indices if subset != ALL_DRIVERS or index.of_all_drivers]
+            made = {index.kind: _ensure_file(folder, index, rows, progress) for index in wanted}
+        if subset.test:
+            test, of_test = rows, made
+        for kind, key in made.items():
+            keys[kind][subset] = key
+    return Space(folder, keys, _num_images(store), description, time.perf_counter() - start)
 
 
-def _num_images(store: Store) -> dict[Subset, int]:
-    sizes = {ALL_DRIVERS: len(store.folds.scored)}
-    for fold in range(store.folds.num_folds):
-        sizes[Subset(fold)] = len(store.folds.valid(fold))
-        sizes[Subset(fold, test=True)] = len(store.competition.test)
-    return sizes
-
-
-def fixed_spaces(
-    store: Store, layouts: Sequence[Layout[Any]], settled: Settled, *, progress: Progress = silent
-) -> dict[str, Space[Any]]:
-    """The space of one pretrained network, the same for every fold, in some layouts.
+def pretrained_space(
+    store: Store, indices: Sequence[type[Index]], settled: "Settled", *, progress: Progress = silent
+) -> Space:
+    """The space of one pretrained network, the same for every fold.
 
     Raises:
-        StoreError: the network has no pretrained weights: what is near in it would mean nothing.
+        StoreError: the network has no pretrained weights, so that its distances mean nothing.
     """
+    from distracted.models.network import build_network
+    from distracted.training.feed import Feed, Images
+
     config = settled.config
     if not settled.weights.pretrained:
         raise StoreError(
             f"SPACES: {config.model.backbone} has no pretrained weights here, and random features say little "
-            f"about what is alike; expected a network that has, or {OWN}"
+            f"about which images are alike; expected a network that has, or {OWN}"
         )
     num_classes = store.competition.num_classes
     network = build_network(config.model, settled.weights, num_classes=num_classes).to(settled.device)
     feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
 
-    def parts() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
+    def features() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
         train = feed.features(network, Images.to_train(store.competition))
         test = feed.features(network, Images.to_test(store.competition))
         yield ALL_DRIVERS, train[store.folds.scored]
@@ -166,29 +175,32 @@ def fixed_spaces(
             yield Subset(fold), train[store.folds.valid(fold)]
             yield Subset(fold, test=True), test
 
-    seen = {name: list(box) for name, box in config.data.regions.items()}
-    describes = {**config.model.model_dump(mode="json"), "boxes": seen}
-    return make_spaces(store, layouts, parts(), describes=describes, progress=progress)
+    boxes = {name: list(box) for name, box in config.data.regions.items()}
+    description = {**config.model.model_dump(mode="json"), "boxes": boxes}
+    return make_space(store, indices, features(), description=description, progress=progress)
 
 
-def own_spaces(
+def own_space(
     store: Store,
-    layouts: Sequence[Layout[Any]],
+    indices: Sequence[type[Index]],
     run: Run,
     *,
     runtime: RuntimeConfig,
     progress: Progress = silent,
-) -> dict[str, Space[Any]]:
+) -> Space:
     """The space of the networks that made a run: fold k's rows and the test set in fold k's features.
 
     Raises:
-        StoreError: the run was made of several networks a fold.
+        StoreError: the run was made by several networks a fold.
         WeightsError: a network is gone, or not the one that predicted.
     """
-    trained_run = _trained(store, run)
+    from distracted.postprocess.networks import load_trained
+    from distracted.training.feed import Images
+
+    trained_run = _trained_run(store, run)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
 
-    def parts() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
+    def features() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
         for fold in range(store.folds.num_folds):
             trained = load_trained(store, trained_run, fold, runtime=runtime, progress=progress)
             if trained.network.taken[1]:
@@ -200,11 +212,11 @@ def own_spaces(
             yield Subset(fold), trained.feed.features(trained.network, valid)
             yield Subset(fold, test=True), trained.feed.features(trained.network, test)
 
-    return make_spaces(store, layouts, parts(), describes=trained_run.name, progress=progress)
+    return make_space(store, indices, features(), description=trained_run.name, progress=progress)
 
 
-def _trained(store: Store, run: Run) -> Run:
-    """The run that was trained, at the end of a chain of steps."""
+def _trained_run(store: Store, run: Run) -> Run:
+    """The trained run at the start of a chain of steps."""
     while run.kind == "derived" and len(run.manifests[0].parents) == 1:
         run = store.read_run(run.manifests[0].parents[0].run)
     if run.kind != "model":
@@ -215,17 +227,25 @@ def _trained(store: Store, run: Run) -> Run:
     return run
 
 
-def _keep(folder: Path, layout: Layout[T], features: NDArray[np.float32], progress: Progress) -> str:
-    """Find what the layout keeps of some features, unless its file is there; returns the file's key."""
+def _num_images(store: Store) -> dict[Subset, int]:
+    sizes = {ALL_DRIVERS: len(store.folds.scored)}
+    for fold in range(store.folds.num_folds):
+        sizes[Subset(fold)] = len(store.folds.valid(fold))
+        sizes[Subset(fold, test=True)] = len(store.competition.test)
+    return sizes
+
+
+def _ensure_file(folder: Path, index: type[Index], features: NDArray[np.float32], progress: Progress) -> str:
+    """Build an index unless its file exists; returns the file's key."""
     features = np.ascontiguousarray(features)
-    digest = sha256(f"{layout.name} {layout.settings} {features.shape}".encode())
+    digest = sha256(f"{index.kind} {index.key} {features.shape}".encode())
     digest.update(features.data)
     key = digest.hexdigest()[:32]
     path = folder / f"{key}.npz"
     if not path.is_file():
-        found = layout.find(features, progress)
+        arrays = index.build(features, progress).arrays()
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **found)  # type: ignore[arg-type]
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     return key
 
 
@@ -234,6 +254,4 @@ def _load(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise StoreError(
-            f"{path}: gone or damaged; remove it, and `make smooth` finds anew what is near what"
-        ) from error
+        raise StoreError(f"{path}: gone or damaged; remove it, and `make smooth` makes it again") from error

@@ -1,22 +1,32 @@
-"""A step: what makes predictions of one or several runs' predictions, fitted on out-of-fold rows."""
+"""What a step is: it makes a run of other runs, and says of itself what the commands need to know."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.errors import ConfigError
+from distracted.predictions.run import Run
+from distracted.predictions.store import Store
+
+if TYPE_CHECKING:
+    from distracted.postprocess.networks import Trained
+    from distracted.training.feed import Images
+
 LogProbs = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
-
-#: Counted up where a step's fit changes: what was made before is refused.
+#: Raised when the fit of any step or blender changes: runs of an older version are refused.
 STEP_VERSION = 2
+#: Folds for a choice between fitted predictions: one that it predicts, one to fit on, one to compare on.
+MIN_FOLDS = 3
 
 
 class Subset(NamedTuple):
-    """Rows that one fold's networks predict: those it holds out, or the test set."""
+    """The rows that one fold's networks predict: those that the fold holds out, or the test set."""
 
     fold: int
     test: bool = False
@@ -27,10 +37,10 @@ class Examples:
     """Out-of-fold rows of some folds with their labels: what a step is fitted on.
 
     Attributes:
-        log_probs: Of each run that goes in, (num_runs, num_images, num_classes).
+        log_probs: Predictions of each input run, (num_runs, num_images, num_classes).
         labels: Class ids, (num_images,).
         folds: Fold of each row, (num_images,).
-        subjects: Subject ids, not all of them need occur, (num_images,).
+        subjects: Subject ids, some of which may not occur, (num_images,).
     """
 
     log_probs: LogProbs
@@ -38,31 +48,184 @@ class Examples:
     folds: NDArray[np.int64]
     subjects: NDArray[np.int64]
 
-    def parts(self) -> Iterator[tuple[Subset, NDArray[np.int64]]]:
-        """Each fold's part and its positions among the rows, in the order of `Folds.valid`."""
+    def subsets(self) -> Iterator[tuple[Subset, NDArray[np.int64]]]:
+        """Each fold's subset and the positions of its rows, in the order of `Folds.valid`."""
         for fold in np.unique(self.folds):
             yield Subset(int(fold)), np.flatnonzero(self.folds == fold)
 
 
-class Step(Protocol):
-    """One way to make predictions of others' predictions."""
-
-    @property
-    def name(self) -> str: ...
+class Estimator(Protocol):
+    """Predicts from the predictions of one or several runs: a step, a blender, or `Identity`."""
 
     @property
     def min_folds(self) -> int:
-        """Folds that it has to be fitted on; with fewer it leaves out some of what it does."""
+        """Folds needed to fit all of it; with fewer it leaves something out."""
 
-    def learn(self, examples: Examples) -> Any:
-        """What is fitted, from rows whose labels may be seen."""
+    def fit(self, examples: Examples) -> Any:
+        """What was learned, for `predict`; the estimator itself does not change."""
 
-    def apply(self, fitted: Any, log_probs: LogProbs, part: Subset) -> NDArray[np.float64]:
-        """Predict a part's rows, (num_images, num_classes), from the runs' predictions of them."""
+    def predict(self, fitted: Any, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
+        """Predict a subset, (num_images, num_classes), from the runs' predictions of it."""
+
+
+class Step(ABC):
+    """Makes a run of other runs, and describes itself to the commands.
+
+    To add a step: one module with a subclass of `PredictionStep` or `NetworkStep`, a frozen dataclass whose
+    fields are its settings, and one line in `steps.STEPS`. `make derive STEP=<name>` makes it.
+
+    Attributes:
+        name: In manifests and on the command line.
+        suffix: The new run is called <run>_<suffix> by default; "" if it always has to be named.
+        target: The make target that makes it.
+        version: Stored with the settings; runs of another version are refused. None: not versioned.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str] = ""
+    target: ClassVar[str] = "derive"
+    version: ClassVar[int | None] = STEP_VERSION
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether anything is fitted on out-of-fold labels."""
+        return False
+
+    def settings(self) -> dict[str, Any]:
+        """All that changes its predictions, as JSON values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]  # subclasses are dataclasses
+
+    def config(self) -> dict[str, Any]:
+        """The step as the config of a derived run holds it, and so as it is hashed."""
+        version = {} if self.version is None else {"version": self.version}
+        return {"name": self.name, **version, **self.settings()}
+
+    def inputs(self, fold: int) -> dict[str, Any]:
+        """Digests of what a fold is made of besides the parents; the fold's details hold them."""
+        return {}
+
+    @classmethod
+    def load(cls, store: Store, run: Run) -> Self:
+        """The step that made a run, from the run's manifests."""
+        stored = run.manifests[0].config["step"]
+        return cls(**{key: value for key, value in stored.items() if key not in ("name", "version")})
+
+    @classmethod
+    def variables(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """The make variables that ask for these stored settings, without STEP, RUNS and NAME.
+
+        Args:
+            settings: Empty for those of another version.
+        """
+        return {}
+
+    @classmethod
+    def command(cls, settings: Mapping[str, Any], run: str, parents: Sequence[str]) -> str:
+        """The command that makes `run` of `parents`; `make status` shows it."""
+        step = {"STEP": cls.name} if cls.target == "derive" else {}
+        variables = {**step, "RUNS": " ".join(parents), **cls.variables(settings), "NAME": run}
+        quoted = {key: f'"{value}"' if " " in value else value for key, value in variables.items()}
+        return " ".join([f"make {cls.target}", *(f"{key}={value}" for key, value in quoted.items())])
+
+    @classmethod
+    def needs_all_images(cls, settings: Mapping[str, Any]) -> str:
+        """What it does with all test images together, or "" if it predicts each image by itself.
+
+        `make predict` refuses a run with such a step: a few other photographs are not the test set.
+        """
+        return ""
+
+
+class PredictionStep(Step):
+    """A step that turns stored predictions into others; an `Estimator`.
+
+    Attributes:
+        takes_several: It takes two or more runs; otherwise one.
+    """
+
+    takes_several: ClassVar[bool] = False
+
+    @classmethod
+    def from_text(cls, store: Store, values: Mapping[str, str]) -> Self:
+        """The step that a user describes by `HOW="key=value ..."`.
+
+        Raises:
+            ConfigError: an unknown key or value, or another command makes this step.
+        """
+        if cls.target != "derive":
+            raise ConfigError(f"STEP={cls.name}: `make {cls.target}` makes it")
+        if values:
+            raise ConfigError(f"HOW: {cls.name} takes no settings; got {', '.join(values)}")
+        return cls()
+
+    @abstractmethod
+    def fit(self, examples: Examples) -> Any: ...
+
+    @abstractmethod
+    def predict(self, fitted: Any, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]: ...
+
+    @property
+    def min_folds(self) -> int:
+        return 1
+
+    @property
+    def reads_labels(self) -> bool:
+        return True
+
+    @property
+    def must_beat_identity(self) -> bool:
+        """Whether it is taken only where it beats unchanged predictions on rows it was not fitted on."""
+        return False
+
+    @property
+    def num_candidates(self) -> int:
+        """How many settings it chooses among."""
+        return 1
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on its inputs before the fit."""
+        return 0.0
+
+    def origin(self, fitted: Any) -> int:
+        """Position of the input run whose networks predict."""
+        return 0
+
+    def details(self, fitted: Any, runs: Sequence[str]) -> dict[str, Any]:
+        """What a fold's manifest says of the fit; None stands for unchanged predictions."""
+        values = None if fitted is None else asdict(fitted)
+        return {"fitted": values, "num_candidates": self.num_candidates}
+
+    def describe(self, fits: Sequence[Any], overall: Any, runs: Sequence[str]) -> str:
+        """The folds' fits (None: unchanged) and the fit on all folds, in a few words for a table."""
+        return ""
+
+
+class NetworkStep(Step):
+    """A step that predicts from the images, with the networks of a trained run; nothing is fitted."""
+
+    @abstractmethod
+    def predict(
+        self, trained: Sequence["Trained"], images: "Images", rows: NDArray[np.int64], label: str
+    ) -> NDArray[np.float64]:
+        """Predictions of some rows by each network, (num_networks, num_rows, num_classes)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The estimator that changes nothing."""
+
+    min_folds: ClassVar[int] = 1
+
+    def fit(self, examples: Examples) -> None:
+        return None
+
+    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
+        return normalised(log_probs[0])
 
 
 def normalised(scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Log-probabilities of unnormalised logarithms, shape (..., num_classes)."""
+    """Log-probabilities from unnormalised logarithms, shape (..., num_classes)."""
     shifted = scores - scores.max(axis=-1, keepdims=True)
     log_probs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return log_probs

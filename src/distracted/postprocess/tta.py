@@ -1,25 +1,78 @@
-"""`make tta`: a run's networks look at each picture in several ways, and the mean is a run like any other."""
+"""`make tta`: a run's networks see each picture in several ways, and the mean is a run like any other."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from distracted.inference.views import View, average_views, check_average
+import numpy as np
+from numpy.typing import NDArray
+
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
-from distracted.postprocess.networks import load_trained
+from distracted.postprocess.step import NetworkStep
 from distracted.predictions.manifest import Manifest
+from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-from distracted.training.feed import Images
+
+if TYPE_CHECKING:
+    from distracted.inference.views import View
+    from distracted.postprocess.networks import Trained
+    from distracted.training.feed import Images
+
+
+@dataclass(frozen=True)
+class Augment(NetworkStep):
+    """Averages a network's predictions of several views of each image.
+
+    The views are given, not chosen: a choice among them would be a fit.
+
+    Raises:
+        ConfigError: on construction, an unknown `average`.
+    """
+
+    views: "tuple[View, ...]"
+    average: str = "probs"
+    name: ClassVar[str] = "tta"
+    suffix: ClassVar[str] = "tta"
+    target: ClassVar[str] = "tta"
+    version: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        from distracted.inference.views import check_average
+
+        check_average(self.average)
+
+    @classmethod
+    def load(cls, store: Store, run: Run) -> Self:
+        from distracted.inference.views import View
+
+        stored = run.manifests[0].config["step"]
+        return cls(tuple(View(**view) for view in stored["views"]), stored["average"])
+
+    def settings(self) -> dict[str, Any]:
+        return {"views": [asdict(view) for view in self.views], "average": self.average}
+
+    @classmethod
+    def command(cls, settings: Mapping[str, Any], run: str, parents: Sequence[str]) -> str:
+        return f"make tta RUN={' '.join(parents)} NAME={run}, with its VIEWS"
+
+    def predict(
+        self, trained: "Sequence[Trained]", images: "Images", rows: NDArray[np.int64], label: str
+    ) -> NDArray[np.float64]:
+        from distracted.inference.views import average_views
+
+        networks = [one.network for one in trained]
+        by_network = trained[0].feed.log_probs_of_views(networks, images, rows, self.views, label)
+        return np.stack([average_views(by_view, self.average) for by_view in by_network])
 
 
 def augment_run(
     store: Store,
     *,
     run: str,
-    views: Sequence[View],
+    views: "Sequence[View]",
     average: str = "probs",
     name: str = "",
     runtime: RuntimeConfig,
@@ -29,24 +82,26 @@ def augment_run(
 ) -> Gain:
     """Predict held-out and test images under several views and write the means as a derived run.
 
-    Fold k's images are seen by fold k's network alone. The views are given, not chosen: a choice among them
-    would be a fit. Finished folds are skipped unless forced, or made from predictions that are no more.
+    Only fold k's network sees fold k's images. Finished folds are skipped while the run they were made from
+    is unchanged.
 
     Args:
         run: A trained, complete run.
-        name: Of the run that is made; by default the run's, with `_tta`.
+        name: Name of the new run; by default <run>_tta.
         runtime: How to run here.
         after_fold: Called with the manifest of each fold that is made.
 
     Raises:
-        ConfigError: no such way to average, or no such device.
+        ConfigError: an unknown `average`, or the device is unavailable.
         StoreError: the run is missing, incomplete or without networks, or the name is taken.
         WeightsError: a fold's network is gone, damaged or another.
         ImageError: an image cannot be read.
     """
-    parent = store.read_run(run)
-    step = {"name": "tta", "views": [asdict(view) for view in views], "average": check_average(average)}
-    name = name or f"{run}_tta"
+    from distracted.postprocess.networks import load_trained
+    from distracted.training.feed import Images
+
+    parent, step = store.read_run(run), Augment(tuple(views), average)
+    name = name or f"{run}_{step.suffix}"
     with store.hold(name):
         derivation = Derivation(store, [parent], name, step, force=force)
         train, test = Images.to_train(store.competition), Images.to_test(store.competition)
@@ -54,17 +109,16 @@ def augment_run(
             trained = load_trained(store, parent, fold, runtime=runtime, progress=progress)
             label, rows = f"{name}, fold {fold}", store.folds.valid(fold)
             start = time.perf_counter()
-            look = partial(trained.feed.log_probs_of_views, [trained.network], views=views)
-            [of_valid] = look(train, rows, label=f"{label}, held-out subjects")
-            [of_test] = look(test, test.rows, label=f"{label}, test set")
+            (of_valid,) = step.predict([trained], train, rows, f"{label}, held-out subjects")
+            (of_test,) = step.predict([trained], test, test.rows, f"{label}, test set")
             seconds = time.perf_counter() - start
             manifest = derivation.write(
                 fold,
-                valid=average_views(of_valid, average),
-                test=average_views(of_test, average),
+                valid=of_valid,
+                test=of_test,
                 seconds=seconds,
                 images_per_second=(len(rows) + len(test.rows)) / seconds,
                 details={"num_views": len(views), "seconds_per_view": seconds / len(views)},
             )
             after_fold(manifest)
-    return measure_gain(store, parent, store.read_run(name))
+    return measure_gain(store, [parent], store.read_run(name))

@@ -34,7 +34,7 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
     kind = manifests[0].kind
     if kind == "model":
         return
-    member, again = "parent", "make it again (`make tta`, `calibrate`, `smooth` or `sweep`)"
+    member, again = "parent", "make it again (`make status` names the command)"
     if kind == "blend":
         member, again = "member", "blend again (`make ensemble`)"
     for parent in parents_of(store, run):

@@ -36,7 +36,7 @@ MANIFEST = "manifest.json"
 #: What finishes a run, or makes it anew.
 _FINISH: dict[Kind, str] = {
     "model": "`make cv` finishes a run",
-    "derived": "the step that made it finishes it (`make tta`, `calibrate`, `smooth` or `sweep`)",
+    "derived": "the step that made it finishes it (`make status` names the command)",
     "blend": "`make ensemble` makes it anew",
 }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distracted.metrics import scores
+from distracted.postprocess.steps import command_for
 from distracted.predictions.catalogue import Catalogue, Entry
 from distracted.predictions.job_state import JobState, read_job_state, redo_of
 from distracted.predictions.manifest import Manifest
@@ -129,14 +130,8 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
 
 
 def _made_by(manifest: Manifest) -> str:
-    """The command that makes a derived run or a blend; settings are in its manifest."""
-    run, parents = manifest.run, " ".join(parent.run for parent in manifest.parents)
-    if manifest.kind == "blend":
-        return f"make ensemble NAME={run}"
-    step = manifest.config.get("step", {}).get("name")
-    if step == "tta":
-        return f"make tta RUN={parents} NAME={run}, with its VIEWS"
-    return "make sweep" if step == "choose" else f"make {step} RUNS={parents} NAME={run}"
+    """The command that makes a derived run or a blend."""
+    return f"make ensemble NAME={manifest.run}" if manifest.kind == "blend" else command_for(manifest)
 
 
 def pooled_scores(store: Store, run: str) -> dict[str, float]:

@@ -1,11 +1,10 @@
-"""`make predict`: new photographs, seen by a run's networks as the test set was."""
+"""`make predict`: new photographs, predicted by a run as its test set was."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +13,14 @@ from numpy.typing import NDArray
 
 from distracted.data.images import read_rgb
 from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import of_other_images
+from distracted.ensemble.sources import replace_test_set
 from distracted.errors import DataError, ImageError, StoreError
 from distracted.files import atomic_path
-from distracted.inference.views import VIEWS, View, average_views
+from distracted.inference.views import VIEWS, average_views
 from distracted.postprocess.networks import load_trained
-from distracted.postprocess.step import Subset
+from distracted.postprocess.step import NetworkStep, Step, Subset
+from distracted.postprocess.steps import needs_all_images, open_step
+from distracted.postprocess.tta import Augment
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -27,11 +28,8 @@ from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
 from distracted.training.feed import Images
 
-#: Files that are taken for photographs.
+#: Files that count as photographs.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-#: A step over all test images together, which a folder of others is not; and a word for it.
-_TOGETHER = {"smooth": "averages images that look alike", "prior": "meets the classes' shares"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,9 @@ class Photographs:
     """Predictions of new photographs.
 
     Attributes:
-        names: Of those that could be read, below the folder.
-        probs: Of each class, (num_photographs, num_classes).
-        errors: Of those that could not be read.
+        names: Paths of the readable photographs, relative to the folder.
+        probs: Probability of each class, (num_photographs, num_classes).
+        errors: One message for each unreadable photograph.
     """
 
     names: list[str]
@@ -52,17 +50,17 @@ class Photographs:
 def predict_photographs(
     store: Store, run: Run, folder: Path, *, runtime: RuntimeConfig, progress: Progress = silent
 ) -> Photographs:
-    """Predict a folder of photographs, and of the folders in it, by a complete run.
+    """Predict the photographs in a folder and its subfolders by a complete run.
 
-    As of a test image: each fold's networks predict, a blend or a calibration does to them what it does for
-    that fold, and the mean of probabilities over the folds is taken. All networks of a run share decoding.
+    They are predicted like test images: each fold's networks predict, a blend or a calibration does what it
+    does for that fold, and probabilities are averaged over the folds. All networks of a run share decoding.
 
     Args:
-        runtime: How to run here; all else is as the run's networks were trained.
+        runtime: How to run here; everything else is as in the training of the run's networks.
 
     Raises:
-        DataError: no folder, or no photograph in it that can be read.
-        StoreError: the run holds a step that is made on all test images together, or has no networks.
+        DataError: no such folder, or no readable photograph in it.
+        StoreError: the run holds a step that needs all test images together, or has no networks.
         WeightsError: a network is gone, damaged, or not the one that predicted.
     """
     check_steps(store, run)
@@ -70,30 +68,29 @@ def predict_photographs(
     photographs = Images(paths, ["" for _ in paths])
 
     @cache
-    def predictions(name: str) -> NDArray[np.float64]:
+    def predict(name: str) -> NDArray[np.float64]:
         return _by_networks(store, store.read_run(name), photographs, runtime, progress)
 
-    scored = scored_rows(store.folds)
-    [source] = open_sources(store, [run], scored)
-    source = of_other_images(source, predictions)
+    [source] = open_sources(store, [run], scored_rows(store.folds), from_networks=True)
+    source = replace_test_set(source, predict)
     by_fold = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in run.folds]
     probs = np.exp(average_views(np.stack(by_fold), "probs"))
     return Photographs([path.relative_to(folder).as_posix() for path in paths], probs, errors)
 
 
-def write_photographs(path: Path, found: Photographs, classes: Sequence[str]) -> None:
-    """A CSV as a submission's: img, and a column of probabilities for each class."""
-    table = pd.DataFrame(found.probs, columns=list(classes))
-    table.insert(0, "img", found.names)
+def write_photographs(path: Path, photographs: Photographs, classes: Sequence[str]) -> None:
+    """Write a CSV like a submission's: img, and a column of probabilities for each class."""
+    table = pd.DataFrame(photographs.probs, columns=list(classes))
+    table.insert(0, "img", photographs.names)
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
 
 
 def find_photographs(folder: Path, *, progress: Progress = silent) -> tuple[list[Path], list[str]]:
-    """The photographs in a folder that can be read, by name, and what is wrong with the others.
+    """The readable photographs in a folder, by name, and an error for each of the others.
 
     Raises:
-        DataError: no folder, or none that can be read.
+        DataError: no such folder, or no readable photograph in it.
     """
     if not folder.is_dir():
         raise DataError(f"IMAGES={folder}: no such folder")
@@ -105,7 +102,7 @@ def find_photographs(folder: Path, *, progress: Progress = silent) -> tuple[list
         progress("reading photographs", total=len(paths), unit="img") as step,
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
     ):
-        for path, error in zip(paths, pool.map(_try, paths), strict=True):
+        for path, error in zip(paths, pool.map(_read_error, paths), strict=True):
             if error is None:
                 readable.append(path)
             else:
@@ -118,7 +115,7 @@ def find_photographs(folder: Path, *, progress: Progress = silent) -> tuple[list
     return readable, errors
 
 
-def _try(path: Path) -> str | None:
+def _read_error(path: Path) -> str | None:
     try:
         read_rgb(path)
     except ImageError as error:
@@ -127,28 +124,22 @@ def _try(path: Path) -> str | None:
 
 
 def check_steps(store: Store, run: Run) -> None:
-    """Refuse a run that was made on all test images together: a few others would not do."""
+    """Refuse a run with a step on all test images together: a few photographs are not the test set."""
     for name in ancestors(store, run.name):
-        step: dict[str, Any] = store.manifests(name)[0].config.get("step", {})
-        for key, does in _TOGETHER.items():
-            if step.get("name") == key or key in step.get("parts", ()):
-                raise StoreError(
-                    f"NAME={run.name}: {name} {does}, which takes all test images together; take the run "
-                    "that it was made of, or a blend without it"
-                )
+        if does := needs_all_images(store.manifests(name)[0]):
+            raise StoreError(
+                f"NAME={run.name}: {name} {does}, which takes all test images together; take the run that it "
+                "was made of, or a blend without it"
+            )
 
 
 def _by_networks(
     store: Store, run: Run, photographs: Images, runtime: RuntimeConfig, progress: Progress
 ) -> NDArray[np.float64]:
     """Log-probabilities by each fold's network, (num_folds, num_images, num_classes)."""
-    views, average = VIEWS["centre"], "probs"
+    step: Step = Augment(VIEWS["centre"])  # what a trained run's networks see
     if run.kind == "derived":
-        step = run.manifests[0].config["step"]
-        views, average = tuple(View(**view) for view in step["views"]), step["average"]
-        run = store.read_run(run.manifests[0].parents[0].run)
+        step, run = open_step(store, run), store.read_run(run.manifests[0].parents[0].run)
+    assert isinstance(step, NetworkStep)
     trained = [load_trained(store, run, fold, runtime=runtime, progress=progress) for fold in run.folds]
-    found = trained[0].feed.log_probs_of_views(
-        [one.network for one in trained], photographs, photographs.rows, views, f"{run.name}, photographs"
-    )
-    return np.stack([average_views(of_fold, average) for of_fold in found])
+    return step.predict(trained, photographs, photographs.rows, f"{run.name}, photographs")

@@ -54,8 +54,8 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
 def cell(fold: FoldStatus) -> str:
     """A fold's state in a word or two."""
     if fold.state == "done":
-        again = fold.anew or fold.redo
-        return f"{fold.score:.4f}" + (f" (anew {fold.share:.0%})" if again else "")
+        again = fold.retraining or fold.redo
+        return f"{fold.score:.4f}" + (f" (retraining {fold.share:.0%})" if again else "")
     return {"missing": "--"}.get(fold.state, f"{fold.state} {fold.share:.0%}")
 
 

@@ -116,7 +116,7 @@ def test_a_run_that_is_trained_anew_stays_what_it_is(
     write_run("a")
     with store.hold("a", [1]), job_state(store.workspace.scratch("tiny", "a", 1), configure()):
         (status,) = run_statuses(store)
-        assert status.is_current and [fold.anew for fold in status.folds] == [False, True, False]
+        assert status.is_current and [fold.retraining for fold in status.folds] == [False, True, False]
         assert next_steps(store, [status])[0] == "wait: a is being trained"
 
 

@@ -102,8 +102,8 @@ def blend_runs(
         _log.info("one run only: %s passes through with weight 1", members[0].name)
     scored = scored_rows(store.folds)
     if len(members) > 1 and len(blenders) > 1 and scored.num_folds < MIN_FOLDS:
-        found = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
-        _log.info("%s too few to choose a blender by: the simplest is taken", found)
+        folds = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
+        _log.info("%s too few to choose a blender by: the simplest is taken", folds)
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []

@@ -22,7 +22,7 @@ class FoldStatus:
         score: Log loss of a finished fold; NaN if its manifest has none.
         share: Fraction of epochs completed by an unfinished fold.
         reason: Why it failed, or was stopped.
-        anew: Whether a finished fold is being retrained.
+        retraining: Whether a finished fold is being retrained.
         redo: For a finished fold that is marked to be retrained: how far the retraining is; else "".
     """
 
@@ -30,7 +30,7 @@ class FoldStatus:
     score: float | None = None
     share: float = 0.0
     reason: str = ""
-    anew: bool = False
+    retraining: bool = False
     redo: str = ""
 
 
@@ -71,7 +71,7 @@ class RunStatus:
     @property
     def is_trained_now(self) -> bool:
         """Whether a process is training one of its folds."""
-        return any(fold.state == "running" or fold.anew for fold in self.folds)
+        return any(fold.state == "running" or fold.retraining for fold in self.folds)
 
     @property
     def is_current(self) -> bool:
@@ -120,8 +120,8 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
             )
     blended = {name for s in statuses if s.kind == "blend" and s.is_current for name in s.parents}
     waiting = [s.run for s in statuses if s.kind != "blend" and s.is_current and not s.leaky]
-    anew = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
-    if (left := [run for run in waiting if run not in blended]) and not anew:
+    to_blend_again = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
+    if (left := [run for run in waiting if run not in blended]) and not to_blend_again:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
     meant = catalogue.meant_blend()
     if meant is not None and not is_submitted(store, meant.run):
@@ -177,7 +177,7 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     if manifest is not None:
         score = manifest.scores.get("valid/log_loss", float("nan"))
         if job is not None and job.is_alive:
-            return FoldStatus("done", score, _share(store, run, fold, job), anew=True)
+            return FoldStatus("done", score, _share(store, run, fold, job), retraining=True)
         if redo_of(scratch) is None:
             return FoldStatus("done", score)
         if job is None or job.state == "done":

@@ -15,7 +15,6 @@ import train
 import tta
 from distracted.config import load_config
 from distracted.errors import ConfigError
-from distracted.inference.views import find_views
 from distracted.paths import Workspace
 from distracted.postprocess.candidates import all_candidates, find_methods
 from distracted.postprocess.spaces import OWN
@@ -84,6 +83,8 @@ def _check(store: Store, steps: Sequence[str], views: str, spaces: str, methods:
             f"STEPS: {name} is a single split, with no other fold to calibrate on; leave it out"
         )
     if "tta" in steps:
+        from distracted.inference.views import find_views
+
         find_views(views.split())
     if "smoothing" in steps:
         if not (named := spaces.split()):

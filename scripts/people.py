@@ -1,4 +1,4 @@
-"""make people: estimate from clusters how many people the test set shows; the expected score uses it."""
+"""make people: estimate from clusters how many people the test set shows, for the expected score."""
 
 from typing import Annotated
 
@@ -22,26 +22,23 @@ def main(
     root: console.Root = console.HERE,
     debug: console.Debug = False,
 ) -> None:
-    """Cluster the test images at the height that tells the training subjects apart."""
+    """Cluster the test images at the height that separates the training subjects."""
     from distracted.postprocess.people import count_test_people
     from distracted.training.resolve import settle
 
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     store = open_store(Workspace(root), config.data, progress=console.progress)
-    found = count_test_people(
+    count = count_test_people(
         store, settle(config, num_folds=store.folds.num_folds), force=force, progress=console.progress
     )
-    checks = ", ".join(f"{ratio:.2f}" for ratio in found.ratios)
-    known = (
-        f"known people, taught by a third of them: counted as {checks} times the truth, agreement "
-        f"{found.agreement:.2f}"
-    )
-    if found.trusted:
-        console.say(f"about {found.people} people in the test set ({known}); make submit takes it from here")
+    checks = ", ".join(f"{ratio:.2f}" for ratio in count.ratios)
+    known = f"checked on known people: counted as {checks} times the truth, agreement {count.agreement:.2f}"
+    if count.trusted:
+        console.say(f"about {count.people} people in the test set ({known}); make submit takes it from here")
     else:
         console.say(
-            f"clusters do not tell people apart here ({known}): make submit assumes as many images each as a "
-            "training subject has, unless data.num_test_subjects in configs/data/ says"
+            f"clusters do not separate people here ({known}): make submit assumes that a test person has as "
+            "many images as a training subject, unless data.num_test_subjects in configs/data/ is set"
         )
 
 

@@ -20,7 +20,6 @@ from distracted.postprocess.spaces import OWN, Space, own_space, pretrained_spac
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store, open_store
 from distracted.schema import RuntimeConfig
-from distracted.training.resolve import settle
 
 
 def main(
@@ -113,6 +112,8 @@ class _Opener:
         if name == OWN:
             return own_space(self._store, self.indices, parent, runtime=self._runtime, progress=progress)
         if name not in self._pretrained:
+            from distracted.training.resolve import settle
+
             config = load_config(model=name, data=self._data, overrides=self._overrides, root=self._root)
             settled = settle(config, num_folds=self._store.folds.num_folds)
             self._pretrained[name] = pretrained_space(self._store, self.indices, settled, progress=progress)

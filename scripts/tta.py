@@ -7,12 +7,9 @@ import typer
 import console
 from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError
-from distracted.inference.views import find_views
 from distracted.paths import Workspace
-from distracted.postprocess.tta import augment_run
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import open_store
-from distracted.tracking.log import track_run
 
 
 def main(
@@ -27,6 +24,9 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Predict a run's images under several views, write the mean as a run, and print its gain."""
+    from distracted.inference.views import find_views
+    from distracted.postprocess.tta import augment_run
+
     if not run:
         raise ConfigError("RUN= is missing: a trained run; make status lists them")
     name = name or f"{run}_tta"
@@ -44,7 +44,7 @@ def main(
         after_fold=_say_fold,
         progress=console.progress,
     )
-    track_run(store, name, runtime)
+    console.track(store, runtime, name)
     seconds = sum(store.manifest(name, fold).seconds for fold in store.finished_folds(name))
     columns = ["run", "pooled OOF log loss", "difference (standard error)", "forward passes", "time"]
     difference = f"{gain.difference:+.4f} ({gain.error:.4f})"

@@ -1,4 +1,4 @@
-"""`make export`: a fold's network as an ONNX model that says what its input is, checked against torch."""
+"""`make export`: a fold's network as an ONNX model that describes its input, checked against torch."""
 
 import io
 import json
@@ -23,8 +23,8 @@ from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
 from distracted.training.feed import Images
 
-_NUM_CHECKED = 64  # held-out images that both see
-_TOLERANCE = 1e-4  # of their log-probabilities
+_NUM_CHECKED = 64  # held-out images that both predict
+_TOLERANCE = 1e-4  # in log-probabilities
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Exported:
     """An ONNX model that was written.
 
     Attributes:
-        off: By how much a log-probability differs at most from torch's.
-        num_images: That were compared.
+        off: Largest difference of a log-probability from torch's.
+        num_images: Number of images compared.
     """
 
     path: Path
@@ -46,13 +46,14 @@ def export_network(
 ) -> Exported:
     """Write runs/<data>/<run>/fold<k>/model.onnx.
 
-    Its input are `images`, uint8 RGB of shape (B, H, W, 3), with regions (B, 1 + num_regions, H, W, 3); its
-    output are `logits`, (B, num_classes). Normalisation is in the model; how a photograph becomes an input
-    is in its metadata, as JSON under `preprocessing`, beside `classes`, `run`, `fold` and `config_hash`.
+    Input: `images`, uint8 RGB of shape (B, H, W, 3), or (B, 1 + num_regions, H, W, 3) with regions. Output:
+    `logits`, (B, num_classes). Normalisation is part of the model. Its metadata holds JSON under
+    `preprocessing`, which says how a photograph becomes an input, and `classes`, `run`, `fold` and
+    `config_hash`.
 
     Raises:
-        ConfigError: the extra is not installed, or the network has operators that have no export.
-        WeightsError: the network is gone, damaged or another, or the model predicts something else.
+        ConfigError: the extra is not installed, or an operator of the network cannot be exported.
+        WeightsError: the network is gone, damaged or another, or the ONNX model's predictions differ.
     """
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         raise ConfigError("make export needs the extra: pip install -e '.[onnx]' -c requirements.lock")
@@ -66,11 +67,10 @@ def export_network(
         name = trained.network.backbone.name
         raise ConfigError(f"{name} has no export to ONNX: {' '.join(str(error).split())[:200]}") from error
     forward = run_onnx(model)
-    found = np.concatenate([forward(batch.images).numpy() for batch in batches])
-    expected = trained.feed.log_probs(
-        trained.network, Images.to_train(store.competition), rows, "checking the model"
-    )
-    off = float(np.abs(log_softmax(found.astype(np.float64), axis=1) - expected).max())
+    logits = np.concatenate([forward(batch.images).numpy() for batch in batches])
+    train = Images.to_train(store.competition)
+    expected = trained.feed.log_probs(trained.network, train, rows, "checking the model")
+    off = float(np.abs(log_softmax(logits.astype(np.float64), axis=1) - expected).max())
     if not off <= _TOLERANCE:
         raise WeightsError(
             f"{run.name}, fold {fold}: the ONNX model is {off:.2g} off torch in a log-probability, expected "

@@ -23,7 +23,7 @@ class NeighbourMean(Method):
     """The weighted mean of an image's own prediction and those of its nearest neighbours.
 
     Attributes:
-        mean: Of probabilities (arithmetic) or of their logarithms (geometric).
+        mean: arithmetic (of probabilities) or geometric (of their logarithms).
         bandwidth: A neighbour at distance d has exp(-(d / bandwidth)^2 / 2) times the image's own weight;
             None: the same weight at any distance.
         k: Number of neighbours.

@@ -305,7 +305,7 @@ def test_a_damaged_binding(trained: Project) -> None:
     path = trained.root / "oof/tiny/data.json"
     path.write_text("{")
     for command in (trained.train, trained.status):
-        check(trained, command, f"{path}: damaged; remove this file alone")
+        check(trained, command, f"{path}: damaged; remove this file only")
     path.unlink()
     assert trained.status().code == 0 and path.is_file()
 

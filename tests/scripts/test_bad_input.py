@@ -346,7 +346,7 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
         ),
         (
             "augment.policies.heavy=[{RandomCrop: {height: 500, width: 500}}]",
-            ["augment.policies: it fails on a picture of", "CropSizeError"],
+            ["augment.policies: a transform fails on a picture of", "CropSizeError"],
         ),
         ("phases.scratch=null", ["phases: none of features, finetune applies to random weights"]),
     ],
@@ -558,7 +558,7 @@ def test_a_folder_that_cannot_be_written(trained: Project) -> None:
     outcome = trained.submit("--name", "resnet50")
     assert outcome.code == 1
     [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert "submissions" in line and "what was finished before is kept" in line
+    assert "submissions" in line and "finished work is kept" in line
     assert "Traceback" not in outcome.err
 
 

@@ -200,7 +200,7 @@ class Board:
         behind = sum(1.0 if state.state == "done" else state.share for state in states.values()) / len(states)
         if self._begun_with is None:
             self._begun_with = behind
-        running = sum(state.state == "running" or state.anew for state in states.values())
+        running = sum(state.state == "running" or state.retraining for state in states.values())
         done = sum(one.state == "done" for one in ended)
         text = f"{done} of {len(states)} folds done, {running} running"
         if others := len(ended) - done:

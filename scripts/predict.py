@@ -17,7 +17,7 @@ _SHOWN = 5
 
 def main(
     images: Annotated[str, typer.Option(help="A folder of photographs.")],
-    name: Annotated[str, typer.Option(help="A run; by default the newest blend.")] = "",
+    name: Annotated[str, typer.Option(help="A run; by default the best current blend.")] = "",
     out: Annotated[str, typer.Option(help="The CSV; by default <folder>.csv beside the folder.")] = "",
     data: console.Data = "state_farm",
     set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",

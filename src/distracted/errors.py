@@ -7,7 +7,7 @@
     │   └── ImagesError                 several of them, all named in `problems`
     ├── FoldsError                      folds that cannot be made, or that are not those of the data
     ├── WeightsError                    pretrained weights: not found, not reachable, not fitting
-    ├── TrainingError                   a loss that is not finite, memory that does not suffice, dead loaders
+    ├── TrainingError                   a loss that is not finite, too little memory, dead loader processes
     ├── CheckpointError                 a checkpoint of another config, other data or another fold
     ├── LockError                       another process works on it
     ├── StoreError                      out-of-fold predictions that are missing, edited or of another kind
@@ -21,7 +21,7 @@ Every message says what was expected, what came, where, and what to do.
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in one line: its first, or its kind where it says nothing."""
+    """The first line of an error's message, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -45,7 +45,7 @@ class ImagesError(DataError):
     """Images cannot be read.
 
     Attributes:
-        problems: One line each, starting with its path; the message has the first few.
+        problems: One line for each image, starting with its path; the message has the first few.
     """
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
@@ -66,11 +66,11 @@ class TrainingError(DistractedError):
 
 
 class CheckpointError(DistractedError):
-    """A checkpoint does not belong to what is to go on from it."""
+    """A checkpoint belongs to another training."""
 
 
 class LockError(DistractedError):
-    """Another process holds what is to be written."""
+    """Another process holds the lock on what is to be written."""
 
 
 class StoreError(DistractedError):
@@ -90,4 +90,4 @@ class CredentialsError(DistractedError):
 
 
 class TrackingError(DistractedError):
-    """W&B cannot be reached, or refuses, and what was asked for needs its server."""
+    """W&B's server is needed and cannot be reached, or refuses."""

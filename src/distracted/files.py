@@ -1,4 +1,4 @@
-"""The atomic writer and the hashes: every file of the project is written and fingerprinted here."""
+"""Atomic writes and hashes of files; all files of the project are written here."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ _CHUNK = 1 << 20
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, renamed to `path` when the block ends well.
 
-    A reader sees the whole file or none. On an error the temporary file is removed and `path` stays as it
-    was.
+    A reader sees the whole file or none. On an error the temporary file is removed and `path` stays
+    unchanged.
     """
     with atomic_paths([path]) as [temporary]:
         yield temporary
@@ -25,9 +25,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """As `atomic_path`, for files of one folder that belong together: the last says that they are whole.
+    """As `atomic_path`, for files of one folder that belong together; the last one marks them as complete.
 
-    The last is the first to vanish and the last to appear: nobody sees it beside others than its own.
+    The last is removed first and appears last: nobody sees it with files of another version.
     """
     with ExitStack() as stack:
         temporaries = [stack.enter_context(_temporary(path)) for path in paths]
@@ -45,7 +45,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under; what is left there in the end is removed."""
+    """A temporary name in the folder of `path`; removed in the end if it still exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -60,7 +60,7 @@ def _flush(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renamings in a folder survive a loss of power, where the file system can."""
+    """Make renames in a folder survive a power loss, if the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -73,18 +73,18 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, of: str = "") -> None:
-    """Remove what killed processes left half-written; only for who alone writes there.
+    """Remove temporary files of killed processes; call it only while nobody else writes there.
 
     Args:
-        of: The beginning of the names of files of which it is removed; by default of all.
+        of: Beginning of the target files' names; by default all.
     """
     for path in folder.glob(f".{of}*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder, and those in it, where they hold no file."""
-    with suppress(OSError):  # one that holds something, or is not there
+    """Remove a folder and its subfolders if they hold no file."""
+    with suppress(OSError):  # not empty, or missing
         for inner in [*folder.iterdir(), folder]:
             if inner.is_dir():
                 with suppress(OSError):
@@ -111,9 +111,9 @@ def create_text(path: Path, text: str) -> bool:
     """Create a file that must not exist yet, whole or not at all.
 
     Returns:
-        False where the file was there already (somebody else was first); it is left as it is.
+        False if the file existed already; it is left unchanged.
     """
-    if path.exists():  # nothing to write, and nothing is: the folder may be read-only
+    if path.exists():  # write nothing: the folder may be read-only
         return False
     with _temporary(path) as temporary:
         with temporary.open("xb") as file:
@@ -124,7 +124,7 @@ def create_text(path: Path, text: str) -> bool:
             os.link(temporary, path)  # fails where `path` exists, unlike a rename
         except FileExistsError:
             return False
-        except OSError:  # no hard links, as on exFAT or a mounted drive; or who was first has tidied up
+        except OSError:  # no hard links, as on exFAT or some mounts; or the temporary file was removed
             return _create_in_place(path, text)
     return True
 

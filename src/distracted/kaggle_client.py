@@ -1,4 +1,4 @@
-"""The Kaggle client, signed in with the user's credentials; imported late: it asks for them on import."""
+"""The Kaggle client, signed in with the user's credentials; imported late, since its import asks for them."""
 
 import contextlib
 import io
@@ -17,10 +17,10 @@ _WAY_OUT = (
 
 
 def sign_in() -> "KaggleApi":
-    """A client that is signed in.
+    """Sign in to Kaggle.
 
     Raises:
-        CredentialsError: no credentials in the user's environment; two lines on where they go.
+        CredentialsError: no credentials; the message says where they go.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -28,10 +28,6 @@ def sign_in() -> "KaggleApi":
 
             api = KaggleApi()
             api.authenticate()
-        except (
-            SystemExit,
-            OSError,
-            ValueError,
-        ) as error:  # the client leaves the interpreter where it finds none
+        except (SystemExit, OSError, ValueError) as error:  # without credentials the client exits
             raise CredentialsError(_WAY_OUT) from error
     return api

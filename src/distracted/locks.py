@@ -1,8 +1,8 @@
-"""A lock that a process holds on a piece of work, on any folder that machines share.
+"""Locks on pieces of work, in any folder that machines share.
 
-A file that only one process can create says who it is; while its owner lives its time is renewed. The lock of
-an owner that is no more is taken over: at once where it was a process of this machine, else when its time has
-not been renewed for `STALE_SECONDS`. Nothing but exclusive creation and renaming is asked of the file system.
+A lock is a file that only one process can create; it names its owner, who renews its modification time. The
+lock of a dead owner is taken over: at once if it was a process of this machine, else after `STALE_SECONDS`
+without renewal. The file system has to support exclusive creation and renaming, nothing more.
 """
 
 import json
@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter
 from distracted.errors import LockError
 from distracted.files import create_text
 
-#: How often an owner renews its lock's time, and after how long another machine's counts as dead.
+#: How often an owner renews its lock, and after how long the owner on another machine counts as dead.
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0
 
@@ -34,10 +34,10 @@ class Owner:
     """A process that holds a lock.
 
     Attributes:
-        place: Where its number means anything: the machine, its last start, the container.
-        born: When the kernel started it, where that can be known: numbers of processes come again.
-        since: UTC, ISO 8601.
-        token: Random, of this one lock.
+        place: Where its process id is valid: this boot of the machine, this container.
+        born: When the kernel started the process, if known: process ids are reused.
+        since: When it took the lock, UTC, ISO 8601.
+        token: Random; identifies this lock.
     """
 
     pid: Annotated[int, Field(ge=0, lt=2**31)]
@@ -53,7 +53,7 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine and is no more; of another machine's nothing is known."""
+        """Whether it is a dead process of this machine; nothing is known of other machines."""
         return self.is_here and not _is_alive(self.pid, self.born)
 
     def __str__(self) -> str:
@@ -67,8 +67,8 @@ class Lock:
     """A lock that this process holds.
 
     Attributes:
-        after: The owner that was gone and from whom it was taken over, or None.
-        is_lost: Whether it was another's when its time was last to be renewed.
+        after: The dead owner that it was taken over from, or None.
+        is_lost: Whether another process held it at the last renewal.
     """
 
     def __init__(self, path: Path, owner: Owner, after: Owner | None) -> None:
@@ -77,29 +77,29 @@ class Lock:
         self._owner = owner
 
     def check(self) -> None:
-        """Make sure that it is still ours, before something is written.
+        """Check that it is still ours, before something is written.
 
         Raises:
-            LockError: another process has taken it over, since this one was not heard of for too long.
+            LockError: another process has taken it over, since it was not renewed for too long.
         """
         holder = read_owner(self.path)
         if holder is None or holder.token != self._owner.token:
-            by = f"by {holder}" if holder else "and given back"
+            by = f"by {holder}" if holder else "and released"
             raise LockError(
                 f"{self.path}: taken over {by}: this process was not heard of for {STALE_SECONDS:.0f} s "
                 "(suspended, or cut off from the folder); it writes nothing more, the other goes on"
             )
 
     def beat(self) -> None:
-        """Renew its time, where it is still ours."""
+        """Renew it, if it is still ours."""
         holder = read_owner(self.path)
         self.is_lost = holder is not None and holder.token != self._owner.token
         if not self.is_lost:
-            with suppress(OSError):  # a file server that is away may come back; `check` finds out
+            with suppress(OSError):  # the file server may come back; `check` will tell
                 os.utime(self.path)
 
     def release(self) -> None:
-        """Give it back, unless another has taken it over."""
+        """Release it, unless another process has taken it over."""
         with suppress(LockError):
             self.check()
             self.path.unlink(missing_ok=True)
@@ -109,13 +109,13 @@ class Lock:
 def hold(
     path: Path, what: str, *, patience: float = 0.0, while_waiting: Callable[[], None] = lambda: None
 ) -> Iterator[Lock]:
-    """Hold a lock for the length of a block.
+    """Hold a lock during a block.
 
     Args:
-        path: The lock's file; its folder is made.
-        what: The work, for the message.
-        patience: Seconds to wait for another that holds it.
-        while_waiting: Called every second or so meanwhile; may raise, to give up.
+        path: The lock file; its folder is created.
+        what: Name of the work, for messages.
+        patience: Seconds to wait for another holder.
+        while_waiting: Called about every second while waiting; may raise, to give up.
 
     Raises:
         LockError: another process holds it; says which.
@@ -138,7 +138,7 @@ def hold(
 
 
 def holder(path: Path) -> Owner | None:
-    """Who holds a lock and is not known to be gone; None where nobody does."""
+    """The live owner of a lock; None if there is none."""
     owner = read_owner(path)
     return None if owner is None or _is_stale(path, owner) else owner
 
@@ -165,28 +165,28 @@ def _wait_for(path: Path, what: str, patience: float, while_waiting: Callable[[]
 def _acquire(path: Path, what: str) -> Lock:
     owner, after = this_process(), None
     while not create_text(path, json.dumps(asdict(owner)) + "\n"):
-        found = read_owner(path)
-        if found is None and path.exists():  # not a lock's file: written by hand, or damaged
-            found = Owner(0, "?", "?", "", "?", "")
-        if found is None:
-            continue  # given back just now
-        if not _is_stale(path, found):
-            if not found.token:
+        other = read_owner(path)
+        if other is None and path.exists():  # not a lock file: written by hand, or damaged
+            other = Owner(0, "?", "?", "", "?", "")
+        if other is None:
+            continue  # released just now
+        if not _is_stale(path, other):
+            if not other.token:
                 raise LockError(
                     f"{what}: {path} is damaged and names nobody; remove it, or wait: it is taken over "
                     f"{STALE_SECONDS:.0f} s after it was written"
                 )
             raise LockError(
-                f"{what}: being made by {found}; wait for it, or stop it (its lock is {path}; "
+                f"{what}: being made by {other}; wait for it, or stop it (its lock is {path}; "
                 f"one that is not renewed for {STALE_SECONDS:.0f} s is taken over)"
             )
-        if _remove(path, found):
-            after = found
+        if _remove(path, other):
+            after = other
     return Lock(path, owner, after)
 
 
 def _remove(path: Path, stale: Owner) -> bool:
-    """Take a stale owner's lock away; False where another process did, which may hold it by now."""
+    """Remove a stale owner's lock; False if another process did, which may hold it by now."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.rename(aside)  # only one process can
@@ -194,10 +194,10 @@ def _remove(path: Path, stale: Owner) -> bool:
         return False
     taken = read_owner(aside)
     ours = taken is None or taken.token == stale.token
-    if not ours:  # somebody was faster, and this is that one's new lock: give it back
+    if not ours:  # another process was faster, and this is its new lock: put it back
         try:
             os.link(aside, path)
-        except FileExistsError:  # a third one has it by now
+        except FileExistsError:  # a third process has it by now
             pass
         except OSError:  # a file system without hard links
             if not path.exists():
@@ -214,18 +214,18 @@ def _is_stale(path: Path, owner: Owner) -> bool:
         return False
     try:
         return _file_servers_now(path.parent) - path.stat().st_mtime > STALE_SECONDS
-    except OSError:  # given back just now, or the folder is not ours to write
+    except OSError:  # released just now, or a read-only folder
         return False
 
 
 def _file_servers_now(folder: Path) -> float:
-    """The time by the clock that stamps files in a folder: another machine's clock may go wrong."""
+    """The time by the clock that stamps files in a folder: machines' clocks may differ."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
 def read_owner(path: Path) -> Owner | None:
-    """The process that a file names; None where there is no such file, or it is damaged."""
+    """The owner that a lock file names; None if the file is missing or damaged."""
     try:
         return _OWNER.validate_json(path.read_bytes(), strict=True)
     except (OSError, ValueError):
@@ -243,9 +243,9 @@ def _is_alive(pid: int, born: str) -> bool:
 
 
 def _born(pid: int) -> str:
-    """When a process started, in the kernel's ticks since the machine did; "" where that is not known.
+    """When a process started, in the kernel's ticks since boot; "" if unknown.
 
-    A process that ended and that its parent has not noticed yet counts as another.
+    A zombie counts as another process.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -258,5 +258,5 @@ def _place() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux: a process's number and the machine's name have to do
+    except OSError:  # not Linux: the process id and the host name have to do
         return ""

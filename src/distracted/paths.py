@@ -3,36 +3,32 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The project's own configs/, beside src/ (the project is installed in editable mode).
+#: The project's configs/, next to src/ (the project is installed in editable mode).
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
-
-#: The local truth of every metric, in a fold's scratch folder.
+#: Metrics of a fold's training, in its scratch folder.
 METRICS = "metrics.jsonl"
 
-
-#: The weights that made a fold's predictions.
+#: The network that made a fold's predictions.
 NETWORK = "model.safetensors"
 
-
-#: How a fold's training stands, beside its metrics.
+#: State of a fold's training.
 JOB = "job.json"
 
-#: Who works on a fold, in its scratch folder.
+#: The process that works on a fold.
 LOCK = "lock.json"
 
 
-#: Says that a fold which is done is to be made anew.
+#: Marks a finished fold that is to be retrained.
 REDO = "redo"
 
-
-#: What lies beside the runs' folders of by-products: no run's names.
+#: Other names in runs/<data>/, which no run may have.
 AUDIT, REPORT = "audit", "report.html"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a competitor's files live: `root` is the project's folder, or any other for a trial."""
+    """The folders of a competitor's files; `root` is the project's folder, or any other for a trial."""
 
     root: Path
 
@@ -41,7 +37,7 @@ class Workspace:
         return self.root / "input" / data
 
     def oof(self, data: str) -> Path:
-        """What all runs on one data set share: data.json, folds.csv and a folder for each run."""
+        """The store of one data set: data.json, folds.csv and a folder for each run."""
         return self.root / "oof" / data
 
     def data_binding(self, data: str) -> Path:
@@ -58,7 +54,7 @@ class Workspace:
         return self.run(data, run) / f"fold{fold}"
 
     def runs(self, data: str) -> Path:
-        """By-products of all runs on one data set."""
+        """By-products of the runs on one data set."""
         return self.root / "runs" / data
 
     def scratch(self, data: str, run: str, fold: int) -> Path:
@@ -66,39 +62,39 @@ class Workspace:
         return self.runs(data) / run / f"fold{fold}"
 
     def jobs(self, data: str) -> list[Path]:
-        """What each fold's training says of itself, of all runs on one data set."""
+        """The job.json of every fold on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{JOB}"))
 
     def all_metrics(self, data: str) -> list[Path]:
-        """What was measured in each fold's training, of all runs on one data set."""
+        """The metrics.jsonl of every fold on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{METRICS}"))
 
     def log(self, data: str, run: str, fold: int) -> Path:
-        """What the process printed that trained a fold in a grid."""
+        """Output of the process that trained a fold in a grid."""
         return self.scratch(data, run, fold) / "log.txt"
 
     def lock(self, data: str, run: str, fold: int) -> Path:
-        """The lock of a fold: who holds it alone writes its predictions and by-products."""
+        """The lock of a fold: only its holder writes the fold's predictions and by-products."""
         return self.scratch(data, run, fold) / LOCK
 
     def redo(self, data: str, run: str, fold: int) -> Path:
-        """There while a fold is to be made anew."""
+        """Exists while a finished fold is to be retrained."""
         return self.scratch(data, run, fold) / REDO
 
     def redos(self, data: str) -> list[Path]:
-        """Those marks, of all runs on one data set."""
+        """Those marks of every fold on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{REDO}"))
 
     def network(self, data: str, run: str, fold: int) -> Path:
-        """The weights that made a fold's predictions."""
+        """The network that made a fold's predictions."""
         return self.scratch(data, run, fold) / NETWORK
 
     def onnx(self, data: str, run: str, fold: int) -> Path:
-        """The same network as an ONNX model, where it was exported."""
+        """The same network as an ONNX model, if it was exported."""
         return self.network(data, run, fold).with_suffix(".onnx")
 
     def networks(self, data: str) -> list[Path]:
-        """Those of all runs on one data set."""
+        """The networks of every fold on one data set."""
         return sorted(self.runs(data).glob(f"*/fold*/{NETWORK}"))
 
     def run_scratch(self, data: str, run: str) -> Path:
@@ -110,7 +106,7 @@ class Workspace:
         return self.runs(data) / ".submissions" / name
 
     def metrics(self, data: str, run: str, fold: int) -> Path:
-        """What was measured while a fold was trained, one JSON object a line."""
+        """Metrics of a fold's training, one JSON object a line."""
         return self.scratch(data, run, fold) / METRICS
 
     def cache(self, data: str) -> Path:
@@ -126,23 +122,23 @@ class Workspace:
         return self.runs(data) / ".dashboard"
 
     def sweep(self, data: str, sweep: str) -> Path:
-        """A file for each trial of a sweep, by its run's name."""
+        """Holds a file for each trial of a sweep, named by its run."""
         return self.runs(data) / ".sweeps" / sweep
 
     def ladders(self, data: str) -> Path:
-        """The ladders that were climbed, one file a model."""
+        """Ladders (`make ladder`), one file for each model."""
         return self.runs(data) / ".ladders"
 
     def audit(self, data: str) -> Path:
-        """What `make audit` found."""
+        """Findings of `make audit`."""
         return self.runs(data) / AUDIT
 
     def report(self, data: str) -> Path:
-        """The report's one page."""
+        """The report."""
         return self.runs(data) / REPORT
 
     def test_people(self, data: str) -> Path:
-        """How many people the test set shows, as estimated."""
+        """Estimated number of people in the test set."""
         return self.runs(data) / ".test_people.json"
 
     def submissions(self, data: str) -> Path:

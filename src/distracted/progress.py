@@ -1,4 +1,4 @@
-"""How long work tells its caller how far it is; the library itself prints nothing."""
+"""Progress callbacks: long work reports how far it is; the library itself prints nothing."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Advance a task by `count` units; `fields` are shown beside it, such as loss=0.31."""
+    """Advance a task by `count` units; `fields` are shown with it, such as loss=0.31."""
 
     def __call__(self, count: int = 1, /, **fields: float) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Whether a server answers: found out once, and within seconds."""
+"""Whether a server answers; asked once, within seconds."""
 
 import threading
 from functools import cache
@@ -20,7 +20,7 @@ def answers(url: str) -> bool:
         except requests.RequestException:
             pass
 
-    thread = threading.Thread(target=ask, daemon=True)  # a name's lookup alone can outlast any timeout
+    thread = threading.Thread(target=ask, daemon=True)  # a DNS lookup can outlast any timeout
     thread.start()
     thread.join(_SECONDS)
     return answered.is_set()

@@ -1,4 +1,4 @@
-"""Stopping in time: a signal or a time limit asks, and work ends where it can go on later."""
+"""Stopping: a signal or a time limit asks, and the work ends at a point from which it can go on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,19 +8,20 @@ RESUMABLE = 75
 
 
 class Stopped(BaseException):
-    """Work ended early because it was asked to; the same command goes on from where it is.
+    """Work ended early by request; the same command goes on from there.
 
-    As KeyboardInterrupt no `Exception`: nothing is wrong, and nothing that carries on past errors catches it.
+    Like KeyboardInterrupt it is no `Exception`: nothing is wrong, and code that carries on past errors must
+    not catch it.
     """
 
 
 class Stop:
-    """Whether work was asked to stop, and why; a signal handler may ask at any moment.
+    """Whether work was asked to stop, and why; a signal handler may ask at any time.
 
-    Outside of `waiting` asking interrupts at once, as Ctrl-C does: files are written whole or not at all.
+    Outside of `waiting` a request interrupts at once, as Ctrl-C does: files are written whole or not at all.
 
     Attributes:
-        reason: "" as long as nobody asked.
+        reason: Why to stop; "" if nobody asked.
     """
 
     def __init__(self) -> None:
@@ -31,20 +32,20 @@ class Stop:
         """Ask to stop.
 
         Raises:
-            Stopped: nobody waits for a good moment.
+            Stopped: outside of `waiting`.
         """
         self.reason = self.reason or reason
         if not self._waits:
             self.check()
 
     def check(self) -> None:
-        """Raise Stopped where it was asked for."""
+        """Raise Stopped if a stop was asked for."""
         if self.reason:
             raise Stopped(self.reason)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within this block nobody is interrupted: it asks for `reason` itself, and saves its work first."""
+        """Within this block a request does not interrupt: the block checks `reason` and saves first."""
         self._waits = True
         try:
             yield

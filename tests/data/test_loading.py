@@ -13,7 +13,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
-from distracted.data.loading import BatchSampler, Beside, Loader
+from distracted.data.loading import BatchSampler, ExtraRows, Loader
 from distracted.data.packs import Files
 from distracted.errors import ConfigError, DistractedError, ImageError
 
@@ -217,13 +217,13 @@ def test_regions_are_a_dimension_of_their_own(competition: Competition) -> None:
     assert torch.equal(batch.images, again.images)
 
 
-# Rows beside those of an epoch
+# Extra rows in an epoch
 
 
-@pytest.mark.parametrize(("num_beside", "share"), [(40, 0.25), (4, 0.5), (3, 0.1)])
-def test_each_batch_gets_its_share_of_the_rows_beside(num_beside: int, share: float) -> None:
-    rows, beside = np.arange(90), Beside(np.arange(100, 100 + num_beside), share)
-    sampler = BatchSampler(rows, batch_size=10, seed=0, beside=beside)
+@pytest.mark.parametrize(("num_extra", "share"), [(40, 0.25), (4, 0.5), (3, 0.1)])
+def test_each_batch_gets_its_share_of_the_extra_rows(num_extra: int, share: float) -> None:
+    rows, extra = np.arange(90), ExtraRows(np.arange(100, 100 + num_extra), share)
+    sampler = BatchSampler(rows, batch_size=10, seed=0, extra=extra)
     batches = list(sampler)
     assert len(batches) == len(sampler) and max(map(len, batches)) <= 11
     keys = [key for batch in batches for key in batch]
@@ -234,12 +234,12 @@ def test_each_batch_gets_its_share_of_the_rows_beside(num_beside: int, share: fl
     drawn = [(index, repeat) for _, index, repeat in keys if index >= 100]
     assert len(set(drawn)) == len(drawn)  # no image again before all have come, and then augmented anew
     repeats = [repeat for _, repeat in drawn]
-    assert max(repeats) == (len(drawn) - 1) // num_beside
+    assert max(repeats) == (len(drawn) - 1) // num_extra
 
 
-def test_rows_beside_change_with_the_epoch_and_leave_the_order_of_the_others() -> None:
+def test_extra_rows_change_with_the_epoch_and_leave_the_order_of_the_others() -> None:
     plain = BatchSampler(np.arange(20), batch_size=5, seed=3)
-    sampler = BatchSampler(np.arange(20), batch_size=5, seed=3, beside=Beside(np.arange(100, 300), 0.3))
+    sampler = BatchSampler(np.arange(20), batch_size=5, seed=3, extra=ExtraRows(np.arange(100, 300), 0.3))
 
     def split(sampler: BatchSampler) -> tuple[list[int], list[int]]:
         indices = [index for batch in sampler for _, index, _ in batch]

@@ -183,9 +183,9 @@ def test_the_command_of_a_step_of_another_version_leaves_its_settings_out(
     [
         ({"step": "blur"}, "STEP=blur: expected one of calibrate, smooth, choose"),
         ({"step": "tta"}, "STEP=tta: expected one of calibrate"),
-        ({"step": "smooth"}, "STEP=smooth: `make smooth` makes it"),
-        ({"step": "choose", "how": "k=3"}, "HOW: choose takes no settings; got k"),
-        ({"step": "choose", "how": "k='3"}, "HOW=.*No closing quotation"),
+        ({"step": "smooth"}, "STEP=smooth: it needs feature spaces; `make smooth` makes it"),
+        ({"step": "choose", "how": "k=3"}, "HOW='k=3': choose takes no settings"),
+        ({"step": "calibrate", "how": "bias"}, "expected some of prior, temperature, clip; got 'bias'"),
         ({"step": "choose", "runs": "a b"}, "NAME= is missing: the name of the run that choose makes"),
         ({"step": "choose", "name": "c"}, "RUNS: choose takes two runs or more; got 1"),
         ({"step": "choose", "runs": " "}, "RUNS= is missing"),

@@ -1,4 +1,4 @@
-"""Augmentation: named policies, each image's draws fixed by (seed, epoch, index, repeat)."""
+"""Augmentation by a policy; an image's random numbers are fixed by (seed, epoch, index, repeat)."""
 
 import random
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from distracted.schema import Box
 
 
 def resize_and_crop(image: Image, *, size: int, crop: float, across: float = 0.5, down: float = 0.5) -> Image:
-    """What evaluation sees: the picture's central `crop` share of each side, squeezed to (size, size, 3).
+    """Crop a window of `crop` of each side, by default the central one, and resize it to (size, size, 3).
 
-    The aspect ratio is given up, not the borders: in a car the radio and the seat behind are at the border.
+    The aspect ratio changes, so that the borders stay: in a car the radio and the back seat are at the
+    border.
 
     Args:
-        across: Where the window lies in the picture, from 0 (its left) to 1 (its right).
-        down: The same from its top to its bottom.
+        across: Position of the window, from 0 (left) to 1 (right).
+        down: Position of the window, from 0 (top) to 1 (bottom).
     """
     height, width = image.shape[:2]
     kept_h, kept_w = max(1, round(height * crop)), max(1, round(width * crop))
@@ -32,21 +33,21 @@ def resize_and_crop(image: Image, *, size: int, crop: float, across: float = 0.5
 
 
 def cut_region(image: Image, box: Box) -> Image:
-    """The part of a picture (H, W, 3) that lies in a box, at the picture's resolution; at least one pixel."""
+    """Cut a box from a picture (H, W, 3) at its resolution; at least one pixel."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = box
     left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
     right, bottom = max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
-    return image[top:bottom, left:right].copy()  # a transform in place would draw on the picture
+    return image[top:bottom, left:right].copy()  # a transform may write in place
 
 
 class Draws:
-    """What albumentations draws from, fixed by a key: one counter-based generator, re-keyed in place.
+    """Random generators for albumentations, re-keyed in place for each image.
 
-    Its own re-seeding costs a fifth of a heavy policy.
+    Re-seeding them the library's way takes a fifth of the time of a heavy policy.
 
     Attributes:
-        generators: numpy's and Python's, as `set_random_state` takes them.
+        generators: A numpy and a Python generator, for `set_random_state`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -56,7 +57,7 @@ class Draws:
         self.generators = np.random.Generator(self._philox), self._python
 
     def key(self, epoch: int, index: int, repeat: int = 0, region: int = 0) -> None:
-        """Go to where the draws of an image begin, as `Augmenter` numbers them."""
+        """Set the generators to the beginning of an image's random numbers."""
         state = self._philox.state
         state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
         state["state"]["counter"][:] = (0, repeat, region, index)
@@ -67,20 +68,20 @@ class Draws:
 
 
 class Augmenter:
-    """Applies a policy to one image at a time; the same (seed, epoch, index, repeat) gives the same draws.
+    """Applies a policy to one image at a time; the same (seed, epoch, index, repeat) gives the same image.
 
-    A region is cut from the picture first and is then a picture of its own: seen at full resolution, with
-    draws of its own.
+    A region is cut from the picture first and then treated as a picture of its own: at full resolution,
+    with its own random numbers.
 
     Args:
-        policy: Transforms by albumentations' names, each with its arguments, in order.
-        size: Side of the square that comes out, in pixels.
-        crop: Share of the picture's sides that is seen, as in `resize_and_crop`.
+        policy: Transforms by albumentations' names with their arguments, in order.
+        size: Side of the square output in pixels.
+        crop: Share of the picture's sides, as in `resize_and_crop`.
         seed: The run's seed.
-        regions: Boxes that are seen beside the whole picture.
+        regions: Boxes that the network sees in addition to the whole picture.
 
     Raises:
-        ConfigError: a transform or an argument that albumentations does not know.
+        ConfigError: a transform or an argument is unknown to albumentations.
     """
 
     def __init__(
@@ -95,10 +96,10 @@ class Augmenter:
     def __call__(self, image: Image, *, epoch: int, index: int, repeat: int = 0) -> Image:
         """Augment one uint8 RGB image (H, W, 3) to (size, size, 3).
 
-        With regions to (1 + num_regions, size, size, 3), the whole picture first.
+        With regions the result is (1 + num_regions, size, size, 3), the whole picture first.
 
         Args:
-            repeat: How often it was drawn before in this epoch.
+            repeat: How often the image was drawn earlier in this epoch.
         """
         if not self._regions:
             return self._augment(image, (epoch, index, repeat), region=0)
@@ -110,16 +111,16 @@ class Augmenter:
         if not self._transforms.resize:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
         elif not self._transforms.crop_first and not image.flags.writeable:
-            image = image.copy()  # what comes first may draw on it
+            image = image.copy()  # the first transform may write in place
         if self._transforms.are_none:
             return image
         self._draws.key(*key, region)
         try:
             result = self._transforms(image)
-        except Exception as error:  # a crop beyond the picture, a transform that wants more than a picture
+        except Exception as error:  # such as a crop larger than the picture
             raise ConfigError(
-                f"augment.policies: it fails on a picture of {image.shape[1]} x {image.shape[0]} pixels: "
-                f"{type(error).__name__}: {first_line(error)}"
+                f"augment.policies: a transform fails on a picture of {image.shape[1]} x {image.shape[0]} "
+                f"pixels: {type(error).__name__}: {first_line(error)}"
             ) from error
         if result.dtype != np.uint8 or result.shape != (self._size, self._size, 3):
             raise ConfigError(

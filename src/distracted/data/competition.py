@@ -1,4 +1,4 @@
-"""The competition's index: which images there are, whose they are, and that all of it fits together."""
+"""The competition's index: its images with subjects and classes, read and checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +22,12 @@ class Competition:
     """A checked competition.
 
     Attributes:
-        train: One row an image, sorted by `img`: img, subject, classname, label (id in `classes`), content
-            (digest).
-        test: One row an image in the sample submission's order: img, content.
+        train: One row for each image, sorted by `img`: img, subject, classname, label (id in `classes`),
+        content
+            (digest of the file).
+        test: One row for each image, in the sample submission's order: img, content.
         classes: Class names in the submission's order.
-        index_hash: Hex SHA-256 over names, subjects, classes and contents; another data set has another.
+        index_hash: Hex SHA-256 over names, subjects, classes and contents; identifies the data set.
     """
 
     config: DataConfig
@@ -62,8 +63,8 @@ def load_competition(
     """Read a competition's folder and check it.
 
     Args:
-        config: Where it lies and how its files and columns are named.
-        cache: A folder for what is slow to find out; may be empty or missing.
+        config: Its folder and the names of its files and columns.
+        cache: A folder for digests of the images; may be empty or missing.
 
     Raises:
         DataError: says which file, row or image is wrong, and what to do.
@@ -87,7 +88,7 @@ def load_competition(
 
 
 def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
-    """The test images and the classes, both in the order that the competition asks for."""
+    """The test images and the classes, both in the competition's order."""
     table = read_table(path)
     if table.columns[0] != img_column or len(table.columns) < 3:
         raise DataError(
@@ -111,8 +112,8 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
     if missing := [name for name in wanted if name not in table.columns]:
         raise DataError(
             f"{path}: expected the column {missing[0]!r}, got {', '.join(table.columns)}; "
-            "rename it in the file, or say its name in configs/data/ (data.columns; group: null where "
-            "there are no subjects)"
+            "rename it in the file, or set its name in configs/data/ (data.columns; group: null if there are "
+            "no subjects)"
         )
     if not len(table):
         raise DataError(f"{path}: no training images listed")
@@ -141,7 +142,7 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
 
 
 def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
-    """Names become parts of paths: each must be one plain, non-empty file name."""
+    """Refuse names that are not plain file names: they become parts of paths."""
     for row, value in enumerate(values, start=2):
         if value == "" or value != value.strip():
             raise DataError(f"{path}, row {row}: column {column!r} is empty or padded with spaces: {value!r}")

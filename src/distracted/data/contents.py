@@ -1,4 +1,4 @@
-"""What the image files hold: a digest of each, read once and remembered by size and time of change."""
+"""Digests of the image files: computed once, remembered by name, size and modification time."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +17,11 @@ _SHOWN = 5
 def digest_images(
     paths: Sequence[Path], *, root: Path, cache: Path | None = None, progress: Progress = silent
 ) -> list[str]:
-    """Digest of each image file's bytes; every file is checked to be a whole image on the way.
+    """Digest of each image file's bytes; files that are read are checked to be whole images.
 
     Args:
-        paths: Files that exist, below `root`.
-        cache: A parquet file of earlier digests; only files whose size or time of change differ are read.
+        paths: Existing files below `root`.
+        cache: A parquet file of earlier digests; only files with another size or modification time are read.
 
     Raises:
         ImagesError: some files are empty, truncated or no images; names the first few and counts the rest.
@@ -69,7 +69,7 @@ def _read_cache(cache: Path | None) -> dict[_Key, str]:
         return {}
     try:
         table = pd.read_parquet(cache, columns=["name", "size", "mtime_ns", "digest"])
-    except (OSError, ValueError, KeyError):  # half a cache is no cache
+    except (OSError, ValueError, KeyError):  # damaged: computed again
         return {}
     keys = zip(table["name"], table["size"].tolist(), table["mtime_ns"].tolist(), strict=True)
     return dict(zip(keys, table["digest"], strict=True))

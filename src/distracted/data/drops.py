@@ -1,4 +1,4 @@
-"""The drop list: images that are left out of training, each with its reason; every row stays scored."""
+"""The drop list: images left out of training, each with a reason; all rows stay scored."""
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,10 @@ COLUMNS = ("img", "reason", "fold")
 
 
 def read_drops(competition: Competition) -> pd.DataFrame:
-    """The drop list of a competition, configs/data/<data>_drop.csv; empty where there is none.
+    """The drop list of a competition, configs/data/<data>_drop.csv; empty if there is none.
 
     Returns:
-        img, reason, fold: the fold whose training side the image is left out of, -1 for all of them.
+        Columns img, reason, fold: the fold whose training side leaves the image out; -1: all folds.
 
     Raises:
         DataError: a column, a reason or an image is wrong; says which row.
@@ -27,7 +27,8 @@ def read_drops(competition: Competition) -> pd.DataFrame:
         return pd.DataFrame({"img": [], "reason": [], "fold": np.empty(0, dtype=np.int64)})
     if path.is_file() and sha256_file(path) != competition.config.drops:
         raise DataError(
-            f"{path}: changed since this command began, and a run has one list over all its folds; begin anew"
+            f"{path}: changed since this command began, and a run has one list over all its folds; repeat "
+            "the command"
         )
     table = read_table(path)
     if not {"img", "reason"} <= set(table.columns) <= set(COLUMNS):
@@ -42,9 +43,7 @@ def read_drops(competition: Competition) -> pd.DataFrame:
         if img not in known:
             raise DataError(f"{where}: {img!r} is no training image of {competition.name}; remove the row")
         if not reason.strip():
-            raise DataError(
-                f"{where}: {img} has no reason; say why it is left out, for those who read it later"
-            )
+            raise DataError(f"{where}: {img} has no reason; say why it is left out")
         if fold and not fold.isdecimal():
             raise DataError(
                 f"{where}: fold {fold!r}; expected the number of the fold whose training side it is left out "
@@ -58,7 +57,7 @@ def read_drops(competition: Competition) -> pd.DataFrame:
 def keep_rows(
     competition: Competition, folds: Folds, fold: int, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Rows that a fold trains on, less those that the drop list leaves out of its training side.
+    """Rows that a fold trains on, without those that the drop list leaves out of its training side.
 
     Raises:
         DataError: the list is wrong, names a fold that is not there, or leaves a class without a row.

@@ -1,4 +1,4 @@
-"""Folds by subject: made once, shared by every model, refused when they are not those of the data."""
+"""Folds by subject: made once, shared by all models, refused if they do not belong to the data."""
 
 import io
 import logging
@@ -18,16 +18,17 @@ _log = logging.getLogger(__name__)
 
 COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
-#: Of the subjects that a single split holds out.
+#: Share of the subjects that a single split holds out.
 SINGLE_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """Which fold each training image is held out in.
+    """The fold that holds out each training image.
 
     Attributes:
-        table: img, subject, label, fold, in the order of `Competition.train`; fold -1 is always trained on.
+        table: img, subject, label, fold, in the order of `Competition.train`; rows of fold -1 are always
+        trained on.
         hash: Hex SHA-256 of folds.csv.
     """
 
@@ -54,7 +55,7 @@ class Folds:
 
     @property
     def scored(self) -> NDArray[np.int64]:
-        """Rows held out in some fold: those that a run has predictions for."""
+        """Rows that some fold holds out: those with out-of-fold predictions."""
         return np.flatnonzero(self.ids >= 0)
 
     def valid(self, fold: int) -> NDArray[np.int64]:
@@ -66,14 +67,14 @@ class Folds:
         return np.flatnonzero(self.ids != fold)
 
     def check_fold(self, fold: int) -> int:
-        """Return `fold`, or raise FoldsError where there is no such fold."""
+        """Return `fold`, or raise FoldsError if there is no such fold."""
         if not 0 <= fold < self.num_folds:
             raise FoldsError(f"FOLD={fold}: there are {self.num_folds} folds, 0 to {self.num_folds - 1}")
         return fold
 
 
 def feasible_folds(competition: Competition, num_folds: int) -> int:
-    """At most one fold a subject, and a subject of every class for every fold.
+    """The number of folds that the data allows: each needs a subject, and a subject of every class.
 
     Raises:
         FoldsError: no honest folds exist: fewer than three subjects, or a class with a single subject.
@@ -105,17 +106,18 @@ def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
 
 
 def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
-    """Split by subject, balanced in size and classes; by image where there are no subjects.
+    """Split by subject, balanced in size and classes; by image if there are no subjects.
 
     Args:
-        num_folds: With 1 a single split: one part of ten (of fewer, where subjects are few) is fold 0, and
-            the rest, fold -1, is always trained on.
+        num_folds: 1 makes a single split: a tenth of the subjects (more if they are few) is fold 0, the
+        rest is
+            fold -1, always trained on.
 
     Returns:
         Columns img, subject, label, fold (0-based), in the order of `Competition.train`.
 
     Raises:
-        FoldsError: no such split is found.
+        FoldsError: there is no such split.
     """
     train = competition.train
     num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
@@ -139,16 +141,16 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
 def hold_back(
     folds: Folds, fold: int, *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The training side of a fold in two: what is trained on, and what phases may watch.
+    """Split the training side of a fold: rows to train on, and an inner holdout that phases may watch.
 
     Args:
-        share: Of the training side's subjects to hold back; 0 holds nothing back.
+        share: Share of the training side's subjects to hold out; 0: none.
 
     Returns:
-        Rows to train on, and rows held back; no subject is in both, and every class is in the first.
+        Rows to train on, and rows of the inner holdout; no subject is in both, every class is in the first.
 
     Raises:
-        FoldsError: the training side has too few subjects for that.
+        FoldsError: the training side has too few subjects.
     """
     rows = folds.train(fold)
     if share == 0:
@@ -168,7 +170,7 @@ def hold_back(
 
 
 def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
-    """Read folds.csv, or make it where it does not exist yet; fewer folds than asked for are said aloud.
+    """Read folds.csv, or make it if it does not exist; logs if there are fewer folds than asked for.
 
     Raises:
         FoldsError: the file has another number of folds than `num_folds`, or does not belong to the data.
@@ -181,7 +183,7 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
     if folds.num_folds not in (feasible, 1):
         raise FoldsError(
             f"{path} has {folds.num_folds} folds, this run asks for {num_folds}: every run shares one split. "
-            f"SET='training.num_folds={folds.num_folds}' goes with it; to split anew, remove {path.parent}"
+            f"SET='training.num_folds={folds.num_folds}' goes with it; to split again, remove {path.parent}"
         )
     if folds.num_folds == 1:
         held_out = folds.table["fold"] == 0
@@ -210,7 +212,7 @@ def read_folds(path: Path, competition: Competition) -> Folds:
     if not path.is_file():
         raise FoldsError(f"{path}: no folds yet; `make folds` or the first `make train` makes them")
     content = path.read_bytes()
-    remedy = f"restore it, or remove {path.parent} to start anew"
+    remedy = f"restore it, or remove {path.parent} to start again"
     try:
         table = pd.read_csv(io.BytesIO(content), dtype={"img": str, "subject": str}, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Reading one image: every picture that the project sees goes through here."""
+"""Reads one image file; all images of the project are read here."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from distracted.errors import ImageError
 Image = NDArray[np.uint8]
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-#: How to decode at the inverse of a factor.
+#: OpenCV's flag for decoding a JPEG at 1/1, 1/2, 1/4 or 1/8 of its size.
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -23,10 +23,10 @@ _PNG_END = b"IEND\xaeB`\x82"  # its checksum included
 
 
 def check_bytes(data: bytes, path: Path) -> None:
-    """Refuse what is plainly no whole image, without decoding it.
+    """Refuse bytes that are not a whole image, without decoding them.
 
-    OpenCV decodes a truncated JPEG to a picture whose rest is grey and only warns, so the end marker is
-    looked for here.
+    OpenCV decodes a truncated JPEG to a picture with a grey rest and only warns, so the end marker is
+    checked.
 
     Raises:
         ImageError: empty, cut off, or neither JPEG, PNG nor another format that OpenCV may know.
@@ -48,13 +48,14 @@ def check_bytes(data: bytes, path: Path) -> None:
 
 
 def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Image:
-    """Decode an image's bytes to uint8 RGB, shape (H, W, 3), turned as its EXIF orientation says.
+    """Decode an image's bytes to uint8 RGB, shape (H, W, 3), rotated by its EXIF orientation.
 
     Grayscale, CMYK and 16-bit images come out as 8-bit RGB.
 
     Args:
-        short_side: Reduce the picture to so many pixels on its shorter side; never enlarged. A JPEG is
-            decoded at a half, a quarter or an eighth where that is enough: its decoder then computes less.
+        short_side: Reduce the picture to this many pixels on its shorter side; it is never enlarged. A JPEG
+        is
+            decoded at a half, a quarter or an eighth if that is enough, which is faster.
     """
     check_bytes(data, path)
     flags = cv2.IMREAD_COLOR if short_side is None else _REDUCED[_reducible(data, short_side)]
@@ -62,7 +63,7 @@ def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Ima
         bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:  # a size beyond OpenCV's limit
         raise ImageError(f"{path}: OpenCV refuses to decode it ({error.err}); fetch it again") from error
-    if bgr is None:  # what OpenCV cannot read it does not raise
+    if bgr is None:  # OpenCV does not raise
         raise ImageError(f"{path}: not a readable image; fetch it again")
     if short_side is not None:
         bgr = _reduce(bgr, short_side)
@@ -71,7 +72,7 @@ def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Ima
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of an image file; ImageError where it cannot be read."""
+    """The bytes of an image file; raises ImageError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -89,15 +90,15 @@ def _reduce(image: Image, short_side: int) -> Image:
         return image
     size = max(1, round(width * share)), max(1, round(height * share))
     if share >= 0.5:
-        # To twice the size first, then means of 2 x 2: as good as the mean over a broken number of pixels,
-        # which takes OpenCV more than twice as long.
+        # To twice the size first, then means of 2 x 2 pixels: as good as OpenCV's mean over a fractional
+        # number of pixels, in less than half of the time.
         image = cv2.resize(image, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
     reduced: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return reduced
 
 
 def _reducible(data: bytes, short_side: int) -> int:
-    """By how much (1, 2, 4, 8) a JPEG can be reduced on decoding and keep so many pixels on a side."""
+    """Largest factor (1, 2, 4, 8) by which a JPEG can be reduced on decoding and keep `short_side` pixels."""
     if not data.startswith(_JPEG):
         return 1
     for position, marker in _segments(data):

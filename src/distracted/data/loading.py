@@ -1,4 +1,4 @@
-"""Images to batches: decoded and augmented on the CPU, uint8 all the way, normalised on the device."""
+"""Batches of images: decoded and augmented on the CPU as uint8; the network normalises them on its device."""
 
 import signal
 from collections.abc import Iterator
@@ -17,23 +17,24 @@ from distracted.data.packs import Pictures
 from distracted.data.sampling import balance_subjects
 from distracted.errors import DistractedError, TrainingError, first_line
 
-#: Which image, in which epoch: (epoch, position among the pictures, times drawn before in the epoch).
+#: An image in an epoch: (epoch, position among the pictures, how often it was drawn earlier in the epoch).
 Key = tuple[int, int, int]
 
 
 class Transform(Protocol):
-    """Makes a network's input of a decoded RGB picture (H, W, 3): a square one, or several, stacked."""
+    """Turns a decoded RGB picture (H, W, 3) into a network's input: one square image, or a stack of them."""
 
     def __call__(self, image: Image, *, epoch: int, index: int, repeat: int) -> Image: ...
 
 
 class Batch(NamedTuple):
-    """What the transform makes of each image, stacked, uint8, and its position among the pictures.
+    """A batch of transformed images.
 
     Attributes:
-        images: Shape (B, size, size, 3); with a dimension of regions (the whole picture first), or of views
+        images: uint8, shape (B, size, size, 3); with a dimension of regions (the whole picture first), or
+        of views
             and then of regions, after the first.
-        indices: Shape (B,).
+        indices: Positions among the pictures, shape (B,).
     """
 
     images: torch.Tensor
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
-    """Decoded, augmented images by `Key`; what cannot be read comes back as the error itself."""
+    """Decoded, augmented images by `Key`; for an unreadable image the item is the error."""
 
     def __init__(self, pictures: Pictures, transform: Transform) -> None:
         self._pictures = pictures
@@ -59,36 +60,36 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
-    """Rows that come beside those of an epoch, such as pseudo-labelled images.
+class ExtraRows:
+    """Rows added to those of an epoch, such as pseudo-labelled images.
 
     Attributes:
         rows: Positions among the pictures, shape (num_rows,).
-        share: Of each batch.
+        share: Their share of each batch.
     """
 
     rows: NDArray[np.int64]
     share: float
 
     def count(self, num_rows: int) -> int:
-        """How many come beside so many rows."""
+        """Number of extra rows for a number of rows."""
         return max(1, round(num_rows * self.share / (1 - self.share)))
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """So many of the rows, and how often each was drawn before, shape (count, 2)."""
+        """A number of the rows, and how often each was drawn earlier, shape (count, 2)."""
         rounds = -(-count // len(self.rows))
         drawn = np.concatenate([rng.permutation(self.rows) for _ in range(rounds)])
         return np.stack([drawn, np.repeat(np.arange(rounds), len(self.rows))], axis=1)[:count]
 
 
 class BatchSampler(Sampler[list[Key]]):
-    """Keys in batches of nearly equal size, shuffled anew each epoch or in order.
+    """Keys in batches of nearly equal size, shuffled in each epoch or in order.
 
-    Equal sizes and at least two, so that no last batch of one image meets a BatchNorm that learns; where
-    `batch_size` is 2 and the rows are odd in number, one batch has three. With `subjects`, those of the rows,
-    a shuffled epoch draws as many images, but each subject equally often. With `beside`, each batch of a
-    shuffled epoch gets its share of those rows, too, none of them again before all have come. With `part`,
-    each batch is divided, and only the first of so many parts of it comes, or the second ...
+    Sizes are equal, and at least two, so that no last batch of one image meets a BatchNorm in training
+    mode; with `batch_size` 2 and an odd number of rows one batch has three. With `subjects` (of the rows) a
+    shuffled epoch draws as many images, but each subject equally often. With `extra` each batch of a
+    shuffled epoch gets its share of the extra rows, each once before any comes again. With `part` (number,
+    count) each batch is divided, and this sampler yields one of the parts.
     """
 
     def __init__(
@@ -98,24 +99,24 @@ class BatchSampler(Sampler[list[Key]]):
         batch_size: int,
         seed: int | None = None,
         subjects: NDArray[np.int64] | None = None,
-        beside: Beside | None = None,
+        extra: ExtraRows | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self._part = part
         self._rows = rows
         self._subjects = subjects
-        self._beside = beside
-        self._num_beside = beside.count(len(rows)) if beside else 0
-        self.num_images = len(rows) + self._num_beside
+        self._extra = extra
+        self._num_extra = extra.count(len(rows)) if extra else 0
+        self.num_images = len(rows) + self._num_extra
         most = len(rows) // 2 if batch_size > 1 else len(rows)
         self._num_batches = max(1, min(-(-self.num_images // batch_size), most))
         self._seed = seed
         self.epoch = 0
-        self.after = 0  # batches of the epoch that are left out, since they were seen
+        self.after = 0  # batches at the start of the epoch to skip
 
     def num_before(self, batch: int) -> int:
         """Images in the batches of an epoch before this one."""
-        counts = [len(self._rows), self._num_beside]
+        counts = [len(self._rows), self._num_extra]
         return sum(
             batch * (count // self._num_batches) + min(batch, count % self._num_batches) for count in counts
         )
@@ -133,9 +134,9 @@ class BatchSampler(Sampler[list[Key]]):
                 drawn, repeats = balance_subjects(self._subjects, rng).T
                 rows = rows[drawn]
         batches = np.array_split(np.stack([rows, repeats], axis=1), self._num_batches)
-        if self._beside is not None:
+        if self._extra is not None:
             rng = np.random.default_rng([self._seed or 0, self.epoch, 1])
-            more = np.array_split(self._beside.draw(self._num_beside, rng), self._num_batches)
+            more = np.array_split(self._extra.draw(self._num_extra, rng), self._num_batches)
             batches = [np.concatenate(pair) for pair in zip(batches, more, strict=True)]
         number, size = self._part
         for batch in batches[self.after :]:
@@ -144,40 +145,40 @@ class BatchSampler(Sampler[list[Key]]):
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
-    """Within this block a process that decodes and that the system has ended is an error of ours.
+    """Within this block the death of a loader process raises an error that says what helps.
 
-    torch notices by a signal, so that it raises in the middle of whatever is being done.
+    torch notices it by a signal, and raises in the middle of whatever is being done.
 
     Raises:
-        TrainingError: says so, and what helps.
+        TrainingError: the system has ended a loader process.
     """
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # or by what it was about to send
+    except (RuntimeError, ConnectionError, EOFError) as error:  # or in a broken pipe
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         with suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise at the next death, anywhere
         raise TrainingError(
             f"a process that decodes images was ended by the system ({first_line(error)}): memory, or shared "
-            "memory, has run out; fewer of them need less (SET='runtime.num_workers=2', 0: none), and the "
+            "memory, has run out; fewer processes need less (SET='runtime.num_workers=2', 0: none), and the "
             "same command goes on"
         ) from error
 
 
 class Loader:
-    """Batches of one set of rows; an unreadable image raises, whichever process met it.
+    """Batches of one set of rows; an unreadable image raises, in whichever process it was read.
 
     Args:
-        pictures: All of them; `rows` picks among them.
-        rows: Positions among them, shape (num_rows,).
-        transform: Makes the network's input of a decoded image, such as an `Augmenter`.
-        batch_size: At most so many images a batch.
-        num_workers: Processes that decode; 0 decodes in this one. Results do not depend on it.
+        pictures: All pictures; `rows` picks among them.
+        rows: Positions among the pictures, shape (num_rows,).
+        transform: Turns a decoded image into the network's input, such as an `Augmenter`.
+        batch_size: Most images in a batch.
+        num_workers: Processes that decode; 0: this one. Results do not depend on it.
         seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
         subjects: Subject id of each of `rows`, to draw each subject equally often when shuffling.
-        beside: Further rows that each batch of a shuffled epoch gets its share of.
-        part: Number and count of the parts that each batch is divided in: this process gets one.
+        extra: Further rows that each batch of a shuffled epoch gets a share of.
+        part: Number and count of the parts that each batch is divided into; this loader yields one.
     """
 
     def __init__(
@@ -190,12 +191,12 @@ class Loader:
         num_workers: int,
         seed: int | None = None,
         subjects: NDArray[np.int64] | None = None,
-        beside: Beside | None = None,
+        extra: ExtraRows | None = None,
         part: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
     ) -> None:
         self._sampler = BatchSampler(
-            rows, batch_size=batch_size, seed=seed, subjects=subjects, beside=beside, part=part
+            rows, batch_size=batch_size, seed=seed, subjects=subjects, extra=extra, part=part
         )
         self.num_images = self._sampler.num_images
         self._loader = DataLoader(
@@ -206,11 +207,11 @@ class Loader:
             persistent_workers=num_workers > 0,
             worker_init_fn=_init_worker,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # else each epoch draws from the one that dropout draws from
+            generator=torch.Generator(),  # the global one is dropout's
         )
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches in an epoch."""
         return len(self._sampler)
 
     def num_before(self, batch: int) -> int:
@@ -221,24 +222,24 @@ class Loader:
         """The batches of one epoch.
 
         Args:
-            after: So many of them are left out, and none of their images is read: they were seen before.
+            after: Number of batches to skip; their images are not read.
 
         Raises:
             ImageError: an image cannot be read; the message starts with its path.
-            ConfigError: the policy makes something else than square uint8 images.
+            ConfigError: the policy does not yield square uint8 images.
         """
         self._sampler.epoch, self._sampler.after = epoch, after
         for batch in self._loader:
             if isinstance(batch, DistractedError):
-                # A new one: held by this frame, it would make a cycle with the workers in it, and torch waits
-                # ten seconds for workers that the garbage collector has to end.
+                # A new error: the old one, held by this frame, would form a cycle with the workers, and torch
+                # waits ten seconds for workers that the garbage collector has to end.
                 raise type(batch)(*batch.args)
             yield batch
 
 
 def _init_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal; the parent ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches them too; the parent ends them
 
 
 def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:

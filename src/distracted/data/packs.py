@@ -1,6 +1,6 @@
-"""Training pictures at the size that a network needs: decoded once, then kept in memory-mapped files.
+"""The cache of decoded training pictures: decoded once at the size a network needs, then memory-mapped.
 
-What is kept is what would be decoded each time: with a cache or without one a run sees the same pixels.
+It holds the very pixels that decoding gives: a run sees the same with the cache and without.
 """
 
 import errno
@@ -27,10 +27,10 @@ from distracted.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
-#: Part of the files' names: what was reduced in another way is not found.
+#: In the files' names; counted up when pictures are reduced in another way.
 _VERSION = 1
 _CHUNK = 64  # pictures in memory at once while they are decoded
-_LOOKED_AT = 32  # pictures that tell how large all of them will be
+_LOOKED_AT = 32  # pictures by which the size of all is estimated
 _GB = 1e9
 
 
@@ -43,7 +43,7 @@ class Pictures(Protocol):
 
 
 class Files:
-    """Pictures that are decoded each time that they are asked for.
+    """Pictures that are decoded each time they are read.
 
     Args:
         short_side: As `read_rgb` takes it.
@@ -60,10 +60,10 @@ class Files:
 
 
 class Kept:
-    """Pictures from files of decoded ones; those that are in none of them are decoded each time.
+    """Pictures from packs; a picture that is in none of them is decoded each time.
 
     Args:
-        contents: Digest of each picture.
+        contents: Digest of each picture's file.
     """
 
     def __init__(self, files: Files, contents: Sequence[str], packs: Sequence["Pack"]) -> None:
@@ -72,7 +72,7 @@ class Kept:
             content: (number, row)
             for number, pack in enumerate(packs)
             for row, content in enumerate(pack.contents)
-            if pack.sizes[row].any()  # not one that could not be read
+            if pack.sizes[row].any()  # it could be decoded
         }
         self._places = np.array([places.get(content, (-1, 0)) for content in contents], dtype=np.int64)
 
@@ -86,11 +86,11 @@ class Kept:
 
 @dataclass
 class Pack:
-    """A file of decoded pictures, one after another, and the table that says which they are.
+    """A file of decoded pictures, one after another, with a table of their digests and sizes.
 
     Attributes:
         contents: Digest of each picture's file.
-        sizes: Height and width of each, shape (num_pictures, 2); 0 where it could not be read.
+        sizes: Height and width of each picture, shape (num_pictures, 2); 0 if it could not be decoded.
     """
 
     path: Path
@@ -109,12 +109,12 @@ class Pack:
         return picture
 
     def __getstate__(self) -> dict[str, object]:
-        """Each process maps the file itself: pickled, a map is all of its bytes."""
+        """Leave out the memory map, which pickles as all of its bytes: each process maps the file itself."""
         return {**self.__dict__, "_bytes": None}
 
     @property
     def is_whole(self) -> bool:
-        """Whether the file is there, and as long as its table says."""
+        """Whether the file exists and has the length that its table implies."""
         return self.path.is_file() and self.path.stat().st_size == self._offsets[-1]
 
 
@@ -128,17 +128,17 @@ def keep_pictures(
     progress: Progress = silent,
     after_chunk: Callable[[], None] = lambda: None,
 ) -> Pictures:
-    """Pictures from the cache, which is completed first where there is room for it.
+    """Pictures from the cache, which is completed first if there is room for it.
 
-    Several processes may ask at once: one decodes, the others wait for it. Where there is no room, they are
-    decoded each time that they are asked for, and that is said.
+    If several processes ask at once, one decodes and the others wait for it. Without room, pictures are
+    decoded each time they are read, and a warning says so.
 
     Args:
-        contents: Digest of each of the paths.
-        short_side: As `read_rgb` takes it; None: pictures as they are.
-        folder: Of the data set's decoded pictures; may be deleted at any time.
-        limit: GB that the folder may grow to; "auto": half of what is free on its disk, 0: nothing is kept.
-        after_chunk: Called every so many pictures; may raise, to stop.
+        contents: Digest of each file.
+        short_side: As in `read_rgb`; None: not reduced.
+        folder: The cache folder; may be deleted at any time.
+        limit: GB that the folder may grow to; "auto": half of what is free on its disk; 0: no cache.
+        after_chunk: Called after every 64 pictures; may raise, to stop.
     """
     files = Files(paths, short_side=short_side)
     if limit == 0:
@@ -187,7 +187,7 @@ def _find_packs(folder: Path, name: str) -> Iterator[Pack]:
         if pack is not None and pack.is_whole:
             yield pack
         else:
-            _log.warning("%s is damaged; its pictures are decoded anew", path)
+            _log.warning("%s is damaged; its pictures are decoded again", path)
 
 
 def _decode(
@@ -199,7 +199,7 @@ def _decode(
     progress: Progress,
     after_chunk: Callable[[], None],
 ) -> Pack | None:
-    """Write a pack of all files; None where there is no room for it."""
+    """Write a pack of all files; None if there is no room for it."""
     folder.mkdir(parents=True, exist_ok=True)
     size = _estimate(files)
     held, free = _folder_size(folder), shutil.disk_usage(folder).free
@@ -248,7 +248,7 @@ def _decode(
 
 
 def _try(files: Files, index: int) -> Image | None:
-    """A picture, or None where it cannot be read: whoever needs it finds out why."""
+    """A picture; None if it cannot be read, which raises again when it is used."""
     try:
         return files[index]
     except ImageError:
@@ -256,7 +256,7 @@ def _try(files: Files, index: int) -> Image | None:
 
 
 def _estimate(files: Files) -> float:
-    """Bytes of all pictures, by a few of them."""
+    """Estimated size of all pictures in bytes, from a few of them."""
     some = np.unique(np.linspace(0, len(files) - 1, _LOOKED_AT).astype(np.int64)).tolist()
     sizes = [image.size for image in (_try(files, index) for index in some) if image is not None]
     return len(files) * float(np.mean(sizes)) if sizes else 0.0

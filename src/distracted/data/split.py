@@ -1,4 +1,4 @@
-"""Rows in parts of equal size and class shares, each subject in one part."""
+"""Splits rows into parts of equal size and class shares, each subject in one part."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,11 +13,12 @@ _NUM_DEALS = 1000
 def split_by_subject(
     labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, *, seed: int = 0
 ) -> NDArray[np.int64] | None:
-    """The part of each row, 0-based, no subject in two of them; None where no good split is found.
+    """The part of each row, 0-based, each subject in one part; None if there is no good split.
 
-    StratifiedGroupKFold under several seeds; the split whose class counts are nearest to equal shares is
-    kept, among those that leave every class outside of each part. Where it finds none, as can happen with a
-    handful of subjects, they are dealt out at random. Subjects of one image each need no groups.
+    StratifiedGroupKFold is run under several seeds. Of the splits that leave every class on each training
+    side, the one with class counts nearest to equal shares is taken. If there is none, as can happen with
+    few subjects, the subjects are dealt out at random, many times. Subjects with one image each need no
+    groups.
 
     Args:
         labels: Class ids, shape (num_rows,).
@@ -30,7 +31,7 @@ def split_by_subject(
 def _best(
     labels: NDArray[np.int64], num_parts: int, candidates: Iterator[NDArray[np.int64]]
 ) -> NDArray[np.int64] | None:
-    """The best balanced of those that leave every class outside of each part."""
+    """The best balanced of the splits that leave every class on each training side."""
     counts = np.bincount(labels)
     best: tuple[float, NDArray[np.int64]] | None = None
     for ids in candidates:

@@ -111,12 +111,12 @@ class Sent:
     """A written submission.
 
     Attributes:
-        told: Its provenance, from the JSON file.
+        provenance: The contents of its JSON file.
         is_current: Whether the run has the same predictions as when it was submitted.
     """
 
     name: str
-    told: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     is_current: bool
 
 
@@ -125,13 +125,13 @@ def read_submissions(store: Store) -> list[Sent]:
     submissions = []
     for path in store.workspace.submissions(store.competition.name).glob("*.json"):
         try:
-            told = json.loads(path.read_text())
-            lacking = [key for key in _PROVENANCE if key not in told]
-            lacking += ["answers"] * (not all(isinstance(answer, dict) for answer in told["answers"]))
+            provenance = json.loads(path.read_text())
+            lacking = [key for key in _PROVENANCE if key not in provenance]
+            lacking += ["answers"] * (not all(isinstance(answer, dict) for answer in provenance["answers"]))
         except (OSError, ValueError, TypeError, KeyError):
-            told, lacking = {}, ["JSON"]
+            provenance, lacking = {}, ["JSON"]
         if lacking:
             _log.warning("%s: no provenance of this version (%s); left out", path, lacking[0])
             continue
-        submissions.append(Sent(path.stem, told, is_submitted(store, path.stem)))
-    return sorted(submissions, key=lambda sent: str(sent.told["written"]), reverse=True)
+        submissions.append(Sent(path.stem, provenance, is_submitted(store, path.stem)))
+    return sorted(submissions, key=lambda sent: str(sent.provenance["written"]), reverse=True)

@@ -167,7 +167,7 @@ class Canvas:
             anchors: What the outline's points shrink towards, shape (N, 2) or (1, 2).
             spokes: From the anchors to the outline, shape (N, 2).
             reach: How far the smallest copy may move, shape (N,) or (1,).
-            colour: Of the body between edge and highlight.
+            colour: Colour of the body between edge and highlight.
         """
         towards_light = reach[:, None] * self._light
         outlines = anchors + _SHELL_SIZES * spokes + (1 - _SHELL_SIZES) * towards_light  # (shells, N, 2)

@@ -64,7 +64,7 @@ def render_sample(
         num_subjects: Drivers in the training set, at least 2.
         num_test_subjects: Other drivers, in the test set, at least 1.
         num_frames: Images a class and subject, at least 1.
-        width: Of an image in pixels, at least 64; its height is three quarters of that.
+        width: Width of an image in pixels, at least 64; its height is three quarters of it.
         seed: At least 0.
 
     Raises:

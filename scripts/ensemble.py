@@ -80,7 +80,7 @@ def _show_blenders(fit: CrossFit) -> None:
     if set(chosen) != {fit.overall.name}:
         console.say(
             "each fold's networks are blended by what the other folds chose, in oof/ and in the test set; "
-            f"all folds together would choose {fit.overall.name}, for reading alone"
+            f"all folds together would choose {fit.overall.name}, for information"
         )
 
 

@@ -126,11 +126,11 @@ def time_limit(text: str) -> int:
     """TIME_LIMIT in seconds; 0 is none."""
     if not text:
         return 0
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     seconds = (
         0
-        if found is None
-        else sum(int(number or 0) * unit for number, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+        if match is None
+        else sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True))
     )
     if not 0 < seconds <= _LONGEST:
         raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
@@ -228,9 +228,9 @@ def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     table(title, columns, cells)
 
 
-def scores(found: Mapping[str, float]) -> str:
+def scores(values: Mapping[str, float]) -> str:
     """Scores by name in one line, log loss first."""
-    shown = {key.removeprefix("valid/"): value for key, value in found.items()}
+    shown = {key.removeprefix("valid/"): value for key, value in values.items()}
     return ", ".join(f"{name} {shown[key]:.4f}" for key, name in SCORES.items() if key in shown)
 
 

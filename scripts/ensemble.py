@@ -85,11 +85,11 @@ def _show_blenders(fit: CrossFit) -> None:
 
 
 def _why(verdict: Verdict, *, taken: bool) -> str:
-    """How a blender stands beside the best of those that are chosen from, over all folds."""
-    beside = f"{verdict.difference:+.4f}, standard error {verdict.error:.4f}"
+    """A blender compared with the best candidate over all folds."""
+    compared = f"{verdict.difference:+.4f}, standard error {verdict.error:.4f}"
     if not verdict.chosen_from:
-        return f"{beside}; {verdict.blender.caution or 'not named'}: not chosen from"
-    why = "best" if verdict.difference == 0 else f"{'as good' if verdict.as_good else 'worse'}: {beside}"
+        return f"{compared}; {verdict.blender.caution or 'not named'}: not chosen from"
+    why = "best" if verdict.difference == 0 else f"{'as good' if verdict.as_good else 'worse'}: {compared}"
     return why + "; the simplest as good: taken" * taken
 
 

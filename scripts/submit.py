@@ -64,7 +64,7 @@ def describe(expected: Expected) -> str:
 
 
 def compare(expected: Expected, score: float) -> str:
-    """A score that came back, beside the forecast."""
+    """A score from Kaggle compared with the forecast."""
     off = expected.errors_off(score)
     if off is None:
         return f"{score:.4f}"

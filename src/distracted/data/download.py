@@ -32,7 +32,7 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
             f"data {config.name}: no data.kaggle in its config; only competitions on Kaggle can be downloaded"
         )
     if config.folder.exists():
-        raise DataError(f"{config.folder} exists already; remove it to download anew")
+        raise DataError(f"{config.folder} exists already; remove it to download again")
     api = sign_in()
     config.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.folder.parent, prefix=f".{config.name}.") as temporary:

@@ -1,4 +1,4 @@
-"""The state of a fold's training, in job.json beside its metrics: `make status` and `make grid` read it."""
+"""The state of a fold's training, in job.json next to its metrics: `make status` and `make grid` read it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

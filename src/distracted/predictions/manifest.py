@@ -1,4 +1,4 @@
-"""The manifest beside a fold's predictions: what made them, from what, and their hashes."""
+"""The manifest of a fold's predictions: what made them, from what, and their hashes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -27,9 +27,9 @@ class Entry:
         oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
         pooled: All pooled scores by name, as `metrics.scores`.
         by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
-        blenders: Of a blend: the blender chosen for each fold.
-        weights: Of a blend: each fold's weights by member.
-        overall: Of a blend: the weights over all folds together, for information.
+        blenders: For a blend: the blender chosen for each fold.
+        weights: For a blend: each fold's weights by member.
+        overall: For a blend: the weights over all folds together, for information.
     """
 
     status: RunStatus

@@ -80,7 +80,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of pictures in one image, with the names above and beside them."""
+    """Rows of pictures in one image, with column and row names."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]

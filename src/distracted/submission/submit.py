@@ -42,7 +42,7 @@ class Submission:
 
     @property
     def provenance(self) -> Path:
-        """The JSON file beside it."""
+        """Its JSON file."""
         return self.path.with_suffix(".json")
 
 

@@ -29,7 +29,7 @@ from distracted.tracking.log import (
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # recordings in one call of the client's command
-_SYNCED = ".synced"  # what the client leaves beside a file that it has sent
+_SYNCED = ".synced"  # suffix of the file that the client leaves next to a sent one
 
 
 @dataclass

@@ -33,8 +33,8 @@ def main(
     )
     size = exported.path.stat().st_size / 1e6
     console.say(
-        f"{exported.path}: {size:.0f} MB; of {exported.num_images} held-out images no log-probability is more "
-        f"than {exported.off:.1g} off torch's"
+        f"{exported.path}: {size:.0f} MB; of {exported.num_images} held-out images no log-probability is "
+        f"more than {exported.off:.1g} off torch's"
     )
 
 

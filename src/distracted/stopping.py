@@ -1,52 +1,52 @@
-"""Stopping in time: a signal or a time limit asks, and work ends where it can go on later."""
+"""Stop cleanly after a signal or a time limit, so that the same command can continue later."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: The exit code of a command that was stopped and goes on when it is called again: EX_TEMPFAIL of sysexits.h.
+#: Exit code of a stopped command that continues when it is run again (EX_TEMPFAIL of sysexits.h).
 RESUMABLE = 75
 
 
 class Stopped(BaseException):
-    """Work ended early because it was asked to; the same command goes on from where it is.
+    """Work ended early on request; the same command continues it.
 
-    As KeyboardInterrupt no `Exception`: nothing is wrong, and nothing that carries on past errors catches it.
+    Like KeyboardInterrupt it is no `Exception`, so that code which tolerates errors does not swallow it.
     """
 
 
 class Stop:
-    """Whether work was asked to stop, and why; a signal handler may ask at any moment.
+    """A request to stop; a signal handler may make it at any moment.
 
-    Outside of `waiting` asking interrupts at once, as Ctrl-C does: files are written whole or not at all.
+    Outside of a `waiting` block a request raises at once, as Ctrl-C does: files are written atomically.
 
     Attributes:
-        reason: "" as long as nobody asked.
+        reason: Why to stop; "" until a stop is requested.
     """
 
     def __init__(self) -> None:
         self.reason = ""
-        self._waits = False
+        self._is_waiting = False
 
     def ask(self, reason: str) -> None:
-        """Ask to stop.
+        """Request a stop.
 
         Raises:
-            Stopped: nobody waits for a good moment.
+            Stopped: outside of a `waiting` block.
         """
         self.reason = self.reason or reason
-        if not self._waits:
+        if not self._is_waiting:
             self.check()
 
     def check(self) -> None:
-        """Raise Stopped where it was asked for."""
+        """Raise Stopped if a stop was requested."""
         if self.reason:
             raise Stopped(self.reason)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within this block nobody is interrupted: it asks for `reason` itself, and saves its work first."""
-        self._waits = True
+        """In this block requests do not raise: the block polls `reason`, saves its work and calls `check`."""
+        self._is_waiting = True
         try:
             yield
         finally:
-            self._waits = False
+            self._is_waiting = False

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
-from distracted.data.loading import Beside, Loader, Transform
+from distracted.data.loading import ExtraRows, Loader, Transform
 from distracted.data.packs import Files, Pictures, keep_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
@@ -79,7 +79,7 @@ class Feed:
         policy: str | None = None,
         *,
         subjects: NDArray[np.int64] | None = None,
-        beside: Beside | None = None,
+        extra: ExtraRows | None = None,
     ) -> Loader:
         """Batches of some rows: in order for evaluation, or shuffled and augmented by a policy.
 
@@ -87,7 +87,7 @@ class Feed:
 
         Args:
             subjects: Subject of each row, if an epoch is to draw each subject equally often.
-            beside: Further rows that each shuffled batch gets a share of.
+            extra: Further rows that each shuffled batch gets a share of.
         """
         config, size, crop = self.settled.config, *self._input()
         seed, regions = config.training.seed, self._regions()
@@ -108,7 +108,7 @@ class Feed:
             progress=self.progress,
             after_chunk=self.after_batch,
         )
-        return self._load(pictures, rows, augmenter, shuffled=True, subjects=subjects, beside=beside)
+        return self._load(pictures, rows, augmenter, shuffled=True, subjects=subjects, extra=extra)
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
@@ -187,7 +187,7 @@ class Feed:
         *,
         shuffled: bool,
         subjects: NDArray[np.int64] | None = None,
-        beside: Beside | None = None,
+        extra: ExtraRows | None = None,
     ) -> Loader:
         config = self.settled.config
         loader = Loader(
@@ -198,7 +198,7 @@ class Feed:
             num_workers=find_workers(config.runtime.num_workers, self.settled.device),
             seed=config.training.seed if shuffled else None,
             subjects=subjects,
-            beside=beside,
+            extra=extra,
             part=(self.team.rank, self.team.size) if shuffled else (0, 1),
             pin_memory=self.settled.device.type == "cuda",
         )

@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from distracted.data.loading import Batch, Beside
+from distracted.data.loading import Batch, ExtraRows
 from distracted.inference.device import move
 from distracted.schema import TrainPhase
 from distracted.training.context import FoldContext
@@ -25,14 +25,14 @@ class TrainingSet:
     def __init__(self, context: FoldContext, feed: Feed, phase: TrainPhase) -> None:
         config, rows, labels = context.config, context.train_rows, context.folds.labels
         subjects = context.folds.subjects[rows] if config.training.sampling == "subjects" else None
-        images, beside, weights = context.train_images, None, None
+        images, extra, weights = context.train_images, None, None
         targets = torch.tensor(labels)
         if context.pseudo is not None:
             images = images.and_then(context.pseudo.images)
-            beside = Beside(images.rows[len(labels) :], config.pseudo.share)
+            extra = ExtraRows(images.rows[len(labels) :], config.pseudo.share)
             targets, weights = joint_targets(labels, rows, context.pseudo, weight=config.pseudo.weight)
         policy = phase.augment or config.augment.policy
-        self.loader = feed.loader(images, rows, policy, subjects=subjects, beside=beside)
+        self.loader = feed.loader(images, rows, policy, subjects=subjects, extra=extra)
         self._device = context.device
         self._targets = targets.to(self._device)
         self._weights = None if weights is None else weights.to(self._device)

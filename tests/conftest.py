@@ -1,4 +1,4 @@
-"""A tiny competition, and what most tests need around it."""
+"""Fixtures: a tiny competition, its store, made-up runs, and a stand-in for W&B's server."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import shutil
 import subprocess
 import sys
 
-os.environ["WANDB_MODE"] = "disabled"  # tests that mean W&B switch it on themselves
+os.environ["WANDB_MODE"] = "disabled"  # tests of W&B enable it themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 CLASSES = ("c0", "c1", "c2")
 
-#: Settings of the smallest run from random weights.
+#: Settings of a minimal run from random weights.
 TINY = (
     "model.backbone=test_resnet",
     "model.weights=none",
@@ -60,7 +60,7 @@ TINY = (
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny networks are fastest on one thread, and parallel test runs do not fight."""
+    """Tiny networks are fastest on one thread, and parallel tests do not compete for cores."""
     torch.set_num_threads(1)
     yield
 
@@ -74,7 +74,7 @@ def write_competition(
     size: int = 40,
     seed: int = 0,
 ) -> Path:
-    """A competition on disk: classes differ in where a bright square lies, subjects in their colour."""
+    """Write a competition: classes differ in the position of a bright square, subjects in colour."""
     rng = np.random.default_rng(seed)
     rows, names = [], iter(rng.permutation(10_000))
 
@@ -105,13 +105,13 @@ def write_competition(
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny competition, drawn once; tests change copies of it."""
+    """The tiny competition, written once; tests get copies."""
     return write_competition(tmp_path_factory.mktemp("drawn") / "tiny")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, drawn: Path) -> Path:
-    """The tiny competition's folder, called `tiny`."""
+    """A copy of the tiny competition in a folder named `tiny`."""
     return shutil.copytree(drawn, tmp_path / "tiny")
 
 
@@ -132,7 +132,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @dataclass
 class RecordedProgress:
-    """A `Progress` that remembers its tasks: how much each was to do, and how much it did."""
+    """A `Progress` that records the total and the completed units of each task."""
 
     tasks: list[tuple[int, int]] = field(default_factory=list)
 
@@ -154,7 +154,7 @@ def model_config(backbone: str, size: int, **head_settings: object) -> ModelConf
 
 @pytest.fixture
 def network() -> Network:
-    """A small network for three classes and pictures of 32 pixels, from random weights."""
+    """A small network for three classes and images of 32 pixels, with random weights."""
     torch.manual_seed(0)
     return build_network(model_config("test_resnet", 32, dropout=0.5), Weights("none"), num_classes=3)
 
@@ -164,7 +164,7 @@ StoreWith = Callable[[dict[str, int]], Store]
 
 @pytest.fixture
 def store_with(workspace: Workspace, competition: Competition) -> StoreWith:
-    """A store in which fold k holds out the subjects that have k; all others are always trained on."""
+    """A function that makes a store from the fold of each subject; subjects left out have fold -1."""
 
     def store_with(held_out: dict[str, int]) -> Store:
         table = competition.train[["img", "subject", "label"]]
@@ -179,13 +179,13 @@ def store_with(workspace: Workspace, competition: Competition) -> StoreWith:
 
 @pytest.fixture
 def store(store_with: StoreWith) -> Store:
-    """The tiny competition's six subjects in three folds, laid out by hand: no search for good ones."""
+    """A store with the tiny competition's six subjects in three fixed folds."""
     return store_with({f"p{subject:03}": subject % 3 for subject in range(6)})
 
 
 @pytest.fixture
 def write_run(store: Store) -> Callable[..., None]:
-    """Write a run of made-up predictions: `skill` moves them towards the labels."""
+    """A function that writes a run of random predictions; `skill` moves them towards the labels."""
 
     def write(run: str, *, skill: float = 1.0, seed: int = 0, folds: tuple[int, ...] = (0, 1, 2)) -> None:
         rng = np.random.default_rng(seed)
@@ -211,31 +211,31 @@ def write_run(store: Store) -> Callable[..., None]:
 def calibrate(
     store: Store, run: str, *, parts: Sequence[str] = CALIBRATIONS, name: str = "", force: bool = False
 ) -> Derived:
-    """As `make calibrate`."""
+    """Do what `make calibrate` does."""
     return derive_run(store, Calibrate.on(store, parts), [run], name=name, force=force)
 
 
 @dataclass(frozen=True)
 class MemorySpace:
-    """A feature space whose neighbours or clusters of a subset are in memory."""
+    """A feature space whose neighbours or clusters come from a function, not from files."""
 
     get: Callable[[type, Subset], Any]
 
 
 def stamps(store: Store, run: str) -> list[os.stat_result]:
-    """What the file system says of each file of a run's folds: the same, where nothing was written."""
+    """The `stat` of each file of a run's folds; equal if nothing was written in between."""
     return [path.stat() for path in sorted(store.workspace.run("tiny", run).glob("fold*/*"))]
 
 
 def dead_owner() -> Owner:
-    """Of a lock: a process of this machine that has ended."""
-    done = subprocess.Popen([sys.executable, "-c", "pass"])
-    done.wait()
-    return replace(this_process(), pid=done.pid)
+    """A lock's owner that was a process of this machine and has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended.wait()
+    return replace(this_process(), pid=ended.pid)
 
 
 def write_owner(path: Path, owner: Owner) -> None:
-    """Leave a lock's file, as that process would."""
+    """Write the lock file of an owner."""
     path.write_text(json.dumps(asdict(owner)))
 
 
@@ -258,7 +258,7 @@ def configure(data: DataConfig) -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Train:
-    """Train fold 0 with some overrides; metrics go to tmp_path/scratch."""
+    """A function that trains a fold with overrides; metrics go to tmp_path/scratch."""
 
     def run(*overrides: str, fold: int = 0, **settings: object) -> FoldResult:
         settled = settle(configure(*overrides, **settings), num_folds=3)
@@ -278,24 +278,24 @@ def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["StandIn"]:
-    """A stand-in for W&B's server, and the client told where it is; work goes on in tmp_path/work."""
-    from stand_in import serve  # beside the tests that use it
+    """A stand-in for W&B's server, which the client uses; the working folder is tmp_path/work."""
+    from stand_in import serve  # in tests/tracking/
 
     folder = tmp_path / "work"
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
-    with serve() as told:
-        monkeypatch.setenv("WANDB_BASE_URL", told.url)
+    with serve() as stand_in:
+        monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
         monkeypatch.setenv("WANDB_API_KEY", "1234567890abcdef" * 2 + "12345678")
         monkeypatch.setenv("WANDB_DATA_DIR", str(folder / "runs/.wandb"))
         monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-        yield told
+        yield stand_in
         wandb.teardown()
 
 
 @pytest.fixture
 def go(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Switch W&B's mode: the client reads it once."""
+    """A function that switches W&B's mode, which the client reads only once."""
 
     def switch(mode: str) -> None:
         monkeypatch.setenv("WANDB_MODE", mode)

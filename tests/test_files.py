@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and hashes are the well-known ones."""
+"""Files are written atomically, and hashes are SHA-256."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from distracted.files import (
     write_text,
 )
 
-OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+EMPTY_DIGEST = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+ABC_DIGEST = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
 
 
 def names(folder: Path) -> set[str]:
@@ -30,17 +30,17 @@ def names(folder: Path) -> set[str]:
 
 
 class TestAtomicPath:
-    def test_the_file_appears_when_the_block_ends(self, tmp_path: Path) -> None:
+    def test_the_file_appears_at_the_end_of_the_block(self, tmp_path: Path) -> None:
         path = tmp_path / "new/folder/a.txt"
         with atomic_path(path) as temporary:
             temporary.write_text("half")
-            assert temporary.parent == path.parent  # a rename stays on one file system
+            assert temporary.parent == path.parent  # so the rename stays on one file system
             assert not path.exists()
         assert path.read_text() == "half"
         assert names(path.parent) == {"a.txt"}
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-    def test_an_error_leaves_the_old_file_and_nothing_else(
+    def test_an_error_leaves_the_old_file_and_no_temporary_one(
         self, tmp_path: Path, error: type[BaseException]
     ) -> None:
         path = tmp_path / "a.txt"
@@ -104,7 +104,7 @@ class TestWriters:
         assert text.endswith("\n")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-    def test_what_is_no_json_leaves_the_old_file(self, tmp_path: Path, value: object) -> None:
+    def test_an_invalid_value_leaves_the_old_file(self, tmp_path: Path, value: object) -> None:
         write_json(tmp_path / "a.json", 1)
         with pytest.raises((ValueError, TypeError)):
             write_json(tmp_path / "a.json", {"value": value})
@@ -120,8 +120,8 @@ class TestCreateText:
         assert path.read_bytes() == "Müller".encode()
         assert names(path.parent) == {"a.txt"}
 
-    def test_of_many_threads_exactly_one_wins(self, tmp_path: Path) -> None:
-        """And what stands in the file is all of the winner's text."""
+    def test_exactly_one_of_many_threads_wins(self, tmp_path: Path) -> None:
+        """And the file holds the winner's complete text."""
         num = 8
         for attempt in range(20):
             path, barrier = tmp_path / f"{attempt}/a.txt", Barrier(num)
@@ -138,13 +138,13 @@ class TestCreateText:
 
 
 class TestHashes:
-    @pytest.mark.parametrize(("data", "digest"), [(b"", OF_NOTHING), (b"abc", OF_ABC)])
+    @pytest.mark.parametrize(("data", "digest"), [(b"", EMPTY_DIGEST), (b"abc", ABC_DIGEST)])
     def test_known_answers(self, tmp_path: Path, data: bytes, digest: str) -> None:
         (tmp_path / "a").write_bytes(data)
         assert sha256_file(tmp_path / "a") == digest
 
     def test_a_file_of_several_chunks(self, tmp_path: Path) -> None:
-        """The third vector of FIPS 180-2: a million times the letter a; and some more."""
+        """The third test vector of FIPS 180-2 (a million times the letter a), and longer files."""
         (tmp_path / "a").write_bytes(b"a" * 1_000_000)
         assert sha256_file(tmp_path / "a") == (
             "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
@@ -154,16 +154,16 @@ class TestHashes:
         assert sha256_file(tmp_path / "b") != sha256_file(tmp_path / "c")
 
     def test_canonical_json(self) -> None:
-        known = "43258cff783fe7036d8a43033f830adfc60ec037382473548ac742b888292777"  # of {"a":1,"b":2}
+        known = "43258cff783fe7036d8a43033f830adfc60ec037382473548ac742b888292777"  # {"a":1,"b":2}
         assert sha256_json({"b": 2, "a": 1}) == known
 
     @settings(max_examples=30, deadline=None)
     @given(st.dictionaries(st.text("abc", max_size=3), st.integers() | st.text("ab", max_size=3), max_size=5))
-    def test_the_order_of_keys_does_not_count(self, value: dict[str, int | str]) -> None:
-        turned = dict(reversed(value.items()))
-        assert sha256_json({"x": turned}) == sha256_json({"x": value})
+    def test_the_order_of_keys_does_not_matter(self, value: dict[str, int | str]) -> None:
+        reordered = dict(reversed(value.items()))
+        assert sha256_json({"x": reordered}) == sha256_json({"x": value})
 
-    def test_the_order_of_lists_and_the_type_of_values_count(self) -> None:
+    def test_the_order_of_lists_and_the_type_of_values_matter(self) -> None:
         values = [[1, 2], [2, 1], ["1", 2], [1, 2.5], [[1], 2], {"1": 2}, [1, 2, None], [True, 2]]
         assert len({sha256_json(value) for value in values}) == len(values)
 
@@ -172,29 +172,27 @@ class TestHashes:
             sha256_json([float("nan")])
 
 
-def test_who_is_second_may_lose_its_half_written_file_to_the_first(
+def test_the_winner_may_remove_the_losers_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which holds the lock by then, and tidies up."""
+    """The winner holds the lock by then and removes leftovers."""
     path, link = tmp_path / "lock.json", os.link
 
-    def after_the_first(source: Path, target: Path) -> None:
+    def link_too_late(source: Path, target: Path) -> None:
         path.write_text("first")
         remove_leftovers(tmp_path, of="lock.json")
         link(source, target)
 
-    monkeypatch.setattr(os, "link", after_the_first)
+    monkeypatch.setattr(os, "link", link_too_late)
     assert create_text(path, "second") is False
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_system_without_hard_links_still_creates_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(source: Path, target: Path) -> None:
+def test_exclusive_creation_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: Path, target: Path) -> None:
         raise PermissionError("operation not supported")
 
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", fail)
     path = tmp_path / "folds.csv"
     assert create_text(path, "first") is True
     assert create_text(path, "second") is False

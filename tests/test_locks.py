@@ -1,4 +1,4 @@
-"""A lock: one holder, who is named; a dead one's is taken over, a live one's never."""
+"""A lock has one holder; a dead holder's lock is taken over, a live one's never."""
 
 import multiprocessing
 import os
@@ -17,12 +17,12 @@ from distracted.errors import LockError
 from distracted.locks import hold, holder, this_process
 
 
-def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_holder_gets_an_error_that_names_the_first(tmp_path: Path) -> None:
     path = tmp_path / "deep/lock.json"
     with hold(path, "resnet50, fold 0") as lock:
         assert lock.after is None and holder(path).pid == os.getpid()
         with (
-            pytest.raises(LockError, match=rf"resnet50, fold 0: being made by process {os.getpid()} on"),
+            pytest.raises(LockError, match=rf"resnet50, fold 0: locked by process {os.getpid()} on"),
             hold(path, "resnet50, fold 0"),
         ):
             pass
@@ -33,25 +33,25 @@ def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def refuse(*paths: object) -> None:
+def fail(*paths: object) -> None:
     raise PermissionError(1, "no links here")
 
 
-def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+def test_a_lock_is_released_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), hold(tmp_path / "lock", "work"):
         raise RuntimeError
     assert holder(tmp_path / "lock") is None
 
 
 def test_a_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
-    path, gone = tmp_path / "lock", dead_owner()
-    write_owner(path, gone)
+    path, dead = tmp_path / "lock", dead_owner()
+    write_owner(path, dead)
     assert holder(path) is None
     with hold(path, "work") as lock:
-        assert lock.after == gone and holder(path).pid == os.getpid()
+        assert lock.after == dead and holder(path).pid == os.getpid()
 
 
-def test_a_number_that_came_again_is_another_process(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_another_process(tmp_path: Path) -> None:
     mine = this_process()
     assert mine.born and not mine.is_gone
     assert replace(mine, born="1").is_gone
@@ -59,14 +59,14 @@ def test_a_number_that_came_again_is_another_process(tmp_path: Path) -> None:
     assert not replace(mine, place="another container", born="1").is_gone
 
 
-def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
+def test_a_zombie_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert replace(this_process(), pid=child.pid).is_gone
     child.wait()
 
 
-def test_another_machines_lock_is_taken_over_when_it_is_not_renewed(tmp_path: Path) -> None:
+def test_another_machines_lock_is_taken_over_without_renewal(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     write_owner(path, replace(dead_owner(), host="elsewhere"))
     with pytest.raises(LockError, match="on elsewhere"), hold(path, "work"):
@@ -88,7 +88,7 @@ def test_a_holder_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert time.monotonic() < deadline
 
 
-def test_who_has_lost_a_lock_finds_out_and_leaves_the_other_alone(tmp_path: Path) -> None:
+def test_a_process_that_lost_its_lock_notices_and_keeps_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with hold(path, "work") as lock:
         other = replace(this_process(), host="elsewhere")
@@ -101,8 +101,8 @@ def test_who_has_lost_a_lock_finds_out_and_leaves_the_other_alone(tmp_path: Path
     assert holder(path) == other
 
 
-def test_where_nothing_is_known_of_a_process_but_its_number_time_decides(tmp_path: Path) -> None:
-    """As on a Mac: the number of an owner that died may have come again, as this process."""
+def test_without_a_start_time_the_age_of_the_lock_decides(tmp_path: Path) -> None:
+    """As on macOS: this process may have the id of a dead owner."""
     path = tmp_path / "lock"
     write_owner(path, replace(this_process(), born=""))
     assert holder(path) is not None
@@ -111,24 +111,24 @@ def test_where_nothing_is_known_of_a_process_but_its_number_time_decides(tmp_pat
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_lock_that_was_taken_by_mistake_is_given_back(
+def test_a_lock_removed_by_mistake_is_put_back(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at a dead owner's lock and its removal another process has got it."""
+    """Another process takes a dead owner's lock between our reading and our removing it."""
     path, faster = tmp_path / "lock", replace(this_process(), host="elsewhere")
-    gone, look = dead_owner(), locks.read_owner
+    read_owner = locks.read_owner
     write_owner(path, faster)
-    looks = iter([gone])
-    monkeypatch.setattr(locks, "read_owner", lambda path: next(looks, None) or look(path))
+    outdated = iter([dead_owner()])
+    monkeypatch.setattr(locks, "read_owner", lambda path: next(outdated, None) or read_owner(path))
     if not links:
-        monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(LockError, match=r"being made by process .* on elsewhere"), hold(path, "work"):
+        monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(LockError, match=r"locked by process .* on elsewhere"), hold(path, "work"):
         pass
-    assert look(path) == faster and [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert read_owner(path) == faster and [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
-def test_a_damaged_lock_counts_until_it_is_old(tmp_path: Path, text: str) -> None:
+def test_a_damaged_lock_holds_until_it_is_old(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lock"
     path.write_text(text)
     with (
@@ -152,7 +152,7 @@ def _take(path: Path, go: Connection, result: Connection) -> None:
 
 
 @pytest.mark.slow
-def test_of_many_that_want_a_dead_owners_lock_one_gets_it(tmp_path: Path) -> None:
+def test_one_of_many_processes_gets_a_dead_owners_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     context = multiprocessing.get_context("spawn")
     for _ in range(5):
@@ -167,9 +167,9 @@ def test_of_many_that_want_a_dead_owners_lock_one_gets_it(tmp_path: Path) -> Non
             ends.append((go, result))
         for go, _ in ends:
             go.send("go")
-        said = [result.recv() for _, result in ends]
-        assert sorted(said) == ["held", "refused", "refused", "refused"]
-        ends[said.index("held")][0].send("done")
+        answers = [result.recv() for _, result in ends]
+        assert sorted(answers) == ["held", "refused", "refused", "refused"]
+        ends[answers.index("held")][0].send("done")
         for process in processes:
             process.join()
         assert list(tmp_path.iterdir()) == []

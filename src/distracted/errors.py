@@ -1,32 +1,32 @@
-"""The exceptions that users meet.
+"""The exceptions that users see.
 
-    DistractedError (a ValueError)      anything that a user can mend; scripts print it in a line or two
-    ├── ConfigError                     a key, a value or a file of configs/
-    ├── DataError                       the competition's folder: lists, names, missing files
-    │   ├── ImageError                  one image that cannot be read
-    │   └── ImagesError                 several of them, all named in `problems`
-    ├── FoldsError                      folds that cannot be made, or that are not those of the data
-    ├── WeightsError                    pretrained weights: not found, not reachable, not fitting
-    ├── TrainingError                   a loss that is not finite, too little memory, dead loader processes
+    DistractedError (a ValueError)      any error that a user can fix; scripts print it in one or two lines
+    ├── ConfigError                     a wrong key, value or file in configs/
+    ├── DataError                       wrong lists, names or files in the competition's folder
+    │   ├── ImageError                  one unreadable image
+    │   └── ImagesError                 several unreadable images, listed in `problems`
+    ├── FoldsError                      folds that cannot be made, or that do not match the data
+    ├── WeightsError                    pretrained weights that are missing, unreachable or do not fit
+    ├── TrainingError                   a non-finite loss, too little memory, a dead loader process
     ├── CheckpointError                 a checkpoint of another config, other data or another fold
-    ├── LockError                       another process works on it
-    ├── StoreError                      out-of-fold predictions that are missing, edited or of another kind
+    ├── LockError                       another process holds the lock
+    ├── StoreError                      stored predictions that are missing, edited or do not match
     ├── SubmissionError                 a submission that the competition would refuse
-    ├── ClusterError                    no Ray, no cluster
+    ├── ClusterError                    Ray is not installed or its cluster does not answer
     ├── CredentialsError                Kaggle's credentials are missing or refused
-    └── TrackingError                   W&B cannot be reached for what needs its server
+    └── TrackingError                   W&B's server is needed but unavailable
 
-Every message says what was expected, what came, where, and what to do.
+Each message names the expected and the actual value, the place (file, row, image) and the remedy.
 """
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if the message is empty."""
+    """The first line of an error's message, or its class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class DistractedError(ValueError):
-    """Base of all errors that a user can mend."""
+    """Base class of all errors that a user can fix."""
 
 
 class ConfigError(DistractedError):
@@ -34,7 +34,7 @@ class ConfigError(DistractedError):
 
 
 class DataError(DistractedError):
-    """The competition's folder does not hold what it should."""
+    """A list, a name or a file in the competition's folder is wrong or missing."""
 
 
 class ImageError(DataError):
@@ -42,10 +42,10 @@ class ImageError(DataError):
 
 
 class ImagesError(DataError):
-    """Images cannot be read.
+    """Several images cannot be read.
 
     Attributes:
-        problems: One line for each image, starting with its path; the message has the first few.
+        problems: One line per image, starting with its path; the message shows the first few.
     """
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
@@ -54,27 +54,27 @@ class ImagesError(DataError):
 
 
 class FoldsError(DistractedError):
-    """Folds cannot be made, or are not those of the data."""
+    """Folds cannot be made, or do not match the data."""
 
 
 class WeightsError(DistractedError):
-    """Pretrained weights cannot be found, reached or fitted to the backbone."""
+    """Pretrained weights are missing, unreachable or do not fit the backbone."""
 
 
 class TrainingError(DistractedError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class CheckpointError(DistractedError):
-    """A checkpoint belongs to another training."""
+    """A checkpoint belongs to another config, other data or another fold."""
 
 
 class LockError(DistractedError):
-    """Another process holds the lock on what is to be written."""
+    """Another process holds the lock on the files to be written."""
 
 
 class StoreError(DistractedError):
-    """Stored predictions are missing, edited, or do not belong together."""
+    """Stored predictions are missing, edited, or do not match each other."""
 
 
 class SubmissionError(DistractedError):
@@ -82,7 +82,7 @@ class SubmissionError(DistractedError):
 
 
 class ClusterError(DistractedError):
-    """There is no cluster to run on."""
+    """Ray is not installed, or no cluster answers."""
 
 
 class CredentialsError(DistractedError):
@@ -90,4 +90,4 @@ class CredentialsError(DistractedError):
 
 
 class TrackingError(DistractedError):
-    """W&B's server is needed and cannot be reached, or refuses."""
+    """A command needs W&B's server, which cannot be reached or refuses."""

@@ -1,4 +1,4 @@
-"""Atomic writes and hashes of files; all files of the project are written here."""
+"""Atomic writes and SHA-256 hashes of files."""
 
 import hashlib
 import json
@@ -14,10 +14,9 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, renamed to `path` when the block ends well.
+    """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
-    A reader sees the whole file or none. On an error the temporary file is removed and `path` stays
-    unchanged.
+    Readers see the complete file or none. On an error the temporary file is removed and `path` is unchanged.
     """
     with atomic_paths([path]) as [temporary]:
         yield temporary
@@ -25,9 +24,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """As `atomic_path`, for files of one folder that belong together; the last one marks them as complete.
+    """Write files of one folder together; the last one marks the set as complete.
 
-    The last is removed first and appears last: nobody sees it with files of another version.
+    The old last file is removed first and the new one appears last, so a reader who sees it also sees the
+    other files that were written with it.
     """
     with ExitStack() as stack:
         temporaries = [stack.enter_context(_temporary(path)) for path in paths]
@@ -45,7 +45,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`; removed in the end if it still exists."""
+    """A temporary name in the folder of `path`; a file left there is removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -60,7 +60,7 @@ def _flush(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power loss, if the file system supports it."""
+    """Flush renames in a folder to disk, where the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -73,17 +73,17 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, of: str = "") -> None:
-    """Remove temporary files of killed processes; call it only while nobody else writes there.
+    """Remove temporary files that killed processes left; the caller must be the folder's only writer.
 
     Args:
-        of: Beginning of the target files' names; by default all.
+        of: Only files whose final name starts with this.
     """
     for path in folder.glob(f".{of}*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder and its subfolders if they hold no file."""
+    """Remove the empty folders in a folder, then the folder itself if it is empty."""
     with suppress(OSError):  # not empty, or missing
         for inner in [*folder.iterdir(), folder]:
             if inner.is_dir():
@@ -103,17 +103,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinity are refused."""
+    """Write indented JSON atomically; NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def create_text(path: Path, text: str) -> bool:
-    """Create a file that must not exist yet, whole or not at all.
+    """Create a file atomically and exclusively.
 
     Returns:
-        False if the file existed already; it is left unchanged.
+        False if the file exists already; it is left unchanged.
     """
-    if path.exists():  # write nothing: the folder may be read-only
+    if path.exists():  # checked before anything is written: the folder may be read-only
         return False
     with _temporary(path) as temporary:
         with temporary.open("xb") as file:
@@ -124,7 +124,7 @@ def create_text(path: Path, text: str) -> bool:
             os.link(temporary, path)  # fails where `path` exists, unlike a rename
         except FileExistsError:
             return False
-        except OSError:  # no hard links, as on exFAT or some mounts; or the temporary file was removed
+        except OSError:  # no hard links (exFAT), or the winner has removed our temporary file
             return _create_in_place(path, text)
     return True
 
@@ -148,7 +148,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Hex SHA-256 of some bytes."""
+    """Hex SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 

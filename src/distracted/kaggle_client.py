@@ -1,4 +1,4 @@
-"""The Kaggle client, signed in with the user's credentials; imported late, since its import asks for them."""
+"""Sign in to Kaggle with the user's credentials."""
 
 import contextlib
 import io
@@ -9,25 +9,25 @@ from distracted.errors import CredentialsError
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-_WAY_OUT = (
-    "no Kaggle credentials found: create a token on kaggle.com (Settings, API) and keep it in "
-    "~/.kaggle/kaggle.json,\n"
-    "or export KAGGLE_USERNAME and KAGGLE_KEY; and accept the competition's rules on its page"
+_REMEDY = (
+    "no Kaggle credentials found: create a token on kaggle.com (Settings, API), save it as "
+    "~/.kaggle/kaggle.json\n"
+    "or export KAGGLE_USERNAME and KAGGLE_KEY; then accept the competition's rules on its page"
 )
 
 
 def sign_in() -> "KaggleApi":
-    """Sign in to Kaggle.
+    """Return an authenticated client.
 
     Raises:
-        CredentialsError: no credentials; the message says where they go.
+        CredentialsError: no credentials are set up; the message says in two lines where to put them.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            from kaggle.api.kaggle_api_extended import KaggleApi
+            from kaggle.api.kaggle_api_extended import KaggleApi  # slow, and it signs in on import
 
             api = KaggleApi()
             api.authenticate()
-        except (SystemExit, OSError, ValueError) as error:  # without credentials the client exits
-            raise CredentialsError(_WAY_OUT) from error
+        except (SystemExit, OSError, ValueError) as error:  # without credentials the client calls exit()
+            raise CredentialsError(_REMEDY) from error
     return api

@@ -1,4 +1,4 @@
-"""Progress callbacks: long work reports how far it is; the library itself prints nothing."""
+"""Progress callbacks: the library reports through them and prints nothing itself."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Advance a task by `count` units; `fields` are shown with it, such as loss=0.31."""
+    """Advance a task by `count` units; `fields` such as loss=0.31 are shown next to it."""
 
     def __call__(self, count: int = 1, /, **fields: float) -> None: ...
 
 
 class Progress(Protocol):
-    """Opens a task: `with progress("fold 0, finetune", total=1240, unit="img") as step`; tasks may nest."""
+    """Open a task: `with progress("fold 0, finetune", total=1240, unit="img") as step`; tasks may nest."""
 
     def __call__(self, label: str, /, *, total: int, unit: str) -> AbstractContextManager[Advance]: ...
 

@@ -1,4 +1,4 @@
-"""Whether a server answers; asked once, within seconds."""
+"""Check whether a server answers: once per process, within seconds."""
 
 import threading
 from functools import cache
@@ -8,7 +8,7 @@ _SECONDS = 4.0
 
 @cache
 def answers(url: str) -> bool:
-    """Whether anything at `url` answers within a few seconds; an error of the server is an answer."""
+    """Whether `url` answers within a few seconds; an HTTP error counts as an answer."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -20,7 +20,7 @@ def answers(url: str) -> bool:
         except requests.RequestException:
             pass
 
-    thread = threading.Thread(target=ask, daemon=True)  # a DNS lookup can outlast any timeout
+    thread = threading.Thread(target=ask, daemon=True)  # requests' timeout does not cover the DNS lookup
     thread.start()
     thread.join(_SECONDS)
     return answered.is_set()

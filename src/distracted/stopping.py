@@ -1,53 +1,52 @@
-"""Stopping: a signal or a time limit asks, and the work ends at a point from which it can go on."""
+"""Stop cleanly after a signal or a time limit, so that the same command can continue later."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: The exit code of a command that was stopped and goes on when it is called again: EX_TEMPFAIL of sysexits.h.
+#: Exit code of a stopped command that continues when it is run again (EX_TEMPFAIL of sysexits.h).
 RESUMABLE = 75
 
 
 class Stopped(BaseException):
-    """Work ended early by request; the same command goes on from there.
+    """Work ended early on request; the same command continues it.
 
-    Like KeyboardInterrupt it is no `Exception`: nothing is wrong, and code that carries on past errors must
-    not catch it.
+    Like KeyboardInterrupt it is no `Exception`, so that code which tolerates errors does not swallow it.
     """
 
 
 class Stop:
-    """Whether work was asked to stop, and why; a signal handler may ask at any time.
+    """A request to stop; a signal handler may make it at any moment.
 
-    Outside of `waiting` a request interrupts at once, as Ctrl-C does: files are written whole or not at all.
+    Outside of a `waiting` block a request raises at once, as Ctrl-C does: files are written atomically.
 
     Attributes:
-        reason: Why to stop; "" if nobody asked.
+        reason: Why to stop; "" until a stop is requested.
     """
 
     def __init__(self) -> None:
         self.reason = ""
-        self._waits = False
+        self._is_waiting = False
 
     def ask(self, reason: str) -> None:
-        """Ask to stop.
+        """Request a stop.
 
         Raises:
-            Stopped: outside of `waiting`.
+            Stopped: outside of a `waiting` block.
         """
         self.reason = self.reason or reason
-        if not self._waits:
+        if not self._is_waiting:
             self.check()
 
     def check(self) -> None:
-        """Raise Stopped if a stop was asked for."""
+        """Raise Stopped if a stop was requested."""
         if self.reason:
             raise Stopped(self.reason)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within this block a request does not interrupt: the block checks `reason` and saves first."""
-        self._waits = True
+        """In this block requests do not raise: the block polls `reason`, saves its work and calls `check`."""
+        self._is_waiting = True
         try:
             yield
         finally:
-            self._waits = False
+            self._is_waiting = False

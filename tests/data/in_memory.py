@@ -1,4 +1,4 @@
-"""Competitions as tables alone, for what never opens an image."""
+"""Competitions without files, for tests that never open an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from distracted.schema import ColumnsConfig, DataConfig
 
 
 def make_competition(counts: Sequence[Sequence[int]], *, group: str | None = "subject") -> Competition:
-    """A competition of so many images by subject (rows) and class (columns); every picture is another."""
+    """A competition with `counts` images by subject (rows) and class (columns), all of different content."""
     rows = [
         (f"p{subject:02}", label)
-        for subject, of_subject in enumerate(counts)
-        for label, count in enumerate(of_subject)
+        for subject, row in enumerate(counts)
+        for label, count in enumerate(row)
         for _ in range(count)
     ]
     names = [f"img_{number}.jpg" for number in np.random.default_rng(0).permutation(len(rows)) + 1000]
@@ -27,7 +27,7 @@ def make_competition(counts: Sequence[Sequence[int]], *, group: str | None = "su
     if group is None:
         train["subject"] = train["img"]
     train = train.sort_values("img", ignore_index=True)
-    test = pd.DataFrame({"img": ["t1.jpg", "t2.jpg"], "content": ["one", "another"]})
+    test = pd.DataFrame({"img": ["t1.jpg", "t2.jpg"], "content": ["first", "second"]})
     columns = ColumnsConfig(img="img", label="classname", group=group)
     config = DataConfig(name="tables", folder=Path("/nowhere"), columns=columns)
     return Competition(config, train, test, tuple(f"c{k}" for k in range(len(counts[0]))), "hash")
@@ -35,12 +35,12 @@ def make_competition(counts: Sequence[Sequence[int]], *, group: str | None = "su
 
 @st.composite
 def competitions(draw: st.DrawFn) -> Competition:
-    """3 to 9 subjects, 2 to 4 classes, up to 6 images of each; each class has two subjects at least."""
+    """3 to 9 subjects, 2 to 4 classes, up to 6 images of each; every class has at least two subjects."""
     num_subjects, num_classes = draw(st.integers(3, 9)), draw(st.integers(2, 4))
-    row = st.lists(st.integers(0, 6), min_size=num_classes, max_size=num_classes).filter(any)
-    counts = draw(st.lists(row, min_size=num_subjects, max_size=num_subjects))
+    rows = st.lists(st.integers(0, 6), min_size=num_classes, max_size=num_classes).filter(any)
+    counts = draw(st.lists(rows, min_size=num_subjects, max_size=num_subjects))
     for label in range(num_classes):
-        lacking = [of_subject for of_subject in counts if not of_subject[label]]
-        for of_subject in lacking[: max(0, 2 - (num_subjects - len(lacking)))]:
-            of_subject[label] = 1
+        lacking = [row for row in counts if not row[label]]
+        for row in lacking[: max(0, 2 - (num_subjects - len(lacking)))]:
+            row[label] = 1
     return make_competition(counts)

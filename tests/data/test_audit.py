@@ -1,4 +1,4 @@
-"""Each fault that is planted in a split is found and named, and a clean split is not accused."""
+"""Each fault planted in a split is reported, and a clean split has no findings."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from in_memory import make_competition
 
-from distracted.data.audit import SplitFinding, audit_folds, refuse_errors
+from distracted.data.audit import SplitFinding, audit_folds, raise_errors
 from distracted.data.competition import Competition
 from distracted.errors import FoldsError
 
@@ -31,7 +31,7 @@ def texts(findings: list[SplitFinding], level: str) -> list[str]:
 
 def test_a_clean_split(competition: Competition, table: pd.DataFrame) -> None:
     assert audit_folds(competition, table) == []
-    refuse_errors([])
+    raise_errors([])
 
 
 def test_a_subject_in_two_folds(competition: Competition, table: pd.DataFrame) -> None:
@@ -39,7 +39,7 @@ def test_a_subject_in_two_folds(competition: Competition, table: pd.DataFrame) -
     findings = audit_folds(competition, table)
     assert texts(findings, "error") == ["subject p03 is in folds 0, 2"]
     with pytest.raises(FoldsError, match="subject p03 is in folds 0, 2"):
-        refuse_errors(findings)
+        raise_errors(findings)
 
 
 def test_a_subject_always_trained_on_and_held_out(competition: Competition, table: pd.DataFrame) -> None:
@@ -57,7 +57,7 @@ def test_a_class_missing_from_a_training_side() -> None:
     assert "fold 1: class c1 is missing from the validation side" in texts(findings, "warning")
     assert "fold 2: class c1 is missing from the validation side" in texts(findings, "warning")
     with pytest.raises(FoldsError, match="fold 0: class c1"):
-        refuse_errors(findings)
+        raise_errors(findings)
 
 
 def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame) -> None:
@@ -65,26 +65,22 @@ def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame)
     table.loc[table["subject"].isin(["p04", "p02"]), "fold"] = 1
     findings = audit_folds(competition, table)
     assert not texts(findings, "error")
-    assert not texts(findings, "warning")  # 12, 8 and 4 where 8 were intended: within half
+    assert not texts(findings, "warning")  # 12, 8 and 4 instead of 8: within half
     table.loc[table["subject"] == "p04", "fold"] = 0
-    assert texts(audit_folds(competition, table), "warning") == [
-        "fold 0: 16 validation images where 8 were intended"
-    ]
+    assert texts(audit_folds(competition, table), "warning") == ["fold 0: 16 validation images instead of 8"]
 
 
-def test_rows_always_trained_on_count_for_no_side(competition: Competition, table: pd.DataFrame) -> None:
+def test_rows_always_trained_on_are_ignored(competition: Competition, table: pd.DataFrame) -> None:
     table.loc[table["fold"] > 1, "fold"] = -1
     assert audit_folds(competition, table) == []
 
 
 def test_a_single_split_far_from_a_tenth(competition: Competition, table: pd.DataFrame) -> None:
     table.loc[table["fold"] > 0, "fold"] = -1
-    assert texts(audit_folds(competition, table), "warning") == [
-        "fold 0: 8 validation images where 2 were intended"
-    ]
+    assert texts(audit_folds(competition, table), "warning") == ["fold 0: 8 validation images instead of 2"]
 
 
-def test_no_subjects_are_said(competition: Competition, table: pd.DataFrame) -> None:
+def test_missing_subjects_are_a_warning(competition: Competition, table: pd.DataFrame) -> None:
     columns = competition.config.columns.model_copy(update={"group": None})
     by_image = replace(competition, config=competition.config.model_copy(update={"columns": columns}))
     (text,) = texts(audit_folds(by_image, table), "warning")
@@ -92,7 +88,7 @@ def test_no_subjects_are_said(competition: Competition, table: pd.DataFrame) -> 
 
 
 def test_an_identical_picture_across_a_split(competition: Competition, table: pd.DataFrame) -> None:
-    """A copy of a picture under another name, of another subject: same content, other fold."""
+    """The same content under another name and subject, in another fold."""
     train = competition.train
     first = train.index[train["subject"] == "p00"][0]
     second = train.index[train["subject"] == "p01"][0]
@@ -116,7 +112,9 @@ def test_an_identical_picture_in_train_and_test(competition: Competition, table:
     assert text == f"identical pictures in train and test, 1 picture: {name} = t2.jpg"
 
 
-def test_many_are_counted_and_three_are_shown(competition: Competition, table: pd.DataFrame) -> None:
+def test_identical_pictures_are_counted_and_three_shown(
+    competition: Competition, table: pd.DataFrame
+) -> None:
     train = competition.train
     for number in range(4):
         for subject in ("p00", "p01"):
@@ -126,14 +124,14 @@ def test_many_are_counted_and_three_are_shown(competition: Competition, table: p
     assert text.count(" = ") == 3
 
 
-def test_a_warning_is_no_refusal(competition: Competition, table: pd.DataFrame) -> None:
+def test_a_warning_raises_no_error(competition: Competition, table: pd.DataFrame) -> None:
     competition.test.loc[0, "content"] = competition.train["content"][0]
     findings = audit_folds(competition, table)
     assert [finding.level for finding in findings] == ["warning"]
-    refuse_errors(findings)
+    raise_errors(findings)
 
 
-def test_several_faults_are_all_named() -> None:
+def test_all_of_several_faults_are_reported() -> None:
     competition = make_competition([[2, 2], [2, 2], [2, 2]])
     table = competition.train[["img", "subject", "label"]].copy()
     table["fold"] = table["subject"].str[-1].astype(int)

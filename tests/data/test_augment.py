@@ -1,4 +1,4 @@
-"""An image's draws are fixed by (seed, epoch, index), left stays left, and any picture comes out square."""
+"""An image's draws depend on (seed, epoch, index) alone, left stays left, and every output is square."""
 
 import pickle
 import random
@@ -33,21 +33,21 @@ def picture() -> np.ndarray:
 
 
 class TestResizeAndCrop:
-    def test_a_picture_of_the_right_size_is_left_alone(self) -> None:
+    def test_an_image_of_the_right_size_is_unchanged(self) -> None:
         picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         assert (resize_and_crop(picture, size=20, crop=1.0) == picture).all()
 
-    def test_the_central_share_is_seen(self) -> None:
-        """Half of each side: 10 of 20 pixels, from the fifth on."""
+    def test_the_crop_is_central(self) -> None:
+        """Half of each side: 10 of 20 pixels, starting at 5."""
         picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         assert (resize_and_crop(picture, size=10, crop=0.5) == picture[5:15, 5:15]).all()
 
-    def test_the_window_can_lie_elsewhere(self) -> None:
+    def test_the_crop_can_lie_elsewhere(self) -> None:
         picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         corner = resize_and_crop(picture, size=10, crop=0.5, across=1, down=0)
         assert (corner == picture[:10, 10:]).all()
 
-    def test_the_whole_picture_is_squeezed(self) -> None:
+    def test_the_whole_image_is_squeezed(self) -> None:
         """Borders survive, the aspect ratio does not."""
         picture = np.zeros((30, 60, 3), np.uint8)
         picture[:, :20] = 200
@@ -56,7 +56,7 @@ class TestResizeAndCrop:
         assert (square[:, 10:] == 0).all()
 
     def test_shrinking_averages(self) -> None:
-        """A chequered board becomes grey, not black or white by chance."""
+        """A checkerboard becomes grey, not black or white."""
         board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
         assert np.abs(resize_and_crop(board, size=16, crop=1.0).astype(int) - 127.5).max() <= 0.5
 
@@ -73,25 +73,25 @@ class TestDraws:
 
     @pytest.mark.parametrize("policy", RANDOM)
     def test_the_same_key_gives_the_same_picture_in_any_order(self, picture: np.ndarray, policy: str) -> None:
-        one, other = augmenter(policy), augmenter(policy)
-        expected = {(e, i): one(picture, epoch=e, index=i) for e, i in self.KEYS}
+        first, second = augmenter(policy), augmenter(policy)
+        expected = {(e, i): first(picture, epoch=e, index=i) for e, i in self.KEYS}
         for epoch, index in [*reversed(self.KEYS), *self.KEYS, *self.KEYS[2:]]:
-            for each in (one, other):
-                assert (each(picture, epoch=epoch, index=index) == expected[epoch, index]).all()
+            for augment in (first, second):
+                assert (augment(picture, epoch=epoch, index=index) == expected[epoch, index]).all()
 
     @pytest.mark.parametrize("policy", SHIPPED)
-    def test_a_copy_in_another_process_draws_the_same(self, picture: np.ndarray, policy: str) -> None:
-        """Workers are spawned on macOS: they get the augmenter pickled."""
-        here = augmenter(policy)
-        there = pickle.loads(pickle.dumps(here))
+    def test_a_pickled_copy_draws_the_same(self, picture: np.ndarray, policy: str) -> None:
+        """On macOS loader workers get the augmenter pickled."""
+        original = augmenter(policy)
+        copy = pickle.loads(pickle.dumps(original))
         for epoch, index in self.KEYS:
-            expected = here(picture, epoch=epoch, index=index)
-            assert (there(picture, epoch=epoch, index=index) == expected).all()
+            expected = original(picture, epoch=epoch, index=index)
+            assert (copy(picture, epoch=epoch, index=index) == expected).all()
 
     def test_the_global_generators_do_not_matter(self, picture: np.ndarray) -> None:
         expected = augmenter("heavy")(picture, epoch=0, index=0)
         random.seed(5)
-        np.random.seed(5)  # noqa: NPY002 - what a careless library would draw from
+        np.random.seed(5)  # noqa: NPY002 - the generator that a careless library would use
         state = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
         assert (augmenter("heavy")(picture, epoch=0, index=0) == expected).all()
         assert state == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
@@ -107,7 +107,7 @@ class TestDraws:
         assert len({result.tobytes() for result in results}) == len(results)
 
     def test_neighbouring_keys_draw_independently(self) -> None:
-        """Brightness of 200 pictures in a row: uniform, and none like its neighbour."""
+        """The brightness of 200 consecutive images is uniform and not correlated."""
         policy = [{"RandomBrightnessContrast": {"brightness_limit": 0.4, "contrast_limit": 0.0, "p": 1.0}}]
         augment = augmenter(policy, size=4)
         grey = np.full((4, 4, 3), 128, np.uint8)
@@ -117,53 +117,53 @@ class TestDraws:
             assert values.std() > 20
             assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.3
 
-    def test_the_picture_that_comes_in_stays_as_it_is(self, picture: np.ndarray) -> None:
+    def test_the_input_is_not_changed(self, picture: np.ndarray) -> None:
         before = picture.copy()
         for name in SHIPPED:
             for epoch in range(10):
                 augmenter(name)(picture, epoch=epoch, index=0)
         assert (picture == before).all()
 
-    def test_without_transforms_it_is_what_evaluation_sees(self, picture: np.ndarray) -> None:
-        seen = augmenter("none", size=24, crop=0.8)(picture, epoch=3, index=5)
-        assert (seen == resize_and_crop(picture, size=24, crop=0.8)).all()
+    def test_an_empty_policy_is_evaluations_transform(self, picture: np.ndarray) -> None:
+        result = augmenter("none", size=24, crop=0.8)(picture, epoch=3, index=5)
+        assert (result == resize_and_crop(picture, size=24, crop=0.8)).all()
 
 
 class TestRegions:
     BOXES = ((0.0, 0.0, 0.5, 0.5), (0.25, 0.5, 0.75, 1.0))
 
-    def test_a_region_is_the_boxs_pixels(self, picture: np.ndarray) -> None:
+    def test_a_region_holds_the_boxs_pixels(self, picture: np.ndarray) -> None:
         assert (cut_region(picture, self.BOXES[1]) == picture[18:36, 12:36]).all()
         assert (cut_region(picture, (0.0, 0.0, 1.0, 1.0)) == picture).all()
 
     @pytest.mark.parametrize("box", [(0.0, 0.0, 0.01, 0.01), (0.99, 0.99, 1.0, 1.0), (0.4, 0.4, 0.6, 0.6)])
-    def test_it_has_a_pixel_at_least(self, box: Box) -> None:
+    def test_it_has_at_least_one_pixel(self, box: Box) -> None:
         assert cut_region(np.full((1, 2, 3), 7, np.uint8), box).tolist() == [[[7, 7, 7]]]
 
-    def test_the_whole_picture_comes_first_then_the_regions_in_order(self, picture: np.ndarray) -> None:
+    def test_the_whole_image_comes_first_then_the_regions_in_order(self, picture: np.ndarray) -> None:
         whole, *regions = augmenter("none", regions=self.BOXES)(picture, epoch=0, index=0)
         assert (whole == resize_and_crop(picture, size=32, crop=1.0)).all()
         for region, box in zip(regions, self.BOXES, strict=True):
             assert (region == resize_and_crop(cut_region(picture, box), size=32, crop=1.0)).all()
 
     @pytest.mark.parametrize("policy", RANDOM)
-    def test_regions_change_no_byte_of_the_whole(self, picture: np.ndarray, policy: str) -> None:
-        alone, beside = augmenter(policy), augmenter(policy, regions=self.BOXES)
+    def test_regions_change_no_byte_of_the_whole_image(self, picture: np.ndarray, policy: str) -> None:
+        without, with_regions = augmenter(policy), augmenter(policy, regions=self.BOXES)
         for epoch in range(5):
-            views = beside(picture, epoch=epoch, index=3)
+            views = with_regions(picture, epoch=epoch, index=3)
             assert views.shape == (3, 32, 32, 3)
-            assert (views[0] == alone(picture, epoch=epoch, index=3)).all()
+            assert (views[0] == without(picture, epoch=epoch, index=3)).all()
 
     @pytest.mark.parametrize("policy", RANDOM)
-    def test_a_region_sees_nothing_outside_its_box(self, picture: np.ndarray, policy: str) -> None:
+    def test_a_region_holds_nothing_outside_of_its_box(self, picture: np.ndarray, policy: str) -> None:
         augment = augmenter(policy, regions=self.BOXES[:1])
         other = np.full_like(picture, 99)
         other[:18, :24] = picture[:18, :24]
         for epoch in range(5):
-            seen, again = (augment(image, epoch=epoch, index=0) for image in (picture, other))
-            assert (seen[1] == again[1]).all() and (seen[0] != again[0]).any()
+            first, second = (augment(image, epoch=epoch, index=0) for image in (picture, other))
+            assert (first[1] == second[1]).all() and (first[0] != second[0]).any()
 
-    def test_each_region_has_draws_of_its_own_that_repeat(self, picture: np.ndarray) -> None:
+    def test_each_region_has_its_own_reproducible_draws(self, picture: np.ndarray) -> None:
         augment = augmenter("heavy", regions=[(0.0, 0.0, 1.0, 1.0)] * 2)
         before = picture.copy()
         views = augment(picture, epoch=1, index=2)
@@ -174,33 +174,33 @@ class TestRegions:
 
 class TestShippedPolicies:
     @pytest.mark.parametrize("name", SHIPPED)
-    def test_none_names_a_flip(self, name: str) -> None:
+    def test_no_policy_flips(self, name: str) -> None:
         assert not {kind for transform in SHIPPED[name] for kind in transform} & FLIPS
 
     @pytest.mark.parametrize("name", SHIPPED)
     def test_left_stays_left_and_up_stays_up(self, name: str) -> None:
-        """Left and right hand are different classes: a picture bright at its upper left stays so."""
+        """Left and right hand are different classes: the bright side stays on its side."""
         ramp = np.linspace(250, 5, 48).astype(np.uint8)
         across = np.broadcast_to(ramp[None, :, None], (48, 48, 3)).copy()
         down = np.broadcast_to(ramp[:, None, None], (48, 48, 3)).copy()
         augment = augmenter(name)
         for epoch in range(60):
-            seen = augment(across, epoch=epoch, index=0)
-            assert seen[:, :16].mean() > seen[:, 16:].mean()
-            seen = augment(down, epoch=epoch, index=0)
-            assert seen[:16].mean() > seen[16:].mean()
+            result = augment(across, epoch=epoch, index=0)
+            assert result[:, :16].mean() > result[:, 16:].mean()
+            result = augment(down, epoch=epoch, index=0)
+            assert result[:16].mean() > result[16:].mean()
 
     @pytest.mark.parametrize("name", SHIPPED)
     @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 200), (36, 48)])
     @pytest.mark.parametrize("value", [0, 127, 255, None])
-    def test_any_picture_comes_out_square(self, name: str, shape: tuple[int, int], value: int | None) -> None:
-        """Tiny, long, black, white, grey, or a gray photograph with three equal channels."""
+    def test_every_output_is_square(self, name: str, shape: tuple[int, int], value: int | None) -> None:
+        """Tiny, long, black, white, grey, or random with three equal channels."""
         gray = np.random.default_rng(1).integers(0, 255, (*shape, 1), dtype=np.uint8)
         picture = np.full((*shape, 3), value, np.uint8) if value is not None else gray.repeat(3, axis=2)
         augment = augmenter(name, crop=0.875)
         for epoch in range(8):
-            seen = augment(picture, epoch=epoch, index=0)
-            assert (seen.shape, seen.dtype) == ((32, 32, 3), np.uint8)
+            result = augment(picture, epoch=epoch, index=0)
+            assert (result.shape, result.dtype) == ((32, 32, 3), np.uint8)
 
 
 class TestConfigErrors:
@@ -216,7 +216,7 @@ class TestConfigErrors:
             ({"RandomCrop": {}}, "RandomCrop: .*height.*width"),
         ],
     )
-    def test_what_albumentations_does_not_know(self, transform: dict[str, Any], message: str) -> None:
+    def test_unknown_transforms_and_arguments(self, transform: dict[str, Any], message: str) -> None:
         with pytest.raises(ConfigError, match=rf"^augment\.policies: {message}") as info:
             augmenter([transform])
         assert "\n" not in str(info.value)
@@ -229,29 +229,29 @@ class TestConfigErrors:
             ({"CenterCrop": {"height": 10, "width": 12, "p": 1.0}}, r"uint8 of shape \(10, 12, 3\)"),
         ],
     )
-    def test_what_the_network_does_itself(
+    def test_outputs_that_are_no_uint8_squares(
         self, picture: np.ndarray, transform: dict[str, Any], got: str
     ) -> None:
-        """Normalised twice, it would train, and badly."""
+        """Normalised images, for example, would be normalised again by the network."""
         with pytest.raises(ConfigError, match=rf"expected uint8 images of shape \(32, 32, 3\), got {got}"):
             augmenter([transform])(picture, epoch=0, index=0)
 
-    def test_arguments_may_be_left_out(self, picture: np.ndarray) -> None:
-        seen = augmenter([{"HorizontalFlip": None}, {"GaussNoise": {}}])(picture, epoch=0, index=0)
-        assert seen.shape == (32, 32, 3)
+    def test_arguments_are_optional(self, picture: np.ndarray) -> None:
+        result = augmenter([{"HorizontalFlip": None}, {"GaussNoise": {}}])(picture, epoch=0, index=0)
+        assert result.shape == (32, 32, 3)
 
-    def test_the_size_goes_without_saying(self, picture: np.ndarray) -> None:
+    def test_the_size_is_filled_in(self, picture: np.ndarray) -> None:
         for name in ("RandomResizedCrop", "RandomSizedCrop"):
             arguments = {"min_max_height": [10, 30]} if name == "RandomSizedCrop" else {}
             assert augmenter([{name: arguments}])(picture, epoch=0, index=0).shape == (32, 32, 3)
 
 
 class TestAgainstAlbumentations:
-    """A policy's draws are its own, and our own forms of its transforms make its pictures."""
+    """Our faster transforms draw and make the same as albumentations', up to rounding."""
 
     @pytest.mark.parametrize("policy", RANDOM)
     @pytest.mark.parametrize("shape", [(120, 160, 3), (40, 30, 3)])
-    def test_a_policy_gives_its_pictures(self, policy: str, shape: tuple[int, ...]) -> None:
+    def test_a_shipped_policy(self, policy: str, shape: tuple[int, ...]) -> None:
         picture = smooth(shape)
         ours = augmenter(policy, size=48, seed=5)
         plain = A.Compose(
@@ -261,9 +261,9 @@ class TestAgainstAlbumentations:
         plain.set_random_state(*draws.generators)
         for index in range(60):
             draws.key(1, index)
-            off = np.abs(plain(image=picture)["image"].astype(int) - ours(picture, epoch=1, index=index))
-            assert off.mean() < 6 and np.median(off) <= 2
-            total += off.mean() / 60
+            error = np.abs(plain(image=picture)["image"].astype(int) - ours(picture, epoch=1, index=index))
+            assert error.mean() < 6 and np.median(error) <= 2
+            total += error.mean() / 60
         assert total < 2
 
     @pytest.mark.parametrize(
@@ -275,11 +275,11 @@ class TestAgainstAlbumentations:
             {"scale": [0.5, 2], "fit_output": True},
         ],
     )
-    def test_affine_of_every_kind_byte_for_byte(self, arguments: dict[str, Any]) -> None:
-        """Alone it is one warp here as there. Followed by what makes a square of it again."""
-        back = {"Resize": {"height": 24, "width": 24, "p": 1.0}}
+    def test_affine_is_identical_byte_for_byte(self, arguments: dict[str, Any]) -> None:
+        """A single affine transform is one warp in both. The resize makes its output square."""
+        resize = {"Resize": {"height": 24, "width": 24, "p": 1.0}}
         arguments = {**arguments, "p": 1.0}
-        ours = augmenter([{"Affine": arguments}, back], size=24)
+        ours = augmenter([{"Affine": arguments}, resize], size=24)
         tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         plain = A.Compose([A.Affine(**tuples), A.Resize(24, 24)])
         draws = Draws(seed=0)
@@ -297,13 +297,13 @@ def smooth(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _arguments(name: str, arguments: Any) -> dict[str, Any]:
-    """As somebody who uses albumentations would write them."""
+    """Arguments as a user of albumentations would write them."""
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return {"size": (48, 48), **tuples} if name == "RandomResizedCrop" else tuples
 
 
-def test_a_picture_that_may_not_be_written_stays_as_it_is(picture: np.ndarray) -> None:
-    """It may lie in a file that is mapped."""
+def test_a_read_only_image_is_not_changed(picture: np.ndarray) -> None:
+    """It may be part of a memory-mapped file."""
     policy = [{"CoarseDropout": {"p": 1.0}}, {"RandomResizedCrop": {"p": 1.0}}]
     before = picture.copy()
     picture.flags.writeable = False

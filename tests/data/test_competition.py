@@ -1,4 +1,4 @@
-"""The index: what fits together is read, and whatever does not is refused with its file, row or image."""
+"""The index: consistent data is read, and errors name the file, row or image."""
 
 import shutil
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def first_path(folder: Path, first: dict[str, str]) -> Path:
 
 
 class TestIndex:
-    def test_what_it_holds(self, folder: Path, competition: Competition) -> None:
+    def test_the_tables(self, folder: Path, competition: Competition) -> None:
         listed = pd.read_csv(folder / TRAIN).set_index("img")
         train = competition.train
         assert list(train.columns) == ["img", "subject", "classname", "label", "content"]
@@ -57,7 +57,7 @@ class TestIndex:
         assert (competition.num_classes, competition.num_subjects, competition.name) == (3, 6, "tiny")
         assert train["content"].nunique() == len(train)
 
-    def test_test_images_and_classes_stand_in_the_submissions_order(self, folder: Path) -> None:
+    def test_test_images_and_classes_are_in_the_submissions_order(self, folder: Path) -> None:
         edit(folder / SAMPLE, lambda t: t.iloc[::-1][["img", "c2", "c0", "c1"]])
         competition = load(folder)
         assert competition.classes == ("c2", "c0", "c1")
@@ -77,18 +77,18 @@ class TestIndex:
         assert "0012" in set(competition.train["img"])
         assert "007" in set(competition.train["subject"])
 
-    def test_na_is_a_name_like_any_other(self, folder: Path) -> None:
+    def test_na_is_an_ordinary_name(self, folder: Path) -> None:
         edit(folder / TRAIN, lambda t: t.replace("p000", "NA"))
         assert "NA" in set(load(folder).train["subject"])
 
     @pytest.mark.parametrize("encode", [lambda b: b"\xef\xbb\xbf" + b, lambda b: b.replace(b"\n", b"\r\n")])
     def test_a_list_saved_on_windows(self, folder: Path, encode: Callable[[bytes], bytes]) -> None:
-        """With a byte order mark, or its line endings."""
+        """With a byte order mark, or with CRLF line endings."""
         expected = load(folder).index_hash
         (folder / TRAIN).write_bytes(encode((folder / TRAIN).read_bytes()))
         assert load(folder).index_hash == expected
 
-    def test_files_that_nothing_lists_do_not_matter(self, folder: Path, first_path: Path) -> None:
+    def test_files_that_are_not_listed_are_ignored(self, folder: Path, first_path: Path) -> None:
         expected = load(folder).index_hash
         shutil.copy(first_path, first_path.with_name("more.jpg"))
         assert load(folder).index_hash == expected
@@ -104,13 +104,13 @@ class TestColumns:
         pd.testing.assert_frame_equal(competition.train, expected.train)
         assert competition.index_hash == expected.index_hash
 
-    def test_without_subjects_each_image_is_its_own(self, folder: Path, data: DataConfig) -> None:
+    def test_without_subjects_each_image_is_its_own_subject(self, folder: Path, data: DataConfig) -> None:
         edit(folder / TRAIN, lambda t: t.drop(columns="subject"))
         competition = load_competition(rename(data, group=None))
         assert (competition.train["subject"] == competition.train["img"]).all()
         assert competition.num_subjects == len(competition.train)
 
-    def test_a_missing_group_column_is_not_taken_for_no_subjects(self, folder: Path) -> None:
+    def test_a_missing_group_column_is_an_error(self, folder: Path) -> None:
         edit(folder / TRAIN, lambda t: t.drop(columns="subject"))
         with pytest.raises(DataError, match=r"expected the column 'subject'.*group: null"):
             load(folder)
@@ -124,41 +124,41 @@ class TestColumns:
 
 
 class TestHash:
-    def test_of_the_same_data_elsewhere(self, folder: Path, tmp_path: Path) -> None:
+    def test_the_folder_does_not_matter(self, folder: Path, tmp_path: Path) -> None:
         shutil.copytree(folder, tmp_path / "copy/tiny")
         assert load(tmp_path / "copy/tiny").index_hash == load(folder).index_hash
 
-    def test_the_order_of_the_list_does_not_count(self, folder: Path) -> None:
+    def test_the_order_of_the_list_does_not_matter(self, folder: Path) -> None:
         expected = load(folder).index_hash
         edit(folder / TRAIN, lambda t: t.sample(frac=1, random_state=0))
         edit(folder / TRAIN, lambda t: t[["img", "subject", "classname"]])
         assert load(folder).index_hash == expected
 
-    def test_a_pictures_content_counts(self, folder: Path, first_path: Path) -> None:
+    def test_it_depends_on_a_training_images_content(self, folder: Path, first_path: Path) -> None:
         expected = load(folder).index_hash
         first_path.write_bytes(first_path.read_bytes() + b"\0")
         assert load(folder).index_hash != expected
 
-    def test_a_test_pictures_content_counts(self, folder: Path) -> None:
+    def test_it_depends_on_a_test_images_content(self, folder: Path) -> None:
         expected = load(folder).index_hash
         path = next((folder / "imgs/test").iterdir())
         path.write_bytes(path.read_bytes() + b"\0")
         assert load(folder).index_hash != expected
 
-    def test_a_label_counts(self, folder: Path, first: dict[str, str], first_path: Path) -> None:
+    def test_it_depends_on_a_label(self, folder: Path, first: dict[str, str], first_path: Path) -> None:
         expected = load(folder).index_hash
         other = "c1" if first["classname"] == "c0" else "c0"
         first_path.rename(folder / "imgs/train" / other / first["img"])
         edit(folder / TRAIN, lambda t: t.assign(classname=[other, *t["classname"][1:]]))
         assert load(folder).index_hash != expected
 
-    def test_a_subject_counts(self, folder: Path) -> None:
+    def test_it_depends_on_a_subject(self, folder: Path) -> None:
         expected = load(folder).index_hash
         edit(folder / TRAIN, lambda t: t.assign(subject=["p005", *t["subject"][1:]]))
         assert load(folder).index_hash != expected
 
-    def test_the_order_of_the_test_images_and_classes_counts(self, folder: Path) -> None:
-        """Predictions are stored in it."""
+    def test_it_depends_on_the_order_of_test_images_and_classes(self, folder: Path) -> None:
+        """Predictions are stored in this order."""
         hashes = {load(folder).index_hash}
         edit(folder / SAMPLE, lambda t: t.iloc[::-1])
         hashes.add(load(folder).index_hash)
@@ -167,8 +167,8 @@ class TestHash:
         assert len(hashes) == 3
 
 
-class TestRefused:
-    """`{train}` and the like in the patterns are filled in with the paths at hand."""
+class TestErrors:
+    """`{folder}`, `{train}` and `{sample}` in the messages stand for paths."""
 
     def check(self, folder: Path, message: str) -> None:
         with pytest.raises(DataError) as info:
@@ -224,17 +224,13 @@ class TestRefused:
     )
     def test_a_sample_submission_with_other_columns(self, folder: Path, columns: list[str], got: str) -> None:
         edit(folder / SAMPLE, lambda t: t.set_axis(columns, axis=1))
-        self.check(
-            folder,
-            f"{{sample}}: expected the columns 'img' and one for each of two classes or more, got {got}",
-        )
+        expected = "{sample}: expected the columns 'img' and one for each of two classes or more, got "
+        self.check(folder, expected + got)
 
     def test_a_sample_submission_with_one_class(self, folder: Path) -> None:
         edit(folder / SAMPLE, lambda t: t[["img", "c0"]])
-        self.check(
-            folder,
-            "{sample}: expected the columns 'img' and one for each of two classes or more, got img, c0",
-        )
+        expected = "{sample}: expected the columns 'img' and one for each of two classes or more, got img, c0"
+        self.check(folder, expected)
 
     def test_a_class_without_a_column(self, folder: Path) -> None:
         edit(folder / SAMPLE, lambda t: t[["img", "c0", "c2"]])
@@ -259,11 +255,11 @@ class TestRefused:
         [("img", name) for name in ("../x.jpg", "/etc/passwd", "a/b.jpg", "a\\b.jpg", "..", ".", "c:\\x")]
         + [("classname", "../c0"), ("subject", "..")],
     )
-    def test_a_name_that_leads_elsewhere(self, folder: Path, name: str, column: str) -> None:
+    def test_a_name_that_leads_out_of_the_folder(self, folder: Path, name: str, column: str) -> None:
         edit(folder / TRAIN, lambda t: t.assign(**{column: [*t[column][:2], name, *t[column][3:]]}))
         self.check(folder, f"{{train}}, row 4: column '{column}': {name!r} leads out of the folder; expected")
 
-    def test_a_test_image_that_leads_elsewhere(self, folder: Path) -> None:
+    def test_a_test_image_that_leads_out_of_the_folder(self, folder: Path) -> None:
         edit(folder / SAMPLE, lambda t: t.assign(img=["../x.jpg", *t["img"][1:]]))
         self.check(folder, "{sample}, row 2: column 'img': '../x.jpg' leads out of the folder")
 
@@ -272,13 +268,11 @@ class TestRefused:
         edit(folder / TRAIN, lambda t: t.assign(img=[value, *t["img"][1:]]))
         self.check(folder, "{train}, row 2: column 'img' is empty or padded with spaces")
 
-    def test_a_name_too_long_for_a_file(self, folder: Path) -> None:
+    def test_a_name_that_is_too_long_for_a_file(self, folder: Path) -> None:
         edit(folder / TRAIN, lambda t: t.assign(img=["ä" * 200, *t["img"][1:]]))
         self.check(folder, "{train}, row 2: column 'img': a name of 400 bytes")
 
-    def test_an_image_that_is_not_on_disk(
-        self, folder: Path, first: dict[str, str], first_path: Path
-    ) -> None:
+    def test_a_missing_image(self, folder: Path, first: dict[str, str], first_path: Path) -> None:
         first_path.unlink()
         listed = f"imgs/train/{first['classname']}/{first['img']}"
         self.check(folder, f"{{folder}}: listed but not on disk: {listed}; fetch the data again")
@@ -300,13 +294,13 @@ class TestRefused:
             (lambda data: b"", "the file is empty (zero bytes)"),
         ],
     )
-    def test_a_broken_image(
+    def test_a_damaged_image(
         self, folder: Path, first_path: Path, damage: Callable[[bytes], bytes], message: str
     ) -> None:
         first_path.write_bytes(damage(first_path.read_bytes()))
         self.check(folder, f"{first_path}: {message}")
 
-    def test_many_broken_images_are_counted(self, folder: Path) -> None:
+    def test_many_damaged_images_are_counted(self, folder: Path) -> None:
         for path in (folder / "imgs/test").iterdir():
             path.write_bytes(b"")
         with pytest.raises(DataError) as info:
@@ -317,8 +311,8 @@ class TestRefused:
         assert lines[-1] == "... and 2 more"
 
 
-def test_a_sample_submission_alone(folder: Path) -> None:
-    """The doctor of submissions reads it without the rest."""
+def test_the_sample_submission_can_be_read_alone(folder: Path) -> None:
+    """The check of submissions reads only this file."""
     imgs, classes = read_sample_submission(folder / SAMPLE, img_column="img")
     assert imgs == pd.read_csv(folder / SAMPLE)["img"].tolist()
     assert classes == ("c0", "c1", "c2")

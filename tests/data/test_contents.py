@@ -1,4 +1,4 @@
-"""Images are read once; afterwards their size and time of change are trusted."""
+"""Images are read once; later only if their size or modification time has changed."""
 
 import os
 from hashlib import blake2b
@@ -28,8 +28,8 @@ def digest(path: Path) -> str:
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def overwrite_unseen(path: Path) -> None:
-    """Other bytes of the same length, and the time of change put back."""
+def overwrite_unnoticed(path: Path) -> None:
+    """Change a byte and restore the modification time."""
     stat = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -45,21 +45,23 @@ def test_digests_are_those_of_the_files(folder: Path, paths: list[Path], cache: 
     assert digest_images(paths[::-1], root=folder, cache=cache) == expected[::-1]
 
 
-def test_the_second_time_nothing_is_read(folder: Path, paths: list[Path], cache: Path) -> None:
-    """A change that neither size nor time betrays stays unseen: nobody opened the file."""
+def test_nothing_is_read_the_second_time(folder: Path, paths: list[Path], cache: Path) -> None:
+    """A change of neither size nor time goes unnoticed, which shows that the file was not opened."""
     before = digest_images(paths, root=folder, cache=cache)
     written = cache.stat().st_mtime_ns
-    overwrite_unseen(paths[0])
+    overwrite_unnoticed(paths[0])
     assert digest_images(paths, root=folder, cache=cache) == before
     assert digest(paths[0]) != before[0]
     assert cache.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_changed_time_is_read_anew(folder: Path, paths: list[Path], cache: Path, sign: int) -> None:
-    """Newer or older: a file put back from a backup is another file too."""
+def test_a_file_of_another_time_is_read_again(
+    folder: Path, paths: list[Path], cache: Path, sign: int
+) -> None:
+    """Newer or older: a backup may have been restored."""
     before = digest_images(paths, root=folder, cache=cache)
-    overwrite_unseen(paths[0])
+    overwrite_unnoticed(paths[0])
     stat = paths[0].stat()
     os.utime(paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + sign * 1_000))
     after = digest_images(paths, root=folder, cache=cache)
@@ -68,7 +70,7 @@ def test_a_changed_time_is_read_anew(folder: Path, paths: list[Path], cache: Pat
     assert after[1:] == before[1:]
 
 
-def test_a_changed_size_is_read_anew(folder: Path, paths: list[Path], cache: Path) -> None:
+def test_a_file_of_another_size_is_read_again(folder: Path, paths: list[Path], cache: Path) -> None:
     before = digest_images(paths, root=folder, cache=cache)
     stat = paths[0].stat()
     paths[0].write_bytes(paths[0].read_bytes() + b"\0")
@@ -76,9 +78,9 @@ def test_a_changed_size_is_read_anew(folder: Path, paths: list[Path], cache: Pat
     assert digest_images(paths, root=folder, cache=cache)[0] == digest(paths[0]) != before[0]
 
 
-def test_only_what_is_new_is_read(folder: Path, paths: list[Path], cache: Path) -> None:
+def test_only_new_files_are_read(folder: Path, paths: list[Path], cache: Path) -> None:
     digest_images(paths[:10], root=folder, cache=cache)
-    overwrite_unseen(paths[0])
+    overwrite_unnoticed(paths[0])
     digests = digest_images(paths, root=folder, cache=cache)
     assert digests[0] != digest(paths[0])  # from the cache
     assert digests[10:] == [digest(path) for path in paths[10:]]
@@ -87,46 +89,46 @@ def test_only_what_is_new_is_read(folder: Path, paths: list[Path], cache: Path) 
 def test_the_cache_moves_with_the_folder(folder: Path, paths: list[Path], cache: Path) -> None:
     """Names are relative to the root."""
     before = digest_images(paths, root=folder, cache=cache)
-    overwrite_unseen(paths[0])
+    overwrite_unnoticed(paths[0])
     moved = folder.rename(folder.with_name("moved"))
     there = [moved / path.relative_to(folder) for path in paths]
     assert digest_images(there, root=moved, cache=cache) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 half a file", b"no parquet at all"])
-def test_a_damaged_cache_is_no_cache(folder: Path, paths: list[Path], cache: Path, content: bytes) -> None:
+def test_a_damaged_cache_is_replaced(folder: Path, paths: list[Path], cache: Path, content: bytes) -> None:
     cache.parent.mkdir()
     cache.write_bytes(content)
     assert digest_images(paths, root=folder, cache=cache) == [digest(path) for path in paths]
-    assert len(pd.read_parquet(cache)) == len(paths)  # and it is mended
+    assert len(pd.read_parquet(cache)) == len(paths)
 
 
-def test_a_cache_of_another_make(folder: Path, paths: list[Path], cache: Path) -> None:
+def test_a_cache_with_other_columns_is_ignored(folder: Path, paths: list[Path], cache: Path) -> None:
     cache.parent.mkdir()
     pd.DataFrame({"name": ["x"], "hash": ["y"]}).to_parquet(cache)
     assert digest_images(paths, root=folder, cache=cache) == [digest(path) for path in paths]
 
 
-def test_a_broken_image_is_never_remembered(folder: Path, paths: list[Path], cache: Path) -> None:
-    whole = paths[3].read_bytes()
-    paths[3].write_bytes(whole[:-100])
+def test_a_damaged_image_is_not_cached(folder: Path, paths: list[Path], cache: Path) -> None:
+    data = paths[3].read_bytes()
+    paths[3].write_bytes(data[:-100])
     for _ in range(2):
         with pytest.raises(DataError, match="truncated") as info:
             digest_images(paths, root=folder, cache=cache)
         assert str(info.value).startswith(f"{paths[3]}: ")
-    assert len(pd.read_parquet(cache)) == len(paths) - 1  # the others need not be read again
-    paths[3].write_bytes(whole)
+    assert len(pd.read_parquet(cache)) == len(paths) - 1  # the other images are cached
+    paths[3].write_bytes(data)
     assert digest_images(paths, root=folder, cache=cache)[3] == digest(paths[3])
 
 
-def test_a_competition_leaves_its_cache_where_it_is_told(tmp_path: Path, data: DataConfig) -> None:
+def test_a_competition_uses_the_given_cache_folder(tmp_path: Path, data: DataConfig) -> None:
     first = load_competition(data, cache=tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["contents.parquet"]
     assert load_competition(data, cache=tmp_path / "cache").index_hash == first.index_hash
     assert load_competition(data).index_hash == first.index_hash
 
 
-def test_progress_counts_what_is_read(folder: Path, paths: list[Path], cache: Path) -> None:
+def test_progress_counts_the_files_that_are_read(folder: Path, paths: list[Path], cache: Path) -> None:
     progress = RecordedProgress()
     digest_images(paths, root=folder, cache=cache, progress=progress)
     digest_images(paths, root=folder, cache=cache, progress=progress)

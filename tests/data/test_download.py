@@ -1,4 +1,4 @@
-"""The competition arrives whole or not at all, and nothing of an archive lands outside its folder."""
+"""A competition is downloaded completely or not at all, and no archive writes outside of its folder."""
 
 import os
 import random
@@ -21,7 +21,7 @@ LINK = 0o120777 << 16  # a symbolic link's mode in a member's attributes
 
 
 def write_zip(path: Path, members: dict[str, bytes], links: tuple[str, ...] = ()) -> Path:
-    """A zip archive with names as they are given; zipfile cleans none that is set afterwards."""
+    """Write a zip archive; zipfile does not clean names that are set after construction."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items():
             info = zipfile.ZipInfo()
@@ -43,7 +43,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 class TestUnpack:
-    def test_a_good_archive(self, tmp_path: Path, archive: Path) -> None:
+    def test_a_valid_archive(self, tmp_path: Path, archive: Path) -> None:
         members = {
             "driver_imgs_list.csv": b"subject\n",
             "imgs/train/c0/img_1.jpg": bytes(range(256)),
@@ -71,7 +71,7 @@ class TestUnpack:
         ],
     )
     def test_a_member_that_leads_outside(self, tmp_path: Path, archive: Path, name: str) -> None:
-        """Refused before anything is unpacked, though it comes last; zipfile would clean it silently."""
+        """It is the last member, but nothing is unpacked; zipfile would silently clean the name."""
         write_zip(archive, {"first.txt": b"x", name: b"evil"})
         before = tree(tmp_path)
         with pytest.raises(DataError, match=r"data\.zip: member .*; nothing was unpacked") as info:
@@ -83,12 +83,12 @@ class TestUnpack:
     @pytest.mark.parametrize("target", [b"/etc", b"..", b"first.txt"])
     def test_a_link(self, tmp_path: Path, archive: Path, target: bytes) -> None:
         write_zip(archive, {"first.txt": b"x", "imgs": target}, links=("imgs",))
-        with pytest.raises(DataError, match="member 'imgs' would land outside"):
+        with pytest.raises(DataError, match="member 'imgs' leads outside"):
             unpack(archive, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("name", ["a..b.txt", "..a", "a/...", "C/x"])
-    def test_dots_within_a_name_are_no_way_out(self, tmp_path: Path, archive: Path, name: str) -> None:
+    def test_dots_within_a_name_are_allowed(self, tmp_path: Path, archive: Path, name: str) -> None:
         unpack(write_zip(archive, {name: b"x"}), tmp_path / "out")
         assert tree(tmp_path / "out") == {name: b"x"}
 
@@ -101,10 +101,10 @@ class TestUnpack:
         assert not (tmp_path / "out").exists()
 
     def test_a_bit_flipped_anywhere_in_the_contents(self, tmp_path: Path, archive: Path) -> None:
-        """In stored and in compressed blocks: whatever zipfile and zlib call it, nothing half stays."""
+        """In stored and in compressed blocks; zipfile and zlib raise various errors."""
         text = " ".join(map(str, range(1500))).encode()
         data = write_zip(
-            archive, {"whole": b"x", "a": text, "b": random.Random(0).randbytes(500)}
+            archive, {"first": b"x", "a": text, "b": random.Random(0).randbytes(500)}
         ).read_bytes()
         starts = [data.index(b"PK\3\4", 10), data.index(b"PK\1\2")]  # of the second member, of the directory
         for position in range(starts[0] + 40, starts[1], 97):
@@ -129,8 +129,8 @@ class TestUnpack:
         with pytest.raises(DataError, match=r"damaged archive .*encrypted"):
             unpack(archive, tmp_path / "out")
 
-    def test_a_disk_that_does_not_take_it(self, tmp_path: Path, archive: Path) -> None:
-        """Here a name too long for it; a full disk ends the same way."""
+    def test_a_disk_that_refuses_a_file(self, tmp_path: Path, archive: Path) -> None:
+        """Here because of a long name; a full disk gives the same error."""
         write_zip(archive, {"first": b"x", "n" * 300: b"y"})
         with pytest.raises(DataError, match=r"data\.zip: cannot be unpacked to .*out \(File name too long\)"):
             unpack(archive, tmp_path / "out")
@@ -138,7 +138,7 @@ class TestUnpack:
 
 
 class StandIn:
-    """In place of Kaggle's client: `deliver` puts into a folder what a download would."""
+    """Stands in for Kaggle's client: `deliver` puts the download into a folder."""
 
     def __init__(self, deliver: Callable[[Path], None]) -> None:
         self._deliver = deliver
@@ -179,7 +179,7 @@ class TestDownload:
     def test_archives_in_the_archive_are_unpacked(
         self, tmp_path: Path, data: DataConfig, stand_in: MakeStandIn
     ) -> None:
-        """As competitions of 2016 keep theirs."""
+        """As in competitions of 2016."""
         inner = write_zip(tmp_path / "imgs.zip", {"imgs/test/img_1.jpg": b"x"}).read_bytes()
         outer = {"imgs.zip": inner, "sample_submission.csv": b"img\n"}
         stand_in(lambda folder: write_zip(folder / "all.zip", outer) and None)
@@ -190,13 +190,13 @@ class TestDownload:
         (folder / "state-farm.zip").write_bytes(b"PK\3\4 half")
         raise KeyboardInterrupt
 
-    def test_interrupted_it_leaves_nothing(self, data: DataConfig, stand_in: MakeStandIn) -> None:
+    def test_an_interrupted_download_leaves_nothing(self, data: DataConfig, stand_in: MakeStandIn) -> None:
         stand_in(self.interrupt)
         with pytest.raises(KeyboardInterrupt):
             download_competition(data)
         assert list(data.folder.parent.iterdir()) == []
 
-    def test_interrupted_while_unpacking_it_leaves_nothing(
+    def test_interrupted_unpacking_leaves_nothing(
         self, data: DataConfig, stand_in: MakeStandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         stand_in(lambda folder: write_zip(folder / "all.zip", {"a": b"x", "b": b"y"}) and None)
@@ -218,7 +218,7 @@ class TestDownload:
         ("deliver", "message"),
         [
             (lambda folder: (folder / "all.zip").write_bytes(b"PK"), r"all\.zip: damaged archive"),
-            (lambda folder: write_zip(folder / "all.zip", {"../evil": b"x"}), "would land outside"),
+            (lambda folder: write_zip(folder / "all.zip", {"../evil": b"x"}), "leads outside of"),
             (lambda folder: write_zip(folder / "all.zip", {"in.zip": b"PK"}), r"in\.zip: damaged archive"),
             (lambda folder: None, "Kaggle sent no zip archive"),
         ],
@@ -244,7 +244,7 @@ class TestDownload:
         assert "\n" not in str(info.value)
         assert list(data.folder.parent.iterdir()) == []
 
-    def test_a_folder_that_is_there_is_left_alone(self, data: DataConfig, stand_in: MakeStandIn) -> None:
+    def test_an_existing_folder_is_not_touched(self, data: DataConfig, stand_in: MakeStandIn) -> None:
         client = stand_in(lambda folder: None)
         data.folder.mkdir(parents=True)
         (data.folder / "mine.txt").write_text("x")
@@ -255,27 +255,27 @@ class TestDownload:
 
     def test_data_without_a_name_on_kaggle(self, tmp_path: Path, stand_in: MakeStandIn) -> None:
         client = stand_in(lambda folder: None)
-        with pytest.raises(DataError, match=r"data sample: no data\.kaggle in its config"):
+        with pytest.raises(DataError, match=r"data sample: data\.kaggle is not set"):
             download_competition(load_data_config("sample", root=tmp_path))
         assert not client.asked
 
 
-def test_without_credentials_two_lines_say_where_they_go(tmp_path: Path) -> None:
-    """The real client, which looks for them on import: in a process of its own, with an empty home."""
+def test_without_credentials_two_lines_say_where_to_put_them(tmp_path: Path) -> None:
+    """With the real client, which signs in on import: in another process with an empty home folder."""
     code = (
         "from distracted.errors import CredentialsError\n"
         "from distracted.kaggle_client import sign_in\n"
         "try:\n    sign_in()\nexcept CredentialsError as error:\n    print(error, end='')"
     )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KAGGLE", "XDG"))}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("KAGGLE", "XDG"))}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=kept | {"HOME": str(tmp_path)},
+        env=others | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.stderr == ""  # the client's own page of help is kept back
+    assert done.stderr == ""  # the client's own help is suppressed
     first, second = done.stdout.splitlines()
     assert "no Kaggle credentials found" in first
     assert "~/.kaggle/kaggle.json" in first
@@ -283,8 +283,8 @@ def test_without_credentials_two_lines_say_where_they_go(tmp_path: Path) -> None
     assert done.returncode == 0
 
 
-def test_a_client_that_leaves_the_interpreter(monkeypatch: pytest.MonkeyPatch, data: DataConfig) -> None:
-    """As Kaggle's does where it finds no credentials; its words are kept back."""
+def test_a_client_that_calls_exit(monkeypatch: pytest.MonkeyPatch, data: DataConfig) -> None:
+    """As Kaggle's does without credentials; its output is suppressed."""
 
     class KaggleApi:
         def authenticate(self) -> None:

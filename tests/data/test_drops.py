@@ -1,4 +1,4 @@
-"""The drop list: out of training for its reasons, never out of what is scored, and written on the run."""
+"""The drop list: its images are not trained on, but predicted and scored, and it is part of the config."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def listed(competition: Competition, tmp_path: Path) -> Listed:
 
 
 def dropped(competition: Competition, store: Store, fold: int) -> list[int]:
-    """Rows of a fold's training side that the list leaves out."""
+    """Rows that the list removes from a fold's training side."""
     rows = store.folds.train(fold)
     return np.setdiff1d(rows, keep_rows(competition, store.folds, fold, rows)).tolist()
 
@@ -49,38 +49,38 @@ def test_images_are_dropped_from_training_sides_alone(store: Store, listed: List
     imgs = store.competition.train["img"]
     first, second = int(store.folds.valid(0)[0]), int(store.folds.valid(1)[0])
     competition = listed(f'img,reason,fold\n{imgs[first]},black,\n{imgs[second]},"wrong, surely",2\n')
-    found = [dropped(competition, store, fold) for fold in range(3)]
-    assert found == [[], [first], sorted([first, second])]
+    by_fold = [dropped(competition, store, fold) for fold in range(3)]
+    assert by_fold == [[], [first], sorted([first, second])]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("img\na\n", "expected the columns img,reason and perhaps fold, got img"),
+        ("img\na\n", "expected the columns img,reason and optionally fold, got img"),
         ("img,reason,who\n", "got img,reason,who"),
-        ("img,reason\nnone.jpg,black\n", "row 2: 'none.jpg' is no training image"),
+        ("img,reason\nnone.jpg,black\n", "row 2: 'none.jpg' is not a training image"),
         ("img,reason\n{0},\n", "row 2: .* has no reason"),
         ("img,reason,fold\n{0},black,one\n", "row 2: fold 'one'"),
         ("img,reason,fold\n{0},black,-1\n", "row 2: fold '-1'"),
-        ("img,reason\n{0},black\n{0},white\n", "row 3: .* is there already"),
-        ("img,reason,fold\n{0},black,7\n", "fold 7; there are 3, 0 to 2"),
+        ("img,reason\n{0},black\n{0},white\n", "row 3: .* is listed already"),
+        ("img,reason,fold\n{0},black,7\n", "fold 7; expected one of the 3 folds, 0 to 2"),
     ],
 )
-def test_a_wrong_list_names_its_row(store: Store, listed: Listed, text: str, said: str) -> None:
+def test_a_wrong_list_names_its_row(store: Store, listed: Listed, text: str, message: str) -> None:
     competition = listed(text.format(store.competition.train["img"][0]))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         dropped(competition, store, 0)
 
 
-def test_a_class_that_would_be_gone_is_said(store: Store, listed: Listed) -> None:
+def test_a_class_without_images_left_is_an_error(store: Store, listed: Listed) -> None:
     train = store.competition.train
     own = train.loc[train["classname"] == "c1", "img"]
     competition = listed("img,reason\n" + "".join(f"{img},all of them\n" for img in own))
-    with pytest.raises(DataError, match="fold 0 would train on none of class 'c1'"):
+    with pytest.raises(DataError, match="fold 0 would train without any image of class 'c1'"):
         dropped(competition, store, 0)
 
 
-def test_a_list_that_changes_under_way_is_refused(store: Store, listed: Listed) -> None:
+def test_a_list_that_changes_during_a_command_is_an_error(store: Store, listed: Listed) -> None:
     imgs = store.competition.train["img"]
     competition = listed(f"img,reason\n{imgs[0]},black\n")
     assert competition.config.drop_list is not None
@@ -89,21 +89,21 @@ def test_a_list_that_changes_under_way_is_refused(store: Store, listed: Listed) 
         dropped(competition, store, 0)
 
 
-def test_a_class_of_which_the_holdout_has_the_rest_is_gone(store: Store, listed: Listed) -> None:
-    """What is held back from training teaches nothing."""
+def test_images_of_the_inner_holdout_do_not_save_a_class(store: Store, listed: Listed) -> None:
+    """They are not trained on."""
     train = store.competition.train
-    kept = train.index[train["subject"] == "p001"].to_numpy()
+    rows = train.index[train["subject"] == "p001"].to_numpy()
     own = train.loc[(train["classname"] == "c1") & (train["subject"] == "p001"), "img"]
     competition = listed("img,reason\n" + "".join(f"{img},all of them\n" for img in own))
     assert dropped(competition, store, 0)
-    with pytest.raises(DataError, match="none of class 'c1'"):
-        keep_rows(competition, store.folds, 0, kept)
+    with pytest.raises(DataError, match="without any image of class 'c1'"):
+        keep_rows(competition, store.folds, 0, rows)
 
 
 class TestConfig:
     @pytest.fixture
     def configs(self, tmp_path: Path) -> Path:
-        """The project's configs beside a drop list for the data called tiny."""
+        """The project's configs in a folder that may get a drop list for the data `tiny`."""
         folder = tmp_path / "configs"
         folder.mkdir()
         for name in ("train.yaml", "recipes", "models"):
@@ -111,7 +111,7 @@ class TestConfig:
         (folder / "data").mkdir()
         return folder
 
-    def test_the_list_is_found_by_the_datas_name_and_is_part_of_the_run(
+    def test_the_list_belongs_to_the_datas_name_and_to_the_configs_hash(
         self, configs: Path, folder: Path
     ) -> None:
         def load() -> RunConfig:
@@ -127,16 +127,16 @@ class TestConfig:
         path.write_text("img,reason\na.jpg,black\n")
         assert load().hash != config.hash
 
-    def test_it_cannot_be_set_by_hand(self, configs: Path) -> None:
+    def test_its_path_cannot_be_set(self, configs: Path) -> None:
         (configs / "data/mine.yaml").write_text("data:\n  drop_list: elsewhere.csv\n")
         with pytest.raises(ConfigError, match="if that file exists; leave the key out"):
             load_config(model="resnet50", data="mine", configs=configs)
 
 
-def test_dropped_images_teach_nothing_and_are_scored(
+def test_dropped_images_do_not_affect_training_and_are_scored(
     store: Store, listed: Listed, configure: Callable[..., RunConfig]
 ) -> None:
-    """Whatever label a dropped image has, the fold's predictions are the same bytes; and it is predicted."""
+    """Another label of a dropped image leaves the fold's predictions byte for byte; and it is predicted."""
     row = int(store.folds.valid(1)[0])
     img = store.competition.train["img"][row]
     competition = listed(f"img,reason\n{img},wrong\n")
@@ -144,10 +144,8 @@ def test_dropped_images_teach_nothing_and_are_scored(
     dropping = Store(store.workspace, competition, store.folds)
     settled = settle(config, num_folds=3)
     manifest = train_and_store(dropping, settled, run="a", fold=0)
-    assert (
-        manifest.details == {"num_dropped": 1}
-        and manifest.config["data"]["drops"] == competition.config.drops
-    )
+    assert manifest.details == {"num_dropped": 1}
+    assert manifest.config["data"]["drops"] == competition.config.drops
     before = store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes()
     store.folds.table.loc[row, "label"] = (store.folds.labels[row] + 1) % 3
     train_folds(dropping, settled, run="a", folds=[0], force=True)

@@ -1,4 +1,4 @@
-"""Folds: every image once, no subject on both sides, made once, refused when not those of the data."""
+"""Folds: every image once, no subject on both sides, made once, rejected if they do not match the data."""
 
 import hashlib
 from collections.abc import Callable
@@ -34,14 +34,14 @@ class TestMakeFolds:
     @pytest.mark.slow
     @settings(max_examples=10, deadline=None)
     @given(competitions(), st.integers(2, 6))
-    def test_of_any_competition(self, competition: Competition, asked: int) -> None:
-        """Every image once, no subject on both sides, every class on every training side; or no folds."""
+    def test_properties_hold_for_any_competition(self, competition: Competition, asked: int) -> None:
+        """Every image once, no subject on both sides, every class on every training side; or an error."""
         num_folds = feasible_folds(competition, asked)
         assert 2 <= num_folds <= asked
         try:
             table = make_folds(competition, num_folds)
         except FoldsError:
-            return  # there may be none; TestFewSubjects knows when
+            return  # there may be none; see TestFewSubjects
         assert tuple(table.columns) == COLUMNS
         pd.testing.assert_frame_equal(
             table.drop(columns="fold"), competition.train[["img", "subject", "label"]]
@@ -56,13 +56,13 @@ class TestMakeFolds:
         competition = square(7)
         pd.testing.assert_frame_equal(make_folds(competition, 3), make_folds(competition, 3))
 
-    def test_equal_subjects_are_dealt_out_evenly(self) -> None:
+    def test_equal_subjects_are_spread_evenly(self) -> None:
         table = make_folds(square(12), 4)
         assert table["fold"].value_counts().tolist() == [3 * 3 * 4] * 4
         assert table.groupby(["fold", "label"]).size().nunique() == 1
 
     def test_unequal_subjects_are_balanced_in_size(self) -> None:
-        """One subject has as much as three others: it is held out alone."""
+        """One subject has as many images as three others: it is held out alone."""
         competition = make_competition([[12, 12], [4, 4], [4, 4], [4, 4], [4, 4], [4, 4], [4, 4]])
         table = make_folds(competition, 3)
         assert sorted(table["fold"].value_counts()) == [24, 24, 24]
@@ -70,12 +70,12 @@ class TestMakeFolds:
         assert set(table.loc[table["fold"] == alone, "subject"]) == {"p00"}
 
     def test_balanced_in_classes_as_well(self) -> None:
-        """Half of the subjects have one class only; each fold gets as much of both."""
+        """Half of the subjects show one class, half the other; each fold gets equally many of both."""
         table = make_folds(make_competition([[4, 0]] * 6 + [[0, 4]] * 6), 3)
         assert (table.groupby(["fold", "label"]).size() == 8).all()
 
     def test_at_least_as_balanced_as_the_first_seed(self) -> None:
-        """scikit-learn's splitter alone can leave folds of very unequal size."""
+        """A single run of scikit-learn's splitter can make folds of very unequal size."""
         from sklearn.model_selection import StratifiedGroupKFold
 
         counts = np.random.default_rng(0).integers(1, 30, (11, 3)).tolist()
@@ -103,7 +103,7 @@ class TestSingleSplit:
         table = make_folds(square(4), 1)
         assert table.loc[table["fold"] == 0, "subject"].nunique() == 1
 
-    def test_it_is_not_mixed_with_folds(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_it_cannot_replace_folds(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         competition = square(20)
         with caplog.at_level("INFO"):
             folds = ensure_folds(tmp_path / "folds.csv", competition, 1)
@@ -129,7 +129,7 @@ class TestHoldBack:
             folds = folds_of(competition, 3)
             rows, held_back = hold_back(folds, 0, share=0.3, seed=seed)
         except FoldsError:
-            return  # too few subjects: said, not guessed
+            return  # too few subjects
         assert sorted([*rows, *held_back]) == folds.train(0).tolist()
         assert len(held_back) and not set(folds.subjects[rows]) & set(folds.subjects[held_back])
         assert set(folds.labels[rows]) == set(folds.labels[folds.train(0)])
@@ -140,7 +140,7 @@ class TestHoldBack:
         assert len(np.unique(folds.subjects[held_back])) == 6
 
     def test_a_rare_class_does_not_make_it_larger(self) -> None:
-        """The rarest class has three subjects; a tenth is a tenth all the same."""
+        """The rarest class has few subjects; the holdout is still a tenth."""
         folds = folds_of(make_competition([[3, 1]] * 4 + [[3, 0]] * 16), 2)
         _, held_back = hold_back(folds, 0, share=0.1, seed=0)
         assert len(np.unique(folds.subjects[held_back])) == 1
@@ -151,12 +151,12 @@ class TestHoldBack:
         assert rows.tolist() == folds.train(0).tolist() and not len(held_back)
 
     @pytest.mark.slow
-    def test_the_seed_chooses_and_repeats(self) -> None:
+    def test_it_depends_on_the_seed_alone(self) -> None:
         folds = folds_of(make_competition([[3, 3]] * 20), 4)
-        found = [tuple(hold_back(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
-        assert found[0] == found[1] and len(set(found)) > 1
+        holdouts = [tuple(hold_back(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
+        assert holdouts[0] == holdouts[1] and len(set(holdouts)) > 1
 
-    def test_too_few_subjects_are_refused(self) -> None:
+    def test_too_few_subjects_are_an_error(self) -> None:
         competition = make_competition([[2, 2], [2, 2], [2, 0]])
         folds = Folds(make_folds(competition, 2), "hash")
         with pytest.raises(FoldsError, match=r"holdout=0\.1: fold 0 trains on .*none of which can be"):
@@ -164,9 +164,9 @@ class TestHoldBack:
 
 
 class TestFewSubjects:
-    @pytest.mark.parametrize(("num_subjects", "asked", "given"), [(3, 5, 3), (5, 5, 5), (9, 5, 5), (4, 2, 2)])
-    def test_at_most_one_fold_a_subject(self, num_subjects: int, asked: int, given: int) -> None:
-        assert feasible_folds(square(num_subjects), asked) == given
+    @pytest.mark.parametrize(("num_subjects", "asked", "folds"), [(3, 5, 3), (5, 5, 5), (9, 5, 5), (4, 2, 2)])
+    def test_at_most_one_fold_per_subject(self, num_subjects: int, asked: int, folds: int) -> None:
+        assert feasible_folds(square(num_subjects), asked) == folds
 
     def test_at_most_as_many_as_a_class_has_subjects(self) -> None:
         assert feasible_folds(make_competition([[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]), 5) == 2
@@ -194,14 +194,14 @@ class TestFewSubjects:
             [[1, 4, 0], [4, 1, 4], [0, 5, 2]],
         ],
     )
-    def test_a_split_is_found_where_there_is_one(self, counts: list[list[int]]) -> None:
-        """scikit-learn's greedy splitter finds none here, whatever its seed."""
+    def test_a_split_is_found_if_one_exists(self, counts: list[list[int]]) -> None:
+        """scikit-learn's greedy splitter finds none here with any seed."""
         competition = make_competition(counts)
         table = make_folds(competition, feasible_folds(competition, 5))
         assert not [finding for finding in audit_folds(competition, table) if finding.level == "error"]
 
-    def test_where_there_is_none(self) -> None:
-        """Each pair of subjects shares a class: of any two folds, one holds both subjects of a class."""
+    def test_no_split_exists(self) -> None:
+        """Any two subjects share a class of two subjects, so one of two folds holds all of some class."""
         competition = make_competition([[2, 2, 0], [2, 0, 2], [0, 2, 2]])
         with pytest.raises(FoldsError, match=r"no split of 3 subjects into 2 parts.*; add images"):
             make_folds(competition, 2)
@@ -213,7 +213,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def lay_out(path: Path, competition: Competition) -> pd.DataFrame:
-    """Three folds by the last digit of the subject, written as they are in a user's folder."""
+    """Write three folds by the last digit of the subject."""
     table = competition.train[["img", "subject", "label"]]
     table = table.assign(fold=table["subject"].str[-1].astype(int) % 3)
     path.parent.mkdir(parents=True)
@@ -222,7 +222,7 @@ def lay_out(path: Path, competition: Competition) -> pd.DataFrame:
 
 
 class TestEnsureFolds:
-    def test_made_once_and_read_ever_after(self, path: Path) -> None:
+    def test_made_once_then_read(self, path: Path) -> None:
         competition = square(6)
         made = ensure_folds(path, competition, 3)
         content = path.read_bytes()
@@ -232,8 +232,8 @@ class TestEnsureFolds:
         pd.testing.assert_frame_equal(made.table, again.table)
         assert [file.name for file in path.parent.iterdir()] == ["folds.csv"]
 
-    def test_folds_that_are_there_are_kept(self, path: Path) -> None:
-        """Whoever was first: the file is not made anew, even where it would be made otherwise."""
+    def test_existing_folds_are_read(self, path: Path) -> None:
+        """Even if the project would make other ones."""
         competition = square(6)
         table = lay_out(path, competition)
         assert ensure_folds(path, competition, 3).ids.tolist() == table["fold"].tolist()
@@ -246,12 +246,12 @@ class TestEnsureFolds:
             }
         assert hashes == {hashlib.sha256(path.read_bytes()).hexdigest()}
 
-    def test_fewer_than_asked_where_subjects_are_few(self, path: Path) -> None:
+    def test_fewer_folds_than_asked_for_with_few_subjects(self, path: Path) -> None:
         competition = square(3)
         assert ensure_folds(path, competition, 5).num_folds == 3
-        assert ensure_folds(path, competition, 4).num_folds == 3  # as many as can be, both times
+        assert ensure_folds(path, competition, 4).num_folds == 3  # the most that are possible, both times
 
-    def test_another_number_is_refused(self, path: Path) -> None:
+    def test_another_number_of_folds_is_an_error(self, path: Path) -> None:
         competition = square(6)
         lay_out(path, competition)
         content = path.read_bytes()
@@ -260,7 +260,7 @@ class TestEnsureFolds:
             ensure_folds(path, competition, 4)
         assert path.read_bytes() == content
 
-    def test_a_single_held_out_side_goes_with_any_number(self, path: Path) -> None:
+    def test_a_single_split_goes_with_any_number_of_folds(self, path: Path) -> None:
         competition = square(6)
         table = lay_out(path, competition)
         table.loc[table["fold"] > 0, "fold"] = -1
@@ -270,7 +270,7 @@ class TestEnsureFolds:
         assert sorted([*folds.valid(0), *folds.train(0)]) == list(range(len(table)))
         assert set(folds.ids[folds.train(0)]) == {-1}
 
-    def test_nothing_is_written_where_no_folds_exist(self, path: Path) -> None:
+    def test_nothing_is_written_if_folds_are_impossible(self, path: Path) -> None:
         with pytest.raises(FoldsError):
             ensure_folds(path, square(2), 5)
         assert not path.parent.exists()
@@ -283,16 +283,16 @@ class TestReadFolds:
         lay_out(path, competition)
         return competition
 
-    def test_before_there_are_any(self, tmp_path: Path) -> None:
+    def test_folds_that_were_not_made_yet(self, tmp_path: Path) -> None:
         with pytest.raises(FoldsError, match=r"no folds yet; `make folds`"):
             read_folds(tmp_path / "folds.csv", square(6))
 
     def test_rows_in_another_order_are_the_same_folds(self, path: Path, competition: Competition) -> None:
         expected = read_folds(path, competition)
         pd.read_csv(path).sample(frac=1, random_state=0).to_csv(path, index=False)
-        turned = read_folds(path, competition)
-        pd.testing.assert_frame_equal(turned.table, expected.table)
-        assert turned.hash != expected.hash  # of the file's bytes, so that no edit goes unseen
+        shuffled = read_folds(path, competition)
+        pd.testing.assert_frame_equal(shuffled.table, expected.table)
+        assert shuffled.hash != expected.hash  # it is of the file's bytes, so that every edit shows
 
     def test_subjects_and_names_that_look_like_numbers(self, path: Path) -> None:
         competition = square(6)
@@ -325,8 +325,8 @@ class TestReadFolds:
             (lambda t: t.iloc[1:], "its images are not those of"),
             (lambda t: pd.concat([t, t.iloc[:1]]), "its images are not those of"),
             (lambda t: t.assign(img=["x.jpg", *t["img"][1:]]), "its images are not those of"),
-            (lambda t: t.assign(label=(t["label"] + 1) % 3), r"label of img_\d+\.jpg is not that of"),
-            (lambda t: t.assign(subject="p01"), r"subject of img_\d+\.jpg is not that of"),
+            (lambda t: t.assign(label=(t["label"] + 1) % 3), r"label of img_\d+\.jpg differs from"),
+            (lambda t: t.assign(subject="p01"), r"subject of img_\d+\.jpg differs from"),
             (lambda t: t.assign(fold=[(t["fold"][0] + 1) % 3, *t["fold"][1:]]), r"subject p\d+ is in more"),
             (lambda t: t.assign(fold=t["fold"] * 2), "without a gap"),
             (lambda t: t.assign(fold=t["fold"] - 2), "without a gap"),
@@ -340,7 +340,7 @@ class TestReadFolds:
             (lambda t: t.iloc[:0], "its images are not those of"),
         ],
     )
-    def test_an_edited_file_is_refused(
+    def test_an_edited_file_is_an_error(
         self,
         path: Path,
         competition: Competition,
@@ -354,7 +354,7 @@ class TestReadFolds:
     @pytest.mark.parametrize(
         "content", [b"", b'a,"b\n', b"\xff\xfe\0", b"img,subject,label,fold\na\nb,c,d,e,f,g"]
     )
-    def test_what_is_no_table(self, path: Path, competition: Competition, content: bytes) -> None:
+    def test_a_file_that_is_no_table(self, path: Path, competition: Competition, content: bytes) -> None:
         path.write_bytes(content)
         with pytest.raises(FoldsError, match=f"^{path}: .*restore it"):
             read_folds(path, competition)

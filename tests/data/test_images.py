@@ -1,4 +1,4 @@
-"""Every kind of picture that a camera or a phone leaves is read right, and a broken one is refused."""
+"""Images of every format are decoded correctly, and damaged ones raise an error."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ ORIENTATION = 0x112  # the EXIF tag
 
 @pytest.fixture
 def picture() -> PillowImage.Image:
-    """A smooth picture without symmetry, 60 wide and 40 high."""
+    """A smooth image without symmetry, 60 pixels wide and 40 high."""
     rng = np.random.default_rng(0)
     coarse = PillowImage.fromarray(rng.integers(0, 255, (4, 6, 3), dtype=np.uint8))
     return coarse.resize((60, 40), PillowImage.Resampling.BICUBIC)
@@ -33,17 +33,17 @@ def encode(picture: PillowImage.Image, kind: str = "JPEG", **options: object) ->
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    """What Pillow makes of it: turned by EXIF, as RGB."""
+    """Pillow's result: rotated by EXIF, as RGB."""
     return np.asarray(ImageOps.exif_transpose(PillowImage.open(io.BytesIO(data))).convert("RGB"))
 
 
-def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
+def largest_difference(first: np.ndarray, second: np.ndarray) -> int:
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 def with_thumbnail(picture: PillowImage.Image) -> tuple[bytes, int]:
-    """A JPEG whose EXIF segment holds a whole JPEG, end marker and all; and where that segment ends."""
+    """A JPEG with a complete JPEG, including its end marker, in its EXIF segment; and the segment's end."""
     data = encode(picture, quality=90)
     content = b"Exif\0\0MM\0*" + bytes(8) + encode(picture.resize((16, 12)))
     segment = b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
@@ -54,7 +54,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-class TestKinds:
+class TestFormats:
     @pytest.mark.parametrize("progressive", [False, True])
     def test_colour_jpeg(self, picture: PillowImage.Image, progressive: bool) -> None:
         data = encode(picture, quality=95, progressive=progressive)
@@ -84,7 +84,7 @@ class TestKinds:
         high = np.broadcast_to((deep >> 8).reshape(20, 30, -1), (20, 30, 3))[..., ::-1]  # cv2 writes BGR
         assert (decode_rgb(data.tobytes(), PATH) == high).all()
 
-    def test_alpha_is_left_out(self, picture: PillowImage.Image) -> None:
+    def test_alpha_is_ignored(self, picture: PillowImage.Image) -> None:
         transparent = picture.copy()
         transparent.putalpha(0)
         assert (decode_rgb(encode(transparent, "PNG"), PATH) == np.asarray(picture)).all()
@@ -97,8 +97,8 @@ class TestKinds:
         assert (decode_rgb(encode(picture, "WEBP", lossless=True), PATH) == np.asarray(picture)).all()
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_turned_as_exif_says(self, picture: PillowImage.Image, orientation: int) -> None:
-        """6 is a phone held upright: the stored picture lies on its side."""
+    def test_rotated_by_exif(self, picture: PillowImage.Image, orientation: int) -> None:
+        """6 is a phone held upright: the image is stored on its side."""
         exif = PillowImage.Exif()
         exif[ORIENTATION] = orientation
         data = encode(picture, quality=95, exif=exif)
@@ -114,16 +114,16 @@ class TestKinds:
     def test_one_pixel(self) -> None:
         assert decode_rgb(encode(PillowImage.new("RGB", (1, 1))), PATH).shape == (1, 1, 3)
 
-    def test_an_exif_thumbnail_is_no_part_of_the_picture(self, picture: PillowImage.Image) -> None:
+    def test_an_exif_thumbnail_is_ignored(self, picture: PillowImage.Image) -> None:
         data, _ = with_thumbnail(picture)
         assert decode_rgb(data, PATH).shape == (40, 60, 3)
 
 
 class TestTruncated:
-    """OpenCV decodes a JPEG that was cut off to a picture with a grey rest; here it never gets so far."""
+    """OpenCV would decode a truncated JPEG with a grey rest."""
 
     @pytest.mark.parametrize("progressive", [False, True])
-    def test_a_jpeg_of_any_length(self, picture: PillowImage.Image, progressive: bool) -> None:
+    def test_a_jpeg_cut_at_any_length(self, picture: PillowImage.Image, progressive: bool) -> None:
         data = encode(picture, quality=90, progressive=progressive)
         for length in range(1, len(data)):
             with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: "):
@@ -138,7 +138,7 @@ class TestTruncated:
                 decode_rgb(data[:length], PATH)
 
     def test_bytes_after_the_end_do_no_harm(self, picture: PillowImage.Image) -> None:
-        """Phones append films and depth maps."""
+        """Phones append videos and depth maps."""
         data = encode(picture)
         assert (decode_rgb(data + bytes(100), PATH) == decode_rgb(data, PATH)).all()
 
@@ -149,13 +149,13 @@ class TestTruncated:
             with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: "):
                 decode_rgb(data[: int(len(data) * part)], PATH)
 
-    def test_says_how_long_it_is(self, picture: PillowImage.Image) -> None:
+    def test_the_message_gives_the_length(self, picture: PillowImage.Image) -> None:
         data = encode(picture.resize((600, 400)), quality=95)[:4321]
         with pytest.raises(ImageError, match=r"truncated \(4,321 bytes, no end marker\); fetch it again"):
             check_bytes(data, PATH)
 
 
-class TestRefused:
+class TestErrors:
     """Each message starts with the path."""
 
     @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ class TestRefused:
             (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "not a readable image"),
         ],
     )
-    def test_no_picture(self, tmp_path: Path, data: bytes, message: str) -> None:
+    def test_files_that_are_no_images(self, tmp_path: Path, data: bytes, message: str) -> None:
         path = tmp_path / "img_1.jpg"
         path.write_bytes(data)
         with pytest.raises(ImageError, match=f"{message}.*fetch it again") as info:
@@ -183,7 +183,7 @@ class TestRefused:
         data = encode(picture, "PNG")
         assert (decode_rgb(data + bytes(200), PATH) == decode_rgb(data, PATH)).all()
 
-    def test_a_size_beyond_reason(self) -> None:
+    def test_an_unreasonable_size(self) -> None:
         header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
         data = (
             b"\x89PNG\r\n\x1a\n"
@@ -209,6 +209,6 @@ class TestRefused:
         with pytest.raises(ImageError, match=r"cannot be read \(Is a directory\)"):
             read_rgb(tmp_path)
 
-    def test_is_an_error_of_the_data(self) -> None:
-        """So that a script prints it in a line."""
+    def test_it_is_a_data_error(self) -> None:
+        """So that scripts print it without a traceback."""
         assert issubclass(ImageError, DataError)

@@ -1,4 +1,4 @@
-"""Batches do not depend on who decodes them, leave nobody out, and stop at what cannot be read."""
+"""Batches do not depend on the number of workers, hold every row, and stop at unreadable images."""
 
 from multiprocessing import active_children
 from pathlib import Path
@@ -18,7 +18,7 @@ from distracted.data.packs import Files
 from distracted.errors import ConfigError, DistractedError, ImageError
 
 HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]
-# On one core torch advises against two workers; that they give the same batches is the point here.
+# On one core torch warns of two workers; these tests compare their batches.
 two_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 
 
@@ -48,15 +48,15 @@ def indices(loader: Loader, epoch: int) -> list[int]:
 
 @two_workers
 def test_workers_do_not_change_a_batch(competition: Competition) -> None:
-    """Over two epochs, so that a worker that stays alive is asked twice."""
-    here, there = make_loader(competition), make_loader(competition, num_workers=2)
+    """Over two epochs, since workers persist."""
+    ours, workers = make_loader(competition), make_loader(competition, num_workers=2)
     for epoch in (0, 1):
-        for one, other in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
-            assert torch.equal(one.indices, other.indices)
-            assert torch.equal(one.images, other.images)
+        for expected, batch in zip(ours.epoch(epoch), workers.epoch(epoch), strict=True):
+            assert torch.equal(batch.indices, expected.indices)
+            assert torch.equal(batch.images, expected.images)
 
 
-def test_a_batch_is_what_it_says(competition: Competition) -> None:
+def test_a_batch_holds_the_images_of_its_indices(competition: Competition) -> None:
     rows = np.array([5, 2, 30, 11])
     loader = make_loader(competition, rows=rows, batch_size=4, seed=None, augment=False)
     (batch,) = loader.epoch()
@@ -67,8 +67,8 @@ def test_a_batch_is_what_it_says(competition: Competition) -> None:
         assert (image.numpy() == plain(read_rgb(competition.train_paths()[row]), epoch=0, index=0)).all()
 
 
-def test_a_shuffled_picture_is_augmented_by_its_own_index(competition: Competition) -> None:
-    """Not by its place in the batch: another batch size gives the same pictures."""
+def test_a_shuffled_image_is_augmented_by_its_own_index(competition: Competition) -> None:
+    """Not by its position in the batch: another batch size gives the same images."""
     small, large = make_loader(competition, batch_size=5), make_loader(competition, batch_size=9)
     pictures = {int(i): image for b in small.epoch(4) for i, image in zip(b.indices, b.images, strict=True)}
     for batch in large.epoch(4):
@@ -76,7 +76,7 @@ def test_a_shuffled_picture_is_augmented_by_its_own_index(competition: Competiti
             assert torch.equal(image, pictures[int(index)])
 
 
-def test_every_row_once_an_epoch(competition: Competition) -> None:
+def test_every_row_once_per_epoch(competition: Competition) -> None:
     rows = np.arange(3, 40, 2)
     loader = make_loader(competition, rows=rows)
     orders = [indices(loader, epoch) for epoch in (0, 1, 0)]
@@ -87,7 +87,7 @@ def test_every_row_once_an_epoch(competition: Competition) -> None:
     assert loader.num_images == len(rows)
 
 
-def test_without_a_seed_the_order_stays(competition: Competition) -> None:
+def test_without_a_seed_the_order_is_kept(competition: Competition) -> None:
     rows = np.array([9, 1, 8, 2, 30])
     loader = make_loader(competition, rows=rows, batch_size=2, seed=None)
     assert indices(loader, 0) == indices(loader, 1) == rows.tolist()
@@ -95,10 +95,10 @@ def test_without_a_seed_the_order_stays(competition: Competition) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 40), st.none() | st.integers(0, 2**32), st.integers(0, 1000))
-def test_batches_are_of_nearly_equal_size(
+def test_batches_have_nearly_equal_sizes(
     num_rows: int, batch_size: int, seed: int | None, epoch: int
 ) -> None:
-    """No last batch of one image meets a BatchNorm that learns, unless batches of one were asked for."""
+    """BatchNorm never sees a last batch of one image, unless batches of one were asked for."""
     sampler = BatchSampler(np.arange(num_rows) * 3, batch_size=batch_size, seed=seed)
     sampler.epoch = epoch
     batches = list(sampler)
@@ -113,8 +113,8 @@ def test_batches_are_of_nearly_equal_size(
 
 
 @two_workers
-def test_a_picture_that_comes_again_is_augmented_anew(competition: Competition) -> None:
-    """Where subjects count equally, those with few images show them more than once an epoch."""
+def test_a_repeated_image_is_augmented_differently(competition: Competition) -> None:
+    """If subjects count equally, images of small subjects are drawn more than once per epoch."""
     subject = competition.train["subject"]
     first, second = (np.flatnonzero(subject == name) for name in ("p000", "p001"))
     rows = np.concatenate([first[:2], second])
@@ -130,23 +130,23 @@ def test_a_picture_that_comes_again_is_augmented_anew(competition: Competition) 
         )
         for num_workers in (0, 2)
     ]
-    here, there = (list(loader.epoch(1)) for loader in loaders)
-    for one, other in zip(here, there, strict=True):
-        assert torch.equal(one.indices, other.indices) and torch.equal(one.images, other.images)
-    drawn, images = (torch.cat(parts) for parts in zip(*((b.indices, b.images) for b in here), strict=True))
+    ours, workers = (list(loader.epoch(1)) for loader in loaders)
+    for expected, batch in zip(ours, workers, strict=True):
+        assert torch.equal(batch.indices, expected.indices) and torch.equal(batch.images, expected.images)
+    drawn, images = (torch.cat(parts) for parts in zip(*((b.indices, b.images) for b in ours), strict=True))
     assert len(drawn) == len(rows)
-    again = images[drawn == first[0]]
-    assert len(again) in (2, 3)
-    assert len({image.numpy().tobytes() for image in again}) == len(again)
+    repeats = images[drawn == first[0]]
+    assert len(repeats) in (2, 3)
+    assert len({image.numpy().tobytes() for image in repeats}) == len(repeats)
 
 
 def error_of(loader: Loader, kind: type[DistractedError] = ImageError) -> str:
-    """The error's text alone: pytest's record of it would keep the loader alive."""
+    """Return only the error's text: pytest's record of the error would keep the loader alive."""
     try:
         indices(loader, 0)
     except kind as error:
         return str(error)
-    raise AssertionError("nothing was wrong")
+    raise AssertionError("no error was raised")
 
 
 def break_image(path: Path, how: str) -> None:
@@ -162,7 +162,7 @@ def break_image(path: Path, how: str) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("how", ["missing", "truncated", "text"])
 def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_workers: int, how: str) -> None:
-    """With its own kind of error and its path, from a worker too; it is not replaced by another image."""
+    """With an ImageError and its path, from a worker too; it is not replaced by another image."""
     path = competition.train_paths()[17]
     break_image(path, how)
     message = error_of(make_loader(competition, num_workers=num_workers))
@@ -172,8 +172,8 @@ def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_worke
 
 @two_workers
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_wrong_policy_is_said_in_a_line(competition: Competition, num_workers: int) -> None:
-    """From a worker too, whose tracebacks torch would put into the message."""
+def test_a_wrong_policy_is_an_error_of_one_line(competition: Competition, num_workers: int) -> None:
+    """From a worker too; torch would put the worker's traceback into the message."""
     loader = Loader(
         Files(competition.train_paths()),
         np.arange(8),
@@ -188,7 +188,7 @@ def test_a_wrong_policy_is_said_in_a_line(competition: Competition, num_workers:
 
 @two_workers
 def test_workers_end_at_once_after_an_unreadable_image(competition: Competition) -> None:
-    """Of themselves when the loader goes, not terminated after torch's ten seconds of waiting."""
+    """They exit when the loader is deleted; torch does not wait ten seconds and terminate them."""
     break_image(competition.train_paths()[17], "text")
     before = set(active_children())
     loader = make_loader(competition, num_workers=2)
@@ -199,29 +199,27 @@ def test_workers_end_at_once_after_an_unreadable_image(competition: Competition)
     assert [worker.exitcode for worker in workers] == [0, 0]
 
 
-def test_an_unreadable_image_of_other_rows_does_not_matter(competition: Competition) -> None:
+def test_an_unreadable_image_outside_of_the_rows_does_not_matter(competition: Competition) -> None:
     break_image(competition.train_paths()[17], "missing")
     assert indices(make_loader(competition, rows=np.arange(10)), 0)
 
 
 @two_workers
-def test_regions_are_a_dimension_of_their_own(competition: Competition) -> None:
+def test_regions_add_a_dimension(competition: Competition) -> None:
     boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
     augmenter = Augmenter(HEAVY, size=24, crop=1.0, seed=3, regions=boxes)
-    here, there = (
-        Loader(Files(competition.train_paths()), np.arange(6), augmenter, batch_size=6, num_workers=number)
-        for number in (0, 2)
-    )
-    [batch], [again] = here.epoch(), there.epoch()
+    files, rows = Files(competition.train_paths()), np.arange(6)
+    ours, workers = (Loader(files, rows, augmenter, batch_size=6, num_workers=number) for number in (0, 2))
+    [expected], [batch] = ours.epoch(), workers.epoch()
     assert batch.images.shape == (6, 3, 24, 24, 3)
-    assert torch.equal(batch.images, again.images)
+    assert torch.equal(batch.images, expected.images)
 
 
-# Extra rows in an epoch
+# Extra rows
 
 
 @pytest.mark.parametrize(("num_extra", "share"), [(40, 0.25), (4, 0.5), (3, 0.1)])
-def test_each_batch_gets_its_share_of_the_extra_rows(num_extra: int, share: float) -> None:
+def test_each_batch_gets_its_share_of_extra_rows(num_extra: int, share: float) -> None:
     rows, extra = np.arange(90), ExtraRows(np.arange(100, 100 + num_extra), share)
     sampler = BatchSampler(rows, batch_size=10, seed=0, extra=extra)
     batches = list(sampler)
@@ -232,9 +230,9 @@ def test_each_batch_gets_its_share_of_the_extra_rows(num_extra: int, share: floa
     counts = [sum(index >= 100 for _, index, _ in batch) for batch in batches]
     assert max(counts) - min(counts) <= 1
     drawn = [(index, repeat) for _, index, repeat in keys if index >= 100]
-    assert len(set(drawn)) == len(drawn)  # no image again before all have come, and then augmented anew
+    assert len(set(drawn)) == len(drawn)  # no image repeats with the same augmentation
     repeats = [repeat for _, repeat in drawn]
-    assert max(repeats) == (len(drawn) - 1) // num_extra
+    assert max(repeats) == (len(drawn) - 1) // num_extra  # and none before all were drawn
 
 
 def test_extra_rows_change_with_the_epoch_and_leave_the_order_of_the_others() -> None:

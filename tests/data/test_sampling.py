@@ -1,4 +1,4 @@
-"""Each subject is drawn as often as any other, and none of its images comes again before all have come."""
+"""All subjects are drawn equally often, and no image repeats before all of its subject's were drawn."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -11,11 +11,11 @@ subject_ids = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)
 
 @settings(max_examples=60, deadline=None)
 @given(subject_ids, st.integers(0, 99))
-def test_each_subject_equally_often_and_no_image_before_its_turn(subjects: np.ndarray, seed: int) -> None:
+def test_subjects_are_drawn_equally_often_and_images_take_turns(subjects: np.ndarray, seed: int) -> None:
     rows, repeats = balance_subjects(subjects, np.random.default_rng(seed)).T
     assert len(rows) == len(subjects)
-    times = [int((subjects[rows] == subject).sum()) for subject in set(subjects.tolist())]
-    assert max(times) - min(times) <= 1
+    counts = [int((subjects[rows] == subject).sum()) for subject in set(subjects.tolist())]
+    assert max(counts) - min(counts) <= 1
     for subject in set(subjects.tolist()):
         drawn = np.bincount(rows, minlength=len(subjects))[subjects == subject]
         assert drawn.max() - drawn.min() <= 1
@@ -23,14 +23,14 @@ def test_each_subject_equally_often_and_no_image_before_its_turn(subjects: np.nd
         assert sorted(repeats[rows == row]) == list(range((rows == row).sum()))
 
 
-def test_images_that_are_their_own_subjects_come_once_each() -> None:
+def test_images_that_are_their_own_subjects_are_drawn_once_each() -> None:
     rows, repeats = balance_subjects(np.arange(50), np.random.default_rng(0)).T
     assert sorted(rows) == list(range(50))
     assert not repeats.any()
 
 
-def test_over_the_epochs_all_images_of_a_subject_are_seen() -> None:
-    """Of one with many images an epoch sees some, each time others."""
+def test_all_images_of_a_subject_are_drawn_over_several_epochs() -> None:
+    """An epoch draws only some images of a large subject, each time others."""
     subjects = np.array([0] * 40 + [1] * 10)
     epochs = [set(balance_subjects(subjects, np.random.default_rng(seed))[:, 0]) for seed in range(20)]
     assert all(len(epoch) < 50 for epoch in epochs)

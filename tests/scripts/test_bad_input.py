@@ -346,7 +346,7 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
         ),
         (
             "augment.policies.heavy=[{RandomCrop: {height: 500, width: 500}}]",
-            ["augment.policies: a transform fails on a picture of", "CropSizeError"],
+            ["augment.policies: a transform fails on an image of", "CropSizeError"],
         ),
         ("phases.scratch=null", ["phases: none of features, finetune applies to random weights"]),
     ],

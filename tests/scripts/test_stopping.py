@@ -78,7 +78,7 @@ def test_of_two_that_train_one_fold_one_works_and_the_other_says_who(
     training.wait_for_work(first)
     code, said = training.run("--fold", "0")
     assert code == 1
-    assert f"net, fold 0: being made by process {first.pid} on" in said
+    assert f"net, fold 0: locked by process {first.pid} on" in said
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     said, _ = first.communicate(timeout=SECONDS)

@@ -1,4 +1,4 @@
-"""Trouble in a split, found and said before training."""
+"""Check a split for leaks and poor balance before training."""
 
 import logging
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from distracted.errors import FoldsError
 _log = logging.getLogger(__name__)
 
 _SHOWN = 3
-_FAR = 0.5  # a side is far from its size when it differs by more than this share
+_TOLERANCE = 0.5  # a side whose size is off by more than this fraction is reported
 
 
 @dataclass(frozen=True)
 class SplitFinding:
-    """One thing about a split: an `error` makes its score dishonest, a `warning` is worth knowing."""
+    """A finding about a split: an `error` makes its scores dishonest, a `warning` is worth knowing."""
 
     level: Literal["error", "warning"]
     text: str
@@ -28,17 +28,16 @@ class SplitFinding:
 def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     """Look for leaks and poor balance.
 
-    Args:
-        table: img, subject, label, fold, in the order of `competition.train`.
+    Errors: a subject in two folds, a class missing from a training side. Warnings: no subjects, a class
+    missing from a validation side, a side far from its intended size, identical pictures in two folds or in
+    train and test.
 
-    Returns:
-        A subject in two folds (error), a class missing from a side (error for the training side), a side far
-        from its intended size, no subjects at all, identical pictures across a split or between train and
-        test (warnings).
+    Args:
+        table: Columns img, subject, label, fold, in the order of `competition.train`.
     """
     return [
         *_no_subjects(competition),
-        *_straddling_subjects(table),
+        *_subjects_in_two_folds(table),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -49,16 +48,16 @@ def check_split(competition: Competition, folds: Folds) -> None:
     """Audit the folds and log the warnings.
 
     Raises:
-        FoldsError: a finding makes the scores dishonest.
+        FoldsError: the first finding that makes the scores dishonest.
     """
     findings = audit_folds(competition, folds.table)
-    refuse_errors(findings)
+    raise_errors(findings)
     for finding in findings:
         _log.warning("%s", finding.text)
 
 
-def refuse_errors(findings: list[SplitFinding]) -> None:
-    """Raise FoldsError with the first error among the findings."""
+def raise_errors(findings: list[SplitFinding]) -> None:
+    """Raise FoldsError for the first error among the findings."""
     for finding in findings:
         if finding.level == "error":
             raise FoldsError(finding.text)
@@ -68,17 +67,17 @@ def _no_subjects(competition: Competition) -> list[SplitFinding]:
     if competition.config.columns.group is not None:
         return []
     text = (
-        "no subjects (data.columns.group: null): each image is a group of its own, so the split is by image; "
-        "where images have something in common, a person, a clip, its scores are too good"
+        "no subjects (data.columns.group: null): the split is by image; if images share a person or a clip, "
+        "its scores are too good"
     )
     return [SplitFinding("warning", text)]
 
 
-def _straddling_subjects(table: pd.DataFrame) -> list[SplitFinding]:
-    spread = table.groupby("subject")["fold"].unique()
+def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
+    folds_of_subject = table.groupby("subject")["fold"].unique()
     return [
         SplitFinding("error", f"subject {subject} is in folds {', '.join(map(str, sorted(folds)))}")
-        for subject, folds in spread.items()
+        for subject, folds in folds_of_subject.items()
         if len(folds) > 1
     ]
 
@@ -88,14 +87,11 @@ def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[Spli
     for fold in range(int(table["fold"].max()) + 1):
         valid = table["fold"] == fold
         for label, name in enumerate(competition.classes):
+            text = f"fold {fold}: class {name} is missing from the"
             if not (table.loc[~valid, "label"] == label).any():
-                findings.append(
-                    SplitFinding("error", f"fold {fold}: class {name} is missing from the training side")
-                )
+                findings.append(SplitFinding("error", f"{text} training side"))
             if not (table.loc[valid, "label"] == label).any():
-                findings.append(
-                    SplitFinding("warning", f"fold {fold}: class {name} is missing from the validation side")
-                )
+                findings.append(SplitFinding("warning", f"{text} validation side"))
     return findings
 
 
@@ -103,39 +99,31 @@ def _uneven_sides(table: pd.DataFrame) -> list[SplitFinding]:
     sizes = table.loc[table["fold"] >= 0, "fold"].value_counts().sort_index()
     intended = sizes.sum() / len(sizes) if len(sizes) > 1 else len(table) * SINGLE_SHARE
     return [
-        SplitFinding("warning", f"fold {fold}: {size} validation images where {intended:.0f} were intended")
+        SplitFinding("warning", f"fold {fold}: {size} validation images instead of {intended:.0f}")
         for fold, size in sizes.items()
-        if abs(size / intended - 1) > _FAR
+        if abs(size / intended - 1) > _TOLERANCE
     ]
 
 
 def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
-    train = competition.train.assign(fold=table["fold"].to_numpy())
-    groups = train[train["content"].duplicated(keep=False)].groupby("content")
-    across = [group for _, group in groups if group["fold"].nunique() > 1]
-    findings = []
-    if across:
-        examples = "; ".join(
-            " = ".join(f"{r.img} ({r.subject}, {r.classname}, fold {r.fold})" for r in group.itertuples())
-            for group in across[:_SHOWN]
-        )
-        findings.append(
-            SplitFinding("warning", f"identical pictures across a split, {_count(len(across))}: {examples}")
-        )
-    shared = np.intersect1d(competition.train["content"], competition.test["content"])
-    if len(shared):
-        examples = "; ".join(
-            f"{train.loc[train['content'] == content, 'img'].iloc[0]} = "
-            f"{competition.test.loc[competition.test['content'] == content, 'img'].iloc[0]}"
-            for content in shared[:_SHOWN]
-        )
-        findings.append(
-            SplitFinding(
-                "warning", f"identical pictures in train and test, {_count(len(shared))}: {examples}"
-            )
-        )
-    return findings
+    train, test = competition.train.assign(fold=table["fold"].to_numpy()), competition.test
+    copies = train[train["content"].duplicated(keep=False)].groupby("content")
+    across = [
+        " = ".join(f"{r.img} ({r.subject}, {r.classname}, fold {r.fold})" for r in rows.itertuples())
+        for _, rows in copies
+        if rows["fold"].nunique() > 1
+    ]
+    shared = [
+        " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
+        for content in np.intersect1d(train["content"], test["content"])
+    ]
+    return [
+        SplitFinding("warning", f"identical pictures {where}, {_examples(cases)}")
+        for where, cases in (("across a split", across), ("in train and test", shared))
+        if cases
+    ]
 
 
-def _count(number: int) -> str:
-    return "1 picture" if number == 1 else f"{number} pictures"
+def _examples(cases: list[str]) -> str:
+    count = "1 picture" if len(cases) == 1 else f"{len(cases)} pictures"
+    return f"{count}: {'; '.join(cases[:_SHOWN])}"

@@ -1,4 +1,4 @@
-"""Augmentation by a policy; an image's random numbers are fixed by (seed, epoch, index, repeat)."""
+"""Augmentation by policies; an image's random draws depend only on (seed, epoch, index, repeat)."""
 
 import random
 from collections.abc import Sequence
@@ -13,41 +13,41 @@ from distracted.schema import Box
 
 
 def resize_and_crop(image: Image, *, size: int, crop: float, across: float = 0.5, down: float = 0.5) -> Image:
-    """Crop a window of `crop` of each side, by default the central one, and resize it to (size, size, 3).
+    """Evaluation's transform: crop a fraction of each side and squeeze it to (size, size, 3).
 
-    The aspect ratio changes, so that the borders stay: in a car the radio and the back seat are at the
-    border.
+    This changes the aspect ratio and keeps the borders, where a car has the radio and the seat behind.
 
     Args:
-        across: Position of the window, from 0 (left) to 1 (right).
-        down: Position of the window, from 0 (top) to 1 (bottom).
+        crop: Fraction of each side to keep.
+        across: Horizontal position of the crop, 0 (left) to 1 (right).
+        down: Vertical position of the crop, 0 (top) to 1 (bottom).
     """
     height, width = image.shape[:2]
-    kept_h, kept_w = max(1, round(height * crop)), max(1, round(width * crop))
-    top, left = int((height - kept_h) * down), int((width - kept_w) * across)
-    image = image[top : top + kept_h, left : left + kept_w]
-    shrinks = kept_h * kept_w > size * size
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    crop_height, crop_width = max(1, round(height * crop)), max(1, round(width * crop))
+    top, left = int((height - crop_height) * down), int((width - crop_width) * across)
+    image = image[top : top + crop_height, left : left + crop_width]
+    interpolation = cv2.INTER_AREA if crop_height * crop_width > size * size else cv2.INTER_CUBIC
     resized: Image = cv2.resize(image, (size, size), interpolation=interpolation)
     return resized
 
 
 def cut_region(image: Image, box: Box) -> Image:
-    """Cut a box from a picture (H, W, 3) at its resolution; at least one pixel."""
+    """Copy the part of an image (H, W, 3) in a box, at full resolution; at least one pixel."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = box
     left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
     right, bottom = max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
-    return image[top:bottom, left:right].copy()  # a transform may write in place
+    return image[top:bottom, left:right].copy()  # transforms may work in place
 
 
 class Draws:
-    """Random generators for albumentations, re-keyed in place for each image.
+    """Random generators for albumentations that are set to the start of an image's draws.
 
-    Re-seeding them the library's way takes a fifth of the time of a heavy policy.
+    The counter-based generator is re-keyed in place; albumentations' own re-seeding would take a fifth of a
+    heavy policy's time.
 
     Attributes:
-        generators: A numpy and a Python generator, for `set_random_state`.
+        generators: numpy's and Python's, the arguments of `set_random_state`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -57,7 +57,7 @@ class Draws:
         self.generators = np.random.Generator(self._philox), self._python
 
     def key(self, epoch: int, index: int, repeat: int = 0, region: int = 0) -> None:
-        """Set the generators to the beginning of an image's random numbers."""
+        """Set both generators to the start of an image's draws; arguments as in `Augmenter`."""
         state = self._philox.state
         state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
         state["state"]["counter"][:] = (0, repeat, region, index)
@@ -68,20 +68,19 @@ class Draws:
 
 
 class Augmenter:
-    """Applies a policy to one image at a time; the same (seed, epoch, index, repeat) gives the same image.
+    """Applies a policy to one image at a time; the same (seed, epoch, index, repeat) gives the same result.
 
-    A region is cut from the picture first and then treated as a picture of its own: at full resolution,
-    with its own random numbers.
+    A region is cut from the image before augmentation: at full resolution, with its own draws.
 
     Args:
-        policy: Transforms by albumentations' names with their arguments, in order.
-        size: Side of the square output in pixels.
-        crop: Share of the picture's sides, as in `resize_and_crop`.
+        policy: albumentations transforms by name, each with its arguments, in order.
+        size: Side of the square output, in pixels.
+        crop: Fraction of each side to keep if the policy does not crop, as in `resize_and_crop`.
         seed: The run's seed.
-        regions: Boxes that the network sees in addition to the whole picture.
+        regions: Boxes to cut out in addition to the whole image.
 
     Raises:
-        ConfigError: a transform or an argument is unknown to albumentations.
+        ConfigError: albumentations has no such transform or argument.
     """
 
     def __init__(
@@ -94,37 +93,39 @@ class Augmenter:
         self._transforms.set_random_state(*self._draws.generators)
 
     def __call__(self, image: Image, *, epoch: int, index: int, repeat: int = 0) -> Image:
-        """Augment one uint8 RGB image (H, W, 3) to (size, size, 3).
+        """Augment a uint8 RGB image (H, W, 3) to (size, size, 3).
 
-        With regions the result is (1 + num_regions, size, size, 3), the whole picture first.
+        With regions the result is (1 + num_regions, size, size, 3), the whole image first.
 
         Args:
-            repeat: How often the image was drawn earlier in this epoch.
+            index: Position of the image in its set.
+            repeat: How often the image was drawn before in this epoch.
         """
         if not self._regions:
             return self._augment(image, (epoch, index, repeat), region=0)
-        pictures = [image, *(cut_region(image, box) for box in self._regions)]
         key = epoch, index, repeat
-        return np.stack([self._augment(picture, key, region=i) for i, picture in enumerate(pictures)])
+        parts = [image, *(cut_region(image, box) for box in self._regions)]
+        return np.stack([self._augment(part, key, region=number) for number, part in enumerate(parts)])
 
     def _augment(self, image: Image, key: tuple[int, int, int], *, region: int) -> Image:
-        if not self._transforms.resize:
+        if not self._transforms.resizes:
             image = resize_and_crop(image, size=self._size, crop=self._crop)
-        elif not self._transforms.crop_first and not image.flags.writeable:
-            image = image.copy()  # the first transform may write in place
-        if self._transforms.are_none:
+        elif not self._transforms.crops_first and not image.flags.writeable:
+            image = image.copy()  # the first transform may work in place
+        if self._transforms.is_empty:
             return image
         self._draws.key(*key, region)
         try:
             result = self._transforms(image)
-        except Exception as error:  # such as a crop larger than the picture
+        except Exception as error:  # a crop larger than the image, a transform that needs masks ...
             raise ConfigError(
-                f"augment.policies: a transform fails on a picture of {image.shape[1]} x {image.shape[0]} "
+                f"augment.policies: a transform fails on an image of {image.shape[1]} x {image.shape[0]} "
                 f"pixels: {type(error).__name__}: {first_line(error)}"
             ) from error
         if result.dtype != np.uint8 or result.shape != (self._size, self._size, 3):
             raise ConfigError(
                 f"augment.policies: expected uint8 images of shape {(self._size, self._size, 3)}, got "
-                f"{result.dtype} of shape {tuple(result.shape)}; leave out normalisation, tensors and sizes"
+                f"{result.dtype} of shape {tuple(result.shape)}; leave out transforms that normalise, resize "
+                "or make tensors"
             )
         return result

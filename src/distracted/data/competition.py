@@ -1,4 +1,4 @@
-"""The competition's index: its images with subjects and classes, read and checked."""
+"""Read and check a competition's folder: its images, subjects, labels and classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,20 +14,19 @@ from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
 
 _SHOWN = 5
-_LONGEST_NAME = 255  # bytes
+_LONGEST_NAME = 255  # bytes; the limit of common file systems
 
 
 @dataclass(frozen=True, eq=False)
 class Competition:
-    """A checked competition.
+    """The checked index of a competition.
 
     Attributes:
-        train: One row for each image, sorted by `img`: img, subject, classname, label (id in `classes`),
-        content
-            (digest of the file).
-        test: One row for each image, in the sample submission's order: img, content.
-        classes: Class names in the submission's order.
-        index_hash: Hex SHA-256 over names, subjects, classes and contents; identifies the data set.
+        train: One row per image, sorted by `img`: img, subject, classname, label (position in `classes`),
+            content (digest of the file).
+        test: One row per image in the sample submission's order: img, content.
+        classes: Class names in the sample submission's order.
+        index_hash: Hex SHA-256 of names, subjects, classes and contents; identifies the data set.
     """
 
     config: DataConfig
@@ -63,15 +62,15 @@ def load_competition(
     """Read a competition's folder and check it.
 
     Args:
-        config: Its folder and the names of its files and columns.
-        cache: A folder for digests of the images; may be empty or missing.
+        config: The folder and the names of its files and columns.
+        cache: Folder for the digests of images; may be missing.
 
     Raises:
-        DataError: says which file, row or image is wrong, and what to do.
+        DataError: the message names the wrong file, row or image and the remedy.
     """
     folder = config.folder
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {_way_out(config)}")
+        raise DataError(f"{folder}: no such folder; {_remedy(config)}")
     test_imgs, classes = read_sample_submission(
         folder / config.sample_submission, img_column=config.columns.img
     )
@@ -88,13 +87,12 @@ def load_competition(
 
 
 def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
-    """The test images and the classes, both in the competition's order."""
+    """Read the test images and the classes, in the file's order."""
     table = read_table(path)
     if table.columns[0] != img_column or len(table.columns) < 3:
         raise DataError(
             f"{path}: expected the columns {img_column!r} and one for each of two classes or more, got "
-            f"{', '.join(table.columns)}; "
-            "use the competition's own file"
+            f"{', '.join(table.columns)}; use the competition's own file"
         )
     imgs = table[img_column]
     _check_names(imgs, path, img_column)
@@ -119,18 +117,13 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
         raise DataError(f"{path}: no training images listed")
     imgs, labels = table[columns.img], table[columns.label]
     subjects = table[columns.group] if columns.group is not None else imgs
-    for name, values in (
-        (columns.img, imgs),
-        (columns.label, labels),
-        (columns.group or columns.img, subjects),
-    ):
-        _check_names(values, path, name)
+    for name in wanted:
+        _check_names(table[name], path, name)
     _check_unique(imgs, path)
     if len(unknown := labels[~labels.isin(list(classes))]):
         raise DataError(
             f"{path}, row {unknown.index[0] + 2}: class {unknown.iloc[0]!r} is not in "
-            f"{config.sample_submission}, "
-            f"which has {', '.join(classes)}"
+            f"{config.sample_submission}, which has {', '.join(classes)}"
         )
     if empty := [name for name in classes if name not in set(labels)]:
         raise DataError(
@@ -142,7 +135,7 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
 
 
 def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
-    """Refuse names that are not plain file names: they become parts of paths."""
+    """Check that each value is a plain, non-empty file name, since names become parts of paths."""
     for row, value in enumerate(values, start=2):
         if value == "" or value != value.strip():
             raise DataError(f"{path}, row {row}: column {column!r} is empty or padded with spaces: {value!r}")
@@ -153,14 +146,14 @@ def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
             )
         if len(value.encode()) > _LONGEST_NAME:
             raise DataError(
-                f"{path}, row {row}: column {column!r}: a name of {len(value.encode())} bytes, which no file "
-                f"system takes (at most {_LONGEST_NAME}): {value[:40]!r}..."
+                f"{path}, row {row}: column {column!r}: a name of {len(value.encode())} bytes, expected at "
+                f"most {_LONGEST_NAME}: {value[:40]!r}..."
             )
 
 
 def _check_unique(imgs: "pd.Series[str]", path: Path) -> None:
-    if len(double := imgs[imgs.duplicated()]):
-        first = double.iloc[0]
+    if len(duplicates := imgs[imgs.duplicated()]):
+        first = duplicates.iloc[0]
         rows = ", ".join(str(index + 2) for index in imgs.index[imgs == first])
         raise DataError(f"{path}: image {first!r} is listed more than once (rows {rows}); keep one of them")
 
@@ -182,7 +175,7 @@ def _hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str])
     return digest.hexdigest()
 
 
-def _way_out(config: DataConfig) -> str:
+def _remedy(config: DataConfig) -> str:
     if config.name.startswith("sample"):
         return "`make sample` renders it"
     if config.kaggle:

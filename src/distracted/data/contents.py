@@ -1,4 +1,4 @@
-"""Digests of the image files: computed once, remembered by name, size and modification time."""
+"""Digests of image files, cached by file size and modification time."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +17,15 @@ _SHOWN = 5
 def digest_images(
     paths: Sequence[Path], *, root: Path, cache: Path | None = None, progress: Progress = silent
 ) -> list[str]:
-    """Digest of each image file's bytes; files that are read are checked to be whole images.
+    """BLAKE2b digest of each image file; new and changed files are also checked to be complete images.
 
     Args:
         paths: Existing files below `root`.
-        cache: A parquet file of earlier digests; only files with another size or modification time are read.
+        cache: Parquet file of earlier digests; a file is read again only if its size or modification time
+            differs.
 
     Raises:
-        ImagesError: some files are empty, truncated or no images; names the first few and counts the rest.
+        ImagesError: files are empty, truncated or no images; the message names the first few.
     """
     names = [path.relative_to(root).as_posix() for path in paths]
     stats = [path.stat() for path in paths]
@@ -34,7 +35,7 @@ def digest_images(
     if missing:
         bad: list[str] = []
         with (
-            ThreadPoolExecutor(4) as pool,  # hashing and reading release the interpreter's lock
+            ThreadPoolExecutor(4) as pool,  # hashing and reading release the GIL
             progress("reading images", total=len(missing), unit="img") as step,
         ):
             for index, result in zip(missing, pool.map(lambda i: _digest(paths[i]), missing), strict=True):
@@ -51,7 +52,7 @@ def digest_images(
 
 
 def _digest(path: Path) -> str | ImageError:
-    from distracted.data.images import check_bytes, read_bytes  # imports OpenCV
+    from distracted.data.images import check_bytes, read_bytes  # imports OpenCV, which is slow
 
     try:
         data = read_bytes(path)
@@ -69,7 +70,7 @@ def _read_cache(cache: Path | None) -> dict[_Key, str]:
         return {}
     try:
         table = pd.read_parquet(cache, columns=["name", "size", "mtime_ns", "digest"])
-    except (OSError, ValueError, KeyError):  # damaged: computed again
+    except (OSError, ValueError, KeyError):  # damaged, or of another version
         return {}
     keys = zip(table["name"], table["size"].tolist(), table["mtime_ns"].tolist(), strict=True)
     return dict(zip(keys, table["digest"], strict=True))

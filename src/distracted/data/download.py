@@ -1,4 +1,4 @@
-"""The real competition from Kaggle, into input/: whole or not at all."""
+"""Download a competition from Kaggle into input/, completely or not at all."""
 
 import logging
 import shutil
@@ -14,22 +14,22 @@ from distracted.schema import DataConfig
 
 _log = logging.getLogger(__name__)
 
-#: zipfile's own, a broken stream, its early end, an unknown method, and a password that is asked for.
+# A bad archive, a broken or truncated stream, an unknown compression method, an encrypted member
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def download_competition(config: DataConfig, *, progress: Progress = silent) -> None:
     """Download and unpack a competition into `config.folder`.
 
-    The folder appears by one rename when all of it is there; an interrupted download leaves nothing.
+    The folder appears by one rename at the end; an interrupted download leaves nothing.
 
     Raises:
         CredentialsError: Kaggle's credentials are missing or refused.
-        DataError: the folder exists, the data has no name on Kaggle, or the archive is damaged or unsafe.
+        DataError: the folder exists, `data.kaggle` is not set, or the archive is damaged or unsafe.
     """
     if config.kaggle is None:
         raise DataError(
-            f"data {config.name}: no data.kaggle in its config; only competitions on Kaggle can be downloaded"
+            f"data {config.name}: data.kaggle is not set; only competitions on Kaggle can be downloaded"
         )
     if config.folder.exists():
         raise DataError(f"{config.folder} exists already; remove it to download again")
@@ -39,12 +39,10 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
         _log.info("downloading %s from Kaggle", config.kaggle)
         try:
             api.competition_download_files(config.kaggle, path=temporary, quiet=False)
-        except (Exception, SystemExit) as error:  # requests' and the client's own kinds, by no common base
+        except (Exception, SystemExit) as error:  # those of requests and of the client have no common base
             raise CredentialsError(
-                f"{config.kaggle} cannot be downloaded "
-                f"({first_line(error)}): "
-                "if it is not the network or the disk, check the credentials, and accept the competition's "
-                "rules on its page"
+                f"{config.kaggle} cannot be downloaded ({first_line(error)}): unless it is the network or "
+                "the disk, check the credentials and accept the competition's rules on its page"
             ) from error
         content = Path(temporary) / "content"
         for archive in sorted(Path(temporary).glob("*.zip")):
@@ -57,11 +55,11 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
 
 
 def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
-    """Unpack a zip archive; nothing of it may land outside the folder.
+    """Unpack a zip archive; no member may land outside of the folder.
 
     Raises:
-        DataError: not a whole zip archive, or a member with an absolute path, a `..`, a drive or a link.
-            Nothing is unpacked then.
+        DataError: the archive is damaged, or a member has an absolute path, `..`, a drive or is a link;
+            nothing is unpacked then.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -75,23 +73,21 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
     except _DAMAGED as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{archive.name}: damaged archive ({error}); download it again") from error
-    except OSError as error:  # a full disk, above all
+    except OSError as error:  # such as a full disk
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{archive.name}: cannot be unpacked to {folder} ({error.strerror})") from error
 
 
 def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
-    name = member.orig_filename  # as it stands in the archive: zipfile cleans `filename` silently
+    name = member.orig_filename  # as stored: zipfile silently cleans `filename`
     path, windows = PurePosixPath(name.replace("\\", "/")), PureWindowsPath(name)
     is_link = (member.external_attr >> 28) == 0xA
     if path.is_absolute() or windows.drive or ".." in path.parts or is_link:
-        raise DataError(
-            f"{archive.name}: member {name!r} would land outside the folder; nothing was unpacked"
-        )
+        raise DataError(f"{archive.name}: member {name!r} leads outside of the folder; nothing was unpacked")
 
 
 def _unpack_inner(content: Path, progress: Progress) -> None:
-    """Competitions of 2016 hold archives in their archive."""
+    """Unpack archives within the archive, as competitions of 2016 have them."""
     for inner in sorted(content.glob("*.zip")) if content.is_dir() else ():
         unpack(inner, content, progress=progress)
         inner.unlink()

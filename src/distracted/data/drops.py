@@ -1,4 +1,4 @@
-"""The drop list: images left out of training, each with a reason; all rows stay scored."""
+"""The drop list: images to leave out of training, with reasons; they are still predicted and scored."""
 
 import numpy as np
 import pandas as pd
@@ -14,26 +14,26 @@ COLUMNS = ("img", "reason", "fold")
 
 
 def read_drops(competition: Competition) -> pd.DataFrame:
-    """The drop list of a competition, configs/data/<data>_drop.csv; empty if there is none.
+    """Read a competition's drop list, configs/data/<data>_drop.csv; without a file it is empty.
 
     Returns:
-        Columns img, reason, fold: the fold whose training side leaves the image out; -1: all folds.
+        Columns img, reason, fold: the fold that trains without the image, -1 for all folds.
 
     Raises:
-        DataError: a column, a reason or an image is wrong; says which row.
+        DataError: a column, a reason, an image or a fold is wrong; the message names the row.
     """
     path = competition.config.drop_list
     if path is None:
         return pd.DataFrame({"img": [], "reason": [], "fold": np.empty(0, dtype=np.int64)})
     if path.is_file() and sha256_file(path) != competition.config.drops:
         raise DataError(
-            f"{path}: changed since this command began, and a run has one list over all its folds; repeat "
-            "the command"
+            f"{path}: changed since this command began, but a run has one list for all its folds; run the "
+            "command again"
         )
     table = read_table(path)
     if not {"img", "reason"} <= set(table.columns) <= set(COLUMNS):
         raise DataError(
-            f"{path}: expected the columns img,reason and perhaps fold, got {','.join(table.columns)}"
+            f"{path}: expected the columns img,reason and optionally fold, got {','.join(table.columns)}"
         )
     if "fold" not in table.columns:
         table["fold"] = ""
@@ -41,38 +41,40 @@ def read_drops(competition: Competition) -> pd.DataFrame:
     for number, (img, reason, fold) in enumerate(table[list(COLUMNS)].itertuples(index=False), start=2):
         where = f"{path}, row {number}"
         if img not in known:
-            raise DataError(f"{where}: {img!r} is no training image of {competition.name}; remove the row")
+            raise DataError(f"{where}: {img!r} is not a training image of {competition.name}; remove the row")
         if not reason.strip():
-            raise DataError(f"{where}: {img} has no reason; say why it is left out")
+            raise DataError(f"{where}: {img} has no reason; say why it is left out, for later readers")
         if fold and not fold.isdecimal():
             raise DataError(
-                f"{where}: fold {fold!r}; expected the number of the fold whose training side it is left out "
-                "of, or nothing for all of them"
+                f"{where}: fold {fold!r}; expected the number of the fold that trains without the image, or "
+                "nothing for all folds"
             )
-    if len(double := table[table.duplicated(["img", "fold"])]):
-        raise DataError(f"{path}, row {double.index[0] + 2}: {double['img'].iloc[0]} is there already")
+    if len(again := table[table.duplicated(["img", "fold"])]):
+        img = again["img"].iloc[0]
+        raise DataError(f"{path}, row {again.index[0] + 2}: {img} is listed already; remove the row")
     return table[list(COLUMNS)].assign(fold=[int(fold) if fold else -1 for fold in table["fold"]])
 
 
 def keep_rows(
     competition: Competition, folds: Folds, fold: int, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Rows that a fold trains on, without those that the drop list leaves out of its training side.
+    """Remove the images on the drop list from a fold's training rows.
 
     Raises:
-        DataError: the list is wrong, names a fold that is not there, or leaves a class without a row.
+        DataError: the list is wrong, names a fold that does not exist, or leaves a class without a row.
     """
     table = read_drops(competition)
     path = competition.config.drop_list
     if len(table) and table["fold"].max() >= folds.num_folds:
         raise DataError(
-            f"{path}: fold {table['fold'].max()}; there are {folds.num_folds}, 0 to {folds.num_folds - 1}"
+            f"{path}: fold {table['fold'].max()}; expected one of the {folds.num_folds} folds, 0 to "
+            f"{folds.num_folds - 1}"
         )
     imgs = table.loc[table["fold"].isin([-1, fold]), "img"]
-    left = rows[~competition.train["img"].isin(set(imgs)).to_numpy()[rows]]
-    if missing := set(folds.labels[rows].tolist()) - set(folds.labels[left].tolist()):
+    remaining = rows[~competition.train["img"].isin(set(imgs)).to_numpy()[rows]]
+    if missing := set(folds.labels[rows].tolist()) - set(folds.labels[remaining].tolist()):
         raise DataError(
-            f"{path}: without its images fold {fold} would train on none of class "
-            f"{competition.classes[min(missing)]!r}; keep some"
+            f"{path}: fold {fold} would train without any image of class "
+            f"{competition.classes[min(missing)]!r}; remove some of its images from the list"
         )
-    return left
+    return remaining

@@ -1,4 +1,4 @@
-"""Folds by subject: made once, shared by all models, refused if they do not belong to the data."""
+"""Folds by subject: made once, shared by all runs, checked against the data whenever they are read."""
 
 import io
 import logging
@@ -18,17 +18,17 @@ _log = logging.getLogger(__name__)
 
 COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
-#: Share of the subjects that a single split holds out.
+#: Fraction of the subjects that a single split holds out.
 SINGLE_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """The fold that holds out each training image.
+    """The fold in which each training image is held out.
 
     Attributes:
-        table: img, subject, label, fold, in the order of `Competition.train`; rows of fold -1 are always
-        trained on.
+        table: Columns img, subject, label, fold, in the order of `Competition.train`; rows of fold -1 are
+            trained on in every fold.
         hash: Hex SHA-256 of folds.csv.
     """
 
@@ -55,7 +55,7 @@ class Folds:
 
     @property
     def scored(self) -> NDArray[np.int64]:
-        """Rows that some fold holds out: those with out-of-fold predictions."""
+        """Rows held out in some fold; a run has OOF predictions for these."""
         return np.flatnonzero(self.ids >= 0)
 
     def valid(self, fold: int) -> NDArray[np.int64]:
@@ -67,36 +67,33 @@ class Folds:
         return np.flatnonzero(self.ids != fold)
 
     def check_fold(self, fold: int) -> int:
-        """Return `fold`, or raise FoldsError if there is no such fold."""
+        """Return `fold`, or raise FoldsError if it does not exist."""
         if not 0 <= fold < self.num_folds:
             raise FoldsError(f"FOLD={fold}: there are {self.num_folds} folds, 0 to {self.num_folds - 1}")
         return fold
 
 
 def feasible_folds(competition: Competition, num_folds: int) -> int:
-    """The number of folds that the data allows: each needs a subject, and a subject of every class.
+    """Limit a number of folds to the number of subjects, in all and of the rarest class.
 
     Raises:
         FoldsError: no honest folds exist: fewer than three subjects, or a class with a single subject.
     """
-    train = competition.train
+    train, path = competition.train, competition.config.folder / competition.config.train_list
     if competition.num_subjects < MIN_SUBJECTS:
         names = ", ".join(sorted(set(train["subject"])))
         raise FoldsError(
-            f"{competition.config.folder / competition.config.train_list}: expected at least "
-            f"{MIN_SUBJECTS} subjects for "
-            f"folds by subject, got {competition.num_subjects} ({names}); add subjects "
-            "(data.columns.group: null in "
-            "configs/data/ makes folds by image, whose score says nothing about new subjects)"
+            f"{path}: expected at least {MIN_SUBJECTS} subjects for folds by subject, got "
+            f"{competition.num_subjects} ({names}); add subjects (data.columns.group: null in configs/data/ "
+            "makes folds by image, whose score says nothing about new subjects)"
         )
     per_class = _subjects_per_class(competition)
     if (lonely := per_class[per_class < 2]).size:
         name = str(lonely.index[0])
         subject = train.loc[train["classname"] == name, "subject"].iloc[0]
         raise FoldsError(
-            f"{competition.config.folder / competition.config.train_list}: class {name!r} has a single "
-            f"subject ({subject}): "
-            "held out, it would be missing from the training side; add images of another subject"
+            f"{path}: class {name!r} has a single subject ({subject}): if it is held out, the class is "
+            "missing from the training side; add images of another subject"
         )
     return min(num_folds, competition.num_subjects, int(per_class.min()))
 
@@ -109,15 +106,14 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     """Split by subject, balanced in size and classes; by image if there are no subjects.
 
     Args:
-        num_folds: 1 makes a single split: a tenth of the subjects (more if they are few) is fold 0, the
-        rest is
-            fold -1, always trained on.
+        num_folds: 1 makes a single split: fold 0 is a tenth of the subjects (more if there are few), and the
+            other rows have fold -1, always trained on.
 
     Returns:
         Columns img, subject, label, fold (0-based), in the order of `Competition.train`.
 
     Raises:
-        FoldsError: there is no such split.
+        FoldsError: no valid split was found.
     """
     train = competition.train
     num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
@@ -141,13 +137,13 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
 def hold_back(
     folds: Folds, fold: int, *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split the training side of a fold: rows to train on, and an inner holdout that phases may watch.
+    """Split a fold's training side into rows to train on and an inner holdout for early stopping.
 
     Args:
-        share: Share of the training side's subjects to hold out; 0: none.
+        share: Fraction of the training side's subjects to hold back; 0 holds nothing back.
 
     Returns:
-        Rows to train on, and rows of the inner holdout; no subject is in both, every class is in the first.
+        Rows to train on and rows held back; no subject is in both, and every class is in the first.
 
     Raises:
         FoldsError: the training side has too few subjects.
@@ -165,38 +161,38 @@ def hold_back(
             return rows[ids != 0], rows[ids == 0]
     raise FoldsError(
         f"training.holdout={share:g}: fold {fold} trains on {num_subjects} subjects, none of which can be "
-        "held back without a class that loses its last; expected 0, or more subjects"
+        "held back without losing a class; set it to 0, or add subjects"
     )
 
 
 def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
-    """Read folds.csv, or make it if it does not exist; logs if there are fewer folds than asked for.
+    """Read folds.csv, or make it if it does not exist; log if there are fewer folds than asked for.
 
     Raises:
-        FoldsError: the file has another number of folds than `num_folds`, or does not belong to the data.
+        FoldsError: the file has another number of folds than `num_folds`, or does not match the data.
     """
     feasible = feasible_folds(competition, num_folds)
     if not path.exists():
         text = make_folds(competition, feasible).to_csv(index=False, lineterminator="\n")
-        create_text(path, text)  # another process may have been first: its folds are read below
+        create_text(path, text)  # no effect if another process was first; its folds are read below
     folds = read_folds(path, competition)
     if folds.num_folds not in (feasible, 1):
         raise FoldsError(
             f"{path} has {folds.num_folds} folds, this run asks for {num_folds}: every run shares one split. "
-            f"SET='training.num_folds={folds.num_folds}' goes with it; to split again, remove {path.parent}"
+            f"set SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"
         )
     if folds.num_folds == 1:
         held_out = folds.table["fold"] == 0
         _log.info(
-            "a single split: %d of %d subjects are held out and scored, the others always trained on",
+            "a single split: %d of %d subjects are held out and scored, the others are always trained on",
             folds.table.loc[held_out, "subject"].nunique(),
             competition.num_subjects,
         )
     elif folds.num_folds != num_folds:
         _log.info(
-            "%d folds asked for, %d there: %d subjects, the rarest class with %d of them",
-            num_folds,
+            "%d folds instead of %d: there are %d subjects, %d in the rarest class",
             folds.num_folds,
+            num_folds,
             competition.num_subjects,
             _subjects_per_class(competition).min(),
         )
@@ -207,12 +203,13 @@ def read_folds(path: Path, competition: Competition) -> Folds:
     """Read folds.csv and check it against the data.
 
     Raises:
-        FoldsError: missing, not of these images, subjects and labels, or a subject in two folds.
+        FoldsError: the file is missing or damaged, does not match the images, subjects and labels, or puts a
+            subject in two folds.
     """
     if not path.is_file():
         raise FoldsError(f"{path}: no folds yet; `make folds` or the first `make train` makes them")
     content = path.read_bytes()
-    remedy = f"restore it, or remove {path.parent} to start again"
+    remedy = f"restore it, or remove {path.parent} to start over"
     try:
         table = pd.read_csv(io.BytesIO(content), dtype={"img": str, "subject": str}, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
@@ -229,7 +226,7 @@ def read_folds(path: Path, competition: Competition) -> Folds:
         if (differs := table[column] != train[column]).any():
             img = table.loc[differs, "img"].iloc[0]
             raise FoldsError(
-                f"{path}: {column} of {img} is not that of {competition.config.train_list}; {remedy}"
+                f"{path}: {column} of {img} differs from {competition.config.train_list}; {remedy}"
             )
     _check_ids(table, path, remedy)
     return Folds(table, sha256_bytes(content))
@@ -245,6 +242,6 @@ def _check_ids(table: pd.DataFrame, path: Path, remedy: str) -> None:
         raise FoldsError(
             f"{path}: expected folds 0, 1, ... without a gap (and -1 for rows always trained on); {remedy}"
         )
-    straddling = table.groupby("subject")["fold"].nunique()
-    if (straddling > 1).any():
-        raise FoldsError(f"{path}: subject {straddling.idxmax()} is in more than one fold; {remedy}")
+    num_folds = table.groupby("subject")["fold"].nunique()
+    if (num_folds > 1).any():
+        raise FoldsError(f"{path}: subject {num_folds.idxmax()} is in more than one fold; {remedy}")

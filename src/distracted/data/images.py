@@ -1,4 +1,4 @@
-"""Reads one image file; all images of the project are read here."""
+"""Decode image files; all image reading goes through this module."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,67 +12,64 @@ from distracted.errors import ImageError
 Image = NDArray[np.uint8]
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-#: OpenCV's flag for decoding a JPEG at 1/1, 1/2, 1/4 or 1/8 of its size.
+# OpenCV's flag to decode at 1/factor of the size
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-_PNG_END = b"IEND\xaeB`\x82"  # its checksum included
+_PNG_END = b"IEND\xaeB`\x82"  # including its checksum
 
 
 def check_bytes(data: bytes, path: Path) -> None:
-    """Refuse bytes that are not a whole image, without decoding them.
+    """Reject files that are clearly not complete images, without decoding them.
 
-    OpenCV decodes a truncated JPEG to a picture with a grey rest and only warns, so the end marker is
-    checked.
+    OpenCV decodes a truncated JPEG with a grey rest and only warns, so this looks for the end marker.
 
     Raises:
-        ImageError: empty, cut off, or neither JPEG, PNG nor another format that OpenCV may know.
+        ImageError: the file is empty, truncated, or in none of the formats JPEG, PNG, BMP, WebP, TIFF.
     """
     if not data:
         raise ImageError(f"{path}: the file is empty (zero bytes); fetch it again")
     if data.startswith(_JPEG):
-        whole = data.find(b"\xff\xd9", _start_of_scan(data)) >= 0
+        is_complete = data.find(b"\xff\xd9", _start_of_scan(data)) >= 0
     elif data.startswith(_PNG):
-        whole = data.rfind(_PNG_END) >= 0
+        is_complete = data.rfind(_PNG_END) >= 0
     elif data[:2] == b"BM" or data[:4] in (b"RIFF", b"II*\0", b"MM\0*"):  # BMP, WebP, TIFF
-        whole = True
+        is_complete = True
     else:
         raise ImageError(f"{path}: not an image (it starts with {data[:8]!r}); fetch it again")
-    if not whole:
-        raise ImageError(
-            f"{path}: the image is truncated ({len(data):,} bytes, no end marker); fetch it again"
-        )
+    if not is_complete:
+        size = f"{len(data):,} bytes, no end marker"
+        raise ImageError(f"{path}: the image is truncated ({size}); fetch it again")
 
 
 def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Image:
     """Decode an image's bytes to uint8 RGB, shape (H, W, 3), rotated by its EXIF orientation.
 
-    Grayscale, CMYK and 16-bit images come out as 8-bit RGB.
+    Grayscale, CMYK and 16-bit images are converted to 8-bit RGB.
 
     Args:
-        short_side: Reduce the picture to this many pixels on its shorter side; it is never enlarged. A JPEG
-        is
-            decoded at a half, a quarter or an eighth if that is enough, which is faster.
+        short_side: Shrink the image until its shorter side has this many pixels; smaller images stay as they
+            are. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that suffices, which is faster.
     """
     check_bytes(data, path)
-    flags = cv2.IMREAD_COLOR if short_side is None else _REDUCED[_reducible(data, short_side)]
+    flags = cv2.IMREAD_COLOR if short_side is None else _REDUCED[_decode_factor(data, short_side)]
     try:
         bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-    except cv2.error as error:  # a size beyond OpenCV's limit
+    except cv2.error as error:  # larger than OpenCV's limit
         raise ImageError(f"{path}: OpenCV refuses to decode it ({error.err}); fetch it again") from error
     if bgr is None:  # OpenCV does not raise
         raise ImageError(f"{path}: not a readable image; fetch it again")
     if short_side is not None:
-        bgr = _reduce(bgr, short_side)
+        bgr = _shrink(bgr, short_side)
     rgb: Image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of an image file; raises ImageError if it cannot be read."""
+    """Read an image file's bytes; raise ImageError if that fails."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -84,25 +81,25 @@ def read_rgb(path: Path, *, short_side: int | None = None) -> Image:
     return decode_rgb(read_bytes(path), path, short_side=short_side)
 
 
-def _reduce(image: Image, short_side: int) -> Image:
+def _shrink(image: Image, short_side: int) -> Image:
     height, width = image.shape[:2]
     if (share := short_side / min(height, width)) >= 1:
         return image
     size = max(1, round(width * share)), max(1, round(height * share))
     if share >= 0.5:
-        # To twice the size first, then means of 2 x 2 pixels: as good as OpenCV's mean over a fractional
-        # number of pixels, in less than half of the time.
+        # Bilinear to twice the size, then means of 2 x 2 pixels: as good as INTER_AREA with a fractional
+        # factor, in less than half of the time.
         image = cv2.resize(image, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
-    reduced: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return reduced
+    shrunk: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return shrunk
 
 
-def _reducible(data: bytes, short_side: int) -> int:
-    """Largest factor (1, 2, 4, 8) by which a JPEG can be reduced on decoding and keep `short_side` pixels."""
+def _decode_factor(data: bytes, short_side: int) -> int:
+    """The largest of 8, 4, 2, 1 that leaves a JPEG's shorter side at least `short_side` pixels."""
     if not data.startswith(_JPEG):
         return 1
     for position, marker in _segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame's header
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # frame header, with height and width
             sides = (int.from_bytes(data[position + 5 + i : position + 7 + i], "big") for i in (0, 2))
             shorter = min(sides)
             return next(factor for factor in (8, 4, 2, 1) if factor == 1 or shorter // factor >= short_side)
@@ -110,12 +107,12 @@ def _reducible(data: bytes, short_side: int) -> int:
 
 
 def _start_of_scan(data: bytes) -> int:
-    """Position of a JPEG's first scan; markers before it (an EXIF thumbnail's end marker!) do not count."""
+    """Position of a JPEG's first scan; an end marker before it belongs to an EXIF thumbnail."""
     return next((position for position, marker in _segments(data) if marker == 0xDA), len(data))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Position and marker of each of a JPEG's segments, up to its first scan."""
+    """Position and marker of each JPEG segment, up to the first scan."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

@@ -1,4 +1,4 @@
-"""Batches of images: decoded and augmented on the CPU as uint8; the network normalises them on its device."""
+"""Load images in batches: decoded and augmented on the CPU as uint8; the network normalises them."""
 
 import signal
 from collections.abc import Iterator
@@ -17,24 +17,23 @@ from distracted.data.packs import Pictures
 from distracted.data.sampling import balance_subjects
 from distracted.errors import DistractedError, TrainingError, first_line
 
-#: An image in an epoch: (epoch, position among the pictures, how often it was drawn earlier in the epoch).
+#: One draw of an image: (epoch, position in the pictures, how often it was drawn before in the epoch).
 Key = tuple[int, int, int]
 
 
 class Transform(Protocol):
-    """Turns a decoded RGB picture (H, W, 3) into a network's input: one square image, or a stack of them."""
+    """Turns a decoded RGB image (H, W, 3) into the network's input: one square image, or several, stacked."""
 
     def __call__(self, image: Image, *, epoch: int, index: int, repeat: int) -> Image: ...
 
 
 class Batch(NamedTuple):
-    """A batch of transformed images.
+    """Transformed images and their positions in the pictures.
 
     Attributes:
-        images: uint8, shape (B, size, size, 3); with a dimension of regions (the whole picture first), or
-        of views
-            and then of regions, after the first.
-        indices: Positions among the pictures, shape (B,).
+        images: uint8, shape (B, size, size, 3). Regions, the whole image first, add a dimension after the
+            first; views add one before that of regions.
+        indices: Shape (B,).
     """
 
     images: torch.Tensor
@@ -42,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
-    """Decoded, augmented images by `Key`; for an unreadable image the item is the error."""
+    """Transformed images by `Key`; an error is returned, not raised, so that it survives a worker process."""
 
     def __init__(self, pictures: Pictures, transform: Transform) -> None:
         self._pictures = pictures
@@ -61,35 +60,39 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
 
 @dataclass(frozen=True, eq=False)
 class ExtraRows:
-    """Rows added to those of an epoch, such as pseudo-labelled images.
+    """Rows added to each batch of an epoch, such as pseudo-labelled images.
 
     Attributes:
-        rows: Positions among the pictures, shape (num_rows,).
-        share: Their share of each batch.
+        rows: Positions in the pictures, shape (num_rows,).
+        share: Fraction of each batch.
     """
 
     rows: NDArray[np.int64]
     share: float
 
     def count(self, num_rows: int) -> int:
-        """Number of extra rows for a number of rows."""
+        """Number of rows to add to an epoch of `num_rows` rows."""
         return max(1, round(num_rows * self.share / (1 - self.share)))
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A number of the rows, and how often each was drawn earlier, shape (count, 2)."""
+        """Draw rows; each row and how often it was drawn before, shape (count, 2)."""
         rounds = -(-count // len(self.rows))
         drawn = np.concatenate([rng.permutation(self.rows) for _ in range(rounds)])
         return np.stack([drawn, np.repeat(np.arange(rounds), len(self.rows))], axis=1)[:count]
 
 
 class BatchSampler(Sampler[list[Key]]):
-    """Keys in batches of nearly equal size, shuffled in each epoch or in order.
+    """Batches of keys, in order or shuffled by (seed, epoch).
 
-    Sizes are equal, and at least two, so that no last batch of one image meets a BatchNorm in training
-    mode; with `batch_size` 2 and an odd number of rows one batch has three. With `subjects` (of the rows) a
-    shuffled epoch draws as many images, but each subject equally often. With `extra` each batch of a
-    shuffled epoch gets its share of the extra rows, each once before any comes again. With `part` (number,
-    count) each batch is divided, and this sampler yields one of the parts.
+    Batches have nearly equal sizes of at least two, since BatchNorm cannot learn from a last batch of one
+    image; with `batch_size` 2 and an odd number of rows, one batch has three.
+
+    Args:
+        rows: Positions in the pictures, shape (num_rows,).
+        seed: None keeps the order of `rows`.
+        subjects: Subject id of each row; a shuffled epoch then draws each subject equally often.
+        extra: Rows added to each batch of a shuffled epoch; none repeats before all were drawn.
+        part: (k, n) yields the k-th of n parts of each batch, for n processes that share one.
     """
 
     def __init__(
@@ -112,10 +115,10 @@ class BatchSampler(Sampler[list[Key]]):
         self._num_batches = max(1, min(-(-self.num_images // batch_size), most))
         self._seed = seed
         self.epoch = 0
-        self.after = 0  # batches at the start of the epoch to skip
+        self.num_skipped = 0  # batches at the epoch's start that were seen before a resume
 
     def num_before(self, batch: int) -> int:
-        """Images in the batches of an epoch before this one."""
+        """Number of images in the epoch's batches before this one."""
         counts = [len(self._rows), self._num_extra]
         return sum(
             batch * (count // self._num_batches) + min(batch, count % self._num_batches) for count in counts
@@ -136,49 +139,45 @@ class BatchSampler(Sampler[list[Key]]):
         batches = np.array_split(np.stack([rows, repeats], axis=1), self._num_batches)
         if self._extra is not None:
             rng = np.random.default_rng([self._seed or 0, self.epoch, 1])
-            more = np.array_split(self._extra.draw(self._num_extra, rng), self._num_batches)
-            batches = [np.concatenate(pair) for pair in zip(batches, more, strict=True)]
+            extra = np.array_split(self._extra.draw(self._num_extra, rng), self._num_batches)
+            batches = [np.concatenate(pair) for pair in zip(batches, extra, strict=True)]
         number, size = self._part
-        for batch in batches[self.after :]:
+        for batch in batches[self.num_skipped :]:
             yield [(self.epoch, index, repeat) for index, repeat in batch[number::size].tolist()]
 
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
-    """Within this block the death of a loader process raises an error that says what helps.
+    """Turn the death of a loader's worker process into an error with a remedy.
 
-    torch notices it by a signal, and raises in the middle of whatever is being done.
+    torch learns of it by a signal and raises a RuntimeError wherever the code happens to be.
 
     Raises:
-        TrainingError: the system has ended a loader process.
+        TrainingError: a worker was ended by the system.
     """
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # or in a broken pipe
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two if it died while sending
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        with suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise at the next death, anywhere
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again
         raise TrainingError(
-            f"a process that decodes images was ended by the system ({first_line(error)}): memory, or shared "
-            "memory, has run out; fewer processes need less (SET='runtime.num_workers=2', 0: none), and the "
-            "same command goes on"
+            f"a process that decodes images was ended by the system ({first_line(error)}): memory or shared "
+            "memory ran out; use fewer processes (SET='runtime.num_workers=2', or 0), and the same command "
+            "continues"
         ) from error
 
 
 class Loader:
-    """Batches of one set of rows; an unreadable image raises, in whichever process it was read.
+    """Loads rows of a set of pictures in batches.
 
     Args:
-        pictures: All pictures; `rows` picks among them.
-        rows: Positions among the pictures, shape (num_rows,).
-        transform: Turns a decoded image into the network's input, such as an `Augmenter`.
-        batch_size: Most images in a batch.
-        num_workers: Processes that decode; 0: this one. Results do not depend on it.
-        seed: Shuffle by (seed, epoch); None keeps the order of `rows`.
-        subjects: Subject id of each of `rows`, to draw each subject equally often when shuffling.
-        extra: Further rows that each batch of a shuffled epoch gets a share of.
-        part: Number and count of the parts that each batch is divided into; this loader yields one.
+        rows: Positions in `pictures`, shape (num_rows,).
+        transform: Makes the network's input, such as an `Augmenter`.
+        batch_size: Maximum number of images per batch.
+        num_workers: Processes that decode; 0 decodes in this one. Batches do not depend on it.
+        seed, subjects, extra, part: As for `BatchSampler`.
     """
 
     def __init__(
@@ -207,39 +206,39 @@ class Loader:
             persistent_workers=num_workers > 0,
             worker_init_fn=_init_worker,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # the global one is dropout's
+            generator=torch.Generator(),  # otherwise each epoch draws from dropout's generator
         )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return len(self._sampler)
 
     def num_before(self, batch: int) -> int:
-        """Images in the batches of an epoch before this one."""
+        """Number of images in the epoch's batches before this one."""
         return self._sampler.num_before(batch)
 
     def epoch(self, epoch: int = 0, *, after: int = 0) -> Iterator[Batch]:
         """The batches of one epoch.
 
         Args:
-            after: Number of batches to skip; their images are not read.
+            after: Number of batches to skip without reading their images.
 
         Raises:
             ImageError: an image cannot be read; the message starts with its path.
-            ConfigError: the policy does not yield square uint8 images.
+            ConfigError: the policy does not make square uint8 images.
         """
-        self._sampler.epoch, self._sampler.after = epoch, after
+        self._sampler.epoch, self._sampler.num_skipped = epoch, after
         for batch in self._loader:
             if isinstance(batch, DistractedError):
-                # A new error: the old one, held by this frame, would form a cycle with the workers, and torch
-                # waits ten seconds for workers that the garbage collector has to end.
+                # Raise a copy: the original and this frame would form a reference cycle that keeps the
+                # workers alive, and torch waits ten seconds for workers that the garbage collector ends.
                 raise type(batch)(*batch.args)
             yield batch
 
 
 def _init_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches them too; the parent ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
 
 
 def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:

@@ -1,6 +1,6 @@
-"""The cache of decoded training pictures: decoded once at the size a network needs, then memory-mapped.
+"""A cache of decoded images at the size that training needs, in memory-mapped files ("packs").
 
-It holds the very pixels that decoding gives: a run sees the same with the cache and without.
+The cache holds the pixels that decoding gives, so a run's results do not depend on it.
 """
 
 import errno
@@ -27,15 +27,14 @@ from distracted.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
-#: In the files' names; counted up when pictures are reduced in another way.
-_VERSION = 1
-_CHUNK = 64  # pictures in memory at once while they are decoded
-_LOOKED_AT = 32  # pictures by which the size of all is estimated
+_VERSION = 1  # part of the packs' names; to be increased when images are shrunk in another way
+_CHUNK = 64  # images in memory at once during decoding
+_NUM_SAMPLED = 32  # images from which the size of all of them is estimated
 _GB = 1e9
 
 
 class Pictures(Protocol):
-    """Decoded pictures by their position: uint8 RGB, shape (H, W, 3), perhaps read-only."""
+    """Decoded images by position: uint8 RGB, shape (H, W, 3), possibly read-only."""
 
     def __len__(self) -> int: ...
 
@@ -43,10 +42,10 @@ class Pictures(Protocol):
 
 
 class Files:
-    """Pictures that are decoded each time they are read.
+    """Image files, decoded at each access.
 
     Args:
-        short_side: As `read_rgb` takes it.
+        short_side: As for `read_rgb`.
     """
 
     def __init__(self, paths: Sequence[Path], *, short_side: int | None = None) -> None:
@@ -59,11 +58,11 @@ class Files:
         return read_rgb(self._paths[index], short_side=self._short_side)
 
 
-class Kept:
-    """Pictures from packs; a picture that is in none of them is decoded each time.
+class CachedPictures:
+    """Images from packs; those that are in no pack are decoded at each access.
 
     Args:
-        contents: Digest of each picture's file.
+        contents: Digest of each file.
     """
 
     def __init__(self, files: Files, contents: Sequence[str], packs: Sequence["Pack"]) -> None:
@@ -72,7 +71,7 @@ class Kept:
             content: (number, row)
             for number, pack in enumerate(packs)
             for row, content in enumerate(pack.contents)
-            if pack.sizes[row].any()  # it could be decoded
+            if pack.sizes[row].any()  # unreadable images have size 0
         }
         self._places = np.array([places.get(content, (-1, 0)) for content in contents], dtype=np.int64)
 
@@ -86,11 +85,11 @@ class Kept:
 
 @dataclass
 class Pack:
-    """A file of decoded pictures, one after another, with a table of their digests and sizes.
+    """A file of concatenated decoded images and its table.
 
     Attributes:
-        contents: Digest of each picture's file.
-        sizes: Height and width of each picture, shape (num_pictures, 2); 0 if it could not be decoded.
+        contents: Digest of each image file.
+        sizes: Height and width of each image, shape (num_images, 2); 0 if it could not be read.
     """
 
     path: Path
@@ -109,12 +108,12 @@ class Pack:
         return picture
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave out the memory map, which pickles as all of its bytes: each process maps the file itself."""
+        """Leave out the memory map, which would be pickled as all of its bytes."""
         return {**self.__dict__, "_bytes": None}
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the file exists and has the length that its table implies."""
+    def is_complete(self) -> bool:
+        """Whether the file exists and has the length that its table gives."""
         return self.path.is_file() and self.path.stat().st_size == self._offsets[-1]
 
 
@@ -128,17 +127,17 @@ def keep_pictures(
     progress: Progress = silent,
     after_chunk: Callable[[], None] = lambda: None,
 ) -> Pictures:
-    """Pictures from the cache, which is completed first if there is room for it.
+    """Decode the images that the cache lacks, if there is room, and return all of them.
 
-    If several processes ask at once, one decodes and the others wait for it. Without room, pictures are
-    decoded each time they are read, and a warning says so.
+    If several processes call this at once, one decodes and the others wait. Without room the missing images
+    are decoded at each access, and a warning says so.
 
     Args:
         contents: Digest of each file.
-        short_side: As in `read_rgb`; None: not reduced.
-        folder: The cache folder; may be deleted at any time.
-        limit: GB that the folder may grow to; "auto": half of what is free on its disk; 0: no cache.
-        after_chunk: Called after every 64 pictures; may raise, to stop.
+        short_side: As for `read_rgb`.
+        folder: The data set's decoded images; may be deleted at any time.
+        limit: Maximum size of the folder in GB; "auto": half of the disk's free space, 0: no cache.
+        after_chunk: Called after each chunk of images; may raise, to stop.
     """
     files = Files(paths, short_side=short_side)
     if limit == 0:
@@ -146,29 +145,30 @@ def keep_pictures(
     name = f"{_VERSION}-{short_side or 'full'}"
     packs = list(_find_packs(folder, name))
     if not _missing(contents, packs):
-        return Kept(files, contents, packs)
-    lock = folder / "pictures.lock"
-    if (other := holder(lock)) is not None:
-        _log.info("decoded pictures: being made by %s; waiting for them", other)
-    patience = float("inf")
-    with hold(lock, "decoded pictures", patience=patience, while_waiting=after_chunk) as held:
+        return CachedPictures(files, contents, packs)
+    lock_path = folder / "pictures.lock"
+    if (owner := holder(lock_path)) is not None:
+        _log.info("waiting for %s, which decodes the images", owner)
+    work = "decoding images"
+    with hold(lock_path, work, patience=float("inf"), while_waiting=after_chunk) as lock:
         remove_leftovers(folder)
         packs = list(_find_packs(folder, name))
 
-        def still_ours() -> None:
+        def check() -> None:
             after_chunk()
-            if held.is_lost:
-                held.check()
+            if lock.is_lost:
+                lock.check()
 
         if missing := _missing(contents, packs):
-            chosen = Files([paths[i] for i in missing], short_side=short_side)
-            pack = _decode(chosen, [contents[i] for i in missing], folder, name, limit, progress, still_ours)
+            missing_files = Files([paths[i] for i in missing], short_side=short_side)
+            digests = [contents[i] for i in missing]
+            pack = _decode(missing_files, digests, folder, name, limit, progress, check)
             packs += [pack] if pack is not None else []
-    return Kept(files, contents, packs)
+    return CachedPictures(files, contents, packs)
 
 
 def _missing(contents: Sequence[str], packs: Sequence[Pack]) -> list[int]:
-    """The first position of each content that no pack holds."""
+    """Positions of the images that are in no pack; of identical ones the first."""
     known = {content for pack in packs for content in pack.contents}
     first = {content: index for index, content in reversed(list(enumerate(contents)))}
     return sorted(index for content, index in first.items() if content not in known)
@@ -180,14 +180,14 @@ def _find_packs(folder: Path, name: str) -> Iterator[Pack]:
             table = pd.read_parquet(path)
             sizes = table[["height", "width"]].to_numpy(dtype=np.int64)
             pack = Pack(path.with_suffix(".u8"), table["content"].tolist(), sizes)
-        except FileNotFoundError:  # removed just now
+        except FileNotFoundError:  # removed by another process
             continue
         except (OSError, ValueError, KeyError, TypeError):
             pack = None
-        if pack is not None and pack.is_whole:
+        if pack is not None and pack.is_complete:
             yield pack
         else:
-            _log.warning("%s is damaged; its pictures are decoded again", path)
+            _log.warning("%s is damaged; its images are decoded again", path)
 
 
 def _decode(
@@ -201,54 +201,67 @@ def _decode(
 ) -> Pack | None:
     """Write a pack of all files; None if there is no room for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    size = _estimate(files)
-    held, free = _folder_size(folder), shutil.disk_usage(folder).free
-    room = free / 2 if limit == "auto" else min(limit * _GB - held, free)
-    about = f"{len(files):,} decoded pictures take about {_amount(size)}"
-    if size > room:
-        _log.warning(
-            "%s, and there is room for %s in %s, which holds %s and may be deleted (runtime.cache_gb=%s, %s "
-            "free): each is decoded whenever it is needed",
-            about,
-            _amount(max(0.0, room)),
-            folder,
-            _amount(held),
-            limit,
-            _amount(free),
-        )
+    if not _has_room(files, folder, limit):
         return None
-    _log.info("%s in %s: decoded once, for all runs of this image size", about, folder)
     path = folder / f"{name}-{sha256(''.join(contents).encode()).hexdigest()[:16]}.u8"
-    sizes = np.zeros((len(files), 2), dtype=np.int64)
     try:
-        with (
-            atomic_paths([path, path.with_suffix(".parquet")]) as [pixels, table],
-            progress("decoding pictures", total=len(files), unit="img") as step,
-            ThreadPoolExecutor(torch.get_num_threads()) as pool,  # decoding releases the interpreter's lock
-        ):
-            with pixels.open("wb") as out:
-                for start in range(0, len(files), _CHUNK):
-                    rows = range(start, min(start + _CHUNK, len(files)))
-                    for row, image in zip(rows, pool.map(lambda i: _try(files, i), rows), strict=True):
-                        if image is not None:
-                            sizes[row] = image.shape[:2]
-                            out.write(image.data)
-                    step(len(rows))
-                    after_chunk()
+        with atomic_paths([path, path.with_suffix(".parquet")]) as [pixels, table]:
+            sizes = _write_pixels(files, pixels, progress, after_chunk)
             columns = {"content": contents, "height": sizes[:, 0], "width": sizes[:, 1]}
             pd.DataFrame(columns).to_parquet(table, index=False)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _log.warning(
-            "%s: %s; each picture is decoded whenever it is needed", folder, os.strerror(error.errno)
-        )
+        _log.warning("%s: %s; each image is decoded whenever it is needed", folder, os.strerror(error.errno))
         return None
     return Pack(path, contents, sizes)
 
 
+def _has_room(files: Files, folder: Path, limit: float | Literal["auto"]) -> bool:
+    """Whether a pack of all files fits into the folder; log the answer."""
+    size = _estimate(files)
+    taken, free = _folder_size(folder), shutil.disk_usage(folder).free
+    room = free / 2 if limit == "auto" else min(limit * _GB - taken, free)
+    need = f"{len(files):,} decoded images take about {_amount(size)}"
+    if size <= room:
+        _log.info("%s in %s: decoded once, for all runs with this image size", need, folder)
+        return True
+    _log.warning(
+        "%s, but there is room for %s in %s (runtime.cache_gb=%s; it holds %s, %s are free): each image is "
+        "decoded whenever it is needed; deleting the folder makes room",
+        need,
+        _amount(max(0.0, room)),
+        folder,
+        limit,
+        _amount(taken),
+        _amount(free),
+    )
+    return False
+
+
+def _write_pixels(
+    files: Files, path: Path, progress: Progress, after_chunk: Callable[[], None]
+) -> NDArray[np.int64]:
+    """Decode all files into one file; returns heights and widths, shape (num_images, 2)."""
+    sizes = np.zeros((len(files), 2), dtype=np.int64)
+    with (
+        path.open("wb") as out,
+        progress("decoding images", total=len(files), unit="img") as step,
+        ThreadPoolExecutor(torch.get_num_threads()) as pool,  # decoding releases the GIL
+    ):
+        for start in range(0, len(files), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(files)))
+            for row, image in zip(rows, pool.map(lambda i: _try(files, i), rows), strict=True):
+                if image is not None:
+                    sizes[row] = image.shape[:2]
+                    out.write(image.data)
+            step(len(rows))
+            after_chunk()
+    return sizes
+
+
 def _try(files: Files, index: int) -> Image | None:
-    """A picture; None if it cannot be read, which raises again when it is used."""
+    """Decode an image; None if it cannot be read, which is an error only for those who access it."""
     try:
         return files[index]
     except ImageError:
@@ -256,9 +269,9 @@ def _try(files: Files, index: int) -> Image | None:
 
 
 def _estimate(files: Files) -> float:
-    """Estimated size of all pictures in bytes, from a few of them."""
-    some = np.unique(np.linspace(0, len(files) - 1, _LOOKED_AT).astype(np.int64)).tolist()
-    sizes = [image.size for image in (_try(files, index) for index in some) if image is not None]
+    """Bytes of all images, estimated from a sample."""
+    sample = np.unique(np.linspace(0, len(files) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
+    sizes = [image.size for image in (_try(files, index) for index in sample) if image is not None]
     return len(files) * float(np.mean(sizes)) if sizes else 0.0
 
 

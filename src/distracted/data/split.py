@@ -1,4 +1,4 @@
-"""Splits rows into parts of equal size and class shares, each subject in one part."""
+"""Split rows by subject into parts of equal size and class balance."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,32 +6,34 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-_NUM_SEEDS = 32  # StratifiedGroupKFold can give poor folds when groups are few: the best of these is kept
-_NUM_DEALS = 1000
+_NUM_SEEDS = 32  # with few groups a single StratifiedGroupKFold can be poor: take the best of these
+_NUM_RANDOM = 1000
 
 
 def split_by_subject(
     labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, *, seed: int = 0
 ) -> NDArray[np.int64] | None:
-    """The part of each row, 0-based, each subject in one part; None if there is no good split.
+    """Assign each row to a part so that no subject is in two parts and every class is outside of each part.
 
-    StratifiedGroupKFold is run under several seeds. Of the splits that leave every class on each training
-    side, the one with class counts nearest to equal shares is taken. If there is none, as can happen with
-    few subjects, the subjects are dealt out at random, many times. Subjects with one image each need no
-    groups.
+    StratifiedGroupKFold runs with several seeds, and the valid split with the most equal class counts wins.
+    It can find none with a handful of subjects; then subjects are assigned at random, many times. If each
+    image is its own subject, StratifiedKFold does without groups.
 
     Args:
         labels: Class ids, shape (num_rows,).
-        subjects: Subject ids, not all of them need occur, shape (num_rows,).
+        subjects: Subject ids, shape (num_rows,); ids may have gaps.
+
+    Returns:
+        Part of each row, 0-based, shape (num_rows,); None if no valid split was found.
     """
-    ids = _best(labels, num_parts, _stratified(labels, subjects, num_parts, seed))
-    return ids if ids is not None else _best(labels, num_parts, _dealt(subjects, num_parts, seed))
+    parts = _best(labels, num_parts, _stratified(labels, subjects, num_parts, seed))
+    return parts if parts is not None else _best(labels, num_parts, _at_random(subjects, num_parts, seed))
 
 
 def _best(
     labels: NDArray[np.int64], num_parts: int, candidates: Iterator[NDArray[np.int64]]
 ) -> NDArray[np.int64] | None:
-    """The best balanced of the splits that leave every class on each training side."""
+    """The best balanced candidate that leaves every class outside of each part and no part empty."""
     counts = np.bincount(labels)
     best: tuple[float, NDArray[np.int64]] | None = None
     for ids in candidates:
@@ -59,13 +61,13 @@ def _stratified(
         )
         ids = np.full(len(labels), -1, dtype=np.int64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a class rarer than parts: `_best` sees to it
+            warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than parts: see `_best`
             for part, (_, valid) in enumerate(splitter.split(labels, labels, None if by_image else subjects)):
                 ids[valid] = part
         yield ids
 
 
-def _dealt(subjects: NDArray[np.int64], num_parts: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    for number in range(_NUM_DEALS):
-        dealt = np.random.default_rng(seed + number).integers(0, num_parts, int(subjects.max()) + 1)
-        yield dealt[subjects]
+def _at_random(subjects: NDArray[np.int64], num_parts: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    for number in range(_NUM_RANDOM):
+        part_of_subject = np.random.default_rng(seed + number).integers(0, num_parts, int(subjects.max()) + 1)
+        yield part_of_subject[subjects]

@@ -1,4 +1,4 @@
-"""Reading the competition's CSV files: every cell as it is written."""
+"""Read the competition's CSV files as text."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from distracted.errors import DataError
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file with a header; every cell is text, an empty one is "".
+    """Read a CSV file with a header; every cell is text, empty cells are "".
 
     Raises:
-        DataError: missing or unreadable, or its rows have more fields than its header.
+        DataError: the file is missing or unreadable, or its rows have more fields than its header.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -20,6 +20,6 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; is this a competition's folder?") from None
     except (EmptyDataError, ParserError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for an index
-        raise DataError(f"{path}: its rows have more fields than its header; a comma too many in a row?")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas then uses the first column as index
+        raise DataError(f"{path}: its rows have more fields than its header; is there a comma too many?")
     return table

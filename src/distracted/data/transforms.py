@@ -1,10 +1,10 @@
-"""The transforms that a policy names: albumentations', the costliest of them in a form of our own.
+"""A policy's transforms: albumentations, with faster versions of the slowest ones.
 
-Ours draw the same and make the same pictures, sooner. Geometric transforms in a row become one warp, so that
-a picture is interpolated once instead of up to three times; the others do the same arithmetic in fewer
-passes. From what albumentations makes they are a few grey levels off at edges, and one or two elsewhere.
+The faster versions draw the same random numbers. Consecutive geometric transforms become one warp, so an
+image is interpolated once instead of up to three times; the others do the same arithmetic in fewer passes.
+Results differ from albumentations' by a few grey levels at edges and by one or two elsewhere.
 
-This is the only module that knows albumentations.
+No other module imports albumentations.
 """
 
 import os
@@ -20,64 +20,64 @@ from numpy.typing import NDArray
 from distracted.data.images import Image
 from distracted.errors import ConfigError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates on import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # on import it would look for updates online
 
 import albumentations as A
 from albucore import sz_lut
 
-#: Transforms by albumentations' names, each with its arguments, in order.
+#: albumentations transforms by name, each with its arguments, in order.
 Policy = Sequence[Mapping[str, Mapping[str, Any] | None]]
 Matrix = NDArray[np.float64]
 
-#: Grey of an RGB pixel, as OpenCV weighs it.
+# OpenCV's weights of red, green and blue in grey
 _GREY = np.array([0.299, 0.587, 0.114])
 _LEVELS = np.arange(256, dtype=np.float32)
 
 
 class Transforms:
-    """A policy's transforms, ready to be applied to one image at a time.
+    """A policy's transforms, applied to one image at a time.
 
     Attributes:
-        are_none: The policy is empty.
-        resize: They make an image of the given size of any; else they take one of that size.
-        crop_first: They begin with a random crop, which leaves the image that comes in as it is.
+        is_empty: The policy has no transforms.
+        resizes: The policy crops and resizes images of any size to `size`; otherwise it expects that size.
+        crops_first: The first transform is a random crop, which does not change its input in place.
 
     Args:
-        size: Side of the square that comes out, in pixels.
+        size: Side of the square output, in pixels.
 
     Raises:
-        ConfigError: a transform or an argument that albumentations does not know.
+        ConfigError: albumentations has no such transform or argument.
     """
 
     def __init__(self, policy: Policy, *, size: int) -> None:
-        named = [_build(name, arguments or {}, size) for item in policy for name, arguments in item.items()]
-        crops = [isinstance(transform, A.RandomResizedCrop) for transform in named]
-        self.are_none, self.resize, self.crop_first = not named, any(crops), crops[:1] == [True]
-        self._compose = A.Compose(_quicken(named))
+        built = [_build(name, arguments or {}, size) for item in policy for name, arguments in item.items()]
+        crops = [isinstance(transform, A.RandomResizedCrop) for transform in built]
+        self.is_empty, self.resizes, self.crops_first = not built, any(crops), crops[:1] == [True]
+        self._compose = A.Compose(_merge_warps(built))
 
     def set_random_state(self, generator: np.random.Generator, python: random.Random) -> None:
-        """From what they draw."""
+        """Set the generators that the transforms draw from."""
         self._compose.set_random_state(generator, python)
 
     def __call__(self, image: Image) -> Image:
-        """Apply them to an RGB image; it raises whatever a transform raises."""
+        """Transform a uint8 RGB image; raises whatever a transform raises."""
         result: Image = self._compose(image=image)["image"]
         return result
 
 
-def _quicken(transforms: Iterable[A.BasicTransform]) -> list[A.BasicTransform]:
-    """The same transforms in the same order, in our own form where there is one."""
-    quick: list[A.BasicTransform] = []
-    row: list[A.BasicTransform] = []
+def _merge_warps(transforms: Iterable[A.BasicTransform]) -> list[A.BasicTransform]:
+    """Replace each sequence of an optional random crop and geometric transforms by one warp."""
+    merged: list[A.BasicTransform] = []
+    parts: list[A.BasicTransform] = []
     for transform in transforms:
-        if row and not (_can_warp(transform) and _same_border(row, transform)):
-            quick.append(_Warp(row))
-            row = []
-        if _can_warp(transform) or (not row and _can_crop(transform)):
-            row.append(transform)
+        if parts and not (_can_warp(transform) and _same_border(parts, transform)):
+            merged.append(_Warp(parts))
+            parts = []
+        if _can_warp(transform) or (not parts and _can_crop(transform)):
+            parts.append(transform)
         else:
-            quick.append(transform)
-    return [*quick, _Warp(row)] if row else quick
+            merged.append(transform)
+    return [*merged, _Warp(parts)] if parts else merged
 
 
 def _can_crop(transform: A.BasicTransform) -> bool:
@@ -86,7 +86,7 @@ def _can_crop(transform: A.BasicTransform) -> bool:
 
 def _can_warp(transform: A.BasicTransform) -> bool:
     return (
-        type(transform) in (A.Affine, A.Perspective)  # none of their children, which draw otherwise
+        type(transform) in (A.Affine, A.Perspective)  # no subclasses: they draw differently
         and transform.interpolation == cv2.INTER_LINEAR
         and transform.border_mode == cv2.BORDER_CONSTANT
         and isinstance(transform.fill, int | float)
@@ -95,12 +95,12 @@ def _can_warp(transform: A.BasicTransform) -> bool:
     )
 
 
-def _same_border(row: Sequence[A.BasicTransform], transform: A.BasicTransform) -> bool:
-    return all(getattr(other, "fill", transform.fill) == transform.fill for other in row)
+def _same_border(parts: Sequence[A.BasicTransform], transform: A.BasicTransform) -> bool:
+    return all(getattr(part, "fill", transform.fill) == transform.fill for part in parts)
 
 
 class _Warp(A.BasicTransform):  # type: ignore[misc]
-    """A random crop and affine or perspective transforms after it, drawn one by one, done at once."""
+    """An optional random crop and affine or perspective transforms, applied as one interpolation."""
 
     def __init__(self, parts: Sequence[A.BasicTransform]) -> None:
         super().__init__(p=1.0)
@@ -120,50 +120,50 @@ class _Warp(A.BasicTransform):  # type: ignore[misc]
         return {**data, "image": self._warp(data["image"])}
 
     def _warp(self, image: Image) -> Image:
-        matrix, size, straight = np.eye(3), image.shape[:2], True
+        matrix, size, only_crop = np.eye(3), image.shape[:2], True
         for part in self._parts:
             if not part.should_apply():
                 continue
             params = _draw(part, (*size, 3))
             if isinstance(part, A.RandomResizedCrop):
                 x0, y0, x1, y1 = params["crop_coords"]
-                image = image[y0:y1, x0:x1]  # what lies outside of it is outside for the others, too
+                image = image[y0:y1, x0:x1]  # the following transforms see nothing outside
                 size = part.size
                 matrix = _scaling(image.shape[:2], size) @ matrix
                 continue
-            straight = False
+            only_crop = False
             if isinstance(part, A.Perspective):
-                between = params["max_height"], params["max_width"]
-                matrix = _scaling(between, size) @ params["matrix"] @ matrix
+                drawn_size = params["max_height"], params["max_width"]
+                matrix = _scaling(drawn_size, size) @ params["matrix"] @ matrix
             else:
                 matrix = params["matrix"] @ matrix
-        if straight:
+        if only_crop:
             resized: Image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
             return resized
         return _warp_rgb(image, matrix, size, self._fill)
 
 
 def _draw(part: A.BasicTransform, shape: tuple[int, ...]) -> dict[str, Any]:
-    """A transform's parameters, drawn as it draws them when it is called."""
-    data = {"image": _of_shape(shape)}
+    """Draw a transform's parameters as calling it would."""
+    data = {"image": _blank(shape)}
     params = part.update_transform_params(part.get_params(), data)
     return {**params, **part.get_params_dependent_on_data(params, data)}
 
 
 @cache
-def _of_shape(shape: tuple[int, ...]) -> Image:
-    """A picture of which nothing is asked but its shape; it takes no memory."""
+def _blank(shape: tuple[int, ...]) -> Image:
+    """An image that stands for its shape and takes no memory."""
     return np.broadcast_to(np.uint8(0), shape)
 
 
 def _scaling(before: Sequence[int], after: Sequence[int]) -> Matrix:
-    """From pixels of a picture (height, width) to those of the resized one, whose centres count."""
+    """Matrix from pixel coordinates before a resize (height, width) to those after it, by pixel centres."""
     down, across = after[0] / before[0], after[1] / before[1]
     return np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
 
 
 def _warp_rgb(image: Image, matrix: Matrix, size: Sequence[int], fill: float) -> Image:
-    """Warp a picture with a fourth channel beside its three: OpenCV 5 takes a third of the time."""
+    """Warp an image as RGBA: with four channels OpenCV 5 takes a third of the time."""
     source = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     options: dict[str, Any] = {"flags": cv2.INTER_LINEAR, "borderValue": (fill,) * 4}
     if (matrix[2] == (0, 0, 1)).all():
@@ -175,7 +175,7 @@ def _warp_rgb(image: Image, matrix: Matrix, size: Sequence[int], fill: float) ->
 
 
 class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
-    """Saturation as one matrix, contrast around a mean that needs no grey picture."""
+    """Saturation as one matrix product, contrast from the mean colour without a grey image."""
 
     def apply(
         self,
@@ -190,10 +190,10 @@ class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
         for number in order:
             match number:
                 case 0:
-                    img = _by_table(img, _LEVELS * brightness)
+                    img = _look_up(img, _LEVELS * brightness)
                 case 1:
                     mean = float(_GREY @ cv2.mean(img)[:3])
-                    img = _by_table(img, (_LEVELS - mean) * contrast + mean)
+                    img = _look_up(img, (_LEVELS - mean) * contrast + mean)
                 case 2:
                     img = cv2.transform(img, saturation * np.eye(3) + (1 - saturation) * _GREY)
                 case 3:
@@ -201,24 +201,24 @@ class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
         return img
 
 
-def _by_table(image: Image, values: NDArray[np.floating]) -> Image:
-    """Each of the 256 values replaced."""
+def _look_up(image: Image, values: NDArray[np.floating]) -> Image:
+    """Replace each grey level by its entry in `values`, shape (256,)."""
     table = np.clip(values, 0, 255).astype(np.uint8)
-    replaced: Image = sz_lut(image, table, inplace=False)
-    return replaced
+    result: Image = sz_lut(image, table, inplace=False)
+    return result
 
 
 def _shift_hue(image: Image, share: float) -> Image:
-    """Turn the hue by a share of the circle, of which OpenCV makes 180 levels."""
+    """Shift the hue by a fraction of the colour circle, which has 180 levels in OpenCV."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     table = np.mod(np.arange(256) + 180 * share, 180).astype(np.uint8)
     cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), table), hsv, 0)
-    turned: Image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    return turned
+    shifted: Image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return shifted
 
 
 class _GaussNoise(A.GaussNoise):  # type: ignore[misc]
-    """Noise in whole grey levels, which is what the sum is rounded to anyway."""
+    """Noise in whole grey levels; the sum is rounded to them anyway."""
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         if not self.per_channel or self.noise_scale_factor != 1:
@@ -230,12 +230,12 @@ class _GaussNoise(A.GaussNoise):  # type: ignore[misc]
         return {"noise_map": cv2.randn(noise, (255 * mean,) * 3, (255 * sigma,) * 3)}
 
     def apply(self, img: Image, noise_map: NDArray[Any], **params: Any) -> Image:
-        whole = noise_map.dtype == np.int16
-        noisy: Image = cv2.add(img, noise_map, dtype=cv2.CV_8U) if whole else super().apply(img, noise_map)
+        is_ours = noise_map.dtype == np.int16
+        noisy: Image = cv2.add(img, noise_map, dtype=cv2.CV_8U) if is_ours else super().apply(img, noise_map)
         return noisy
 
 
-#: Those that replace albumentations' own one by one.
+# Faster versions by the names of the transforms that they replace
 _FASTER = {"ColorJitter": _ColorJitter, "GaussNoise": _GaussNoise}
 
 
@@ -252,6 +252,6 @@ def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransfo
         return kind(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
         )
-    except ValueError as error:  # pydantic's validation included, whose message has three lines an argument
+    except ValueError as error:  # includes pydantic's errors, of three lines per argument
         lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
         raise ConfigError(f"augment.policies: {name}: {' '.join(lines)}") from error

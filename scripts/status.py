@@ -41,11 +41,11 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
     rows = []
     for status in statuses:
         folds = [cell(fold) for fold in status.folds]
-        pooled = [f"{status.pooled[key]:.4f}" if key in status.pooled else "--" for key in _SHOWN]
-        state = "broken" if status.problem else "stale" if status.stale else ""
-        kind = ", ".join(part for part in (status.kind, "leaky" if status.leaky else "", state) if part)
-        origin = status.weights.partition(":")[0]
-        rows.append([status.run, kind, *folds, *pooled, f"{status.seconds:.0f} s", origin])
+        entry = status.entry
+        pooled = [f"{entry.pooled[key]:.4f}" if entry.is_complete else "--" for key in _SHOWN]
+        state = "broken" if entry.problem else "stale" if entry.stale else ""
+        kind = ", ".join(part for part in (entry.kind, "leaky" if entry.leaky else "", state) if part)
+        rows.append([entry.name, kind, *folds, *pooled, f"{entry.seconds:.0f} s", entry.origin])
     numbers = [f"fold {fold}" for fold in range(store.folds.num_folds)]
     columns = ["run", "kind", *numbers, *(console.SCORES[key] for key in _SHOWN), "time", "weights"]
     console.table(f"{store.competition.name}: log loss by fold, and pooled scores", columns, rows)
@@ -63,13 +63,11 @@ def _say_trouble(statuses: Sequence[RunStatus]) -> None:
     """Each failure with its reason, in a line."""
     for status in statuses:
         for number, fold in enumerate(status.folds):
+            where = f"{status.entry.name}, fold {number} {fold.state} at {fold.share:.0%}"
             if fold.state == "failed":
-                console.say(f"{status.run}, fold {number} failed at {fold.share:.0%}: {fold.reason}")
+                console.say(f"{where}: {fold.reason}")
             elif fold.state == "stopped":
-                console.say(
-                    f"{status.run}, fold {number} stopped at {fold.share:.0%} ({fold.reason or 'Ctrl-C'}); "
-                    "the same command goes on"
-                )
+                console.say(f"{where} ({fold.reason or 'Ctrl-C'}); the same command goes on")
 
 
 if __name__ == "__main__":

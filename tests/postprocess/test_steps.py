@@ -117,9 +117,8 @@ def test_a_step_opened_again_is_the_one_that_was_stored_and_names_its_command(
     derive_run(store, Smooth({"x": space}, candidates), ["run1"])
     fixed = Smooth({"x": space}, [NeighbourMean("x", "arithmetic", None, 2)], fixed=True)
     derive_run(store, fixed, ["run1"], name="fixed")
-    commands = {
-        status.run: status.made_by for status in run_statuses(Catalogue(store)) if status.kind == "derived"
-    }
+    statuses = [status for status in run_statuses(Catalogue(store)) if status.entry.kind == "derived"]
+    commands = {status.entry.name: status.made_by for status in statuses}
     assert commands == {
         "tiny_tta": "make tta RUN=tiny NAME=tiny_tta, with its VIEWS",
         "run0_calibrated": "make calibrate RUNS=run0 NAME=run0_calibrated",
@@ -146,7 +145,7 @@ def test_a_new_step_is_made_blended_shown_and_taken_for_photographs(
     assert run.fitted == (step == "sharpen") and made_again(store, "new") == stored(store, "new")
     assert run.manifests[0].details["num_candidates"] == 1
     blend_runs(store, runs=["new", "other"], name="both")
-    commands = {status.run: status.made_by for status in run_statuses(Catalogue(store))}
+    commands = {status.entry.name: status.made_by for status in run_statuses(Catalogue(store))}
     assert commands["new"] == f"make derive STEP={step} RUNS=tiny NAME=new"
     images = tmp_path / "images"
     images.mkdir()
@@ -163,7 +162,7 @@ def test_a_step_of_another_version_of_the_project_is_named(
     write_run("a")
     derive_run(store, Sharpen(), ["a"])
     monkeypatch.undo()
-    [made_by] = [status.made_by for status in run_statuses(Catalogue(store)) if status.run == "a_sharp"]
+    made_by = {status.entry.name: status.made_by for status in run_statuses(Catalogue(store))}["a_sharp"]
     assert made_by == "the step sharpen of another version of the project"
     with pytest.raises(StoreError, match=r"a_sharp: made by another version .*no step sharpen"):
         blend_runs(store)

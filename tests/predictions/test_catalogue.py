@@ -59,7 +59,7 @@ def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
     status.main(data=str(store.competition.config.folder), root=store.workspace.root)
     assert meant.why in capsys.readouterr().out.splitlines()
     page = collect(store, policies={"none": ()})
-    assert page.head is not None and page.head.status.run == "older"
+    assert page.head is not None and page.head.entry.name == "older"
     assert page.why == f"{meant.why}; RUN= takes another run" and page.why in caplog.messages
 
 
@@ -96,7 +96,7 @@ def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
     catalogue = Catalogue(store)
     assert "make submit NAME=newer" in next_steps(catalogue, run_statuses(catalogue))[-1]
     page = collect(store, policies={"none": ()})
-    assert page.head is not None and page.head.status.run == "newer"
+    assert page.head is not None and page.head.entry.name == "newer"
     assert "passed over: older: its member good has changed" in page.why
 
 

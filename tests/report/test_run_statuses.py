@@ -17,6 +17,7 @@ from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.job_state import job_state
 from distracted.predictions.store import Store
 from distracted.report import status as status_module
+from distracted.report.board import make_board
 from distracted.report.status import FoldStatus, RunStatus
 from distracted.schema import RunConfig, hash_config
 from distracted.stopping import Stop, Stopped
@@ -36,7 +37,7 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
 
 
 def by_run(store: Store) -> dict[str, RunStatus]:
-    return {status.run: status for status in run_statuses(store)}
+    return {status.entry.name: status for status in run_statuses(store)}
 
 
 def states(status: RunStatus) -> list[str]:
@@ -62,18 +63,13 @@ def test_a_finished_run_shows_its_scores(store: Store) -> None:
             scores={"valid/log_loss": 0.5 + fold},
             seconds=2.0,
         )
-    assert run_statuses(store) == [
-        RunStatus(
-            run="a",
-            kind="model",
-            weights="timm",
-            leaky=False,
-            folds=tuple(FoldStatus("done", score) for score in (0.5, 1.5, 2.5)),
-            pooled=pytest.approx({"log_loss": np.log(3), "accuracy": 1 / 3}),
-            seconds=6.0,
-            written=manifest.written,
-        )
-    ]
+    (status,) = run_statuses(store)
+    entry = status.entry
+    assert status.folds == tuple(FoldStatus("done", score) for score in (0.5, 1.5, 2.5))
+    assert entry.pooled == pytest.approx({"log_loss": np.log(3), "accuracy": 1 / 3})
+    assert (entry.name, entry.kind, entry.origin, entry.leaky) == ("a", "model", "timm", False)
+    assert (entry.problem, entry.stale, entry.parents) == ("", "", ())
+    assert (entry.seconds, entry.written, status.made_by) == (6.0, manifest.written, "")
 
 
 def test_a_blend_shows_its_cross_fitted_score(store: Store, write_run: WriteRun) -> None:
@@ -81,17 +77,18 @@ def test_a_blend_shows_its_cross_fitted_score(store: Store, write_run: WriteRun)
     write_run("b", seed=1)
     blend_runs(store)
     status = by_run(store)["ensemble"]
-    assert (status.kind, status.weights, status.problem, status.stale) == ("blend", "", "", "")
+    entry = status.entry
+    assert (entry.kind, entry.origin, entry.problem, entry.stale) == ("blend", "", "", "")
     pooled = scores(store.read_run("ensemble").oof, store.folds.labels)
-    assert status.pooled == {key: pooled[key] for key in ("log_loss", "accuracy")}
-    assert status.parents == ("a", "b")
+    assert entry.pooled == {key: pooled[key] for key in ("log_loss", "accuracy")}
+    assert entry.parents == ("a", "b") and status.made_by == "make ensemble NAME=ensemble"
 
 
 def test_missing_folds_are_named_and_nothing_is_pooled(store: Store, write_run: WriteRun) -> None:
     write_run("a", folds=(1,))
     (status,) = run_statuses(store)
     assert states(status) == ["missing", "done", "missing"]
-    assert status.pooled == {} and status.problem == ""
+    assert status.entry.pooled == {} and status.entry.problem == ""
     assert next_steps(store, [status]) == ["make cv for a, as it was begun: fold 0, 2 to do"]
 
 
@@ -116,7 +113,7 @@ def test_a_run_that_is_trained_anew_stays_what_it_is(
     write_run("a")
     with store.hold("a", [1]), job_state(store.workspace.scratch("tiny", "a", 1), configure()):
         (status,) = run_statuses(store)
-        assert status.is_current and [fold.retraining for fold in status.folds] == [False, True, False]
+        assert status.entry.is_current and [fold.retraining for fold in status.folds] == [False, True, False]
         assert next_steps(store, [status])[0] == "wait: a is being trained"
 
 
@@ -152,11 +149,11 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     write_run("b", seed=1)
     calibrate(store, "a")
     blend_runs(store, runs=["a_calibrated", "b"])
-    assert not any(status.stale for status in run_statuses(store))
+    assert not any(status.entry.stale for status in run_statuses(store))
     write_run("a", seed=5)
     statuses = by_run(store)
-    assert "a has changed" in statuses["a_calibrated"].stale
-    assert "a has changed" in statuses["ensemble"].stale
+    assert "a has changed" in statuses["a_calibrated"].entry.stale
+    assert "a has changed" in statuses["ensemble"].entry.stale
     assert Catalogue(store).meant_blend() is None
     steps = next_steps(store, [*statuses.values()])
     assert [step.split(":")[0] for step in steps] == [
@@ -173,7 +170,7 @@ def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Config
     with pytest.raises(Stopped):
         train_folds(store, settled, run="a", folds=[1], force=True, stop=stop)
     (status,) = run_statuses(store)
-    assert status.is_current and [fold.redo for fold in status.folds] == ["", "not begun", ""]
+    assert status.entry.is_current and [fold.redo for fold in status.folds] == ["", "not begun", ""]
     with pytest.raises(Stopped):
         train_and_store(store, settled, run="a", fold=1, stop=stop)
     (status,) = run_statuses(store)
@@ -195,13 +192,15 @@ def test_a_run_half_made_anew_with_another_config_is_named(store: Store, configu
     with pytest.raises(Stopped):
         train_folds(store, new, run="a", folds=range(3), force=True, stop=StopsAfterOne())
     (status,) = run_statuses(store)
-    assert status.stale == "a: its folds are being retrained with another config" and not status.problem
-    assert [fold.redo for fold in status.folds] == ["", "not begun", "not begun"] and not status.pooled
+    assert status.entry.stale == "a: its folds are being retrained with another config"
+    assert not status.entry.problem and not status.entry.pooled
+    assert [fold.redo for fold in status.folds] == ["", "not begun", "not begun"]
     steps = next_steps(store, [status])
     assert steps[0].startswith("make cv for a without FORCE=1: fold 1, 2 is marked to be retrained")
     assert not any("FORCE=1 " in step and "without" not in step for step in steps)
+    assert make_board(Catalogue(store)) == []  # nor does it stop the report
     train_folds(store, new, run="a", folds=range(3))
-    assert run_statuses(store)[0].is_current
+    assert run_statuses(store)[0].entry.is_current
 
 
 def test_what_comes_next_ends_with_the_submission(store: Store, write_run: WriteRun) -> None:
@@ -230,14 +229,14 @@ def test_a_broken_run_shows_its_problem_and_does_not_stop_the_others(
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
     statuses = by_run(store)
     assert list(statuses) == ["a", "damaged", "edited", "mixed", "other", "z"]
-    problems = {run: status.problem for run, status in statuses.items() if status.problem}
+    problems = {run: status.entry.problem for run, status in statuses.items() if status.entry.problem}
     assert set(problems) == {"damaged", "edited", "mixed", "other"}
     assert "not a manifest" in problems["damaged"]
     assert "not the file that its manifest describes" in problems["edited"]
     assert "different configs" in problems["mixed"]
     assert "other folds" in problems["other"]
-    assert statuses["damaged"].kind == "?" and statuses["damaged"].pooled == {}
-    assert statuses["a"].is_current and statuses["z"].is_current
+    assert statuses["damaged"].entry.kind == "?" and statuses["damaged"].entry.pooled == {}
+    assert statuses["a"].entry.is_current and statuses["z"].entry.is_current
 
 
 def test_a_run_without_scores_and_one_of_an_older_split_do_not_stop_the_table(
@@ -249,6 +248,6 @@ def test_a_run_without_scores_and_one_of_an_older_split_do_not_stop_the_table(
     write_run("old", folds=(0,))
     store.workspace.fold("tiny", "old", 0).rename(store.workspace.run("tiny", "old") / "fold9")
     (status,) = run_statuses(store)
-    assert status.run == "unscored" and status.is_complete
+    assert status.entry.name == "unscored" and status.entry.is_complete
     assert status.folds[1].score is not None and np.isnan(status.folds[1].score)
     assert status.folds[0].score == 1.0

@@ -37,6 +37,8 @@ class Entry:
 
     @cached_property
     def _read(self) -> tuple[tuple[Manifest, ...], str]:
+        if not self.store.finished_folds(self.name):
+            return (), ""
         try:
             return self.store.manifests(self.name), ""
         except StoreError as error:
@@ -49,7 +51,10 @@ class Entry:
 
     @property
     def kind(self) -> Kind | Literal["?"]:
-        return self.manifests[0].kind if self.manifests else "?"
+        """ "model" while no fold is finished; "?" if a manifest cannot be read."""
+        if self.manifests:
+            return self.manifests[0].kind
+        return "?" if self.problem else "model"
 
     @property
     def leaky(self) -> bool:
@@ -64,6 +69,17 @@ class Entry:
     def written(self) -> str:
         """When its last fold was written, UTC, ISO 8601."""
         return max((manifest.written for manifest in self.manifests), default="")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that its finished folds took."""
+        return sum(manifest.seconds for manifest in self.manifests)
+
+    @property
+    def origin(self) -> str:
+        """Where its pretrained weights come from, in a word, or ""."""
+        weights = self.manifests[0].weights if self.manifests else {}
+        return str(weights.get("origin", "")).partition(":")[0]
 
     @property
     def has_all_folds(self) -> bool:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import Interval, log_losses, scores, subject_bootstrap
+from distracted.predictions.catalogue import Catalogue, Entry
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.report.status import RunStatus
 from distracted.submission.expect import Expected, expect_run
 from distracted.submission.submit import is_submitted
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class BoardRow:
     """A complete run on the leaderboard.
 
     Attributes:
@@ -32,7 +32,7 @@ class Entry:
         overall: For a blend: the weights over all folds together, for information.
     """
 
-    status: RunStatus
+    entry: Entry
     oof: Interval
     pooled: Mapping[str, float]
     expected: Expected
@@ -43,25 +43,25 @@ class Entry:
     overall: Mapping[str, float] | None = None
 
 
-def make_board(store: Store, statuses: Sequence[RunStatus], *, progress: Progress = silent) -> list[Entry]:
-    """Entries of all complete runs, best first; leaky runs come last."""
-    complete = [status for status in statuses if status.is_complete]
-    entries = []
+def make_board(catalogue: Catalogue, *, progress: Progress = silent) -> list[BoardRow]:
+    """A row for each complete run, best first; leaky runs come last."""
+    complete = [entry for entry in catalogue.entries() if entry.is_complete]
+    rows = []
     with progress("leaderboard", total=len(complete), unit="run") as step:
-        for status in complete:
-            entries.append(_entry(store, status))
+        for entry in complete:
+            rows.append(_row(catalogue.store, entry))
             step()
-    return sorted(entries, key=lambda entry: (entry.status.leaky, entry.oof.mean))
+    return sorted(rows, key=lambda row: (row.entry.leaky, row.oof.mean))
 
 
-def headline(entries: Sequence[Entry], meant: str) -> Entry | None:
-    """The entry of the run that is meant; if none is (all are stale), the best honest one."""
-    named = [entry for entry in entries if entry.status.run == meant]
-    return min(named or entries, key=lambda entry: (entry.status.leaky, entry.oof.mean), default=None)
+def headline(board: Sequence[BoardRow], meant: str) -> BoardRow | None:
+    """The row of the run that is meant; if none is (all are stale), the best honest one."""
+    named = [row for row in board if row.entry.name == meant]
+    return min(named or board, key=lambda row: (row.entry.leaky, row.oof.mean), default=None)
 
 
-def _entry(store: Store, status: RunStatus) -> Entry:
-    run = store.read_run(status.run)
+def _row(store: Store, entry: Entry) -> BoardRow:
+    run = store.read_run(entry.name)
     rows = store.folds.scored
     labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
     losses = log_losses(run.oof[rows], labels)
@@ -69,8 +69,8 @@ def _entry(store: Store, status: RunStatus) -> Entry:
     by_fold = [losses[ids == fold] for fold in range(store.folds.num_folds)]
     by_class = [losses[labels == label] for label in range(store.competition.num_classes)]
     details = [manifest.details for manifest in run.manifests]
-    return Entry(
-        status,
+    return BoardRow(
+        entry,
         subject_bootstrap(losses, subjects),
         scores(run.oof[rows], labels),
         expect_run(store, run),

@@ -31,7 +31,7 @@ from distracted.metrics import prior_log_loss, scores
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.report.board import Entry, Sent, headline, make_board, read_submissions
+from distracted.report.board import BoardRow, Sent, headline, make_board, read_submissions
 from distracted.report.curves import curves_of_run
 from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
@@ -96,8 +96,8 @@ class Page:
     store: Store
     made: str
     statuses: list[RunStatus]
-    board: list[Entry]
-    head: Entry | None
+    board: list[BoardRow]
+    head: BoardRow | None
     why: str
     prior: float
     steps: list[str]
@@ -164,7 +164,7 @@ def collect(
         store.read_run(run)  # raises if it cannot be used
     meant = None if run else catalogue.meant_run()
     statuses = run_statuses(catalogue)
-    board = make_board(store, statuses, progress=progress)
+    board = make_board(catalogue, progress=progress)
     head = headline(board, run if meant is None else meant.run)
     why = ""
     if meant is not None:
@@ -174,21 +174,22 @@ def collect(
     gallery: list[Mistake] = []
     seen_by = ""
     if head is not None:
-        scored = score_rows(store, store.read_run(head.status.run))
+        scored = score_rows(store, store.read_run(head.entry.name))
         errors = _errors(scored)
         gallery, seen_by = make_gallery(store, scored, runtime=runtime, progress=progress)
-    trained = [entry.status.run for entry in board if entry.status.kind == "model"]
-    trained += [s.run for s in statuses if s.kind == "model" and s.run not in trained]
+    trained = [row.entry.name for row in board if row.entry.kind == "model"]
+    models = [status.entry.name for status in statuses if status.entry.kind == "model"]
+    trained += [name for name in models if name not in trained]
     curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
     drawn = [(name, by_fold) for name, by_fold in curves.items() if by_fold]
     shown = [(name, curve_chart(name, by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
     bars = [
         Bar(
-            entry.status.run + " (leaky)" * entry.status.leaky,
-            (entry.oof.mean, entry.oof.low, entry.oof.high),
-            (entry.expected.mean, entry.expected.low, entry.expected.high),
+            row.entry.name + " (leaky)" * row.entry.leaky,
+            (row.oof.mean, row.oof.low, row.oof.high),
+            (row.expected.mean, row.expected.low, row.expected.high),
         )
-        for entry in board[:_MOST_BARS]
+        for row in board[:_MOST_BARS]
     ]
     regions = competition.config.regions
     audit = kept_audit(store)

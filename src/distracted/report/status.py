@@ -34,39 +34,12 @@ class FoldStatus:
     redo: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunStatus:
-    """One run's state.
+    """One run's state: what the catalogue knows, and its folds by number."""
 
-    Attributes:
-        kind: model, derived or blend; "?" if its manifests cannot be read.
-        weights: Origin of its pretrained weights.
-        folds: All folds by number.
-        pooled: Pooled OOF log loss and accuracy (cross-fitted for a blend); empty while folds are missing.
-        stale: Which parent has changed since it was made, or "".
-        problem: Why the run cannot be used, or "".
-        written: When its last fold was written, UTC, ISO 8601.
-        parents: Runs that it was made from.
-        made_by: The command that makes it from its parents.
-    """
-
-    run: str
-    kind: str
-    weights: str
-    leaky: bool
+    entry: Entry
     folds: tuple[FoldStatus, ...]
-    pooled: dict[str, float]
-    seconds: float
-    stale: str = ""
-    problem: str = ""
-    written: str = ""
-    parents: tuple[str, ...] = ()
-    made_by: str = ""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all folds are there, and can be used."""
-        return not self.problem and all(fold.state == "done" for fold in self.folds)
 
     @property
     def is_trained_now(self) -> bool:
@@ -74,9 +47,11 @@ class RunStatus:
         return any(fold.state == "running" or fold.retraining for fold in self.folds)
 
     @property
-    def is_current(self) -> bool:
-        """Whether it is complete, and its parents are as they were when it was made."""
-        return self.is_complete and not self.stale
+    def made_by(self) -> str:
+        """The command that makes a derived run or a blend; "" for a trained run."""
+        if self.entry.kind == "blend":
+            return f"make ensemble NAME={self.entry.name}"
+        return command_for(self.entry.manifests[0]) if self.entry.kind == "derived" else ""
 
 
 def run_statuses(catalogue: Catalogue) -> list[RunStatus]:
@@ -97,41 +72,39 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
     if not statuses:
         return ["make cv MODEL=resnet50: there are no runs yet"]
     store, steps = catalogue.store, []
-    for status in sorted(statuses, key=lambda status: catalogue.depth(status.run)):  # parents first
+    for status in sorted(statuses, key=lambda status: catalogue.depth(status.entry.name)):  # parents first
+        entry = status.entry
         open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
         names = ", ".join(map(str, open_folds))
         if status.is_trained_now:
-            steps.append(f"wait: {status.run} is being trained")
-        elif status.problem:
-            steps.append(f"mend {status.run}: {status.problem}")
-        elif status.stale and status.made_by:
-            steps.append(f"{status.made_by}: {status.stale}")
-        elif open_folds and status.kind in ("model", "?"):
-            steps.append(f"make cv for {status.run}, as it was begun: fold {names} to do")
+            steps.append(f"wait: {entry.name} is being trained")
+        elif entry.problem:
+            steps.append(f"mend {entry.name}: {entry.problem}")
+        elif entry.stale and status.made_by:
+            steps.append(f"{status.made_by}: {entry.stale}")
+        elif open_folds and entry.kind in ("model", "?"):
+            steps.append(f"make cv for {entry.name}, as it was begun: fold {names} to do")
         elif open_folds:
-            steps.append(f"{status.made_by}: fold {names} of {status.run} to do")
+            steps.append(f"{status.made_by}: fold {names} of {entry.name} to do")
         begun = [number for number, fold in enumerate(status.folds) if fold.redo]
         if begun and not status.is_trained_now:
-            marks = store.workspace.redo(store.competition.name, status.run, begun[0])
+            marks = store.workspace.redo(store.competition.name, entry.name, begun[0])
             names = ", ".join(map(str, begun))
             steps.append(
-                f"make cv for {status.run} without FORCE=1: fold {names} is marked to be retrained (to keep "
+                f"make cv for {entry.name} without FORCE=1: fold {names} is marked to be retrained (to keep "
                 f"its predictions, remove {marks} of each fold)"
             )
-    blended = {name for s in statuses if s.kind == "blend" and s.is_current for name in s.parents}
-    waiting = [s.run for s in statuses if s.kind != "blend" and s.is_current and not s.leaky]
-    to_blend_again = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
-    if (left := [run for run in waiting if run not in blended]) and not to_blend_again:
+    entries = [status.entry for status in statuses]
+    blends = [entry for entry in entries if entry.kind == "blend"]
+    blended = {name for blend in blends if blend.is_current for name in blend.parents}
+    current = [entry for entry in entries if entry.kind != "blend" and entry.is_current and not entry.leaky]
+    left = [entry.name for entry in current if entry.name not in blended]
+    if left and not any(blend.stale or blend.problem for blend in blends):
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
     meant = catalogue.meant_blend()
     if meant is not None and not is_submitted(store, meant.run):
         steps.append(f"make submit NAME={meant.run}: its predictions are not submitted yet")
     return steps
-
-
-def _made_by(manifest: Manifest) -> str:
-    """The command that makes a derived run or a blend."""
-    return f"make ensemble NAME={manifest.run}" if manifest.kind == "blend" else command_for(manifest)
 
 
 def pooled_scores(store: Store, run: str) -> dict[str, float]:
@@ -145,28 +118,9 @@ def pooled_scores(store: Store, run: str) -> dict[str, float]:
 
 
 def _status(store: Store, entry: Entry) -> RunStatus:
-    num_folds, name = store.folds.num_folds, entry.name
-    if entry.problem and store.finished_folds(name):
-        folds = tuple(FoldStatus("missing") for _ in range(num_folds))
-        return RunStatus(name, "?", "", False, folds, {}, 0.0, problem=entry.problem)
     manifests = {manifest.fold: manifest for manifest in entry.manifests}
-    folds = tuple(fold_status(store, name, fold, manifests.get(fold)) for fold in range(num_folds))
-    if not manifests:
-        return RunStatus(name, "model", "", False, folds, {}, 0.0)
-    first = entry.manifests[0]
-    return RunStatus(
-        run=name,
-        kind=first.kind,
-        weights=first.weights.get("origin", ""),
-        leaky=entry.leaky,
-        folds=folds,
-        pooled=entry.pooled,
-        seconds=sum(manifest.seconds for manifest in entry.manifests),
-        stale=entry.stale,
-        written=entry.written,
-        parents=entry.parents,
-        made_by=_made_by(first) if first.kind != "model" else "",
-    )
+    folds = range(store.folds.num_folds)
+    return RunStatus(entry, tuple(fold_status(store, entry.name, n, manifests.get(n)) for n in folds))
 
 
 def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:

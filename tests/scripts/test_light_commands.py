@@ -1,22 +1,57 @@
 """Commands answer at once: heavy packages are imported only where they are used."""
 
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
 from distracted.paths import CONFIGS
 
 SCRIPTS = CONFIGS.parent / "scripts"
-#: Each takes from a quarter of a second to four seconds to import.
-HEAVY = set(
-    [
-        "albumentations",
-        "cv2",
-        "jinja2",
-        "kaggle",
-        "matplotlib",
-        "ray",
-        "requests",
-        "sklearn",
-        "timm",
-        "torch",
-        "torchvision",
-        "wandb",
-    ]
+STORE = Path(__file__).parents[1] / "fixtures/store_0.1.0.tar.gz"
+#: Each takes from a tenth of a second to four seconds to import.
+HEAVY = set("albumentations cv2 jinja2 kaggle matplotlib ray requests".split())
+HEAVY |= set("sklearn timm torch torchvision wandb".split())
+COMMANDS = sorted(
+    path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("console", "vulnerabilities")
 )
+
+
+def imported_by(code: str, *arguments: str) -> set[str]:
+    """Heavy packages that a new process has imported in the end."""
+    report = f"import sys; print('HEAVY', *sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    lines = ["import sys, atexit", f"atexit.register(lambda: exec({report!r}))", code]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), *arguments],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS), "WANDB_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split()[1:])
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`--help` imports a script; all of them in one process."""
+    assert len(COMMANDS) > 20
+    assert imported_by("; ".join(f"import {name}" for name in COMMANDS)) == set()
+
+
+def test_a_heavy_package_is_noticed() -> None:
+    assert imported_by("import cv2") == {"cv2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["status", "ensemble", "submit"])
+def test_a_command_on_stored_predictions_imports_nothing_heavy(command: str, tmp_path: Path) -> None:
+    with tarfile.open(STORE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    quiet = [] if command == "status" else ["--set", "runtime.tracking=none"]
+    runs = ["--runs", "one two", "--name", "plain"] if command == "ensemble" else []
+    code = f"import runpy, sys; sys.argv[0] = {command!r}; runpy.run_module({command!r}, run_name='__main__')"
+    arguments = ["--data", str(tmp_path / "tiny"), "--root", str(tmp_path), *quiet, *runs]
+    assert imported_by(code, *arguments) <= {"cv2"}  # the images are read once, and their digests kept
+    assert imported_by(code, *arguments) == set()

@@ -29,7 +29,7 @@ class Habits:
     radio_look: float
     cup_far: float  # probability of drinking with the far hand
     sip: float  # probability of the cup at the mouth, not in front of the chest
-    reach_depth: float  # 0 beside the seat, 1 far behind it
+    reach_depth: float  # 0 next to the seat, 1 far behind it
     reach_turn: float  # turn of the head when reaching
     makeup_far: float  # probability of using the far hand
     makeup_tool: float  # probability of holding a brush or lipstick

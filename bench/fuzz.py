@@ -39,6 +39,7 @@ from distracted.locks import holder, this_process
 from distracted.models.weights import read_state_dict
 from distracted.paths import CONFIGS, Workspace
 from distracted.postprocess.people import read_test_people
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.job_state import read_job_state
 from distracted.predictions.store import Store, open_store
 from distracted.report.board import read_submissions
@@ -174,8 +175,11 @@ def make_targets(folder: Path) -> list[Target]:
     def load() -> object:
         return load_config(model="resnet50", data=str(data), configs=configs)
 
+    def read_statuses() -> object:
+        return run_statuses(Catalogue(store))
+
     def read_all() -> object:
-        return store.read_run("a"), run_statuses(store)
+        return store.read_run("a"), read_statuses()
 
     return [
         Target("train list", data / "driver_imgs_list.csv", lambda: load_competition(config)),
@@ -193,7 +197,7 @@ def make_targets(folder: Path) -> list[Target]:
         ),
         Target("checkpoint", scratch / "last.ckpt", lambda: newest_state(scratch), text=False),
         Target("lock", scratch / "lock.json", lambda: holder(scratch / "lock.json")),
-        Target("job state", scratch / "job.json", lambda: (read_job_state(scratch), run_statuses(store))),
+        Target("job state", scratch / "job.json", lambda: (read_job_state(scratch), read_statuses())),
         Target("metrics", scratch / "metrics.jsonl", lambda: read_curves(scratch / "metrics.jsonl", 0)),
         Target("submission", submission, lambda: check_submission(submission, sample)),
         Target("provenance", sent.provenance, lambda: (read_submissions(store), is_submitted(store, "a"))),

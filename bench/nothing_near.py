@@ -7,7 +7,9 @@ a space of random features: what is near an image is anybody. Counted is how oft
 and what the choice did to the score. Where subjects have too few images for clusters, there are none.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,7 +26,6 @@ from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.candidates import find_limits
 from distracted.postprocess.method import Method
 from distracted.postprocess.smooth import METHODS, Smooth
-from distracted.postprocess.spaces import Index
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import open_store
 from distracted.progress import silent
@@ -72,27 +73,11 @@ def main(
         say_row([name, share, f"{values.mean():+.6f}", f"{values.max():+.6f}"])
 
 
-class _Memory:
-    """A feature space of given features, indexed in memory."""
-
-    def __init__(
-        self, features: Mapping[Subset, NDArray[np.float32]], methods: Sequence[type[Method]]
-    ) -> None:
-        indices = dict.fromkeys(method.index for method in methods)
-        self._made = {
-            (index.kind, subset): index.build(rows, silent)
-            for index in indices
-            for subset, rows in features.items()
-        }
-
-    def get(self, index: type[Index], subset: Subset) -> Index:
-        return self._made[index.kind, subset]
-
-
 def _smoothed(
     member: Source, scored: ScoredRows, methods: Sequence[type[Method]], limits: dict[str, int], rng: Rng
 ) -> Source:
-    space: Any = _Memory(dict(_features(scored, rng)), methods)
+    features = dict(_features(scored, rng))
+    space: Any = SimpleNamespace(get=cache(lambda index, subset: index.build(features[subset], silent)))
     candidates = [one for method in methods for one in method.candidates(["shuffled"], limits)]
     return step_source("smooth", Smooth({"shuffled": space}, candidates), [member], scored)
 

@@ -11,7 +11,7 @@ own rows count for less.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -21,7 +21,7 @@ from distracted.ensemble.sources import FittedSource, StoredSource, held_out_los
 from distracted.errors import ConfigError
 from distracted.metrics import log_loss, prior_log_probs
 from distracted.postprocess.calibrate import fit_temperature, floored, prior_bias, soften, subject_biases
-from distracted.postprocess.step import Examples, LogProbs, Subset, normalised
+from distracted.postprocess.step import Estimator, Examples, LogProbs, Subset, normalised
 from heads import NUM_FOLDS, Floats, Ints, People, fold_people
 from markdown_table import say_header, say_row
 
@@ -53,12 +53,11 @@ def main(
 
 
 @dataclass(frozen=True)
-class Moved:
+class Moved(Estimator):
     """A bias towards the prior, taken whatever it gains, and a temperature."""
 
     bias: Bias
     subjects: Mapping[int, Ints]
-    min_folds: ClassVar[int] = 1
 
     def fit(self, examples: Examples) -> tuple[Floats, float]:
         (log_probs,), labels = floored(examples.log_probs), examples.labels

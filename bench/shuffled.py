@@ -13,9 +13,10 @@ Results are kept below --root, one file a repeat: what is there is not made agai
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -149,22 +150,12 @@ def _student(
     return StoredSource("student", oof, scored, np.stack(test))
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """A feature space whose index of each subset is in memory."""
-
-    index_of: Callable[[Subset], Any]
-
-    def get(self, index: type, subset: Subset) -> Any:
-        return self.index_of(subset)
-
-
 def _smoothing(name: str, parent: Source, train: People, new: People, scored: ScoredRows) -> Source:
     method, indices = METHODS[name], {}
     for fold in range(NUM_FOLDS):
         indices[Subset(fold)] = method.index.build(train.features[scored.folds == fold], silent)
     of_new = method.index.build(new.features, silent)
-    space: Any = _Memory(lambda subset: of_new if subset.test else indices[subset])
+    space: Any = SimpleNamespace(get=lambda index, subset: of_new if subset.test else indices[subset])
     smallest = int(np.bincount(scored.folds).min())
     candidates = method.candidates(["fixed"], {"k": min(MAX_NEIGHBOURS, smallest - 1)})
     return step_source(name, Smooth({"fixed": space}, candidates), [parent], scored)

@@ -5,11 +5,8 @@ from typing import Annotated
 import typer
 
 import console
-from derive import derive
-from distracted.config import load_data_config, load_runtime_config
-from distracted.paths import Workspace
-from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
-from distracted.predictions.store import open_store
+import derive
+from distracted.postprocess.calibrate import CALIBRATIONS
 
 
 def main(
@@ -23,10 +20,7 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Fit class bias, temperature and clip of each fold on the other folds, and write the result as a run."""
-    chosen = console.run_names(runs, name)
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    derive(store, Calibrate.on(store, parts.split()), chosen, runtime=runtime, name=name, force=force)
+    derive.main("calibrate", runs, how=parts, name=name, data=data, set=set, force=force, root=root)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ Every key, its meaning, its values and its default. `make docs` writes this page
 A run's config is merged from `configs/train.yaml`, the recipe, `configs/models/<model>.yaml` and
 `configs/data/<data>.yaml`; then come the settings of the command:
 `SET="training.seed=1 model.image_size=128"`. The later wins. An unknown key is an error that names the
-nearest one. All keys but those of `runtime` enter the run's hash: change one, and it is another run.
+nearest one. All keys enter the run's hash, except those of `runtime` and those marked below: change one,
+and it is another run.
 """
 _PHASES: dict[str, type[Section]] = {"features": FeaturesPhase, "head": HeadPhase, "train": TrainPhase}
 _PHASES_INTRO = """
@@ -110,7 +111,8 @@ def _type(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_type, inner)))
     if origin in (tuple, list):
-        return f"list of {_type(inner[0])}s" if get_origin(inner[0]) is None else "list"
+        noun, _, bounds = _type(inner[0]).partition(" ")
+        return f"list of {'name' if inner[0] is str else noun}s {bounds}".strip()
     if origin is dict:
         return "mapping by name"
     if isinstance(annotation, type) and issubclass(annotation, Section):

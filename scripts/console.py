@@ -1,4 +1,7 @@
-"""What every command shares: options, messages, progress on the terminal, errors in a line or two."""
+"""Shared by all commands: options, messages, progress on the terminal, errors in one or two lines.
+
+Commands import heavy packages inside their functions, so that `--help` answers at once.
+"""
 
 import logging
 import os
@@ -53,18 +56,18 @@ Leaky = Annotated[
 HERE = Path()
 #: Asked by SIGTERM, SIGINT and the time limit.
 stop = Stop()
-#: Set while something is drawn over and over that says of a stop itself.
+#: Set while a live table is drawn, which shows a stop by itself.
 live = threading.Event()
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
-#: Scores as they are shown, log loss first.
+#: Names of the scores for readers, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 _LONGEST = 10**8  # seconds of a time limit
-_FIRST_COLUMN = 40  # characters that are kept together
+_FIRST_COLUMN = 40  # characters that are not broken up
 _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run a command: the errors that a user can mend become a line or two and exit code 1."""
+    """Run a command; errors that a user can mend are printed in one or two lines, with exit code 1."""
 
     @wraps(main)
     def command(*args: Any, **kwargs: Any) -> None:
@@ -94,7 +97,7 @@ def run(main: Callable[..., None]) -> None:
 
 @contextmanager
 def _listening() -> Iterator[None]:
-    """Within this block a signal, or the time limit, asks to stop; a second Ctrl-C leaves at once."""
+    """Within this block a signal or the time limit asks to stop; a second Ctrl-C exits at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -123,11 +126,11 @@ def time_limit(text: str) -> int:
     """TIME_LIMIT in seconds; 0 is none."""
     if not text:
         return 0
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     seconds = (
         0
-        if found is None
-        else sum(int(number or 0) * unit for number, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+        if match is None
+        else sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True))
     )
     if not 0 < seconds <= _LONGEST:
         raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
@@ -135,13 +138,13 @@ def time_limit(text: str) -> int:
 
 
 def be_quiet() -> None:
-    """Print nothing but errors: another process speaks for this one."""
+    """Print only errors: the team's lead prints everything else."""
     logging.getLogger("distracted").setLevel(logging.ERROR)
     out.quiet = True
 
 
 def stop_with(parent: int) -> None:
-    """Ask to stop when the process that began this one is no more; 0: nobody is looked after."""
+    """Ask to stop when the parent process has ended; 0: no parent."""
 
     def look() -> None:
         while os.getppid() == parent:
@@ -155,9 +158,9 @@ def stop_with(parent: int) -> None:
 def _describe(error: DistractedError | OSError) -> str:
     if isinstance(error, DistractedError):
         return str(error)
-    name = error.filename2 or error.filename  # of a renaming that failed, what it was to be
+    name = error.filename2 or error.filename  # of a failed rename the target
     where = f"{name}: " if name else ""  # a full disk, or no right to write
-    return f"{where}{error.strerror or first_line(error)}; what was finished before is kept"
+    return f"{where}{error.strerror or first_line(error)}; finished work is kept"
 
 
 class _Messages(logging.Handler):
@@ -201,12 +204,12 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """One line of what is wrong and no error."""
+    """One line of warning."""
     err.print(Text(text, style="yellow"))
 
 
 def run_names(runs: str, name: str) -> list[str]:
-    """RUNS="..." as names, each once; a NAME goes with one of them alone."""
+    """RUNS="..." as names, each once; NAME= is allowed for a single run."""
     names = list(dict.fromkeys(runs.split()))
     if not names:
         raise ConfigError("RUNS= is missing: one or more complete runs; make status lists them")
@@ -216,7 +219,7 @@ def run_names(runs: str, name: str) -> list[str]:
 
 
 def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
-    """What a step made of runs: each run's name, that of the run that was made, what it gained, and how."""
+    """Print what a step gained: for each run its name, the new run's name, the gain, and how."""
     columns = ["run", "pooled OOF", "made", "pooled OOF", "difference (standard error)", "how"]
     cells = []
     for run, made, gain, how in rows:
@@ -225,9 +228,9 @@ def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     table(title, columns, cells)
 
 
-def scores(found: Mapping[str, float]) -> str:
-    """Scores by name in one line, those that exist: log loss first."""
-    shown = {key.removeprefix("valid/"): value for key, value in found.items()}
+def scores(values: Mapping[str, float]) -> str:
+    """Scores by name in one line, log loss first."""
+    shown = {key.removeprefix("valid/"): value for key, value in values.items()}
     return ", ".join(f"{name} {shown[key]:.4f}" for key, name in SCORES.items() if key in shown)
 
 
@@ -242,7 +245,7 @@ def _rate(speed: float) -> str:
 
 @contextmanager
 def progress(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
-    """A bar with rate and time left on a terminal; elsewhere a line every so often."""
+    """A progress bar with rate and time left on a terminal; elsewhere a line every 20 seconds."""
     if not err.is_terminal:
         yield _Lines(label, total, unit)
         return
@@ -292,9 +295,9 @@ def _fields(fields: dict[str, float]) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, every cell whole; numbers, but in the first column, are set to the right.
+    """Print a table with whole cells; numbers are right-aligned, except in the first column.
 
-    The first column says what a row is about, and is the last to be broken up.
+    The first column names the row and is the last to be broken up.
     """
     shown = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):

@@ -88,7 +88,7 @@ def main(
     ensemble.main(runs=" ".join(runs), name=blend, data=DATA, root=root)
     step("make submit: check and write the submission")
     submit.main(name=blend, data=DATA, root=root)
-    step("the truth: what was read beside what the test set's labels give")
+    step("the truth: the scores that were read, and those on the test set's labels")
     store = open_store(Workspace(root), load_data_config(DATA, root=root))
     truth = store.competition.config.folder / "test_labels.csv"
     outcomes = score_on_truth(store, [*runs, blend], truth)

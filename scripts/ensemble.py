@@ -80,16 +80,16 @@ def _show_blenders(fit: CrossFit) -> None:
     if set(chosen) != {fit.overall.name}:
         console.say(
             "each fold's networks are blended by what the other folds chose, in oof/ and in the test set; "
-            f"all folds together would choose {fit.overall.name}, for reading alone"
+            f"all folds together would choose {fit.overall.name}, for information"
         )
 
 
 def _why(verdict: Verdict, *, taken: bool) -> str:
-    """How a blender stands beside the best of those that are chosen from, over all folds."""
-    beside = f"{verdict.difference:+.4f}, standard error {verdict.error:.4f}"
+    """A blender compared with the best candidate over all folds."""
+    compared = f"{verdict.difference:+.4f}, standard error {verdict.error:.4f}"
     if not verdict.chosen_from:
-        return f"{beside}; {verdict.blender.caution or 'not named'}: not chosen from"
-    why = "best" if verdict.difference == 0 else f"{'as good' if verdict.as_good else 'worse'}: {beside}"
+        return f"{compared}; {verdict.blender.caution or 'not named'}: not chosen from"
+    why = "best" if verdict.difference == 0 else f"{'as good' if verdict.as_good else 'worse'}: {compared}"
     return why + "; the simplest as good: taken" * taken
 
 

@@ -28,13 +28,13 @@ def main(
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     fold = store.folds.check_fold(fold)
     store.manifest(run, fold)  # says what is missing
-    found = export_network(
+    exported = export_network(
         store, store.read_run(run, partial=True), fold, runtime=runtime, progress=console.progress
     )
-    size = found.path.stat().st_size / 1e6
+    size = exported.path.stat().st_size / 1e6
     console.say(
-        f"{found.path}: {size:.0f} MB; of {found.num_images} held-out images no log-probability is more than "
-        f"{found.off:.1g} off torch's"
+        f"{exported.path}: {size:.0f} MB; of {exported.num_images} held-out images no log-probability is "
+        f"more than {exported.off:.1g} off torch's"
     )
 
 

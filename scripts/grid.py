@@ -82,10 +82,10 @@ def main(
     def command(job: Job, device: str) -> Sequence[str]:
         model, text = settings[job.run]
         placed = f"{text} runtime.device={device}" if device != "auto" else text
-        told = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", _place(data)]
-        told += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
-        told += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
-        return [sys.executable, str(Path(__file__).with_name("train.py").absolute()), *told]
+        arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", _place(data)]
+        arguments += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
+        arguments += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
+        return [sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
 
     def log(job: Job) -> Path:
         return store.workspace.log(store.competition.name, job.run, job.fold).absolute()
@@ -111,7 +111,7 @@ def main(
 
 
 def _runs(models: str, seeds: str, name: str) -> list[tuple[str, str, str]]:
-    """Of each run its name, its model, and what is set beside SET=."""
+    """Name, model and further settings of each run."""
     named, numbers = list(dict.fromkeys(models.split())), list(dict.fromkeys(seeds.split()))
     if not named:
         raise ConfigError("MODELS= is missing: names in configs/models, separated by spaces")
@@ -200,7 +200,7 @@ class Board:
         behind = sum(1.0 if state.state == "done" else state.share for state in states.values()) / len(states)
         if self._begun_with is None:
             self._begun_with = behind
-        running = sum(state.state == "running" or state.anew for state in states.values())
+        running = sum(state.state == "running" or state.retraining for state in states.values())
         done = sum(one.state == "done" for one in ended)
         text = f"{done} of {len(states)} folds done, {running} running"
         if others := len(ended) - done:

@@ -17,8 +17,8 @@ _SHOWN = 5
 
 def main(
     images: Annotated[str, typer.Option(help="A folder of photographs.")],
-    name: Annotated[str, typer.Option(help="A run; by default the newest blend.")] = "",
-    out: Annotated[str, typer.Option(help="The CSV; by default <folder>.csv beside the folder.")] = "",
+    name: Annotated[str, typer.Option(help="A run; by default the best current blend.")] = "",
+    out: Annotated[str, typer.Option(help="The CSV; by default <folder>.csv next to the folder.")] = "",
     data: console.Data = "state_farm",
     set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",
     root: console.Root = console.HERE,
@@ -34,14 +34,14 @@ def main(
     runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     run = find_run(store, name)
-    found = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
-    write_photographs(path, found, store.competition.classes)
-    for error in found.errors[:_SHOWN]:
+    predicted = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
+    write_photographs(path, predicted, store.competition.classes)
+    for error in predicted.errors[:_SHOWN]:
         console.warn(error)
-    if (rest := len(found.errors) - _SHOWN) > 0:
+    if (rest := len(predicted.errors) - _SHOWN) > 0:
         console.warn(f"... and {rest} more")
-    left_out = f", {len(found.errors)} could not be read and are left out" if found.errors else ""
-    console.say(f"{path}: {len(found.names)} photographs by {run.name}{left_out}")
+    left_out = f", {len(predicted.errors)} could not be read and are left out" if predicted.errors else ""
+    console.say(f"{path}: {len(predicted.names)} photographs by {run.name}{left_out}")
 
 
 if __name__ == "__main__":

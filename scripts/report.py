@@ -12,7 +12,7 @@ from distracted.predictions.store import open_store
 
 
 def main(
-    run: Annotated[str, typer.Option(help="Whose mistakes are shown; by default the best blend's.")] = "",
+    run: Annotated[str, typer.Option(help="Show this run's mistakes; by default the best blend's.")] = "",
     heat: Annotated[bool, typer.Option(help="Lay Grad-CAM over the worst mistakes.")] = True,
     data: console.Data = "state_farm",
     set: console.Set = "",

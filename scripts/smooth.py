@@ -1,7 +1,7 @@
 """make smooth: images that look alike are predicted together, as a run of its own."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -13,13 +13,11 @@ from distracted.ensemble.nearness import Distance, neighbour_distances, sensitiv
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
 from distracted.postprocess.candidates import all_candidates, find_limits, find_methods, parse_candidate
-from distracted.postprocess.method import Method
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import OWN, Space, own_space, pretrained_space
 from distracted.predictions.run import Run
-from distracted.predictions.store import Store, open_store
-from distracted.schema import RuntimeConfig
+from distracted.predictions.store import open_store
 
 
 def main(
@@ -54,7 +52,21 @@ def main(
         candidates = [parse_candidate(kinds[0], how, named[0], find_limits(store))]
     else:
         candidates = all_candidates(store, kinds, named)
-    opener = _Opener(store, kinds, runtime, data, set, root)
+    indices = list(dict.fromkeys(kind.index for kind in kinds))
+
+    @cache
+    def pretrained(model: str) -> Space:
+        from distracted.training.resolve import settle
+
+        config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
+        settled = settle(config, num_folds=store.folds.num_folds)
+        return pretrained_space(store, indices, settled, progress=console.progress)
+
+    def open_space(space: str, parent: Run) -> Space:
+        if space != OWN:
+            return pretrained(space)
+        return own_space(store, indices, parent, runtime=runtime, progress=console.progress)
+
     rows, notes = [], []
     distances: dict[str, list[Distance]] = {}
     for run in chosen:
@@ -64,10 +76,10 @@ def main(
                 f"{run} is not calibrated: any averaging helps over-confident predictions; "
                 f"`make calibrate RUNS={run}` first shows what smoothing itself gains"
             )
-        opened = {space: opener(space, parent) for space in named}
+        opened = {space: open_space(space, parent) for space in named}
         made = derive_run(store, Smooth(opened, candidates, bool(how)), [run], name=name, force=force)
         rows.append((run, made.name, made.gain, made.how))
-        if made.fits and Neighbours in opener.indices:
+        if made.fits and Neighbours in indices:
             if losses := sensitivity(store, run, made.fits, opened):
                 texts = ", ".join(f"{change} {loss:.4f}" for change, loss in losses.items())
                 notes.append(f"{made.name}, log loss by neighbours: {texts}")
@@ -88,36 +100,6 @@ def show_distances(run: str, distances: Sequence[Distance]) -> None:
         drivers = "" if one.drivers is None else f"{one.drivers:.3f}"
         cells.append([one.space, str(one.k), f"{one.folds:.3f}", drivers, f"{one.test:.3f}"])
     console.table(f"{run}: median distance to the k-th neighbour", columns, cells)
-
-
-class _Opener:
-    """Makes feature spaces, a pretrained network's once for all runs."""
-
-    def __init__(
-        self,
-        store: Store,
-        methods: Sequence[type[Method]],
-        runtime: RuntimeConfig,
-        data: str,
-        set: str,
-        root: Path,
-    ) -> None:
-        self.indices = list(dict.fromkeys(method.index for method in methods))
-        self._store, self._data, self._overrides, self._root = store, data, console.overrides(set), root
-        self._runtime = runtime
-        self._pretrained: dict[str, Space] = {}
-
-    def __call__(self, name: str, parent: Run) -> Space:
-        progress = console.progress
-        if name == OWN:
-            return own_space(self._store, self.indices, parent, runtime=self._runtime, progress=progress)
-        if name not in self._pretrained:
-            from distracted.training.resolve import settle
-
-            config = load_config(model=name, data=self._data, overrides=self._overrides, root=self._root)
-            settled = settle(config, num_folds=self._store.folds.num_folds)
-            self._pretrained[name] = pretrained_space(self._store, self.indices, settled, progress=progress)
-        return self._pretrained[name]
 
 
 if __name__ == "__main__":

@@ -20,16 +20,18 @@ def main(
 ) -> None:
     """Show the table of runs and folds, the blend that is meant, and what to run next."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    statuses = run_statuses(store)
+    catalogue = Catalogue(store)
+    meant = catalogue.meant_blend()
+    statuses = run_statuses(catalogue)
     if statuses:
         _grid(store, statuses)
         _say_trouble(statuses)
-    if (meant := Catalogue(store).meant_blend()) is not None:
+    if meant is not None:
         for reason in meant.passed_over:
             console.warn(f"passed over: {reason}")
         console.say(meant.why)
-        console.say(f"{meant.run}: expected {describe(expect_run(store, store.read_run(meant.run)))}")
-    steps = [*next_steps(store, statuses), *stale_pages(store)]
+        console.say(f"{meant.run}: expected {describe(expect_run(store, meant.predictions))}")
+    steps = [*next_steps(catalogue, statuses), *stale_pages(store)]
     console.say(
         "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")
     )
@@ -52,8 +54,8 @@ def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
 def cell(fold: FoldStatus) -> str:
     """A fold's state in a word or two."""
     if fold.state == "done":
-        again = fold.anew or fold.redo
-        return f"{fold.score:.4f}" + (f" (anew {fold.share:.0%})" if again else "")
+        again = fold.retraining or fold.redo
+        return f"{fold.score:.4f}" + (f" (retraining {fold.share:.0%})" if again else "")
     return {"missing": "--"}.get(fold.state, f"{fold.state} {fold.share:.0%}")
 
 

@@ -24,7 +24,6 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
-
     config, runtime = load_data_config(data, root=root), load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), config, progress=console.progress)
     written = write_submission(store, name=name, partial=partial, force=force)
@@ -65,7 +64,7 @@ def describe(expected: Expected) -> str:
 
 
 def compare(expected: Expected, score: float) -> str:
-    """A score that came back, beside the forecast."""
+    """A score from Kaggle compared with the forecast."""
     off = expected.errors_off(score)
     if off is None:
         return f"{score:.4f}"

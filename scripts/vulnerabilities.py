@@ -1,4 +1,4 @@
-"""Part of make lint: whether a locked package has a known vulnerability, where that can be found out."""
+"""Part of make lint: whether a locked package has a known vulnerability, if that can be checked."""
 
 import json
 import subprocess
@@ -26,16 +26,18 @@ def main(
         packages = json.loads(done.stdout)["dependencies"]
     except (subprocess.TimeoutExpired, ValueError, KeyError):
         packages = []
-    found = [package for package in packages if "vulns" in package]
-    if not found:
+    vulnerable = [package for package in packages if "vulns" in package]
+    if not vulnerable:
         console.say("vulnerabilities: skipped, the database cannot be reached from here")
         return
     known = [
         f"{package['name']} {package['version']}: {flaw['id']}, fixed in {flaw['fix_versions'] or 'none yet'}"
-        for package in found
+        for package in vulnerable
         for flaw in package["vulns"]
     ]
-    console.say(f"vulnerabilities: {len(known)} known in {len(found)} of {len(packages)} locked packages")
+    console.say(
+        f"vulnerabilities: {len(known)} known in {len(vulnerable)} of {len(packages)} locked packages"
+    )
     if known:
         raise DistractedError("locked packages with known vulnerabilities:\n" + "\n".join(known))
 

@@ -1,4 +1,4 @@
-"""make wandb-sync: send what was recorded offline to W&B, and tell it what was made of what."""
+"""make wandb-sync: send offline recordings to W&B, with the files and the lineage of all runs."""
 
 import console
 from distracted.config import load_data_config, load_runtime_config
@@ -19,9 +19,8 @@ def main(
     runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     done = sync(store, runtime, progress=console.progress)
-    console.say(
-        f"{store.competition.name}: {done.recordings} recordings sent; files and lineage of {done.told} runs"
-    )
+    sent = f"{done.recordings} recordings sent; files and lineage of {done.updated} runs"
+    console.say(f"{store.competition.name}: {sent}")
     for waiting in done.waiting:
         console.say(f"later: {waiting}")
     if done.problems:

@@ -192,7 +192,7 @@ class TestErrors:
                 ["unknown key phases.features.max_itr", "phases.features.max_iter"],
             ),
             ("phases.fine_tune.epochs=3", ["unknown phase phases.fine_tune", "scratch, features, finetune"]),
-            ("xyz=1", ["unknown key xyz", "configs/train.yaml"]),
+            ("xyz=1", ["unknown key xyz", "docs/config.md"]),
             ("training.batch_size=many", ["training.batch_size: ", "integer", "'many'"]),
             ("training.seed=1.5", ["training.seed: ", "integer", "1.5"]),
             ("training.num_folds=0", ["training.num_folds: ", "greater than 0", "got 0"]),

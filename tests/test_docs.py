@@ -111,6 +111,11 @@ def test_every_page_is_in_the_index() -> None:
     assert pages - set(re.findall(r"\]\((\w+\.md)\)", index)) == set()
 
 
+def test_the_readme_of_bench_lists_every_script() -> None:
+    listed = re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "bench/README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "bench").glob("*.py"))
+
+
 def test_messages_that_troubleshooting_explains_are_those_of_the_code() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text()
     cells = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)

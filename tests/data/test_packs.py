@@ -82,7 +82,7 @@ def test_the_shorter_side_is_shrunk_and_nothing_is_enlarged(paths: list[Path], t
 @given(
     width=st.integers(90, 700),
     height=st.integers(90, 700),
-    short_side=st.integers(20, 400),
+    short_side=st.integers(64, 400),
     kind=st.booleans(),
 )
 def test_a_shrunk_image_is_close_to_the_area_mean(

@@ -251,7 +251,7 @@ def test_a_step_that_would_give_the_same_is_not_taken_again(store: Store, write_
     (store.workspace.fold("tiny", "a_calibrated", 1) / "valid.parquet").unlink()
     assert len(calibrate(store, "a").fits) == 3
     (store.workspace.fold("tiny", "a_calibrated", 1) / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match="make a_calibrated anew with FORCE=1"):
+    with pytest.raises(StoreError, match="make a_calibrated again with FORCE=1"):
         calibrate(store, "a")
     assert len(calibrate(store, "a", force=True).fits) == 3
     write_run("a", skill=2.0, seed=5)

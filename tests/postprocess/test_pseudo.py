@@ -153,7 +153,7 @@ def test_another_teacher_makes_another_run(store: Store, write_run: WriteRun) ->
         settled = settle(config_of(store, "pseudo.teachers=[a]"), num_folds=3)
         hashes.add(with_teachers(store, settled, student="student").config.hash)
     assert len(hashes) == 2
-    with pytest.raises(ConfigError, match="filled in from the teachers' files; leave it out"):
+    with pytest.raises(ConfigError, match="filled in from the teachers' files; leave the key out"):
         config_of(store, "pseudo.predictions={a: b}")
 
 

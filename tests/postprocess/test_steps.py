@@ -24,6 +24,7 @@ from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import make_space
 from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Step, Subset, normalised
 from distracted.postprocess.tta import augment_run
+from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.report.status import run_statuses
 from distracted.submission.photographs import predict_photographs
@@ -116,7 +117,9 @@ def test_a_step_opened_again_is_the_one_that_was_stored_and_names_its_command(
     derive_run(store, Smooth({"x": space}, candidates), ["run1"])
     fixed = Smooth({"x": space}, [NeighbourMean("x", "arithmetic", None, 2)], fixed=True)
     derive_run(store, fixed, ["run1"], name="fixed")
-    commands = {status.run: status.made_by for status in run_statuses(store) if status.kind == "derived"}
+    commands = {
+        status.run: status.made_by for status in run_statuses(Catalogue(store)) if status.kind == "derived"
+    }
     assert commands == {
         "tiny_tta": "make tta RUN=tiny NAME=tiny_tta, with its VIEWS",
         "run0_calibrated": "make calibrate RUNS=run0 NAME=run0_calibrated",
@@ -143,7 +146,7 @@ def test_a_new_step_is_made_blended_shown_and_taken_for_photographs(
     assert run.fitted == (step == "sharpen") and made_again(store, "new") == stored(store, "new")
     assert run.manifests[0].details["num_candidates"] == 1
     blend_runs(store, runs=["new", "other"], name="both")
-    commands = {status.run: status.made_by for status in run_statuses(store)}
+    commands = {status.run: status.made_by for status in run_statuses(Catalogue(store))}
     assert commands["new"] == f"make derive STEP={step} RUNS=tiny NAME=new"
     images = tmp_path / "images"
     images.mkdir()
@@ -160,7 +163,7 @@ def test_a_step_of_another_version_of_the_project_is_named(
     write_run("a")
     derive_run(store, Sharpen(), ["a"])
     monkeypatch.undo()
-    [made_by] = [status.made_by for status in run_statuses(store) if status.run == "a_sharp"]
+    [made_by] = [status.made_by for status in run_statuses(Catalogue(store)) if status.run == "a_sharp"]
     assert made_by == "the step sharpen of another version of the project"
     with pytest.raises(StoreError, match=r"a_sharp: made by another version .*no step sharpen"):
         blend_runs(store)
@@ -183,9 +186,9 @@ def test_the_command_of_a_step_of_another_version_leaves_its_settings_out(
     [
         ({"step": "blur"}, "STEP=blur: expected one of calibrate, smooth, choose"),
         ({"step": "tta"}, "STEP=tta: expected one of calibrate"),
-        ({"step": "smooth"}, "STEP=smooth: `make smooth` makes it"),
-        ({"step": "choose", "how": "k=3"}, "HOW: choose takes no settings; got k"),
-        ({"step": "choose", "how": "k='3"}, "HOW=.*No closing quotation"),
+        ({"step": "smooth"}, "STEP=smooth: it needs feature spaces; `make smooth` makes it"),
+        ({"step": "choose", "how": "k=3"}, "HOW='k=3': choose takes no settings"),
+        ({"step": "calibrate", "how": "bias"}, "expected some of prior, temperature, clip; got 'bias'"),
         ({"step": "choose", "runs": "a b"}, "NAME= is missing: the name of the run that choose makes"),
         ({"step": "choose", "name": "c"}, "RUNS: choose takes two runs or more; got 1"),
         ({"step": "choose", "runs": " "}, "RUNS= is missing"),

@@ -10,15 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ensemble
+import status
+import submit
+from distracted.audit.run import audit_competition
 from distracted.ensemble.blend import blend_runs
-from distracted.ensemble.blenders import find_blenders
 from distracted.errors import SubmissionError
 from distracted.metrics import log_loss
+from distracted.predictions import _fold_reader
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
-from distracted.report.board import headline, make_board
+from distracted.report.page import collect
 from distracted.report.status import next_steps, run_statuses
+from distracted.schema import RunConfig
 from distracted.submission.submit import find_run, write_submission
+from distracted.training.resolve import settle
 
 WriteRun = Callable[..., None]
 
@@ -39,7 +45,7 @@ def two_blends(store: Store, write_run: WriteRun) -> Store:
 
 
 def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
-    two_blends: Store, caplog: pytest.LogCaptureFixture
+    two_blends: Store, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = two_blends
     meant = Catalogue(store).meant_blend()
@@ -49,11 +55,29 @@ def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
     assert why in meant.why and not meant.passed_over
     caplog.set_level("INFO")
     assert write_submission(store).run == "older"
-    assert meant.why in caplog.messages
-    assert Catalogue(store).meant_run() == meant  # the report's headline, and the audit's judge
-    board = make_board(store, run_statuses(store))
-    head = headline(board, meant.run)
-    assert head is not None and head.status.run == "older"
+    assert f"{meant.why}; NAME= takes another run" in caplog.messages
+    status.main(data=str(store.competition.config.folder), root=store.workspace.root)
+    assert meant.why in capsys.readouterr().out.splitlines()
+    page = collect(store, policies={"none": ()})
+    assert page.head is not None and page.head.status.run == "older"
+    assert page.why == f"{meant.why}; RUN= takes another run" and page.why in caplog.messages
+
+
+@pytest.mark.slow
+def test_the_audit_takes_the_blend_that_is_meant_and_says_why(
+    two_blends: Store,
+    write_run: WriteRun,
+    configure: Callable[..., RunConfig],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    package = ("model.image_size=32", "runtime.tracking=none")
+    settled = settle(configure(model="efficientnet_lite0", tiny=package), num_folds=3)
+    assert audit_competition(two_blends, settled).run == "older"
+    assert any(text.startswith("older: the best of 2 current blends") for text in caplog.messages)
+    write_run("good", skill=4.0, seed=5)
+    assert audit_competition(two_blends, settled).run == "newer"
+    assert any(text.startswith("passed over: older: its member good has changed") for text in caplog.messages)
 
 
 def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
@@ -69,7 +93,21 @@ def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
     ]
     assert find_run(store).name == "newer"
     assert any("passed over: older: its member good has changed" in text for text in caplog.messages)
-    assert "make submit NAME=newer" in next_steps(store, run_statuses(store))[-1]
+    catalogue = Catalogue(store)
+    assert "make submit NAME=newer" in next_steps(catalogue, run_statuses(catalogue))[-1]
+    page = collect(store, policies={"none": ()})
+    assert page.head is not None and page.head.status.run == "newer"
+    assert "passed over: older: its member good has changed" in page.why
+
+
+def test_with_missing_folds_allowed_a_blend_without_any_is_still_the_one_that_is_meant(
+    two_blends: Store,
+) -> None:
+    for name, then in (("bad", "older"), ("good", "older")):  # newer, then both lose a fold of their member
+        two_blends.workspace.fold("tiny", name, 2).joinpath("manifest.json").unlink()
+        assert find_run(two_blends, partial=True).name == then
+    with pytest.raises(SubmissionError, match="fold 2 of its member bad is missing"):
+        find_run(two_blends)
 
 
 def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write_run: WriteRun) -> None:
@@ -88,7 +126,7 @@ def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write
     blend_runs(store, runs=["honest"])
     meant = Catalogue(store).meant_blend()
     assert meant is not None and meant.run == "ensemble"
-    assert meant.passed_over == ("leaky: a member is leaky (LEAKY=1)",)
+    assert meant.passed_over == ("leaky: leaky (LEAKY=1)",)
 
 
 def test_without_a_blend_the_best_run_is_meant_for_reading_and_nothing_for_submitting(
@@ -146,31 +184,34 @@ def counting(files: Counter[Path]) -> Iterator[None]:
         active.clear()
 
 
-@pytest.mark.parametrize("command", ["blend", "blend again", "submit", "status"])
-def test_a_command_opens_each_manifest_once_and_hashes_each_prediction_file_once(
+@pytest.mark.parametrize("command", ["blend", "blend again", "submit", "submit again", "status"])
+def test_a_command_opens_each_manifest_and_each_prediction_file_once(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     for number in range(4):
         write_run(f"run{number}", seed=number)
-    blenders = find_blenders(["arithmetic_mean"])
+    where = {"data": str(store.competition.config.folder), "root": store.workspace.root}
     if command != "blend":
-        blend_runs(store, blenders=blenders)
-    fresh = Store(store.workspace, store.competition, store.folds)
+        ensemble.main(blenders="arithmetic_mean", **where)
+    if command == "submit again":
+        submit.main(**where)
+    store.workspace.report("tiny").parent.mkdir(parents=True, exist_ok=True)
+    store.workspace.report("tiny").touch()  # status compares a page with the manifests
     hashed: Counter[int] = Counter()
-    module = sys.modules[Store.__module__]
-    digest = module.sha256_bytes  # type: ignore[attr-defined]
-    monkeypatch.setattr(module, "sha256_bytes", lambda data: hashed.update([hash(data)]) or digest(data))
+    digest = _fold_reader.sha256_bytes
+    monkeypatch.setattr(
+        _fold_reader, "sha256_bytes", lambda data: hashed.update([hash(data)]) or digest(data)
+    )
     files: Counter[Path] = Counter()
     with counting(files):
-        if command == "submit":
-            write_submission(fresh)
-        elif command == "status":
-            next_steps(fresh, run_statuses(fresh))
+        if command.startswith("blend"):
+            ensemble.main(blenders="arithmetic_mean", **where)
         else:
-            blend_runs(fresh, blenders=blenders)
-    manifests = {path: count for path, count in files.items() if path.name == "manifest.json"}
-    assert len(manifests) == 15 and set(manifests.values()) == {1}
-    assert len(hashed) == 2 * 15 and set(hashed.values()) == {1}
+            {"submit": submit.main, "status": status.main}[command.split()[0]](**where)
+    names = ("manifest.json", "valid.parquet", "test.parquet")
+    opened = {path: count for path, count in files.items() if path.name in names}
+    assert len(opened) == 3 * 15 and set(opened.values()) == {1}
+    assert len(hashed) == 3 * 15 and set(hashed.values()) == {1}
 
 
 def test_a_file_replaced_with_the_same_size_and_time_is_read_again(store: Store, write_run: WriteRun) -> None:

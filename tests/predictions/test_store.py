@@ -178,8 +178,8 @@ MANIFEST_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "guess"}, "not a manifest"),
     ({"extra": 1}, "not a manifest"),
     ({"config": {"run": "b"}, "config_hash": hash_config({"run": "b"})}, "different configs"),
-    ({"config": {"run": "b"}}, "its config is not the one that its hash stands for"),
-    ({"config_hash": "0" * 64}, "its config is not the one that its hash stands for"),
+    ({"config": {"run": "b"}}, "its config does not have its stated hash"),
+    ({"config_hash": "0" * 64}, "its config does not have its stated hash"),
     ({"valid_sha256": "0" * 64}, "not the file that its manifest describes"),
 ]
 
@@ -221,7 +221,7 @@ def test_a_config_with_an_infinite_number_is_refused(store: Store, write_run: Wr
     """JSON as Python reads it has such numbers; as it is hashed it has none."""
     write_run("a")
     edit_manifest(store, "a", 1, {"config": {"lr": float("inf")}})
-    with pytest.raises(StoreError, match="its config is not the one that its hash stands for"):
+    with pytest.raises(StoreError, match="its config does not have its stated hash"):
         store.read_run("a")
 
 
@@ -275,7 +275,7 @@ def test_a_table_that_does_not_fit_is_refused_even_with_its_hash(
         with pytest.raises(StoreError) as refusal:
             store.read_run("a", partial=True)
         assert str(refusal.value).startswith(f"{path}: {message.format(img=img)}")
-        assert "anew with FORCE=1" in str(refusal.value)
+        assert "again with FORCE=1" in str(refusal.value)
 
 
 SPOILT: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [

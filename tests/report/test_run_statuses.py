@@ -16,7 +16,8 @@ from distracted.metrics import scores
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.job_state import job_state
 from distracted.predictions.store import Store
-from distracted.report.status import FoldStatus, RunStatus, next_steps, run_statuses
+from distracted.report import status as status_module
+from distracted.report.status import FoldStatus, RunStatus
 from distracted.schema import RunConfig, hash_config
 from distracted.stopping import Stop, Stopped
 from distracted.submission.submit import write_submission
@@ -24,6 +25,14 @@ from distracted.training.resolve import settle
 
 WriteRun = Callable[..., None]
 Configure = Callable[..., RunConfig]
+
+
+def run_statuses(store: Store) -> list[RunStatus]:
+    return status_module.run_statuses(Catalogue(store))
+
+
+def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
+    return status_module.next_steps(Catalogue(store), statuses)
 
 
 def by_run(store: Store) -> dict[str, RunStatus]:
@@ -107,7 +116,7 @@ def test_a_run_that_is_trained_anew_stays_what_it_is(
     write_run("a")
     with store.hold("a", [1]), job_state(store.workspace.scratch("tiny", "a", 1), configure()):
         (status,) = run_statuses(store)
-        assert status.is_current and [fold.anew for fold in status.folds] == [False, True, False]
+        assert status.is_current and [fold.retraining for fold in status.folds] == [False, True, False]
         assert next_steps(store, [status])[0] == "wait: a is being trained"
 
 

@@ -305,7 +305,7 @@ def test_a_damaged_binding(trained: Project) -> None:
     path = trained.root / "oof/tiny/data.json"
     path.write_text("{")
     for command in (trained.train, trained.status):
-        check(trained, command, f"{path}: damaged; remove this file alone")
+        check(trained, command, f"{path}: damaged; remove this file only")
     path.unlink()
     assert trained.status().code == 0 and path.is_file()
 
@@ -558,7 +558,7 @@ def test_a_folder_that_cannot_be_written(trained: Project) -> None:
     outcome = trained.submit("--name", "resnet50")
     assert outcome.code == 1
     [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
-    assert "submissions" in line and "what was finished before is kept" in line
+    assert "submissions" in line and "finished work is kept" in line
     assert "Traceback" not in outcome.err
 
 
@@ -661,7 +661,7 @@ def edit_parquet(path: Path) -> None:
 def test_predictions_edited_by_hand(trained: Project, part: str) -> None:
     path = trained.root / f"oof/tiny/resnet50/fold1/{part}.parquet"
     edit_parquet(path)
-    parts = [f"{path}: not the file that its manifest describes", "anew with FORCE=1"]
+    parts = [f"{path}: not the file that its manifest describes", "again with FORCE=1"]
     check(trained, trained.ensemble, *parts)
     check(trained, lambda: trained.submit("--name", "resnet50"), *parts)
 

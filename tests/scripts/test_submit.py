@@ -7,6 +7,7 @@ import pytest
 
 import submit
 from distracted.predictions.store import Store
+from distracted.submission import send
 from distracted.submission.expect import Expected
 from distracted.submission.send import Answer
 
@@ -49,7 +50,7 @@ def test_what_kaggle_answers_is_printed_and_kept(
 ) -> None:
     write_run("a", skill=2.0)
     sent = []
-    monkeypatch.setattr(submit, "send_submission", lambda path, **_: sent.append(path) or Answer("0.75", ""))
+    monkeypatch.setattr(send, "send_submission", lambda path, **_: sent.append(path) or Answer("0.75", ""))
     data = str(store.competition.config.folder)
     submit.main(name="a", send=True, data=data, root=store.workspace.root)
     submit.main(name="a", data=data, root=store.workspace.root)

@@ -146,15 +146,14 @@ def test_of_equal_blends_the_newest_is_taken(store: Store, blend: str) -> None:
 def test_a_blend_whose_member_has_changed_is_passed_over_and_refused_by_name(
     store: Store, write_run: WriteRun, blend: str
 ) -> None:
-    blend_runs(store, name="of_a", runs=["a"])
-    date(store, "of_a", 1)
-    date(store, "ensemble", 2)
+    write_run("noise", skill=0.0, seed=2)
+    blend_runs(store, name="of_noise", runs=["noise"])
     assert write_submission(store).run == "ensemble"
-    write_run("b", seed=7, folds=(1,))
-    assert write_submission(store).run == "of_a"
-    with pytest.raises(StoreError, match="ensemble: its member b has changed since it was made"):
+    write_run("a", seed=7, folds=(1,))
+    assert write_submission(store).run == "of_noise"
+    with pytest.raises(StoreError, match="ensemble: its member a has changed since it was made"):
         write_submission(store, name="ensemble")
-    write_run("b", skill=1.0, seed=1)  # the predictions that were blended, made anew
+    write_run("a", skill=2.0, seed=0)  # the predictions that were blended, made again
     assert write_submission(store).run == "ensemble"
 
 

@@ -104,13 +104,13 @@ def test_recordings_are_sent_and_lineage_is_rebuilt(
     assert server.requests == [] and len(find_recordings(store)) == 7
     go("online")
     done = sync(store, config.runtime)
-    assert done.problems == [] and (done.recordings, done.told) == (7, 7)
+    assert done.problems == [] and (done.recordings, done.updated) == (7, 7)
     check_runs(store, server)
     check_lineage(store, server)
     check_secrets(store, server)
     before = len(server.artifacts)
     again = sync(store, config.runtime)
-    assert (again.recordings, again.told, again.problems) == (0, 7, [])
+    assert (again.recordings, again.updated, again.problems) == (0, 7, [])
     assert len(server.artifacts) == before
     check_runs(store, server)
     check_lineage(store, server)
@@ -185,10 +185,10 @@ def test_what_is_still_being_made_is_left_alone(
         assert len(find_recordings(store)) == len(everything) - 1
         go("online")
         done = sync(store, config.runtime)
-        assert done.waiting == ["net: fold 1 is being trained anew"] and done.told == 0
+        assert done.waiting == ["net: fold 1 is being retrained"] and done.updated == 0
         assert done.recordings == len(everything) - 1
     done = sync(store, config.runtime)
-    assert (done.recordings, done.waiting, done.problems) == (1, [], []) and done.told == 4
+    assert (done.recordings, done.waiting, done.problems) == (1, [], []) and done.updated == 4
     recording = find_recording_folder(store)
     (recording / "unsent").write_text("")
     write_owner(recording / "open.json", this_process())

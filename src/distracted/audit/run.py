@@ -1,4 +1,4 @@
-"""`make audit`: what is wrong with the data before it costs a night; after training, with its labels, too."""
+"""`make audit`: checks pictures, subjects and folds before training, labels once a run is complete."""
 
 import logging
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ from distracted.training.resolve import Settled
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 1  # counted up where what is looked for changes
-_BAD = 3.0  # times the pooled log loss, of a subject that the networks fail on
-_MOST = 20
+_VERSION = 1  # raised when the checks change
+_BAD = 3.0  # a subject is reported from this multiple of the pooled log loss on
+_MOST = 20  # subjects that are reported
 
 
 def audit_competition(
@@ -42,16 +42,16 @@ def audit_competition(
     force: bool = False,
     progress: Progress = silent,
 ) -> Audit:
-    """Look for trouble in the pictures, the subjects and, by a run's predictions, the labels; keep it all.
+    """Look for problems in the pictures, the subjects and, with a run's predictions, the labels; write them.
 
-    What was found before is taken where it would be the same.
+    An audit that is up to date is read back.
 
     Args:
-        settled: A network in whose features subjects are compared; expected to be pretrained.
+        settled: A pretrained network, in whose features subjects are compared.
         run: The run whose out-of-fold predictions judge the labels; by default the run that is meant
             (`Catalogue.meant_run`), if there is one that is not leaky.
         drops: Also judge the labels of each fold's training side by networks blind to the fold.
-        force: Look anew.
+        force: Repeat the audit, even if it is up to date.
 
     Raises:
         ConfigError: the network has no pretrained weights.
@@ -59,8 +59,8 @@ def audit_competition(
     """
     if not settled.weights.pretrained:
         raise ConfigError(
-            f"MODEL: {settled.config.model.backbone} has no pretrained weights here, and random features say "
-            "nothing of who is alike; expected a network that has, such as efficientnet_lite0"
+            f"MODEL: {settled.config.model.backbone} has no pretrained weights here, and random features do "
+            "not show who is alike; expected a pretrained network, such as efficientnet_lite0"
         )
     competition = store.competition
     judge, judges = _judge(store, run), can_judge()
@@ -80,7 +80,7 @@ def audit_competition(
     checks = [*check_pictures(store, train, test), *check_exact(store)]
     checks.append(check_near(store, train, test, progress=progress))
     features = None
-    if (train["error"] == "").all():  # training stops at the others, and so would this
+    if (train["error"] == "").all():  # features of unreadable pictures cannot be computed
         [features] = pretrained_features(settled, [Images.to_train(competition)], cache, progress)
         checks.append(check_alike(store, features, shows))
     checks.append(_split(store))
@@ -89,28 +89,25 @@ def audit_competition(
         checks += [check_labels(store, scored)] if judges else []
         checks += [_confused(scored), _failed_subjects(store, scored)]
     else:
-        _log.info("no complete run yet: labels are looked at once there is one")
+        _log.info("no complete run yet: labels are checked once there is one")
     keep_candidates(store, checks, features if drops and judges else None, progress)
-    return keep_audit(store, checks, name, how)  # last: it says that all is there
+    return keep_audit(store, checks, name, how)  # last: it marks the audit as complete
 
 
 def _judge(store: Store, name: str) -> Run | None:
     """The run whose predictions judge the labels; None while there is none."""
     if name:
         return store.read_run(name)
-    catalogue = Catalogue(store)
-    meant = catalogue.meant_run()
-    if meant is None or catalogue.entry(meant.run).leaky:
+    meant = Catalogue(store).meant_run()
+    if meant is None or meant.predictions.leaky:
         return None
-    for reason in meant.passed_over:
-        _log.warning("passed over: %s", reason)
-    _log.info("%s", meant.why.replace("NAME=", "RUN="))
-    return store.read_run(meant.run)
+    meant.log("RUN")
+    return meant.predictions
 
 
 def _split(store: Store) -> Check:
-    rows = [{"note": found.text} for found in audit_folds(store.competition, store.folds.table)]
-    about = "What the folds' own audit says, as `make folds` and every training do."
+    rows = [{"note": finding.text} for finding in audit_folds(store.competition, store.folds.table)]
+    about = "The warnings of the folds' audit, which `make folds` and every training show, too."
     return Check("folds", "Folds", about, "warning", as_findings(rows))
 
 
@@ -127,9 +124,7 @@ def _confused(scored: RowScores) -> Check:
                 "note": f"{images}, {pair['share']:.1%} of the class",
             }
         )
-    about = (
-        f"Pairs of classes by what they cost {scored.run}: the first is true, the second is what was said."
-    )
+    about = f"Pairs of classes by what they cost {scored.run}: the first is true, the second was predicted."
     findings = as_findings(rows)
     return Check("confused_classes", "Classes confused", about, "note", findings, value="summed log loss")
 
@@ -161,18 +156,25 @@ def _failed_subjects(store: Store, scored: RowScores) -> Check:
 
 
 def _apart(folds: "pd.Series[int]", pair: Mapping[str, str], key: str) -> list[tuple[str, str, str]]:
-    """What keeps the one of two like pictures out of training where the other is scored; folds by `img`."""
+    """Drops that keep one of two similar pictures out of training where the other is scored.
+
+    Args:
+        folds: Each training image's fold, by `img`.
+
+    Returns:
+        Rows of the drop list: img, reason and fold, "" for all folds.
+    """
     same = "the same picture as" if key == "exact_duplicates" else "nearly the same picture as"
-    found = []
+    drops = []
     for one, other, part, whose in (
         (pair["img"], pair["other"], pair["other_part"], pair["other_subject"]),
         (pair["other"], pair["img"], pair["part"], pair["subject"]),
     ):
         if {pair["part"], pair["other_part"]} == {"train"} and folds[one] != folds[other] >= 0:
-            found.append((one, f"{same} {other} of {whose}, which is scored there", str(folds[other])))
+            drops.append((one, f"{same} {other} of {whose}, which is scored there", str(folds[other])))
         elif part == "test":
-            found.append((one, f"{same} {other} of the test set", ""))
-    return found
+            drops.append((one, f"{same} {other} of the test set", ""))
+    return drops
 
 
 def candidates_of(store: Store) -> Path:
@@ -186,19 +188,19 @@ def keep_candidates(
     features: NDArray[np.float32] | None,
     progress: Progress,
 ) -> None:
-    """Write drop_candidates.csv, in the drop list's form: for a person to choose from.
+    """Write drop_candidates.csv in the drop list's format, for a person to choose from.
 
     Args:
-        features: Of the training images; with them labels are judged blind to each fold.
+        features: Features of the training images, to judge labels blind to each fold; None leaves it out.
     """
     rows: list[tuple[str, str, str]] = []
     folds = store.folds.table.set_index("img")["fold"]
     for check in checks:
-        for found in check.findings.to_dict("records"):
-            if check.key == "empty" and found["part"] == "train":
-                rows.append((str(found["img"]), f"shows nothing ({found['note']})", ""))
+        for finding in check.findings.to_dict("records"):
+            if check.key == "empty" and finding["part"] == "train":
+                rows.append((str(finding["img"]), f"shows nothing ({finding['note']})", ""))
             elif check.key in ("exact_duplicates", "near_duplicates"):
-                rows += _apart(folds, {str(key): str(value) for key, value in found.items()}, check.key)
+                rows += _apart(folds, {str(key): str(value) for key, value in finding.items()}, check.key)
     if features is not None:
         imgs = store.competition.train["img"]
         for fold, issues in blind_label_issues(features, store.folds, progress=progress):

@@ -19,7 +19,7 @@ from distracted.metrics import (
 )
 from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, Subset
 from distracted.predictions.catalogue import Catalogue
-from distracted.predictions.lineage import check_parents, is_current
+from distracted.predictions.lineage import check_parents
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -77,20 +77,18 @@ def blend_runs(
         force: Blend again, even if it is done.
 
     Raises:
-        StoreError: there is no complete run; a named run is missing, incomplete or leaky; or the name
-        belongs to
-            a member or to a run of another kind.
+        StoreError: there is no complete run; a named run is missing, incomplete or leaky; or the name belongs
+            to a member or to a run of another kind.
     """
     if store.kinds(name) - {"blend"}:
         raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
     if name in runs:
         raise StoreError(f"NAME={name} is among RUNS: no blend is a member of itself; choose another name")
-    members = (
-        [store.read_run(run) for run in dict.fromkeys(runs)]
-        if runs
-        else _complete_runs(store, but=name, leaky=leaky)
-    )
     catalogue = Catalogue(store)
+    if runs:
+        members = [store.read_run(run) for run in dict.fromkeys(runs)]
+    else:
+        members = _complete_runs(catalogue, but=name, leaky=leaky)
     if blends := [run.name for run in members if catalogue.entry(run.name).holds_a_blend]:
         raise StoreError(
             f"RUNS: {blends[0]} is a blend, or made of one: its members would count twice; name them instead"
@@ -104,14 +102,15 @@ def blend_runs(
         _log.info("one run only: %s passes through with weight 1", members[0].name)
     scored = scored_rows(store.folds)
     if len(members) > 1 and len(blenders) > 1 and scored.num_folds < MIN_FOLDS:
-        found = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
-        _log.info("%s too few to choose a blender by: the simplest is taken", found)
+        folds = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
+        _log.info("%s too few to choose a blender by: the simplest is taken", folds)
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []
     config = _config(members, choosable(blenders, scored.num_folds))
     fit = None
-    if not force and _is_done(store, name, members, config):
+    blend = None if force else _stored_blend(store, name, members, config)
+    if blend is not None:
         check_parents(store, name)
         _log.info("%s: done already (FORCE=1 redoes it)", name)
     else:
@@ -121,7 +120,8 @@ def blend_runs(
         fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
         with store.hold(name):
             _write(store, name, members, config, fit)
-    return _look(store, store.read_run(name), members, fit)
+        blend = store.read_run(name)
+    return _look(store, blend, members, fit)
 
 
 def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None) -> Ensemble:
@@ -141,10 +141,10 @@ def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None
     )
 
 
-def _complete_runs(store: Store, *, but: str, leaky: bool) -> list[Run]:
+def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[Run]:
     """The complete, current runs that no blend is part of; logs why others are left out."""
-    members = []
-    for entry in Catalogue(store).entries():
+    store, members = catalogue.store, []
+    for entry in catalogue.entries():
         if entry.name == but:  # it may be damaged
             continue
         if not entry.manifests:
@@ -177,12 +177,15 @@ def _config(members: Sequence[Run], blenders: Sequence[Blender]) -> dict[str, An
     }
 
 
-def _is_done(store: Store, name: str, members: Sequence[Run], config: Mapping[str, Any]) -> bool:
-    parents = [run.as_parent() for run in members]
-    return all(
-        is_current(store, name, fold, config_hash=hash_config(config), parents=parents)
-        for fold in range(store.folds.num_folds)
-    )
+def _stored_blend(store: Store, name: str, members: Sequence[Run], config: Mapping[str, Any]) -> Run | None:
+    """The blend of that name, if it is undamaged and the one that these members and settings make."""
+    try:
+        blend = store.read_run(name)
+    except StoreError:
+        return None
+    made_from = hash_config(config), tuple(run.as_parent() for run in members)
+    same = all((manifest.config_hash, manifest.parents) == made_from for manifest in blend.manifests)
+    return blend if same else None
 
 
 def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, Any], fit: CrossFit) -> None:

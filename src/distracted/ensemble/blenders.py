@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +21,12 @@ from distracted.ensemble.pools import (
 from distracted.ensemble.selection import fit_greedy_selection
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
-from distracted.postprocess.step import Examples, Labels, LogProbs, Subset
+from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Subset
 
 
 @dataclass(frozen=True)
-class Blender:
-    """A way to weigh runs and a way to pool them; an `Estimator`.
+class Blender(Estimator):
+    """A way to weigh runs and a way to pool them.
 
     Attributes:
         caution: Why it is not a candidate unless it is named, or "".
@@ -37,7 +36,6 @@ class Blender:
     fit_weights: Callable[[LogProbs, Labels], Vector]
     pool: Callable[[LogProbs, Vector], NDArray[np.float64]]
     caution: str = ""
-    min_folds: ClassVar[int] = 1
 
     @property
     def key(self) -> str:

@@ -124,15 +124,15 @@ def start(command: Sequence[str], log: Path, num_cpus: int) -> subprocess.Popen[
         return subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
 
 
-def judge(job: Job, code: int, log: Path, *, told: bool = False) -> Ended:
+def judge(job: Job, code: int, log: Path, *, was_told: bool = False) -> Ended:
     """How a job ended, by its command's exit code (minus a signal's number) and its output.
 
     Args:
-        told: Whether it was told to stop; a process that had not begun to listen ends by the signal itself.
+        was_told: Whether it was told to stop; a process that does not listen yet ends by the signal.
     """
     if code == 0:
         return Ended(job, "done")
-    if code == RESUMABLE or (told and code in (-signal.SIGTERM, -signal.SIGINT)):
+    if code == RESUMABLE or (was_told and code in (-signal.SIGTERM, -signal.SIGINT)):
         return Ended(job, "stopped", "it goes on when the grid is run again")
     if code < 0:
         out = " (memory may have run out)" if code == -9 else ""

@@ -72,8 +72,10 @@ class OnRay:
         waiting = {}
         for job in jobs:
             placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
-            told = command(job, "auto" if job.num_gpus else "cpu")  # a node may show its GPUs to every task
-            waiting[placed.remote(list(told), str(log(job)), job.num_cpus)] = job
+            arguments = command(
+                job, "auto" if job.num_gpus else "cpu"
+            )  # a node may show its GPUs to every task
+            waiting[placed.remote(list(arguments), str(log(job)), job.num_cpus)] = job
         return _collect(self._ray, waiting, log, stop, watch)
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -102,10 +104,10 @@ def _listens(host: str, port: str) -> bool:
 
 def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Watch) -> list[Ended]:
     ended: list[Ended] = []
-    told = False
+    was_told = False
     while waiting:
-        if stop.reason and not told:
-            told = True
+        if stop.reason and not was_told:
+            was_told = True
             for reference in waiting:
                 ray.cancel(reference)  # interrupts the task, which stops its process and waits for it
         ready, _ = ray.wait(list(waiting), timeout=_LOOK)

@@ -73,6 +73,10 @@ class Calibrate(PredictionStep):
         return cls(tuple(part for part in CALIBRATIONS if part in parts), subjects)
 
     @classmethod
+    def from_text(cls, store: Store, text: str) -> Self:
+        return cls.on(store, text.split() if text else CALIBRATIONS)
+
+    @classmethod
     def load(cls, store: Store, run: Run) -> Self:
         return cls.on(store, run.manifests[0].config["step"]["parts"])
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.errors import ConfigError
 from distracted.metrics import log_losses, prior_log_probs
 from distracted.postprocess.clusters import ClusterMatch
 from distracted.postprocess.diffusion import Diffusion
@@ -52,6 +53,10 @@ class Smooth(PredictionStep):
     name: ClassVar[str] = "smooth"
     suffix: ClassVar[str] = "smooth"
     target: ClassVar[str] = "smooth"
+
+    @classmethod
+    def from_text(cls, store: Store, text: str) -> Self:
+        raise ConfigError(f"STEP={cls.name}: it needs feature spaces; `make smooth` makes it")
 
     @classmethod
     def load(cls, store: Store, run: Run) -> Self:

@@ -1,9 +1,10 @@
 """What a step is: it makes a run of other runs, and says of itself what the commands need to know."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,18 +55,31 @@ class Examples:
             yield Subset(int(fold)), np.flatnonzero(self.folds == fold)
 
 
-class Estimator(Protocol):
+class Estimator(ABC):
     """Predicts from the predictions of one or several runs: a step, a blender, or `Identity`."""
 
     @property
     def min_folds(self) -> int:
         """Folds needed to fit all of it; with fewer it leaves something out."""
+        return 1
 
+    @abstractmethod
     def fit(self, examples: Examples) -> Any:
         """What was learned, for `predict`; the estimator itself does not change."""
 
+    @abstractmethod
     def predict(self, fitted: Any, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
         """Predict a subset, (num_images, num_classes), from the runs' predictions of it."""
+
+
+class Identity(Estimator):
+    """Changes nothing."""
+
+    def fit(self, examples: Examples) -> None:
+        return None
+
+    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
+        return normalised(log_probs[0])
 
 
 class Step(ABC):
@@ -92,8 +106,10 @@ class Step(ABC):
         return False
 
     def settings(self) -> dict[str, Any]:
-        """All that changes its predictions, as JSON values."""
-        return asdict(self)  # type: ignore[call-overload,no-any-return]  # subclasses are dataclasses
+        """All that changes its predictions, as JSON values; by default its fields."""
+        fields = asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
+        values: dict[str, Any] = json.loads(json.dumps(fields))
+        return values
 
     def config(self) -> dict[str, Any]:
         """The step as the config of a derived run holds it, and so as it is hashed."""
@@ -136,8 +152,8 @@ class Step(ABC):
         return ""
 
 
-class PredictionStep(Step):
-    """A step that turns stored predictions into others; an `Estimator`.
+class PredictionStep(Step, Estimator):
+    """A step that turns stored predictions into others.
 
     Attributes:
         takes_several: It takes two or more runs; otherwise one.
@@ -146,27 +162,15 @@ class PredictionStep(Step):
     takes_several: ClassVar[bool] = False
 
     @classmethod
-    def from_text(cls, store: Store, values: Mapping[str, str]) -> Self:
-        """The step that a user describes by `HOW="key=value ..."`.
+    def from_text(cls, store: Store, text: str) -> Self:
+        """The step with the settings of HOW= (or of the variable that its own target has for them).
 
         Raises:
-            ConfigError: an unknown key or value, or another command makes this step.
+            ConfigError: no such settings.
         """
-        if cls.target != "derive":
-            raise ConfigError(f"STEP={cls.name}: `make {cls.target}` makes it")
-        if values:
-            raise ConfigError(f"HOW: {cls.name} takes no settings; got {', '.join(values)}")
+        if text:
+            raise ConfigError(f"HOW={text!r}: {cls.name} takes no settings")
         return cls()
-
-    @abstractmethod
-    def fit(self, examples: Examples) -> Any: ...
-
-    @abstractmethod
-    def predict(self, fitted: Any, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]: ...
-
-    @property
-    def min_folds(self) -> int:
-        return 1
 
     @property
     def reads_labels(self) -> bool:
@@ -209,19 +213,6 @@ class NetworkStep(Step):
         self, trained: Sequence["Trained"], images: "Images", rows: NDArray[np.int64], label: str
     ) -> NDArray[np.float64]:
         """Predictions of some rows by each network, (num_networks, num_rows, num_classes)."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The estimator that changes nothing."""
-
-    min_folds: ClassVar[int] = 1
-
-    def fit(self, examples: Examples) -> None:
-        return None
-
-    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        return normalised(log_probs[0])
 
 
 def normalised(scores: NDArray[np.floating]) -> NDArray[np.float64]:

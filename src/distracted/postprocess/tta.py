@@ -27,9 +27,6 @@ class Augment(NetworkStep):
     """Averages a network's predictions of several views of each image.
 
     The views are given, not chosen: a choice among them would be a fit.
-
-    Raises:
-        ConfigError: on construction, an unknown `average`.
     """
 
     views: "tuple[View, ...]"
@@ -38,11 +35,6 @@ class Augment(NetworkStep):
     suffix: ClassVar[str] = "tta"
     target: ClassVar[str] = "tta"
     version: ClassVar[int | None] = None
-
-    def __post_init__(self) -> None:
-        from distracted.inference.views import check_average
-
-        check_average(self.average)
 
     @classmethod
     def load(cls, store: Store, run: Run) -> Self:
@@ -97,10 +89,11 @@ def augment_run(
         WeightsError: a fold's network is gone, damaged or another.
         ImageError: an image cannot be read.
     """
+    from distracted.inference.views import check_average
     from distracted.postprocess.networks import load_trained
     from distracted.training.feed import Images
 
-    parent, step = store.read_run(run), Augment(tuple(views), average)
+    parent, step = store.read_run(run), Augment(tuple(views), check_average(average))
     name = name or f"{run}_{step.suffix}"
     with store.hold(name):
         derivation = Derivation(store, [parent], name, step, force=force)

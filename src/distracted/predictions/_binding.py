@@ -1,4 +1,4 @@
-"""data.json: which data a name stands for."""
+"""data.json: binds a data set's name to its index."""
 
 import json
 
@@ -9,7 +9,7 @@ from distracted.paths import Workspace
 
 
 def bind_data(workspace: Workspace, competition: Competition) -> None:
-    """Bind the data's name to its index in data.json; another folder of that name is refused.
+    """Bind the data's name to its index in data.json, or check that it is bound to this index.
 
     Raises:
         StoreError: the name is bound to another index, or the file is damaged.
@@ -18,14 +18,14 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
     bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
     if create_text(path, bound):
         return
-    found = path.read_bytes()
-    if found == bound.encode():
+    content = path.read_bytes()
+    if content == bound.encode():
         return
     try:
-        json.loads(found)["index_hash"]
+        json.loads(content)["index_hash"]
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path}: damaged; remove this file alone, and it is written anew") from None
+        raise StoreError(f"{path}: damaged; remove this file only, and it is written again") from None
     raise StoreError(
         f"{path}: the name {competition.name!r} belongs to other data than {competition.config.folder} holds "
-        f"now; rename the folder, or remove {path.parent} (its folds and predictions) to start anew"
+        f"now; rename the folder, or remove {path.parent} (its folds and predictions) to start over"
     )

@@ -21,7 +21,7 @@ class FileMemory(Generic[T]):
         """The value of a file; None if there is none, or if the file is another one now.
 
         Args:
-            identity: Of the file that was just read; by default of the file that is there.
+            identity: Identity of the file that was just read; by default of the file that is there.
         """
         known = self._values.get(path)
         if known is None:

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from distracted.errors import StoreError, first_line
 
-_TOLERANCE = 1e-4  # of a row's sum of probabilities
+_TOLERANCE = 1e-4  # for the sum of a row's probabilities
 
 
 def as_table(
     imgs: NDArray[Any], log_probs: NDArray[np.floating[Any]], classes: Sequence[str], path: Path
 ) -> pd.DataFrame:
-    """Log-probabilities as they are stored: `img` and a column of float32 a class.
+    """Log-probabilities as the table that is stored: `img` and a float32 column for each class.
 
     Raises:
-        StoreError: another shape, a value that is not finite, or a row that does not sum to 1.
+        StoreError: the shape is wrong, a value is not finite, or a row does not sum to 1.
     """
     expected = (len(imgs), len(classes))
     if log_probs.shape != expected:
@@ -37,13 +37,13 @@ def read_rows(
     """Log-probabilities from a file's bytes, in the order of `imgs`, (num_images, num_classes).
 
     Raises:
-        StoreError: not a table of these classes and images, or as `as_table`; says what to do about it.
+        StoreError: not a table of these classes and images, or as `as_table`; ends with `redo`, the remedy.
     """
     try:
         table = pd.read_parquet(BytesIO(content))
         for column in table:
-            table[column].to_numpy()  # text that is none is found out only now
-    except Exception as error:  # garbage makes the readers fail in a dozen ways
+            table[column].to_numpy()  # invalid text is noticed only now
+    except Exception as error:  # damaged files make pyarrow fail in a dozen ways
         raise StoreError(f"{path}: not a readable parquet file ({first_line(error)}); {redo}") from error
     if list(table.columns) != ["img", *classes]:
         raise StoreError(f"{path}: expected the columns img, {', '.join(classes)}; {redo}")
@@ -53,17 +53,17 @@ def read_rows(
 
 
 def _align(table: pd.DataFrame, imgs: NDArray[Any], path: Path, redo: str) -> pd.DataFrame:
-    """The rows of a table in the order of `imgs`; StoreError where an image is double, unknown or missing."""
-    if np.array_equal(table["img"].to_numpy(), imgs):  # as it was written: each image is in its place
+    """The table's rows in the order of `imgs`; StoreError if an image is duplicate, unknown or missing."""
+    if np.array_equal(table["img"].to_numpy(), imgs):  # the usual case, and fast
         return table
     if len(double := table["img"][table["img"].duplicated()]):
         raise StoreError(f"{path}: image {double.iloc[0]} is there more than once; {redo}")
-    found, wanted = set(table["img"]), set(imgs)
-    if found - wanted:
-        raise StoreError(f"{path}: image {min(found - wanted)} does not belong there; {redo}")
-    if wanted - found:
-        more = f", and {len(wanted - found) - 1} more" if len(wanted - found) > 1 else ""
-        raise StoreError(f"{path}: image {min(wanted - found)} is missing{more}; {redo}")
+    names, expected = set(table["img"]), set(imgs)
+    if unknown := names - expected:
+        raise StoreError(f"{path}: image {min(unknown)} does not belong there; {redo}")
+    if missing := expected - names:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise StoreError(f"{path}: image {min(missing)} is missing{more}; {redo}")
     return table.set_index("img").loc[imgs].reset_index()
 
 
@@ -75,7 +75,7 @@ def _check(table: pd.DataFrame, path: Path, remedy: str) -> None:
         raise StoreError(
             f"{path}: image {table['img'][~finite].iloc[0]} has a value that is not finite; {remedy}"
         )
-    with np.errstate(over="ignore"):  # infinite is not 1, either
+    with np.errstate(over="ignore"):  # an infinite sum is refused as well
         sums = np.exp(log_probs).sum(axis=1)
     off = np.abs(sums - 1) > _TOLERANCE
     if off.any():

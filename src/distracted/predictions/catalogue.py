@@ -1,12 +1,12 @@
 """The catalogue: which runs there are, whether they are complete, current and honest, what they score.
 
-Everybody who asks "which run?" asks here. A catalogue reads what it is asked for, once: make a new one
-after something was written. The store remembers the files that it has read, so that a new one costs next to
-nothing.
+Everybody who asks "which run?" asks here. A command makes one catalogue, which reads what it is asked for,
+once; after something was written it makes a new one.
 """
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -17,7 +17,10 @@ from distracted.metrics import accuracy, log_loss
 from distracted.predictions.job_state import redo_of
 from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Kind, Manifest
+from distracted.predictions.run import Run
 from distracted.predictions.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -91,10 +94,17 @@ class Entry:
         """Pooled OOF log loss and accuracy (cross-fitted for a blend); empty while folds are missing."""
         return self._scored[0]
 
-    @property
+    @cached_property
     def problem(self) -> str:
         """Why the run cannot be used (a damaged file, other data, mixed configs), or ""."""
-        return self._scored[1]
+        if not self.pooled:
+            return self._scored[1]
+        try:
+            self.store.check_files(*self.manifests)
+        except StoreError as error:
+            now = Entry(self.store, self.name, self.partial)
+            return str(error) if now.manifests == self.manifests else now.problem  # retrained meanwhile
+        return ""
 
     @cached_property
     def stale(self) -> str:
@@ -145,13 +155,21 @@ class Meant:
     """The run that is meant if none is named.
 
     Attributes:
+        run: Its name.
         why: Why it was chosen, in one line.
-        passed_over: Why better or newer ones were not taken, a line each.
+        passed_over: Why others were not taken, a line each.
     """
 
     run: str
+    predictions: Run = field(repr=False, compare=False)
     why: str
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[str, ...]
+
+    def log(self, option: str) -> None:
+        """Log which run was chosen and why; `option` is what names another, such as NAME."""
+        for reason in self.passed_over:
+            _log.warning("passed over: %s", reason)
+        _log.info("%s; %s= takes another run", self.why, option)
 
 
 class Catalogue:
@@ -162,21 +180,22 @@ class Catalogue:
     """
 
     def __init__(self, store: Store, *, partial: bool = False) -> None:
-        self._store, self._partial = store, partial
+        self.store = store
+        self._partial = partial
         self._entries: dict[str, Entry] = {}
 
     def entry(self, name: str) -> Entry:
         if name not in self._entries:
-            self._entries[name] = Entry(self._store, name, self._partial)
+            self._entries[name] = Entry(self.store, name, self._partial)
         return self._entries[name]
 
     def entries(self) -> list[Entry]:
         """All runs that have at least one finished fold, by name."""
-        return [self.entry(name) for name in self._store.runs()]
+        return [self.entry(name) for name in self.store.runs()]
 
     def depth(self, name: str) -> int:
         """Longest chain of steps from a trained run to this one, both counted."""
-        parents = [parent for parent in self.entry(name).parents if self._store.finished_folds(parent)]
+        parents = [parent for parent in self.entry(name).parents if self.store.finished_folds(parent)]
         return 1 + max(map(self.depth, parents), default=0)
 
     def meant_blend(self) -> Meant | None:
@@ -184,48 +203,65 @@ class Catalogue:
 
         Blends with a leaky member are taken only if there is no other.
         """
-        blends = [entry for entry in self.entries() if entry.kind in ("blend", "?")]
-        current = [entry for entry in blends if entry.is_current]
-        if not current:
-            return None
-        honest = [entry for entry in current if not entry.leaky]
-        ranked = _by_log_loss(honest or current)
-        passed_over = [entry.not_usable for entry in blends if not entry.is_current]
-        if honest:
-            passed_over += [f"{entry.name}: a member is leaky (LEAKY=1)" for entry in current if entry.leaky]
-        return Meant(ranked[0].name, _why(ranked, "blend", "cross-fitted log loss"), tuple(passed_over))
+        return self._meant_blend
+
+    @cached_property
+    def _meant_blend(self) -> Meant | None:
+        return self._best(self._blends(), "blend", "cross-fitted log loss")
 
     def meant_run(self) -> Meant | None:
         """The blend that is meant; without one, the current run with the lowest pooled log loss.
 
         Leaky runs are taken only if there is no other.
         """
-        if (blend := self.meant_blend()) is not None and not self.entry(blend.run).leaky:
+        if (blend := self.meant_blend()) is not None and not blend.predictions.leaky:
             return blend
-        current = [entry for entry in self.entries() if entry.is_current]
-        if honest := _by_log_loss(entry for entry in current if not entry.leaky):
-            return Meant(honest[0].name, _why(honest, "run", "pooled log loss"))
-        if blend is not None or not current:
-            return blend
-        ranked = _by_log_loss(current)
-        return Meant(ranked[0].name, _why(ranked, "leaky run", "pooled log loss"))
+        run = self._best(self.entries(), "run", "pooled log loss")
+        return blend if run is None or (blend is not None and run.predictions.leaky) else run
+
+    def _blends(self) -> list[Entry]:
+        """All blends, and what might be one."""
+        return [entry for entry in self.entries() if entry.kind in ("blend", "?")]
+
+    def _unusable_blends(self) -> list[str]:
+        """What is wrong with each blend that is not current."""
+        return [entry.not_usable for entry in self._blends() if not entry.is_current]
 
     def why_no_blend(self) -> str:
         """Why no blend is meant: what is wrong with each, or that there is none."""
-        reasons = [entry.not_usable for entry in self.entries() if entry.kind in ("blend", "?")]
-        return "; ".join(reasons) or "there is no blend yet; `make ensemble` makes one"
+        return "; ".join(self._unusable_blends()) or "there is no blend yet; `make ensemble` makes one"
 
+    def _best(self, entries: Iterable[Entry], noun: str, score: str) -> Meant | None:
+        """The best current run of some: honest before leaky, then by log loss, then the newest."""
+        newest_first = sorted(entries, key=lambda entry: entry.written, reverse=True)
+        scored = [entry for entry in newest_first if entry.pooled]
+        run, current = None, list[Entry]()
+        for entry in sorted(scored, key=lambda entry: (entry.leaky, entry.pooled["log_loss"])):
+            if run is None:
+                run = self._read(entry)  # whole, before its files are only hashed: they are opened once
+            if run is not None and entry.is_current:
+                current.append(entry)
+            elif not current:
+                run = None
+        if run is None:
+            return None
+        passed_over = self._unusable_blends()
+        passed_over += [f"{entry.name}: leaky (LEAKY=1)" for entry in current if entry.leaky != run.leaky]
+        same = [entry for entry in current if entry.leaky == run.leaky]
+        return Meant(run.name, run, _why(same, noun, score), tuple(passed_over))
 
-def _by_log_loss(entries: Iterable[Entry]) -> list[Entry]:
-    newest_first = sorted(entries, key=lambda entry: entry.written, reverse=True)
-    return sorted(newest_first, key=lambda entry: entry.pooled["log_loss"])
+    def _read(self, entry: Entry) -> Run | None:
+        try:
+            return self.store.read_run(entry.name, partial=self._partial)
+        except StoreError:  # `problem` says why
+            return None
 
 
 def _why(ranked: list[Entry], noun: str, score: str) -> str:
     best, *others = ranked
+    noun = f"leaky {noun}" if best.leaky else noun
     loss = f"{best.pooled['log_loss']:.4f}"
     if not others:
-        return f"{best.name}: the only current {noun} ({score} {loss}); NAME= takes another run"
+        return f"{best.name}: the only current {noun} ({score} {loss})"
     second = f"{others[0].name} {others[0].pooled['log_loss']:.4f}"
-    among = f"the best of {len(ranked)} current {noun}s by {score}"
-    return f"{best.name}: {among} ({loss}; {second}); NAME= takes another"
+    return f"{best.name}: the best of {len(ranked)} current {noun}s by {score} ({loss}; {second})"

@@ -1,4 +1,4 @@
-"""What a fold's training says of itself: job.json beside its metrics, for those who look on."""
+"""The state of a fold's training, in job.json next to its metrics: `make status` and `make grid` read it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,24 +16,24 @@ from distracted.paths import JOB, LOCK, REDO
 from distracted.schema import RunConfig, TrainPhase
 from distracted.stopping import Stopped
 
-#: In place of a config's hash: whichever it is. It may be settled on another machine only.
+#: Stands for any config's hash: the config may be resolved only later, on another machine.
 ANY_CONFIG = ""
 
-_Said = Literal["running", "stopped", "failed", "done"]
+_State = Literal["running", "stopped", "failed", "done"]
 
 
 @dataclass(frozen=True)
 class JobState:
-    """How a fold's training stands.
+    """The state of a fold's training.
 
     Attributes:
-        state: As the job left it: stopped by request, or killed while it was `running`.
-        epochs: Of gradient descent in all phases together; `train/epoch` in the metrics counts up to it.
-        error: Why it failed, in one line.
+        state: `stopped`: by request, or killed while it was running.
+        epochs: Epochs of gradient descent in all phases; `train/epoch` in the metrics counts up to it.
+        error: Why it failed or was stopped, in one line.
         started: UTC, ISO 8601.
     """
 
-    state: _Said
+    state: _State
     started: str
     epochs: int
     error: str = ""
@@ -52,8 +52,8 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
     epochs = sum(phase.epochs for phase in config.phases.values() if isinstance(phase, TrainPhase))
     now = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def write(state: _Said, error: str = "") -> None:
-        with suppress(OSError):  # a full disk: the fold's own files are what counts
+    def write(state: _State, error: str = "") -> None:
+        with suppress(OSError):  # a full disk: the fold's own files matter more
             write_json(folder / JOB, asdict(JobState(state, now, epochs, error)))
 
     write("running")
@@ -62,7 +62,7 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
     except (Stopped, KeyboardInterrupt) as error:
         write("stopped", str(error))
         raise
-    except LockError:  # another process works on it, and says how it stands
+    except LockError:  # another process trains the fold and writes its state
         raise
     except BaseException as error:
         write("failed", first_line(error))
@@ -71,12 +71,12 @@ def job_state(folder: Path, config: RunConfig) -> Iterator[None]:
 
 
 def mark_redo(folder: Path, config_hash: str) -> None:
-    """Have a fold that is done made anew, by trainings of that config."""
+    """Mark a finished fold to be retrained with a config."""
     write_text(folder / REDO, config_hash)
 
 
 def redo_of(folder: Path) -> str | None:
-    """The hash of the config that a fold is to be made anew with; None: it is not."""
+    """The hash of the config that a fold is marked to be retrained with; None if it is not marked."""
     try:
         return (folder / REDO).read_text(errors="replace")
     except OSError:
@@ -84,14 +84,14 @@ def redo_of(folder: Path) -> str | None:
 
 
 def read_job_state(folder: Path) -> JobState | None:
-    """What a fold's job.json says; None where there is none that can be read.
+    """A fold's job.json; None if it is missing or unreadable.
 
-    One that says `running` and whose lock nobody holds was killed: `stopped`.
+    A job that is `running` without a holder of its lock was killed: it is returned as `stopped`.
     """
     try:
-        found = _JOB.validate_json((folder / JOB).read_bytes(), strict=True)
+        job = _JOB.validate_json((folder / JOB).read_bytes(), strict=True)
     except (OSError, ValueError):
         return None
-    if found.state == "running" and holder(folder / LOCK) is None:
-        return replace(found, state="stopped", error="killed")
-    return found
+    if job.state == "running" and holder(folder / LOCK) is None:
+        return replace(job, state="stopped", error="killed")
+    return job

@@ -1,4 +1,4 @@
-"""What lies beside a fold's predictions and says what they are."""
+"""The manifest of a fold's predictions: what made them, from what, and their hashes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,11 +7,13 @@ from pydantic import BaseModel, ConfigDict
 
 from distracted.files import sha256_json
 
+MANIFEST = "manifest.json"
+
 Kind = Literal["model", "derived", "blend"]
 
 
 class Parent(BaseModel):
-    """A run that another was made from, as it was then."""
+    """A run that another run was made from, as it was at that time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,8 +25,8 @@ class Parent(BaseModel):
 class Manifest(BaseModel):
     """manifest.json: written last, so that a fold without it does not exist.
 
-    Hashes are hex SHA-256; `config` is the resolved config whose hash is `config_hash`; `scores` are those
-    of the fold's held-out rows; `details` is what only one kind of run has, such as a blend's weights.
+    Hashes are hex SHA-256. `config` is the resolved config, with the hash `config_hash`; `scores` are of the
+    fold's held-out rows; `details` depend on the kind of run, such as a blend's weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,19 +53,21 @@ class Manifest(BaseModel):
 
     @property
     def leaky(self) -> bool:
-        """Whether training watched the fold that it is scored on, by LEAKY=1; a blend: a member's."""
+        """Whether training (of a derived run or a blend: of a parent) watched its scored fold, by LEAKY=1."""
         training = self.config.get("training", {})
         return bool(training.get("leaky") or self.config.get("leaky"))
 
     @property
     def fitted(self) -> bool:
-        """Whether something in it was fitted on out-of-fold rows: fold k has seen other folds' labels then,
-        through networks that were trained on fold k."""
+        """Whether something in it was fitted on out-of-fold rows.
+
+        Fold k has then seen the labels of other folds, through networks that were trained on fold k.
+        """
         return bool(self.config.get("fitted", self.kind == "blend"))
 
 
 def as_parent(manifests: Sequence[Manifest]) -> Parent:
-    """A run as a parent of others, by the manifests of its folds."""
+    """The run of these manifests, one per fold, as a parent."""
     return Parent(
         run=manifests[0].run,
         config_hash=manifests[0].config_hash,

@@ -1,4 +1,4 @@
-"""What code made an artefact: the git commit and the versions of the packages that matter."""
+"""The code that made a file: the git commit and the versions of the packages that matter."""
 
 import subprocess
 from functools import cache
@@ -21,7 +21,7 @@ _PACKAGES = (
 
 @cache
 def git_commit() -> str | None:
-    """The project's commit, with "+changes" where files differ from it; None outside a git checkout."""
+    """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -43,10 +43,10 @@ def git_commit() -> str | None:
 @cache
 def package_versions() -> dict[str, str]:
     """Installed versions by package name."""
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

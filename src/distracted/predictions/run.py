@@ -14,11 +14,11 @@ class Run:
 
     Attributes:
         oof: Log-probabilities in the order of `Competition.train`, (num_images, num_classes); rows that no
-            fold holds out (fold -1, or missing folds) are NaN.
+            finished fold holds out are NaN.
         test: Log-probabilities of each fold's network, (num_folds, num_test, num_classes), in the order of
             `folds`.
-        folds: The folds that are there.
-        manifests: One a fold.
+        folds: The finished folds.
+        manifests: One per fold.
     """
 
     name: str

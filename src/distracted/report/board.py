@@ -27,9 +27,9 @@ class Entry:
         oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
         pooled: All pooled scores by name, as `metrics.scores`.
         by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
-        blenders: Of a blend: the blender chosen for each fold.
-        weights: Of a blend: each fold's weights by member.
-        overall: Of a blend: the weights over all folds together, for information.
+        blenders: For a blend: the blender chosen for each fold.
+        weights: For a blend: each fold's weights by member.
+        overall: For a blend: the weights over all folds together, for information.
     """
 
     status: RunStatus
@@ -111,12 +111,12 @@ class Sent:
     """A written submission.
 
     Attributes:
-        told: Its provenance, from the JSON file.
+        provenance: The contents of its JSON file.
         is_current: Whether the run has the same predictions as when it was submitted.
     """
 
     name: str
-    told: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     is_current: bool
 
 
@@ -125,13 +125,13 @@ def read_submissions(store: Store) -> list[Sent]:
     submissions = []
     for path in store.workspace.submissions(store.competition.name).glob("*.json"):
         try:
-            told = json.loads(path.read_text())
-            lacking = [key for key in _PROVENANCE if key not in told]
-            lacking += ["answers"] * (not all(isinstance(answer, dict) for answer in told["answers"]))
+            provenance = json.loads(path.read_text())
+            lacking = [key for key in _PROVENANCE if key not in provenance]
+            lacking += ["answers"] * (not all(isinstance(answer, dict) for answer in provenance["answers"]))
         except (OSError, ValueError, TypeError, KeyError):
-            told, lacking = {}, ["JSON"]
+            provenance, lacking = {}, ["JSON"]
         if lacking:
             _log.warning("%s: no provenance of this version (%s); left out", path, lacking[0])
             continue
-        submissions.append(Sent(path.stem, told, is_submitted(store, path.stem)))
-    return sorted(submissions, key=lambda sent: str(sent.told["written"]), reverse=True)
+        submissions.append(Sent(path.stem, provenance, is_submitted(store, path.stem)))
+    return sorted(submissions, key=lambda sent: str(sent.provenance["written"]), reverse=True)

@@ -1,4 +1,4 @@
-"""What a report follows from, as two digests: while they are the same, so is the page."""
+"""Digests of everything that a report shows: while they are the same, the page is up to date."""
 
 import os
 import re
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from distracted.audit.findings import kept_audit
 from distracted.files import sha256_file, sha256_json
 from distracted.predictions.job_state import read_job_state
-from distracted.predictions.store import MANIFEST, Store
+from distracted.predictions.manifest import MANIFEST
+from distracted.predictions.store import Store
 
 if TYPE_CHECKING:
     from distracted.data.transforms import Policy
@@ -20,7 +21,7 @@ _HEAD = 4096  # bytes, among which the page says what it was made from
 
 
 def made_from(store: Store, *, policies: Mapping[str, "Policy"], heat: bool, run: str) -> str:
-    """The digest of what is stored, and that of what was asked for and of the code that shows it."""
+    """Two digests: of the stored files, and of the options and the code that make the page."""
     code = {
         str(path.relative_to(_CODE)): sha256_file(path)
         for path in sorted(_CODE.rglob("*"))
@@ -30,22 +31,23 @@ def made_from(store: Store, *, policies: Mapping[str, "Policy"], heat: bool, run
 
 
 def page_is_of(path: Path, digests: str) -> bool:
-    """Whether a page that is there, whole, was made from that."""
-    return _told(path) == digests
+    """Whether a complete page with these digests is there."""
+    return _digests_in(path) == digests
 
 
 def stale_pages(store: Store) -> list[str]:
-    """What to make anew for reading, each with why."""
-    found = []
-    audit, told = kept_audit(store), _told(store.workspace.report(store.competition.name))
+    """The commands that renew outdated pages, each with the reason."""
+    steps = []
+    audit, page = kept_audit(store), store.workspace.report(store.competition.name)
     if audit is not None and not audit.is_current:
-        found.append("make audit: the data, or the predictions that it looked at, have changed since")
-    if store.workspace.report(store.competition.name).is_file() and told.partition(" ")[0] != _stored(store):
-        found.append("make report: what it shows has changed since")
-    return found
+        steps.append("make audit: the data, or the predictions that it looked at, have changed since")
+    if page.is_file() and _digests_in(page).partition(" ")[0] != _stored(store):
+        steps.append("make report: what it shows has changed since")
+    return steps
 
 
-def _told(path: Path) -> str:
+def _digests_in(path: Path) -> str:
+    """The digests that a complete page states, or ""."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -53,14 +55,18 @@ def _told(path: Path) -> str:
             whole = file.read().rstrip().endswith(b"</html>")
     except OSError:
         return ""
-    found = re.search(rb'<meta name="made-from" content="([0-9a-f ]*)">', head)
-    return found[1].decode() if found and whole else ""
+    match = re.search(rb'<meta name="made-from" content="([0-9a-f ]*)">', head)
+    return match[1].decode() if match and whole else ""
 
 
 def _stored(store: Store) -> str:
-    """The digest of all files that a page is made from; hashes in them stand for the rest."""
+    """The digest of all files that a page is made from; manifests stand for the predictions."""
     competition, workspace = store.competition, store.workspace
-    files = {str(path.relative_to(workspace.root)): _digest(path) for path in sorted(_files(store))}
+    files = {str(path.relative_to(workspace.root)): _digest(path) for path in _files(store)}
+    for run in store.runs():
+        for fold in store.finished_folds(run):
+            path = workspace.fold(competition.name, run, fold) / MANIFEST
+            files[str(path.relative_to(workspace.root))] = store.manifest_sha256(run, fold)
     states = [read_job_state(path.parent) for path in workspace.jobs(competition.name)]  # alive or killed
     jobs = [asdict(state) for state in states if state is not None]
     paths = workspace.networks(competition.name)
@@ -72,22 +78,20 @@ def _stored(store: Store) -> str:
 def _digest(path: Path) -> str:
     try:
         return sha256_file(path)
-    except FileNotFoundError:  # just now
+    except FileNotFoundError:  # removed just now
         return ""
 
 
 def _stamp(path: Path) -> list[int]:
     try:
-        found = path.stat()
-        return [found.st_size, found.st_mtime_ns]
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns]
     except FileNotFoundError:
         return []
 
 
 def _files(store: Store) -> Iterator[Path]:
     workspace, name = store.workspace, store.competition.name
-    for run in store.runs():
-        yield from (workspace.fold(name, run, fold) / MANIFEST for fold in store.finished_folds(run))
     yield from workspace.all_metrics(name)
     yield from workspace.ladders(name).glob("*.json")
     yield from workspace.audit(name).glob("[!.]*.*")

@@ -80,7 +80,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of pictures in one image, with the names above and beside them."""
+    """Rows of pictures in one image, with column and row names."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]
@@ -127,16 +127,14 @@ def write_report(
     force: bool = False,
     progress: Progress = silent,
 ) -> Path:
-    """Write the page of a competition: one HTML file that needs nothing else.
-
-    One that is there is left where it would be the same.
+    """Write the page of a competition, one HTML file that needs nothing else, unless it is up to date.
 
     Args:
-        policies: Of augmentation, to show what they draw.
+        policies: Augmentation policies, of which examples are drawn.
         runtime: How to run the networks for Grad-CAM; None leaves it out.
-        run: Whose mistakes are shown; by default those of `Catalogue.meant_run`.
-        path: Where to; by default runs/<data>/report.html.
-        force: Write it anew, whatever is there.
+        run: The run whose mistakes are shown; by default `Catalogue.meant_run`.
+        path: By default runs/<data>/report.html.
+        force: Write it again, even if it is up to date.
 
     Raises:
         StoreError: `run` is missing or incomplete.
@@ -159,15 +157,19 @@ def collect(
     run: str = "",
     progress: Progress = silent,
 ) -> Page:
-    """Take everything that the page shows from the stores; arguments as in `write_report`."""
+    """Collect everything that the page shows; arguments as in `write_report`."""
     competition = store.competition
-    statuses = run_statuses(store)
-    board = make_board(store, statuses, progress=progress)
+    catalogue = Catalogue(store)
     if run:
         store.read_run(run)  # raises if it cannot be used
-    meant = None if run else Catalogue(store).meant_run()
+    meant = None if run else catalogue.meant_run()
+    statuses = run_statuses(catalogue)
+    board = make_board(store, statuses, progress=progress)
     head = headline(board, run if meant is None else meant.run)
-    why = "; passed over: ".join([meant.why.replace("NAME=", "RUN="), *meant.passed_over]) if meant else ""
+    why = ""
+    if meant is not None:
+        meant.log("RUN")
+        why = "; passed over: ".join([f"{meant.why}; RUN= takes another run", *meant.passed_over])
     errors: Errors | None = None
     gallery: list[Mistake] = []
     seen_by = ""
@@ -178,10 +180,8 @@ def collect(
     trained = [entry.status.run for entry in board if entry.status.kind == "model"]
     trained += [s.run for s in statuses if s.kind == "model" and s.run not in trained]
     curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
-    drawn = [(name, found) for name, found in curves.items() if found]
-    shown = [
-        (name, curve_chart(name, found, number)) for number, (name, found) in enumerate(drawn[:_MOST_CURVES])
-    ]
+    drawn = [(name, by_fold) for name, by_fold in curves.items() if by_fold]
+    shown = [(name, curve_chart(name, by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
     bars = [
         Bar(
             entry.status.run + " (leaky)" * entry.status.leaky,
@@ -200,7 +200,7 @@ def collect(
         head=head,
         why=why,
         prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
-        steps=next_steps(store, statuses),
+        steps=next_steps(catalogue, statuses),
         score_chart=score_chart(bars) if bars else "",
         curves=shown,
         num_undrawn=len(drawn) - len(shown),
@@ -277,7 +277,7 @@ def _share(value: float) -> str:
 
 
 def _errors(scored: RowScores) -> Errors:
-    found = reliability(scored)
+    calibration = reliability(scored)
     names = dict(enumerate(scored.classes))
     counts = confusion(scored)
     by_class = losses_by(scored, "label").sort_values("loss", ascending=False)
@@ -296,8 +296,8 @@ def _errors(scored: RowScores) -> Errors:
         pooled=scores(scored.log_probs, scored.table["label"].to_numpy()),
         counts=counts,
         pairs=_records(pairs),
-        reliability=found,
-        reliability_chart=reliability_chart(found),
+        reliability=calibration,
+        reliability_chart=reliability_chart(calibration),
         by_class=_records(by_class),
         by_subject=_records(subjects),
         by_fold=_records(losses_by(scored, "fold")),

@@ -22,7 +22,7 @@ class FoldStatus:
         score: Log loss of a finished fold; NaN if its manifest has none.
         share: Fraction of epochs completed by an unfinished fold.
         reason: Why it failed, or was stopped.
-        anew: Whether a finished fold is being retrained.
+        retraining: Whether a finished fold is being retrained.
         redo: For a finished fold that is marked to be retrained: how far the retraining is; else "".
     """
 
@@ -30,7 +30,7 @@ class FoldStatus:
     score: float | None = None
     share: float = 0.0
     reason: str = ""
-    anew: bool = False
+    retraining: bool = False
     redo: str = ""
 
 
@@ -71,7 +71,7 @@ class RunStatus:
     @property
     def is_trained_now(self) -> bool:
         """Whether a process is training one of its folds."""
-        return any(fold.state == "running" or fold.anew for fold in self.folds)
+        return any(fold.state == "running" or fold.retraining for fold in self.folds)
 
     @property
     def is_current(self) -> bool:
@@ -79,9 +79,9 @@ class RunStatus:
         return self.is_complete and not self.stale
 
 
-def run_statuses(store: Store) -> list[RunStatus]:
+def run_statuses(catalogue: Catalogue) -> list[RunStatus]:
     """The state of every run in the store, and of those that are trained for the first time."""
-    catalogue = Catalogue(store)
+    store = catalogue.store
     return [_status(store, catalogue.entry(name)) for name in sorted({*store.runs(), *_begun(store)})]
 
 
@@ -92,11 +92,11 @@ def _begun(store: Store) -> set[str]:
     return {path.parents[1].name for path, job in states.items() if job is not None and job.state != "done"}
 
 
-def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
+def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
     """What to run next, each with its reason, most urgent first; empty if all is done."""
     if not statuses:
         return ["make cv MODEL=resnet50: there are no runs yet"]
-    catalogue, steps = Catalogue(store), []
+    store, steps = catalogue.store, []
     for status in sorted(statuses, key=lambda status: catalogue.depth(status.run)):  # parents first
         open_folds = [n for n, f in enumerate(status.folds) if f.state in ("failed", "stopped", "missing")]
         names = ", ".join(map(str, open_folds))
@@ -120,8 +120,8 @@ def next_steps(store: Store, statuses: list[RunStatus]) -> list[str]:
             )
     blended = {name for s in statuses if s.kind == "blend" and s.is_current for name in s.parents}
     waiting = [s.run for s in statuses if s.kind != "blend" and s.is_current and not s.leaky]
-    anew = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
-    if (left := [run for run in waiting if run not in blended]) and not anew:
+    to_blend_again = any(status.kind == "blend" and (status.stale or status.problem) for status in statuses)
+    if (left := [run for run in waiting if run not in blended]) and not to_blend_again:
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
     meant = catalogue.meant_blend()
     if meant is not None and not is_submitted(store, meant.run):
@@ -177,7 +177,7 @@ def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) ->
     if manifest is not None:
         score = manifest.scores.get("valid/log_loss", float("nan"))
         if job is not None and job.is_alive:
-            return FoldStatus("done", score, _share(store, run, fold, job), anew=True)
+            return FoldStatus("done", score, _share(store, run, fold, job), retraining=True)
         if redo_of(scratch) is None:
             return FoldStatus("done", score)
         if job is None or job.state == "done":

@@ -42,7 +42,7 @@ class FeaturesPhase(Section):
 
     kind: Literal["features"]
     when: When = "pretrained"
-    """Weights that the phase is for."""
+    """Run the phase if the weights are pretrained, if they are random, or always."""
     c: PositiveFloat
     """scikit-learn's C, the inverse strength of the L2 penalty; features are scaled to unit variance."""
     max_iter: PositiveInt
@@ -54,13 +54,13 @@ class HeadPhase(Section):
 
     kind: Literal["head"]
     when: When = "pretrained"
-    """Weights that the phase is for."""
+    """Run the phase if the weights are pretrained, if they are random, or always."""
     epochs: PositiveInt
     """Passes over the training side."""
     batch_size: PositiveInt
     """Images in a batch of this phase."""
     optimizer: OptimizerName
-    """`sgd` has Nesterov momentum 0.9."""
+    """Optimiser; `sgd` has Nesterov momentum 0.9."""
     lr: PositiveFloat
     """Learning rate."""
     weight_decay: NonNegativeFloat = 0.0
@@ -72,7 +72,8 @@ class TrainPhase(Section):
 
     kind: Literal["train"]
     when: When = "pretrained"
-    """Weights that the phase is for. With random weights nothing is frozen, whatever the phase says."""
+    """Run the phase if the weights are pretrained, if they are random, or always. With random weights nothing
+    is frozen, whatever the phase says."""
     epochs: PositiveInt
     """Passes over the training side."""
     unfreeze: Unfreeze | None = None
@@ -83,7 +84,7 @@ class TrainPhase(Section):
     batchnorm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm's running statistics move."""
     optimizer: OptimizerName = "adamw"
-    """`sgd` has Nesterov momentum 0.9."""
+    """Optimiser; `sgd` has Nesterov momentum 0.9."""
     lr: PositiveFloat
     """Highest learning rate of the base."""
     head_lr: PositiveFloat | None = None

@@ -42,7 +42,7 @@ class Submission:
 
     @property
     def provenance(self) -> Path:
-        """The JSON file beside it."""
+        """Its JSON file."""
         return self.path.with_suffix(".json")
 
 
@@ -104,13 +104,13 @@ def find_run(store: Store, name: str = "", *, partial: bool = False) -> Run:
         run = store.read_run(name, partial=partial)
         check_parents(store, name, partial=partial)
         return run
-    catalogue = Catalogue(store, partial=partial)
+    catalogue = Catalogue(store)
+    if catalogue.meant_blend() is None and partial:  # with all folds it is the one that other commands name
+        catalogue = Catalogue(store, partial=True)
     if (meant := catalogue.meant_blend()) is None:
         raise SubmissionError(f"{catalogue.why_no_blend()}; NAME=<run> takes a single run")
-    for reason in meant.passed_over:
-        _log.warning("passed over: %s", reason)
-    _log.info("%s", meant.why)
-    return store.read_run(meant.run, partial=partial)
+    meant.log("NAME")
+    return meant.predictions
 
 
 def is_submitted(store: Store, run: str) -> bool:

@@ -1,8 +1,9 @@
-"""What goes to W&B: each fold, each finished run, each submission, with the files that it made of which."""
+"""Logs folds, finished runs and submissions to W&B, each with its files and the files it was made from."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,11 +34,7 @@ def open_fold(
     fold: int,
     runtime: RuntimeConfig,
 ) -> WandbRun:
-    """The W&B run of one fold's training.
-
-    Args:
-        config: Of the run, resolved.
-    """
+    """The W&B run of one fold's training; `config` is the run's resolved config."""
     data = config["data"]["name"]
     return WandbRun(
         workspace.scratch(data, run, fold),
@@ -51,7 +48,7 @@ def open_fold(
 
 
 class FoldTracker:
-    """The tracker of one fold's training: metrics.jsonl, and W&B beside it."""
+    """Tracks one fold's training in metrics.jsonl and on W&B."""
 
     def __init__(self, workspace: Workspace, config: RunConfig, *, run: str, fold: int) -> None:
         self._file = FileTracker(workspace.scratch(config.data.name, run, fold))
@@ -60,10 +57,10 @@ class FoldTracker:
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
         self._file.log(metrics, step=step)
-        told = {STEP: step, **metrics}
+        values = {STEP: step, **metrics}
         if metrics.get("phase") in self._phases:
-            told["train/phase"] = self._phases.index(str(metrics["phase"]))
-        self._run.log(told)
+            values["train/phase"] = self._phases.index(str(metrics["phase"]))
+        self._run.log(values)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         self._file.summarise(values)
@@ -73,11 +70,11 @@ class FoldTracker:
         return self._file.tell()
 
     def rewind(self, position: int) -> None:
-        """W&B keeps the points; those that come again lie at the same steps."""
+        """Rewind the file; on W&B the old points stay, and new ones are logged at the same steps."""
         self._file.rewind(position)
 
     def show_fold(self, store: Store, manifest: Manifest) -> None:
-        """Tell W&B what the fold predicts: confusion, the worst pictures, and the OOF file."""
+        """Log the fold's confusion matrix, its worst pictures and its OOF file to W&B."""
 
         def panels() -> dict[str, Any]:
             run = store.read_run(manifest.run, partial=True)
@@ -127,11 +124,16 @@ def open_submission(
 
 
 def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
-    """Tell W&B a finished run's pooled scores, what it was made of, and for all but trained ones its files.
+    """Log a finished run's pooled scores and its lineage to W&B, and the files of a derived run or a blend.
 
     Raises:
         StoreError: the run is missing or incomplete.
     """
+
+    @cache
+    def run() -> Run:
+        return store.read_run(name)
+
     manifests = store.manifests(name)
     kind = manifests[0].kind
     config = {
@@ -141,10 +143,10 @@ def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
         "members": [p.run for p in parents_of(store, name)],
     }
     with open_run(store, name, runtime, config=config) as wandb_run:
-        wandb_run.show(lambda: _error_panels(store, score_rows(store, store.read_run(name))))
+        wandb_run.show(lambda: _error_panels(store, score_rows(store, run())))
         if kind == "blend":
             wandb_run.show(lambda: _weight_panels(name, manifests))
-        wandb_run.summarise(lambda: pooled_summary(store, store.read_run(name)))
+        wandb_run.summarise(lambda: pooled_summary(store, run()))
         log_lineage(wandb_run, store, name)
 
 
@@ -159,45 +161,45 @@ def _weight_panels(name: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
     return {"weights": table, "blend_weights": bars}
 
 
-def _submission_summary(told: Mapping[str, Any]) -> dict[str, float]:
-    expected = told["expected_log_loss"]
-    found = {"expected/log_loss": expected["mean"], "oof/log_loss": told["cross_fitted_log_loss"]}
-    found |= {f"expected/{end}": expected[end] for end in ("low", "high") if expected[end] is not None}
-    for answer in told["answers"]:
-        found |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
-    return found
+def _submission_summary(provenance: Mapping[str, Any]) -> dict[str, float]:
+    expected = provenance["expected_log_loss"]
+    summary = {"expected/log_loss": expected["mean"], "oof/log_loss": provenance["cross_fitted_log_loss"]}
+    summary |= {f"expected/{end}": expected[end] for end in ("low", "high") if expected[end] is not None}
+    for answer in provenance["answers"]:
+        summary |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
+    return summary
 
 
 def pooled_summary(store: Store, run: Run) -> dict[str, Any]:
-    """A run's headline: pooled OOF scores with the interval over subjects, and what is expected of it."""
+    """A run's headline: pooled OOF scores with the interval over subjects, and its forecast."""
     rows = store.folds.scored
     labels = store.folds.labels[rows]
-    found = scores(run.oof[rows], labels, prefix="oof/")
+    summary = scores(run.oof[rows], labels, prefix="oof/")
     interval = subject_bootstrap(log_losses(run.oof[rows], labels), store.folds.subjects[rows])
     expected = expect_run(store, run)
     prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)
-    found |= {"oof/low": interval.low, "oof/high": interval.high, "oof/prior": prior}
+    summary |= {"oof/low": interval.low, "oof/high": interval.high, "oof/prior": prior}
     intervals = {"expected/low": expected.low, "expected/high": expected.high}
-    found |= {"expected/log_loss": expected.mean, **{k: v for k, v in intervals.items() if v is not None}}
-    return {**found, "seconds": sum(manifest.seconds for manifest in run.manifests)}
+    summary |= {"expected/log_loss": expected.mean, **{k: v for k, v in intervals.items() if v is not None}}
+    return {**summary, "seconds": sum(manifest.seconds for manifest in run.manifests)}
 
 
 def track_submission(store: Store, csv: Path, runtime: RuntimeConfig) -> None:
-    """Tell W&B a submission: the file, what is expected of it, and which predictions it holds."""
-    told = json.loads(csv.with_suffix(".json").read_text())
-    config = {"run": told["run"], "members": [member["run"] for member in told["members"]]}
-    with open_submission(store, csv, str(told["run"]), runtime, config=config) as wandb_run:
-        wandb_run.summarise(lambda: _submission_summary(told))
-        log_submission(wandb_run, store, csv, told)
+    """Log a submission to W&B: the file, its forecast, and which predictions it holds."""
+    provenance = json.loads(csv.with_suffix(".json").read_text())
+    config = {"run": provenance["run"], "members": [member["run"] for member in provenance["members"]]}
+    with open_submission(store, csv, str(provenance["run"]), runtime, config=config) as wandb_run:
+        wandb_run.summarise(lambda: _submission_summary(provenance))
+        log_submission(wandb_run, store, csv, provenance)
 
 
 def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
-    """The files of a finished run, and those of the runs that it was made of."""
+    """Log the files of a finished run, and that it uses those of its parents."""
     manifests = store.manifests(name)
     for parent in parents_of(store, name):
         for artifact in artifacts_of(store, parent):
             wandb_run.use_artifact(artifact)
-    if manifests[0].kind == "model":  # its folds' runs hold them
+    if manifests[0].kind == "model":  # the W&B runs of its folds hold its files
         for artifact in artifacts_of(store, as_parent(manifests)):
             wandb_run.use_artifact(artifact)
         return
@@ -205,11 +207,11 @@ def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
         log_predictions(wandb_run, store, manifest)
 
 
-def log_submission(wandb_run: WandbRun, store: Store, csv: Path, told: Mapping[str, Any]) -> None:
-    """The submitted file, and the predictions that it holds; `told` stands in the JSON file beside it."""
-    for artifact in artifacts_of(store, as_parent(store.manifests(str(told["run"])))):
+def log_submission(wandb_run: WandbRun, store: Store, csv: Path, provenance: Mapping[str, Any]) -> None:
+    """Log a submitted file, and that it uses its run's predictions; `provenance` is its JSON file."""
+    for artifact in artifacts_of(store, as_parent(store.manifests(str(provenance["run"])))):
         wandb_run.use_artifact(artifact)
-    sha256 = str(told["sha256"])
+    sha256 = str(provenance["sha256"])
 
     def make() -> wandb.Artifact:
         artifact = wandb.Artifact(
@@ -218,14 +220,14 @@ def log_submission(wandb_run: WandbRun, store: Store, csv: Path, told: Mapping[s
             metadata={"sha256": sha256},
         )
         for path in (csv, csv.with_suffix(".json")):
-            artifact.add_file(str(path), policy="immutable")  # as it lies there: no copy in the home folder
+            artifact.add_file(str(path), policy="immutable")  # no copy in the home folder
         return artifact
 
     wandb_run.log_artifact(make, [sha256[:16]])
 
 
 def artifacts_of(store: Store, parent: Parent) -> list[str]:
-    """W&B's names of a run's predictions, one a fold, in the state that the parent describes."""
+    """W&B's names of a run's predictions, one per fold, in the state that `parent` describes."""
     name = store.competition.name
     return [
         f"{_artifact_name(name, parent.run, int(fold))}:{digest[:16]}"
@@ -234,12 +236,12 @@ def artifacts_of(store: Store, parent: Parent) -> list[str]:
 
 
 def group_of(data: str, run: str) -> str:
-    """W&B's name for all that belongs to a run: the same model may be trained on several data sets."""
+    """W&B's group of a run; the data's name is in it, since a model may be trained on several data sets."""
     return f"{data}/{run}"
 
 
 def log_predictions(wandb_run: WandbRun, store: Store, manifest: Manifest) -> None:
-    """A fold's out-of-fold file and its manifest; the test set's are far larger, and no score needs them."""
+    """Log a fold's OOF file and its manifest; test predictions are far larger, and no score needs them."""
 
     def make() -> wandb.Artifact:
         folder = store.workspace.fold(manifest.data, manifest.run, manifest.fold)
@@ -263,5 +265,5 @@ def _artifact_name(data: str, run: str, fold: int) -> str:
 
 
 def _plain(name: str) -> str:
-    """W&B takes letters, digits, dots, dashes and underscores: a plus is the only other that names hold."""
+    """Replaces what W&B does not take, such as a plus: it takes letters, digits, `.`, `-` and `_`."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules. A new optimiser is a row of `OPTIMIZERS` and a name in schema."""
+"""Optimisers and learning-rate schedules. A new optimiser: a row of `OPTIMIZERS`, a name in schema/."""
 
 import math
 from collections.abc import Callable

@@ -255,7 +255,7 @@ class TestEnsureFolds:
         competition = square(6)
         lay_out(path, competition)
         content = path.read_bytes()
-        message = rf"has 3 folds, this run asks for 4: .*training\.num_folds=3.*remove {path.parent}"
+        message = rf"has 3 folds, this run asks for 4, .*training\.num_folds=3.*remove {path.parent}"
         with pytest.raises(FoldsError, match=message):
             ensure_folds(path, competition, 4)
         assert path.read_bytes() == content

@@ -151,7 +151,7 @@ def test_existing_packs_count_towards_the_limit(paths: list[Path], tmp_path: Pat
     assert len(packs(tmp_path / "cache")) == 4
 
 
-@pytest.mark.parametrize("harm", ["short", "gone", "no table", "table of garbage"])
+@pytest.mark.parametrize("harm", ["short", "missing", "no table", "damaged table"])
 def test_a_damaged_pack_is_replaced(
     paths: list[Path], tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_pack_is_replaced(
     match harm:
         case "short":
             os.truncate(pixels, 100)
-        case "gone":
+        case "missing":
             pixels.unlink()
         case "no table":
             table.unlink()

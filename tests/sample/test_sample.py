@@ -1,4 +1,4 @@
-"""The rendered sample is a competition in State Farm's layout, the same each time, and never half-made."""
+"""The rendered sample is a reproducible competition in State Farm's layout, written all at once."""
 
 import csv
 import itertools
@@ -29,7 +29,7 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def train_pictures(folder: Path) -> dict[tuple[str, str], list[bytes]]:
-    """File contents by subject and class, sorted: names differ between competitions."""
+    """File contents by subject and class, sorted, since names differ between competitions."""
     pictures = defaultdict(list)
     for row in read_csv(folder / "driver_imgs_list.csv"):
         path = folder / "imgs" / "train" / row["classname"] / row["img"]
@@ -76,7 +76,7 @@ def test_test_subjects_are_other_people(sample: Path) -> None:
     assert test == {"p003"}
 
 
-def test_images_have_the_size_that_was_asked_for(sample: Path) -> None:
+def test_images_have_the_requested_size(sample: Path) -> None:
     shapes = {cv2.imread(str(path)).shape for path in sample.rglob("*.jpg")}
     assert shapes == {(48, 64, 3)}
 
@@ -92,26 +92,24 @@ def test_another_seed_gives_other_pictures(sample: Path, tmp_path: Path) -> None
     assert not any(set(ours[key]) & set(others[key]) for key in ours)
 
 
-def test_a_subject_does_not_depend_on_how_many_there_are(sample: Path, tmp_path: Path) -> None:
+def test_a_subject_does_not_depend_on_the_number_of_subjects(sample: Path, tmp_path: Path) -> None:
     render_sample(tmp_path / "more", **{**TINY, "num_subjects": 3})
     few, more = train_pictures(sample), train_pictures(tmp_path / "more")
     assert few == {key: more[key] for key in few}
 
 
-def test_neighbouring_frames_are_closer_than_other_people(sample: Path) -> None:
-    frames = {
-        key: [
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(float) for data in contents
-        ]
-        for key, contents in train_pictures(sample).items()
-    }
+def test_neighbouring_frames_are_more_similar_than_other_people(sample: Path) -> None:
+    def decode(data: bytes) -> np.ndarray:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(float)
+
+    frames = {key: list(map(decode, contents)) for key, contents in train_pictures(sample).items()}
     for name in CLASSES:
         first, second = frames["p001", name]
         stranger = frames["p002", name][0]
         assert np.abs(first - second).mean() < 0.7 * np.abs(first - stranger).mean()
 
 
-def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+def test_an_existing_folder_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "precious.txt").write_text("keep me")
@@ -123,7 +121,7 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad", [{"num_subjects": 1}, {"num_test_subjects": 0}, {"num_frames": 0}, {"width": 63}, {"seed": -1}]
 )
-def test_numbers_out_of_range_are_refused(tmp_path: Path, bad: dict[str, int]) -> None:
+def test_numbers_out_of_range_are_errors(tmp_path: Path, bad: dict[str, int]) -> None:
     name, value = next(iter(bad.items()))
     with pytest.raises(ValueError, match=rf"{name}: expected at least \d+, got {value}"):
         render_sample(tmp_path / "bad", **{**TINY, **bad})
@@ -132,12 +130,12 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, bad: dict[str, int]) -
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_render_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    done = itertools.count(1)
+    steps = itertools.count(1)
 
     @contextmanager
     def interrupted(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
         def step(count: int = 1, /, **fields: float) -> None:
-            if next(done) == 3:
+            if next(steps) == 3:
                 raise error
 
         yield step
@@ -147,7 +145,7 @@ def test_an_interrupted_render_leaves_nothing(tmp_path: Path, error: type[BaseEx
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nuisance_changes_the_pictures_and_not_what_is_shown() -> None:
+def test_nuisance_changes_the_images_and_not_the_labels() -> None:
     def render(**options: Nuisance) -> tuple[list[int], np.ndarray]:
         labels, pictures = zip(*render_subject([0, 0, 3], num_frames=2, width=64, **options), strict=True)
         return list(labels), np.stack(pictures)
@@ -156,19 +154,17 @@ def test_nuisance_changes_the_pictures_and_not_what_is_shown() -> None:
     assert labels == sorted([*range(10)] * 2)
     assert np.array_equal(usual, render(nuisance=Nuisance())[1])
     for part in ("camera", "light", "habits"):
-        same, other = render(nuisance=Nuisance(**{part: 2.0}))
-        assert same == labels
+        same_labels, other = render(nuisance=Nuisance(**{part: 2.0}))
+        assert same_labels == labels
         assert other.shape == usual.shape and not np.array_equal(other, usual)
 
 
-def test_without_nuisance_all_light_is_alike() -> None:
-    """Pictures' mean brightness differs less between people: what is left is clothes, cars and noise."""
+def test_the_light_nuisance_makes_people_differ_in_brightness() -> None:
+    """The rest of the difference comes from clothes, cars and noise."""
 
     def brightness(light: float) -> float:
         nuisance = Nuisance(light=light)
-        first = [
-            next(render_subject([0, 0, n], num_frames=1, width=64, nuisance=nuisance)) for n in range(12)
-        ]
-        return float(np.std([picture.mean() for _, picture in first]))
+        subjects = (render_subject([0, 0, n], num_frames=1, width=64, nuisance=nuisance) for n in range(12))
+        return float(np.std([picture.mean() for _, picture in map(next, subjects)]))
 
     assert brightness(0.1) < brightness(3.0)

@@ -57,7 +57,12 @@ class Draws:
         self.generators = np.random.Generator(self._philox), self._python
 
     def key(self, epoch: int, index: int, repeat: int = 0, region: int = 0) -> None:
-        """Set both generators to the start of an image's draws; arguments as in `Augmenter`."""
+        """Set both generators to the start of an image's draws.
+
+        Args:
+            epoch, index, repeat: As for `Augmenter`.
+            region: 0 for the whole image, then 1, 2, ...
+        """
         state = self._philox.state
         state["state"]["key"][:] = (np.uint64(self._seed % 2**64), np.uint64(epoch))
         state["state"]["counter"][:] = (0, repeat, region, index)

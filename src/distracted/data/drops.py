@@ -43,7 +43,7 @@ def read_drops(competition: Competition) -> pd.DataFrame:
         if img not in known:
             raise DataError(f"{where}: {img!r} is not a training image of {competition.name}; remove the row")
         if not reason.strip():
-            raise DataError(f"{where}: {img} has no reason; say why it is left out, for later readers")
+            raise DataError(f"{where}: {img} has no reason; say why it is left out")
         if fold and not fold.isdecimal():
             raise DataError(
                 f"{where}: fold {fold!r}; expected the number of the fold that trains without the image, or "

@@ -88,8 +88,8 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
             "makes folds by image, whose score says nothing about new subjects)"
         )
     per_class = _subjects_per_class(competition)
-    if (lonely := per_class[per_class < 2]).size:
-        name = str(lonely.index[0])
+    if (too_few := per_class[per_class < 2]).size:
+        name = str(too_few.index[0])
         subject = train.loc[train["classname"] == name, "subject"].iloc[0]
         raise FoldsError(
             f"{path}: class {name!r} has a single subject ({subject}): if it is held out, the class is "
@@ -178,8 +178,8 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
     folds = read_folds(path, competition)
     if folds.num_folds not in (feasible, 1):
         raise FoldsError(
-            f"{path} has {folds.num_folds} folds, this run asks for {num_folds}: every run shares one split. "
-            f"set SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"
+            f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares one "
+            f"split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"
         )
     if folds.num_folds == 1:
         held_out = folds.table["fold"] == 0

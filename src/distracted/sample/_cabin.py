@@ -10,51 +10,44 @@ from distracted.sample._poses import wheel_point
 from distracted.sample._scenery import LENGTH
 from distracted.sample._traits import Car
 
-BEYOND = 0.3  # how far outside the frame things are drawn, so that a moved camera sees no edge
+MARGIN = 0.3  # how far outside of the frame to draw, so that a moved camera sees no edge
 SCENERY_BOTTOM = 0.5
 RIM_HALF_WIDTH = 0.014
 
 
 def draw_shell(canvas: Canvas, car: Car, panorama: Pixels, travelled: float) -> None:
-    """Scenery, and the door and pillars around the windows; ``travelled`` in panorama lengths."""
+    """The scenery behind the windows, and the door and pillars around them.
+
+    Args:
+        travelled: Distance driven, in panorama lengths.
+    """
     columns = panorama.shape[1]
     visible = round(columns / LENGTH * 1.15)
     start = round((travelled % 1.0) * (columns - visible))
     canvas.paste_top(np.ascontiguousarray(panorama[:, start : start + visible]), SCENERY_BOTTOM)
     top, sill, pillar = car.window_top, car.window_sill, car.pillar
-    everything = [(-BEYOND, -BEYOND), (1 + BEYOND, -BEYOND), (1 + BEYOND, 1 + BEYOND), (-BEYOND, 1 + BEYOND)]
+    low, high = -MARGIN, 1 + MARGIN
+    frame = [(low, low), (high, low), (high, high), (low, high)]
     side_window = blob(
         [(0.16, top + 0.05), (0.3, top), (pillar - 0.16, top + 0.01), (pillar - 0.03, sill - 0.06),
          (pillar - 0.04, sill), (0.4, sill + 0.012), (0.12, sill + 0.01), (0.10, sill - 0.05)], 4,
     )  # fmt: skip
-    windscreen = [
-        (pillar - 0.06, -BEYOND),
-        (1 + BEYOND, -BEYOND),
-        (1 + BEYOND, sill - 0.01),
-        (pillar + 0.06, sill + 0.02),
-    ]
+    windscreen = [(pillar - 0.06, low), (high, low), (high, sill - 0.01), (pillar + 0.06, sill + 0.02)]
     rear_window = blob([(-0.3, top + 0.08), (0.04, top + 0.07), (0.05, sill - 0.02), (-0.3, sill)])
-    canvas.fill_with_holes([everything, side_window, windscreen, rear_window], car.trim)
+    canvas.fill_with_holes([frame, side_window, windscreen, rear_window], car.trim)
     canvas.stroke(side_window, 0.012, tone(car.trim, 0.45), closed=True)
-    pillar_head, pillar_foot = (pillar - 0.085, -BEYOND), (pillar + 0.03, sill + 0.03)
-    post = [
-        pillar_head,
-        (pillar_head[0] + 0.04, -BEYOND),
-        (pillar_foot[0] + 0.045, pillar_foot[1]),
-        pillar_foot,
-    ]
+    head, foot = (pillar - 0.085, low), (pillar + 0.03, sill + 0.03)
+    post = [head, (head[0] + 0.04, head[1]), (foot[0] + 0.045, foot[1]), foot]
     canvas.fill(post, tone(car.trim, 1.2))
     door = [(0.05, sill + 0.03), (pillar + 0.05, sill + 0.03), (pillar + 0.05, 1.0), (0.05, 1.0)]
     canvas.fill(door, tone(car.trim, 0.82))
-    canvas.fill(
-        blob([(0.45, sill + 0.13), (0.72, sill + 0.11), (0.74, sill + 0.17), (0.46, sill + 0.2)]),
-        tone(car.trim, 1.1),
-    )
+    armrest = [(0.45, sill + 0.13), (0.72, sill + 0.11), (0.74, sill + 0.17), (0.46, sill + 0.2)]
+    canvas.fill(blob(armrest), tone(car.trim, 1.1))
     canvas.fill([(0.05, sill + 0.24), (0.8, sill + 0.22), (0.8, 1.0), (0.05, 1.0)], tone(car.trim, 0.62))
 
 
 def draw_seat(canvas: Canvas, car: Car, slouch: float) -> None:
-    """Backrest and headrest behind the driver."""
+    """Backrest and headrest."""
     x = 0.5 * slouch
     backrest: list[Point] = [
         (0.10 + x, 0.37), (0.2 + x, 0.31), (0.33 + x, 0.33), (0.40 + x, 0.45), (0.40 + x, 0.9),
@@ -69,37 +62,27 @@ def draw_seat(canvas: Canvas, car: Car, slouch: float) -> None:
 
 
 def draw_wheel(canvas: Canvas, car: Car) -> None:
-    """Dashboard top, then the whole steering wheel."""
-    sill = car.window_sill
-    dash = [
-        (car.pillar + 0.03, sill + 0.04),
-        (0.86, sill - 0.005),
-        (1 + BEYOND, sill - 0.02),
-        (1 + BEYOND, 1.0),
-        (0.8, 1.0),
-        (0.77, 0.6),
-    ]
+    """The dashboard's top and the steering wheel."""
+    sill, right = car.window_sill, 1 + MARGIN
+    near, far = (0.86, sill - 0.005), (right, sill - 0.02)
+    dash = [(car.pillar + 0.03, sill + 0.04), near, far, (right, 1.0), (0.8, 1.0), (0.77, 0.6)]
     canvas.fill(dash, car.dash)
-    canvas.fill(
-        [(0.86, sill - 0.005), (1 + BEYOND, sill - 0.02), (1 + BEYOND, sill + 0.06), (0.84, sill + 0.06)],
-        tone(car.dash, 1.2),
-    )
+    canvas.fill([near, far, (right, sill + 0.06), (0.84, sill + 0.06)], tone(car.dash, 1.2))
     hub, (across, along) = car.wheel_centre, car.wheel_radii
     dark = _rim_colour(car)
     for degrees in (20, 160, 90):
         canvas.stroke([hub, wheel_point(car, degrees)], 0.022, tone(dark, 1.3))
     canvas.ball(hub, (across * 0.45, along * 0.36), tone(dark, 1.5), car.wheel_tilt)
-    outer, inner = (
-        oval(hub, (across + half, along + half), car.wheel_tilt) for half in (RIM_HALF_WIDTH, -RIM_HALF_WIDTH)
-    )
-    canvas.fill_with_holes([outer, inner], dark)
+    half_widths = RIM_HALF_WIDTH, -RIM_HALF_WIDTH
+    rim = [oval(hub, (across + half, along + half), car.wheel_tilt) for half in half_widths]
+    canvas.fill_with_holes(rim, dark)
     lit = (hub[0] - 0.003, hub[1] - 0.004)
     sheen = [oval(lit, (across + half, along + half), car.wheel_tilt) for half in (0.005, -0.002)]
     canvas.fill_with_holes(sheen, tone(dark, 2.0))
 
 
 def draw_near_rim(canvas: Canvas, car: Car) -> None:
-    """The side of the rim that is before the far arm."""
+    """The part of the rim in front of the far arm."""
     arc = [wheel_point(car, degrees) for degrees in range(100, 237, 17)]
     canvas.stroke(arc, 2 * RIM_HALF_WIDTH, _rim_colour(car))
 
@@ -109,7 +92,7 @@ def _rim_colour(car: Car) -> Colour:
 
 
 def draw_console(canvas: Canvas, car: Car) -> None:
-    """The centre console with the radio, and the gear lever below it: nearest to the camera."""
+    """The centre console with the radio, and the gear lever; closest to the camera."""
     x, y = car.radio
     console: list[Point] = [
         (x - 0.075, y - 0.13), (x + 0.06, y - 0.15), (1.4, y - 0.1),

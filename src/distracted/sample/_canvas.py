@@ -1,7 +1,7 @@
 """A drawing surface in the unit frame, seen through a camera.
 
-Unit frame: x runs from 0 (left) to 1 (right), y from 0 (top) to ``FRAME_HEIGHT`` (bottom); one unit is the
-picture's width both ways. Everything is drawn at twice the final size and scaled down once, at the end.
+In the unit frame x runs from 0 (left) to 1 (right) and y from 0 (top) to `FRAME_HEIGHT` (bottom); one unit is
+the picture's width in both directions. The canvas has twice the final size and is scaled down at the end.
 """
 
 import math
@@ -17,7 +17,7 @@ from distracted.sample._palette import Colour, tone
 FRAME_HEIGHT = 0.75
 SUPERSAMPLING = 2
 FIXED_POINT_BITS = 4  # OpenCV draws at 1/16 of a pixel
-SHADOW_SHRINK = 8  # soft shadows are drawn small: they hold no detail
+SHADOW_SHRINK = 8  # soft shadows have no detail, so they are drawn at 1/8 of the size
 
 Point = tuple[float, float]
 Points = Sequence[Point] | npt.NDArray[np.float64]
@@ -27,20 +27,20 @@ _CIRCLE = np.array([(math.cos(t), math.sin(t)) for t in np.linspace(0, 2 * math.
 _HALF_TURN = np.linspace(math.pi / 2, 3 * math.pi / 2, 8)
 _BACK_CAP = np.column_stack([np.cos(_HALF_TURN), np.sin(_HALF_TURN)])
 _FRONT_CAP = -_BACK_CAP
-_SHELL_SIZES = np.array([1.0, 0.84, 0.64, 0.4])[:, None, None]  # a round thing's layers, edge to highlight
-_SHELL_GAINS = (-0.75, -0.25, 0.1, 0.4)  # of light, in shares of the relief
+_SHELL_SIZES = np.array([1.0, 0.84, 0.64, 0.4])[:, None, None]  # layers of a rounded shape, edge to highlight
+_SHELL_GAINS = (-0.75, -0.25, 0.1, 0.4)  # brightness of the layers, as multiples of the relief
 
 
 @dataclass(frozen=True)
 class Camera:
-    """How the unit frame falls onto the picture: zoom and tilt about the centre, then shift."""
+    """Maps the unit frame to the picture: zoom and tilt (radians) about the centre, then shift."""
 
     zoom: float = 1.0
     tilt: float = 0.0
     shift: Point = (0.0, 0.0)
 
     def matrix(self) -> npt.NDArray[np.float64]:
-        """Affine map from unit frame to unit frame, shape (2, 3)."""
+        """Affine matrix within the unit frame, shape (2, 3)."""
         cos, sin = self.zoom * math.cos(self.tilt), self.zoom * math.sin(self.tilt)
         linear = np.array([[cos, -sin], [sin, cos]])
         centre = np.array([0.5, FRAME_HEIGHT / 2])
@@ -49,7 +49,7 @@ class Camera:
 
 
 def blob(points: Points, steps: int = 5) -> npt.NDArray[np.float64]:
-    """A closed smooth outline through ``points`` (Catmull-Rom), shape (len(points) * steps, 2)."""
+    """A closed Catmull-Rom curve through `points`, shape (len(points) * steps, 2)."""
     p = np.asarray(points, dtype=np.float64)
     ring = np.concatenate([p[-1:], p, p[:2]])[:, None, :]
     p0, p1, p2, p3 = ring[:-3], ring[1:-2], ring[2:-1], ring[3:]
@@ -61,33 +61,33 @@ def blob(points: Points, steps: int = 5) -> npt.NDArray[np.float64]:
 
 
 def oval(centre: Point, radii: Point, angle: float = 0.0) -> npt.NDArray[np.float64]:
-    """Outline of an ellipse turned by ``angle`` radians, shape (28, 2)."""
+    """Outline of an ellipse rotated by `angle` radians, shape (28, 2)."""
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[cos, sin], [-sin, cos]])
     return np.asarray((_CIRCLE * radii) @ rotation + centre)
 
 
 def capsule(start: Point, end: Point, start_radius: float, end_radius: float) -> npt.NDArray[np.float64]:
-    """Outline of a tapered stick with round ends, shape (16, 2)."""
+    """Outline of a tapered capsule, shape (16, 2)."""
     caps = _caps(start, end, start_radius, end_radius)
     return np.asarray(caps + np.repeat([start, end], len(_BACK_CAP), axis=0))
 
 
 def slab(centre: Point, size: Point, angle: float) -> npt.NDArray[np.float64]:
-    """Corners of a rectangle of ``size`` turned by ``angle`` radians, shape (4, 2)."""
+    """Corners of a rectangle rotated by `angle` radians, shape (4, 2)."""
     cos, sin = math.cos(angle), math.sin(angle)
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]) * size
     return np.asarray(corners @ np.array([[cos, sin], [-sin, cos]]) + centre)
 
 
 class Canvas:
-    """Pixels under a camera, with a light that round things answer to.
+    """Pixels seen through a camera, and a light that shades rounded shapes.
 
     Args:
-        width: The final picture's width in pixels; ``pixels`` is ``SUPERSAMPLING`` times as wide.
-        camera: Applied to every point that is drawn.
-        light: Direction that the light comes from, in units of length one.
-        relief: How much lighter the lit side of a round thing is, 0 to about 0.5.
+        width: Width of the final picture in pixels; `pixels` is `SUPERSAMPLING` times as wide.
+        camera: Applied to every point.
+        light: Unit vector towards the light.
+        relief: How much brighter the lit side of a rounded shape is, 0 to about 0.5.
     """
 
     def __init__(self, width: int, camera: Camera, *, light: Point, relief: float) -> None:
@@ -104,30 +104,28 @@ class Canvas:
         self.fill_with_holes([outline], colour)
 
     def fill_with_holes(self, outlines: Sequence[Points], colour: Colour) -> None:
-        """Fill what lies inside an odd number of the outlines."""
+        """Fill the points inside an odd number of the outlines."""
         fixed = [self._to_fixed(outline) for outline in outlines]
         cv2.fillPoly(self.pixels, fixed, colour, cv2.LINE_AA, FIXED_POINT_BITS)
 
     def stroke(self, line: Points, thickness: float, colour: Colour, *, closed: bool = False) -> None:
-        """Draw a line, ``thickness`` in units."""
-        pixels = max(1, round(thickness * self._scale * self._zoom))
-        cv2.polylines(
-            self.pixels, [self._to_fixed(line)], closed, colour, pixels, cv2.LINE_AA, FIXED_POINT_BITS
-        )
+        """Draw a line; `thickness` is in units."""
+        width, fixed = max(1, round(thickness * self._scale * self._zoom)), [self._to_fixed(line)]
+        cv2.polylines(self.pixels, fixed, closed, colour, width, cv2.LINE_AA, FIXED_POINT_BITS)
 
     def limb(self, start: Point, end: Point, start_radius: float, end_radius: float, colour: Colour) -> None:
-        """Draw a round stick, tapered from one radius to the other."""
+        """Draw a rounded, tapered capsule."""
         caps = _caps(start, end, start_radius, end_radius)
         half = len(_BACK_CAP)
         anchors = np.repeat([start, end], half, axis=0)
         self._round(anchors, caps, np.repeat([start_radius, end_radius], half), colour)
 
     def ball(self, centre: Point, radii: Point, colour: Colour, angle: float = 0.0) -> None:
-        """Draw a round body."""
+        """Draw a rounded ellipse."""
         self._round(np.array([centre]), oval((0.0, 0.0), radii, angle), np.array([min(radii)]), colour)
 
     def shade(self, outlines: Sequence[Points], strength: float, softness: float) -> None:
-        """Darken what the outlines hold by ``strength`` (0 to 1), with an edge ``softness`` units wide."""
+        """Darken the inside of the outlines by `strength` (0 to 1), with an edge `softness` units wide."""
         shapes = [self._to_fixed(outline) / (2**FIXED_POINT_BITS * SHADOW_SHRINK) for outline in outlines]
         fixed = np.concatenate(shapes)
         blur = max(1.0, softness * self._scale / SHADOW_SHRINK)
@@ -138,10 +136,9 @@ class Canvas:
         if right <= left or bottom <= top:
             return
         mask = np.full((bottom - top, right - left), 255, np.uint8)
+        grey = (round(255 * (1 - strength)),)
         for shape in shapes:
-            cv2.fillPoly(
-                mask, [np.round(shape - (left, top)).astype(np.int32)], (round(255 * (1 - strength)),)
-            )
+            cv2.fillPoly(mask, [np.round(shape - (left, top)).astype(np.int32)], grey)
         mask = cv2.GaussianBlur(mask, (0, 0), blur / 2, borderType=cv2.BORDER_REPLICATE)
         rows = slice(top * SHADOW_SHRINK, bottom * SHADOW_SHRINK)
         columns = slice(left * SHADOW_SHRINK, right * SHADOW_SHRINK)
@@ -150,7 +147,7 @@ class Canvas:
         cv2.multiply(region, cv2.merge([mask, mask, mask]), dst=region, scale=1 / 255)
 
     def paste_top(self, picture: Pixels, bottom: float) -> None:
-        """Stretch a picture over the canvas from its top edge down to ``bottom`` (units)."""
+        """Stretch a picture over the canvas from the top edge down to `bottom` (units)."""
         rows = min(self.pixels.shape[0], max(1, round(bottom * self._scale)))
         cv2.resize(picture, (self.pixels.shape[1], rows), dst=self.pixels[:rows])
 
@@ -161,13 +158,13 @@ class Canvas:
         reach: npt.NDArray[np.float64],
         colour: Colour,
     ) -> None:
-        """Fill ever smaller copies of an outline, each lighter and nearer to the light, from a dark edge on.
+        """Fill shrinking copies of an outline, from a dark edge to a highlight towards the light.
 
         Args:
-            anchors: What the outline's points shrink towards, shape (N, 2) or (1, 2).
-            spokes: From the anchors to the outline, shape (N, 2).
-            reach: How far the smallest copy may move, shape (N,) or (1,).
-            colour: Colour of the body between edge and highlight.
+            anchors: Points to shrink towards, shape (N, 2) or (1, 2).
+            spokes: Vectors from the anchors to the outline, shape (N, 2).
+            reach: Maximum shift towards the light, shape (N,) or (1,).
+            colour: Colour between edge and highlight.
         """
         towards_light = reach[:, None] * self._light
         outlines = anchors + _SHELL_SIZES * spokes + (1 - _SHELL_SIZES) * towards_light  # (shells, N, 2)
@@ -175,7 +172,7 @@ class Canvas:
         for fixed, gain in zip(self._to_fixed(outlines), _SHELL_GAINS, strict=True):
             shell_colour = tone(colour, 1 + gain * self._relief)
             cv2.fillPoly(self.pixels, [fixed], shell_colour, edge, FIXED_POINT_BITS)
-            edge = cv2.LINE_8  # faster, and the layers inside differ too little for it to show
+            edge = cv2.LINE_8  # faster; the inner layers differ too little for a visible edge
 
     def _to_fixed(self, points: Points) -> npt.NDArray[np.int32]:
         """OpenCV's fixed-point pixels, the same shape (..., 2)."""
@@ -184,7 +181,7 @@ class Canvas:
 
 
 def _caps(start: Point, end: Point, start_radius: float, end_radius: float) -> npt.NDArray[np.float64]:
-    """Both half circles of a capsule, each around the origin, shape (16, 2)."""
+    """The two half circles of a capsule, each around the origin, shape (16, 2)."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy) or 1.0
     cos, sin = dx / length, dy / length

@@ -1,4 +1,4 @@
-"""A clip: a pose that drifts from frame to frame as in a video, drawn and developed."""
+"""A clip: frames of a pose that drifts as in a video."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,27 +8,21 @@ import numpy.typing as npt
 
 from distracted.sample._cabin import draw_console, draw_near_rim, draw_seat, draw_shell, draw_wheel
 from distracted.sample._canvas import Camera, Canvas, Pixels
-from distracted.sample._driver import (
-    draw_far_arm,
-    draw_legs,
-    draw_near_arm,
-    draw_torso,
-    pose_body,
-)
+from distracted.sample._driver import draw_far_arm, draw_legs, draw_near_arm, draw_torso, pose_body
 from distracted.sample._head import draw_back_hair, draw_head
-from distracted.sample._poses import Hand, Pose, draw_pose
+from distracted.sample._poses import Hand, Pose, random_pose
 from distracted.sample._scenery import draw_panorama
-from distracted.sample._sensor import Floats, Sensor, draw_grain
-from distracted.sample._subject import Nuisance, Subject, draw_subject
+from distracted.sample._sensor import Floats, Sensor, random_grain
+from distracted.sample._subject import Nuisance, Subject, random_subject
 
-MEMORY = 0.9  # share of a frame's deviation that the next one keeps
-MAX_SPEED = 0.025  # panoramas a frame
-SHAKE, MAX_SHAKE = 0.4, 1.5  # mean and most blur by motion, pixels at a width of 320
+MEMORY = 0.9  # fraction of a frame's deviation that carries over to the next
+MAX_SPEED = 0.025  # panorama lengths per frame
+SHAKE, MAX_SHAKE = 0.4, 1.5  # mean and maximum motion blur, pixels at a width of 320
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one frame strays from the clip's middle pose; positions in units, angles in degrees."""
+    """A frame's deviation from the clip's mean pose; positions in units, angles in degrees."""
 
     near: tuple[float, float]
     far: tuple[float, float]
@@ -41,22 +35,14 @@ class Drift:
     exposure: float
 
 
-STEPS = Drift(  # standard deviation of one frame's step
-    near=(0.004, 0.004),
-    far=(0.004, 0.004),
-    yaw=2.0,
-    pitch=1.0,
-    roll=0.8,
-    lean=(0.0025, 0.0015),
-    shift=(0.0015, 0.0015),
-    tilt=0.002,
-    exposure=0.02,
-)
+# Standard deviations of the step from one frame to the next
+_HAND, _LEAN, _SHIFT = (0.004, 0.004), (0.0025, 0.0015), (0.0015, 0.0015)
+STEPS = Drift(_HAND, _HAND, yaw=2.0, pitch=1.0, roll=0.8, lean=_LEAN, shift=_SHIFT, tilt=0.002, exposure=0.02)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A subject with what its clips share because it is slow to make."""
+    """A subject, and the panorama and sensor noise that all of its clips share: they are slow to make."""
 
     subject: Subject
     width: int
@@ -64,17 +50,17 @@ class Stage:
     grain: Floats
 
 
-def set_stage(width: int, nuisance: Nuisance, rng: np.random.Generator) -> Stage:
-    """A new subject, ready to be rendered ``width`` pixels wide."""
-    subject = draw_subject(rng, nuisance)
-    panorama = draw_panorama(subject.outside, width, rng)
-    return Stage(subject, width, panorama, draw_grain(width, subject.light, rng))
+def make_stage(width: int, nuisance: Nuisance, rng: np.random.Generator) -> Stage:
+    """A random subject, ready to be rendered `width` pixels wide."""
+    subject = random_subject(rng, nuisance)
+    panorama = draw_panorama(subject.scenery, width, rng)
+    return Stage(subject, width, panorama, random_grain(width, subject.light, rng))
 
 
 def render_clip(stage: Stage, label: int, *, num_frames: int, rng: np.random.Generator) -> Iterator[Pixels]:
-    """Frames of one clip in order, each uint8 RGB, shape (0.75 * width, width, 3)."""
+    """The frames of one clip in order, uint8 RGB, shape (0.75 * width, width, 3)."""
     subject, light = stage.subject, stage.subject.light
-    pose = draw_pose(label, subject.habits, subject.car, rng)
+    pose = random_pose(label, subject.habits, subject.car, rng)
     sensor = Sensor(stage.width, light, stage.grain, rng)
     travelled, speed = rng.uniform(), rng.uniform(0, MAX_SPEED)
     for frame, drift in enumerate(_drifts(num_frames, rng)):
@@ -86,24 +72,24 @@ def render_clip(stage: Stage, label: int, *, num_frames: int, rng: np.random.Gen
 
 
 def _draw_scene(canvas: Canvas, subject: Subject, pose: Pose, panorama: Pixels, travelled: float) -> None:
-    """Paint from back to front."""
-    person, car, things = subject.person, subject.car, subject.things
+    """Draw from back to front."""
+    person, car, belongings = subject.person, subject.car, subject.belongings
     body = pose_body(person, pose)
     draw_shell(canvas, car, panorama, travelled)
     draw_seat(canvas, car, person.slouch)
     draw_back_hair(canvas, body.head, person)
     draw_wheel(canvas, car)
-    draw_far_arm(canvas, body, person, things)
+    draw_far_arm(canvas, body, person, belongings)
     draw_near_rim(canvas, car)
     draw_legs(canvas, body, person)
     draw_torso(canvas, body, person, car.belt)
     draw_head(canvas, body.head, person)
     draw_console(canvas, car)
-    draw_near_arm(canvas, body, person, things)
+    draw_near_arm(canvas, body, person, belongings)
 
 
 def _drifts(num_frames: int, rng: np.random.Generator) -> Iterator[Drift]:
-    """A mean-reverting random walk over all that moves."""
+    """A mean-reverting random walk."""
     steps = np.hstack(list(vars(STEPS).values()))
     state = rng.normal(size=steps.size) * steps
     for _ in range(num_frames):
@@ -112,18 +98,10 @@ def _drifts(num_frames: int, rng: np.random.Generator) -> Iterator[Drift]:
 
 
 def _as_drift(state: npt.NDArray[np.float64]) -> Drift:
-    values = [float(value) for value in state]
-    return Drift(
-        near=(values[0], values[1]),
-        far=(values[2], values[3]),
-        yaw=values[4],
-        pitch=values[5],
-        roll=values[6],
-        lean=(values[7], values[8]),
-        shift=(values[9], values[10]),
-        tilt=values[11],
-        exposure=values[12],
-    )
+    near_x, near_y, far_x, far_y, yaw, pitch, roll, *rest = state.tolist()
+    lean_x, lean_y, shift_x, shift_y, tilt, exposure = rest
+    lean, shift = (lean_x, lean_y), (shift_x, shift_y)
+    return Drift((near_x, near_y), (far_x, far_y), yaw, pitch, roll, lean, shift, tilt, exposure)
 
 
 def _shaken(camera: Camera, drift: Drift) -> Camera:

@@ -1,4 +1,4 @@
-"""The rendered scenes as a competition: State Farm's folders and files."""
+"""Write rendered scenes as a competition with State Farm's folders and files."""
 
 import csv
 import math
@@ -14,13 +14,13 @@ import numpy as np
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
 from distracted.sample._canvas import Pixels
-from distracted.sample._clip import render_clip, set_stage
+from distracted.sample._clip import make_stage, render_clip
 from distracted.sample._poses import NUM_CLASSES
 from distracted.sample._subject import Nuisance
 
 CLASS_NAMES = tuple(f"c{label}" for label in range(NUM_CLASSES))
 MAX_CLIP_FRAMES = 8
-MIN_CLIPS = 2  # of a subject and class, where the frames suffice: nobody does a thing in one way only
+MIN_CLIPS = 2  # per subject and class, if there are enough frames: people vary how they do things
 JPEG_QUALITY = 85
 NAME_SPACE = 100_000  # image numbers are drawn from at least this many
 USUAL = Nuisance()
@@ -36,7 +36,7 @@ class _Stream(IntEnum):
 
 @dataclass(frozen=True)
 class _Frame:
-    """One image to be: where it goes in the lists."""
+    """An image to render, and its row in the lists."""
 
     stream: _Stream
     subject: str
@@ -56,19 +56,19 @@ def render_sample(
 ) -> None:
     """Render a competition of driver scenes in State Farm's layout; the same arguments give the same bytes.
 
-    A subject's pictures depend on ``seed``, its place among the training (or test) subjects, ``num_frames``
-    and ``width`` alone. ``test_labels.csv`` (``subject,classname,img``) holds what a competition hides.
+    A subject's images depend only on `seed`, its number among the training (or test) subjects, `num_frames`
+    and `width`. `test_labels.csv` (`subject,classname,img`) holds the labels that a competition hides.
 
     Args:
-        folder: Made here, all at once when everything is rendered; must not exist.
+        folder: Must not exist; appears when everything is rendered.
         num_subjects: Drivers in the training set, at least 2.
-        num_test_subjects: Other drivers, in the test set, at least 1.
-        num_frames: Images a class and subject, at least 1.
-        width: Width of an image in pixels, at least 64; its height is three quarters of it.
+        num_test_subjects: Other drivers in the test set, at least 1.
+        num_frames: Images per class and subject, at least 1.
+        width: Image width in pixels, at least 64; the height is three quarters of it.
         seed: At least 0.
 
     Raises:
-        DataError: ``folder`` exists or a number is out of range.
+        DataError: `folder` exists or a number is out of range.
     """
     _check(num_subjects=(num_subjects, 2), num_test_subjects=(num_test_subjects, 1))
     _check(num_frames=(num_frames, 1), width=(width, 64), seed=(seed, 0))
@@ -78,7 +78,7 @@ def render_sample(
     pictures = _render(num_subjects, num_test_subjects, num_frames, width, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        build = Path(scratch) / folder.name  # renamed at the end: a reader sees the whole folder or none
+        build = Path(scratch) / folder.name  # renamed at the end: readers see the complete folder or none
         _make_folders(build)
         with progress("rendering", total=len(frames), unit="img") as step:
             for frame, picture in zip(frames, pictures, strict=True):
@@ -95,7 +95,7 @@ def _check(**bounds: tuple[int, int]) -> None:
 
 
 def _plan(num_subjects: int, num_test_subjects: int, num_frames: int, seed: int) -> list[_Frame]:
-    """Every frame in the order of rendering, with names whose order tells nothing."""
+    """All frames in the order of rendering, with names in random order."""
     total = (num_subjects + num_test_subjects) * NUM_CLASSES * num_frames
     rng = np.random.default_rng([seed, _Stream.NAMES])
     numbers = iter(rng.permutation(max(NAME_SPACE, 2 * total))[:total])
@@ -112,17 +112,17 @@ def _plan(num_subjects: int, num_test_subjects: int, num_frames: int, seed: int)
 def render_subject(
     key: Sequence[int], *, num_frames: int, width: int, nuisance: Nuisance = USUAL
 ) -> Iterator[tuple[int, Pixels]]:
-    """One subject's labels and pictures, class by class; the same arguments give the same bytes.
+    """Labels and pictures of one subject, class by class; the same arguments give the same bytes.
 
     Args:
-        key: Whole numbers that say which subject.
-        num_frames: Images a class.
+        key: Integers that identify the subject.
+        num_frames: Images per class.
         nuisance: How much subjects differ in camera, light and habits.
 
     Returns:
         Pictures are uint8 RGB, shape (0.75 * width, width, 3).
     """
-    stage = set_stage(width, nuisance, np.random.default_rng([*key]))
+    stage = make_stage(width, nuisance, np.random.default_rng([*key]))
     for label in range(NUM_CLASSES):
         for clip, length in enumerate(_clip_lengths(num_frames)):
             rng = np.random.default_rng([*key, 1 + label, clip])
@@ -133,7 +133,7 @@ def render_subject(
 def _render(
     num_subjects: int, num_test_subjects: int, num_frames: int, width: int, seed: int
 ) -> Iterator[Pixels]:
-    """Every frame's pixels in the order of the plan."""
+    """The pixels of every frame, in the order of `_plan`."""
     for stream, count in ((_Stream.TRAIN, num_subjects), (_Stream.TEST, num_test_subjects)):
         for index in range(count):
             subject = render_subject([seed, stream, index], num_frames=num_frames, width=width)
@@ -141,7 +141,7 @@ def _render(
 
 
 def _clip_lengths(num_frames: int) -> list[int]:
-    """Cut a subject's frames of one class into clips of nearly equal length."""
+    """Split a subject's frames of one class into clips of nearly equal length."""
     num_clips = max(min(MIN_CLIPS, num_frames // 2), math.ceil(num_frames / MAX_CLIP_FRAMES), 1)
     return [len(part) for part in np.array_split(np.arange(num_frames), num_clips)]
 
@@ -160,8 +160,8 @@ def _image_path(build: Path, frame: _Frame) -> Path:
 
 def _write_jpeg(path: Path, picture: Pixels) -> None:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    written, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert written
+    ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert ok
     path.write_bytes(data.tobytes())
 
 
@@ -171,11 +171,8 @@ def _write_lists(build: Path, frames: Sequence[_Frame]) -> None:
         rows = sorted([f.subject, f.classname, f.img] for f in frames if f.stream is stream)
         _write_csv(build / name, header, rows)
     tests = sorted(f.img for f in frames if f.stream is _Stream.TEST)
-    _write_csv(
-        build / "sample_submission.csv",
-        ["img", *CLASS_NAMES],
-        [[img, *["0.1"] * NUM_CLASSES] for img in tests],
-    )
+    uniform = [[img, *["0.1"] * NUM_CLASSES] for img in tests]
+    _write_csv(build / "sample_submission.csv", ["img", *CLASS_NAMES], uniform)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""The driver: joints from a pose, then arms, torso, head and what the hands hold."""
+"""The driver: joints from a pose; arms, torso, legs and the objects in the hands."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from distracted.sample._canvas import Canvas, Point, blob, capsule, slab
 from distracted.sample._head import RADIUS, Head
 from distracted.sample._palette import Colour, tone
 from distracted.sample._poses import Anchor, Hand, Pose, Prop, between
-from distracted.sample._props import Things, draw_prop
+from distracted.sample._props import Belongings, draw_prop
 from distracted.sample._traits import Pattern, Person
 
 # An average driver's joints in the unit frame.
@@ -17,12 +17,12 @@ NEAR_SHOULDER: Point = (0.305, 0.385)
 FAR_SHOULDER: Point = (0.455, 0.365)
 NECK: Point = (0.385, 0.335)
 HEAD: Point = (0.415, 0.205)
-SEAT_HEIGHT = 0.80  # where a tall or a small driver is scaled from
+SEAT_HEIGHT = 0.80  # the fixed point when a driver's height is scaled
 
 UPPER_ARM, FOREARM = 0.235, 0.225
 SHOULDER_RADIUS, ELBOW_RADIUS, WRIST_RADIUS = 0.054, 0.040, 0.027
 HAND_RADIUS = 0.036
-MAX_STRETCH = 1.2  # a hand that comes toward the camera looks farther away than an arm is long
+MAX_STRETCH = 1.2  # a hand near the camera appears farther from the shoulder than an arm is long
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Body:
 
 
 def pose_body(person: Person, pose: Pose) -> Body:
-    """Joints of ``person`` in ``pose``; hands that are out of reach stop at arm's length."""
+    """A person's joints in a pose; a hand stops at arm's length if its target is out of reach."""
 
-    def joint(average: Point, moves: float = 1.0) -> Point:
-        x = average[0] + moves * (person.slouch + pose.lean[0])
-        y = SEAT_HEIGHT - (SEAT_HEIGHT - average[1]) * person.height + moves * pose.lean[1]
+    def joint(average: Point, mobility: float = 1.0) -> Point:
+        x = average[0] + mobility * (person.slouch + pose.lean[0])
+        y = SEAT_HEIGHT - (SEAT_HEIGHT - average[1]) * person.height + mobility * pose.lean[1]
         return x, y
 
     centre = joint(HEAD)
@@ -71,14 +71,14 @@ def pose_body(person: Person, pose: Pose) -> Body:
         near=_bend(joint(NEAR_SHOULDER), pose.near, head),
         far=_bend(joint(FAR_SHOULDER), pose.far, head),
         neck=joint(NECK),
-        hip=joint(HIP, moves=0.3),
+        hip=joint(HIP, mobility=0.3),
         head=head,
     )
 
 
 def _bend(shoulder: Point, hand: Hand, head: Head) -> Arm:
     """Two-bone inverse kinematics; the elbow hangs below a forward reach and in front of a raised hand."""
-    x, y = hand.position if hand.anchor is Anchor.CAR else head.beside(hand.position)
+    x, y = hand.position if hand.anchor is Anchor.CAR else head.at(hand.position)
     dx, dy = x - shoulder[0], y - shoulder[1]
     needed = math.hypot(dx, dy) / (UPPER_ARM + FOREARM) * 1.01
     scale = min(max(hand.foreshortening, needed), MAX_STRETCH)
@@ -86,29 +86,29 @@ def _bend(shoulder: Point, hand: Hand, head: Head) -> Arm:
     distance = min(max(math.hypot(dx, dy), 0.06), (upper + fore) * 0.995)
     heading = math.atan2(dy, dx)
     cosine = (upper**2 + distance**2 - fore**2) / (2 * upper * distance)
-    side = -1 if dx < -0.05 else 1  # behind the body the elbow hangs the other way round
+    side = -1 if dx < -0.05 else 1  # behind the body the elbow bends the other way
     angle = heading + side * math.acos(min(1.0, max(-1.0, cosine)))
     elbow = (shoulder[0] + upper * math.cos(angle), shoulder[1] + upper * math.sin(angle))
     wrist = (shoulder[0] + distance * math.cos(heading), shoulder[1] + distance * math.sin(heading))
     return Arm(shoulder, elbow, wrist, hand)
 
 
-def draw_far_arm(canvas: Canvas, body: Body, person: Person, things: Things) -> None:
-    """The driver's left arm: behind torso and head, and a little darker for it."""
-    _draw_arm(canvas, body.far, person, things, dim=0.86)
+def draw_far_arm(canvas: Canvas, body: Body, person: Person, belongings: Belongings) -> None:
+    """The driver's left arm: behind torso and head, so a little darker."""
+    _draw_arm(canvas, body.far, person, belongings, dim=0.86)
 
 
-def draw_near_arm(canvas: Canvas, body: Body, person: Person, things: Things) -> None:
-    """The driver's right arm, over everything else, with the shadow that it casts on the torso."""
+def draw_near_arm(canvas: Canvas, body: Body, person: Person, belongings: Belongings) -> None:
+    """The driver's right arm and its shadow on the torso; over everything else."""
     arm = body.near
     shadow = [(p[0] + 0.012, p[1] + 0.03) for p in (arm.shoulder, arm.elbow, arm.wrist)]
     bones = [capsule(shadow[0], shadow[1], 0.05, 0.04), capsule(shadow[1], shadow[2], 0.04, 0.028)]
     canvas.shade(bones, 0.35, 0.03)
-    _draw_arm(canvas, arm, person, things, dim=1.0)
+    _draw_arm(canvas, arm, person, belongings, dim=1.0)
 
 
 def draw_legs(canvas: Canvas, body: Body, person: Person) -> None:
-    """Both thighs, at the picture's lower edge."""
+    """Both thighs, at the lower edge of the picture."""
     far_hip, far_knee = (body.hip[0] + 0.1, body.hip[1] - 0.02), (KNEE[0] + 0.03, KNEE[1] - 0.035)
     canvas.limb(far_hip, far_knee, 0.085, 0.065, tone(person.legs, 0.8))
     canvas.limb(body.hip, KNEE, 0.1 * person.girth, 0.075, person.legs)
@@ -129,21 +129,13 @@ def draw_torso(canvas: Canvas, body: Body, person: Person, belt: Colour) -> None
     _draw_pattern(canvas, body, person, belly)
     front = [far, (far[0] + 0.07, far[1] + 0.1), (belly[0] + 0.03, belly[1]), (belly[0] - 0.05, belly[1])]
     canvas.shade([blob(front)], 0.35, 0.04)
-    canvas.limb(
-        body.neck,
-        (body.head.centre[0] - 0.012, body.head.centre[1] + 0.06),
-        0.052,
-        0.047,
-        tone(person.skin, 0.86),
-    )
-    collar = [
-        (body.neck[0] - 0.05, body.neck[1] - 0.008),
-        (body.neck[0] + 0.015, body.neck[1] + 0.022),
-        (body.neck[0] + 0.05, body.neck[1]),
-    ]
+    neck, head = body.neck, body.head.centre
+    canvas.limb(neck, (head[0] - 0.012, head[1] + 0.06), 0.052, 0.047, tone(person.skin, 0.86))
+    x, y = neck
+    collar = [(x - 0.05, y - 0.008), (x + 0.015, y + 0.022), (x + 0.05, y)]
     canvas.stroke(collar, 0.010, tone(person.accent if person.pattern is Pattern.VEST else person.shirt, 0.8))
     canvas.stroke([(far[0] - 0.01, far[1] - 0.02), (hip[0] + 0.03, hip[1] - 0.02)], 0.022, belt)
-    chin = body.head.beside((0.15, 1.45))
+    chin = body.head.at((0.15, 1.45))
     canvas.shade([capsule(chin, (chin[0] - 0.03, chin[1] + 0.01), 0.05, 0.04)], 0.35, 0.03)
 
 
@@ -151,46 +143,38 @@ def _draw_pattern(canvas: Canvas, body: Body, person: Person, belly: Point) -> N
     near, far, hip = body.near.shoulder, body.far.shoulder, body.hip
     if person.pattern in (Pattern.STRIPES, Pattern.CHECKS):
         for share in (0.15, 0.32, 0.49, 0.66, 0.83):
-            left, right = (
-                between((near[0] - 0.05, near[1]), (hip[0] - 0.08, hip[1]), share),
-                between(far, belly, share),
-            )
-            canvas.stroke([left, right], 0.018, person.accent)
+            left = between((near[0] - 0.05, near[1]), (hip[0] - 0.08, hip[1]), share)
+            canvas.stroke([left, between(far, belly, share)], 0.018, person.accent)
     if person.pattern is Pattern.CHECKS:
         for share in (0.2, 0.4, 0.6, 0.8):
-            canvas.stroke(
-                [between(near, far, share), between(hip, belly, share)], 0.012, tone(person.accent, 0.8)
-            )
+            line = [between(near, far, share), between(hip, belly, share)]
+            canvas.stroke(line, 0.012, tone(person.accent, 0.8))
     if person.pattern is Pattern.VEST:
-        middle = between(near, far, 0.8)
-        canvas.fill(
-            [middle, (far[0] + 0.02, far[1] + 0.02), belly, (belly[0] - 0.06, belly[1] + 0.03)], person.accent
-        )
+        middle, side = between(near, far, 0.8), (far[0] + 0.02, far[1] + 0.02)
+        canvas.fill([middle, side, belly, (belly[0] - 0.06, belly[1] + 0.03)], person.accent)
 
 
-def _draw_arm(canvas: Canvas, arm: Arm, person: Person, things: Things, dim: float) -> None:
+def _draw_arm(canvas: Canvas, arm: Arm, person: Person, belongings: Belongings, dim: float) -> None:
     shirt, skin = tone(person.shirt, dim), tone(person.skin, dim)
-    shoulder, elbow, wrist = (
-        radius * person.arm_thickness for radius in (SHOULDER_RADIUS, ELBOW_RADIUS, WRIST_RADIUS)
-    )
-    covered = person.sleeve * 2  # in bones
+    radii = SHOULDER_RADIUS, ELBOW_RADIUS, WRIST_RADIUS
+    shoulder, elbow, wrist = (radius * person.arm_thickness for radius in radii)
+    covered = person.sleeve * 2  # in bones: 1 covers the upper arm, 2 the forearm too
     canvas.limb(arm.shoulder, arm.elbow, shoulder, elbow, shirt if covered >= 1 else skin)
     canvas.limb(arm.elbow, arm.wrist, elbow, wrist, skin)
     if covered >= 1:
         cuff = between(arm.elbow, arm.wrist, covered - 1)
         canvas.limb(arm.elbow, cuff, elbow * 1.06, wrist * 1.15, shirt)
     else:
-        canvas.limb(
-            arm.shoulder, between(arm.shoulder, arm.elbow, covered), shoulder * 1.05, elbow * 1.15, shirt
-        )
+        cuff = between(arm.shoulder, arm.elbow, covered)
+        canvas.limb(arm.shoulder, cuff, shoulder * 1.05, elbow * 1.15, shirt)
     if person.pattern is Pattern.STRIPES:
         band = between(arm.shoulder, arm.elbow, 0.35)
         canvas.fill(slab(band, (0.016, 1.6 * shoulder), arm.slope), tone(person.accent, dim))
     if arm.hand.prop is not Prop.CUP:
-        draw_prop(canvas, arm.wrist, arm.heading, arm.hand, things)
+        draw_prop(canvas, arm.wrist, arm.heading, arm.hand, belongings)
     _draw_hand(canvas, arm, skin)
-    if arm.hand.prop is Prop.CUP:  # fingers close behind it
-        draw_prop(canvas, arm.wrist, arm.heading, arm.hand, things)
+    if arm.hand.prop is Prop.CUP:  # over the fingers
+        draw_prop(canvas, arm.wrist, arm.heading, arm.hand, belongings)
 
 
 def _draw_hand(canvas: Canvas, arm: Arm, skin: Colour) -> None:
@@ -198,9 +182,7 @@ def _draw_hand(canvas: Canvas, arm: Arm, skin: Colour) -> None:
     palm = (arm.wrist[0] + 0.6 * HAND_RADIUS * cos, arm.wrist[1] + 0.6 * HAND_RADIUS * sin)
     canvas.ball(palm, (HAND_RADIUS * 1.1, HAND_RADIUS * 0.85), skin, arm.heading)
     for side in (-0.65, -0.2, 0.25, 0.7):
-        root = (
-            palm[0] + HAND_RADIUS * (0.6 * cos - side * sin),
-            palm[1] + HAND_RADIUS * (0.6 * sin + side * cos),
-        )
+        along, across = 0.6 * cos - side * sin, 0.6 * sin + side * cos
+        root = (palm[0] + HAND_RADIUS * along, palm[1] + HAND_RADIUS * across)
         tip = (root[0] + HAND_RADIUS * 0.75 * cos, root[1] + HAND_RADIUS * 0.75 * sin)
         canvas.fill(capsule(root, tip, 0.007, 0.006), tone(skin, 0.92 - 0.08 * (side > 0)))

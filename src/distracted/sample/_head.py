@@ -1,26 +1,26 @@
-"""The driver's head: a ball with features on it, turned in three dimensions and drawn from back to front."""
+"""The driver's head: an ellipsoid with features, rotated in three dimensions, drawn from back to front."""
 
 import math
 
 import numpy as np
 
 from distracted.sample._canvas import Canvas, Point, blob, oval
-from distracted.sample._palette import BLACK, LIP, WHITE, Colour, mix, tone
+from distracted.sample._palette import BLACK, LIP, WHITE, mix, tone
 from distracted.sample._traits import Hair, Headgear, Person
 
-RADIUS = 0.092  # an average head's, in units
-FACE_HEIGHT = 1.22  # a head is higher than wide
+RADIUS = 0.092  # of an average head, in units
+FACE_HEIGHT = 1.22  # height of a head relative to its width
 
 
 class Head:
-    """Geometry of a head: places on it are given in degrees, 0/0 is the tip of the nose.
+    """Geometry of a head. Longitude and latitude are in degrees; 0, 0 is the tip of the nose.
 
     Args:
         centre: In the unit frame.
         radius: In units.
-        yaw: Degrees, 0 faces the camera, 90 the road at the right.
-        pitch: Degrees, above 0 looks up.
-        roll: Degrees, above 0 tips the crown to the right.
+        yaw: Degrees; 0 faces the camera, 90 the road at the right.
+        pitch: Degrees; above 0 looks up.
+        roll: Degrees; above 0 tips the crown to the right.
     """
 
     def __init__(self, centre: Point, radius: float, *, yaw: float, pitch: float, roll: float) -> None:
@@ -31,9 +31,12 @@ class Head:
         self.roll = math.radians(roll)
 
     def place(self, longitude: float, latitude: float, height: float = 1.0) -> tuple[Point, float]:
-        """Where a place on the head is seen, and how much it faces the camera (-1 to 1).
+        """Project a place on the head: its point in the picture and how much it faces the camera (-1 to 1).
 
-        Longitude above 0 is the driver's left, latitude above 0 is up; ``height`` in radii from the centre.
+        Args:
+            longitude: Above 0 is the driver's left.
+            latitude: Above 0 is up.
+            height: Distance from the centre, in radii.
         """
         lon, lat = math.radians(longitude), math.radians(latitude)
         right, up, forward = math.sin(lon) * math.cos(lat), math.sin(lat), math.cos(lon) * math.cos(lat)
@@ -41,10 +44,10 @@ class Head:
         up, forward = up * cos + forward * sin, forward * cos - up * sin
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         x, facing = right * cos + forward * sin, forward * cos - right * sin
-        return self.beside((x * height, -up * FACE_HEIGHT * height)), facing
+        return self.at((x * height, -up * FACE_HEIGHT * height)), facing
 
-    def beside(self, offset: Point) -> Point:
-        """A point ``offset`` radii from the centre in the picture, turned with the head's roll."""
+    def at(self, offset: Point) -> Point:
+        """The point `offset` radii from the centre in the picture, rotated with the head's roll."""
         cos, sin = math.cos(self.roll), math.sin(self.roll)
         x, y = offset
         return (
@@ -54,28 +57,21 @@ class Head:
 
     def outline(self, offsets: list[Point]) -> np.ndarray:
         """A smooth closed outline through points given in radii from the centre."""
-        return blob([self.beside(offset) for offset in offsets])
+        return blob([self.at(offset) for offset in offsets])
 
 
 def draw_back_hair(canvas: Canvas, head: Head, person: Person) -> None:
-    """What hangs behind neck and shoulders; drawn before the head."""
+    """Hair or hood behind neck and shoulders; to be drawn before the head."""
     back = -math.sin(head.yaw)
     dark = tone(person.hair, 0.8)
     if person.headgear is Headgear.HOOD:
-        canvas.ball(head.beside((0.25 * back, 0.15)), (head.radius * 1.28, head.radius * 1.5), person.shirt)
+        canvas.ball(head.at((0.25 * back, 0.15)), (head.radius * 1.28, head.radius * 1.5), person.shirt)
     elif person.hair_style is Hair.LONG:
-        strands = [
-            (-0.95, -0.2),
-            (-1.05, 1.0),
-            (-0.9, 2.2),
-            (0.0, 2.35),
-            (0.75, 2.0),
-            (0.9, 0.8),
-            (0.8, -0.3),
-        ]
+        left, right = [(-0.95, -0.2), (-1.05, 1.0), (-0.9, 2.2)], [(0.75, 2.0), (0.9, 0.8), (0.8, -0.3)]
+        strands = [*left, (0.0, 2.35), *right]
         canvas.fill(head.outline([(x + 0.35 * back, y) for x, y in strands]), dark)
     elif person.hair_style is Hair.BOB:
-        canvas.ball(head.beside((0.25 * back, 0.35)), (head.radius * 1.12, head.radius * 1.25), dark)
+        canvas.ball(head.at((0.25 * back, 0.35)), (head.radius * 1.12, head.radius * 1.25), dark)
     elif person.hair_style is Hair.PONYTAIL:
         tail, facing = head.place(180, 15, 1.05)
         end = (tail[0] + 0.5 * back * head.radius, tail[1] + 1.9 * head.radius)
@@ -84,12 +80,11 @@ def draw_back_hair(canvas: Canvas, head: Head, person: Person) -> None:
 
 
 def draw_head(canvas: Canvas, head: Head, person: Person) -> None:
-    """Skull, face, hair, and what is worn on them."""
+    """Skull, face, hair, glasses and headgear."""
     turned = math.sin(head.yaw)
     r = head.radius
-    canvas.ball(
-        head.beside((-0.1 * turned, -0.12)), (r * 0.98, r * FACE_HEIGHT * 0.92), _crown_colour(person)
-    )
+    crown = person.skin if person.hair_style is Hair.BALD else person.hair
+    canvas.ball(head.at((-0.1 * turned, -0.12)), (r * 0.98, r * FACE_HEIGHT * 0.92), crown)
     if math.cos(head.yaw) > -0.55:
         _draw_face(canvas, head, person)
     _draw_hair_line(canvas, head, person)
@@ -98,23 +93,18 @@ def draw_head(canvas: Canvas, head: Head, person: Person) -> None:
     _draw_headgear(canvas, head, person)
 
 
-def _crown_colour(person: Person) -> Colour:
-    return person.skin if person.hair_style is Hair.BALD else person.hair
-
-
 def _draw_face(canvas: Canvas, head: Head, person: Person) -> None:
     r, skin = head.radius, person.skin
     forward = math.sin(head.yaw)
-    canvas.ball(head.beside((0.26 * forward, 0.16)), (r * 0.79, r * FACE_HEIGHT * 0.86), skin, head.roll)
+    canvas.ball(head.at((0.26 * forward, 0.16)), (r * 0.79, r * FACE_HEIGHT * 0.86), skin, head.roll)
     chin, _ = head.place(0, -58, 0.98)
     canvas.ball(chin, (r * 0.34, r * 0.26), tone(skin, 0.97))
     if person.beard:
+        beard = mix(skin, person.hair, 0.35 + 0.6 * person.beard)
         for longitude in (-48, -24, 0, 24, 48):
             spot, facing = head.place(longitude, -46, 0.9)
             if facing > -0.25:
-                canvas.fill(
-                    oval(spot, (r * 0.3, r * 0.34)), mix(skin, person.hair, 0.35 + 0.6 * person.beard)
-                )
+                canvas.fill(oval(spot, (r * 0.3, r * 0.34)), beard)
     _draw_eyes(canvas, head, person)
     for longitude, latitude, size in ((0, 8, 0.09), (0, -2, 0.13), (0, -9, 0.16)):
         spot, facing = head.place(longitude, latitude, 1.07)
@@ -140,7 +130,7 @@ def _draw_eyes(canvas: Canvas, head: Head, person: Person) -> None:
 
 
 def _draw_hair_line(canvas: Canvas, head: Head, person: Person) -> None:
-    """Hair over forehead and temple, so that the face does not look like a mask."""
+    """Hair over forehead and temples; without it the face looks like a mask."""
     if person.hair_style is Hair.BALD:
         return
     r = head.radius
@@ -156,10 +146,8 @@ def _draw_hair_line(canvas: Canvas, head: Head, person: Person) -> None:
         canvas.fill(oval(sideburn, (r * 0.28 * facing, r * length)), tone(person.hair, 0.95))
     if person.hair_style is Hair.CURLY:
         for turn in np.linspace(-math.pi * 1.1, 0.1 * math.pi, 9):
-            curl = head.beside(
-                (0.95 * math.cos(turn) - 0.15 * math.sin(head.yaw), 1.05 * math.sin(turn) - 0.15)
-            )
-            canvas.ball(curl, (r * 0.3, r * 0.28), person.hair)
+            x, y = 0.95 * math.cos(turn) - 0.15 * math.sin(head.yaw), 1.05 * math.sin(turn) - 0.15
+            canvas.ball(head.at((x, y)), (r * 0.3, r * 0.28), person.hair)
 
 
 def _draw_ear(canvas: Canvas, head: Head, person: Person) -> None:
@@ -202,14 +190,9 @@ def _draw_headgear(canvas: Canvas, head: Head, person: Person) -> None:
         right, _ = head.place(38, 32, 1.0)
         canvas.fill(blob([left, tip, right]), tone(colour, 0.75))
     elif person.headgear is Headgear.BEANIE:
-        canvas.stroke(
-            [head.beside((-1.05, -0.38)), head.beside((0.1 * forward, -0.5)), head.beside((1.0, -0.45))],
-            0.3 * r,
-            tone(colour, 0.8),
-        )
+        brim = [head.at((-1.05, -0.38)), head.at((0.1 * forward, -0.5)), head.at((1.0, -0.45))]
+        canvas.stroke(brim, 0.3 * r, tone(colour, 0.8))
     elif person.headgear is Headgear.HOOD:
-        rim = [
-            head.beside((-0.55 * forward + 1.1 * math.cos(t), 1.3 * math.sin(t)))
-            for t in np.linspace(1.6, 5.2, 9)
-        ]
+        turns = np.linspace(1.6, 5.2, 9)
+        rim = [head.at((-0.55 * forward + 1.1 * math.cos(t), 1.3 * math.sin(t))) for t in turns]
         canvas.stroke(rim, 0.36 * r, tone(person.shirt, 0.9))

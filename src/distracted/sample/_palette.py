@@ -1,4 +1,4 @@
-"""Colours (RGB, 0 to 255) that people, clothes and cars come in."""
+"""Colours (RGB, 0 to 255) of people, clothes, objects and cars."""
 
 import numpy as np
 
@@ -37,21 +37,19 @@ LEGS: tuple[Colour, ...] = ((44, 54, 80), (36, 36, 40), (88, 82, 70), (110, 120,
 
 
 def tone(colour: Colour, factor: float) -> Colour:
-    """The same colour, ``factor`` times as bright."""
+    """A colour, `factor` times as bright."""
     red, green, blue = colour
     return min(255, int(red * factor)), min(255, int(green * factor)), min(255, int(blue * factor))
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """A colour ``share`` of the way from ``first`` to ``second``."""
+    """The colour a fraction `share` of the way from `first` to `second`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def pick(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 12.0) -> Colour:
-    """One of the colours, each channel moved by a few steps so that no two picks are quite the same."""
-    red, green, blue = (
-        int(np.clip(round(channel + rng.normal(0, spread)), 4, 250))
-        for channel in colours[rng.integers(len(colours))]
-    )
+    """A random colour, each channel jittered so that picks rarely repeat."""
+    base = colours[rng.integers(len(colours))]
+    red, green, blue = (int(np.clip(round(channel + rng.normal(0, spread)), 4, 250)) for channel in base)
     return red, green, blue

@@ -1,4 +1,4 @@
-"""From a class and a person's habits to a pose: where head and hands are and what they hold."""
+"""Random poses of a class and a person: positions of head and hands, and the objects in the hands."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from distracted.sample._canvas import Point
 from distracted.sample._habits import Habits
 from distracted.sample._traits import Car
 
-# Places in the unit frame for an average driver; near is the driver's right side, far the left one.
+# Positions of an average driver's hands in the unit frame; near is the driver's right side, far the left.
 LAP: Point = (0.56, 0.66)
 GEAR_LEVER: Point = (0.70, 0.70)
 CHEST: Point = (0.60, 0.42)
@@ -32,7 +32,7 @@ class Prop(Enum):
 
 
 class Anchor(Enum):
-    """What a hand's position is measured from: the car, or the head (in head radii)."""
+    """Origin of a hand's position: the unit frame, or the head (then in head radii)."""
 
     CAR = "car"
     HEAD = "head"
@@ -40,14 +40,14 @@ class Anchor(Enum):
 
 @dataclass(frozen=True)
 class Hand:
-    """A hand's target and what it holds."""
+    """The target of a hand and the object in it."""
 
     position: Point
     anchor: Anchor = Anchor.CAR
     prop: Prop = Prop.NONE
     prop_angle: float = 0.0  # radians, 0 upright
     prop_shown: float = 0.7
-    foreshortening: float = 1.0  # share of the arm's length that the camera sees
+    foreshortening: float = 1.0  # visible fraction of the arm's length
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def wheel_point(car: Car, degrees: float) -> Point:
     return car.wheel_centre[0] + cos * x - sin * y, car.wheel_centre[1] + sin * x + cos * y
 
 
-def draw_pose(label: int, habits: Habits, car: Car, rng: np.random.Generator) -> Pose:
-    """The pose at the middle of a clip of class ``label``."""
+def random_pose(label: int, habits: Habits, car: Car, rng: np.random.Generator) -> Pose:
+    """A random mean pose for a clip of class `label`."""
     gaze = habits.gaze + rng.normal(0, habits.wander)
     near_grip, far_grip = rng.normal(habits.near_grip, 9), rng.normal(habits.far_grip, 8)
     driving = Pose(
@@ -86,7 +86,7 @@ def draw_pose(label: int, habits: Habits, car: Car, rng: np.random.Generator) ->
 
 
 def between(start: Point, end: Point, share: float) -> Point:
-    """The point ``share`` of the way from ``start`` to ``end``."""
+    """The point a fraction `share` of the way from `start` to `end`."""
     return start[0] + (end[0] - start[0]) * share, start[1] + (end[1] - start[1]) * share
 
 
@@ -107,7 +107,7 @@ def _safe_driving(pose: Pose, habits: Habits, car: Car, rng: np.random.Generator
 
 
 def _rest_near(pose: Pose, habits: Habits, rng: np.random.Generator) -> Pose:
-    """Some people take the free near hand off the wheel, too."""
+    """Some people also take the free near hand off the wheel."""
     if _happens(rng, habits.one_handed * 0.5):
         return replace(pose, near=Hand(_near(rng, between(LAP, GEAR_LEVER, habits.rest), 0.02)))
     return pose
@@ -159,11 +159,9 @@ def _operating_radio(pose: Pose, habits: Habits, car: Car, rng: np.random.Genera
 
 
 def _drinking(pose: Pose, habits: Habits, car: Car, rng: np.random.Generator) -> Pose:
-    sips = _happens(rng, habits.sip)
-    if sips:
-        hand = Hand(
-            _near(rng, (1.25, 0.75), 0.07), Anchor.HEAD, Prop.CUP, float(rng.normal(-0.5, 0.15)), 1.0, 0.86
-        )
+    if _happens(rng, habits.sip):
+        spot, angle = _near(rng, (1.25, 0.75), 0.07), float(rng.normal(-0.5, 0.15))
+        hand = Hand(spot, Anchor.HEAD, Prop.CUP, angle, 1.0, 0.86)
         pose = replace(pose, pitch=pose.pitch + float(rng.uniform(2, 14)))
     else:
         spot = _near(rng, between(CHEST, LAP, float(rng.uniform(0, 0.5))), 0.015)
@@ -181,7 +179,7 @@ def _reaching_behind(pose: Pose, habits: Habits, car: Car, rng: np.random.Genera
 
 
 def _hair_and_makeup(pose: Pose, habits: Habits, car: Car, rng: np.random.Generator) -> Pose:
-    spots = [(0.0, 0.95, 0.5), (0.45, 0.45, -0.45), (1.0, -0.1, -1.05)]  # habit, x and y in head radii
+    spots = [(0.0, 0.95, 0.5), (0.45, 0.45, -0.45), (1.0, -0.1, -1.05)]  # habit; x and y in head radii
     habit, xs, ys = zip(*spots, strict=True)
     wanted = float(np.clip(rng.normal(habits.makeup_spot, 0.1), 0, 1))
     spot = _near(rng, (float(np.interp(wanted, habit, xs)), float(np.interp(wanted, habit, ys))), 0.06)
@@ -189,9 +187,8 @@ def _hair_and_makeup(pose: Pose, habits: Habits, car: Car, rng: np.random.Genera
     if _happens(rng, habits.makeup_tool):
         tool = Prop.LIPSTICK if wanted < 0.35 else Prop.BRUSH
     angle = float(rng.normal(-0.9, 0.3))
-    pose = replace(
-        pose, pitch=pose.pitch + float(rng.uniform(6, 18)), yaw=pose.yaw - float(rng.uniform(0, 10))
-    )
+    pitch, yaw = pose.pitch + float(rng.uniform(6, 18)), pose.yaw - float(rng.uniform(0, 10))
+    pose = replace(pose, pitch=pitch, yaw=yaw)
     if _happens(rng, habits.makeup_far):
         far = Hand((spot[0] + 0.5, spot[1]), Anchor.HEAD, tool, -angle, 1.0, foreshortening=0.86)
         return _rest_near(replace(pose, far=far), habits, rng)
@@ -208,7 +205,7 @@ def _talking(pose: Pose, habits: Habits, car: Car, rng: np.random.Generator) -> 
 
 
 _Poser = Callable[[Pose, Habits, Car, np.random.Generator], Pose]
-_POSERS: tuple[_Poser, ...] = (
+_POSERS: tuple[_Poser, ...] = (  # by label, c0 to c9
     _safe_driving,
     _texting_near,
     _calling_near,

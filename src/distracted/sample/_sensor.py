@@ -1,4 +1,4 @@
-"""From the drawn scene to a photograph: light over the cabin, exposure, blur and noise."""
+"""Turn a drawn scene into a photograph: uneven light, exposure, blur and noise."""
 
 import math
 
@@ -9,9 +9,9 @@ import numpy.typing as npt
 from distracted.sample._canvas import FRAME_HEIGHT, Pixels
 from distracted.sample._traits import Light
 
-COARSE = 40  # columns of the light map before it is stretched: light is smooth
+COARSE = 40  # columns of the light map before it is enlarged; light varies smoothly
 SUN_PATCHES = 2
-NOISE_MARGIN = 64  # noise is drawn once a subject and shifted by up to this many pixels from frame to frame
+NOISE_MARGIN = 64  # noise is drawn once per subject and shifted by up to this many pixels in each frame
 GREY = np.array([0.299, 0.587, 0.114])
 REFERENCE_WIDTH = 320
 
@@ -22,10 +22,10 @@ class Sensor:
     """Develops the frames of one clip.
 
     Args:
-        width: The picture's width in pixels.
-        light: The subject's.
-        grain: The sensor's noise, from ``draw_grain``.
-        rng: Where the clip's sun patches come from.
+        width: Picture width in pixels.
+        light: The subject's light.
+        grain: The sensor's noise, from `random_grain`.
+        rng: Places the clip's patches of sun.
     """
 
     def __init__(self, width: int, light: Light, grain: Floats, rng: np.random.Generator) -> None:
@@ -37,13 +37,13 @@ class Sensor:
         self._grain = grain
 
     def develop(self, scene: Pixels, gain: float, shake: float, rng: np.random.Generator) -> Pixels:
-        """One frame, uint8 RGB, shape (0.75 * width, width, 3).
+        """Make one frame, uint8 RGB, shape (0.75 * width, width, 3).
 
         Args:
-            scene: The canvas' pixels.
-            gain: This frame's exposure, 1 is the subject's own.
-            shake: Blur along x in final pixels at 320 pixels of width.
-            rng: For this frame's share of the noise.
+            scene: The canvas's pixels.
+            gain: Exposure of this frame, relative to the subject's.
+            shake: Standard deviation of the blur along x, in final pixels at 320 pixels of width.
+            rng: Shifts the noise for this frame.
         """
         scale = self._size[0] / REFERENCE_WIDTH
         picture = cv2.resize(scene, self._size, interpolation=cv2.INTER_AREA)
@@ -57,19 +57,19 @@ class Sensor:
         return photograph
 
 
-def draw_grain(width: int, light: Light, rng: np.random.Generator) -> Floats:
-    """A sensor's noise in grey levels, shape (H + NOISE_MARGIN, W + NOISE_MARGIN, 3), float32."""
+def random_grain(width: int, light: Light, rng: np.random.Generator) -> Floats:
+    """A sensor's noise in grey levels, float32, shape (H + NOISE_MARGIN, W + NOISE_MARGIN, 3)."""
     shape = (round(width * FRAME_HEIGHT) + NOISE_MARGIN, width + NOISE_MARGIN, 3)
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(light.noise)
 
 
 def _saturation(amount: float) -> npt.NDArray[np.float64]:
-    """Colour matrix that moves every colour toward its grey (0) or leaves it (1), shape (3, 3)."""
+    """Colour matrix for a saturation from 0 (grey) to 1 (unchanged), shape (3, 3)."""
     return np.eye(3) * amount + (1 - amount) * np.tile(GREY, (3, 1))
 
 
 def _light_map(light: Light, size: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """How bright each place is, shape (H, W, 3), float32: falloff, sun patches, vignette and warmth."""
+    """Brightness from falloff, patches of sun, vignette and warmth, float32, shape (H, W, 3)."""
     rows = round(COARSE * FRAME_HEIGHT)
     y, x = np.mgrid[0:rows, 0:COARSE] / COARSE - np.array([FRAME_HEIGHT / 2, 0.5])[:, None, None]
     along = x * light.direction[0] + y * light.direction[1]
@@ -85,7 +85,7 @@ def _light_map(light: Light, size: tuple[int, int], rng: np.random.Generator) ->
 def _patch(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """A band of sun or shade with soft edges, 0 to 1."""
+    """A random band of sun or shade with soft edges, 0 to 1."""
     angle, middle, width = rng.uniform(0, math.pi), rng.normal(0, 0.2), rng.uniform(0.06, 0.25)
     distance = np.abs(x * math.cos(angle) + y * math.sin(angle) - middle)
     return np.asarray(1 / (1 + np.exp((distance - width) / 0.015)))

@@ -1,46 +1,46 @@
-"""One subject: a person with belongings, habits, a car, a camera, a light and a view."""
+"""A subject: a person with belongings and habits, a car, a camera, a light and the scenery."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from distracted.sample import _traits as traits
 from distracted.sample._canvas import Camera
-from distracted.sample._habits import Habits, draw_habits
-from distracted.sample._props import Things, draw_things
-from distracted.sample._scenery import Outside, draw_outside
-from distracted.sample._traits import Car, Light, Person, draw_camera, draw_car, draw_light, draw_person
+from distracted.sample._habits import Habits, random_habits
+from distracted.sample._props import Belongings, random_belongings
+from distracted.sample._scenery import Scenery, random_scenery
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that a subject's frames share."""
+    """The parts of a scene that all of a subject's frames share."""
 
-    person: Person
-    things: Things
+    person: traits.Person
+    belongings: Belongings
     habits: Habits
-    car: Car
+    car: traits.Car
     camera: Camera
-    light: Light
-    outside: Outside
+    light: traits.Light
+    scenery: Scenery
 
 
 @dataclass(frozen=True)
 class Nuisance:
-    """How much subjects differ in what tells nothing of the class: factors of the usual, above 0."""
+    """Factors above 0 on how much subjects differ in properties that say nothing about the class."""
 
     camera: float = 1.0
     light: float = 1.0
     habits: float = 1.0
 
 
-def draw_subject(rng: np.random.Generator, nuisance: Nuisance) -> Subject:
-    """A new subject; the same state of the generator gives the same subject."""
+def random_subject(rng: np.random.Generator, nuisance: Nuisance) -> Subject:
+    """A random subject; the same state of the generator gives the same subject."""
     return Subject(
-        person=draw_person(rng),
-        things=draw_things(rng),
-        habits=draw_habits(rng, nuisance.habits),
-        car=draw_car(rng),
-        camera=draw_camera(rng, nuisance.camera),
-        light=draw_light(rng, nuisance.light),
-        outside=draw_outside(rng),
+        person=traits.random_person(rng),
+        belongings=random_belongings(rng),
+        habits=random_habits(rng, nuisance.habits),
+        car=traits.random_car(rng),
+        camera=traits.random_camera(rng, nuisance.camera),
+        light=traits.random_light(rng, nuisance.light),
+        scenery=random_scenery(rng),
     )

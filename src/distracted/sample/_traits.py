@@ -1,4 +1,4 @@
-"""Person, car, camera and light: what stays the same from a subject's first frame to the last."""
+"""Person, car, camera and light of a subject; they are the same in all of its frames."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Pattern(Enum):
 
 @dataclass(frozen=True)
 class Person:
-    """A driver's body and clothes. Lengths are factors of an average driver's."""
+    """A driver's body and clothes. Sizes are factors on an average driver's."""
 
     skin: Colour
     hair: Colour
@@ -50,17 +50,17 @@ class Person:
     height: float
     girth: float
     arm_thickness: float
-    slouch: float  # units that the shoulders sit behind (or before) an average driver's
+    slouch: float  # shift of the shoulders along x, in units
     shirt: Colour
     accent: Colour
     pattern: Pattern
-    sleeve: float  # covered share of the arm, 0 shoulder to 1 wrist
+    sleeve: float  # covered fraction of the arm, 0 shoulder to 1 wrist
     legs: Colour
 
 
 @dataclass(frozen=True)
 class Car:
-    """The cabin that the driver sits in."""
+    """The cabin; positions and sizes are in units."""
 
     trim: Colour
     seat: Colour
@@ -68,7 +68,7 @@ class Car:
     belt: Colour
     window_top: float
     window_sill: float
-    pillar: float  # x of the pillar between side window and windscreen at the sill
+    pillar: float  # x at the sill of the pillar between side window and windscreen
     headrest: bool
     wheel_centre: Point
     wheel_radii: Point
@@ -80,22 +80,22 @@ class Car:
 
 @dataclass(frozen=True)
 class Light:
-    """How the sensor sees the cabin."""
+    """The light in the cabin, and the sensor."""
 
     exposure: float
     gamma: float
-    warmth: float  # above 0 red is lifted and blue lowered
+    warmth: float  # above 0 raises red and lowers blue
     direction: Point
     relief: float
-    falloff: float  # how much darker the side away from the light is
-    haze: float  # veil of glare, 0 to 1
+    falloff: float  # darkening of the side away from the light
+    haze: float  # 0 to 1
     saturation: float
     noise: float  # standard deviation in grey levels
     blur: float  # standard deviation in final pixels at 320 pixels of width
 
 
-def draw_person(rng: np.random.Generator) -> Person:
-    """A new driver."""
+def random_person(rng: np.random.Generator) -> Person:
+    """A random driver."""
     hair_style = list(Hair)[rng.choice(len(Hair), p=[0.1, 0.34, 0.12, 0.12, 0.18, 0.14])]
     headgear = list(Headgear)[rng.choice(len(Headgear), p=[0.68, 0.16, 0.09, 0.07])]
     may_have_beard = hair_style in (Hair.BALD, Hair.SHORT, Hair.CURLY)
@@ -121,8 +121,8 @@ def draw_person(rng: np.random.Generator) -> Person:
     )
 
 
-def draw_car(rng: np.random.Generator) -> Car:
-    """A new cabin."""
+def random_car(rng: np.random.Generator) -> Car:
+    """A random cabin."""
     trim = palette.pick(rng, palette.TRIMS)
     return Car(
         trim=trim,
@@ -142,21 +142,21 @@ def draw_car(rng: np.random.Generator) -> Car:
     )
 
 
-def draw_camera(rng: np.random.Generator, strength: float) -> Camera:
-    """Where somebody fixed the camera this time; cameras differ by ``strength`` times the usual."""
+def random_camera(rng: np.random.Generator, strength: float) -> Camera:
+    """A random camera position; `strength` scales how much positions differ."""
 
-    def around(deviation: float, most: float) -> float:
-        return float(np.clip(rng.normal(0, deviation * strength), -most * strength, most * strength))
+    def jitter(deviation: float, limit: float) -> float:
+        return float(np.clip(rng.normal(0, deviation * strength), -limit * strength, limit * strength))
 
     return Camera(
         zoom=float(np.exp(rng.normal(0.09, 0.03 * strength))),
-        tilt=around(0.025, 0.07),
-        shift=(around(0.018, 0.05), around(0.016, 0.04)),
+        tilt=jitter(0.025, 0.07),
+        shift=(jitter(0.018, 0.05), jitter(0.016, 0.04)),
     )
 
 
-def draw_light(rng: np.random.Generator, strength: float) -> Light:
-    """A new hour, weather and sensor; their colours and brightness differ by ``strength`` times the usual."""
+def random_light(rng: np.random.Generator, strength: float) -> Light:
+    """Random light and sensor; `strength` scales how much colours and brightness differ."""
     angle = rng.uniform(-math.pi, 0)  # from above: the window, the windscreen or the camera's side
     return Light(
         exposure=float(np.exp(rng.normal(0.13, 0.16 * strength))),

@@ -23,7 +23,7 @@ from distracted.training.checkpoints import Checkpoints, State
 from distracted.training.context import FoldContext
 from distracted.training.loop import train_fold
 from distracted.training.metrics_log import NoTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
 
@@ -60,12 +60,12 @@ def main(
         config = load_config(model=model, data=data, overrides=settings)
         with TemporaryDirectory() as folder:
             store = open_store(Workspace(Path(folder)), config.data, num_folds=config.training.num_folds)
-            settled = settle(config, num_folds=store.folds.num_folds)
+            resolved = resolve(config, num_folds=store.folds.num_folds)
 
             def train(checkpoints: Checkpoints | None) -> float:
                 start = time.perf_counter()
                 context = FoldContext(
-                    settled,  # noqa: B023 - called before the next turn
+                    resolved,  # noqa: B023 - called before the next turn
                     0,
                     competition=store.competition,  # noqa: B023
                     folds=store.folds,  # noqa: B023

@@ -41,7 +41,7 @@ from heads import (
     fit_heads,
     fold_people,
     labelled_people,
-    settle_features,
+    resolve_features,
     some_columns,
 )
 from markdown_table import say_header, say_row
@@ -102,9 +102,9 @@ def _rendered(root: Path, group: int) -> People:
     """Features of a group's subjects, a third of whom have twice as many images as the others."""
     path = root / "rendered" / f"{group:03}.npz"
     if not path.is_file():
-        settled = settle_features("sample", RENDERED_SIZE)
-        network = build_network(settled.config.model, settled.weights, num_classes=10).eval()
-        crop = settled.config.model.crop
+        resolved = resolve_features("sample", RENDERED_SIZE)
+        network = build_network(resolved.config.model, resolved.weights, num_classes=10).eval()
+        crop = resolved.config.model.crop
         assert isinstance(crop, float)
         rng = np.random.default_rng([7, group])
         low, high = np.log(STRENGTHS)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 import console
-from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
+from distracted.audit.findings import Check, as_findings, read_audit, write_audit
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import load_competition
 from distracted.data.drops import read_drops
@@ -163,7 +163,7 @@ def make_targets(folder: Path) -> list[Target]:
     shutil.copytree(CONFIGS, configs)
     sent = write_submission(store, name="a")
     found = as_findings([{"img": "x.jpg", "value": 1.0}])
-    keep_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "a", "how")
+    write_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "a", "how")
     people, page = workspace.test_people("tiny"), workspace.report("tiny")
     write_json(
         people, {"people": 3, "ratios": [1.0], "agreement": 1.0, "index_hash": store.competition.index_hash}
@@ -202,8 +202,8 @@ def make_targets(folder: Path) -> list[Target]:
         Target("submission", submission, lambda: check_submission(submission, sample)),
         Target("provenance", sent.provenance, lambda: (read_submissions(store), is_submitted(store, "a"))),
         Target("answers", sent.provenance, lambda: answer_to(sent.path)),
-        Target("audit", workspace.audit("tiny") / "findings.json", lambda: kept_audit(store)),
-        Target("audit's table", workspace.audit("tiny") / "empty.csv", lambda: kept_audit(store)),
+        Target("audit", workspace.audit("tiny") / "findings.json", lambda: read_audit(store)),
+        Target("audit's table", workspace.audit("tiny") / "empty.csv", lambda: read_audit(store)),
         Target("people", people, lambda: read_test_people(store)),
         Target("report", page, lambda: stale_pages(store)),
         Target("weights", weights, lambda: read_state_dict(weights), text=False),

@@ -14,7 +14,7 @@ from distracted.ensemble.sources import ScoredRows
 from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.models.network import build_network
 from distracted.training.feed import Feed, Images
-from distracted.training.resolve import Settled, settle
+from distracted.training.resolve import Resolved, resolve
 
 NUM_FOLDS = 5
 
@@ -37,7 +37,7 @@ class People:
         return People(self.features[rows], self.labels[rows], ids)
 
 
-def settle_features(data: str, size: int) -> Settled:
+def resolve_features(data: str, size: int) -> Resolved:
     """EfficientNet-Lite0 as it comes, at some pixels a side."""
     settings = [
         f"model.image_size={size}",
@@ -45,15 +45,19 @@ def settle_features(data: str, size: int) -> Settled:
         "runtime.tracking=none",
         "runtime.num_workers=0",
     ]
-    return settle(load_config(model="efficientnet_lite0", data=data, overrides=settings), num_folds=NUM_FOLDS)
+    return resolve(
+        load_config(model="efficientnet_lite0", data=data, overrides=settings), num_folds=NUM_FOLDS
+    )
 
 
 def labelled_people(data: str, root: Path, size: int) -> People:
     """The labelled side of a competition."""
-    settled = settle_features(data, size)
-    competition = load_competition(settled.config.data, cache=root / "cache", progress=console.progress)
-    network = build_network(settled.config.model, settled.weights, num_classes=competition.num_classes)
-    features = Feed(settled, root / "cache", console.progress).features(network, Images.to_train(competition))
+    resolved = resolve_features(data, size)
+    competition = load_competition(resolved.config.data, cache=root / "cache", progress=console.progress)
+    network = build_network(resolved.config.model, resolved.weights, num_classes=competition.num_classes)
+    features = Feed(resolved, root / "cache", console.progress).features(
+        network, Images.to_train(competition)
+    )
     subjects = np.unique(competition.train["subject"].to_numpy(str), return_inverse=True)[1]
     labels = competition.train["label"].to_numpy(np.int64)
     return People(np.array(features), labels, subjects.astype(np.int64))

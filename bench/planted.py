@@ -25,7 +25,7 @@ from distracted.config import load_config
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.training.feed import Images, pretrained_features
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 from planting import Dose, plant
 
@@ -85,9 +85,9 @@ def _say(kind: str, planted: set[frozenset[str]], found: set[frozenset[str]]) ->
 
 def _features(store: Store) -> np.ndarray:
     config = load_config(model=MODEL, data=str(store.competition.config.folder))
-    settled = settle(config, num_folds=store.folds.num_folds)
+    resolved = resolve(config, num_folds=store.folds.num_folds)
     images, cache = Images.to_train(store.competition), store.workspace.cache(store.competition.name)
-    return pretrained_features(settled, [images], cache, console.progress)[0]
+    return pretrained_features(resolved, [images], cache, console.progress)[0]
 
 
 def _split_people(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> None:

@@ -33,7 +33,7 @@ from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import NoTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
 _IMAGES, _TURNS = 192, 4
@@ -68,9 +68,9 @@ def main(
         runs[run] = Timed(epochs, costs[recipe].total(epochs))
         chosen = [f"recipe={recipe}", *(f"phases.{name}.epochs={number}" for name, number in epochs.items())]
         config = load_config(model=model, data=data, overrides=[*settings, *chosen], root=root)
-        settled = settle(config, num_folds=folds)
+        resolved = resolve(config, num_folds=folds)
         for fold in range(folds):  # what is done is skipped, and refused where the recipe was another then
-            done = train_and_store(store, settled, run=run, fold=fold, progress=console.progress)
+            done = train_and_store(store, resolved, run=run, fold=fold, progress=console.progress)
             console.say(f"{done.run}, fold {fold}: {console.scores(done.scores)}, {done.seconds:.0f} s")
     _show(store, runs)
 
@@ -141,12 +141,12 @@ class Trial:
     """Times the parts of one recipe's fit, a little of each at a turn."""
 
     def __init__(self, store: Store, config: RunConfig) -> None:
-        self.settled = settle(config, num_folds=store.folds.num_folds)
-        self.phases = self.settled.config.phases
+        self.resolved = resolve(config, num_folds=store.folds.num_folds)
+        self.phases = self.resolved.config.phases
         self.network = build_network(
-            self.settled.config.model, self.settled.weights, num_classes=store.competition.num_classes
+            self.resolved.config.model, self.resolved.weights, num_classes=store.competition.num_classes
         )
-        self.feed = Feed(self.settled, store.workspace.cache(store.competition.name), console.progress)
+        self.feed = Feed(self.resolved, store.workspace.cache(store.competition.name), console.progress)
         self.images = Images.to_train(store.competition)
         self.labels = store.folds.labels
         self.rows = store.folds.train(0)
@@ -154,7 +154,7 @@ class Trial:
         self.on_features = not all(isinstance(phase, TrainPhase) for phase in self.phases.values())
         self.features = self.feed.features(self.network, self.images) if self.on_features else None
         self.context = SampledFold(
-            self.settled,
+            self.resolved,
             0,
             competition=store.competition,
             folds=store.folds,

@@ -17,7 +17,7 @@ from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
 _WAYS = {"whole": "null", "reduced": "auto"}
@@ -44,10 +44,10 @@ def main(
         for way, short_side in _WAYS.items():
             chosen = [*quiet, f"training.seed={seed}", f"augment.short_side={short_side}"]
             config = load_config(model=model, data=data, overrides=chosen, root=root)
-            settled = settle(config, num_folds=store.folds.num_folds)
+            resolved = resolve(config, num_folds=store.folds.num_folds)
             name = f"{way}_{seed}"
             for fold in range(store.folds.num_folds):
-                train_and_store(store, settled, run=name, fold=fold, progress=console.progress)
+                train_and_store(store, resolved, run=name, fold=fold, progress=console.progress)
             losses[way].append(log_losses(store.read_run(name).oof, labels))
         say_row([str(seed), *(f"{losses[way][-1].mean():.4f}" for way in _WAYS)])
     whole, reduced = (np.mean(losses[way], axis=0) for way in _WAYS)

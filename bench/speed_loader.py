@@ -30,7 +30,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter, Draws
 from distracted.data.contents import digest_images
 from distracted.data.loading import Loader
-from distracted.data.packs import Files, Pictures, keep_pictures
+from distracted.data.packs import Files, Pictures, cached_pictures
 from distracted.sample import render_sample
 from harness import Timing, save, say_rates, take_turns
 
@@ -54,7 +54,7 @@ def main(
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
     console.say(f"{len(paths)} JPEGs of 640 x 480 pixels, {size:.0f} kB each")
     rmtree(folder / "pictures", ignore_errors=True)
-    kept = keep_pictures(
+    kept = cached_pictures(
         paths,
         digest_images(paths, root=folder),
         short_side=SHORT_SIDE,

@@ -96,10 +96,10 @@ def measure_peak() -> float:
 def make_network(model: str) -> tuple[Network, torch.Tensor]:
     """A network of random weights that predicts something, and a batch of images for it."""
     config = load_config(model=model, data="sample").model
-    settled = with_input(config, find_backbone(config.backbone))
+    resolved = with_input(config, find_backbone(config.backbone))
     torch.manual_seed(0)
-    network = build_network(settled, Weights("none"), num_classes=NUM_CLASSES)
-    size = settled.image_size
+    network = build_network(resolved, Weights("none"), num_classes=NUM_CLASSES)
+    size = resolved.image_size
     images = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8)  # type: ignore[arg-type]
     for module in network.modules():
         if isinstance(module, _BatchNorm):

@@ -47,7 +47,7 @@ from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
 from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
-from distracted.training.resolve import Settled, settle
+from distracted.training.resolve import Resolved, resolve
 from harness import save
 from markdown_table import say_header, say_row
 
@@ -98,13 +98,13 @@ def main(
 
     def ours(*overrides: str) -> Callable[[], Curve]:
         settings = [*QUIET, *overrides]
-        chosen = settle(
+        chosen = resolve(
             load_config(model=model, data=data, overrides=settings, root=root),
             num_folds=store.folds.num_folds,
         )
         return lambda: train_ours(store, chosen, fold)
 
-    plain = settle(config, num_folds=store.folds.num_folds)
+    plain = resolve(config, num_folds=store.folds.num_folds)
     contenders: dict[str, Callable[[], Curve]] = {
         OURS: ours(),
         PROBE: lambda: fit_probe(store, plain, fold),
@@ -171,13 +171,13 @@ class Looks(Checkpoints):
                 self._curve.points.append((seconds, self._look(state["network"])))
 
 
-def train_ours(store: Store, settled: Settled, fold: int) -> Curve:
+def train_ours(store: Store, resolved: Resolved, fold: int) -> Curve:
     """One fold from nothing: no features and no pictures in a cache."""
-    looked = build_network(settled.config.model, settled.weights, num_classes=store.competition.num_classes)
+    looked = build_network(resolved.config.model, resolved.weights, num_classes=store.competition.num_classes)
     train, rows = Images.to_train(store.competition), store.folds.valid(fold)
     labels = store.folds.labels[rows]
     with TemporaryDirectory() as folder, FileTracker(Path(folder)) as tracker:
-        feed = Feed(settled, Path(folder), silent)
+        feed = Feed(resolved, Path(folder), silent)
 
         def look(state: State) -> float:
             looked.load_state_dict(state)
@@ -185,28 +185,28 @@ def train_ours(store: Store, settled: Settled, fold: int) -> Curve:
 
         curve = Curve()
         context = FoldContext(
-            settled,
+            resolved,
             fold,
             competition=store.competition,
             folds=store.folds,
             cache=Path(folder),
             tracker=tracker,
             checkpoints=Looks(Path(folder), curve, look),
-            label=settled.config.recipe,
+            label=resolved.config.recipe,
             progress=console.progress,
         )
         train_fold(context)
     return curve
 
 
-def fit_probe(store: Store, settled: Settled, fold: int) -> Curve:
+def fit_probe(store: Store, resolved: Resolved, fold: int) -> Curve:
     """Features by the network as PyTorch comes, then logistic regression; the best penalty on the fold itself
     comes last, which favours it."""
     rows, held_out = store.folds.train(fold), store.folds.valid(fold)
     labels = store.folds.labels
     paths = store.competition.train_paths()
-    config = settled.config.model
-    network = build_network(config, settled.weights, num_classes=2).to(memory_format=torch.contiguous_format)
+    config = resolved.config.model
+    network = build_network(config, resolved.weights, num_classes=2).to(memory_format=torch.contiguous_format)
     assert isinstance(config.image_size, int) and isinstance(config.crop, float)
     size, crop = config.image_size, config.crop
 
@@ -234,11 +234,11 @@ def fit_probe(store: Store, settled: Settled, fold: int) -> Curve:
     return curve
 
 
-def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int, rate: float) -> Curve:
+def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, rate: float) -> Curve:
     """`fine_tune` of its `vision_learner`, on timm's network with the same weights; rate 0: its finder's."""
     from fastai.vision import all as fastai
 
-    config, competition = settled.config, store.competition
+    config, competition = resolved.config, store.competition
     table = pd.DataFrame({"path": competition.train_paths(), "label": store.folds.labels})
     table["is_valid"] = False
     table.loc[store.folds.valid(fold), "is_valid"] = True
@@ -266,7 +266,7 @@ def train_fastai(store: Store, settled: Settled, fold: int, *, epochs: int, rate
             train_bn=False,
             cbs=[fastai.BnFreeze()],
         )
-        load_weights(learner.model[0].model, settled.weights, config.model.backbone, auxiliary=())
+        load_weights(learner.model[0].model, resolved.weights, config.model.backbone, auxiliary=())
         return learner
 
     if not rate:

@@ -24,7 +24,7 @@ from distracted.config import load_config, load_data_config
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Batch, Loader
-from distracted.data.packs import keep_pictures
+from distracted.data.packs import cached_pictures
 from distracted.inference.device import keep_freed_memory
 from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network
@@ -35,7 +35,7 @@ from distracted.schema import ModelConfig, RunConfig, TrainPhase
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import NoTracker
-from distracted.training.resolve import Settled, with_input
+from distracted.training.resolve import Resolved, with_input
 from harness import Apart, save, say_rates, take_turns
 from speed_loader import find_photographs
 
@@ -83,26 +83,26 @@ def main(
 
 def make_network(model: str) -> tuple[RunConfig, ModelConfig, Network]:
     config = load_config(model=model, data="sample", overrides=["model.head.auxiliary=0"])
-    settled = with_input(config.model, find_backbone(config.model.backbone))
+    resolved = with_input(config.model, find_backbone(config.model.backbone))
     torch.manual_seed(0)
-    return config, settled, build_network(settled, Weights("none"), num_classes=NUM_CLASSES)
+    return config, resolved, build_network(resolved, Weights("none"), num_classes=NUM_CLASSES)
 
 
-def make_batch(settled: ModelConfig, batch_size: int) -> Batch:
-    assert isinstance(settled.image_size, int)
-    shape = batch_size, settled.image_size, settled.image_size, 3
+def make_batch(resolved: ModelConfig, batch_size: int) -> Batch:
+    assert isinstance(resolved.image_size, int)
+    shape = batch_size, resolved.image_size, resolved.image_size, 3
     return Batch(torch.randint(0, 256, shape, dtype=torch.uint8), torch.arange(batch_size))
 
 
 def make_bare(model: str, batch_size: int, steps: int, frozen: bool) -> Callable[[], int]:
     """The loop of PyTorch's own tutorials."""
-    _, settled, network = make_network(model)
+    _, resolved, network = make_network(model)
     network = network.to(memory_format=torch.contiguous_format).train()
     if frozen:
         for module in network.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-    inputs = make_batch(settled, batch_size).images.permute(0, 3, 1, 2).float()
+    inputs = make_batch(resolved, batch_size).images.permute(0, 3, 1, 2).float()
     inputs = ((inputs - network.mean) / network.std).contiguous()
     labels = torch.arange(batch_size) % NUM_CLASSES
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
@@ -129,19 +129,19 @@ def make_ours(
     workers: int = 0,
     contiguous: bool = False,
 ) -> Callable[[], int]:
-    config, settled, network = make_network(model)
+    config, resolved, network = make_network(model)
     if contiguous:
         network = network.to(memory_format=torch.contiguous_format)
         network.trunk.register_forward_pre_hook(lambda _, given: given[0].contiguous())
     phase = config.phases["finetune"]
     assert isinstance(phase, TrainPhase)
     update = {"unfreeze": unfreeze, "lr": 1e-5, "head_lr": 1e-5, "epochs": 10**4}
-    training = FoldTraining(make_context(config, settled, folder))
+    training = FoldTraining(make_context(config, resolved, folder))
     training.network = network
     run = PhaseTraining(training, "finetune", phase.model_copy(update=update))
     run.set_modes()
-    fixed = make_batch(settled, batch_size)
-    batches = load(config, settled, batch_size, folder, workers) if loaded else iter(lambda: fixed, None)
+    fixed = make_batch(resolved, batch_size)
+    batches = load(config, resolved, batch_size, folder, workers) if loaded else iter(lambda: fixed, None)
 
     def train() -> int:
         for _ in range(steps):
@@ -151,16 +151,16 @@ def make_ours(
     return train
 
 
-def make_context(config: RunConfig, settled: ModelConfig, folder: Path) -> FoldContext:
+def make_context(config: RunConfig, resolved: ModelConfig, folder: Path) -> FoldContext:
     """A fold of the rendered photographs, for the optimiser, the schedule and all else that a step needs."""
     find_photographs(folder, 160)
     data = load_data_config(str((folder / "photographs").absolute()))
     store = open_store(Workspace(folder / "work"), data, num_folds=2)
     training = config.training.model_copy(update={"precision": "fp32"})
-    augment = config.augment.model_copy(update={"short_side": round(int(settled.image_size) * 8 / 7)})
-    config = config.model_copy(update={"model": settled, "training": training, "augment": augment})
+    augment = config.augment.model_copy(update={"short_side": round(int(resolved.image_size) * 8 / 7)})
+    config = config.model_copy(update={"model": resolved, "training": training, "augment": augment})
     return FoldContext(
-        Settled(config, Weights("none"), CPU),
+        Resolved(config, Weights("none"), CPU),
         0,
         competition=store.competition,
         folds=store.folds,
@@ -170,13 +170,13 @@ def make_context(config: RunConfig, settled: ModelConfig, folder: Path) -> FoldC
 
 
 def load(
-    config: RunConfig, settled: ModelConfig, batch_size: int, folder: Path, workers: int
+    config: RunConfig, resolved: ModelConfig, batch_size: int, folder: Path, workers: int
 ) -> Iterator[Batch]:
     """Batches without end, from the cache."""
     paths = find_photographs(folder, 160)
-    size, crop = settled.image_size, settled.crop
+    size, crop = resolved.image_size, resolved.crop
     assert isinstance(size, int) and isinstance(crop, float)
-    pictures = keep_pictures(
+    pictures = cached_pictures(
         paths,
         digest_images(paths, root=folder),
         short_side=round(size * 8 / 7),

@@ -27,7 +27,7 @@ def main(
 ) -> None:
     """Measure how far frozen features carry on a data set, and say which recipe follows."""
     from distracted.training.advise import advise
-    from distracted.training.resolve import settle
+    from distracted.training.resolve import resolve
 
     names = models.split()
     if not names:
@@ -40,7 +40,7 @@ def main(
     check_split(store.competition, store.folds)
     num_folds = store.folds.num_folds
     advice = advise(
-        {model: settle(config, num_folds=num_folds) for model, config in configs.items()},
+        {model: resolve(config, num_folds=num_folds) for model, config in configs.items()},
         competition=store.competition,
         folds=store.folds,
         cache=workspace.cache(store.competition.name),

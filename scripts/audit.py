@@ -32,9 +32,9 @@ def main(
     debug: console.Debug = False,
 ) -> None:
     """Look for unreadable, odd and double pictures, subjects that look alike, and wrong labels."""
-    from distracted.audit.findings import keep_unreadable
+    from distracted.audit.findings import write_unreadable
     from distracted.audit.run import audit_competition
-    from distracted.training.resolve import settle
+    from distracted.training.resolve import resolve
 
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     workspace = Workspace(root)
@@ -42,10 +42,10 @@ def main(
     try:
         store = open_store(workspace, config.data, num_folds=num_folds, progress=console.progress)
     except ImagesError as error:
-        path = keep_unreadable(workspace, config.data.name, error.problems)
+        path = write_unreadable(workspace, config.data.name, error.problems)
         raise DataError(f"{error}\n{path} names all {len(error.problems)}; mend them first") from error
-    settled = settle(config, num_folds=store.folds.num_folds)
-    audit = audit_competition(store, settled, run=run, drops=drops, force=force, progress=console.progress)
+    resolved = resolve(config, num_folds=store.folds.num_folds)
+    audit = audit_competition(store, resolved, run=run, drops=drops, force=force, progress=console.progress)
     show(audit)
     folder = store.workspace.audit(store.competition.name)
     console.say(f"{folder}: a CSV for each, and drop_candidates.csv; make report shows the pictures")

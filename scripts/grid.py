@@ -52,7 +52,7 @@ def main(
     from distracted.jobs.fold import begin_again, is_done, refuse_other_config
     from distracted.jobs.local import Here
     from distracted.jobs.on_ray import OnRay
-    from distracted.training.resolve import settle
+    from distracted.training.resolve import resolve
 
     console.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
@@ -68,11 +68,11 @@ def main(
     check_split(store.competition, store.folds)
     hashes = dict.fromkeys(configs, ANY_CONFIG)
     for run, config in configs.items():
-        settled = settle(config, num_folds=store.folds.num_folds)
+        resolved = resolve(config, num_folds=store.folds.num_folds)
         elsewhere = cluster or (config.runtime.num_gpus == 0 and find_device("auto").type == "cuda")
-        if not elsewhere and not config.pseudo.teachers:  # settled otherwise there, perhaps; not there yet
-            hashes[run] = settled.config.hash
-            refuse_other_config(store, settled, run, retrained=numbers if force else ())
+        if not elsewhere and not config.pseudo.teachers:  # another machine may resolve it otherwise
+            hashes[run] = resolved.config.hash
+            refuse_other_config(store, resolved, run, retrained=numbers if force else ())
     every = [(run, n) for run in configs for n in numbers]
     whole = {run for run in configs if force or hashes[run] == ANY_CONFIG}  # its jobs find out what is done
     todo = [(run, n) for run, n in every if run in whole or not is_done(store, run, n, hashes[run])]

@@ -19,7 +19,7 @@ from distracted.paths import Workspace
 from distracted.postprocess.candidates import all_candidates, find_methods
 from distracted.postprocess.spaces import OWN
 from distracted.predictions.store import Store, open_store
-from distracted.report.ladder import Rung, keep_ladder, measure_ladder
+from distracted.report.ladder import Rung, measure_ladder, write_ladder
 from distracted.report.truth import read_truth
 
 STEPS = ("calibration", "tta", "smoothing", "pseudo")
@@ -69,7 +69,7 @@ def main(
     for model, rungs in ladders.items():
         if len(members) > 1:
             rungs.append(("blend of all", blend))
-        keep_ladder(store, model, rungs)
+        write_ladder(store, model, rungs)
         show(store, model, rungs, Path(truth) if truth else None)
 
 

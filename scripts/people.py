@@ -24,12 +24,12 @@ def main(
 ) -> None:
     """Cluster the test images at the height that separates the training subjects."""
     from distracted.postprocess.people import count_test_people
-    from distracted.training.resolve import settle
+    from distracted.training.resolve import resolve
 
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
     store = open_store(Workspace(root), config.data, progress=console.progress)
     count = count_test_people(
-        store, settle(config, num_folds=store.folds.num_folds), force=force, progress=console.progress
+        store, resolve(config, num_folds=store.folds.num_folds), force=force, progress=console.progress
     )
     checks = ", ".join(f"{ratio:.2f}" for ratio in count.ratios)
     known = f"checked on known people: counted as {checks} times the truth, agreement {count.agreement:.2f}"

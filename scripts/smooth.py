@@ -44,7 +44,7 @@ def main(
     if how and len(kinds) > 1:
         raise ConfigError(f"HOW={how!r} is a setting of one method; got METHODS={methods!r}")
     settings = console.overrides(set)
-    if named != [OWN]:  # the run has settled all but runtime.*, a model named here has not
+    if named != [OWN]:  # a stored run is resolved but for runtime.*; a model named here is not
         settings = [item for item in settings if item.startswith("runtime.")]
     runtime = load_runtime_config(settings)
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
@@ -56,11 +56,11 @@ def main(
 
     @cache
     def pretrained(model: str) -> Space:
-        from distracted.training.resolve import settle
+        from distracted.training.resolve import resolve
 
         config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
-        settled = settle(config, num_folds=store.folds.num_folds)
-        return pretrained_space(store, indices, settled, progress=console.progress)
+        resolved = resolve(config, num_folds=store.folds.num_folds)
+        return pretrained_space(store, indices, resolved, progress=console.progress)
 
     def open_space(space: str, parent: Run) -> Space:
         if space != OWN:

@@ -8,7 +8,7 @@ import console
 from distracted.config import load_data_config, load_runtime_config
 from distracted.paths import Workspace
 from distracted.predictions.store import open_store
-from distracted.submission.answers import answer_to, keep_answer
+from distracted.submission.answers import add_answer, answer_to
 from distracted.submission.expect import Expected
 from distracted.submission.submit import write_submission
 
@@ -42,7 +42,7 @@ def main(
         answer = send_submission(
             written.path, competition=config.kaggle, message=message, progress=console.progress
         )
-        keep_answer(written.provenance, expected, answer)
+        add_answer(written.provenance, expected, answer)
         shown = [f"{part} {compare(expected, score)}" for part, score in answer.scores.items()]
         console.say(f"Kaggle answers: {'; '.join(shown) or 'no score'}")
     if (written.is_new or send) and runtime.tracking != "none":

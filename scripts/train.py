@@ -36,7 +36,7 @@ def main(
     from distracted.jobs.fold import train_folds
     from distracted.postprocess.pseudo import with_teachers
     from distracted.training.distributed import in_team, join_team
-    from distracted.training.resolve import settle
+    from distracted.training.resolve import resolve
 
     console.stop_with(parent)
     if not model.strip():
@@ -63,7 +63,7 @@ def main(
         run = name or model
         train_folds(
             store,
-            with_teachers(store, settle(config, num_folds=num_folds), student=run),
+            with_teachers(store, resolve(config, num_folds=num_folds), student=run),
             run=run,
             folds=folds,
             force=force,

@@ -40,7 +40,7 @@ from distracted.schema import DataConfig, HeadConfig, ModelConfig, RunConfig
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldResult, train_fold
 from distracted.training.metrics_log import FileTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 if TYPE_CHECKING:
     from stand_in import StandIn
@@ -261,10 +261,10 @@ def train(store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> 
     """A function that trains a fold with overrides; metrics go to tmp_path/scratch."""
 
     def run(*overrides: str, fold: int = 0, **settings: object) -> FoldResult:
-        settled = settle(configure(*overrides, **settings), num_folds=3)
+        resolved = resolve(configure(*overrides, **settings), num_folds=3)
         with FileTracker(tmp_path / "scratch") as tracker:
             context = FoldContext(
-                settled,
+                resolved,
                 fold,
                 competition=store.competition,
                 folds=store.folds,

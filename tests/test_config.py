@@ -64,7 +64,7 @@ class TestLayers:
         config = load("augment.policies.light=[{GaussNoise: {p: 0.5}}]")
         assert config.augment.policies["light"] == ({"GaussNoise": {"p": 0.5}},)
 
-    def test_the_recipe_is_settled_first(self, configs: Path) -> None:
+    def test_the_recipe_is_resolved_first(self, configs: Path) -> None:
         """An override beats the model's file, and the phases are those of the recipe that won."""
         assert list(load("recipe=feature_extraction").phases) == ["scratch", "features", "head"]
         add_layer(configs, "models/resnet50.yaml", recipe="feature_extraction")

@@ -22,7 +22,7 @@ from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store, open_store
 from distracted.schema import RunConfig, TrainingConfig, added_later, hash_config
 from distracted.training.checkpoints import newest_state
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MADE_WITH = ("2.14.1+cu130", "AVX512")  # torch and processor; others round differently
@@ -138,7 +138,7 @@ def test_configs_keep_their_hashes(key: str) -> None:
     assert load_config(model=model, data="sample", overrides=overrides).hash == hashes[key]
     overrides += ["model.weights=none", "training.precision=fp32", "runtime.device=cpu"]
     config = load_config(model=model, data="sample", overrides=overrides)
-    assert settle(config, num_folds=5).config.hash == hashes[f"{key}, resolved"]
+    assert resolve(config, num_folds=5).config.hash == hashes[f"{key}, resolved"]
 
 
 def test_the_golden_hashes_cover_every_model_and_recipe_of_their_version() -> None:

@@ -11,7 +11,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.training.feed import Feed, Images
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 RUNTIME = load_runtime_config(["runtime.device=cpu", "runtime.num_workers=0"])
 
@@ -19,22 +19,22 @@ RUNTIME = load_runtime_config(["runtime.device=cpu", "runtime.num_workers=0"])
 def write_untrained(store: Store, run: str = "tiny") -> Run:
     """Three networks, each with random weights of its own, and their predictions."""
     folder = str(store.competition.config.folder)
-    settled = settle(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
-    feed = Feed(settled, store.workspace.cache("tiny"), silent)
+    resolved = resolve(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
+    feed = Feed(resolved, store.workspace.cache("tiny"), silent)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
     classes = store.competition.classes
     for fold in range(3):
         torch.manual_seed(fold)
-        network = build_network(settled.config.model, settled.weights, num_classes=len(classes)).eval()
+        network = build_network(resolved.config.model, resolved.weights, num_classes=len(classes)).eval()
         torch.nn.init.normal_(network.head.classifier.weight, std=0.5)
         rows = store.folds.valid(fold)
         valid = feed.log_probs(network, train, rows, "valid")
-        save_network(store.workspace.network("tiny", run, fold), network, settled.config, classes)
+        save_network(store.workspace.network("tiny", run, fold), network, resolved.config, classes)
         store.write_fold(
             run,
             fold,
             kind="model",
-            config=settled.config.resolved(),
+            config=resolved.config.resolved(),
             valid=valid,
             test=feed.log_probs(network, test, test.rows, "test"),
             weights={"origin": "none"},

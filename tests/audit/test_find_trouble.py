@@ -13,20 +13,20 @@ import pytest
 from distracted.audit import duplicates
 from distracted.audit.alike import subject_similarity
 from distracted.audit.duplicates import check_exact, check_near, measure_limits
-from distracted.audit.findings import Check, as_findings, keep_audit, kept_audit
+from distracted.audit.findings import Check, as_findings, read_audit, write_audit
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
-from distracted.audit.run import audit_competition, keep_candidates
+from distracted.audit.run import audit_competition, write_candidates
 from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
-from distracted.data.drops import keep_rows
+from distracted.data.drops import without_drops
 from distracted.data.images import read_rgb
 from distracted.errors import ConfigError
 from distracted.files import sha256_file
 from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
 from distracted.schema import RunConfig, hash_config
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 PACKAGE = ("model.image_size=64", "runtime.tracking=none", "training.num_folds=3", "runtime.num_workers=0")
@@ -285,38 +285,38 @@ def test_an_audit_is_saved_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
     write_run("a", skill=6.0)
-    settled = settle(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    made = audit_competition(store, settled, drops=True)
-    kept = kept_audit(store)
+    resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
+    made = audit_competition(store, resolved, drops=True)
+    kept = read_audit(store)
     assert kept is not None and kept.run == "a" and kept.is_current
     assert [check.key for check in kept.checks] == [check.key for check in made.checks]
     keys = {"unreadable", "empty", "exact_duplicates", "near_duplicates", "alike_subjects", "label_issues"}
     assert keys <= set(by_key(made.checks))
     folder = store.workspace.audit("tiny")
     before = (folder / "findings.json").stat()
-    assert audit_competition(store, settled, drops=True).made == made.made
+    assert audit_competition(store, resolved, drops=True).made == made.made
     assert (folder / "findings.json").stat() == before  # not written again
-    assert audit_competition(store, settled).how != made.how
-    audit_competition(store, settled, drops=True, force=True)
+    assert audit_competition(store, resolved).how != made.how
+    audit_competition(store, resolved, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
     assert list(candidates.columns) == ["img", "reason", "fold"]
     write_run("a", skill=5.0)
-    stale = kept_audit(store)
+    stale = read_audit(store)
     assert stale is not None and not stale.is_current
     (folder / "findings.json").write_text("{")
-    assert kept_audit(store) is None
+    assert read_audit(store) is None
 
 
 def test_random_features_are_refused(store: Store, configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="no pretrained weights"):
-        audit_competition(store, settle(configure(), num_folds=3))
+        audit_competition(store, resolve(configure(), num_folds=3))
 
 
 def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
-    settled = settle(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    assert audit_competition(store, settled).run == ""
+    resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
+    assert audit_competition(store, resolved).run == ""
     write_run("poor", skill=0.5)
     write_run("good", skill=3.0)
     write_run("part", skill=9.0, folds=(0, 1))
@@ -326,13 +326,13 @@ def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
         told = json.loads(path.read_text())
         config = {**told["config"], "leaky": True}
         path.write_text(json.dumps({**told, "config": config, "config_hash": hash_config(config)}))
-    assert audit_competition(store, settled).run == "good"
+    assert audit_competition(store, resolved).run == "good"
 
 
 def test_findings_round_trip_through_csv(store: Store) -> None:
     rows = [{"img": "=cmd|'x'!A1", "note": 'a "b", c\nd'}, {"img": "NA", "value": 0.5}]
-    keep_audit(store, [Check("some", "t", "a", "note", as_findings(rows))], "", "")
-    kept = kept_audit(store)
+    write_audit(store, [Check("some", "t", "a", "note", as_findings(rows))], "", "")
+    kept = read_audit(store)
     assert kept is not None
     table = kept.checks[0].findings
     assert table["img"].tolist() == ["=cmd|'x'!A1", "NA"]
@@ -346,12 +346,12 @@ def test_a_copy_is_proposed_for_dropping_where_the_other_is_scored(painted: Stor
     for row in copies[1:]:
         paths[row].write_bytes(paths[copies[0]].read_bytes())
     store = reopened(painted)
-    keep_candidates(store, check_exact(store), None, silent)
+    write_candidates(store, check_exact(store), None, silent)
     path = store.workspace.audit("tiny") / "drop_candidates.csv"
     update = {"drop_list": path, "drops": sha256_file(path)}
     config = store.competition.config.model_copy(update=update)
     competition = replace(store.competition, config=config)
     for fold in range(3):
-        trained_on = set(keep_rows(competition, store.folds, fold, store.folds.train(fold)).tolist())
+        trained_on = set(without_drops(competition, store.folds, fold, store.folds.train(fold)).tolist())
         if set(copies) & set(store.folds.valid(fold).tolist()):
             assert not trained_on & set(copies)

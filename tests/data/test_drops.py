@@ -8,14 +8,14 @@ import pytest
 
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import Competition, load_competition
-from distracted.data.drops import keep_rows, read_drops
+from distracted.data.drops import read_drops, without_drops
 from distracted.errors import ConfigError, DataError, StoreError
 from distracted.files import sha256_file
 from distracted.jobs.fold import train_and_store, train_folds
 from distracted.paths import CONFIGS
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 Listed = Callable[[str], Competition]
 
@@ -37,7 +37,7 @@ def listed(competition: Competition, tmp_path: Path) -> Listed:
 def dropped(competition: Competition, store: Store, fold: int) -> list[int]:
     """Rows that the list removes from a fold's training side."""
     rows = store.folds.train(fold)
-    return np.setdiff1d(rows, keep_rows(competition, store.folds, fold, rows)).tolist()
+    return np.setdiff1d(rows, without_drops(competition, store.folds, fold, rows)).tolist()
 
 
 def test_without_a_list_nothing_is_dropped(store: Store) -> None:
@@ -97,7 +97,7 @@ def test_images_of_the_inner_holdout_do_not_save_a_class(store: Store, listed: L
     competition = listed("img,reason\n" + "".join(f"{img},all of them\n" for img in own))
     assert dropped(competition, store, 0)
     with pytest.raises(DataError, match="without any image of class 'c1'"):
-        keep_rows(competition, store.folds, 0, rows)
+        without_drops(competition, store.folds, 0, rows)
 
 
 class TestConfig:
@@ -142,16 +142,16 @@ def test_dropped_images_do_not_affect_training_and_are_scored(
     competition = listed(f"img,reason\n{img},wrong\n")
     config = configure().model_copy(update={"data": competition.config})
     dropping = Store(store.workspace, competition, store.folds)
-    settled = settle(config, num_folds=3)
-    manifest = train_and_store(dropping, settled, run="a", fold=0)
+    resolved = resolve(config, num_folds=3)
+    manifest = train_and_store(dropping, resolved, run="a", fold=0)
     assert manifest.details == {"num_dropped": 1}
     assert manifest.config["data"]["drops"] == competition.config.drops
     before = store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes()
     store.folds.table.loc[row, "label"] = (store.folds.labels[row] + 1) % 3
-    train_folds(dropping, settled, run="a", folds=[0], force=True)
+    train_folds(dropping, resolved, run="a", folds=[0], force=True)
     assert store.workspace.fold("tiny", "a", 0).joinpath("valid.parquet").read_bytes() == before
-    train_and_store(dropping, settled, run="a", fold=1)
+    train_and_store(dropping, resolved, run="a", fold=1)
     predicted = dropping.read_run("a", partial=True).oof[row]
     assert np.isfinite(predicted).all()
     with pytest.raises(StoreError, match="another config"):
-        train_and_store(store, settle(configure(), num_folds=3), run="a", fold=2)
+        train_and_store(store, resolve(configure(), num_folds=3), run="a", fold=2)

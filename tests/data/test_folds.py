@@ -19,9 +19,9 @@ from distracted.data.folds import (
     Folds,
     ensure_folds,
     feasible_folds,
-    hold_back,
     make_folds,
     read_folds,
+    split_holdout,
 )
 from distracted.errors import FoldsError
 
@@ -127,7 +127,7 @@ class TestHoldBack:
     ) -> None:
         try:
             folds = folds_of(competition, 3)
-            rows, held_back = hold_back(folds, 0, share=0.3, seed=seed)
+            rows, held_back = split_holdout(folds, 0, share=0.3, seed=seed)
         except FoldsError:
             return  # too few subjects
         assert sorted([*rows, *held_back]) == folds.train(0).tolist()
@@ -136,31 +136,31 @@ class TestHoldBack:
 
     def test_about_the_share_of_the_subjects(self) -> None:
         folds = folds_of(square(30), 5)
-        _, held_back = hold_back(folds, 1, share=0.25, seed=0)
+        _, held_back = split_holdout(folds, 1, share=0.25, seed=0)
         assert len(np.unique(folds.subjects[held_back])) == 6
 
     def test_a_rare_class_does_not_make_it_larger(self) -> None:
         """The rarest class has few subjects; the holdout is still a tenth."""
         folds = folds_of(make_competition([[3, 1]] * 4 + [[3, 0]] * 16), 2)
-        _, held_back = hold_back(folds, 0, share=0.1, seed=0)
+        _, held_back = split_holdout(folds, 0, share=0.1, seed=0)
         assert len(np.unique(folds.subjects[held_back])) == 1
 
     def test_none_by_default(self) -> None:
         folds = folds_of(square(6), 3)
-        rows, held_back = hold_back(folds, 0, share=0, seed=0)
+        rows, held_back = split_holdout(folds, 0, share=0, seed=0)
         assert rows.tolist() == folds.train(0).tolist() and not len(held_back)
 
     @pytest.mark.slow
     def test_it_depends_on_the_seed_alone(self) -> None:
         folds = folds_of(make_competition([[3, 3]] * 20), 4)
-        holdouts = [tuple(hold_back(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
+        holdouts = [tuple(split_holdout(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
         assert holdouts[0] == holdouts[1] and len(set(holdouts)) > 1
 
     def test_too_few_subjects_are_an_error(self) -> None:
         competition = make_competition([[2, 2], [2, 2], [2, 0]])
         folds = Folds(make_folds(competition, 2), "hash")
         with pytest.raises(FoldsError, match=r"holdout=0\.1: fold 0 trains on .*none of which can be"):
-            hold_back(folds, 0, share=0.1, seed=0)
+            split_holdout(folds, 0, share=0.1, seed=0)
 
 
 class TestFewSubjects:

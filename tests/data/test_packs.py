@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from conftest import dead_owner, write_owner
 from distracted.data.images import read_rgb
-from distracted.data.packs import CachedPictures, Files, Pictures, keep_pictures
+from distracted.data.packs import CachedPictures, Files, Pictures, cached_pictures
 from distracted.errors import ImageError
 from distracted.schema import RunConfig
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 
 def save(path: Path, *, width: int, height: int, seed: int = 0) -> Path:
@@ -41,7 +41,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def keep(paths: list[Path], folder: Path, **options: object) -> Pictures:
     settings = {"short_side": 64, "limit": "auto", **options}
-    return keep_pictures(paths, [f"content of {path.name}" for path in paths], folder=folder, **settings)  # type: ignore[arg-type]
+    return cached_pictures(paths, [f"content of {path.name}" for path in paths], folder=folder, **settings)  # type: ignore[arg-type]
 
 
 def packs(folder: Path) -> list[str]:
@@ -226,4 +226,4 @@ def test_the_short_side_that_a_run_uses(
     configure: Callable[..., RunConfig], overrides: tuple[str, ...], expected: int | None
 ) -> None:
     config = configure(*overrides, tiny=["model.weights=none"], model="mobilenet_v1")
-    assert settle(config, num_folds=3).config.augment.short_side == expected
+    assert resolve(config, num_folds=3).config.augment.short_side == expected

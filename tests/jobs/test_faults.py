@@ -24,7 +24,7 @@ from distracted.predictions.store import Store
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.training.checkpoints import Checkpoints
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 Configure = Callable[..., RunConfig]
 WriteRun = Callable[..., None]
@@ -119,8 +119,8 @@ def test_a_full_disk_at_the_submission(disk: Disk, store: Store, write_run: Writ
 
 def test_a_full_disk_at_the_end_costs_no_training(disk: Disk, store: Store, configure: Configure) -> None:
     """The disk fills while the fold is trained; once there is room, its predictions are written at once."""
-    settled = settle(configure("runtime.checkpoint_steps=1"), num_folds=3)
-    whole = train_and_store(store, settled, run="whole", fold=0)
+    resolved = resolve(configure("runtime.checkpoint_steps=1"), num_folds=3)
+    whole = train_and_store(store, resolved, run="whole", fold=0)
     real = Store.write_fold
 
     def fill_first(self: Store, *args: object, **facts: object) -> object:
@@ -130,10 +130,10 @@ def test_a_full_disk_at_the_end_costs_no_training(disk: Disk, store: Store, conf
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "write_fold", fill_first)
         with pytest.raises(OSError) as caught:
-            train_and_store(store, settled, run="a", fold=0)
+            train_and_store(store, resolved, run="a", fold=0)
     assert caught.value.errno == errno.ENOSPC and store.finished_folds("a") == []
     disk.empty()
-    manifest = train_and_store(store, settled, run="a", fold=0)
+    manifest = train_and_store(store, resolved, run="a", fold=0)
     assert manifest.test_sha256 == whole.test_sha256 and manifest.details["num_resumed"] == 1
 
 
@@ -143,7 +143,7 @@ def test_a_read_only_folder_is_named(
     write_run("a")
     subprocess.run(["mount", "-o", "remount,ro", str(disk.folder)], check=True)
     for write in (
-        lambda: train_and_store(store, settle(configure(), num_folds=3), run="b", fold=0),
+        lambda: train_and_store(store, resolve(configure(), num_folds=3), run="b", fold=0),
         lambda: write_submission(store, name="a"),
         lambda: write_run("a", seed=1),
     ):
@@ -163,14 +163,14 @@ def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
     store: Store, configure: Configure, tmp_path: Path
 ) -> None:
     overrides = ["runtime.checkpoint_steps=1", "runtime.cache_gb=0", "phases.scratch.epochs=2"]
-    settled = settle(configure(*overrides), num_folds=3)
-    whole = train_and_store(store, settled, run="whole", fold=0)
+    resolved = resolve(configure(*overrides), num_folds=3)
+    whole = train_and_store(store, resolved, run="whole", fold=0)
     path = last_of_first_epoch(store.competition, store)
     path.rename(tmp_path / "aside")
     with pytest.raises(ImageError, match=str(path)):
-        train_and_store(store, settled, run="a", fold=0)
+        train_and_store(store, resolved, run="a", fold=0)
     (tmp_path / "aside").rename(path)
-    manifest = train_and_store(store, settled, run="a", fold=0)
+    manifest = train_and_store(store, resolved, run="a", fold=0)
     assert manifest.details["num_resumed"] == 1
     assert (manifest.valid_sha256, manifest.test_sha256) == (whole.valid_sha256, whole.test_sha256)
 
@@ -180,7 +180,7 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = ("training.batch_size=2", "phases.scratch.epochs=100")  # 18 batches; metrics after 10
-    settled = settle(configure("runtime.num_workers=1", *small), num_folds=3)
+    resolved = resolve(configure("runtime.num_workers=1", *small), num_folds=3)
     metrics = store.workspace.metrics("tiny", "a", 0)
     failed = threading.Event()
 
@@ -196,11 +196,11 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
     killer.start()
     try:
         with pytest.raises(TrainingError, match=r"decodes images was ended by the system .*num_workers"):
-            train_and_store(store, settled, run="a", fold=0)
+            train_and_store(store, resolved, run="a", fold=0)
     finally:
         failed.set()
         killer.join()
-    fewer = settle(configure("runtime.num_workers=0", *small), num_folds=3)
+    fewer = resolve(configure("runtime.num_workers=0", *small), num_folds=3)
     with caplog.at_level(logging.INFO):
         manifest = train_and_store(store, fewer, run="a", fold=0)
     assert "goes on from step" in caplog.text and manifest.details["num_resumed"] == 1

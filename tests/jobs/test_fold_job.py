@@ -18,9 +18,9 @@ from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
 from distracted.training.checkpoints import Checkpoints
-from distracted.training.resolve import Settled, settle
+from distracted.training.resolve import Resolved, resolve
 
-Configure = Callable[..., Settled]
+Configure = Callable[..., Resolved]
 
 
 @pytest.fixture
@@ -32,25 +32,25 @@ def configure(data: DataConfig) -> Configure:
         "phases.scratch.epochs=1",
     ]
 
-    def make(*overrides: str) -> Settled:
+    def make(*overrides: str) -> Resolved:
         config = load_config(model="resnet50", data=str(data.folder), overrides=[*tiny, *overrides])
-        return settle(config, num_folds=3)
+        return resolve(config, num_folds=3)
 
     return make
 
 
 def test_a_run_is_readable_when_all_folds_are_trained(store: Store, configure: Configure) -> None:
-    settled = configure()
-    train_folds(store, settled, run="tiny", folds=range(3))
+    resolved = configure()
+    train_folds(store, resolved, run="tiny", folds=range(3))
     run = store.read_run("tiny")
     assert np.isfinite(run.oof).all() and run.kind == "model"
     manifest = run.manifests[0]
-    assert manifest.config == settled.config.resolved() and manifest.config_hash == settled.config.hash
+    assert manifest.config == resolved.config.resolved() and manifest.config_hash == resolved.config.hash
     assert manifest.weights == {"origin": "none", "sha256": None, "notes": []}
     assert manifest.seconds > 0 and manifest.images_per_second > 0
     path = store.workspace.scratch("tiny", "tiny", 0) / "model.safetensors"
     with safe_open(path, "pt") as file:
-        assert file.metadata()["config_hash"] == settled.config.hash
+        assert file.metadata()["config_hash"] == resolved.config.hash
         assert "head.classifier.weight" in file.keys()  # noqa: SIM118 - not a mapping
 
 

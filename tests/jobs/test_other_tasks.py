@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY
 from distracted.config import load_config
 from distracted.data.audit import check_split
-from distracted.data.folds import hold_back
+from distracted.data.folds import split_holdout
 from distracted.ensemble.blend import blend_runs
 from distracted.jobs.fold import train_and_store
 from distracted.paths import Workspace
@@ -18,7 +18,7 @@ from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +27,10 @@ def whole_job(config: RunConfig, workspace: Workspace) -> tuple[Store, pd.DataFr
     """Folds, training, blend and submission; returns the submitted table."""
     store = open_store(workspace, config.data, num_folds=config.training.num_folds)
     check_split(store.competition, store.folds)
-    settled = settle(config, num_folds=store.folds.num_folds)
+    resolved = resolve(config, num_folds=store.folds.num_folds)
     for run in ("a", "b"):
         for fold in range(store.folds.num_folds):
-            train_and_store(store, settled, run=run, fold=fold)
+            train_and_store(store, resolved, run=run, fold=fold)
     blend_runs(store)
     return store, pd.read_csv(write_submission(store).path)
 
@@ -67,7 +67,7 @@ def test_a_single_split_with_some_subjects_watched(folder: Path, workspace: Work
     """80/10/10 where there are ten subjects; here one of six is scored and one watched."""
     overrides = ["training.num_folds=1", "training.holdout=0.2", "phases.scratch.keep=best"]
     store, submitted = whole_job(config_for(folder, *overrides), workspace)
-    rows, watched = hold_back(store.folds, 0, share=0.2, seed=0)
+    rows, watched = split_holdout(store.folds, 0, share=0.2, seed=0)
     sides = [store.folds.subjects[side] for side in (rows, watched, store.folds.valid(0))]
     assert [len(set(side)) for side in sides] == [4, 1, 1]
     assert store.folds.num_folds == 1

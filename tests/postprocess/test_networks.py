@@ -18,7 +18,7 @@ from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.training.feed import Images
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
@@ -54,7 +54,7 @@ def test_a_trained_network_predicts_again_what_is_stored(
     overrides = [setting for setting in TINY if not setting.startswith(("model.backbone", "model.image"))]
     folder = str(store.competition.config.folder)
     config = load_config(model=model, data=folder, overrides=[*overrides, *settings])
-    train_and_store(store, settle(config, num_folds=3), run="trained", fold=1)
+    train_and_store(store, resolve(config, num_folds=3), run="trained", fold=1)
     run = store.read_run("trained", partial=True)
     trained = load_trained(store, run, 1, runtime=RUNTIME)
     assert not trained.network.training
@@ -70,8 +70,8 @@ def test_each_fold_has_its_own(store: Store, parent: Run) -> None:
         trained = load_trained(store, parent, fold, runtime=RUNTIME)
         expected = parent.oof[store.folds.valid(fold)]
         np.testing.assert_allclose(valid_log_probs(store, trained, fold), expected, atol=1e-5)
-        assert trained.feed.settled.config.resolved() == parent.manifests[fold].config
-        assert trained.feed.settled.config.runtime == RUNTIME
+        assert trained.feed.resolved.config.resolved() == parent.manifests[fold].config
+        assert trained.feed.resolved.config.runtime == RUNTIME
 
 
 def test_no_pretrained_weights_are_needed(store: Store, parent: Run) -> None:
@@ -170,5 +170,5 @@ def test_half_precision_where_there_is_none(
         store.workspace.fold("tiny", "tiny", fold).joinpath("manifest.json").unlink()
     caplog.set_level("INFO")
     trained = load_trained(store, store.read_run("tiny", partial=True), 1, runtime=RUNTIME)
-    assert trained.feed.settled.precision == "fp32" and "tiny: fp16 is unavailable here" in caplog.text
+    assert trained.feed.resolved.precision == "fp32" and "tiny: fp16 is unavailable here" in caplog.text
     np.testing.assert_allclose(valid_log_probs(store, trained, 1), parent.oof[rows], atol=1e-5)

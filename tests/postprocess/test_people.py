@@ -11,7 +11,7 @@ from distracted.postprocess.people import PeopleCount, count_people, count_test_
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
 from distracted.submission.expect import expect_run
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 
@@ -66,21 +66,21 @@ def test_the_forecast_takes_what_was_estimated_for_this_data(store: Store, write
 def test_people_are_counted_once(
     store: Store, configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled = settle(
+    resolved = resolve(
         configure(model="efficientnet_lite0", tiny=["model.image_size=64", "runtime.num_workers=0"]),
         num_folds=3,
     )
     counts = iter([PeopleCount(4, (1.0, 1.1), 0.9), PeopleCount(5, (1.0,), 1.0)])
     monkeypatch.setattr("distracted.postprocess.people.count_people", lambda *features: next(counts))
-    first = count_test_people(store, settled)
-    assert count_test_people(store, settled) == first and read_test_people(store) == 4
-    assert count_test_people(store, settled, force=True).people == 5
+    first = count_test_people(store, resolved)
+    assert count_test_people(store, resolved) == first and read_test_people(store) == 4
+    assert count_test_people(store, resolved, force=True).people == 5
     assert read_test_people(store) == 5
 
 
 def test_random_features_tell_nobody_apart(store: Store, configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="MODEL: test_resnet has no pretrained weights here"):
-        count_test_people(store, settle(configure(), num_folds=3))
+        count_test_people(store, resolve(configure(), num_folds=3))
 
 
 def test_too_few_subjects_teach_nothing(store_with: Callable[[dict[str, int]], Store]) -> None:

@@ -26,7 +26,7 @@ from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig, RunConfig
 from distracted.training.feed import Images
 from distracted.training.pseudo import PseudoLabels, joint_targets
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
 
@@ -40,8 +40,8 @@ def config_of(store: Store, *overrides: str) -> RunConfig:
 
 
 def train(store: Store, run: str, *overrides: str, folds: tuple[int, ...] = (0, 1, 2)) -> None:
-    settled = settle(config_of(store, *overrides), num_folds=3)
-    train_folds(store, with_teachers(store, settled, student=run), run=run, folds=folds, force=True)
+    resolved = resolve(config_of(store, *overrides), num_folds=3)
+    train_folds(store, with_teachers(store, resolved, student=run), run=run, folds=folds, force=True)
 
 
 def relabelled(store: Store, fold: int) -> Store:
@@ -102,8 +102,8 @@ def test_what_has_seen_the_fold_may_not_teach_it(store: Store, write_run: WriteR
         ("student", "student cannot teach itself"),
     ]:
         with pytest.raises(StoreError, match=message):
-            settled = settle(config_of(store, f"pseudo.teachers=[{teacher}]"), num_folds=3)
-            with_teachers(store, settled, student="student")
+            resolved = resolve(config_of(store, f"pseudo.teachers=[{teacher}]"), num_folds=3)
+            with_teachers(store, resolved, student="student")
 
 
 def test_a_leaky_teacher_is_refused(store: Store) -> None:
@@ -150,8 +150,8 @@ def test_another_teacher_makes_another_run(store: Store, write_run: WriteRun) ->
     hashes = set()
     for seed in (0, 1):
         write_run("a", seed=seed)
-        settled = settle(config_of(store, "pseudo.teachers=[a]"), num_folds=3)
-        hashes.add(with_teachers(store, settled, student="student").config.hash)
+        resolved = resolve(config_of(store, "pseudo.teachers=[a]"), num_folds=3)
+        hashes.add(with_teachers(store, resolved, student="student").config.hash)
     assert len(hashes) == 2
     with pytest.raises(ConfigError, match="filled in from the teachers' files; leave the key out"):
         config_of(store, "pseudo.predictions={a: b}")

@@ -18,7 +18,7 @@ from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.training.feed import Feed, Images
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
@@ -50,10 +50,10 @@ def test_a_pretrained_networks_space_is_the_same_for_all_folds(store: Store, tmp
     weights = tmp_path / "trunk.safetensors"
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), weights)
     folder, given = str(store.competition.config.folder), f"model.weights={weights}"
-    settled = settle(load_config(model="resnet50", data=folder, overrides=[*TINY, given]), num_folds=3)
-    space = pretrained_space(store, [Neighbours], settled)
-    network = build_network(settled.config.model, settled.weights, num_classes=3)
-    feed = Feed(settled, store.workspace.cache("tiny"), silent)
+    resolved = resolve(load_config(model="resnet50", data=folder, overrides=[*TINY, given]), num_folds=3)
+    space = pretrained_space(store, [Neighbours], resolved)
+    network = build_network(resolved.config.model, resolved.weights, num_classes=3)
+    feed = Feed(resolved, store.workspace.cache("tiny"), silent)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
     check(space, ALL_DRIVERS, feed, network, train)
     for fold in range(3):
@@ -64,9 +64,9 @@ def test_a_pretrained_networks_space_is_the_same_for_all_folds(store: Store, tmp
 
 def test_random_features_are_no_space(store: Store) -> None:
     folder = str(store.competition.config.folder)
-    settled = settle(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
+    resolved = resolve(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
     with pytest.raises(StoreError, match="SPACES: test_resnet has no pretrained weights here"):
-        pretrained_space(store, [Neighbours], settled)
+        pretrained_space(store, [Neighbours], resolved)
 
 
 class Fewer(Neighbours):

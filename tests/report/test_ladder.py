@@ -10,7 +10,7 @@ import pytest
 import ladder
 from distracted.metrics import difference_and_error, log_loss, log_losses
 from distracted.predictions.store import Store
-from distracted.report.ladder import kept_ladders, measure_ladder
+from distracted.report.ladder import measure_ladder, read_ladders
 from distracted.submission.expect import expect_run
 
 WriteRun = Callable[..., None]
@@ -72,5 +72,5 @@ def test_a_ladder_is_made_from_a_model_to_the_blend(
     positions = [table.index(f"│ {step} ") for step in steps]
     assert positions == sorted(positions)
     assert [parent.run for parent in store.manifest("resnet50_student", 0).parents] == ["resnet50"]
-    kept = kept_ladders(store)["resnet50"]  # for the report
+    kept = read_ladders(store)["resnet50"]  # for the report
     assert [step for step, _ in kept] == list(steps) and kept[-1] == ("blend of all", "ladder")

@@ -15,11 +15,11 @@ from distracted.jobs.fold import train_and_store
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.inputs import stale_pages
-from distracted.report.ladder import keep_ladder
+from distracted.report.ladder import write_ladder
 from distracted.report.page import write_report
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 POLICIES = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
@@ -85,8 +85,8 @@ def test_a_full_page_has_every_section(store: Store, write_run: WriteRun) -> Non
     write_run("half", folds=(2,))
     blend_runs(store, runs=["a", "b"])
     write_submission(store, name="ensemble")
-    keep_ladder(store, "a", [("base", "a"), ("another", "b")])
-    keep_ladder(store, "gone", [("base", "gone")])
+    write_ladder(store, "a", [("base", "a"), ("another", "b")])
+    write_ladder(store, "gone", [("base", "gone")])
     page = write(store)
     sections = ["board", "weights", "errors", "gallery", "data", "audit", "ladder", "submissions"]
     assert list(page.text) == ["", *sections]
@@ -154,7 +154,7 @@ def test_a_blends_mistakes_have_grad_cam_of_its_networks(
 ) -> None:
     config = configure("phases.scratch.epochs=2")
     for fold in range(3):
-        train_and_store(store, settle(config, num_folds=3), run="trained", fold=fold)
+        train_and_store(store, resolve(config, num_folds=3), run="trained", fold=fold)
     write_run("made_up", skill=0.0)
     blend_runs(store)
     page = write(store, runtime=config.runtime)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distracted.audit.findings import Check, as_findings, describe_image, keep_audit
+from distracted.audit.findings import Check, as_findings, describe_image, write_audit
 from distracted.ensemble.blend import blend_runs
 from distracted.jobs.fold import train_folds
 from distracted.predictions.store import Store
 from distracted.report.page import write_report
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -40,12 +40,12 @@ def browser() -> Iterator["Browser"]:
 def report(store: Store, configure: Callable[..., RunConfig], write_run: Callable[..., None]) -> Path:
     """A report with every section."""
     config = configure("phases.scratch.epochs=2")
-    train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
     write_run("other", skill=1.0)
     blend_runs(store)
     write_submission(store)
     findings = as_findings([{**describe_image(store, 3), "value": 0.5, "note": "black"}])
-    keep_audit(store, [Check("empty", "Images that show nothing", "about", "error", findings)], "", "")
+    write_audit(store, [Check("empty", "Images that show nothing", "about", "error", findings)], "", "")
     policies = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
     return write_report(store, policies=policies, runtime=config.runtime)
 

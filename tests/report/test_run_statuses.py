@@ -22,7 +22,7 @@ from distracted.report.status import FoldStatus, RunStatus
 from distracted.schema import RunConfig, hash_config
 from distracted.stopping import Stop, Stopped
 from distracted.submission.submit import write_submission
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 Configure = Callable[..., RunConfig]
@@ -93,7 +93,7 @@ def test_missing_folds_are_named_and_nothing_is_pooled(store: Store, write_run: 
 
 
 def test_a_fold_under_way_says_how_far_it_is(store: Store, configure: Configure) -> None:
-    config = settle(configure("phases.scratch.epochs=4"), num_folds=3).config
+    config = resolve(configure("phases.scratch.epochs=4"), num_folds=3).config
     scratch = store.workspace.scratch("tiny", "a", 1)
     with store.hold("a", [1]), job_state(scratch, config):
         (status,) = run_statuses(store)
@@ -118,11 +118,11 @@ def test_a_run_that_is_trained_anew_stays_what_it_is(
 
 
 def test_a_fold_that_failed_says_why(store: Store, configure: Configure) -> None:
-    settled = settle(configure(), num_folds=3)
+    resolved = resolve(configure(), num_folds=3)
     path = store.competition.train_paths()[int(store.folds.train(0)[0])]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ImageError):
-        train_and_store(store, settled, run="a", fold=0)
+        train_and_store(store, resolved, run="a", fold=0)
     (status,) = run_statuses(store)
     assert status.folds[0].state == "failed" and str(path) in status.folds[0].reason
 
@@ -163,25 +163,25 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
 
 
 def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Configure) -> None:
-    settled = settle(configure(), num_folds=3)
-    train_folds(store, settled, run="a", folds=range(3))
+    resolved = resolve(configure(), num_folds=3)
+    train_folds(store, resolved, run="a", folds=range(3))
     stop = Stop()
     stop.reason = "the test"
     with pytest.raises(Stopped):
-        train_folds(store, settled, run="a", folds=[1], force=True, stop=stop)
+        train_folds(store, resolved, run="a", folds=[1], force=True, stop=stop)
     (status,) = run_statuses(store)
     assert status.entry.is_current and [fold.redo for fold in status.folds] == ["", "not begun", ""]
     with pytest.raises(Stopped):
-        train_and_store(store, settled, run="a", fold=1, stop=stop)
+        train_and_store(store, resolved, run="a", fold=1, stop=stop)
     (status,) = run_statuses(store)
     assert [fold.redo for fold in status.folds] == ["", "stopped", ""]
     assert "make cv for a without FORCE=1: fold 1 is marked to be retrained" in next_steps(store, [status])[0]
-    train_and_store(store, settled, run="a", fold=1)
+    train_and_store(store, resolved, run="a", fold=1)
     assert [fold.redo for fold in run_statuses(store)[0].folds] == ["", "", ""]
 
 
 def test_a_run_half_made_anew_with_another_config_is_named(store: Store, configure: Configure) -> None:
-    old, new = (settle(configure(f"training.seed={seed}"), num_folds=3) for seed in (0, 1))
+    old, new = (resolve(configure(f"training.seed={seed}"), num_folds=3) for seed in (0, 1))
     train_folds(store, old, run="a", folds=range(3))
 
     class StopsAfterOne(Stop):

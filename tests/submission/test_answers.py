@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distracted.files import write_json
-from distracted.submission.answers import answer_to, keep_answer, kept_answers
+from distracted.submission.answers import add_answer, answer_to, read_answers
 from distracted.submission.expect import Expected
 from distracted.submission.send import Answer
 
@@ -21,7 +21,7 @@ def provenance(tmp_path: Path) -> Path:
 
 
 def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
-    keep_answer(provenance, EXPECTED, Answer("0.6", "0.2"))
+    add_answer(provenance, EXPECTED, Answer("0.6", "0.2"))
     content = json.loads(provenance.read_text())
     assert content["run"] == "ensemble"
     (answer,) = content["answers"]
@@ -32,10 +32,10 @@ def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
 
 
 def test_answers_to_earlier_files_are_kept(provenance: Path) -> None:
-    keep_answer(provenance, EXPECTED, Answer("0.6", ""))
-    write_json(provenance, {"sha256": "b", "answers": kept_answers(provenance)})
-    keep_answer(provenance, EXPECTED, Answer("0.5", "0.3"))
-    answers = kept_answers(provenance)
+    add_answer(provenance, EXPECTED, Answer("0.6", ""))
+    write_json(provenance, {"sha256": "b", "answers": read_answers(provenance)})
+    add_answer(provenance, EXPECTED, Answer("0.5", "0.3"))
+    answers = read_answers(provenance)
     assert [(answer["sha256"], answer["public"]) for answer in answers] == [("a", 0.6), ("b", 0.5)]
     assert "private" not in answers[0]
 
@@ -45,7 +45,7 @@ def test_a_missing_or_damaged_file_has_no_answers(provenance: Path, content: str
     provenance.unlink()
     if content is not None:
         provenance.write_text(content)
-    assert kept_answers(provenance) == []
+    assert read_answers(provenance) == []
 
 
 @pytest.mark.parametrize("text", ["", "None", "nan", "-", None])

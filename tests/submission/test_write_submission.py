@@ -13,7 +13,7 @@ from distracted.errors import DataError, DistractedError, StoreError, Submission
 from distracted.files import sha256_file
 from distracted.metrics import log_loss
 from distracted.predictions.store import Store
-from distracted.submission.answers import keep_answer, kept_answers
+from distracted.submission.answers import add_answer, read_answers
 from distracted.submission.doctor import check_submission
 from distracted.submission.send import Answer
 from distracted.submission.submit import is_submitted, write_submission
@@ -125,8 +125,8 @@ def test_a_single_run_can_be_submitted_by_name(store: Store, blend: str) -> None
 
 def test_answers_stay_when_the_submission_is_written_anew(store: Store, blend: str) -> None:
     submission = write_submission(store)
-    keep_answer(submission.provenance, submission.expected, Answer("1.5", ""))
-    answers = kept_answers(submission.provenance)
+    add_answer(submission.provenance, submission.expected, Answer("1.5", ""))
+    answers = read_answers(submission.provenance)
     assert answers[0]["sha256"] == sha256_file(submission.path)
     assert json.loads(write_submission(store).provenance.read_text())["answers"] == answers
 

@@ -18,7 +18,7 @@ from distracted.report.curves import read_curves
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.tracking.log import track_run, track_submission
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_everything_is_recorded_and_read_back(
     monkeypatch.setenv("WANDB_DATA_DIR", str(staging))
     wandb.teardown()
     config = configure("phases.scratch.epochs=2", "runtime.tracking=wandb")
-    train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
     write_run("other", skill=2.0)
     blend_runs(store)
     track_run(store, "ensemble", config.runtime)

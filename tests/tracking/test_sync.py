@@ -25,7 +25,7 @@ from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.tracking.log import track_run, track_submission
 from distracted.tracking.sync import find_recordings, sync
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def config(configure: Callable[..., RunConfig]) -> RunConfig:
 
 def compete(store: Store, config: RunConfig) -> None:
     """Train, calibrate, blend and submit, as the scripts do."""
-    train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
     calibrate(store, "net")
     track_run(store, "net_calibrated", config.runtime)
     blend_runs(store, runs=["net", "net_calibrated"])
@@ -155,7 +155,7 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
                 server.broken = True
 
     server.requests = Cutting(server.requests)
-    train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
     assert streamed.is_set() and store.finished_folds("net") == [0, 1, 2]
     for fold in range(3):
         assert read_curves(store.workspace.metrics("tiny", "net", fold), fold).finished
@@ -177,7 +177,7 @@ def test_what_is_still_being_made_is_left_alone(
 ) -> None:
     """A recording that a process still writes is not sent, nor is a fold that is being retrained."""
     go("offline")
-    train_folds(store, settle(config, num_folds=3), run="net", folds=range(3))
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
     wandb.teardown()
     scratch = store.workspace.scratch("tiny", "net", 1)
     everything = find_recordings(store)

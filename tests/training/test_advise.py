@@ -13,11 +13,11 @@ from distracted.errors import ConfigError
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
 from distracted.training.advise import LARGE, SIMILAR, SOLVED, Advice, advise, find_case
-from distracted.training.resolve import Settled, settle
+from distracted.training.resolve import Resolved, resolve
 
 
 @pytest.fixture
-def settled(data: DataConfig, tmp_path: Path) -> dict[str, Settled]:
+def resolved(data: DataConfig, tmp_path: Path) -> dict[str, Resolved]:
     """Two backbones with weights, and one without."""
     found = {}
     for number, backbone in enumerate(["test_resnet", "test_efficientnet", "test_convnext"]):
@@ -27,18 +27,18 @@ def settled(data: DataConfig, tmp_path: Path) -> dict[str, Settled]:
         weights = "none" if backbone == "test_convnext" else str(path)
         overrides = [f"model.backbone={backbone}", "model.image_size=32", f"model.weights={weights}"]
         config = load_config(model="resnet50", data=str(data.folder), overrides=overrides)
-        found[backbone] = settle(config, num_folds=3)
+        found[backbone] = resolve(config, num_folds=3)
     return found
 
 
-def advice_on(store: Store, settled: dict[str, Settled], cache: Path) -> Advice:
-    return advise(settled, competition=store.competition, folds=store.folds, cache=cache)
+def advice_on(store: Store, resolved: dict[str, Resolved], cache: Path) -> Advice:
+    return advise(resolved, competition=store.competition, folds=store.folds, cache=cache)
 
 
 def test_backbones_with_weights_are_measured_the_best_first(
-    store: Store, settled: dict[str, Settled], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Store, resolved: dict[str, Resolved], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    advice = advice_on(store, settled, tmp_path / "cache")
+    advice = advice_on(store, resolved, tmp_path / "cache")
     assert {one.model for one in advice.measured} == {"test_resnet", "test_efficientnet"}
     assert "test_convnext: left out, it has no pretrained weights here" in caplog.text
     losses = [one.log_loss for one in advice.measured]
@@ -50,11 +50,11 @@ def test_backbones_with_weights_are_measured_the_best_first(
 
 
 def test_the_second_time_the_features_are_there(
-    store: Store, settled: dict[str, Settled], tmp_path: Path
+    store: Store, resolved: dict[str, Resolved], tmp_path: Path
 ) -> None:
-    first = advice_on(store, settled, tmp_path / "cache")
+    first = advice_on(store, resolved, tmp_path / "cache")
     files = sorted((tmp_path / "cache/features").iterdir())
-    again = advice_on(store, settled, tmp_path / "cache")
+    again = advice_on(store, resolved, tmp_path / "cache")
     assert sorted((tmp_path / "cache/features").iterdir()) == files
     assert [replace(one, seconds=0) for one in again.measured] == [
         replace(one, seconds=0) for one in first.measured
@@ -62,10 +62,10 @@ def test_the_second_time_the_features_are_there(
 
 
 def test_without_weights_there_is_nothing_to_advise(
-    store: Store, settled: dict[str, Settled], tmp_path: Path
+    store: Store, resolved: dict[str, Resolved], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="none of test_convnext has pretrained weights here"):
-        advice_on(store, {"test_convnext": settled["test_convnext"]}, tmp_path)
+        advice_on(store, {"test_convnext": resolved["test_convnext"]}, tmp_path)
 
 
 def test_the_four_cases_turn_on_size_and_similarity() -> None:

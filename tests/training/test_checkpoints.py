@@ -29,7 +29,7 @@ from distracted.training.checkpoints import (
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldResult, train_fold
 from distracted.training.metrics_log import FileTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 Configure = Callable[..., RunConfig]
 
@@ -59,7 +59,7 @@ def sitting(store: Store, tmp_path: Path) -> Callable[..., tuple[FoldResult, int
         checkpoints = StopsAfter(tmp_path / folder, moments)
         with FileTracker(tmp_path / folder) as tracker:
             context = FoldContext(
-                settle(config, num_folds=3),
+                resolve(config, num_folds=3),
                 0,
                 competition=store.competition,
                 folds=store.folds,

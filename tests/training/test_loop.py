@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, Train
 from distracted.config import load_config
 from distracted.data.augment import Augmenter
-from distracted.data.folds import hold_back
+from distracted.data.folds import split_holdout
 from distracted.data.loading import Loader
 from distracted.data.packs import Files
 from distracted.errors import ConfigError, ImageError, TrainingError
@@ -26,7 +26,7 @@ from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
 from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 
 @pytest.mark.slow
@@ -179,18 +179,18 @@ def test_settling_leaves_no_auto_and_hashes_what_it_found(
     configure: Callable[..., RunConfig], weights: Path
 ) -> None:
     random, pretrained = (
-        settle(configure(f"model.weights={origin}"), num_folds=3).config for origin in ("auto", weights)
+        resolve(configure(f"model.weights={origin}"), num_folds=3).config for origin in ("auto", weights)
     )
     assert "auto" not in json.dumps(random.resolved())
     assert list(random.phases) == ["scratch"] and list(pretrained.phases) == ["features", "finetune"]
     assert pretrained.model.weights == "file:weights.pth" and pretrained.model.weights_sha256
     assert str(weights.parent) not in json.dumps(pretrained.resolved())
-    assert random.hash == settle(configure("model.weights=none"), num_folds=3).config.hash
+    assert random.hash == resolve(configure("model.weights=none"), num_folds=3).config.hash
 
 
 def test_no_phase_that_applies_is_an_error(configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="none of features, finetune applies to random weights"):
-        settle(configure(tiny=[*TINY[:-1], "phases.scratch=null"]), num_folds=3)
+        resolve(configure(tiny=[*TINY[:-1], "phases.scratch=null"]), num_folds=3)
 
 
 def test_a_block_that_is_not_there_stops_before_anything_is_trained(
@@ -204,7 +204,7 @@ def test_a_block_that_is_not_there_stops_before_anything_is_trained(
 
 def test_from_random_weights_nothing_is_frozen(configure: Callable[..., RunConfig]) -> None:
     phase = "phases.polish={kind: train, when: always, epochs: 1, unfreeze: head, lr: 1.0e-3}"
-    random = settle(configure(phase), num_folds=3).config.phases["polish"]
+    random = resolve(configure(phase), num_folds=3).config.phases["polish"]
     assert isinstance(random, TrainPhase)
     assert (random.unfreeze, random.freeze, random.batchnorm) == ("all", None, "train")
 
@@ -246,7 +246,7 @@ def test_the_majority_run_predicts_the_training_sides_class_shares(
     store.folds.table.loc[dropped, "label"] = 0  # uneven shares
     with FileTracker(tmp_path / "scratch") as tracker:
         context = FoldContext(
-            settle(config, num_folds=3),
+            resolve(config, num_folds=3),
             0,
             competition=store.competition,
             folds=store.folds,
@@ -283,7 +283,7 @@ def test_what_is_held_back_is_watched_and_never_trained_on(
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
     epoch = next(line for line in lines if "epoch" in line)
     assert {"holdout/log_loss", "holdout/auc", "valid/log_loss"} <= set(epoch)
-    _, held_back = hold_back(store.folds, 0, share=0.25, seed=0)
+    _, held_back = split_holdout(store.folds, 0, share=0.25, seed=0)
     assert len(held_back)
     store.folds.table.loc[held_back, "label"] = (store.folds.labels[held_back] + 1) % 3
     assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
@@ -335,10 +335,10 @@ def test_a_head_trained_on_the_frozen_base_is_where_it_goes_back_to(
     """And a head that nothing has fitted is nowhere to go back to."""
     share = (f"model.weights={weights}", "training.tuned_share=0.7")
     tiny = [item for item in TINY if not item.startswith("phases.")]
-    config = settle(configure(*share, "recipe=tutorial_sgd", tiny=tiny), num_folds=3).config
+    config = resolve(configure(*share, "recipe=tutorial_sgd", tiny=tiny), num_folds=3).config
     assert config.training.tuned_share == 0.7
     with pytest.raises(ConfigError, match=r"tuned_share=0\.7: .*phases\.finetune trains the base at once"):
-        settle(configure(*share, "phases.features=null"), num_folds=3)
+        resolve(configure(*share, "phases.features=null"), num_folds=3)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_where_there_is_nothing_to_go_back_to_it_says_so(
     caplog.set_level("INFO")
     given = (*overrides, *([f"model.weights={weights}"] if overrides else []))
     plain, asked = (
-        settle(configure(*given, *more), num_folds=3).config for more in ((), ("training.tuned_share=0.7",))
+        resolve(configure(*given, *more), num_folds=3).config for more in ((), ("training.tuned_share=0.7",))
     )
     assert asked == plain and asked.hash == plain.hash
     assert f"training.tuned_share=0.7 left out: {why}" in caplog.text
@@ -369,12 +369,12 @@ def with_box(config: RunConfig, name: str, box: tuple[float, float, float, float
 def test_only_the_regions_that_are_seen_make_the_run_another(configure: Callable[..., RunConfig]) -> None:
     seen, other = configure("model.regions=[head]"), configure("model.regions=[hands]")
     box = (0.0, 0.0, 0.3, 0.3)
-    settled = settle(seen, num_folds=3).config
-    assert list(settled.data.regions) == ["head"]
-    assert settle(with_box(seen, "hands", box), num_folds=3).config.hash == settled.hash
-    assert settle(with_box(seen, "head", box), num_folds=3).config.hash != settled.hash
-    assert settle(other, num_folds=3).config.hash != settled.hash
-    assert settle(configure(), num_folds=3).config.data.regions == {}
+    resolved = resolve(seen, num_folds=3).config
+    assert list(resolved.data.regions) == ["head"]
+    assert resolve(with_box(seen, "hands", box), num_folds=3).config.hash == resolved.hash
+    assert resolve(with_box(seen, "head", box), num_folds=3).config.hash != resolved.hash
+    assert resolve(other, num_folds=3).config.hash != resolved.hash
+    assert resolve(configure(), num_folds=3).config.data.regions == {}
 
 
 def test_another_box_has_features_of_its_own(
@@ -383,9 +383,9 @@ def test_another_box_has_features_of_its_own(
     config = configure(f"model.weights={weights}", "model.regions=[head,hands]")
     found = []
     for box in ((0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.5, 0.6), (0.0, 0.0, 0.5, 0.5)):
-        settled = settle(with_box(config, "hands", box), num_folds=3)
-        network = build_network(settled.config.model, settled.weights, num_classes=3)
-        features = Feed(settled, tmp_path, silent).features(network, Images.to_train(store.competition))
+        resolved = resolve(with_box(config, "hands", box), num_folds=3)
+        network = build_network(resolved.config.model, resolved.weights, num_classes=3)
+        features = Feed(resolved, tmp_path, silent).features(network, Images.to_train(store.competition))
         found.append(np.array_split(np.array(features), 3, axis=1))
     assert len(list((tmp_path / "features").iterdir())) == 2
     for part in range(3):

@@ -11,7 +11,7 @@ from conftest import Train
 from distracted.errors import ConfigError
 from distracted.schema import RunConfig, TrainingConfig
 from distracted.training.losses import LOSSES, LossOptions, class_weights, make_criterion
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 CPU = torch.device("cpu")
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -115,7 +115,7 @@ def test_halves_of_a_batch_average_to_the_batch_whatever_its_weights(logits: tor
 
 def test_settings_that_do_not_fit_are_refused(configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="unknown loss; expected cross_entropy, focal"):
-        settle(configure("training.loss=hinge"), num_folds=3)
+        resolve(configure("training.loss=hinge"), num_folds=3)
     with pytest.raises(ConfigError, match=r"class_weights: got 2 weights for 3 classes"):
         criterion(class_weights=[1.0, 2.0])
     with pytest.raises(ConfigError, match=r"focal_gamma goes with loss=focal, and loss is cross_entropy"):

@@ -17,7 +17,7 @@ from distracted.config import load_config
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig, MixingConfig
 from distracted.training.mixing import CUTS, Mixer, draw_box, find_partners, share_with_partner
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 SIZE = 20
 EPOCHS = range(60)
@@ -303,5 +303,5 @@ class TestTraining:
             "phases.features.when=always",
             "phases.scratch=null",
         ]
-        settle(load_config(model="resnet50", data=str(data.folder), overrides=overrides), num_folds=3)
+        resolve(load_config(model="resnet50", data=str(data.folder), overrides=overrides), num_folds=3)
         assert "mixing, training.sampling: without effect, since none of the phases (features)" in caplog.text

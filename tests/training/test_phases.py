@@ -17,7 +17,7 @@ from distracted.schema import RunConfig, TrainPhase
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import FileTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 
 @dataclass
@@ -59,7 +59,7 @@ def run(network: Network, store: Store, configure: Callable[..., RunConfig], tmp
         with FileTracker(tmp_path) as tracker:
             tracker.rewind(0)
             context = FoldContext(
-                settle(config, num_folds=3),
+                resolve(config, num_folds=3),
                 0,
                 competition=store.competition,
                 folds=store.folds,
@@ -172,7 +172,7 @@ def test_plateau_lowers_the_rate_each_time_it_waits_in_vain(run: Run) -> None:
     settings = {"schedule": "plateau", "reduce_after": 2, "reduce_to": 0.5, "epochs": 8}
     outcome = run(scripted(scores, []), **settings)
     rates = [line["train/lr"] for line in outcome.steps]
-    # the rate of an epoch was settled by the epochs before it
+    # the epochs before it decide the rate of an epoch
     np.testing.assert_allclose(rates, [0.01] * 3 + [0.005] * 2 + [0.0025] * 3)
 
 

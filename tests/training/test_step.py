@@ -16,7 +16,7 @@ from distracted.training.averaging import copy_state
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import NoTracker
-from distracted.training.resolve import settle
+from distracted.training.resolve import resolve
 
 PHASE = TrainPhase.model_validate(
     {"kind": "train", "epochs": 1, "unfreeze": "all", "lr": 0.1, "optimizer": "sgd"}
@@ -74,7 +74,7 @@ def make(network: Network, store: Store, configure: Callable[..., RunConfig], tm
     def make(weights: torch.Tensor | None = None) -> PhaseTraining:
         config = configure("training.batch_size=9", "training.ema=0", "augment.policy=none")
         context = FoldContext(
-            settle(config, num_folds=3),
+            resolve(config, num_folds=3),
             0,
             competition=store.competition,
             folds=store.folds,

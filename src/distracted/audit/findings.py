@@ -92,7 +92,7 @@ class Audit:
     is_current: bool = True
 
 
-def keep_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Audit:
+def write_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Audit:
     """Write a CSV for each check to runs/<data>/audit, then findings.json."""
     folder = store.workspace.audit(store.competition.name)
     for check in checks:
@@ -105,7 +105,7 @@ def keep_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Aud
     return Audit(list(checks), run, made, how)
 
 
-def keep_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -> Path:
+def write_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -> Path:
     """Write the unreadable images to a CSV. The audit cannot run before they are repaired."""
     path = workspace.audit(data) / "unreadable.csv"
     rows = [{"img": Path(problem.partition(": ")[0]).name, "note": problem} for problem in problems]
@@ -114,7 +114,7 @@ def keep_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) ->
     return path
 
 
-def kept_audit(store: Store) -> Audit | None:
+def read_audit(store: Store) -> Audit | None:
     """Read the last audit; None if there was none or its files are damaged."""
     folder = store.workspace.audit(store.competition.name)
     try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distracted.audit.alike import check_alike
 from distracted.audit.duplicates import check_exact, check_near
-from distracted.audit.findings import Audit, Check, as_findings, describe_image, keep_audit, kept_audit
+from distracted.audit.findings import Audit, Check, as_findings, describe_image, read_audit, write_audit
 from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
 from distracted.audit.mistakes import RowScores, confused_pairs, losses_by, score_rows
 from distracted.audit.odd_images import check_pictures, shows_something
@@ -24,7 +24,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.training.feed import Images, pretrained_features
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _MOST = 20  # subjects that are reported
 
 def audit_competition(
     store: Store,
-    settled: Settled,
+    resolved: Resolved,
     *,
     run: str = "",
     drops: bool = False,
@@ -47,7 +47,7 @@ def audit_competition(
     An audit that is up to date is read back.
 
     Args:
-        settled: A pretrained network, in whose features subjects are compared.
+        resolved: A pretrained network, in whose features subjects are compared.
         run: The run whose out-of-fold predictions judge the labels; by default the run that is meant
             (`Catalogue.meant_run`), if there is one that is not leaky.
         drops: Also judge the labels of each fold's training side by networks blind to the fold.
@@ -57,16 +57,16 @@ def audit_competition(
         ConfigError: the network has no pretrained weights.
         StoreError: `run` is missing or incomplete.
     """
-    if not settled.weights.pretrained:
+    if not resolved.weights.pretrained:
         raise ConfigError(
-            f"MODEL: {settled.config.model.backbone} has no pretrained weights here, and random features do "
+            f"MODEL: {resolved.config.model.backbone} has no pretrained weights here, and random features do "
             "not show who is alike; expected a pretrained network, such as efficientnet_lite0"
         )
     competition = store.competition
     judge, judges = _judge(store, run), can_judge()
     name = judge.name if judge is not None else ""
-    how = sha256_json([_VERSION, settled.config.hash, settled.weights.sha256, drops, judges])
-    kept = None if force or not candidates_of(store).is_file() else kept_audit(store)
+    how = sha256_json([_VERSION, resolved.config.hash, resolved.weights.sha256, drops, judges])
+    kept = None if force or not candidates_of(store).is_file() else read_audit(store)
     if kept is not None and kept.is_current and (kept.run, kept.how) == (name, how):
         _log.info("audit: done already (FORCE=1 redoes it)")
         return kept
@@ -81,7 +81,7 @@ def audit_competition(
     checks.append(check_near(store, train, test, progress=progress))
     features = None
     if (train["error"] == "").all():  # features of unreadable pictures cannot be computed
-        [features] = pretrained_features(settled, [Images.to_train(competition)], cache, progress)
+        [features] = pretrained_features(resolved, [Images.to_train(competition)], cache, progress)
         checks.append(check_alike(store, features, shows))
     checks.append(_split(store))
     if judge is not None:
@@ -90,8 +90,8 @@ def audit_competition(
         checks += [_confused(scored), _failed_subjects(store, scored)]
     else:
         _log.info("no complete run yet: labels are checked once there is one")
-    keep_candidates(store, checks, features if drops and judges else None, progress)
-    return keep_audit(store, checks, name, how)  # last: it marks the audit as complete
+    write_candidates(store, checks, features if drops and judges else None, progress)
+    return write_audit(store, checks, name, how)  # last: it marks the audit as complete
 
 
 def _judge(store: Store, name: str) -> Run | None:
@@ -182,7 +182,7 @@ def candidates_of(store: Store) -> Path:
     return store.workspace.audit(store.competition.name) / "drop_candidates.csv"
 
 
-def keep_candidates(
+def write_candidates(
     store: Store,
     checks: list[Check],
     features: NDArray[np.float32] | None,

@@ -55,7 +55,7 @@ def read_drops(competition: Competition) -> pd.DataFrame:
     return table[list(COLUMNS)].assign(fold=[int(fold) if fold else -1 for fold in table["fold"]])
 
 
-def keep_rows(
+def without_drops(
     competition: Competition, folds: Folds, fold: int, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Remove the images on the drop list from a fold's training rows.

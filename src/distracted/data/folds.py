@@ -134,7 +134,7 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     return train[["img", "subject", "label"]].assign(fold=ids)
 
 
-def hold_back(
+def split_holdout(
     folds: Folds, fold: int, *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split a fold's training side into rows to train on and an inner holdout for early stopping.

@@ -117,7 +117,7 @@ class Pack:
         return self.path.is_file() and self.path.stat().st_size == self._offsets[-1]
 
 
-def keep_pictures(
+def cached_pictures(
     paths: Sequence[Path],
     contents: Sequence[str],
     *,

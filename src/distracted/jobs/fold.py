@@ -23,14 +23,14 @@ from distracted.training.context import FoldContext
 from distracted.training.distributed import ALONE, Team, naming_lost_peers
 from distracted.training.loop import FoldResult, train_fold
 from distracted.training.metrics_log import NoTracker
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
 
 def train_folds(
     store: Store,
-    settled: Settled,
+    resolved: Resolved,
     *,
     run: str,
     folds: Collection[int],
@@ -49,25 +49,25 @@ def train_folds(
     """
     stop = stop or Stop()
     if force:
-        refuse_other_config(store, settled, run, retrained=folds)
+        refuse_other_config(store, resolved, run, retrained=folds)
     if force and team.is_lead:
-        begin_again(store, run, folds, config_hash=settled.config.hash, stop=stop)
+        begin_again(store, run, folds, config_hash=resolved.config.hash, stop=stop)
     has_changed = False
     for fold in folds:
         stop.check()
         before = store.find_manifest(run, fold)
         manifest = train_and_store(
-            store, settled, run=run, fold=fold, stop=stop, patience=patience, team=team, progress=progress
+            store, resolved, run=run, fold=fold, stop=stop, patience=patience, team=team, progress=progress
         )
         after_fold(manifest)
         has_changed = has_changed or manifest != before
     if team.is_lead and has_changed and len(store.finished_folds(run)) == store.folds.num_folds:
-        track_run(store, run, settled.config.runtime)
+        track_run(store, run, resolved.config.runtime)
 
 
 def train_and_store(
     store: Store,
-    settled: Settled,
+    resolved: Resolved,
     *,
     run: str,
     fold: int,
@@ -93,10 +93,10 @@ def train_and_store(
         Stopped: by request; the same call goes on from there.
     """
     store.folds.check_fold(fold)
-    config, name, stop = settled.config, store.competition.name, stop or Stop()
+    config, name, stop = resolved.config, store.competition.name, stop or Stop()
     # The lead decides for all, and before it removes the mark of a fold to retrain.
     done = team.hear(team.is_lead and is_done(store, run, fold, config.hash))
-    refuse_other_config(store, settled, run)
+    refuse_other_config(store, resolved, run)
     if done:
         _log.info("%s, fold %d: done already (FORCE=1 redoes it)", run, fold)
         if team.is_lead:
@@ -106,7 +106,7 @@ def train_and_store(
     if config.pseudo.teachers:
         pseudo, teachers = read_pseudo_labels(store, config.pseudo, fold)
     context = FoldContext(
-        settled,
+        resolved,
         fold,
         competition=store.competition,
         folds=store.folds,
@@ -164,7 +164,7 @@ def _write(
     store: Store, context: FoldContext, run: str, result: FoldResult, teachers: tuple[Parent, ...]
 ) -> Manifest:
     """Save the fold's network, then its predictions and manifest."""
-    config, fold, weights = context.config, context.fold, context.settled.weights
+    config, fold, weights = context.config, context.fold, context.resolved.weights
     path = store.workspace.network(store.competition.name, run, fold)
     save_network(path, result.network, config, store.competition.classes)
     counts = {
@@ -242,7 +242,9 @@ def is_to_redo(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG)
     return marked is not None and (ANY_CONFIG in (marked, config_hash) or marked == config_hash)
 
 
-def refuse_other_config(store: Store, settled: Settled, run: str, *, retrained: Collection[int] = ()) -> None:
+def refuse_other_config(
+    store: Store, resolved: Resolved, run: str, *, retrained: Collection[int] = ()
+) -> None:
     """Refuse to train a run whose stored folds have another config, apart from those that are retrained.
 
     Args:
@@ -251,6 +253,6 @@ def refuse_other_config(store: Store, settled: Settled, run: str, *, retrained: 
     Raises:
         StoreError: says which fold, and the way out.
     """
-    config_hash, folds = settled.config.hash, range(store.folds.num_folds)
+    config_hash, folds = resolved.config.hash, range(store.folds.num_folds)
     marked = {fold for fold in folds if is_to_redo(store, run, fold, config_hash)}
     store.check_config(run, config_hash, redone=marked | {*retrained})

@@ -84,7 +84,7 @@ def export_network(
 def _described(model: bytes, store: Store, run: Run, fold: int, trained: Trained) -> bytes:
     import onnx  # an extra
 
-    config = trained.feed.settled.config
+    config = trained.feed.resolved.config
     boxes = {name: config.data.regions[name] for name in config.model.regions}
     preprocessing = {
         "colours": "RGB",

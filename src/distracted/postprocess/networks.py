@@ -17,7 +17,7 @@ from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig, RuntimeConfig
 from distracted.training.feed import Feed, Images
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def load_trained(
         _log.info("%s: %s is unavailable here; fp32 instead", run.name, config.training.precision)
         training = config.training.model_copy(update={"precision": "fp32"})
         config = config.model_copy(update={"training": training})
-    settled = Settled(config, Weights(f"file:{path.name}", path), device)
-    feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
+    resolved = Resolved(config, Weights(f"file:{path.name}", path), device)
+    feed = Feed(resolved, store.workspace.cache(store.competition.name), progress)
     trained = Trained(network.to(device), feed)
     rows = store.folds.valid(fold)[:_NUM_CHECKED]
     stored = run.oof[rows]

@@ -22,7 +22,7 @@ from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from distracted.training.resolve import Settled
+    from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _clusters(rows: NDArray[np.float32], height: float) -> NDArray[np.int32]:
 
 
 def count_test_people(
-    store: Store, settled: "Settled", *, force: bool = False, progress: Progress = silent
+    store: Store, resolved: "Resolved", *, force: bool = False, progress: Progress = silent
 ) -> PeopleCount:
     """Count a competition's test people in a pretrained network's features; keep a trusted count in a file.
 
@@ -132,19 +132,19 @@ def count_test_people(
             f"what tells people apart; expected {MIN_SUBJECTS} or more, or data.num_test_subjects in "
             "configs/data/"
         )
-    config = settled.config
-    if not settled.weights.pretrained:
+    config = resolved.config
+    if not resolved.weights.pretrained:
         raise ConfigError(
             f"MODEL: {config.model.backbone} has no pretrained weights here, and random features do not tell "
             "people apart; expected a network that has, such as efficientnet_lite0"
         )
     path = store.workspace.test_people(competition.name)
-    how = sha256_json([_VERSION, config.hash, settled.weights.sha256])
-    if not force and (kept := _read_kept(store)) is not None and kept[1] == how:
+    how = sha256_json([_VERSION, config.hash, resolved.weights.sha256])
+    if not force and (kept := _read_count(store)) is not None and kept[1] == how:
         _log.info("people: done already (FORCE=1 redoes it)")
         return kept[0]
     sets = [Images.to_train(competition), Images.to_test(competition)]
-    train, test = pretrained_features(settled, sets, store.workspace.cache(competition.name), progress)
+    train, test = pretrained_features(resolved, sets, store.workspace.cache(competition.name), progress)
     count = count_people(train, store.folds.subjects, test)
     if count.trusted:
         source = {"backbone": config.model.backbone, "index_hash": competition.index_hash, "how": how}
@@ -156,11 +156,11 @@ def count_test_people(
 
 def read_test_people(store: Store) -> int | None:
     """The count that `count_test_people` kept for this data, if any."""
-    kept = _read_kept(store)
+    kept = _read_count(store)
     return None if kept is None else kept[0].people
 
 
-def _read_kept(store: Store) -> tuple[PeopleCount, str] | None:
+def _read_count(store: Store) -> tuple[PeopleCount, str] | None:
     """The count and how it was made; None if nothing was kept, the file is damaged, or the data differ."""
     try:
         kept = json.loads(store.workspace.test_people(store.competition.name).read_text())

@@ -18,11 +18,11 @@ from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig
 from distracted.training.feed import Images
 from distracted.training.pseudo import PseudoLabels
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 
-def with_teachers(store: Store, settled: Settled, *, student: str) -> Settled:
-    """The settled config with hashes of the teachers' predictions: other predictions make another run.
+def with_teachers(store: Store, resolved: Resolved, *, student: str) -> Resolved:
+    """The resolved config with hashes of the teachers' predictions: other predictions make another run.
 
     Args:
         student: Name of the run to be trained.
@@ -30,14 +30,14 @@ def with_teachers(store: Store, settled: Settled, *, student: str) -> Settled:
     Raises:
         StoreError: a teacher is missing, incomplete, or has seen what its student is scored on.
     """
-    config = settled.config
+    config = resolved.config
     if not config.pseudo.teachers:
-        return settled
+        return resolved
     if student in config.pseudo.teachers:
         raise StoreError(f"pseudo.teachers: {student} cannot teach itself; NAME= gives the student a name")
     digests = {name: _digest(_teacher(store, name)) for name in config.pseudo.teachers}
     pseudo = config.pseudo.model_copy(update={"predictions": digests})
-    return Settled(config.model_copy(update={"pseudo": pseudo}), settled.weights, settled.device)
+    return Resolved(config.model_copy(update={"pseudo": pseudo}), resolved.weights, resolved.device)
 
 
 def read_pseudo_labels(

@@ -19,7 +19,7 @@ from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
 
 if TYPE_CHECKING:
-    from distracted.training.resolve import Settled
+    from distracted.training.resolve import Resolved
 
 Arrays = Mapping[str, NDArray[np.generic]]
 Features = Iterable[tuple[Subset, NDArray[np.float32]]]
@@ -147,7 +147,7 @@ def make_space(
 
 
 def pretrained_space(
-    store: Store, indices: Sequence[type[Index]], settled: "Settled", *, progress: Progress = silent
+    store: Store, indices: Sequence[type[Index]], resolved: "Resolved", *, progress: Progress = silent
 ) -> Space:
     """The space of one pretrained network, the same for every fold.
 
@@ -157,15 +157,15 @@ def pretrained_space(
     from distracted.models.network import build_network
     from distracted.training.feed import Feed, Images
 
-    config = settled.config
-    if not settled.weights.pretrained:
+    config = resolved.config
+    if not resolved.weights.pretrained:
         raise StoreError(
             f"SPACES: {config.model.backbone} has no pretrained weights here, and random features say little "
             f"about which images are alike; expected a network that has, or {OWN}"
         )
     num_classes = store.competition.num_classes
-    network = build_network(config.model, settled.weights, num_classes=num_classes).to(settled.device)
-    feed = Feed(settled, store.workspace.cache(store.competition.name), progress)
+    network = build_network(config.model, resolved.weights, num_classes=num_classes).to(resolved.device)
+    feed = Feed(resolved, store.workspace.cache(store.competition.name), progress)
 
     def features() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
         train = feed.features(network, Images.to_train(store.competition))

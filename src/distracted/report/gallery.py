@@ -138,7 +138,7 @@ def _grad_cam(
             classes = held_out[["predicted", "label"]].to_numpy(np.int64)
             for row, maps in _maps(store, trained, held_out.index.to_numpy(np.int64), classes):
                 step()
-                yield row, (maps, float(trained.feed.settled.config.model.crop))
+                yield row, (maps, float(trained.feed.resolved.config.model.crop))
 
 
 def _maps(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distracted.audit.findings import kept_audit
+from distracted.audit.findings import read_audit
 from distracted.files import sha256_file, sha256_json
 from distracted.predictions.job_state import read_job_state
 from distracted.predictions.manifest import MANIFEST
@@ -38,7 +38,7 @@ def page_is_of(path: Path, digests: str) -> bool:
 def stale_pages(store: Store) -> list[str]:
     """The commands that renew outdated pages, each with the reason."""
     steps = []
-    audit, page = kept_audit(store), store.workspace.report(store.competition.name)
+    audit, page = read_audit(store), store.workspace.report(store.competition.name)
     if audit is not None and not audit.is_current:
         steps.append("make audit: the data, or the predictions that it looked at, have changed since")
     if page.is_file() and _digests_in(page).partition(" ")[0] != _stored(store):

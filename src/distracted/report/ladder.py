@@ -81,13 +81,13 @@ def measure_ladder(store: Store, rungs: Sequence[tuple[str, str]], truth: Path |
     return measured
 
 
-def keep_ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> None:
+def write_ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> None:
     """Store the steps and runs of a model's ladder, for the report."""
     path = store.workspace.ladders(store.competition.name) / f"{model}.json"
     write_json(path, {"model": model, "rungs": [list(rung) for rung in rungs]})
 
 
-def kept_ladders(store: Store) -> dict[str, list[tuple[str, str]]]:
+def read_ladders(store: Store) -> dict[str, list[tuple[str, str]]]:
     """Read the steps and runs of all ladders, by model; damaged files are ignored."""
     ladders = {}
     for path in sorted(store.workspace.ladders(store.competition.name).glob("*.json")):

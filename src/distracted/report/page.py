@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from distracted.audit.findings import Audit, kept_audit
+from distracted.audit.findings import Audit, read_audit
 from distracted.audit.mistakes import (
     Reliability,
     RowScores,
@@ -37,7 +37,7 @@ from distracted.report.figures import Bar, curve_chart, reliability_chart, score
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
 from distracted.report.inputs import made_from, page_is_of
-from distracted.report.ladder import Rung, kept_ladders, measure_ladder
+from distracted.report.ladder import Rung, measure_ladder, read_ladders
 from distracted.report.sheets import Grid, as_uri, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
@@ -192,7 +192,7 @@ def collect(
         for row in board[:_MOST_BARS]
     ]
     regions = competition.config.regions
-    audit = kept_audit(store)
+    audit = read_audit(store)
     return Page(
         store=store,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -214,7 +214,7 @@ def collect(
         subjects=_subjects(store),
         audit=audit,
         findings=show_audit(store, audit) if audit is not None else [],
-        ladders=[_ladder(store, model, rungs) for model, rungs in kept_ladders(store).items()],
+        ladders=[_ladder(store, model, rungs) for model, rungs in read_ladders(store).items()],
         submissions=read_submissions(store),
     )
 

@@ -13,7 +13,7 @@ from distracted.submission.send import Answer
 _log = logging.getLogger(__name__)
 
 
-def kept_answers(provenance: Path) -> list[dict[str, Any]]:
+def read_answers(provenance: Path) -> list[dict[str, Any]]:
     """The answers in a submission's JSON file, the oldest first; none if the file is missing.
 
     Answers survive when the submission is rewritten; the key `sha256` says which file each belongs to.
@@ -31,11 +31,11 @@ def kept_answers(provenance: Path) -> list[dict[str, Any]]:
 def answer_to(path: Path) -> dict[str, Any] | None:
     """The newest answer to a submission's current file; None if it was not sent or not scored."""
     sha256 = sha256_file(path)
-    answers = kept_answers(path.with_suffix(".json"))
+    answers = read_answers(path.with_suffix(".json"))
     return next((answer for answer in reversed(answers) if answer.get("sha256") == sha256), None)
 
 
-def keep_answer(provenance: Path, expected: Expected, answer: Answer) -> None:
+def add_answer(provenance: Path, expected: Expected, answer: Answer) -> None:
     """Add an answer and the forecast for this file to a submission's JSON file."""
     content = json.loads(provenance.read_text())
     entry = {
@@ -47,4 +47,4 @@ def keep_answer(provenance: Path, expected: Expected, answer: Answer) -> None:
         "standard_errors_off": {part: expected.errors_off(score) for part, score in answer.scores.items()},
         "received": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(provenance, {**content, "answers": [*kept_answers(provenance), entry]})
+    write_json(provenance, {**content, "answers": [*read_answers(provenance), entry]})

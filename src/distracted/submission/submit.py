@@ -19,7 +19,7 @@ from distracted.predictions.manifest import as_parent
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
-from distracted.submission.answers import kept_answers
+from distracted.submission.answers import read_answers
 from distracted.submission.doctor import check_submission
 from distracted.submission.expect import Expected, expect_run
 
@@ -84,7 +84,7 @@ def write_submission(
         table.to_csv(csv, index=False, float_format="%.8g", lineterminator="\n")
         check_submission(csv, sample, name=path)
         facts = {
-            "answers": kept_answers(submission.provenance),
+            "answers": read_answers(submission.provenance),
             "sha256": sha256_file(csv),
             "git_commit": git_commit(),
             "packages": package_versions(),

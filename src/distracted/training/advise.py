@@ -22,7 +22,7 @@ from distracted.models.network import build_network
 from distracted.models.transfer import logme, probe
 from distracted.progress import Progress, silent
 from distracted.training.feed import Feed, Images
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Advice:
 
 
 def advise(
-    settled: Mapping[str, Settled],
+    resolved: Mapping[str, Resolved],
     *,
     competition: Competition,
     folds: Folds,
@@ -156,7 +156,7 @@ def advise(
     """Measure backbones on a data set and advise a recipe.
 
     Args:
-        settled: Resolved configs by model; those with random weights are left out.
+        resolved: Resolved configs by model; those with random weights are left out.
         cache: The data set's cache folder.
 
     Raises:
@@ -168,14 +168,14 @@ def advise(
     size = Size(len(labels), competition.num_subjects, int(counts.min()))
     prior = prior_log_loss(labels, folds.ids, competition.num_classes)
     results: dict[str, tuple[Measured, NDArray[np.float64]]] = {}
-    for model, config in settled.items():
+    for model, config in resolved.items():
         if not config.weights.pretrained:
             _log.warning("%s: left out, it has no pretrained weights here", model)
             continue
         results[model] = _measure(model, config, competition, folds, cache, prior, progress)
     if not results:
         raise ConfigError(
-            f"MODELS: none of {', '.join(settled)} has pretrained weights here; with random ones there is "
+            f"MODELS: none of {', '.join(resolved)} has pretrained weights here; with random ones there is "
             "nothing to transfer (recipe=scratch), or SET='model.weights=<file>' gives some"
         )
     best = min(results.values(), key=lambda item: item[0].log_loss)[1]
@@ -198,7 +198,7 @@ def find_case(*, large: bool, skill: float) -> Case:
 
 def _measure(
     model: str,
-    settled: Settled,
+    resolved: Resolved,
     competition: Competition,
     folds: Folds,
     cache: Path,
@@ -206,11 +206,11 @@ def _measure(
     progress: Progress,
 ) -> tuple[Measured, NDArray[np.float64]]:
     """Measure one backbone; also returns the probe's loss of each scored row."""
-    config = settled.config.model
+    config = resolved.config.model
     start = time.perf_counter()
-    network = build_network(config, settled.weights, num_classes=competition.num_classes)
-    network = network.to(settled.device)
-    features = Feed(settled, cache, progress).features(network, Images.to_train(competition))
+    network = build_network(config, resolved.weights, num_classes=competition.num_classes)
+    network = network.to(resolved.device)
+    features = Feed(resolved, cache, progress).features(network, Images.to_train(competition))
     seconds = time.perf_counter() - start
     scored = folds.scored
     labels = folds.labels[scored]
@@ -219,7 +219,7 @@ def _measure(
     assert isinstance(config.image_size, int)
     measured = Measured(
         model=model,
-        origin=settled.weights.origin,
+        origin=resolved.weights.origin,
         image_size=config.image_size,
         num_features=features.shape[1],
         log_loss=float(losses.mean()),

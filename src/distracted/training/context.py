@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
-from distracted.data.drops import keep_rows
-from distracted.data.folds import Folds, hold_back
+from distracted.data.drops import without_drops
+from distracted.data.folds import Folds, split_holdout
 from distracted.inference.device import Precision
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig
@@ -19,7 +19,7 @@ from distracted.training.distributed import ALONE, Team
 from distracted.training.feed import Images
 from distracted.training.metrics_log import Tracker
 from distracted.training.pseudo import PseudoLabels
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class FoldContext:
         label: Shown with the progress, such as "resnet50, fold 0".
     """
 
-    settled: Settled
+    resolved: Resolved
     fold: int
     competition: Competition
     folds: Folds
@@ -48,15 +48,15 @@ class FoldContext:
 
     @property
     def config(self) -> RunConfig:
-        return self.settled.config
+        return self.resolved.config
 
     @property
     def device(self) -> torch.device:
-        return self.settled.device
+        return self.resolved.device
 
     @property
     def precision(self) -> Precision:
-        return self.settled.precision
+        return self.resolved.precision
 
     @property
     def num_classes(self) -> int:
@@ -79,7 +79,7 @@ class FoldContext:
     @cached_property
     def _training_side(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         training = self.config.training
-        return hold_back(self.folds, self.fold, share=training.holdout, seed=training.seed)
+        return split_holdout(self.folds, self.fold, share=training.holdout, seed=training.seed)
 
     @property
     def holdout_rows(self) -> NDArray[np.int64]:
@@ -89,7 +89,7 @@ class FoldContext:
     @cached_property
     def train_rows(self) -> NDArray[np.int64]:
         """Rows to train on: the training side without the inner holdout and without dropped images."""
-        return keep_rows(self.competition, self.folds, self.fold, self._training_side[0])
+        return without_drops(self.competition, self.folds, self.fold, self._training_side[0])
 
     @property
     def num_dropped(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import ExtraRows, Loader, Transform
-from distracted.data.packs import Files, Pictures, keep_pictures
+from distracted.data.packs import Files, Pictures, cached_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.features import cached_features
@@ -21,7 +21,7 @@ from distracted.models.network import Network, build_network
 from distracted.progress import Progress
 from distracted.schema import Box
 from distracted.training.distributed import ALONE, Team
-from distracted.training.resolve import Settled
+from distracted.training.resolve import Resolved
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Feed:
         team: The processes that share the work.
     """
 
-    settled: Settled
+    resolved: Resolved
     cache: Path
     progress: Progress
     after_batch: Callable[[], None] = lambda: None
     team: Team = ALONE
 
     def __post_init__(self) -> None:
-        if self.settled.device.type == "cpu":
+        if self.resolved.device.type == "cpu":
             keep_freed_memory()
 
     def loader(
@@ -89,7 +89,7 @@ class Feed:
             subjects: Subject of each row, if an epoch is to draw each subject equally often.
             extra: Further rows that each shuffled batch gets a share of.
         """
-        config, size, crop = self.settled.config, *self._input()
+        config, size, crop = self.resolved.config, *self._input()
         seed, regions = config.training.seed, self._regions()
         if policy is None:
             plain = Augmenter((), size=size, crop=crop, seed=seed, regions=regions)
@@ -99,7 +99,7 @@ class Feed:
         )
         short_side = config.augment.short_side
         assert short_side != "auto"
-        pictures = keep_pictures(
+        pictures = cached_pictures(
             images.paths,
             images.contents,
             short_side=short_side,
@@ -121,8 +121,8 @@ class Feed:
             crop=crop,
             regions=self._regions(),
             folder=self.cache / "features",
-            device=self.settled.device,
-            precision=self.settled.precision,
+            device=self.resolved.device,
+            precision=self.resolved.precision,
             progress=self.progress,
             after_batch=self.after_batch,
         )
@@ -145,8 +145,8 @@ class Feed:
             predict_log_probs(
                 network,
                 self.loader(images, self.team.share(rows)),
-                device=self.settled.device,
-                precision=self.settled.precision,
+                device=self.resolved.device,
+                precision=self.resolved.precision,
                 label=label,
                 progress=self.progress,
                 done=done,
@@ -173,8 +173,8 @@ class Feed:
                 Viewer(views, size=size, crop=crop, regions=self._regions()),
                 shuffled=False,
             ),
-            device=self.settled.device,
-            precision=self.settled.precision,
+            device=self.resolved.device,
+            precision=self.resolved.precision,
             label=label,
             progress=self.progress,
         )
@@ -189,18 +189,18 @@ class Feed:
         subjects: NDArray[np.int64] | None = None,
         extra: ExtraRows | None = None,
     ) -> Loader:
-        config = self.settled.config
+        config = self.resolved.config
         loader = Loader(
             pictures,
             rows,
             transform,
             batch_size=config.training.batch_size if shuffled else config.inference.batch_size,
-            num_workers=find_workers(config.runtime.num_workers, self.settled.device),
+            num_workers=find_workers(config.runtime.num_workers, self.resolved.device),
             seed=config.training.seed if shuffled else None,
             subjects=subjects,
             extra=extra,
             part=(self.team.rank, self.team.size) if shuffled else (0, 1),
-            pin_memory=self.settled.device.type == "cuda",
+            pin_memory=self.resolved.device.type == "cuda",
         )
         if shuffled and loader.num_images // len(loader) < self.team.size:
             raise ConfigError(
@@ -211,23 +211,23 @@ class Feed:
         return loader
 
     def _input(self) -> tuple[int, float]:
-        model = self.settled.config.model
+        model = self.resolved.config.model
         assert isinstance(model.image_size, int) and isinstance(model.crop, float)
         return model.image_size, model.crop
 
     def _regions(self) -> list[Box]:
-        config = self.settled.config
+        config = self.resolved.config
         return [config.data.regions[name] for name in config.model.regions]
 
 
 def pretrained_features(
-    settled: Settled, sets: Sequence[Images], cache: Path, progress: Progress
+    resolved: Resolved, sets: Sequence[Images], cache: Path, progress: Progress
 ) -> list[NDArray[np.float32]]:
     """A pretrained network's features of several sets of images, (num_images, num_features) each.
 
     Args:
         cache: The data set's cache folder.
     """
-    network = build_network(settled.config.model, settled.weights, num_classes=2)  # the head is not used
-    feed = Feed(settled, cache, progress)
-    return [np.asarray(feed.features(network.to(settled.device), images)) for images in sets]
+    network = build_network(resolved.config.model, resolved.weights, num_classes=2)  # the head is not used
+    feed = Feed(resolved, cache, progress)
+    return [np.asarray(feed.features(network.to(resolved.device), images)) for images in sets]

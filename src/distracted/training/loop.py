@@ -133,7 +133,7 @@ class FoldTraining:
         self.predicted: dict[str, list[LogProbs]] = {}  # batches of the final predictions, by set
         # Processes of a team predict shares of different length: they cannot agree on a checkpoint meanwhile.
         after_batch = self.checkpoint if self.team.size == 1 else lambda: None
-        self.feed = Feed(context.settled, context.cache, context.progress, after_batch, self.team)
+        self.feed = Feed(context.resolved, context.cache, context.progress, after_batch, self.team)
 
     # Start, checkpoint, resume
 
@@ -144,7 +144,7 @@ class FoldTraining:
             number = context.num_dropped
             _log.info("%s: %d images left out of training by the drop list", context.label, number)
         state = context.checkpoints.load() if context.checkpoints is not None else None
-        network = build_network(self.config.model, context.settled.weights, num_classes=context.num_classes)
+        network = build_network(self.config.model, context.resolved.weights, num_classes=context.num_classes)
         self.network = network.to(context.device)
         check_phases(network, self.config.phases)
         self.team.follow_lead(network)

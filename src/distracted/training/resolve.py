@@ -19,7 +19,7 @@ _MARGIN = 8 / 7  # what a picture has beyond the network's input: 256 pixels for
 
 
 @dataclass(frozen=True)
-class Settled:
+class Resolved:
     """A resolved config, with its weights and device on this machine.
 
     Attributes:
@@ -38,7 +38,7 @@ class Settled:
         return precision
 
 
-def settle(config: RunConfig, *, num_folds: int) -> Settled:
+def resolve(config: RunConfig, *, num_folds: int) -> Resolved:
     """Resolve weights, image size, crop, precision, number of folds, and which phases apply.
 
     Unused policies and regions are left out: they are no part of the run's identity.
@@ -82,7 +82,7 @@ def settle(config: RunConfig, *, num_folds: int) -> Settled:
     regions = {name: config.data.regions[name] for name in config.model.regions}
     data = config.data.model_copy(update={"regions": regions})
     update = {"model": model, "phases": phases, "augment": augment, "training": training, "data": data}
-    return Settled(config.model_copy(update=update), weights, device)
+    return Resolved(config.model_copy(update=update), weights, device)
 
 
 def _short_side(config: RunConfig, model: ModelConfig) -> int | None:

@@ -22,7 +22,7 @@ from distracted.predictions.store import open_store
 from distracted.training.checkpoints import Checkpoints, State
 from distracted.training.context import FoldContext
 from distracted.training.loop import train_fold
-from distracted.training.metrics_log import NoTracker
+from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
@@ -70,7 +70,7 @@ def main(
                     competition=store.competition,  # noqa: B023
                     folds=store.folds,  # noqa: B023
                     cache=Path(folder) / "cache",
-                    tracker=NoTracker(),
+                    tracker=Tracker(),
                     checkpoints=checkpoints,
                     label=model,  # noqa: B023
                     progress=console.progress,

@@ -32,7 +32,7 @@ from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
 from distracted.training.loop import FoldTraining, PhaseTraining
-from distracted.training.metrics_log import NoTracker
+from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
@@ -159,7 +159,7 @@ class Trial:
             competition=store.competition,
             folds=store.folds,
             cache=store.workspace.cache(store.competition.name),
-            tracker=NoTracker(),
+            tracker=Tracker(),
         )
         self.took: dict[str, list[float]] = {"look": [], **{name: [] for name in self.phases}}
 

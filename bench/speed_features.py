@@ -25,7 +25,7 @@ from distracted.inference.device import keep_freed_memory
 from distracted.inference.features import cached_features
 from harness import Apart, save, say_rates, take_turns
 from speed_loader import find_photographs
-from speed_predict import CPU, make_network
+from speed_predict import make_network
 
 MODELS = ("efficientnet_lite0", "resnet50")
 BATCH = 32
@@ -95,7 +95,6 @@ def make_ours(model: str, paths: list[Path], folder: Path) -> Callable[[], int]:
             size=size,
             crop=1.0,
             folder=folder,
-            device=CPU,
             precision="fp32",
         )
         return len(np.asarray(found))

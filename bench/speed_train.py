@@ -34,7 +34,7 @@ from distracted.predictions.store import open_store
 from distracted.schema import ModelConfig, RunConfig, TrainPhase
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
-from distracted.training.metrics_log import NoTracker
+from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import Resolved, with_input
 from harness import Apart, save, say_rates, take_turns
 from speed_loader import find_photographs
@@ -165,7 +165,7 @@ def make_context(config: RunConfig, resolved: ModelConfig, folder: Path) -> Fold
         competition=store.competition,
         folds=store.folds,
         cache=folder / "work/cache",
-        tracker=NoTracker(),
+        tracker=Tracker(),
     )
 
 

@@ -32,9 +32,7 @@ def extract(
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
     rows = np.arange(len(competition.train))
     loader = Loader(Files(competition.train_paths()), rows, augmenter, batch_size=batch_size, num_workers=0)
-    return cached_features(
-        network, loader, folder=folder / "features", device=CPU, precision="fp32", **settings
-    )  # type: ignore[arg-type]
+    return cached_features(network, loader, folder=folder / "features", precision="fp32", **settings)  # type: ignore[arg-type]
 
 
 def test_cached_features_are_the_networks(network: Network, competition: Competition, tmp_path: Path) -> None:

@@ -177,11 +177,11 @@ def test_views_together_give_the_predictions_of_views_alone(
     """Exactly, and in the rows' order."""
     views = find_views(["five_crops", "colour"])
     rows = np.array([11, 0, 5, 4, 30, 2, 53])
-    [together] = predict_together([network], loaded(*views, rows=rows), device=CPU, precision="fp32")
+    [together] = predict_together([network], loaded(*views, rows=rows), precision="fp32")
     assert together.shape == (9, 7, 3) and together.dtype == np.float32
     for log_probs, view in zip(together, views, strict=True):
         batches = loaded(view, rows=rows)
-        [alone] = predict_together([network], batches, device=CPU, precision="fp32")
+        [alone] = predict_together([network], batches, precision="fp32")
         assert (log_probs == alone[0]).all()
 
 
@@ -190,8 +190,8 @@ def test_the_centre_view_gives_the_plain_predictions(
 ) -> None:
     plain = Augmenter((), size=32, crop=0.9, seed=0)
     loader = Loader(Files(competition.train_paths()), np.arange(12), plain, batch_size=5, num_workers=0)
-    expected = predict_log_probs(network, loader, device=CPU, precision="fp32")
-    [log_probs] = predict_together([network], loaded(*VIEWS["centre"]), device=CPU, precision="fp32")
+    expected = predict_log_probs(network, loader, precision="fp32")
+    [log_probs] = predict_together([network], loaded(*VIEWS["centre"]), precision="fp32")
     assert (log_probs[0] == expected).all()
 
 

@@ -265,7 +265,7 @@ def test_a_hub_error_without_a_text_is_no_crash(monkeypatch: pytest.MonkeyPatch)
     def fail(repo: str, filename: str) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(hub, "hub_reachable", lambda: True)
+    monkeypatch.setattr(hub, "reachable", lambda server: True)
     monkeypatch.setattr(hub, "hf_hub_download", fail)
     weights = find_weights("resnet50", "auto", source="timm/resnet50.a1_in1k")
     assert "the download from the hub failed (TimeoutError)" in weights.notes[0]
@@ -275,9 +275,9 @@ def test_an_unreachable_hub_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     hub.answers.cache_clear()
-    assert not hub.hub_reachable()
+    assert not hub.reachable(hub.constants.ENDPOINT)
     misses = hub.answers.cache_info().misses
-    assert not hub.hub_reachable()
+    assert not hub.reachable(hub.constants.ENDPOINT)
     assert hub.answers.cache_info().misses == misses == 1
 
 

@@ -24,9 +24,10 @@ from distracted.postprocess.spaces import make_space
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig, RunConfig
+from distracted.training.context import PseudoLabels
 from distracted.training.feed import Images
-from distracted.training.pseudo import PseudoLabels, joint_targets
 from distracted.training.resolve import resolve
+from distracted.training.training_set import joint_targets
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
 

@@ -25,7 +25,7 @@ def loader(competition: Competition) -> Loader:
 
 
 def average_with(network: Network, others: list[StateDict], share: float, loader: Loader) -> None:
-    average(network, others, share=share, loader=loader, epoch=0, device=CPU, precision="fp32")
+    average(network, others, share=share, batches=loader.epoch(), precision="fp32")
 
 
 def shifted(state: StateDict, by: float) -> StateDict:
@@ -96,5 +96,6 @@ def test_statistics_that_moved_are_measured_under_the_averaged_weights(
 
 def test_networks_without_batchnorm_need_no_images(loader: Loader) -> None:
     network = build_network(model_config("test_vit", 32), Weights("none"), num_classes=3)
-    loader.epoch = None  # type: ignore[assignment,method-assign]
-    average_with(network, [shifted(copy_state(network), 1.0)], 0.5, loader)
+    batches = loader.epoch()
+    average(network, [shifted(copy_state(network), 1.0)], 0.5, batches=batches, precision="fp32")
+    assert len(list(batches)) == len(loader)  # none has been read

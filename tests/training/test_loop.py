@@ -224,7 +224,7 @@ def test_a_recipe_on_features_learns_and_predicts_as_its_network_does(
     rows = store.folds.valid(0)
     augmenter = Augmenter((), size=32, crop=0.95, seed=0)
     loader = Loader(Files(store.competition.train_paths()), rows, augmenter, batch_size=8, num_workers=0)
-    again = predict_log_probs(result.network, loader, device=torch.device("cpu"), precision="fp32")
+    again = predict_log_probs(result.network, loader, precision="fp32")
     np.testing.assert_allclose(result.valid, again, atol=1e-4)
 
 

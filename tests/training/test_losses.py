@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from conftest import Train
 from distracted.errors import ConfigError
 from distracted.schema import RunConfig, TrainingConfig
-from distracted.training.losses import LOSSES, LossOptions, class_weights, make_criterion
+from distracted.training.losses import LOSSES, Options, class_weights, make_criterion
 from distracted.training.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def criterion(
 def test_class_ids_and_one_hot_probabilities_give_the_same_loss(
     name: str, smoothing: float, weights: torch.Tensor | None, logits: torch.Tensor
 ) -> None:
-    options = LossOptions(smoothing, weights)
+    options = Options(smoothing, weights)
     targets = torch.from_numpy(LABELS)
     one_hot = F.one_hot(targets, 3).float()
     hard, soft = (LOSSES[name](logits, t, options, "none") for t in (targets, one_hot))
@@ -58,7 +58,7 @@ def test_class_ids_and_one_hot_probabilities_give_the_same_loss(
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_mean_is_the_mean_of_the_images_losses(name: str, logits: torch.Tensor) -> None:
-    targets, options = torch.from_numpy(LABELS), LossOptions(0.1)
+    targets, options = torch.from_numpy(LABELS), Options(0.1)
     mean, each = (LOSSES[name](logits, targets, options, reduction) for reduction in ("mean", "none"))
     torch.testing.assert_close(mean, each.mean())
 
@@ -66,19 +66,19 @@ def test_the_mean_is_the_mean_of_the_images_losses(name: str, logits: torch.Tens
 def test_a_focal_loss_without_its_exponent_is_cross_entropy(logits: torch.Tensor) -> None:
     targets = torch.from_numpy(LABELS)
     plain = F.cross_entropy(logits, targets, label_smoothing=0.1)
-    torch.testing.assert_close(LOSSES["focal"](logits, targets, LossOptions(0.1, None, 0.0), "mean"), plain)
+    torch.testing.assert_close(LOSSES["focal"](logits, targets, Options(0.1, None, 0.0), "mean"), plain)
 
 
 def test_focal_loss_of_a_known_probability() -> None:
     logits = torch.tensor([[0.0, 0.0]])
-    loss = LOSSES["focal"](logits, torch.tensor([1]), LossOptions(focal_gamma=2.0), "mean")
+    loss = LOSSES["focal"](logits, torch.tensor([1]), Options(focal_gamma=2.0), "mean")
     assert loss.item() == pytest.approx(0.25 * np.log(2))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
 def test_the_focal_gradient_is_finite_for_a_sure_and_right_prediction(gamma: float) -> None:
     logits = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
-    LOSSES["focal"](logits, torch.tensor([0]), LossOptions(focal_gamma=gamma), "mean").backward()
+    LOSSES["focal"](logits, torch.tensor([0]), Options(focal_gamma=gamma), "mean").backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
 
 
@@ -87,9 +87,7 @@ def test_binary_cross_entropy_sums_a_sigmoid_a_class(logits: torch.Tensor) -> No
     one_hot = F.one_hot(targets, 3).float()
     probs = logits.sigmoid()
     expected = -(one_hot * probs.log() + (1 - one_hot) * (1 - probs).log()).sum(1)
-    torch.testing.assert_close(
-        LOSSES["binary_cross_entropy"](logits, targets, LossOptions(), "none"), expected
-    )
+    torch.testing.assert_close(LOSSES["binary_cross_entropy"](logits, targets, Options(), "none"), expected)
 
 
 def test_balanced_weights_are_those_of_scikit_learn_and_average_to_one_over_images() -> None:
@@ -103,7 +101,7 @@ def test_balanced_weights_are_those_of_scikit_learn_and_average_to_one_over_imag
 def test_weights_of_classes_and_images_multiply(name: str, logits: torch.Tensor) -> None:
     targets, images = torch.from_numpy(LABELS), torch.linspace(0.5, 1.5, 6)
     weighted = criterion(loss=name, class_weights=[1.0, 2.0, 4.0])(logits, targets, images)
-    each = LOSSES[name](logits, targets, LossOptions(0.0, torch.tensor([1.0, 2.0, 4.0])), "none")
+    each = LOSSES[name](logits, targets, Options(0.0, torch.tensor([1.0, 2.0, 4.0])), "none")
     torch.testing.assert_close(weighted, (each * images).mean())
 
 

@@ -15,7 +15,7 @@ def phase(**settings: object) -> TrainPhase:
 def rates(num_steps: int, **settings: object) -> list[float]:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
-    scheduler = make_scheduler(optimizer, phase(**settings), num_steps=num_steps, plateau_factor=lambda: 1.0)
+    scheduler = make_scheduler(optimizer, phase(**settings), num_steps, lambda: 1.0)
     seen = []
     for _ in range(num_steps):
         seen.append(optimizer.param_groups[0]["lr"])

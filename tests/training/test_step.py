@@ -15,7 +15,7 @@ from distracted.schema import RunConfig, TrainPhase
 from distracted.training.averaging import copy_state
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
-from distracted.training.metrics_log import NoTracker
+from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import resolve
 
 PHASE = TrainPhase.model_validate(
@@ -79,7 +79,7 @@ def make(network: Network, store: Store, configure: Callable[..., RunConfig], tm
             competition=store.competition,
             folds=store.folds,
             cache=tmp_path / "cache",
-            tracker=NoTracker(),
+            tracker=Tracker(),
         )
         training = FoldTraining(context)
         training.network = network

@@ -9,11 +9,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
 import timm
@@ -45,7 +44,6 @@ def cached_features(
     crop: float,
     regions: Sequence[Box] = (),
     folder: Path,
-    device: torch.device,
     precision: Precision,
     progress: Progress = silent,
     after_batch: Callable[[], None] = lambda: None,
@@ -64,8 +62,9 @@ def cached_features(
     """
     trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk), *network.taken]
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
+    device = network.mean.device.type
     folding = "folded" if worth_folding(len(contents)) else "plain"  # they round differently
-    inputs = [*trunk, size, crop, *regions, normalisation, precision, device.type, folding, *contents]
+    inputs = [*trunk, size, crop, *regions, normalisation, precision, device, folding, *contents]
     key = sha256(repr(inputs).encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
     lock = path.with_suffix(".lock")
@@ -79,11 +78,8 @@ def cached_features(
             path.with_suffix(".proven").unlink(missing_ok=True)  # left by a process killed at its very end
             return features
         forward = Forward(network, "features", num_images=loader.num_images, precision=precision)
-        with (
-            _GrowingFile(path, loader) as file,
-            progress(_LABEL, total=file.num_left, unit="img") as step,
-        ):
-            for batch in prefetch(loader.epoch(after=file.num_batches), device):
+        with _GrowingFile(path, loader) as file, progress(_LABEL, total=file.num_left, unit="img") as step:
+            for batch in prefetch(loader.epoch(after=file.num_batches), network.mean.device):
                 rows = forward(batch.images).cpu().numpy()
                 file.write(rows)
                 step(len(rows))
@@ -108,7 +104,7 @@ def _load(path: Path, num_images: int) -> NDArray[np.float32] | None:
     return None
 
 
-class _GrowingFile:
+class _GrowingFile(AbstractContextManager["_GrowingFile"]):
     """An .npy file written batch by batch as *.part, and renamed when complete.
 
     An interrupted pass can be resumed, because a pass is long: features of 100,000 images take hours by a
@@ -145,16 +141,10 @@ class _GrowingFile:
         if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
             self._sync()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                self._flush()
                 self._part.replace(self._path)
                 self._proven.unlink(missing_ok=True)
             else:
@@ -164,9 +154,12 @@ class _GrowingFile:
             with suppress(OSError):  # closing flushes again, and fails again on a full disk
                 self._file.close()
 
-    def _sync(self) -> None:
+    def _flush(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _sync(self) -> None:
+        self._flush()
         write_json(self._proven, {"rows": self._done, "size": self._file.tell()})
         self._last_sync = time.monotonic()
 

@@ -13,17 +13,6 @@ from distracted.models.network import Network
 _MIN_SIDE = 4  # positions; a smaller map is too coarse to show anything
 
 
-class _LeafOutput:
-    """A forward hook that makes a module's output a leaf of the autograd graph, and stores it."""
-
-    def __init__(self) -> None:
-        self.output = torch.empty(0)
-
-    def __call__(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        self.output = output.detach().requires_grad_(True)
-        return self.output.clone()  # the next module may work in place
-
-
 def class_activation(
     network: Network, images: torch.Tensor, classes: NDArray[np.int64]
 ) -> NDArray[np.float32] | None:
@@ -44,15 +33,21 @@ def class_activation(
     """
     network.eval()
     images = move(images, network.mean.device)
-    leaf, name = _LeafOutput(), _find_module(network, images[:1])
+    name = _find_module(network, images[:1])
     if name is None:
         return None
+    leaves: list[torch.Tensor] = []  # the module's output, as a leaf of the autograd graph
+
+    def cut(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[0].clone()  # the next module may work in place
+
     module = network.trunk.get_submodule(name)
-    handle = module.register_forward_hook(leaf, prepend=True)  # before the hook that ends the forward pass
+    handle = module.register_forward_hook(cut, prepend=True)  # before the hook that ends the forward pass
     try:
         with torch.enable_grad():
             logits = network(images)
-            maps = [_activation(network, leaf.output, logits, labels, len(images)) for labels in classes.T]
+            maps = [_activation(network, leaves[0], logits, labels, len(images)) for labels in classes.T]
     finally:
         handle.remove()
     return np.stack(maps, axis=1)

@@ -20,7 +20,6 @@ def predict_log_probs(
     network: Network,
     loader: Loader,
     *,
-    device: torch.device,
     precision: Precision,
     label: str = "predicting",
     progress: Progress = silent,
@@ -40,9 +39,8 @@ def predict_log_probs(
     batches = [] if done is None else done
     left = loader.num_images - loader.num_before(len(batches))
     with progress(label, total=left, unit="img") as step:
-        for batch in prefetch(loader.epoch(after=len(batches)), device):
-            log_probs = _log_probs(forward, batch.images)
-            batches.append(log_probs.astype(np.float32))
+        for batch in prefetch(loader.epoch(after=len(batches)), network.mean.device):
+            batches.append(_log_probs(forward, batch.images).astype(np.float32))
             step(len(batch.images))
             after_batch()
     return np.concatenate(batches)
@@ -53,7 +51,6 @@ def predict_together(
     networks: Sequence[Network],
     loader: Loader,
     *,
-    device: torch.device,
     precision: Precision,
     label: str = "predicting",
     progress: Progress = silent,
@@ -72,8 +69,8 @@ def predict_together(
     num_images = loader.num_images
     forwards = [Forward(net, "logits", num_images=num_images, precision=precision) for net in networks]
     batches = []
-    with progress(label, total=loader.num_images, unit="img") as step:
-        for batch in prefetch(loader.epoch(), device):
+    with progress(label, total=num_images, unit="img") as step:
+        for batch in prefetch(loader.epoch(), networks[0].mean.device):
             views = [view.contiguous() for view in batch.images.unbind(1)]
             batches.append([[_log_probs(forward, view) for view in views] for forward in forwards])
             step(len(batch.images))
@@ -84,11 +81,10 @@ def predict_together(
 def predict_from_features(
     network: Network, features: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Natural log-probabilities of some rows of frozen features, shape (num_rows, num_classes).
+    """Natural log-probabilities, shape (num_rows, num_classes), of some rows of the head's input.
 
     Args:
-        features: The head's input, shape (num_images, num_features).
-        rows: Rows to predict, shape (num_rows,).
+        features: Shape (num_images, num_features).
     """
     network.eval()
     chunks = []

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from distracted.data.loading import naming_dead_workers
 from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
 from distracted.models.saved import save_network
-from distracted.paths import JOB
+from distracted.paths import JOB, LOCK, REDO
 from distracted.postprocess.pseudo import read_pseudo_labels
 from distracted.predictions.job_state import ANY_CONFIG, job_state, mark_redo, redo_of
 from distracted.predictions.manifest import Manifest, Parent
@@ -22,7 +23,7 @@ from distracted.training.checkpoints import Checkpoints
 from distracted.training.context import FoldContext
 from distracted.training.distributed import ALONE, Team, naming_lost_peers
 from distracted.training.loop import FoldResult, train_fold
-from distracted.training.metrics_log import NoTracker
+from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ def train_folds(
     stop = stop or Stop()
     if force:
         refuse_other_config(store, resolved, run, retrained=folds)
-    if force and team.is_lead:
-        begin_again(store, run, folds, config_hash=resolved.config.hash, stop=stop)
+        if team.is_lead:
+            begin_again(store, run, folds, config_hash=resolved.config.hash, stop=stop)
     has_changed = False
     for fold in folds:
         stop.check()
@@ -93,7 +94,7 @@ def train_and_store(
         Stopped: by request; the same call goes on from there.
     """
     store.folds.check_fold(fold)
-    config, name, stop = resolved.config, store.competition.name, stop or Stop()
+    config, stop = resolved.config, stop or Stop()
     # The lead decides for all, and before it removes the mark of a fold to retrain.
     done = team.hear(team.is_lead and is_done(store, run, fold, config.hash))
     refuse_other_config(store, resolved, run)
@@ -110,8 +111,8 @@ def train_and_store(
         fold,
         competition=store.competition,
         folds=store.folds,
-        cache=store.workspace.cache(name),
-        tracker=NoTracker(),
+        cache=store.workspace.cache(store.competition.name),
+        tracker=Tracker(),
         pseudo=pseudo,
         team=team,
         label=f"{run}, fold {fold}",
@@ -129,14 +130,14 @@ def train_and_store(
             _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
         checkpoints = _checkpoints(store, context, run, stop, lock)
         with (
-            job_state(store.workspace.scratch(name, run, fold), config),  # before W&B: `wandb-sync` reads it
+            job_state(_scratch(store, run, fold), config),  # before W&B: `wandb-sync` reads it
             FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
             stop.waiting(),
         ):
             result = _train(replace(context, tracker=tracker, checkpoints=checkpoints))
             lock.check()
             manifest = _write(store, context, run, result, teachers)
-            store.workspace.redo(name, run, fold).unlink(missing_ok=True)
+            (_scratch(store, run, fold) / REDO).unlink(missing_ok=True)
             checkpoints.remove()
             team.wait()
             tracker.show_fold(store, manifest)
@@ -144,14 +145,17 @@ def train_and_store(
 
 
 def _checkpoints(store: Store, context: FoldContext, run: str, stop: Stop, lock: Lock | None) -> Checkpoints:
-    scratch = store.workspace.scratch(store.competition.name, run, context.fold)
     made_for = {
         "fold": context.fold,
         "config": context.config.resolved(),
         "data": {"index": store.competition.index_hash, "folds": store.folds.hash},
     }
-    every = context.config.runtime.checkpoint_steps
+    scratch, every = _scratch(store, run, context.fold), context.config.runtime.checkpoint_steps
     return Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=context.team)
+
+
+def _scratch(store: Store, run: str, fold: int) -> Path:
+    return store.workspace.scratch(store.competition.name, run, fold)
 
 
 def _train(context: FoldContext) -> FoldResult:
@@ -191,10 +195,9 @@ def _write(
 
 def _remove_leftovers(store: Store, run: str, fold: int) -> None:
     """Remove the checkpoints and lock of a process that was killed after it wrote the predictions."""
-    name = store.competition.name
-    scratch = store.workspace.scratch(name, run, fold)
+    scratch = _scratch(store, run, fold)
     checkpoints = Checkpoints(scratch, {})
-    killed = checkpoints.exist or store.workspace.lock(name, run, fold).exists()
+    killed = checkpoints.exist or (scratch / LOCK).exists()
     if killed and redo_of(scratch) is None:
         with suppress(LockError, OSError), store.hold(run, [fold]):  # held: at its last steps; or read-only
             checkpoints.remove()
@@ -226,10 +229,9 @@ def begin_again(
     Raises:
         LockError: another process works on one of them.
     """
-    name = store.competition.name
     with stop.waiting(), store.hold(run, folds):
         for fold in folds:
-            scratch = store.workspace.scratch(name, run, fold)
+            scratch = _scratch(store, run, fold)
             Checkpoints(scratch, {}).remove()
             forget_run(scratch)
             (scratch / JOB).unlink(missing_ok=True)  # it describes the earlier training
@@ -238,13 +240,11 @@ def begin_again(
 
 def is_to_redo(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
     """Whether a fold is marked to be retrained with this config."""
-    marked = redo_of(store.workspace.scratch(store.competition.name, run, fold))
+    marked = redo_of(_scratch(store, run, fold))
     return marked is not None and (ANY_CONFIG in (marked, config_hash) or marked == config_hash)
 
 
-def refuse_other_config(
-    store: Store, resolved: Resolved, run: str, *, retrained: Collection[int] = ()
-) -> None:
+def refuse_other_config(store: Store, resolved: Resolved, run: str, retrained: Collection[int] = ()) -> None:
     """Refuse to train a run whose stored folds have another config, apart from those that are retrained.
 
     Args:

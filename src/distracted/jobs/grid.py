@@ -53,38 +53,21 @@ Watch = Callable[[Sequence[Ended]], None]
 
 
 class Engine(Protocol):
-    """Runs jobs.
+    """Runs jobs; `num_cpus` and `num_gpus` are its resources in total."""
 
-    Attributes:
-        num_cpus, num_gpus: Its resources in total.
-        at_once: Number of one-core jobs that it runs at a time; 0: unknown.
-        grows: Whether it may get more resources later.
-    """
-
-    @property
-    def num_cpus(self) -> int: ...
-
-    @property
-    def num_gpus(self) -> int: ...
-
-    @property
-    def at_once(self) -> int: ...
-
-    @property
-    def grows(self) -> bool: ...
+    num_cpus: int
+    num_gpus: int
+    at_once: int  # number of one-core jobs that it runs at a time; 0: unknown
+    grows: bool  # whether it may get more resources later
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse jobs that ask for more resources than it has.
-
-        Raises:
-            ClusterError: says which job, and the resources there are.
-        """
+        """Raise ClusterError if a job asks for more resources than it has."""
         ...
 
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
-        """Run jobs, as many at a time as there is room for; a failed job stops no other.
+        """Run jobs that passed `check`, as many at a time as there is room for; a failed job stops no other.
 
         When a stop is asked for, running jobs are told to save their state and stop, and no other is started.
         """
@@ -97,8 +80,8 @@ def plan_jobs(
     """Resources of each (run, fold): from its config, else one GPU with its share of the cores, or cores.
 
     Args:
-        num_all: Number of jobs of the whole grid, finished ones included, so that the rest of a grid gets the
-            same number of threads, and so the same rounding, as the whole.
+        num_all: Number of jobs of the whole grid, finished ones included: the rest of a grid gets as many
+            threads as the whole, and so the same rounding.
     """
     jobs = []
     for run, fold in todo:

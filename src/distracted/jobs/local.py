@@ -44,11 +44,7 @@ class Here:
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
-        """Run jobs as processes.
-
-        Raises:
-            ClusterError: a job asks for more than this machine has.
-        """
+        """Run jobs as processes."""
         self.check(jobs)
         waiting, ended = list(jobs), list[Ended]()
         running: dict[subprocess.Popen[bytes], tuple[Job, str]] = {}

@@ -8,9 +8,9 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from distracted.errors import ClusterError, first_line
 from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start
@@ -23,7 +23,7 @@ _CONNECT_SECONDS = 5.0
 _LOOK = 1.0  # seconds between looks at the tasks
 
 
-class OnRay:
+class OnRay(AbstractContextManager["OnRay"]):
     """A Ray cluster as a grid's engine; a context manager.
 
     Args:
@@ -56,12 +56,7 @@ class OnRay:
         has = ray.cluster_resources()
         self.num_cpus, self.num_gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
     def run(
@@ -72,10 +67,8 @@ class OnRay:
         waiting = {}
         for job in jobs:
             placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
-            arguments = command(
-                job, "auto" if job.num_gpus else "cpu"
-            )  # a node may show its GPUs to every task
-            waiting[placed.remote(list(arguments), str(log(job)), job.num_cpus)] = job
+            device = "auto" if job.num_gpus else "cpu"  # a node may show its GPUs to every task
+            waiting[placed.remote(list(command(job, device)), str(log(job)), job.num_cpus)] = job
         return _collect(self._ray, waiting, log, stop, watch)
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -85,13 +78,8 @@ class OnRay:
         for job in jobs:
             asked = {"CPU": job.num_cpus, "GPU": job.num_gpus}
             if not any(all(node.get(kind, 0) >= number for kind, number in asked.items()) for node in nodes):
-                _log.warning(
-                    "%s: waits for a node with %d cores and %g GPUs; there are: %s",
-                    job,
-                    job.num_cpus,
-                    job.num_gpus,
-                    available,
-                )
+                needs = f"{job.num_cpus} cores and {job.num_gpus:g} GPUs"
+                _log.warning("%s: waits for a node with %s; there are: %s", job, needs, available)
 
 
 def _listens(host: str, port: str) -> bool:
@@ -118,9 +106,8 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
             except (ray.exceptions.TaskCancelledError, KeyboardInterrupt):
                 ended.append(judge(job, RESUMABLE, log(job)))
             except ray.exceptions.RayError as error:
-                ended.append(
-                    Ended(job, "failed", f"lost with its node {_RETRIES} times: {first_line(error)}")
-                )
+                reason = f"lost with its node {_RETRIES} times: {first_line(error)}"
+                ended.append(Ended(job, "failed", reason))
         watch(ended)
     return ended
 

@@ -26,11 +26,8 @@ class AuxiliaryHead(nn.Module):
 
     def __init__(self, block: str, prefix: str, body: nn.Module, *, classifier: str, min_side: int) -> None:
         super().__init__()
-        self.block = block
-        self.prefix = prefix
-        self.classifier = classifier
-        self.body = body
-        self._min_side = min_side
+        self.block, self.prefix, self.classifier = block, prefix, classifier
+        self.body, self._min_side = body, min_side
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the block's output, shape (B, C, h, w), to logits, shape (B, num_classes)."""

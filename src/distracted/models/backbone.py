@@ -1,14 +1,12 @@
 """Backbones by name: their input settings, where their weights lie, and their trunks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 import timm
 from torch import nn
 
-from distracted.errors import ConfigError, first_line
+from distracted.errors import ConfigError
 from distracted.models.baselines import CUSTOM_TRUNKS
 
 
@@ -44,9 +42,8 @@ def find_backbone(name: str) -> Backbone:
         return Backbone(name, custom.source, *settings, fixed_size=False)
     if not timm.is_model(name.split(".")[0]):
         near = ", ".join(get_close_matches(name, [*CUSTOM_TRUNKS, *timm.list_models()], n=3))
-        raise ConfigError(
-            f"model.backbone: timm has no network {name!r}; nearest: {near or 'see timm.list_models()'}"
-        )
+        near = near or "see timm.list_models()"
+        raise ConfigError(f"model.backbone: timm has no network {name!r}; nearest: {near}")
     try:
         cfg = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -56,16 +53,9 @@ def find_backbone(name: str) -> Backbone:
     source = cfg.hf_hub_id
     if source and source.endswith("/"):
         source = f"{source}{cfg.architecture}.{cfg.tag}"
-    size = int(cfg.input_size[1])
-    return Backbone(
-        name,
-        source or cfg.url or None,
-        size,
-        cfg.crop_pct,
-        tuple(cfg.mean),
-        tuple(cfg.std),
-        bool(cfg.fixed_input_size),
-    )
+    size, mean, std = int(cfg.input_size[1]), tuple(cfg.mean), tuple(cfg.std)
+    source = source or cfg.url or None
+    return Backbone(name, source, size, cfg.crop_pct, mean, std, bool(cfg.fixed_input_size))
 
 
 def build_trunk(backbone: Backbone, size: int, *, dense_layers: bool) -> nn.Module:
@@ -83,20 +73,3 @@ def build_trunk(backbone: Backbone, size: int, *, dense_layers: bool) -> nn.Modu
     if hasattr(trunk, "pre_logits") and not dense_layers:
         trunk.pre_logits = nn.Identity()
     return trunk
-
-
-@contextmanager
-def refusing_size(backbone: Backbone, size: int) -> Iterator[None]:
-    """Turn any error raised while a network is built and first run into a ConfigError about the image size.
-
-    Architectures reject an unsuitable size in many different ways.
-    """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"model.image_size={size}: {backbone.name} does not take images of this size "
-            f"({first_line(error)})"
-        ) from error

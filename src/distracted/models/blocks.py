@@ -15,8 +15,6 @@ from torch import nn
 from distracted.errors import ConfigError
 from distracted.schema import BlockRange, TrainPhase
 
-STEM = "stem"
-
 
 @dataclass(frozen=True)
 class Block:
@@ -51,7 +49,7 @@ def find_blocks(trunk: nn.Module) -> tuple[Block, ...]:
         return _blocks_by_stage(groups, ends, trunk)
     return tuple(
         Block(
-            STEM if number == 0 else _exclusive_prefix(_first_nested(group), groups, number),
+            "stem" if number == 0 else _exclusive_prefix(_first_nested(group), groups, number),
             _stage_end_after(_exclusive_prefix(group[-1], groups, number), ends, trunk),
             _layers(group, trunk),
         )

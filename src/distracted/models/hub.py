@@ -19,22 +19,9 @@ _DIGEST = re.compile(r"-([0-9a-f]{8,})\.")  # torch puts the start of a file's S
 _FILENAME = "model.safetensors"
 
 
-def hub_reachable() -> bool:
-    """Whether the hub answers within seconds; checked once per process.
-
-    Without this check the hub client retries for 48 seconds per model.
-    """
-    return _reachable(constants.ENDPOINT)
-
-
-def _reachable(server: str) -> bool:
+def reachable(server: str) -> bool:
+    """Whether a server answers within seconds; the hub's client would retry for 48 seconds per model."""
     return not constants.HF_HUB_OFFLINE and answers(server)
-
-
-def cached_weights(repo: str) -> Path | None:
-    """Path of a hub repository's weights in the hub's local cache, or None."""
-    path = try_to_load_from_cache(repo, _FILENAME)
-    return Path(path) if isinstance(path, str) else None
 
 
 def short_name(source: str) -> str:
@@ -56,9 +43,9 @@ def hub_weights(source: str) -> Path:
 
 
 def _from_repository(repo: str) -> Path:
-    if (path := cached_weights(repo)) is not None:
-        return path
-    if not hub_reachable():
+    if isinstance(path := try_to_load_from_cache(repo, _FILENAME), str):
+        return Path(path)
+    if not reachable(constants.ENDPOINT):
         raise _unavailable(repo, "the hub cannot be reached")
     _log.info("downloading %s from the hub", repo)
     try:
@@ -74,12 +61,11 @@ def _from_url(url: str) -> Path:
     digest = match.group(1) if match else None
     if path.is_file():
         if digest and not sha256_file(path).startswith(digest):
-            raise WeightsError(
-                f"{path}: damaged: its SHA-256 does not begin with {digest}, as its name says; remove it"
-            )
+            expected = f"its SHA-256 does not begin with {digest}, as its name says"
+            raise WeightsError(f"{path}: damaged: {expected}; remove it")
         return path
     scheme, server = urlsplit(url)[:2]
-    if not _reachable(f"{scheme}://{server}"):
+    if not reachable(f"{scheme}://{server}"):
         raise _unavailable(path.name, f"{server} cannot be reached")
     _log.info("downloading %s from %s", path.name, server)
     try:

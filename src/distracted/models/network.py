@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, first_line
 from distracted.models.auxiliary import AUXILIARY, AuxiliaryHead
-from distracted.models.backbone import Backbone, build_trunk, find_backbone, refusing_size
+from distracted.models.backbone import Backbone, build_trunk, find_backbone
 from distracted.models.blocks import find_block, find_blocks
 from distracted.models.weights import Weights, load_weights
-from distracted.schema import HeadConfig, ModelConfig
+from distracted.schema import ModelConfig
 
 
 class Head(nn.Module):
@@ -60,17 +60,10 @@ class Network(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(
-        self,
-        trunk: nn.Module,
-        backbone: Backbone,
-        config: HeadConfig,
-        *,
-        size: int,
-        num_classes: int,
-        num_views: int = 1,
-    ) -> None:
+    def __init__(self, trunk: nn.Module, backbone: Backbone, model: ModelConfig, num_classes: int) -> None:
         super().__init__()
+        config, size, num_views = model.head, model.image_size, 1 + len(model.regions)
+        assert isinstance(size, int)
         self.backbone = backbone
         self.trunk = trunk
         self.blocks = find_blocks(trunk)
@@ -212,12 +205,14 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     backbone = find_backbone(config.backbone)
     size = config.image_size
     assert isinstance(size, int)
-    with refusing_size(backbone, size):
+    try:
         trunk = build_trunk(backbone, size, dense_layers=config.head.dense_layers)
-        num_views = 1 + len(config.regions)
-        network = Network(
-            trunk, backbone, config.head, size=size, num_classes=num_classes, num_views=num_views
-        )
+        network = Network(trunk, backbone, config, num_classes)
+    except ConfigError:
+        raise
+    except Exception as error:  # architectures reject an unsuitable size in many different ways
+        problem = f"{backbone.name} does not take images of this size ({first_line(error)})"
+        raise ConfigError(f"model.image_size={size}: {problem}") from error
     load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary_heads())
     # A random head's gradients would damage a pretrained trunk, so the head starts at zero. A random trunk
     # gets no gradient through a zero head: VGG16, which has no BatchNorm, never leaves uniform predictions.

@@ -86,8 +86,5 @@ def load_network(path: Path, config: RunConfig, *, config_hash: str, classes: Se
 
 
 def _metadata(config_hash: str, config: RunConfig, classes: Sequence[str]) -> dict[str, str]:
-    return {
-        "config_hash": config_hash,
-        "classes": json.dumps(list(classes)),
-        TRAINED_ON: config.data.name,
-    }
+    names = json.dumps(list(classes))
+    return {"config_hash": config_hash, "classes": names, TRAINED_ON: config.data.name}

@@ -69,7 +69,6 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
     """Resolve `model.weights` to a file or to random weights.
 
     Args:
-        backbone: Name of the backbone.
         weights: "imagenet", "none", "auto" (hub, else the installed package, else none) or a file's path.
         source: The backbone's default weights (`Backbone.source`), None if it has none.
 
@@ -87,9 +86,8 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
         return _first_available(backbone, source)
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise WeightsError(
-            f"model.weights={weights}: no such file; expected imagenet, none, auto or a weights file"
-        )
+        expected = "imagenet, none, auto or a weights file"
+        raise WeightsError(f"model.weights={weights}: no such file; expected {expected}")
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise WeightsError(f"model.weights={weights}: expected a .safetensors, .pth or .pt file")
     return Weights(f"file:{path.name}", path, sha256_file(path))
@@ -117,8 +115,7 @@ def _first_available(backbone: str, source: str | None) -> Weights:
     except WeightsError as error:
         reason = str(error)
     weights = _from_package(backbone) or Weights("none")
-    fallback = f"using {weights.origin}" if weights.pretrained else "starting from random weights"
-    note = f"{reason}; {fallback}"
+    note = f"{reason}; {f'using {weights.origin}' if weights.pretrained else 'starting from random weights'}"
     _log.warning("%s", note)
     return replace(weights, notes=(note,))
 
@@ -144,9 +141,8 @@ def read_state_dict(path: Path) -> StateDict:
         WeightsError: unreadable, or it contains more than tensors.
     """
     try:
-        content: Any = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
+        plain = path.suffix == ".safetensors"
+        content: Any = load_file(path) if plain else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # on damaged files the readers raise many types
         raise WeightsError(
             f"{path}: not a file of plain tensors ({type(error).__name__}); code in it is never run"
@@ -154,9 +150,7 @@ def read_state_dict(path: Path) -> StateDict:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
+    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise WeightsError(f"{path}: expected a mapping of names to tensors")
     for prefix in ("module.", "trunk."):
         if any(name.startswith(prefix) for name in content):

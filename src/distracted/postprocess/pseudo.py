@@ -16,8 +16,8 @@ from distracted.predictions.manifest import Parent
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig
+from distracted.training.context import PseudoLabels
 from distracted.training.feed import Images
-from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Resolved
 
 

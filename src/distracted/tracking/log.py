@@ -21,7 +21,7 @@ from distracted.schema import RunConfig, RuntimeConfig
 from distracted.submission.expect import expect_run
 from distracted.tracking.client import STEP, JobType, WandbRun
 from distracted.tracking.panels import confusion_chart, weights_table, worst_table
-from distracted.training.metrics_log import FileTracker
+from distracted.training.metrics_log import FileTracker, Tracker
 
 _JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "blend": "ensemble"}
 
@@ -47,7 +47,7 @@ def open_fold(
     )
 
 
-class FoldTracker:
+class FoldTracker(Tracker):
     """Tracks one fold's training in metrics.jsonl and on W&B."""
 
     def __init__(self, workspace: Workspace, config: RunConfig, *, run: str, fold: int) -> None:

@@ -18,10 +18,9 @@ from distracted.data.competition import Competition
 from distracted.data.folds import Folds
 from distracted.errors import ConfigError
 from distracted.metrics import accuracy, difference_and_error, log_losses, prior_log_loss
-from distracted.models.network import build_network
-from distracted.models.transfer import logme, probe
+from distracted.models.linear import logme, probe
 from distracted.progress import Progress, silent
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Images, pretrained_features
 from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
@@ -45,10 +44,6 @@ class Size:
     subjects: int
     images_a_class: int  # of the rarest class
 
-    @property
-    def large(self) -> bool:
-        return self.images_a_class >= LARGE
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -56,8 +51,7 @@ class Measured:
 
     Attributes:
         log_loss, accuracy: Scores of the cross-fitted probe.
-        above: Difference of its log loss to the best backbone's; error: the difference's standard error over
-            subjects.
+        above: Difference of its log loss to the best backbone's, with its standard `error` over subjects.
         logme: Log evidence per image (LogME); higher is better.
         skill: 1 - log loss / log loss of the class prior; 0 is chance, 1 perfection.
         seconds: Time to compute the features, or to load them from the cache.
@@ -125,13 +119,11 @@ SOLVED_CASE = Case(
 
 @dataclass(frozen=True)
 class Advice:
-    """The measurements, and the recipe that follows.
+    """The measurements, best backbone first, and the case that they make, with its recipe.
 
     Attributes:
-        measured: The backbones, best first.
         chance: Accuracy of always predicting the majority class.
         prior: Log loss of the class shares.
-        case: Holds the recipe for the best backbone.
     """
 
     size: Size
@@ -163,64 +155,54 @@ def advise(
         ConfigError: none of the backbones has pretrained weights.
         ImageError: an image cannot be read.
     """
-    labels, scored = folds.labels, folds.scored
+    labels = folds.labels
     counts = np.bincount(labels, minlength=competition.num_classes)
     size = Size(len(labels), competition.num_subjects, int(counts.min()))
     prior = prior_log_loss(labels, folds.ids, competition.num_classes)
-    results: dict[str, tuple[Measured, NDArray[np.float64]]] = {}
+    results: list[tuple[Measured, NDArray[np.float64]]] = []
     for model, config in resolved.items():
         if not config.weights.pretrained:
             _log.warning("%s: left out, it has no pretrained weights here", model)
             continue
-        results[model] = _measure(model, config, competition, folds, cache, prior, progress)
+        start = time.perf_counter()
+        [features] = pretrained_features(config, [Images.to_train(competition)], cache, progress)
+        results.append(_measure(model, config, features, folds, prior, time.perf_counter() - start))
     if not results:
         raise ConfigError(
             f"MODELS: none of {', '.join(resolved)} has pretrained weights here; with random ones there is "
             "nothing to transfer (recipe=scratch), or SET='model.weights=<file>' gives some"
         )
-    best = min(results.values(), key=lambda item: item[0].log_loss)[1]
-    measured = []
-    for one, losses in results.values():
-        above, error = difference_and_error(losses, best, folds.subjects[scored])
+    results.sort(key=lambda result: result[0].log_loss)
+    measured, best = [], results[0][1]
+    for one, losses in results:
+        above, error = difference_and_error(losses, best, folds.subjects[folds.scored])
         measured.append(replace(one, above=above, error=error))
-    measured.sort(key=lambda one: one.log_loss)
-    case = find_case(large=size.large, skill=measured[0].skill)
-    chance = float(counts.max() / counts.sum())
-    return Advice(size, chance, prior, tuple(measured), case)
+    case = find_case(large=size.images_a_class >= LARGE, skill=measured[0].skill)
+    return Advice(size, float(counts.max() / counts.sum()), prior, tuple(measured), case)
 
 
 def find_case(*, large: bool, skill: float) -> Case:
     """The case for data of this size and a best probe of this skill."""
-    if skill >= SOLVED:
-        return SOLVED_CASE
-    return CASES[large, skill >= SIMILAR]
+    return SOLVED_CASE if skill >= SOLVED else CASES[large, skill >= SIMILAR]
 
 
 def _measure(
     model: str,
     resolved: Resolved,
-    competition: Competition,
+    features: NDArray[np.float32],
     folds: Folds,
-    cache: Path,
     prior: float,
-    progress: Progress,
+    seconds: float,
 ) -> tuple[Measured, NDArray[np.float64]]:
     """Measure one backbone; also returns the probe's loss of each scored row."""
-    config = resolved.config.model
-    start = time.perf_counter()
-    network = build_network(config, resolved.weights, num_classes=competition.num_classes)
-    network = network.to(resolved.device)
-    features = Feed(resolved, cache, progress).features(network, Images.to_train(competition))
-    seconds = time.perf_counter() - start
-    scored = folds.scored
-    labels = folds.labels[scored]
-    log_probs = probe(features, folds.labels, folds.ids, c=_C, max_iter=_MAX_ITER)[scored]
+    image_size, labels = resolved.config.model.image_size, folds.labels[folds.scored]
+    assert isinstance(image_size, int)
+    log_probs = probe(features, folds.labels, folds.ids, c=_C, max_iter=_MAX_ITER)[folds.scored]
     losses = log_losses(log_probs, labels)
-    assert isinstance(config.image_size, int)
     measured = Measured(
         model=model,
         origin=resolved.weights.origin,
-        image_size=config.image_size,
+        image_size=image_size,
         num_features=features.shape[1],
         log_loss=float(losses.mean()),
         accuracy=accuracy(log_probs, labels),

@@ -4,14 +4,14 @@ None of them chooses by a score, so nothing leaks. They apply in this order: EMA
 interpolation towards the start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distracted.data.loading import Loader
+from distracted.data.loading import Batch
 from distracted.inference.device import Precision, autocast, prefetch
 from distracted.models.network import Network
 from distracted.models.weights import StateDict
@@ -33,14 +33,15 @@ class Ema:
     def update(self, network: Network) -> None:
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        floating = [(average, value) for average, value in pairs if average.is_floating_point()]
-        torch._foreach_lerp_(
-            [average for average, _ in floating], [value for _, value in floating], 1 - decay
-        )
-        for average, value in pairs:
-            if not average.is_floating_point():  # BatchNorm's counters
+        averages, values = [], []
+        averaged, current = self.network.state_dict(), network.state_dict()
+        for average, value in zip(averaged.values(), current.values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value)
+            else:  # BatchNorm's counters
                 average.copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "steps": self._steps}
@@ -61,9 +62,7 @@ def average(
     others: Sequence[StateDict],
     share: float,
     *,
-    loader: Loader,
-    epoch: int,
-    device: torch.device,
+    batches: Iterable[Batch],
     precision: Precision,
 ) -> None:
     """Average a network with earlier states of it, in place.
@@ -72,10 +71,8 @@ def average(
     weights (Izmailov et al. 2018): statistics that moved are measured again.
 
     Args:
-        others: States of the same network.
-        share: Weight of each of them; the rest is the network's own.
-        loader: Augmented training images for BatchNorm; not read if no statistics moved.
-        epoch: Epoch of the loader's augmentation.
+        share: Weight of each of the others; the rest is the network's own.
+        batches: Augmented training images for BatchNorm; not read if no statistics moved.
     """
     norms = [norm for name, norm in _norms(network) if any(_moved(norm, name, state) for state in others)]
     mean = network.state_dict()
@@ -84,7 +81,7 @@ def average(
             mean[name] = own + sum(share * (state[name].to(own.device) - own) for state in others)
     network.load_state_dict(mean)
     if norms:
-        _measure_statistics(network, norms, loader, epoch, device, precision)
+        _measure_statistics(network, norms, batches, precision)
 
 
 def _norms(network: Network) -> list[tuple[str, _BatchNorm]]:
@@ -98,21 +95,17 @@ def _moved(norm: _BatchNorm, name: str, state: StateDict) -> bool:
 
 
 def _measure_statistics(
-    network: Network,
-    norms: Sequence[_BatchNorm],
-    loader: Loader,
-    epoch: int,
-    device: torch.device,
-    precision: Precision,
+    network: Network, norms: Sequence[_BatchNorm], batches: Iterable[Batch], precision: Precision
 ) -> None:
-    """Measure mean and variance over an epoch of images, with the rest of the network in eval mode."""
+    """Measure mean and variance over batches, with the rest of the network in eval mode."""
+    device = network.mean.device
     network.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
-    for batch in prefetch(loader.epoch(epoch), device):
+    for batch in prefetch(batches, device):
         with autocast(device, precision):
             network(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -77,7 +77,14 @@ class Checkpoints:
         if newest is None:
             return None
         path, made_for, state = newest
-        self._refuse_other(path, made_for)
+        if changed := differences(made_for, json.loads(json.dumps(self._made_for))):
+            num_more = len(changed) - _MOST_DIFFERENCES
+            more = f" and {num_more} more" if num_more > 0 else ""
+            raise CheckpointError(
+                f"{path}: this training was begun with {'; '.join(changed[:_MOST_DIFFERENCES])}{more}. Go on "
+                "with the settings that it was begun with, give this one a name (NAME=), or begin again "
+                "(FORCE=1)"
+            )
         if path.name != LAST:  # else the next save would keep the damaged one as the previous one
             (self._folder / LAST).unlink(missing_ok=True)
         return state
@@ -145,17 +152,6 @@ class Checkpoints:
             (self._folder / name).unlink(missing_ok=True)
         flush_folder(self._folder)
 
-    def _refuse_other(self, path: Path, made_for: Mapping[str, Any]) -> None:
-        expected = json.loads(json.dumps(self._made_for))
-        if changed := differences(made_for, expected):
-            num_more = len(changed) - _MOST_DIFFERENCES
-            more = f" and {num_more} more" if num_more > 0 else ""
-            raise CheckpointError(
-                f"{path}: this training was begun with {'; '.join(changed[:_MOST_DIFFERENCES])}{more}. Go on "
-                "with the settings that it was begun with, give this one a name (NAME=), or begin again "
-                "(FORCE=1)"
-            )
-
 
 def newest_state(folder: Path) -> tuple[Path, dict[str, Any], State] | None:
     """Path of the newest readable checkpoint, what it was made for, and its state; None if there is none."""
@@ -198,14 +194,9 @@ def _brief(value: Any) -> str:
 def write_state(path: Path, made_for: Mapping[str, Any], state: State) -> None:
     """Write a state: a tree of dicts, lists, JSON values and tensors."""
     tensors: dict[str, torch.Tensor] = {}
-    tree = json.dumps(_pack(state, tensors))
-    belongs = json.dumps(made_for)
-    metadata = {
-        "version": str(_VERSION),
-        "made_for": belongs,
-        "tree": tree,
-        "sha256": _digest(tensors, belongs, tree),
-    }
+    tree, belongs = json.dumps(_pack(state, tensors)), json.dumps(made_for)
+    digest = _digest(tensors, belongs, tree)
+    metadata = {"version": str(_VERSION), "made_for": belongs, "tree": tree, "sha256": digest}
     write_tensors(path, tensors, metadata)
 
 
@@ -223,15 +214,9 @@ def read_state(path: Path) -> tuple[dict[str, Any], State]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if _digest(tensors, metadata["made_for"], metadata["tree"]) != metadata["sha256"]:
             raise CheckpointError("its bytes are not those that were written")
-        made_for, tree = json.loads(metadata["made_for"]), json.loads(metadata["tree"])
-        state = _unpack(tree, tensors)
-    except FileNotFoundError:
-        raise
+        return json.loads(metadata["made_for"]), _unpack(json.loads(metadata["tree"]), tensors)
     except Exception as error:  # garbage makes the reader fail in a dozen ways
         raise CheckpointError(f"{path}: damaged ({first_line(error)})") from error
-    if not isinstance(made_for, dict) or not isinstance(state, dict):
-        raise CheckpointError(f"{path}: damaged (not a state)")
-    return made_for, state
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], *texts: str) -> str:
@@ -271,9 +256,5 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 def rounding_context(device: torch.device, team: Team) -> dict[str, Any]:
     """What floating-point rounding depends on apart from the config, as JSON values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "torch": torch.__version__,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "processes": team.size,
-    }
+    threads, processes = torch.get_num_threads(), team.size
+    return {"torch": torch.__version__, "device": name, "threads": threads, "processes": processes}

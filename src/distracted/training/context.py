@@ -18,8 +18,19 @@ from distracted.training.checkpoints import Checkpoints
 from distracted.training.distributed import ALONE, Team
 from distracted.training.feed import Images
 from distracted.training.metrics_log import Tracker
-from distracted.training.pseudo import PseudoLabels
 from distracted.training.resolve import Resolved
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels:
+    """Images without labels, test images or held-out ones, to learn from in addition to the training side.
+
+    Attributes:
+        probs: A teacher's probabilities, (num_images, num_classes).
+    """
+
+    images: Images
+    probs: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +39,7 @@ class FoldContext:
 
     Attributes:
         cache: The data set's cache folder.
-        pseudo: Pseudo-labelled images that phases of kind train learn from in addition.
+        pseudo: Images for phases of kind train alone.
         checkpoints: Where the state is saved and loaded; None: nowhere.
         team: The processes that train the fold together, each with its own context.
         label: Shown with the progress, such as "resnet50, fold 0".

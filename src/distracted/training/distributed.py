@@ -91,11 +91,10 @@ class Team:
 
     def average_statistics(self, network: nn.Module) -> None:
         """Average BatchNorm's running statistics over the processes; each has seen its own images."""
-        if self.size == 1:
-            return
-        for buffer in running_statistics(network).values():
-            distributed.all_reduce(buffer)
-            buffer /= self.size
+        if self.size > 1:
+            for buffer in running_statistics(network).values():
+                distributed.all_reduce(buffer)
+                buffer /= self.size
 
 
 ALONE = Team()
@@ -130,11 +129,6 @@ def in_team() -> bool:
     return distributed.is_torchelastic_launched() and "RANK" in os.environ
 
 
-def _tells_of_a_lost_peer(error: RuntimeError) -> bool:
-    """gloo has no error class; its messages name it."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
-
-
 @contextmanager
 def naming_lost_peers() -> Iterator[None]:
     """Within this block a broken exchange raises an error that says what happened.
@@ -145,8 +139,8 @@ def naming_lost_peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _tells_of_a_lost_peer(error):
-            raise
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
+            raise  # gloo has no error class; its messages name it
         raise TrainingError(
             "another process of the team has ended (its message, if any, is printed above); the same command "
             "goes on from the last checkpoint"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import ExtraRows, Loader, Transform
-from distracted.data.packs import Files, Pictures, cached_pictures
+from distracted.data.packs import Files, cached_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.features import cached_features
@@ -19,7 +19,6 @@ from distracted.inference.predict import predict_log_probs, predict_together
 from distracted.inference.views import View, Viewer
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress
-from distracted.schema import Box
 from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Resolved
 
@@ -89,42 +88,49 @@ class Feed:
             subjects: Subject of each row, if an epoch is to draw each subject equally often.
             extra: Further rows that each shuffled batch gets a share of.
         """
-        config, size, crop = self.resolved.config, *self._input()
-        seed, regions = config.training.seed, self._regions()
+        config = self.resolved.config
+        batch_size, seed = config.training.batch_size, config.training.seed
         if policy is None:
-            plain = Augmenter((), size=size, crop=crop, seed=seed, regions=regions)
-            return self._load(Files(images.paths), rows, plain, shuffled=False)
-        augmenter = Augmenter(
-            config.augment.policies[policy], size=size, crop=crop, seed=seed, regions=regions
-        )
-        short_side = config.augment.short_side
-        assert short_side != "auto"
+            return self._evaluation(images, rows, Augmenter((), seed=seed, **self._input()))
+        assert config.augment.short_side != "auto"
         pictures = cached_pictures(
             images.paths,
             images.contents,
-            short_side=short_side,
+            short_side=config.augment.short_side,
             folder=self.cache / "pictures",
             limit=config.runtime.cache_gb,
             progress=self.progress,
             after_chunk=self.after_batch,
         )
-        return self._load(pictures, rows, augmenter, shuffled=True, subjects=subjects, extra=extra)
+        loader = Loader(
+            pictures,
+            rows,
+            Augmenter(config.augment.policies[policy], seed=seed, **self._input()),
+            batch_size=batch_size,
+            seed=seed,
+            subjects=subjects,
+            extra=extra,
+            part=(self.team.rank, self.team.size),
+            **self._workers(),
+        )
+        if loader.num_images // len(loader) < self.team.size:
+            raise ConfigError(
+                f"training.batch_size={batch_size}: {loader.num_images} images in {len(loader)} batches "
+                f"leave none for some of {self.team.size} processes; use fewer (GPUS=) or larger batches"
+            )
+        return loader
 
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
-        size, crop = self._input()
         return cached_features(
             network,
             self.loader(images, images.rows),
             contents=images.contents,
-            size=size,
-            crop=crop,
-            regions=self._regions(),
             folder=self.cache / "features",
-            device=self.resolved.device,
             precision=self.resolved.precision,
             progress=self.progress,
             after_batch=self.after_batch,
+            **self._input(),
         )
 
     def log_probs(
@@ -141,19 +147,16 @@ class Feed:
         Args:
             done: Batches that are predicted already, as in `predict_log_probs`.
         """
-        parts = self.team.gather(
-            predict_log_probs(
-                network,
-                self.loader(images, self.team.share(rows)),
-                device=self.resolved.device,
-                precision=self.resolved.precision,
-                label=label,
-                progress=self.progress,
-                done=done,
-                after_batch=self.after_batch,
-            )
+        share = predict_log_probs(
+            network,
+            self.loader(images, self.team.share(rows)),
+            precision=self.resolved.precision,
+            label=label,
+            progress=self.progress,
+            done=done,
+            after_batch=self.after_batch,
         )
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.concatenate(self.team.gather(share))
 
     def log_probs_of_views(
         self,
@@ -164,60 +167,23 @@ class Feed:
         label: str,
     ) -> NDArray[np.float32]:
         """Log-probabilities of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
-        size, crop = self._input()
-        return predict_together(
-            networks,
-            self._load(
-                Files(images.paths),
-                rows,
-                Viewer(views, size=size, crop=crop, regions=self._regions()),
-                shuffled=False,
-            ),
-            device=self.resolved.device,
-            precision=self.resolved.precision,
-            label=label,
-            progress=self.progress,
-        )
+        loader = self._evaluation(images, rows, Viewer(views, **self._input()))
+        precision, progress = self.resolved.precision, self.progress
+        return predict_together(networks, loader, precision=precision, label=label, progress=progress)
 
-    def _load(
-        self,
-        pictures: Pictures,
-        rows: NDArray[np.int64],
-        transform: Transform,
-        *,
-        shuffled: bool,
-        subjects: NDArray[np.int64] | None = None,
-        extra: ExtraRows | None = None,
-    ) -> Loader:
-        config = self.resolved.config
-        loader = Loader(
-            pictures,
-            rows,
-            transform,
-            batch_size=config.training.batch_size if shuffled else config.inference.batch_size,
-            num_workers=find_workers(config.runtime.num_workers, self.resolved.device),
-            seed=config.training.seed if shuffled else None,
-            subjects=subjects,
-            extra=extra,
-            part=(self.team.rank, self.team.size) if shuffled else (0, 1),
-            pin_memory=self.resolved.device.type == "cuda",
-        )
-        if shuffled and loader.num_images // len(loader) < self.team.size:
-            raise ConfigError(
-                f"training.batch_size={config.training.batch_size}: {loader.num_images} images in "
-                f"{len(loader)} batches leave none for some of {self.team.size} processes (GPUS=); expected "
-                "fewer of them, or larger batches"
-            )
-        return loader
+    def _evaluation(self, images: Images, rows: NDArray[np.int64], transform: Transform) -> Loader:
+        batch_size = self.resolved.config.inference.batch_size
+        return Loader(Files(images.paths), rows, transform, batch_size=batch_size, **self._workers())
 
-    def _input(self) -> tuple[int, float]:
-        model = self.resolved.config.model
-        assert isinstance(model.image_size, int) and isinstance(model.crop, float)
-        return model.image_size, model.crop
+    def _workers(self) -> dict[str, Any]:
+        device = self.resolved.device
+        num_workers = find_workers(self.resolved.config.runtime.num_workers, device)
+        return {"num_workers": num_workers, "pin_memory": device.type == "cuda"}
 
-    def _regions(self) -> list[Box]:
-        config = self.resolved.config
-        return [config.data.regions[name] for name in config.model.regions]
+    def _input(self) -> dict[str, Any]:
+        """Settings of the network's input that all transforms share, and the features' cache."""
+        model, boxes = self.resolved.config.model, self.resolved.config.data.regions
+        return {"size": model.image_size, "crop": model.crop, "regions": [boxes[n] for n in model.regions]}
 
 
 def pretrained_features(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distracted.data.loading import Batch, Loader
@@ -73,9 +73,9 @@ class FoldResult:
     scores: dict[str, float]
     seconds: float
     images_per_second: float
-    num_dropped: int = 0
-    num_resumed: int = 0
-    micro_batches: int = 1
+    num_dropped: int
+    num_resumed: int
+    micro_batches: int
 
 
 def train_fold(context: FoldContext) -> FoldResult:
@@ -140,8 +140,7 @@ class FoldTraining:
     def resume_or_start(self) -> None:
         """Build the network, and load the newest checkpoint if there is one."""
         context = self.context
-        if context.num_dropped:
-            number = context.num_dropped
+        if number := context.num_dropped:
             _log.info("%s: %d images left out of training by the drop list", context.label, number)
         state = context.checkpoints.load() if context.checkpoints is not None else None
         network = build_network(self.config.model, context.resolved.weights, num_classes=context.num_classes)
@@ -192,13 +191,10 @@ class FoldTraining:
         }
 
     def load_state_dict(self, state: State) -> None:
-        device = self.context.device
-        if changed := differences(state["made_with"], rounding_context(device, self.team)):
-            _log.warning(
-                "%s: begun with %s: predictions may differ in rounding",
-                self.context.label,
-                "; ".join(changed),
-            )
+        device, made_with = self.context.device, state["made_with"]
+        if changed := differences(made_with, rounding_context(device, self.team)):
+            begun = f"{self.context.label}: begun with {'; '.join(changed)}"
+            _log.warning("%s: predictions may differ in rounding", begun)
         self.network.load_state_dict(state["network"])
         self.clock = Clock(**state["clock"])
         self.started = time.perf_counter() - state["seconds"]
@@ -244,17 +240,15 @@ class FoldTraining:
         self.phase = run
         self.network = run.run()
         self.micro_batches = max(self.micro_batches, run.micro_batches)
-        if tuned_share < 1 and name == self._last_phase_of_base():
+        phases = self.config.phases.items()
+        of_base = [other for other, p in phases if isinstance(p, TrainPhase) and p.trains_base]
+        if tuned_share < 1 and name == of_base[-1]:
             self.average(self.network, [self.before_base], share=1 - tuned_share, loader=run.loader)
-
-    def _last_phase_of_base(self) -> str:
-        phases = reversed(self.config.phases.items())
-        return next(name for name, phase in phases if isinstance(phase, TrainPhase) and phase.trains_base)
 
     def average(self, network: Network, others: list[StateDict], *, share: float, loader: Loader) -> None:
         """Average the network with earlier states of it, in place; `share` is the weight of each of them."""
-        device, precision, epoch = self.context.device, self.context.precision, self.clock.epoch
-        average(network, others, share, loader=loader, epoch=epoch, device=device, precision=precision)
+        batches = loader.epoch(self.clock.epoch)
+        average(network, others, share, batches=batches, precision=self.context.precision)
         self.team.average_statistics(network)
 
     # Scores and predictions
@@ -276,25 +270,24 @@ class FoldTraining:
         """Predict the held-out subjects and the test set."""
         context, network = self.context, self.network
         self.team.follow_lead(network)
-        images, rows = context.train_images, context.valid_rows
-        valid = self._log_probs(network, images, rows, "held-out subjects", final="valid")
-        images = context.test_images
-        test = self._log_probs(network, images, images.rows, "test set", final="test")
-        result = FoldResult(
-            valid=valid,
-            test=test,
-            network=network,
-            scores=scores(valid, context.folds.labels[context.valid_rows], prefix="valid/"),
-            seconds=time.perf_counter() - self.started,
-            images_per_second=self.clock.images / self.clock.seconds if self.clock.seconds else 0.0,
+        rows, test_images = context.valid_rows, context.test_images
+        valid = self._log_probs(network, context.train_images, rows, "held-out subjects", final="valid")
+        test = self._log_probs(network, test_images, test_images.rows, "test set", final="test")
+        valid_scores = scores(valid, context.folds.labels[rows], prefix="valid/")
+        seconds = time.perf_counter() - self.started
+        speed = self.clock.images / self.clock.seconds if self.clock.seconds else 0.0
+        context.tracker.summarise({**valid_scores, "seconds": seconds, "images_per_second": speed})
+        return FoldResult(
+            valid,
+            test,
+            network,
+            valid_scores,
+            seconds,
+            speed,
             num_dropped=context.num_dropped,
             num_resumed=self.num_resumed,
             micro_batches=self.micro_batches,
         )
-        context.tracker.summarise(
-            {**result.scores, "seconds": result.seconds, "images_per_second": result.images_per_second}
-        )
-        return result
 
     def _log_probs(
         self, network: Network, images: Images, rows: Rows, label: str, final: str = ""
@@ -328,21 +321,15 @@ class PhaseTraining:
         self.clock, self.team, self.device = training.clock, context.team, context.device
         self.training_set = TrainingSet(context, training.feed, phase)
         self.loader = self.training_set.loader
-        labels = context.folds.labels[context.train_rows]
-        self.criterion = make_criterion(
-            config, labels=labels, num_classes=context.num_classes, device=self.device
-        )
+        labels, num_classes = context.folds.labels[context.train_rows], context.num_classes
+        self.criterion = make_criterion(config, labels=labels, num_classes=num_classes, device=self.device)
         network.zero_grad(set_to_none=True)  # of an earlier phase
         self.early_stopping = EarlyStopping(phase)
         self.num_steps = phase.epochs * len(self.loader)
         self.optimizer = make_optimizer(network, phase)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.scheduler = make_scheduler(
-            self.optimizer,
-            phase,
-            num_steps=self.num_steps,
-            plateau_factor=lambda: self.early_stopping.rate_factor,
-        )
+        stopping = self.early_stopping
+        self.scheduler = make_scheduler(self.optimizer, phase, self.num_steps, lambda: stopping.rate_factor)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=context.precision == "fp16")
         self.ema = Ema(network, config.ema) if config.ema > 0 else None
         self.predictor = network if self.ema is None else self.ema.network
@@ -351,7 +338,7 @@ class PhaseTraining:
         self.has_begun = False
         self.epoch, self.batch, self.steps_done = 0, 0, 0  # of the phase, of the epoch, of the phase
         self.loss_sum, self.loss_count = 0.0, 0  # of the epoch
-        self.unread: list[torch.Tensor] = []  # losses and gradient norms that are still on the device
+        self.unread: list[Tensor] = []  # losses and gradient norms that are still on the device
         self.epoch_ends: deque[StateDict] = deque(maxlen=phase.soup - 1)  # weights, for the soup
 
     def run(self) -> Network:
@@ -397,16 +384,14 @@ class PhaseTraining:
                 metrics["train/images_per_second"] = num_images / (now - last_look)
                 self.clock.seconds += now - last_look
                 epoch = self.clock.epoch + self.batch / len(self.loader)
-                self.context.tracker.log(
-                    {"phase": self.name, "train/epoch": epoch, **metrics}, step=self.clock.step
-                )
+                self._track({"train/epoch": epoch, **metrics})
                 last_look, num_images = now, 0
                 advance(len(batch.images), loss=self.loss_sum / self.loss_count, lr=rate)
             else:
                 advance(len(batch.images))
             self.training.checkpoint()
 
-    def step(self, batch: Batch) -> torch.Tensor:
+    def step(self, batch: Batch) -> Tensor:
         """One optimiser step: forward, loss, backward, clip, optimiser, schedule, EMA.
 
         Args:
@@ -418,10 +403,9 @@ class PhaseTraining:
         Raises:
             TrainingError: the device's memory does not hold a single image, or a team's part of the batch.
         """
-        images, targets, image_weights = self.training_set.inputs(
-            batch, epoch=self.clock.epoch, number=self.batch + 1
-        )
-        num_images = self.loader.num_before(self.batch + 1) - self.loader.num_before(self.batch)
+        epoch, number = self.clock.epoch, self.batch + 1
+        images, targets, image_weights = self.training_set.inputs(batch, epoch=epoch, number=number)
+        num_images = self.loader.num_before(number) - self.loader.num_before(self.batch)
         if self._num_frozen() != self.network.num_frozen:  # unfreeze: gradual
             self.set_modes()
         while (loss := self._forward_backward(images, targets, image_weights, num_images)) is None:
@@ -439,12 +423,8 @@ class PhaseTraining:
         return torch.stack([loss, norm])
 
     def _forward_backward(
-        self,
-        images: torch.Tensor,
-        targets: torch.Tensor,
-        image_weights: torch.Tensor | None,
-        num_images: int,
-    ) -> torch.Tensor | None:
+        self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int
+    ) -> Tensor | None:
         """Gradients of a batch, one micro-batch after another, and its loss; None: out of memory."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
@@ -478,10 +458,8 @@ class PhaseTraining:
             )
         self.micro_batches *= 2
         _log.warning(
-            "the device ran out of memory: from now on each batch of %d is computed in %d micro-batches; for "
-            "the optimiser it stays one batch",
-            num_images,
-            self.micro_batches,
+            f"the device ran out of memory: from now on each batch of {num_images} is computed in "
+            f"{self.micro_batches} micro-batches; for the optimiser it stays one batch"
         )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -519,19 +497,18 @@ class PhaseTraining:
         if self.phase.batchnorm == "train":
             for network in (self.network, self.predictor):
                 self.team.average_statistics(network)
-        metrics: dict[str, float | str] = {
-            "phase": self.name,
-            "epoch": self.clock.epoch + 1,
-            "train/epoch_loss": self.loss_sum / self.loss_count,
-            **self.training.evaluate(self.predictor),
-        }
-        self.context.tracker.log(metrics, step=self.clock.step)
+        scores = self.training.evaluate(self.predictor)
+        loss = self.loss_sum / self.loss_count
+        self._track({"epoch": self.clock.epoch + 1, "train/epoch_loss": loss, **scores})
         if self.phase.watches:
             warming_up = self.steps_done < self.phase.warmup * self.num_steps
-            self.early_stopping.update(float(metrics[self._watched]), self.predictor, warming_up=warming_up)
+            self.early_stopping.update(scores[self._watched], self.predictor, warming_up=warming_up)
         self.clock.epoch += 1
         self.epoch, self.batch, self.loss_sum, self.loss_count = self.epoch + 1, 0, 0.0, 0
         self.training.checkpoint(boundary=True)
+
+    def _track(self, metrics: dict[str, float]) -> None:
+        self.context.tracker.log({"phase": self.name, **metrics}, step=self.clock.step)
 
     @property
     def _watched(self) -> str:
@@ -542,7 +519,7 @@ class PhaseTraining:
         """The base's rate in the next step; all parameter groups stand at the same share of theirs."""
         return self.phase.lr * float(self.scheduler.get_last_lr()[0] / self.scheduler.base_lrs[0])
 
-    def _statistics(self) -> list[torch.Tensor]:
+    def _statistics(self) -> list[Tensor]:
         """BatchNorm's running statistics of this process, of the network and of the predictor."""
         networks = [self.network, self.predictor]
         return [tensor for network in networks for tensor in running_statistics(network).values()]

@@ -6,11 +6,12 @@ and pseudo-labels give the latter.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from distracted.errors import ConfigError
@@ -22,7 +23,7 @@ _LEAST = 1e-6  # of 1 - p in the focal loss: below an exponent of 1 its gradient
 
 
 @dataclass(frozen=True, eq=False)
-class LossOptions:
+class Options:
     """Settings that the losses share.
 
     Attributes:
@@ -32,43 +33,28 @@ class LossOptions:
     """
 
     label_smoothing: float = 0.0
-    class_weights: torch.Tensor | None = None
+    class_weights: Tensor | None = None
     focal_gamma: float = 2.0
 
 
-class Loss(Protocol):
-    """Loss of logits, shape (B, num_classes): the mean over images, or of each image, shape (B,)."""
-
-    def __call__(
-        self, logits: torch.Tensor, targets: torch.Tensor, options: LossOptions, reduction: Reduction
-    ) -> torch.Tensor: ...
+#: Maps logits, shape (B, num_classes), and targets to the mean over images, or to each image's loss, (B,).
+Loss = Callable[[Tensor, Tensor, Options, Reduction], Tensor]
 
 
-def cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, options: LossOptions, reduction: Reduction
-) -> torch.Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor, options: Options, reduction: Reduction) -> Tensor:
     """Cross-entropy of the softmax."""
-    return F.cross_entropy(
-        logits,
-        targets,
-        weight=options.class_weights,
-        label_smoothing=options.label_smoothing,
-        reduction=reduction,
-    )
+    weights, smoothing = options.class_weights, options.label_smoothing
+    return F.cross_entropy(logits, targets, weights, label_smoothing=smoothing, reduction=reduction)
 
 
-def focal(
-    logits: torch.Tensor, targets: torch.Tensor, options: LossOptions, reduction: Reduction
-) -> torch.Tensor:
+def focal(logits: Tensor, targets: Tensor, options: Options, reduction: Reduction) -> Tensor:
     """Cross-entropy with each class's term scaled by (1 - p) ** gamma (Lin et al., ICCV 2017)."""
     log_probs = logits.log_softmax(1)
     scale = (1 - log_probs.exp()).clamp(min=_LEAST) ** options.focal_gamma
     return _reduce(-_soft(targets, logits, options) * scale * log_probs, options, reduction)
 
 
-def binary_cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, options: LossOptions, reduction: Reduction
-) -> torch.Tensor:
+def binary_cross_entropy(logits: Tensor, targets: Tensor, options: Options, reduction: Reduction) -> Tensor:
     """One sigmoid a class against one-hot targets, summed over classes (Wightman et al. 2021: the mean).
 
     Predictions are still the softmax of the logits: calibrate such a run (`make calibrate`).
@@ -85,14 +71,14 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def _soft(targets: torch.Tensor, logits: torch.Tensor, options: LossOptions) -> torch.Tensor:
+def _soft(targets: Tensor, logits: Tensor, options: Options) -> Tensor:
     """Targets as smoothed probabilities, shape (B, num_classes)."""
     num_classes = logits.shape[1]
     soft = targets if targets.ndim == 2 else F.one_hot(targets, num_classes).float()
     return soft * (1 - options.label_smoothing) + options.label_smoothing / num_classes
 
 
-def _reduce(terms: torch.Tensor, options: LossOptions, reduction: Reduction) -> torch.Tensor:
+def _reduce(terms: Tensor, options: Options, reduction: Reduction) -> Tensor:
     """Weigh and sum the classes' terms, shape (B, num_classes)."""
     losses = (terms if options.class_weights is None else terms * options.class_weights).sum(1)
     return losses.mean() if reduction == "mean" else losses
@@ -100,7 +86,7 @@ def _reduce(terms: torch.Tensor, options: LossOptions, reduction: Reduction) -> 
 
 def make_criterion(
     config: TrainingConfig, *, labels: NDArray[np.int64], num_classes: int, device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]:
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
     """The loss of a batch: a function of logits, targets and the images' weights, shape (B,) or None.
 
     It is the mean over images, whatever their weights and those of their classes, so that a batch in parts
@@ -110,20 +96,13 @@ def make_criterion(
         labels: Class ids of the training side, for balanced class weights, shape (num_images,).
 
     Raises:
-        ConfigError: unknown loss, or class weights that do not fit the classes.
+        ConfigError: class weights that do not fit the classes.
     """
-    check_loss(config)
-    loss = LOSSES[config.loss]
-    weights = class_weights(config, labels, num_classes)
-    options = LossOptions(
-        config.label_smoothing,
-        None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device),
-        config.focal_gamma,
-    )
+    loss, weights = LOSSES[config.loss], class_weights(config, labels, num_classes)
+    on_device = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+    options = Options(config.label_smoothing, on_device, config.focal_gamma)
 
-    def criterion(
-        logits: torch.Tensor, targets: torch.Tensor, image_weights: torch.Tensor | None
-    ) -> torch.Tensor:
+    def criterion(logits: Tensor, targets: Tensor, image_weights: Tensor | None) -> Tensor:
         if image_weights is None and options.class_weights is None:
             return loss(logits, targets, options, "mean")
         losses = loss(logits, targets, options, "none")

@@ -3,73 +3,45 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
 from distracted.paths import METRICS
 
 
-class Tracker(Protocol):
-    """Takes metrics during training and a summary at the end; a context manager."""
+class Tracker:
+    """Takes metrics during training and a summary at the end.
 
-    def log(self, metrics: Mapping[str, float | str], *, step: int) -> None: ...
+    This one drops them: in a team, all processes but the lead have it.
+    """
 
-    def summarise(self, values: Mapping[str, Any]) -> None: ...
+    def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
+        pass
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        pass
 
     def tell(self) -> int:
         """The current position, for `rewind`."""
-        ...
-
-    def rewind(self, position: int) -> None:
-        """Remove what was logged after a position: the training goes on from there, or begins at 0."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class NoTracker:
-    """Tracks nothing: for all processes of a team but the lead."""
-
-    def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
-        pass
-
-    def summarise(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def tell(self) -> int:
         return 0
 
     def rewind(self, position: int) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+        """Remove what was logged after a position: the training goes on from there, or begins at 0."""
 
 
-class FileTracker:
-    """Appends one JSON object a line to metrics.jsonl."""
+class FileTracker(Tracker, AbstractContextManager["FileTracker"]):
+    """Appends one JSON object a line to metrics.jsonl; a context manager."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / METRICS).open("a")
+        self._file = (folder / METRICS).open("a", buffering=1)  # flushed after each line
 
     def log(self, metrics: Mapping[str, float | str], *, step: int) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"summary": dict(values)}) + "\n")
-        self._file.flush()
 
     def tell(self) -> int:
         return os.fstat(self._file.fileno()).st_size
@@ -77,10 +49,5 @@ class FileTracker:
     def rewind(self, position: int) -> None:
         self._file.truncate(min(position, self.tell()))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -7,12 +7,15 @@ Partners come from the same batch, so no image is decoded twice. Images stay uin
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from distracted.schema import MixingConfig
 
 #: Range of the cut in a stitched image, as a share of its width.
 CUTS = (0.3, 0.7)
+
+Ints = NDArray[np.int64]
 
 _WAYS = ("stitch", "mixup", "cutmix", "none")
 
@@ -27,27 +30,15 @@ class Mixer:
     """
 
     def __init__(
-        self,
-        config: MixingConfig,
-        *,
-        labels: NDArray[np.int64],
-        subjects: NDArray[np.int64],
-        num_classes: int,
-        seed: int,
+        self, config: MixingConfig, *, labels: Ints, subjects: Ints, num_classes: int, seed: int
     ) -> None:
         self._config, self._labels, self._subjects = config, labels, subjects
         self._num_classes, self._seed = num_classes, seed
         self._up_to = np.cumsum(config.probs)
 
     def __call__(
-        self,
-        images: torch.Tensor,
-        targets: torch.Tensor,
-        indices: torch.Tensor,
-        *,
-        epoch: int,
-        number: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, images: Tensor, targets: Tensor, indices: Tensor, *, epoch: int, number: int
+    ) -> tuple[Tensor, Tensor]:
         """Mix one batch.
 
         Args:
@@ -80,14 +71,11 @@ class Mixer:
         return mixed, soft_targets(targets, partners, share, num_classes=self._num_classes)
 
 
-def find_partners(
-    labels: NDArray[np.int64], subjects: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def find_partners(labels: Ints, subjects: Ints, rng: np.random.Generator) -> Ints:
     """A random image of the same class and another subject for each image of a batch, else the image itself.
 
     Args:
-        labels: Class ids, shape (B,).
-        subjects: Subject ids, shape (B,).
+        labels, subjects: Ids, shape (B,).
 
     Returns:
         Positions in the batch, shape (B,).
@@ -97,7 +85,7 @@ def find_partners(
     return np.where(fits.any(axis=1), chosen, np.arange(len(labels)))
 
 
-def share_with_partner(labels: NDArray[np.int64], subjects: NDArray[np.int64], *, batch_size: int) -> float:
+def share_with_partner(labels: Ints, subjects: Ints, *, batch_size: int) -> float:
     """Expected share of images in a random batch that have a partner to be stitched with."""
     pairs = labels * (subjects.max() + 1) + subjects
     _, pair, counts = np.unique(pairs, return_inverse=True, return_counts=True)
@@ -106,7 +94,7 @@ def share_with_partner(labels: NDArray[np.int64], subjects: NDArray[np.int64], *
     return float((1 - missed ** (min(batch_size, len(labels)) - 1)).mean())
 
 
-def stitch(images: torch.Tensor, partners: NDArray[np.int64], cuts: NDArray[np.int64]) -> torch.Tensor:
+def stitch(images: Tensor, partners: Ints, cuts: Ints) -> Tensor:
     """Join the left part of each image with the right part of its partner.
 
     The 5th place of State Farm trained on left and right halves of two images of a class. Here images are
@@ -122,7 +110,7 @@ def stitch(images: torch.Tensor, partners: NDArray[np.int64], cuts: NDArray[np.i
     return stitched
 
 
-def mixup(images: torch.Tensor, partners: NDArray[np.int64], share: float) -> torch.Tensor:
+def mixup(images: Tensor, partners: Ints, share: float) -> Tensor:
     """Blend each image with its partner, which gets 1 - `share` (Zhang et al. 2018).
 
     Rounding to uint8 changes a value by at most half a grey level.
@@ -140,9 +128,7 @@ def draw_box(height: int, width: int, alpha: float, rng: np.random.Generator) ->
     return top, min(height, y + half_height), left, min(width, x + half_width)
 
 
-def cutmix(
-    images: torch.Tensor, partners: NDArray[np.int64], box: tuple[int, int, int, int]
-) -> tuple[torch.Tensor, float]:
+def cutmix(images: Tensor, partners: Ints, box: tuple[int, int, int, int]) -> tuple[Tensor, float]:
     """Replace a box of each image with the same box of its partner (Yun et al. 2019).
 
     Returns:
@@ -154,13 +140,11 @@ def cutmix(
     return mixed, 1 - (bottom - top) * (right - left) / (images.shape[-3] * images.shape[-2])
 
 
-def soft_targets(
-    targets: torch.Tensor, partners: NDArray[np.int64], share: float, *, num_classes: int
-) -> torch.Tensor:
+def soft_targets(targets: Tensor, partners: Ints, share: float, *, num_classes: int) -> Tensor:
     """Probabilities, shape (B, num_classes): `share` for the own class, the rest for the partner's."""
     own = F.one_hot(targets, num_classes).float()
     return torch.lerp(own[_on(targets, partners)], own, share)
 
 
-def _on(tensor: torch.Tensor, positions: NDArray[np.int64]) -> torch.Tensor:
+def _on(tensor: Tensor, positions: Ints) -> Tensor:
     return torch.from_numpy(positions).to(tensor.device)

@@ -1,11 +1,13 @@
 """Optimisers and learning-rate schedules. A new optimiser: a row of `OPTIMIZERS`, a name in schema/."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from distracted.models.blocks import frozen_layers
@@ -33,49 +35,39 @@ def head_rate(phase: TrainPhase) -> float:
     return phase.head_lr if phase.head_lr is not None else phase.lr
 
 
-def make_optimizer(network: Network, phase: TrainPhase) -> torch.optim.Optimizer:
+def make_optimizer(network: Network, phase: TrainPhase) -> Optimizer:
     """An optimiser over all that learns at some time in a phase; each block and the head has its own rate.
 
     Norms and biases are not decayed.
     """
     parameters = dict(network.trunk.named_parameters())
-    layers = [
-        (layer, rate)
-        for block, rate in zip(network.blocks, block_rates(network, phase), strict=True)
-        for layer in block.layers
-    ]
-    by_rate: dict[float, list[nn.Parameter]] = {}
+    blocks = zip(network.blocks, block_rates(network, phase), strict=True)
+    layers = [(layer, rate) for block, rate in blocks for layer in block.layers]
+    by_rate: defaultdict[float, list[nn.Parameter]] = defaultdict(list)
     for layer, rate in layers[frozen_layers(network.blocks, phase, done=1.0) :]:
-        by_rate.setdefault(rate, []).extend(parameters[name] for name in layer)
-    by_rate.setdefault(head_rate(phase), []).extend(
-        [*network.head.parameters(), *network.auxiliary.parameters()]
-    )
-    groups = [
-        group for rate, chosen in by_rate.items() for group in _groups(chosen, rate, phase.weight_decay)
-    ]
+        by_rate[rate] += [parameters[name] for name in layer]
+    by_rate[head_rate(phase)] += [*network.head.parameters(), *network.auxiliary.parameters()]
+    decay = phase.weight_decay
+    groups = [group for rate, chosen in by_rate.items() for group in _groups(chosen, rate, decay)]
     return OPTIMIZERS[phase.optimizer](groups, phase.unfreeze == "gradual")
 
 
-def make_head_optimizer(network: Network, phase: HeadPhase) -> torch.optim.Optimizer:
+def make_head_optimizer(network: Network, phase: HeadPhase) -> Optimizer:
     """An optimiser over the head alone."""
     groups = _groups(list(network.head.parameters()), phase.lr, phase.weight_decay)
     return OPTIMIZERS[phase.optimizer](groups, False)
 
 
 def _groups(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> Groups:
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    return [
-        {"params": chosen, "lr": lr, "weight_decay": decay}
-        for chosen, decay in ((matrices, weight_decay), (vectors, 0.0))
-        if chosen
-    ]
+    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    split = ((matrices, weight_decay), (vectors, 0.0))
+    return [{"params": chosen, "lr": lr, "weight_decay": decay} for chosen, decay in split if chosen]
 
 
 # torch's fused optimisers pass over the weights once a step instead of once an operation: measured on a CPU
 # with 20 images of 32 pixels, that takes a quarter off ResNet50's step. The fused SGD fails if a parameter
 # gets its first gradient after others have had theirs, as `unfreeze: gradual` makes it.
-OPTIMIZERS: dict[OptimizerName, Callable[[Groups, bool], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[[Groups, bool], Optimizer]] = {
     "adamw": lambda groups, gradual: torch.optim.AdamW(groups, fused=True),
     "adam": lambda groups, gradual: torch.optim.Adam(groups, fused=True),
     "sgd": lambda groups, gradual: torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=not gradual),
@@ -84,11 +76,7 @@ OPTIMIZERS: dict[OptimizerName, Callable[[Groups, bool], torch.optim.Optimizer]]
 
 
 def make_scheduler(
-    optimizer: torch.optim.Optimizer,
-    phase: TrainPhase,
-    *,
-    num_steps: int,
-    plateau_factor: Callable[[], float],
+    optimizer: Optimizer, phase: TrainPhase, num_steps: int, plateau_factor: Callable[[], float]
 ) -> LambdaLR:
     """A rate for each step: warm-up over `phase.warmup` of the steps, then as `phase.schedule` says.
 
@@ -114,7 +102,7 @@ def make_scheduler(
     return LambdaLR(optimizer, factor)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Load an optimiser's state, its moments laid out in memory like their parameters.
 
     The fused optimisers walk over parameters, gradients and moments in memory order and would mix up

@@ -43,13 +43,11 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would train.
+    """The phases that apply to a run, and the blocks from the input up, the head last.
 
     Attributes:
         pretrained: Whether it is configured to start from pretrained weights.
         image_size: Side of the input in pixels.
-        phases: The phases that apply.
-        rows: The blocks from the input up, the head last.
     """
 
     pretrained: bool
@@ -104,30 +102,21 @@ def plan_phases(network: Network, phases: Mapping[str, Phase]) -> list[BlockRow]
         first += layers
     for head in network.auxiliary_heads():
         below = next(row for row in rows if row.name == head.block)
-        layers = _count(head)
+        layers, size = _count(head)
         shares = {
             name: Share(layers, _head_lr(phase), learns.start) if (learns := below.phases[name]) else None
             for name, phase in phases.items()
         }
-        rows.append(BlockRow(f"auxiliary ({head.block})", layers, _size(head), shares))
-    return [
-        *rows,
-        BlockRow(
-            "head",
-            num_layers := _count(network.head),
-            _size(network.head),
-            {name: Share(num_layers, _head_lr(phase)) for name, phase in phases.items()},
-        ),
-    ]
+        rows.append(BlockRow(f"auxiliary ({head.block})", layers, size, shares))
+    layers, size = _count(network.head)
+    shares = {name: Share(layers, _head_lr(phase)) for name, phase in phases.items()}
+    return [*rows, BlockRow("head", layers, size, shares)]
 
 
-def _count(module: nn.Module) -> int:
-    """Number of layers with a weight matrix."""
-    return sum(parameter.ndim > 1 for parameter in module.parameters())
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(head: nn.Module) -> tuple[int, int]:
+    """Number of layers with a weight matrix, and of parameters."""
+    parameters = list(head.parameters())
+    return sum(p.ndim > 1 for p in parameters), sum(p.numel() for p in parameters)
 
 
 def _share(network: Network, phase: Phase, number: int, first: int) -> Share | None:

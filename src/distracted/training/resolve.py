@@ -63,15 +63,10 @@ def resolve(config: RunConfig, *, num_folds: int) -> Resolved:
     )
     phases = applying_phases(config, pretrained=weights.pretrained)
     _say_unused(config, phases)
-    used = {config.augment.policy} | {
-        p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment
-    }
-    augment = config.augment.model_copy(
-        update={
-            "policies": {name: config.augment.policies[name] for name in sorted(used)},
-            "short_side": _short_side(config, model),
-        }
-    )
+    own = {p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment}
+    policies = {name: config.augment.policies[name] for name in sorted({config.augment.policy} | own)}
+    short_side = _short_side(config, model)
+    augment = config.augment.model_copy(update={"policies": policies, "short_side": short_side})
     training = config.training.model_copy(
         update={
             "precision": find_precision(config.training.precision, device),
@@ -111,11 +106,8 @@ def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:
     }
     trains = any(isinstance(phase, TrainPhase) for phase in phases.values())
     if not trains and (unused := [key for key, value in asked.items() if value]):
-        _log.warning(
-            "%s: without effect, since none of the phases (%s) is of kind train",
-            ", ".join(unused),
-            ", ".join(phases),
-        )
+        reason = f"none of the phases ({', '.join(phases)}) is of kind train"
+        _log.warning("%s: without effect, since %s", ", ".join(unused), reason)
 
 
 def with_input(model: ModelConfig, backbone: Backbone) -> ModelConfig:
@@ -136,15 +128,11 @@ def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
     situation = "pretrained" if pretrained else "random"
     phases = {name: phase for name, phase in config.phases.items() if phase.when in (situation, "always")}
     if not phases:
-        raise ConfigError(
-            f"phases: none of {', '.join(config.phases)} applies to {situation} weights (`when`)"
-        )
+        names = ", ".join(config.phases)
+        raise ConfigError(f"phases: none of {names} applies to {situation} weights (`when`)")
     if not pretrained and (dropped := [name for name in config.phases if name not in phases]):
-        _log.info(
-            "random weights: %s left out, %s instead: nothing is frozen",
-            ", ".join(dropped),
-            ", ".join(phases),
-        )
+        names = ", ".join(phases)
+        _log.info("random weights: %s left out, %s instead: nothing is frozen", ", ".join(dropped), names)
     for name, phase in phases.items():
         if isinstance(phase, FeaturesPhase) and config.model.head.hidden:
             raise ConfigError(

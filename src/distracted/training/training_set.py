@@ -2,15 +2,16 @@
 
 import logging
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distracted.data.loading import Batch, ExtraRows
 from distracted.inference.device import move
 from distracted.schema import TrainPhase
-from distracted.training.context import FoldContext
+from distracted.training.context import FoldContext, PseudoLabels
 from distracted.training.feed import Feed
 from distracted.training.mixing import Mixer, share_with_partner
-from distracted.training.pseudo import joint_targets
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +64,25 @@ def _make_mixer(context: FoldContext) -> Mixer:
         rows = context.train_rows
         share = share_with_partner(labels[rows], subjects[rows], batch_size=training.batch_size)
         _log.info(
-            "mixing.stitch: in batches of %d, %.0f%% of the images find a partner of their class and another "
-            "subject; the rest stay as they are",
-            training.batch_size,
-            100 * share,
+            f"mixing.stitch: in batches of {training.batch_size}, {share:.0%} of the images find a partner "
+            "of their class and another subject; the rest stay as they are"
         )
     num_classes, seed = context.num_classes, training.seed
     return Mixer(context.config.mixing, labels=labels, subjects=subjects, num_classes=num_classes, seed=seed)
+
+
+def joint_targets(
+    labels: NDArray[np.int64], rows: NDArray[np.int64], pseudo: PseudoLabels, *, weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets and loss weights of all training images, followed by those of the pseudo-labelled images.
+
+    Only `rows` keep their label. All other training images, the held-out ones among them, get NaN: a batch
+    that held one would stop the training.
+
+    Returns:
+        Probabilities, (num_images, num_classes), and weights, (num_images,).
+    """
+    one_hot = np.full((len(labels), pseudo.probs.shape[1]), np.nan, dtype=np.float32)
+    one_hot[rows] = np.eye(pseudo.probs.shape[1], dtype=np.float32)[labels[rows]]
+    weights = np.repeat([1.0, weight], [len(labels), len(pseudo.probs)]).astype(np.float32)
+    return torch.from_numpy(np.concatenate([one_hot, pseudo.probs])), torch.from_numpy(weights)

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from distracted.metrics import log_loss
-from distracted.models.transfer import logme, probe
+from distracted.models.linear import logme, probe
 
 
 def features_of(labels: np.ndarray, num_features: int, *, skill: float, seed: int = 0) -> np.ndarray:

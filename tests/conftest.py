@@ -179,7 +179,7 @@ def store_with(workspace: Workspace, competition: Competition) -> StoreWith:
 
 @pytest.fixture
 def store(store_with: StoreWith) -> Store:
-    """A store with the tiny competition's six subjects in three fixed folds."""
+    """A store with the tiny competition, its six subjects in three fixed folds."""
     return store_with({f"p{subject:03}": subject % 3 for subject in range(6)})
 
 

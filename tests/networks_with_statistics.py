@@ -1,4 +1,4 @@
-"""Networks whose BatchNorm statistics and head look as if they had learned, and images for them."""
+"""Untrained networks with the BatchNorm statistics and head of a trained one, and images for them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from distracted.schema import ModelConfig
 
 
 def make_network(backbone: str, size: int = 64, **model: Any) -> Network:
-    """With statistics and a head as if it had learned."""
+    """A network with random statistics, scales and shifts in each BatchNorm, in eval mode."""
     settings = load_config(model="resnet50", data="sample").model.model_dump(by_alias=True)
     settings |= {"backbone": backbone, "image_size": size, "crop": 1.0, **model}
     torch.manual_seed(0)
@@ -32,6 +32,7 @@ def pictures(*shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
 
+#: Backbones, and whether they have BatchNorm that can be folded into convolutions.
 BACKBONES = {
     "cnn": 0,
     "test_resnet": 1,

@@ -1,4 +1,4 @@
-"""Layers, their precedence, the errors that users meet, and the hash that stands for a run."""
+"""Config layers and their precedence, error messages for users, and the hash that identifies a run."""
 
 import re
 import shutil
@@ -53,7 +53,7 @@ class TestLayers:
             assert load_with().training.ema == number / 10
         assert load_with("training.ema=0.5").training.ema == 0.5
         assert load_with("training.ema=0.5", "training.ema=0.6").training.ema == 0.6
-        assert load_with().training.seed == 0  # what nobody sets stays
+        assert load_with().training.seed == 0  # a value that no layer sets stays
 
     def test_mappings_merge_key_by_key(self) -> None:
         plain, changed = load(), load("training.seed=7")
@@ -89,14 +89,14 @@ class TestLayers:
         assert list(config.phases) == ["scratch", "features", "finetune", "polish"]
         assert train_phase(config, "polish").epochs == 1
 
-    def test_a_later_way_to_freeze_replaces_an_earlier_one_whole(self) -> None:
+    def test_a_later_freeze_or_unfreeze_replaces_the_earlier_one_entirely(self) -> None:
         first = load("recipe=fine_tune")
         assert train_phase(first, "finetune").unfreeze == BlockRange(blocks=3)
         for text, expected in (("{from: layer3}", BlockRange(from_="layer3")), ("all", "all")):
-            found = train_phase(load("recipe=fine_tune", f"phases.finetune.unfreeze={text}"), "finetune")
-            assert (found.unfreeze, found.freeze) == (expected, None)
-        found = train_phase(load("recipe=fine_tune", "phases.finetune.freeze={layers: 4}"), "finetune")
-        assert (found.unfreeze, found.freeze) == (None, BlockRange(layers=4))
+            changed = train_phase(load("recipe=fine_tune", f"phases.finetune.unfreeze={text}"), "finetune")
+            assert (changed.unfreeze, changed.freeze) == (expected, None)
+        changed = train_phase(load("recipe=fine_tune", "phases.finetune.freeze={layers: 4}"), "finetune")
+        assert (changed.unfreeze, changed.freeze) == (None, BlockRange(layers=4))
 
     def test_a_recipe_extends_another(self) -> None:
         full, gradual = load(), load("recipe=gradual")
@@ -118,7 +118,7 @@ class TestLayers:
         with pytest.raises(ConfigError, match="all of them are null"):
             load("phases={features: null, finetune: null, scratch: null}")
 
-    def test_watching_the_scored_fold_takes_its_own_word(self) -> None:
+    def test_early_stopping_on_the_scored_fold_needs_leaky(self) -> None:
         config = load_config(
             model="resnet50", data="sample", overrides=["phases.finetune.patience=3"], leaky=True
         )
@@ -264,20 +264,20 @@ class TestErrors:
         ],
     )
     def test_a_wrong_setting(self, setting: str, parts: list[str]) -> None:
-        """The message names the key as it was typed and what would do, in one line."""
+        """The message names the key as it was typed and what is expected, in one line."""
         with pytest.raises(ConfigError) as info:
             load(setting)
         message = str(info.value)
         assert all(part in message for part in parts), message
         assert "\n" not in message
 
-    def test_a_phase_that_is_none_beside_one_that_is_unknown(self) -> None:
+    def test_an_invalid_phase_and_an_unknown_phase_are_both_reported(self) -> None:
         with pytest.raises(
             ConfigError, match=r"phases.finetune: .*unknown phase phases.foo; there are scratch, features "
         ):
             load("phases.finetune=3", "phases.foo.epochs=1")
 
-    def test_a_batch_of_one_has_nothing_to_mix(self) -> None:
+    def test_mixing_needs_batches_of_two_and_stitch_no_regions(self) -> None:
         with pytest.raises(ConfigError, match=r"mixing: .*training\.batch_size is 1; expected 2 or more"):
             load("mixing.mixup.prob=0.5", "training.batch_size=1")
         with pytest.raises(ConfigError, match=r"mixing.stitch: .*model\.regions=\[\], got \[head\]"):
@@ -291,7 +291,7 @@ class TestErrors:
         ]
         assert load(*settings).mixing.probs == probs
 
-    def test_all_wrong_settings_are_said_at_once(self) -> None:
+    def test_all_wrong_settings_are_reported_together(self) -> None:
         with pytest.raises(ConfigError, match=r"(?s)training\.seed.*training\.batch_size"):
             load("training.seed=x", "training.batch_size=y")
 
@@ -317,12 +317,12 @@ class TestErrors:
             load_data_config(folder)
 
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".x", "-x", "a b", "a\n", "ä"])
-    def test_a_name_that_is_no_folder(self, name: str) -> None:
+    def test_a_name_that_cannot_name_a_folder_is_refused(self, name: str) -> None:
         with pytest.raises(ConfigError, match=r"NAME .*expected letters"):
             check_name(name, "NAME")
 
     @pytest.mark.parametrize("name", ["vgg16", "ResNet-50_v1.5+ema", "0"])
-    def test_a_name_that_will_do(self, name: str) -> None:
+    def test_a_valid_name_is_accepted(self, name: str) -> None:
         assert check_name(name, "NAME") == name
 
     @pytest.mark.parametrize(
@@ -342,13 +342,13 @@ class TestErrors:
             ("recipe: full\nphases: 3\n", "cannot be merged|config "),
         ],
     )
-    def test_defaults_that_lack_something(self, configs: Path, content: str, message: str) -> None:
+    def test_incomplete_defaults_are_refused(self, configs: Path, content: str, message: str) -> None:
         (configs / "train.yaml").write_text(content)
         with pytest.raises(ConfigError, match=message):
             load_config(model="resnet50", data="sample", configs=configs)
 
     @pytest.mark.parametrize("setting", ["phases.finetune=[]", "phases=[1]", "augment.policies.heavy={a: 1}"])
-    def test_a_list_where_a_mapping_stands(self, setting: str) -> None:
+    def test_a_list_in_place_of_a_mapping_is_refused(self, setting: str) -> None:
         key = setting.partition("=")[0]
         with pytest.raises(ConfigError, match=f"^{re.escape(key)}: a list here, a mapping there"):
             load_config(model="resnet50", data="sample", overrides=[setting])
@@ -367,7 +367,7 @@ class TestHash:
             "runtime.num_gpus=0.5",
         ],
     )
-    def test_how_it_is_run_does_not_count(self, setting: str) -> None:
+    def test_runtime_settings_do_not_enter_the_hash(self, setting: str) -> None:
         assert load(setting).hash == load().hash
 
     @pytest.mark.parametrize(
@@ -386,40 +386,40 @@ class TestHash:
             "recipe=feature_extraction",
         ],
     )
-    def test_what_it_is_counts(self, setting: str) -> None:
+    def test_settings_that_change_predictions_enter_the_hash(self, setting: str) -> None:
         assert load(setting).hash != load().hash
 
-    def test_what_the_columns_mean_counts_and_where_it_is_on_kaggle_does_not(self) -> None:
+    def test_the_columns_enter_the_hash_and_the_kaggle_name_does_not(self) -> None:
         config = load()
         grouped = config.data.columns.model_copy(update={"group": None})
         for update, counts in (({"columns": grouped}, True), ({"kaggle": "other"}, False)):
             other = config.model_copy(update={"data": config.data.model_copy(update=update)})
             assert (other.hash != config.hash) is counts
 
-    def test_the_order_of_phases_counts(self) -> None:
+    def test_the_order_of_phases_enters_the_hash(self) -> None:
         config = load()
-        turned = config.model_copy(update={"phases": dict(reversed(config.phases.items()))})
-        assert turned.phases == config.phases  # but for their order
-        assert turned.hash != config.hash
+        reordered = config.model_copy(update={"phases": dict(reversed(config.phases.items()))})
+        assert reordered.phases == config.phases  # dicts are equal in any order
+        assert reordered.hash != config.hash
 
-    def test_the_order_of_settings_does_not_count(self) -> None:
+    def test_the_order_of_settings_does_not_enter_the_hash(self) -> None:
         assert (
             load("training.seed=1", "training.ema=0.9").hash
             == load("training.ema=0.9", "training.seed=1").hash
         )
 
-    def test_the_place_of_the_data_does_not_count(self, tmp_path: Path) -> None:
+    def test_the_folder_of_the_data_does_not_enter_the_hash(self, tmp_path: Path) -> None:
         here, there = load(data=str(tmp_path / "a/data")), load(data=str(tmp_path / "b/data"))
         assert here.data.folder != there.data.folder
         assert here.hash == there.hash
         assert load(data=str(tmp_path / "a/data2")).hash != here.hash
 
-    def test_the_place_of_the_workspace_does_not_count(self, tmp_path: Path) -> None:
+    def test_the_folder_of_the_workspace_does_not_enter_the_hash(self, tmp_path: Path) -> None:
         elsewhere = load_config(model="resnet50", data="sample", root=tmp_path)
         assert elsewhere.data.folder == tmp_path / "input/sample"
         assert elsewhere.hash == load().hash
 
-    def test_the_resolved_config_holds_no_runtime_and_no_place(self, tmp_path: Path) -> None:
+    def test_the_resolved_config_holds_no_runtime_and_no_folder(self, tmp_path: Path) -> None:
         resolved = load(data=str(tmp_path / "data")).resolved()
         assert "runtime" not in resolved
         assert "folder" not in resolved["data"]
@@ -437,12 +437,12 @@ class TestHash:
 
 
 class TestRuntime:
-    def test_it_is_that_of_a_run(self) -> None:
+    def test_the_runtime_section_alone_equals_that_of_a_run(self) -> None:
         runtime = load_config(model="resnet50", data="sample", overrides=["runtime.device=cpu"]).runtime
         assert load_runtime_config(["runtime.device=cpu"]) == runtime
         assert load_runtime_config().device == "auto"
 
     @pytest.mark.parametrize("override", ["model.image_size=64", "recipe=full", "inference.batch_size=1"])
-    def test_nothing_else_can_be_set(self, override: str) -> None:
+    def test_settings_of_other_sections_are_refused(self, override: str) -> None:
         with pytest.raises(ConfigError, match=rf"SET: {override.split('.')[0].split('=')[0]} is as the run"):
             load_runtime_config(["runtime.device=cpu", override])

@@ -1,4 +1,4 @@
-"""What README, docs and configs name is there: pages, pictures, commands and their variables."""
+"""Pages, pictures, commands and variables that README, docs and code mention exist."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
+def test_links_and_pictures_of_a_page_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
     assert [name for name, _ in targets if name and not (page.parent / name).is_file()] == []
     anchors = [((page.parent / name) if name else page, anchor) for name, anchor in targets if anchor]
@@ -41,7 +41,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
-def test_pages_that_code_and_configs_point_to_are_there() -> None:
+def test_pages_that_code_and_configs_mention_exist() -> None:
     sources = [
         path for folder in ("src", "scripts", "bench", "configs") for path in (ROOT / folder).rglob("*")
     ]
@@ -55,14 +55,14 @@ def test_pages_that_code_and_configs_point_to_are_there() -> None:
     assert {(source, pointer) for source, pointer in pointers if not (ROOT / pointer).is_file()} == set()
 
 
-def test_every_default_is_named_in_train_yaml() -> None:
+def test_train_yaml_holds_every_default() -> None:
     named = set(re.findall(r"(\w+):", (CONFIGS / "train.yaml").read_text()))
-    filled_in = {"leaky", "predictions", "weights_sha256", "drop_list", "drops"}  # when it is resolved
-    assert optional_settings(RunConfig) - filled_in - named == set()
+    resolved_later = {"leaky", "predictions", "weights_sha256", "drop_list", "drops"}
+    assert optional_settings(RunConfig) - resolved_later - named == set()
 
 
 def optional_settings(section: type[BaseModel]) -> set[str]:
-    """Names of a section's settings that have a default, and of those of all sections in it."""
+    """Names of the settings with a default in a section and in all sections within it."""
     names = {field.alias or name for name, field in section.model_fields.items() if not field.is_required()}
     inner = [part for field in section.model_fields.values() for part in sections_in(field.annotation)]
     return names.union(*map(optional_settings, inner))
@@ -74,7 +74,7 @@ def sections_in(annotation: object) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in sections_in(part)]
 
 
-def test_the_config_page_is_what_the_schema_says() -> None:
+def test_the_config_page_is_generated_from_the_schema() -> None:
     assert config_docs.PAGE.read_text() == config_docs.page(), "make docs writes docs/config.md"
     assert "|  | " not in config_docs.page(), "a key without a meaning"
     for name in (*LOSSES, *OPTIMIZERS):
@@ -82,7 +82,7 @@ def test_the_config_page_is_what_the_schema_says() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_of_a_page_are_targets_and_take_the_variables_given(page: Path) -> None:
+def test_commands_of_a_page_are_make_targets_that_take_their_variables(page: Path) -> None:
     text = page.read_text()
     for target, rest in COMMAND.findall(text):
         assert target in TARGETS, f"make {target}"
@@ -93,7 +93,7 @@ def test_commands_of_a_page_are_targets_and_take_the_variables_given(page: Path)
 
 
 def takes(recipe: str, variable: str) -> bool:
-    """Whether a recipe reads a variable, by itself or in one that it names."""
+    """Whether a recipe reads a variable, directly or through another Makefile variable."""
     if variable == "VENV":
         return True
     if re.search(rf"[,)]{variable}[,)]", recipe) or (variable == "SET" and "$$SETTINGS" in recipe):
@@ -116,7 +116,7 @@ def test_the_readme_of_bench_lists_every_script() -> None:
     assert sorted(listed) == sorted(path.name for path in (ROOT / "bench").glob("*.py"))
 
 
-def test_messages_that_troubleshooting_explains_are_those_of_the_code() -> None:
+def test_messages_on_the_troubleshooting_page_are_in_the_code() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text()
     cells = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
     messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
@@ -127,7 +127,7 @@ def test_messages_that_troubleshooting_explains_are_those_of_the_code() -> None:
     assert {piece for piece in pieces if piece not in code} == set()
 
 
-def test_files_for_a_cluster_have_the_form_that_their_tools_ask_for() -> None:
+def test_cluster_files_match_the_schemas_of_their_tools() -> None:
     folder = ROOT / "docs/cluster"
     kinds = [part["kind"] for part in yaml.safe_load_all((folder / "kuberay.yaml").read_text())]
     assert kinds == ["PersistentVolumeClaim", "RayCluster", "Deployment"]

@@ -33,7 +33,7 @@ def test_a_second_holder_gets_an_error_that_names_the_first(tmp_path: Path) -> N
     assert list(path.parent.iterdir()) == []
 
 
-def fail(*paths: object) -> None:
+def refuse_links(*paths: object) -> None:
     raise PermissionError(1, "no links here")
 
 
@@ -121,7 +121,7 @@ def test_a_lock_removed_by_mistake_is_put_back(
     outdated = iter([dead_owner()])
     monkeypatch.setattr(locks, "read_owner", lambda path: next(outdated, None) or read_owner(path))
     if not links:
-        monkeypatch.setattr(os, "link", fail)
+        monkeypatch.setattr(os, "link", refuse_links)
     with pytest.raises(LockError, match=r"locked by process .* on elsewhere"), hold(path, "work"):
         pass
     assert read_owner(path) == faster and [path.name for path in tmp_path.iterdir()] == ["lock"]

@@ -33,18 +33,18 @@ class TestLogLoss:
         log_probs = np.full((4, num_classes), -math.log(num_classes))
         assert log_loss(log_probs, np.arange(4) % num_classes) == pytest.approx(math.log(num_classes))
 
-    def test_each_row_counts_its_true_class(self) -> None:
+    def test_each_row_is_scored_at_its_true_class(self) -> None:
         log_probs = np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
         assert log_losses(log_probs, np.array([1, 2])) == pytest.approx([-math.log(0.25), -math.log(0.7)])
 
-    def test_clipped_as_on_kaggle(self) -> None:
+    def test_probabilities_are_clipped_as_on_kaggle(self) -> None:
         """max(min(p, 1 - 1e-15), 1e-15): certainly wrong costs 34.54, certainly right a little above 0."""
         log_probs = np.array([[0.0, -np.inf], [-np.inf, 0.0], [0.0, -500.0]])
         losses = log_losses(log_probs, np.array([0, 0, 1]))
         assert losses == pytest.approx([1e-15, -math.log(1e-15), -math.log(1e-15)], rel=1e-3)
         assert (losses > 0).all()
 
-    def test_as_scikit_learn(self) -> None:
+    def test_the_loss_equals_that_of_scikit_learn(self) -> None:
         rng = np.random.default_rng(0)
         log_probs, labels = random_log_probs(rng, 50, 4), rng.integers(0, 4, 50)
         expected = sklearn_log_loss(labels, np.exp(log_probs), labels=range(4))
@@ -62,7 +62,7 @@ class TestLogLoss:
 
 
 class TestScores:
-    def test_macro_f1_and_auc_as_scikit_learn(self) -> None:
+    def test_macro_f1_and_auc_equal_those_of_scikit_learn(self) -> None:
         rng = np.random.default_rng(2)
         log_probs, labels = random_log_probs(rng, 60, 3), rng.integers(0, 3, 60)
         expected = f1_score(labels, log_probs.argmax(1), average="macro")
@@ -88,13 +88,13 @@ class TestScores:
         assert auc(np.log(np.eye(3)[labels] * 0.7 + 0.1), labels) == 1
         assert auc(np.full((6, 3), -np.log(3)), labels) == 0.5
 
-    def test_a_class_that_does_not_occur_is_left_out(self) -> None:
+    def test_classes_without_images_are_left_out(self) -> None:
         rng = np.random.default_rng(4)
         log_probs, labels = random_log_probs(rng, 30, 3), rng.integers(0, 2, 30)
         by_class = [roc_auc_score(labels == label, log_probs[:, label]) for label in (0, 1)]
         assert auc(log_probs, labels) == pytest.approx(np.mean(by_class))
 
-    def test_one_class_alone_has_no_area(self) -> None:
+    def test_with_a_single_class_there_is_no_auc(self) -> None:
         log_probs = random_log_probs(np.random.default_rng(5), 4, 3)
         assert auc(log_probs, np.ones(4, int)) is None
         assert list(scores(log_probs, np.ones(4, int), prefix="valid/")) == [
@@ -113,14 +113,14 @@ class TestPrior:
         labels, folds = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
         assert prior_log_loss(labels, folds, 2) == pytest.approx(-math.log(1 / 5))
 
-    def test_rows_always_trained_on_inform_and_are_not_scored(self) -> None:
+    def test_always_trained_rows_count_in_the_prior_and_are_not_scored(self) -> None:
         labels, folds = np.array([0, 1, 0, 0]), np.array([0, 0, -1, -1])
         expected = -(math.log(3 / 4) + math.log(1 / 4)) / 2
         assert prior_log_loss(labels, folds, 2) == pytest.approx(expected)
 
     @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 2**32 - 1))
-    def test_a_folds_own_labels_do_not_move_its_prior(self, seed: int) -> None:
+    def test_a_folds_own_labels_do_not_enter_its_prior(self, seed: int) -> None:
         """Against a prior written out fold by fold."""
         rng = np.random.default_rng(seed)
         labels, folds = rng.integers(0, 3, 40), rng.integers(0, 4, 40)
@@ -144,7 +144,7 @@ def brute_error(difference: np.ndarray, subjects: np.ndarray) -> float:
 class TestPairedError:
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
-    def test_is_that_of_a_ratio_estimator(self, seed: int, num_subjects: int) -> None:
+    def test_the_error_is_that_of_a_ratio_estimator(self, seed: int, num_subjects: int) -> None:
         rng = np.random.default_rng(seed)
         subjects = np.concatenate([np.arange(num_subjects), rng.integers(0, num_subjects, 30)])
         losses, reference = rng.exponential(size=(2, len(subjects)))
@@ -152,7 +152,7 @@ class TestPairedError:
         assert mean == pytest.approx((losses - reference).mean())
         assert error == pytest.approx(brute_error(losses - reference, subjects))
 
-    def test_one_row_a_subject_is_the_standard_error_of_a_mean(self) -> None:
+    def test_with_one_row_per_subject_it_is_the_standard_error_of_a_mean(self) -> None:
         rng = np.random.default_rng(2)
         losses, reference = rng.exponential(size=(2, 25))
         _, error = difference_and_error(losses, reference, np.arange(25))
@@ -166,22 +166,22 @@ class TestPairedError:
         often = difference_and_error(np.tile(losses, 50), np.tile(reference, 50), np.tile(subjects, 50))
         assert often == pytest.approx(once)
 
-    def test_the_same_gain_everywhere_is_certain(self) -> None:
+    def test_an_equal_gain_in_every_row_has_no_error(self) -> None:
         reference = np.random.default_rng(4).exponential(size=20)
         mean, error = difference_and_error(reference - 0.1, reference, np.arange(20) % 5)
         assert mean == pytest.approx(-0.1)
         assert error == pytest.approx(0, abs=1e-12)
 
-    def test_turning_the_pair_turns_the_sign(self) -> None:
+    def test_swapping_the_pair_changes_the_sign(self) -> None:
         losses, reference = np.random.default_rng(5).exponential(size=(2, 20))
         there = difference_and_error(losses, reference, np.arange(20) % 5)
         back = difference_and_error(reference, losses, np.arange(20) % 5)
         assert back == pytest.approx((-there[0], there[1]))
 
-    def test_a_single_subject_says_nothing_of_others(self) -> None:
+    def test_with_a_single_subject_the_error_is_infinite(self) -> None:
         assert difference_and_error(np.ones(4), np.zeros(4), np.full(4, 3)) == (1.0, math.inf)
 
-    def test_ids_without_rows_are_no_subjects(self) -> None:
+    def test_subject_ids_may_have_gaps(self) -> None:
         losses = np.array([1.0, 2.0, 4.0, 8.0])
         gaps = difference_and_error(losses, np.zeros(4), np.array([0, 5, 9, 9]))
         assert gaps == difference_and_error(losses, np.zeros(4), np.array([0, 1, 2, 2]))
@@ -201,7 +201,7 @@ class TestBootstrap:
         assert interval.high <= losses.max()
 
     def test_fewer_subjects_make_it_wider(self) -> None:
-        """The same rows, given out to ever fewer subjects whose means differ."""
+        """The same number of rows, shared by fewer and fewer subjects whose means differ."""
         rng = np.random.default_rng(6)
         widths = []
         for num_subjects in (100, 25, 6):
@@ -211,24 +211,24 @@ class TestBootstrap:
             widths.append(interval.high - interval.low)
         assert widths[0] < widths[1] < widths[2]
 
-    def test_as_wide_as_theory_says(self) -> None:
+    def test_its_width_agrees_with_theory(self) -> None:
         """With one row a subject it is the ordinary bootstrap of a mean: 3.92 standard errors wide."""
         losses = np.random.default_rng(7).exponential(size=400)
         interval = subject_bootstrap(losses, np.arange(400), num_draws=4000)
         assert interval.high - interval.low == pytest.approx(3.92 * losses.std() / 20, rel=0.05)
 
-    def test_alike_subjects_leave_no_doubt(self) -> None:
+    def test_with_equal_subjects_it_has_no_width(self) -> None:
         losses = np.tile([0.5, 1.5], 10)
         interval = subject_bootstrap(losses, np.repeat(np.arange(10), 2))
         assert (interval.low, interval.mean, interval.high) == (1.0, 1.0, 1.0)
 
-    def test_the_seed_fixes_it(self) -> None:
+    def test_the_seed_determines_the_interval(self) -> None:
         rng = np.random.default_rng(8)
         losses, subjects = rng.exponential(size=60), np.arange(60) % 7
         assert subject_bootstrap(losses, subjects) == subject_bootstrap(losses, subjects)
         assert subject_bootstrap(losses, subjects) != subject_bootstrap(losses, subjects, seed=1)
 
-    def test_ids_without_rows_are_no_subjects(self) -> None:
+    def test_subject_ids_may_have_gaps(self) -> None:
         losses = np.array([1.0, 2.0, 4.0, 8.0])
         gaps = subject_bootstrap(losses, np.array([0, 5, 9, 9]))
         assert gaps == subject_bootstrap(losses, np.array([0, 1, 2, 2]))

@@ -1,4 +1,4 @@
-"""The library's map holds: imports point one way, and side effects stay at the edges."""
+"""Imports between rooms point one way, and side effects stay in the scripts."""
 
 import ast
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ LEAVES = (
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: `module` is dotted, `name` is what is taken from it ("" for a whole module)."""
+    """One import: the dotted module, and the name imported from it ("" for the whole module)."""
 
     module: str
     name: str
@@ -54,7 +54,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed file: `module` is its dotted name, such as distracted.data.folds, or a script's stem."""
+    """A parsed file; `module` is its dotted name, such as distracted.data.folds, or a script's stem."""
 
     path: Path
     module: str
@@ -66,7 +66,7 @@ class Source:
         return room_of(self.module)
 
     def imports(self) -> Iterator[Import]:
-        """Every import, wherever it stands; `from package import module` counts as the module's."""
+        """Every import, also in functions; `from package import module` counts as an import of the module."""
         package = self.module if self.path.stem == "__init__" else self.module.rpartition(".")[0]
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
@@ -113,7 +113,7 @@ SCRIPTS = [read(path, path.stem) for path in sorted((ROOT / "scripts").glob("*.p
 
 
 def dotted(node: ast.expr) -> str:
-    """`os.environ` of an expression that is names and dots; "" of any other."""
+    """The text of an expression of names and dots, such as `os.environ`; "" for any other expression."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (base := dotted(node.value)):
@@ -122,8 +122,8 @@ def dotted(node: ast.expr) -> str:
 
 
 def test_every_module_is_in_a_room_or_a_leaf() -> None:
-    found = {source.room for source in SOURCES} - {""}
-    assert found <= {*ROOMS, *LEAVES}
+    rooms = {source.room for source in SOURCES} - {""}
+    assert rooms <= {*ROOMS, *LEAVES}
     assert {path.stem for path in LIBRARY.glob("*.py")} - {"__init__"} == set(LEAVES) - {"schema", "config"}
     assert len(SOURCES) > 30  # the parser found the library
 
@@ -218,18 +218,18 @@ def test_the_library_prints_nothing() -> None:
 
 
 def environment_reads(source: Source) -> list[str]:
-    """How a module touches the environment: `os.environ.setdefault`, `os.getenv` ..., each time it does."""
+    """All uses of the environment in a module, such as `os.environ.setdefault` or `os.getenv`."""
     names = [dotted(node) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
     defaults = names.count("os.environ.setdefault")
-    found = ["os.environ.setdefault"] * defaults + ["os.environ"] * (names.count("os.environ") - defaults)
-    found += [name for name in names if name in {"os.getenv", "os.putenv", "os.environb"}]
+    uses = ["os.environ.setdefault"] * defaults + ["os.environ"] * (names.count("os.environ") - defaults)
+    uses += [name for name in names if name in {"os.getenv", "os.putenv", "os.environb"}]
     taken = {item.name for item in source.imports() if item.module == "os"}
-    return found + sorted(taken & {"environ", "getenv", "environb"})
+    return uses + sorted(taken & {"environ", "getenv", "environb"})
 
 
 def test_the_library_reads_no_environment() -> None:
     """Except switches that packages read when imported, WANDB_MODE, and torchrun's variables."""
-    reads = {source.module: found for source in SOURCES if (found := environment_reads(source))}
+    reads = {source.module: uses for source in SOURCES if (uses := environment_reads(source))}
     switches = ("distracted.data.transforms", "distracted.postprocess.export", "distracted.tracking")
     torchrun = reads.pop("distracted.training.distributed")
     assert set(torchrun) == {"os.environ"}
@@ -253,7 +253,7 @@ def test_every_model_loads(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("model", ["vgg16", "dinov3_base", "cnn"])
-def test_every_recipe_goes_with_unlike_models(model: str, recipe: str) -> None:
+def test_every_recipe_loads_with_models_of_different_kinds(model: str, recipe: str) -> None:
     config = load_config(model=model, data="sample", overrides=[f"recipe={recipe}"])
     assert config.recipe == recipe
     whens = {phase.when for phase in config.phases.values()}
@@ -268,8 +268,8 @@ def test_every_data_config_loads(data: str) -> None:
     assert config.data.name == data
 
 
-def test_every_yaml_is_one_of_these() -> None:
-    """A file that nothing loads would rot."""
+def test_every_yaml_file_is_loaded_by_a_test() -> None:
+    """A file that nothing loads would go stale."""
     files = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml")}
     loaded = {"train.yaml", "sweep.yaml"}
     loaded |= {f"models/{name}.yaml" for name in MODELS} | {f"recipes/{name}.yaml" for name in RECIPES}

@@ -1,6 +1,6 @@
-"""What version 0.1.0 wrote stays valid: its runs are current and done, its training goes on, its hashes hold.
+"""A store of version 0.1.0 stays valid: its runs are current, its training resumes, its hashes are the same.
 
-tests/fixtures/README.md says what the files are and how they were made.
+tests/fixtures/README.md describes the files and how they were made.
 """
 
 import json
@@ -25,7 +25,7 @@ from distracted.training.checkpoints import newest_state
 from distracted.training.resolve import resolve
 
 FIXTURES = Path(__file__).parent / "fixtures"
-MADE_WITH = ("2.14.1+cu130", "AVX512")  # torch and processor; others round differently
+WRITTEN_WITH = ("2.14.1+cu130", "AVX512")  # torch and processor; others round differently
 RUNS = ["chosen", "ensemble", "one", "one_smooth", "one_tta", "two", "two_calibrated"]
 DONE = {
     "calibrate": ["--runs", "two"],
@@ -45,7 +45,7 @@ BEGUN = (
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A workspace as 0.1.0 left it."""
+    """A workspace that version 0.1.0 wrote."""
     with tarfile.open(FIXTURES / "store_0.1.0.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     return tmp_path
@@ -64,19 +64,19 @@ def run(root: Path, script: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_its_runs_are_complete_and_current(old: Store) -> None:
+def test_old_runs_are_complete_and_current(old: Store) -> None:
     entries = {entry.name: entry for entry in Catalogue(old).entries()}
     assert sorted(entries) == RUNS
     assert [entry.not_usable for entry in entries.values()] == [""] * len(RUNS)
     assert {entry.kind for entry in entries.values()} == {"model", "derived", "blend"}
 
 
-def test_its_blend_is_meant(old: Store) -> None:
+def test_the_old_blend_is_the_default(old: Store) -> None:
     meant = Catalogue(old).meant_blend()
     assert meant is not None and meant.run == "ensemble"
 
 
-def test_its_hashes_are_those_of_its_configs(old: Store) -> None:
+def test_old_hashes_match_their_configs(old: Store) -> None:
     for name in RUNS:
         for manifest in old.manifests(name):
             assert hash_config(manifest.config) == manifest.config_hash
@@ -89,7 +89,7 @@ def test_its_hashes_are_those_of_its_configs(old: Store) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", DONE)
-def test_its_stages_are_done_already(root: Path, command: str) -> None:
+def test_old_stages_count_as_done(root: Path, command: str) -> None:
     def stamps() -> dict[Path, tuple[int, int]]:
         paths = [*root.glob("oof/**/*"), *root.glob("submissions/**/*")]
         return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths if path.is_file()}
@@ -101,21 +101,21 @@ def test_its_stages_are_done_already(root: Path, command: str) -> None:
 
 
 @pytest.mark.slow
-def test_its_killed_training_goes_on_to_the_same_predictions(root: Path) -> None:
+def test_an_old_killed_training_resumes_to_the_same_predictions(root: Path) -> None:
     assert newest_state(root / "runs/tiny/begun/fold0") is not None
     output = run(root, "train", "--model", "cnn", "--name", "begun", "--fold", "0", "--set", BEGUN)
     assert "begun, fold 0: goes on from step" in output
-    same_rounding = (torch.__version__, torch.backends.cpu.get_cpu_capability()) == MADE_WITH
+    same_rounding = (torch.__version__, torch.backends.cpu.get_cpu_capability()) == WRITTEN_WITH
     for part in ("valid", "test"):
         paths = [root / folder / f"{part}.parquet" for folder in ("oof/tiny/begun/fold0", "expected")]
-        made, expected = map(pd.read_parquet, paths)
-        assert made["img"].tolist() == expected["img"].tolist()
-        np.testing.assert_allclose(made.iloc[:, 1:], expected.iloc[:, 1:], atol=1e-3)
-        assert made.equals(expected) or not same_rounding
+        predicted, expected = map(pd.read_parquet, paths)
+        assert predicted["img"].tolist() == expected["img"].tolist()
+        np.testing.assert_allclose(predicted.iloc[:, 1:], expected.iloc[:, 1:], atol=1e-3)
+        assert predicted.equals(expected) or not same_rounding
 
 
 @pytest.mark.slow
-def test_its_runs_are_blended_with_new_ones(root: Path, old: Store) -> None:
+def test_old_runs_are_blended_with_new_ones(root: Path, old: Store) -> None:
     settings = BEGUN.replace("training.seed=2", "training.seed=3")
     run(root, "train", "--model", "cnn", "--name", "new", "--set", settings)
     members = ["one_smooth", "two_calibrated", "chosen", "new"]

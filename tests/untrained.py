@@ -1,4 +1,4 @@
-"""A run of untrained networks that did predict what is stored: all that a step on finished runs needs."""
+"""A finished run of untrained networks, for tests of steps that predict again with stored networks."""
 
 import torch
 
@@ -17,7 +17,7 @@ RUNTIME = load_runtime_config(["runtime.device=cpu", "runtime.num_workers=0"])
 
 
 def write_untrained(store: Store, run: str = "tiny") -> Run:
-    """Three networks, each with random weights of its own, and their predictions."""
+    """Store three networks with different random weights, and their predictions."""
     folder = str(store.competition.config.folder)
     resolved = resolve(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
     feed = Feed(resolved, store.workspace.cache("tiny"), silent)

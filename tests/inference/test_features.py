@@ -35,7 +35,9 @@ def extract(
     return cached_features(network, loader, folder=folder / "features", precision="fp32", **settings)  # type: ignore[arg-type]
 
 
-def test_cached_features_are_the_networks(network: Network, competition: Competition, tmp_path: Path) -> None:
+def test_cached_features_equal_those_of_the_network(
+    network: Network, competition: Competition, tmp_path: Path
+) -> None:
     features = extract(network, competition, tmp_path)
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
     loader = Loader(

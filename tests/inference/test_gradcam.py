@@ -1,4 +1,4 @@
-"""Grad-CAM: a known answer, maps for every kind of network, and no change to the network."""
+"""Grad-CAM has a known answer, works for every kind of network, and changes no network."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a machine does to a training: disks that fill, pictures that vanish, processes that are killed."""
+"""Training survives faults of the machine: full disks, vanished pictures, killed processes."""
 
 import errno
 import logging
@@ -31,18 +31,18 @@ WriteRun = Callable[..., None]
 
 
 class Disk:
-    """A small file system of its own."""
+    """A small file system that a test can fill."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._filler = folder / "filler"
 
-    def leave(self, room: int) -> None:
-        """Fill it but for so many bytes."""
+    def fill(self, *, leaving: int) -> None:
+        """Fill it up to the given number of free bytes."""
         self._filler.unlink(missing_ok=True)
         free = shutil.disk_usage(self.folder).free
         with self._filler.open("wb") as file:
-            file.write(b"x" * (free - room))
+            file.write(b"x" * (free - leaving))
 
     def empty(self) -> None:
         self._filler.unlink()
@@ -54,14 +54,14 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk takes the right to mount one")
+        pytest.skip("mounting a small disk needs root")
     yield Disk(folder)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
 def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
-    """On the small disk, where a test asks for it."""
+    """A workspace, on the small disk if the test uses it."""
     on_disk = "disk" in request.fixturenames
     return Workspace(request.getfixturevalue("disk").folder if on_disk else tmp_path / "work")
 
@@ -76,22 +76,22 @@ def test_a_full_disk_at_a_checkpoint(disk: Disk, caplog: pytest.LogCaptureFixtur
     states = [{"weights": torch.full((1_000_000,), float(number))} for number in range(3)]
     checkpoints.after_step(lambda: states[0])
     before = files(disk.folder)
-    disk.leave(2_000_000)
+    disk.fill(leaving=2_000_000)
     checkpoints.after_step(lambda: states[1])
     assert "cannot be written (No space left on device); the one before it is kept" in caplog.text
     assert files(disk.folder) == before
     disk.empty()
     checkpoints.after_step(lambda: states[2])
-    found = checkpoints.load()
-    assert found is not None and found["weights"].equal(states[2]["weights"])
+    state = checkpoints.load()
+    assert state is not None and state["weights"].equal(states[2]["weights"])
 
 
 @pytest.mark.parametrize("room", [0, 4096, 8192])
 def test_a_full_disk_at_the_predictions(disk: Disk, store: Store, write_run: WriteRun, room: int) -> None:
-    """Wherever in the three files it fills up."""
+    """The earlier predictions stay, whichever of the three files does not fit."""
     write_run("a")
     before, oof = files(disk.folder), store.read_run("a").oof
-    disk.leave(room)
+    disk.fill(leaving=room)
     with pytest.raises(OSError) as caught:
         write_run("a", seed=1, folds=(1,))
     assert caught.value.errno == errno.ENOSPC
@@ -107,7 +107,7 @@ def test_a_full_disk_at_the_submission(disk: Disk, store: Store, write_run: Writ
     submitted = write_submission(store, name="a").path
     write_run("a", seed=1)
     before = files(disk.folder)
-    disk.leave(room)
+    disk.fill(leaving=room)
     with pytest.raises(OSError) as caught:
         write_submission(store, name="a")
     assert caught.value.errno == errno.ENOSPC
@@ -117,15 +117,17 @@ def test_a_full_disk_at_the_submission(disk: Disk, store: Store, write_run: Writ
     assert write_submission(store, name="a").path.read_bytes() != old
 
 
-def test_a_full_disk_at_the_end_costs_no_training(disk: Disk, store: Store, configure: Configure) -> None:
-    """The disk fills while the fold is trained; once there is room, its predictions are written at once."""
+def test_a_full_disk_at_the_end_of_training_loses_no_work(
+    disk: Disk, store: Store, configure: Configure
+) -> None:
+    """The predictions do not fit; once there is room, the fold continues from its last step."""
     resolved = resolve(configure("runtime.checkpoint_steps=1"), num_folds=3)
     whole = train_and_store(store, resolved, run="whole", fold=0)
-    real = Store.write_fold
+    write_fold = Store.write_fold
 
     def fill_first(self: Store, *args: object, **facts: object) -> object:
-        disk.leave(4096)
-        return real(self, *args, **facts)  # type: ignore[arg-type]
+        disk.fill(leaving=4096)
+        return write_fold(self, *args, **facts)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "write_fold", fill_first)
@@ -137,7 +139,7 @@ def test_a_full_disk_at_the_end_costs_no_training(disk: Disk, store: Store, conf
     assert manifest.test_sha256 == whole.test_sha256 and manifest.details["num_resumed"] == 1
 
 
-def test_a_read_only_folder_is_named(
+def test_an_error_on_a_read_only_disk_names_the_folder(
     disk: Disk, store: Store, configure: Configure, write_run: WriteRun
 ) -> None:
     write_run("a")
@@ -153,19 +155,19 @@ def test_a_read_only_folder_is_named(
     assert len(store.read_run("a").oof)
 
 
-def last_of_first_epoch(competition: Competition, store: Store) -> Path:
-    """The picture that the first epoch comes to last."""
+def last_picture_of_first_epoch(competition: Competition, store: Store) -> Path:
+    """Path of the picture that the first epoch reads last."""
     rows = np.random.default_rng([0, 0]).permutation(store.folds.train(0))
     return competition.train_paths()[int(rows[-1])]
 
 
-def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
+def test_a_fold_resumes_once_a_missing_picture_is_back(
     store: Store, configure: Configure, tmp_path: Path
 ) -> None:
     overrides = ["runtime.checkpoint_steps=1", "runtime.cache_gb=0", "phases.scratch.epochs=2"]
     resolved = resolve(configure(*overrides), num_folds=3)
     whole = train_and_store(store, resolved, run="whole", fold=0)
-    path = last_of_first_epoch(store.competition, store)
+    path = last_picture_of_first_epoch(store.competition, store)
     path.rename(tmp_path / "aside")
     with pytest.raises(ImageError, match=str(path)):
         train_and_store(store, resolved, run="a", fold=0)
@@ -176,7 +178,7 @@ def test_a_picture_that_vanishes_is_named_and_once_it_is_back_the_fold_goes_on(
 
 
 @pytest.mark.slow
-def test_a_decoding_process_that_is_killed_is_said_and_the_fold_goes_on(
+def test_the_death_of_a_decoding_process_is_reported_and_the_fold_resumes(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = ("training.batch_size=2", "phases.scratch.epochs=100")  # 18 batches; metrics after 10

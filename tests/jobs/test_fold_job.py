@@ -1,4 +1,4 @@
-"""One job: trained once, skipped when done, redone when forced, nothing lost when it fails."""
+"""One job trains and stores one fold; it skips finished folds, retrains on request, and loses nothing."""
 
 import logging
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_forcing_all_folds_may_change_the_config(store: Store, configure: Config
     assert {m.config["training"]["seed"] for m in store.read_run("tiny").manifests} == {1}
 
 
-def test_a_failed_job_leaves_what_was_there(store: Store, configure: Configure) -> None:
+def test_a_failed_job_keeps_the_earlier_predictions(store: Store, configure: Configure) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
     store.competition.test_paths()[0].write_bytes(b"")
     with pytest.raises(ImageError, match="zero bytes"):
@@ -104,10 +104,10 @@ def test_a_leaking_split_stops_before_training(store: Store) -> None:
         check_split(store.competition, store.folds)
 
 
-def test_a_training_that_was_stopped_goes_on_and_one_of_another_config_does_not(
+def test_a_stopped_training_resumes_with_its_own_config_only(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stop that was asked for before the first step; the fold stays to be done, under its config alone."""
+    """The stop was requested before the first step, so the fold stops after it."""
     whole = train_and_store(store, configure(), run="whole", fold=0)
     stop = Stop()
     stop.reason = "the test"
@@ -124,7 +124,9 @@ def test_a_training_that_was_stopped_goes_on_and_one_of_another_config_does_not(
     assert {path.name for path in scratch.iterdir()} == {"job.json", "metrics.jsonl", "model.safetensors"}
 
 
-def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, configure: Configure) -> None:
+def test_a_retraining_starts_over_and_keeps_the_finished_fold_until_it_is_done(
+    store: Store, configure: Configure
+) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
     begin_again(store, "tiny", [0], stop=Stop())
     assert store.manifest("tiny", 0) == first
@@ -138,7 +140,7 @@ def test_a_redo_forgets_what_was_begun_and_keeps_what_is_done(store: Store, conf
     assert train_and_store(store, configure("training.seed=1"), run="tiny", fold=0) == again
 
 
-def test_a_signal_finds_a_redo_begun_for_all_folds_or_for_none(
+def test_a_signal_while_folds_are_marked_to_be_retrained_marks_all_of_them(
     store: Store, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_folds(store, configure(), run="tiny", folds=[0, 1])
@@ -154,8 +156,8 @@ def test_a_signal_finds_a_redo_begun_for_all_folds_or_for_none(
     assert is_to_redo(store, "tiny", 0) and is_to_redo(store, "tiny", 1)
 
 
-def test_a_redo_with_another_config_leaves_the_first_one_done(store: Store, configure: Configure) -> None:
-    """It was a mistake, perhaps: the old command finds its folds done, and the new one goes on."""
+def test_a_fold_marked_for_another_config_stays_done_for_its_own(store: Store, configure: Configure) -> None:
+    """The earlier command still finds its folds done, and the new one resumes the retraining."""
     train_folds(store, configure(), run="tiny", folds=[0, 1])
     stop = Stop()
     stop.reason = "the test"
@@ -170,7 +172,7 @@ def test_a_redo_with_another_config_leaves_the_first_one_done(store: Store, conf
     assert not is_to_redo(store, "tiny", 0) and not is_to_redo(store, "tiny", 1)
 
 
-def test_a_fold_whose_files_are_gone_is_trained_again(
+def test_a_fold_with_a_missing_file_is_trained_again(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
@@ -181,15 +183,15 @@ def test_a_fold_whose_files_are_gone_is_trained_again(
     assert path.is_file() and again.test_sha256 == first.test_sha256
 
 
-def test_a_redo_that_is_refused_forgets_nothing(store: Store, configure: Configure) -> None:
+def test_a_refused_retraining_marks_no_fold(store: Store, configure: Configure) -> None:
     train_folds(store, configure(), run="tiny", folds=[0, 1])
     with pytest.raises(StoreError, match="another config"):
         train_folds(store, configure("training.seed=1"), run="tiny", folds=[0], force=True)
     assert not is_to_redo(store, "tiny", 0)
 
 
-def test_what_a_kill_left_behind_is_removed(store: Store, configure: Configure) -> None:
-    """In the last moments, with the predictions written: a checkpoint, or no more than the lock."""
+def test_leftovers_of_a_killed_process_are_removed(store: Store, configure: Configure) -> None:
+    """A process killed after it wrote the predictions leaves a checkpoint, or only its lock."""
     manifest = train_and_store(store, configure(), run="tiny", fold=0)
     left = Checkpoints(store.workspace.scratch("tiny", "tiny", 0), {})
     left.save({"step": 1})
@@ -197,5 +199,5 @@ def test_what_a_kill_left_behind_is_removed(store: Store, configure: Configure) 
     lock = store.workspace.lock("tiny", "tiny", 0)
     write_owner(lock, dead_owner())
     assert train_and_store(store, configure(), run="tiny", fold=0) == manifest and not lock.exists()
-    with store.hold("tiny", [0]):  # it is at work on its last steps
+    with store.hold("tiny", [0]):  # it still runs, and is about to remove them itself
         assert train_and_store(store, configure(), run="tiny", fold=0) == manifest and lock.exists()

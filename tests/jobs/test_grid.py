@@ -1,4 +1,4 @@
-"""A grid's jobs: what each takes, in which order they run here, and how each end is told."""
+"""A grid's jobs: their resources, how many run at a time on this machine, and how each ends."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ RUNTIME = load_runtime_config()
 
 
 class Machine:
-    """An engine's size."""
+    """An engine with given resources."""
 
     def __init__(self, num_cpus: int, num_gpus: int = 0, at_once: int = 0) -> None:
         self.num_cpus, self.num_gpus, self.at_once, self.grows = num_cpus, num_gpus, at_once, not at_once
@@ -35,22 +35,22 @@ class Machine:
         (Machine(96, num_gpus=8), 30, {}, 12, 1),
         (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5}, 4, 0.5),
         (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5, "num_cpus": 3}, 3, 0.5),
-        (Machine(64), 30, {}, 1, 0),  # a cluster: how large its nodes are is not asked
-        (Machine(64), 30, {"num_gpus": 1, "num_cpus": 8}, 8, 1),  # it has none yet
-        (Machine(2, at_once=2), 6, {"num_gpus": 0.5}, 1, 0),  # there are none
+        (Machine(64), 30, {}, 1, 0),  # a cluster: the size of its nodes is unknown
+        (Machine(64), 30, {"num_gpus": 1, "num_cpus": 8}, 8, 1),  # a cluster without GPUs so far
+        (Machine(2, at_once=2), 6, {"num_gpus": 0.5}, 1, 0),  # this machine has no GPU
     ],
 )
-def test_what_a_job_takes(
+def test_the_resources_of_a_job(
     machine: Machine, num_jobs: int, asked: dict[str, float], num_cpus: int, num_gpus: float
 ) -> None:
     todo = [("a", fold) for fold in range(num_jobs)]
     runtimes = {"a": RUNTIME.model_copy(update=asked)}
     jobs = plan_jobs(todo, runtimes, machine, num_all=num_jobs)
     assert jobs == [Job("a", fold, num_cpus, num_gpus) for fold in range(num_jobs)]
-    assert plan_jobs(todo[:1], runtimes, machine, num_all=num_jobs) == jobs[:1]  # whatever is done already
+    assert plan_jobs(todo[:1], runtimes, machine, num_all=num_jobs) == jobs[:1]  # whatever is finished
 
 
-def test_how_a_job_ended_is_told_by_its_exit_code_and_what_it_said(tmp_path: Path) -> None:
+def test_a_jobs_end_follows_from_its_exit_code_and_its_log(tmp_path: Path) -> None:
     job, log = Job("a", 0), tmp_path / "log.txt"
     log.write_text("error: an older one\nerror: img_1.jpg: not an image\nmore\n")
     assert judge(job, 0, log) == Ended(job, "done")
@@ -58,9 +58,9 @@ def test_how_a_job_ended_is_told_by_its_exit_code_and_what_it_said(tmp_path: Pat
     assert judge(job, 75, log).state == "stopped"
     assert "signal 9 (memory may have run out)" in judge(job, -9, log).reason
     assert judge(job, -15, log).state == "failed" and judge(job, -15, log, was_told=True).state == "stopped"
-    log.write_text("error: of an earlier sitting\nTraceback\n  File\n  line\nZeroDivisionError\n")
+    log.write_text("error: of an earlier run\nTraceback\n  File\n  line\nZeroDivisionError\n")
     assert judge(job, 1, log).reason == f"exit code 1; see {log}"
-    log.write_text("nothing of use")
+    log.write_text("no error line")
     assert judge(job, 2, log).reason == f"exit code 2; see {log}"
 
 
@@ -69,18 +69,18 @@ Run = Callable[..., tuple[list[Ended], list[str]]]
 
 @pytest.fixture
 def run_jobs(tmp_path: Path) -> Run:
-    """Run jobs whose command writes a line when it begins and when it ends; returns these, too."""
-    story = tmp_path / "story"
-    story.touch()
+    """Run jobs whose commands write a line at their start and end; returns their ends and these lines."""
+    events = tmp_path / "events"
+    events.touch()
 
     def run(
         engine: Here, jobs: Sequence[Job], *, body: str = "pass", stop: Stop | None = None
     ) -> tuple[list[Ended], list[str]]:
         def command(job: Job, device: str) -> list[str]:
-            tell = f"import os; tell = lambda what: open({str(story)!r}, 'a').write(what + '\\n')"
+            say = f"import os; say = lambda what: open({str(events)!r}, 'a').write(what + '\\n')"
             name = f"{job.run}{job.fold} {device}"
-            begin, end = (f"tell('{what} {name} ' + os.environ['OMP_NUM_THREADS'])" for what in ("+", "-"))
-            return [sys.executable, "-c", f"{tell}\n{begin}\n{body.format(fold=job.fold)}\n{end}"]
+            begin, end = (f"say('{what} {name} ' + os.environ['OMP_NUM_THREADS'])" for what in ("+", "-"))
+            return [sys.executable, "-c", f"{say}\n{begin}\n{body.format(fold=job.fold)}\n{end}"]
 
         ended = engine.run(
             jobs,
@@ -89,46 +89,46 @@ def run_jobs(tmp_path: Path) -> Run:
             stop=stop or Stop(),
             watch=lambda ended: None,
         )
-        return ended, story.read_text().splitlines()
+        return ended, events.read_text().splitlines()
 
     return run
 
 
-def most_at_once(story: Sequence[str]) -> int:
+def most_at_once(events: Sequence[str]) -> int:
     now = most = 0
-    for line in story:
+    for line in events:
         now += 1 if line.startswith("+") else -1
         most = max(most, now)
     return most
 
 
 @pytest.mark.parametrize(("at_once", "most"), [(0, 3), (2, 2), (1, 1)])
-def test_so_many_run_at_once(run_jobs: Run, at_once: int, most: int) -> None:
+def test_no_more_jobs_run_at_once_than_allowed(run_jobs: Run, at_once: int, most: int) -> None:
     jobs = [Job("a", fold) for fold in range(5)]
-    ended, story = run_jobs(Here(3, at_once=at_once, num_gpus=0), jobs)
+    ended, events = run_jobs(Here(3, at_once=at_once, num_gpus=0), jobs)
     assert {one.job for one in ended} == set(jobs) and {one.state for one in ended} == {"done"}
-    assert len(story) == 10 and most_at_once(story) <= most
-    assert all(line.endswith("auto 1") for line in story)  # one thread each
+    assert len(events) == 10 and most_at_once(events) <= most
+    assert all(line.endswith("auto 1") for line in events)  # one thread each
 
 
-def test_gpus_are_shared_as_asked(run_jobs: Run) -> None:
+def test_gpus_are_shared_by_the_requested_fractions(run_jobs: Run) -> None:
     jobs = [Job("whole", 0, 1, 1.0), *(Job("half", fold, 1, 0.5) for fold in range(4))]
-    _, story = run_jobs(Here(8, num_gpus=2), jobs)
-    used = [line.split()[1:3] for line in story if line.startswith("+")]
+    _, events = run_jobs(Here(8, num_gpus=2), jobs)
+    used = [line.split()[1:3] for line in events if line.startswith("+")]
     assert sorted({device for _, device in used}) == ["cuda:0", "cuda:1"]
     now: dict[str, float] = {"cuda:0": 0.0, "cuda:1": 0.0}
-    for line in story:
+    for line in events:
         sign, name, device, _ = line.split()
         now[device] += (1.0 if name.startswith("whole") else 0.5) * (1 if sign == "+" else -1)
         assert now[device] <= 1.0
 
 
-def test_who_asks_for_no_gpu_sees_none(run_jobs: Run) -> None:
-    _, story = run_jobs(Here(2, num_gpus=1), [Job("a", 0)])
-    assert story[0].split()[2] == "cpu"
+def test_a_job_that_needs_no_gpu_runs_on_the_cpu(run_jobs: Run) -> None:
+    _, events = run_jobs(Here(2, num_gpus=1), [Job("a", 0)])
+    assert events[0].split()[2] == "cpu"
 
 
-def test_one_that_fails_stops_no_other(run_jobs: Run) -> None:
+def test_a_failed_job_stops_no_other(run_jobs: Run) -> None:
     jobs = [Job("a", fold) for fold in range(3)]
     body = "if {fold} == 0: raise SystemExit('error: this one cannot')"
     ended, _ = run_jobs(Here(1, num_gpus=0), jobs, body=body)
@@ -136,8 +136,8 @@ def test_one_that_fails_stops_no_other(run_jobs: Run) -> None:
     assert ended[0].reason == "this one cannot"
 
 
-def test_a_stop_is_passed_on_and_nothing_more_is_begun(run_jobs: Run, tmp_path: Path) -> None:
-    """The first job asks its parent to stop, as Ctrl-C would, and is told to."""
+def test_a_stop_reaches_running_jobs_and_starts_no_others(run_jobs: Run, tmp_path: Path) -> None:
+    """The stop is requested, as by Ctrl-C, as soon as the first job runs."""
     stop = Stop()
     body = (
         "import signal, sys, time\n"
@@ -163,11 +163,11 @@ def test_a_stop_is_passed_on_and_nothing_more_is_begun(run_jobs: Run, tmp_path: 
     assert [one.reason for one in ended][1:] == ["not started", "not started"]
 
 
-def test_a_job_that_never_fits_is_refused_before_any_begins(run_jobs: Run, tmp_path: Path) -> None:
+def test_a_job_that_can_never_fit_is_refused_before_any_starts(run_jobs: Run, tmp_path: Path) -> None:
     refused = r"b, fold 1: asks for 4 cores and 0 GPUs .* this machine has 2 cores"
     with pytest.raises(ClusterError, match=refused):
         run_jobs(Here(2, num_gpus=0), [Job("a", 0), Job("b", 1, 4)])
-    assert (tmp_path / "story").read_text() == ""
+    assert (tmp_path / "events").read_text() == ""
 
 
 @pytest.mark.slow
@@ -179,6 +179,6 @@ def test_a_job_that_never_fits_is_refused_before_any_begins(run_jobs: Run, tmp_p
         ("auto", "no Ray cluster answers"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_said(address: str, why: str) -> None:
+def test_an_unreachable_cluster_is_an_error(address: str, why: str) -> None:
     with pytest.raises(ClusterError, match=f"CLUSTER={address}: {why}"):
         OnRay(address)

@@ -1,4 +1,4 @@
-"""From photographs to a submission where the task is another: two classes, no subjects, a single split."""
+"""From images to a submission for other tasks: two classes, no subjects, a single split."""
 
 import shutil
 from pathlib import Path
@@ -23,8 +23,8 @@ from distracted.training.resolve import resolve
 pytestmark = pytest.mark.slow
 
 
-def whole_job(config: RunConfig, workspace: Workspace) -> tuple[Store, pd.DataFrame]:
-    """Folds, training, blend and submission; returns the submitted table."""
+def run_all_stages(config: RunConfig, workspace: Workspace) -> tuple[Store, pd.DataFrame]:
+    """Make folds, train, blend and write a submission; returns the store and the submitted table."""
     store = open_store(workspace, config.data, num_folds=config.training.num_folds)
     check_split(store.competition, store.folds)
     resolved = resolve(config, num_folds=store.folds.num_folds)
@@ -47,7 +47,7 @@ def test_two_classes(folder: Path, workspace: Workspace) -> None:
     shutil.rmtree(folder / "imgs/train/c2")
     sample = pd.read_csv(folder / "sample_submission.csv").drop(columns="c2")
     sample.to_csv(folder / "sample_submission.csv", index=False)
-    store, submitted = whole_job(config_for(folder), workspace)
+    store, submitted = run_all_stages(config_for(folder), workspace)
     assert list(submitted.columns) == ["img", "c0", "c1"]
     np.testing.assert_allclose(submitted[["c0", "c1"]].sum(axis=1), 1, atol=1e-6)
     assert set(pooled_scores(store, "a")) == {"log_loss", "accuracy", "macro_f1", "auc"}
@@ -57,18 +57,18 @@ def test_no_subjects(folder: Path, workspace: Workspace, caplog: pytest.LogCaptu
     config = config_for(folder)
     columns = config.data.columns.model_copy(update={"group": None})
     config = config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
-    store, submitted = whole_job(config, workspace)
+    store, submitted = run_all_stages(config, workspace)
     assert "no subjects (data.columns.group: null): each image is a group of its own" in caplog.text
     assert store.competition.num_subjects == len(store.competition.train)
     assert len(submitted) == len(store.competition.test)
 
 
-def test_a_single_split_with_some_subjects_watched(folder: Path, workspace: Workspace) -> None:
-    """80/10/10 where there are ten subjects; here one of six is scored and one watched."""
+def test_a_single_split_with_an_inner_holdout(folder: Path, workspace: Workspace) -> None:
+    """One of six subjects is scored and one is in the holdout; with ten subjects it would be 80/10/10."""
     overrides = ["training.num_folds=1", "training.holdout=0.2", "phases.scratch.keep=best"]
-    store, submitted = whole_job(config_for(folder, *overrides), workspace)
-    rows, watched = split_holdout(store.folds, 0, share=0.2, seed=0)
-    sides = [store.folds.subjects[side] for side in (rows, watched, store.folds.valid(0))]
+    store, submitted = run_all_stages(config_for(folder, *overrides), workspace)
+    rows, holdout = split_holdout(store.folds, 0, share=0.2, seed=0)
+    sides = [store.folds.subjects[side] for side in (rows, holdout, store.folds.valid(0))]
     assert [len(set(side)) for side in sides] == [4, 1, 1]
     assert store.folds.num_folds == 1
     manifest = store.manifest("ensemble", 0)

@@ -38,7 +38,7 @@ def test_a_white_image_is_normalised_as_the_backbone_expects(network: Network) -
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_on_pretrained_weights_the_first_prediction_is_uniform(network: Network, tmp_path: Path) -> None:
+def test_with_pretrained_weights_the_first_prediction_is_uniform(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "trunk.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in network.trunk.state_dict().items()}, path)
     weights = find_weights("test_resnet", str(path), source=None)
@@ -94,7 +94,7 @@ def test_exactly_the_layers_that_are_not_frozen_change_in_a_step(backbone: str, 
 def test_frozen_blocks_store_no_activations(backbone: str) -> None:
     """The bytes that autograd saves for the backward pass fall with each frozen block."""
     network = build(backbone)
-    kept = []
+    sizes = []
     for num_blocks in range(len(network.blocks) + 1):
         network.freeze_first(count_layers(network.blocks[:num_blocks]))
         network.train_learning(batchnorm=False)
@@ -108,8 +108,8 @@ def test_frozen_blocks_store_no_activations(backbone: str) -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss_of(network)
-        kept.append(sum(saved))
-    assert kept == sorted(kept, reverse=True) and kept[-1] < kept[0] / 20
+        sizes.append(sum(saved))
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 20
 
 
 def test_a_frozen_base_builds_no_graph_and_stays_in_eval_mode(network: Network) -> None:

@@ -91,7 +91,7 @@ def test_torchvision_files_give_torchvision_features(
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num"), [("googlenet", 2), ("inception_v3", 1)])
 @torch.no_grad()
-def test_auxiliary_heads_are_loaded_but_for_their_last_layer(name: str, num: int, tmp_path: Path) -> None:
+def test_auxiliary_heads_are_loaded_except_for_their_last_layer(name: str, num: int, tmp_path: Path) -> None:
     reference = torchvision_network(name)
     path = tmp_path / f"{name}.pth"
     torch.save(reference.state_dict(), path)
@@ -106,7 +106,7 @@ def test_auxiliary_heads_are_loaded_but_for_their_last_layer(name: str, num: int
             assert torch.equal(tensor, theirs[tensor_name]) if is_loaded else tensor.abs().max() == 0
 
 
-def test_a_file_of_the_same_shapes_but_another_input_is_refused(tmp_path: Path) -> None:
+def test_weights_of_a_network_that_pads_differently_are_refused(tmp_path: Path) -> None:
     """torchvision's EfficientNet-B0 has the shapes of timm's tf_ variant, which pads differently."""
     path = tmp_path / "efficientnet_b0.pth"
     torch.save(torchvision_network("efficientnet_b0").state_dict(), path)
@@ -132,7 +132,9 @@ def test_torchvisions_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_timm_network_whose_file_is_not_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_outside_the_hub_are_downloaded_from_their_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Xception has a URL in timm's config; here a local file stands in for it."""
     backbone = find_backbone("legacy_xception")
     assert backbone.source and backbone.source.endswith("/xception-43020ad28.pth")
@@ -227,7 +229,7 @@ def make_hub_cache(home: Path, repo: str, state: dict[str, torch.Tensor]) -> Non
     save_file(state, snapshot / "model.safetensors")
 
 
-def test_the_hub_path_reads_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     source = timm.create_model("test_resnet", num_classes=1000)
     repo = find_backbone("test_resnet").source
@@ -242,7 +244,7 @@ def test_the_hub_path_reads_its_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_the_hub_path_works_as_a_user_sets_it_up(tmp_path: Path) -> None:
+def test_the_hubs_cache_is_located_by_its_environment_variable(tmp_path: Path) -> None:
     """The hub's client reads HF_HOME when it is imported, hence a new process."""
     torch.manual_seed(1)
     state = timm.create_model("test_resnet", num_classes=1000).state_dict()
@@ -261,7 +263,7 @@ def test_the_hub_path_works_as_a_user_sets_it_up(tmp_path: Path) -> None:
     assert done.stdout.strip() == "imagenet:timm/test_resnet.r160_in1k"
 
 
-def test_a_hub_error_without_a_text_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_error_without_a_message_is_reported_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(repo: str, filename: str) -> None:
         raise TimeoutError
 
@@ -290,7 +292,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         build_network(model_config("test_resnet", 64), weights, num_classes=3)
 
 
-def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     state = dict(timm.create_model("test_resnet").state_dict())
     name = next(iter(state))
     state[name] = state[name][:1]

@@ -1,4 +1,4 @@
-"""Advice follows from what is measured, on subjects that the probe never saw."""
+"""`make advise`: backbones are ranked by a probe on unseen subjects, and the case names a recipe."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from distracted.training.resolve import Resolved, resolve
 
 @pytest.fixture
 def resolved(data: DataConfig, tmp_path: Path) -> dict[str, Resolved]:
-    """Two backbones with weights, and one without."""
-    found = {}
+    """Resolved configs of two backbones with weights and one without."""
+    resolved = {}
     for number, backbone in enumerate(["test_resnet", "test_efficientnet", "test_convnext"]):
         torch.manual_seed(number)
         path = tmp_path / f"{backbone}.pth"
@@ -27,15 +27,15 @@ def resolved(data: DataConfig, tmp_path: Path) -> dict[str, Resolved]:
         weights = "none" if backbone == "test_convnext" else str(path)
         overrides = [f"model.backbone={backbone}", "model.image_size=32", f"model.weights={weights}"]
         config = load_config(model="resnet50", data=str(data.folder), overrides=overrides)
-        found[backbone] = resolve(config, num_folds=3)
-    return found
+        resolved[backbone] = resolve(config, num_folds=3)
+    return resolved
 
 
 def advice_on(store: Store, resolved: dict[str, Resolved], cache: Path) -> Advice:
     return advise(resolved, competition=store.competition, folds=store.folds, cache=cache)
 
 
-def test_backbones_with_weights_are_measured_the_best_first(
+def test_backbones_with_weights_are_listed_best_first(
     store: Store, resolved: dict[str, Resolved], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     advice = advice_on(store, resolved, tmp_path / "cache")
@@ -49,7 +49,7 @@ def test_backbones_with_weights_are_measured_the_best_first(
     assert advice.measured[0].skill == pytest.approx(1 - losses[0] / advice.prior)
 
 
-def test_the_second_time_the_features_are_there(
+def test_a_second_call_takes_the_features_from_the_cache(
     store: Store, resolved: dict[str, Resolved], tmp_path: Path
 ) -> None:
     first = advice_on(store, resolved, tmp_path / "cache")
@@ -61,14 +61,14 @@ def test_the_second_time_the_features_are_there(
     ]
 
 
-def test_without_weights_there_is_nothing_to_advise(
+def test_without_pretrained_weights_there_is_no_advice(
     store: Store, resolved: dict[str, Resolved], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="none of test_convnext has pretrained weights here"):
         advice_on(store, {"test_convnext": resolved["test_convnext"]}, tmp_path)
 
 
-def test_the_four_cases_turn_on_size_and_similarity() -> None:
+def test_the_case_follows_from_size_and_similarity() -> None:
     cases = [find_case(large=large, skill=skill) for large in (False, True) for skill in (SIMILAR, 0.3)]
     assert [case.name for case in cases] == [
         "small and similar to ImageNet",

@@ -1,4 +1,4 @@
-"""Averages of weights: known answers, and BatchNorm's statistics where they moved."""
+"""Averages of weights have known answers, and BatchNorm statistics that moved are measured again."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def average_with(network: Network, others: list[StateDict], share: float, loader
 
 
 def shifted(state: StateDict, by: float) -> StateDict:
-    """Parameters moved; BatchNorm's statistics as they were."""
+    """All parameters plus `by`; BatchNorm's statistics unchanged."""
     return {name: tensor if "running" in name else tensor + by for name, tensor in state.items()}
 
 
@@ -54,14 +54,14 @@ def test_an_average_of_known_states(network: Network, loader: Loader) -> None:
         torch.testing.assert_close(tensor, own[name] + 3.0 if moved else own[name])
 
 
-def test_a_share_goes_part_of_the_way(network: Network, loader: Loader) -> None:
+def test_the_share_is_the_weight_of_the_other_state(network: Network, loader: Loader) -> None:
     own = copy_state(network)
     average_with(network, [shifted(own, 1.0)], 0.2, loader)
     bias = network.head.classifier.bias
     torch.testing.assert_close(bias, own["head.classifier.bias"] + 0.2)
 
 
-def test_what_is_the_same_in_all_keeps_its_bytes(network: Network, loader: Loader) -> None:
+def test_tensors_that_are_equal_in_all_states_keep_their_bytes(network: Network, loader: Loader) -> None:
     own = copy_state(network)
     average_with(network, [own, own], 1 / 3, loader)
     assert all(tensor.equal(own[name]) for name, tensor in network.state_dict().items())
@@ -77,7 +77,7 @@ def test_a_copied_state_does_not_follow_the_network(network: Network) -> None:
 def test_statistics_that_moved_are_measured_under_the_averaged_weights(
     network: Network, loader: Loader
 ) -> None:
-    """Of the first BatchNorm: the mean over batches of its input, and of no other weights' input."""
+    """Checked at the first BatchNorm: its mean is that of its inputs under the averaged weights."""
     own = copy_state(network)
     moved = {name: t + 5.0 if "running" in name else t * 0.9 for name, t in own.items()}
     average_with(network, [moved], 0.5, loader)
@@ -90,7 +90,7 @@ def test_statistics_that_moved_are_measured_under_the_averaged_weights(
     hook.remove()
     assert norm.running_mean is not None and not network.training and norm.momentum == 0.1
     torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
-    halfway = own[f"trunk.{name}.running_mean"] + 2.5  # what an average of the statistics would be
+    halfway = own[f"trunk.{name}.running_mean"] + 2.5  # the average of the two states' statistics
     assert (norm.running_mean - halfway).abs().min() > 0.1
 
 

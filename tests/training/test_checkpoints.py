@@ -1,4 +1,4 @@
-"""A training that was stopped anywhere goes on from its checkpoint, and nothing shows it was stopped."""
+"""A training that was stopped at any step resumes from its checkpoint and gives the same bytes."""
 
 import json
 import logging
@@ -32,31 +32,33 @@ from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import resolve
 
 Configure = Callable[..., RunConfig]
+TrainUntil = Callable[..., tuple[FoldResult, int]]
+NEVER = 10_000  # more calls of `after_step` than any training here makes
 
 
 class StopsAfter(Checkpoints):
-    """Asks to stop after so many moments at which it could; counts them."""
+    """Requests a stop at the n-th call of `after_step`; counts the calls."""
 
-    def __init__(self, folder: Path, moments: int, made_for: dict[str, Any] | None = None) -> None:
-        self._asks = Stop()
-        super().__init__(folder, made_for or {}, stop=self._asks, every=10_000)
-        self._moments = moments
-        self.passed = 0
+    def __init__(self, folder: Path, stop_at: int, made_for: dict[str, Any] | None = None) -> None:
+        self._request = Stop()
+        super().__init__(folder, made_for or {}, stop=self._request, every=10_000)
+        self._stop_at = stop_at
+        self.num_calls = 0
 
     def after_step(self, state_dict: Callable[[], State], *, boundary: bool = False) -> None:
-        self.passed += 1
-        if self.passed == self._moments:
-            with self._asks.waiting():
-                self._asks.ask("the test")
+        self.num_calls += 1
+        if self.num_calls == self._stop_at:
+            with self._request.waiting():
+                self._request.ask("the test")
         super().after_step(state_dict, boundary=boundary)
 
 
 @pytest.fixture
-def sitting(store: Store, tmp_path: Path) -> Callable[..., tuple[FoldResult, int]]:
-    """One sitting of fold 0's training; raises Stopped after so many moments."""
+def train_until(store: Store, tmp_path: Path) -> TrainUntil:
+    """Train fold 0, or resume it, until the given call of `after_step`, which raises Stopped."""
 
-    def sit(config: RunConfig, folder: str, moments: int) -> tuple[FoldResult, int]:
-        checkpoints = StopsAfter(tmp_path / folder, moments)
+    def train(config: RunConfig, folder: str, stop_at: int = NEVER) -> tuple[FoldResult, int]:
+        checkpoints = StopsAfter(tmp_path / folder, stop_at)
         with FileTracker(tmp_path / folder) as tracker:
             context = FoldContext(
                 resolve(config, num_folds=3),
@@ -68,20 +70,18 @@ def sitting(store: Store, tmp_path: Path) -> Callable[..., tuple[FoldResult, int
                 checkpoints=checkpoints,
             )
             result = train_fold(context)
-        return result, checkpoints.passed
+        return result, checkpoints.num_calls
 
-    return sit
+    return train
 
 
-def tracked(folder: Path) -> list[dict[str, Any]]:
-    """The metrics but for those that depend on the clock."""
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The logged metrics, without those that depend on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        of_time = [key for key in line if "second" in key]
-        for key in of_time:
-            del line[key]
-        line.pop("summary", None)
-    return lines
+    return [
+        {key: value for key, value in line.items() if "second" not in key and key != "summary"}
+        for line in lines
+    ]
 
 
 SCRATCH = "phases.scratch"
@@ -106,26 +106,26 @@ CONFIGS: dict[str, Sequence[str]] = {
 }
 
 
-def test_a_stop_while_pictures_are_decoded_anew_keeps_the_phase_that_was_under_way(
-    configure: Configure, sitting: Callable[..., tuple[FoldResult, int]], tmp_path: Path
+def test_a_stop_while_the_picture_cache_is_rebuilt_keeps_the_interrupted_phase(
+    configure: Configure, train_until: TrainUntil, tmp_path: Path
 ) -> None:
     config = configure(*BATCHES, f"{SCRATCH}.epochs=2")
-    whole, _ = sitting(config, "whole", 10_000)
-    for moments in (6, 1):  # in the second epoch; after a chunk of the pictures
+    whole, _ = train_until(config, "whole")
+    for stop_at in (6, 1):  # in the second epoch; after a chunk of pictures
         with pytest.raises(Stopped):
-            sitting(config, "cut", moments)
+            train_until(config, "cut", stop_at)
         rmtree(tmp_path / "cache/pictures")
-    again, _ = sitting(config, "cut", 10_000)
+    again, _ = train_until(config, "cut")
     assert again.num_resumed == 2
     assert again.test.tobytes() == whole.test.tobytes()
 
 
-def test_who_has_lost_the_fold_takes_no_further_step(tmp_path: Path) -> None:
+def test_a_process_that_lost_the_folds_lock_takes_no_further_step(tmp_path: Path) -> None:
     path = tmp_path / "lock.json"
     with hold(path, "a fold") as lock:
         write_owner(path, replace(this_process(), host="elsewhere"))
         checkpoints = Checkpoints(tmp_path, {}, every=1000, lock=lock)
-        checkpoints.after_step(dict)  # found out when the lock is next renewed
+        checkpoints.after_step(dict)  # noticed only when the lock is next renewed
         lock.beat()
         with pytest.raises(LockError, match=r"taken over by process .* on elsewhere"):
             checkpoints.after_step(dict)
@@ -133,23 +133,23 @@ def test_who_has_lost_the_fold_takes_no_further_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_stopped_anywhere_and_gone_on_gives_the_same_bytes(
-    name: str, configure: Configure, sitting: Callable[..., tuple[FoldResult, int]], tmp_path: Path
+def test_a_training_that_is_stopped_repeatedly_gives_the_same_bytes(
+    name: str, configure: Configure, train_until: TrainUntil, tmp_path: Path
 ) -> None:
     config = configure(*BATCHES, *CONFIGS[name])
-    whole, num_moments = sitting(config, "whole", 10_000)
-    assert num_moments > 10
+    whole, num_calls = train_until(config, "whole")
+    assert num_calls > 10
     for first in (1, 2, 3):
-        folder, result, moments = f"stopped{first}", None, first
-        while result is None:  # longer each time, since a look at the scores is begun anew
+        folder, result, stop_at = f"stopped{first}", None, first
+        while result is None:  # later each time: an interrupted evaluation starts over
             try:
-                result, _ = sitting(config, folder, moments)
+                result, _ = train_until(config, folder, stop_at)
             except Stopped:
-                moments += 1
-        assert result.num_resumed == moments - first > 3
+                stop_at += 1
+        assert result.num_resumed == stop_at - first > 3
         assert result.valid.tobytes() == whole.valid.tobytes()
         assert result.test.tobytes() == whole.test.tobytes()
-        assert tracked(tmp_path / folder) == tracked(tmp_path / "whole")
+        assert logged(tmp_path / folder) == logged(tmp_path / "whole")
         assert all(
             tensor.equal(whole.network.state_dict()[key])
             for key, tensor in result.network.state_dict().items()
@@ -157,34 +157,32 @@ def test_stopped_anywhere_and_gone_on_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_every_single_moment_will_do(
-    configure: Configure, sitting: Callable[..., tuple[FoldResult, int]]
-) -> None:
-    """With a head that is trained on its own after the base has learned, and looked at, too."""
+def test_a_stop_at_any_step_gives_the_same_bytes(configure: Configure, train_until: TrainUntil) -> None:
+    """In a run whose head is also trained alone, with evaluation, after the base has learned."""
     config = configure(*BATCHES, *CONFIGS["phases"])
-    whole, num_moments = sitting(config, "whole", 10_000)
-    for moments in range(1, num_moments + 1):
+    whole, num_calls = train_until(config, "whole")
+    for stop_at in range(1, num_calls + 1):
         try:
-            sitting(config, f"stopped{moments}", moments)
+            train_until(config, f"stopped{stop_at}", stop_at)
         except Stopped:
             pass
         else:
-            break  # the first one had features to compute, too, which are kept
-        result, _ = sitting(config, f"stopped{moments}", 10_000)
-        assert result.test.tobytes() == whole.test.tobytes(), moments
-    assert moments > 15
+            break  # the uninterrupted run also computed features, which are cached by now
+        result, _ = train_until(config, f"stopped{stop_at}")
+        assert result.test.tobytes() == whole.test.tobytes(), stop_at
+    assert stop_at > 15
 
 
 @pytest.fixture
 def stopped(
-    configure: Configure, sitting: Callable[..., tuple[FoldResult, int]], tmp_path: Path
+    configure: Configure, train_until: TrainUntil, tmp_path: Path
 ) -> tuple[RunConfig, Path, FoldResult]:
-    """A training with two checkpoints, and what it gives without interruption."""
+    """A stopped training with two checkpoints, and the result of an uninterrupted one."""
     config = configure(*BATCHES)
-    whole, _ = sitting(config, "whole", 10_000)
-    for moments in (2, 1):
+    whole, _ = train_until(config, "whole")
+    for stop_at in (2, 1):
         with pytest.raises(Stopped):
-            sitting(config, "stopped", moments)
+            train_until(config, "stopped", stop_at)
     return config, tmp_path / "stopped", whole
 
 
@@ -200,46 +198,46 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["a bit", "cut off", "empty"])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     how: str,
     stopped: tuple[RunConfig, Path, FoldResult],
-    sitting: Callable[..., tuple[FoldResult, int]],
+    train_until: TrainUntil,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config, folder, whole = stopped
     damage(folder / LAST, how)
     with caplog.at_level(logging.INFO):
-        result, _ = sitting(config, "stopped", 10_000)
+        result, _ = train_until(config, "stopped")
     assert f"{folder / LAST}: damaged" in caplog.text
     assert f"going on from the checkpoint before it, {folder / PREVIOUS}" in caplog.text
     assert "goes on from step 2" in caplog.text
     assert result.test.tobytes() == whole.test.tobytes() and result.num_resumed == 1
 
 
-def test_where_both_are_damaged_it_is_said_and_training_begins_anew(
+def test_with_both_checkpoints_damaged_training_begins_again(
     stopped: tuple[RunConfig, Path, FoldResult],
-    sitting: Callable[..., tuple[FoldResult, int]],
+    train_until: TrainUntil,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config, folder, whole = stopped
     damage(folder / LAST, "empty")
     damage(folder / PREVIOUS, "a bit")
-    result, _ = sitting(config, "stopped", 10_000)
+    result, _ = train_until(config, "stopped")
     assert "beginning again" in caplog.text and result.num_resumed == 0
     assert result.test.tobytes() == whole.test.tobytes()
-    assert tracked(folder) == tracked(folder.with_name("whole"))
+    assert logged(folder) == logged(folder.with_name("whole"))
 
 
-def test_killed_between_the_two_renamings_it_goes_on_from_the_one_before(
-    stopped: tuple[RunConfig, Path, FoldResult], sitting: Callable[..., tuple[FoldResult, int]]
+def test_after_a_kill_between_the_two_renames_the_previous_checkpoint_is_used(
+    stopped: tuple[RunConfig, Path, FoldResult], train_until: TrainUntil
 ) -> None:
     config, folder, whole = stopped
     (folder / LAST).unlink()
-    result, _ = sitting(config, "stopped", 10_000)
+    result, _ = train_until(config, "stopped")
     assert result.num_resumed == 1 and result.test.tobytes() == whole.test.tobytes()
 
 
-def test_a_checkpoint_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_refused_with_the_differences(tmp_path: Path) -> None:
     config = {"training": {"seed": 0, "ema": 0.0}, "phases": {"a": {"lr": 0.1}, "b": {"lr": 0.2}}}
     checkpoints = Checkpoints(tmp_path, {"fold": 0, "config": config})
     checkpoints.save({"step": 1})
@@ -252,35 +250,35 @@ def test_a_checkpoint_of_something_else_is_refused_with_what_differs(tmp_path: P
     assert "config.phases a, b, now b, a" in str(caught.value) and "ema" not in str(caught.value)
 
 
-def test_differences_names_leaves_and_shortens_values() -> None:
+def test_differences_name_leaves_and_shorten_values() -> None:
     assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
     assert differences({"a": 1}, {"b": 2}) == ["a 1, now null", "b null, now 2"]
     assert differences({"a": ["x" * 60]}, {"a": []}) == ['a ["' + "x" * 35 + "..., now []"]
 
 
-def test_a_state_comes_back_as_it_was_whatever_is_in_it(tmp_path: Path) -> None:
+def test_a_state_of_any_content_reads_back_unchanged(tmp_path: Path) -> None:
     state: State = {
         "tensors": [torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last), torch.tensor(3.5)],
         "kinds": {
             n: torch.ones(2).to(kind) for n, kind in enumerate((torch.bfloat16, torch.uint8, torch.bool))
         },
         "numbers": [0.1, float("inf"), -7, None, True, "text"],
-        "nothing": {},
+        "no items": {},
         "tensor": {"tensor": "0", "items": []},
         "empty": torch.empty(0, 3),
     }
     write_state(tmp_path / "state", {"fold": 0}, state)
-    made_for, found = read_state(tmp_path / "state")
+    made_for, loaded = read_state(tmp_path / "state")
     assert made_for == {"fold": 0}
-    for ours, theirs in zip(state["tensors"], found["tensors"], strict=True):
-        assert ours.equal(theirs)
-    assert [tensor.dtype for tensor in found["kinds"].values()] == [torch.bfloat16, torch.uint8, torch.bool]
-    assert list(found["kinds"]) == [0, 1, 2] and found["empty"].shape == (0, 3)
-    for key in ("numbers", "nothing", "tensor"):
-        assert found[key] == state[key]
+    for written, read in zip(state["tensors"], loaded["tensors"], strict=True):
+        assert written.equal(read)
+    assert [tensor.dtype for tensor in loaded["kinds"].values()] == [torch.bfloat16, torch.uint8, torch.bool]
+    assert list(loaded["kinds"]) == [0, 1, 2] and loaded["empty"].shape == (0, 3)
+    for key in ("numbers", "no items", "tensor"):
+        assert loaded[key] == state[key]
 
 
-def test_a_full_disk_costs_no_work_and_keeps_the_checkpoint(
+def test_a_full_disk_keeps_the_checkpoint_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path, {}, every=1)
@@ -298,24 +296,24 @@ def test_a_full_disk_costs_no_work_and_keeps_the_checkpoint(
     assert checkpoints.load() == {"step": 3}
 
 
-def test_steps_between_checkpoints_and_each_boundary(tmp_path: Path) -> None:
+def test_checkpoints_are_saved_every_few_steps_and_at_boundaries(tmp_path: Path) -> None:
     checkpoints, saved = Checkpoints(tmp_path, {}, every=3), []
 
-    def make(number: int) -> State:
+    def state_dict(number: int) -> State:
         saved.append(number)
         return {"number": number}
 
     for number in range(1, 9):
-        checkpoints.after_step(lambda number=number: make(number), boundary=number == 4)
+        checkpoints.after_step(lambda number=number: state_dict(number), boundary=number == 4)
     assert saved == [3, 4, 7]
 
 
-def test_another_number_of_threads_is_said(
+def test_another_number_of_threads_is_reported(
     stopped: tuple[RunConfig, Path, FoldResult],
-    sitting: Callable[..., tuple[FoldResult, int]],
+    train_until: TrainUntil,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config, _, _ = stopped
     torch.set_num_threads(2)
-    sitting(config, "stopped", 10_000)
+    train_until(config, "stopped")
     assert "begun with threads 1, now 2: predictions may differ in rounding" in caplog.text

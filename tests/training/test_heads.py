@@ -1,4 +1,4 @@
-"""The features phase's head: it predicts as the logistic regression does, and stays calm on what is new."""
+"""The head that the features phase fits: accurate, independent of scale, and robust to rare features."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ PHASE = FeaturesPhase(kind="features", c=1.0, max_iter=200)
 
 
 def clusters(num_classes: int, num_features: int) -> tuple[np.ndarray, np.ndarray]:
-    """Well separated classes, each around a centre of its own."""
+    """Features in well separated clusters, one per class, and their labels."""
     rng = np.random.default_rng(0)
     labels = np.arange(200) % num_classes
     features = (
@@ -35,24 +35,24 @@ def logits(network: Network, features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
-def test_it_tells_classes_apart(num_classes: int, network: Network) -> None:
-    """Two are a case of their own: scikit-learn keeps one row of weights for both."""
+def test_the_fitted_head_separates_the_classes(num_classes: int, network: Network) -> None:
+    """Two classes are a special case: scikit-learn keeps a single row of weights for both."""
     features, labels = clusters(num_classes, network.head.classifier.in_features)
     assert (logits(fitted(features, labels), features).argmax(axis=1) == labels).all()
 
 
-def test_units_do_not_matter(network: Network) -> None:
-    """Features a thousand times as large, and shifted: the same predictions."""
+def test_scale_and_offset_of_the_features_do_not_matter(network: Network) -> None:
+    """Features that are shifted and a thousand times as large give the same predictions."""
     features, labels = clusters(3, network.head.classifier.in_features)
     other = features * 1000 + 7
     expected = logits(fitted(features, labels), features)
     expected -= expected.mean(axis=1, keepdims=True)
-    found = logits(fitted(other, labels), other)
-    np.testing.assert_allclose(found - found.mean(axis=1, keepdims=True), expected, atol=0.02)
+    scaled = logits(fitted(other, labels), other)
+    np.testing.assert_allclose(scaled - scaled.mean(axis=1, keepdims=True), expected, atol=0.02)
 
 
-def test_a_feature_that_hardly_ever_fires_is_not_blown_up(network: Network) -> None:
-    """On an augmented picture it may fire for once: that alone must not decide."""
+def test_a_feature_that_is_almost_always_zero_gets_no_huge_weight(network: Network) -> None:
+    """Augmented images may activate it, and a huge weight would then decide the prediction."""
     features, labels = clusters(3, network.head.classifier.in_features)
     features[:, 0] = 1e-3 * (labels == 0)
     head = fitted(features, labels)
@@ -61,7 +61,7 @@ def test_a_feature_that_hardly_ever_fires_is_not_blown_up(network: Network) -> N
     assert np.abs(logits(head, features[:1]) - before).max() < 1
 
 
-def test_features_that_never_move_tell_nothing(network: Network) -> None:
+def test_constant_features_give_uniform_predictions(network: Network) -> None:
     features = np.ones((30, network.head.classifier.in_features), np.float32)
-    found = logits(fitted(features, np.arange(30) % 3), features)
-    np.testing.assert_allclose(found - found.mean(axis=1, keepdims=True), 0, atol=1e-3)
+    constant = logits(fitted(features, np.arange(30) % 3), features)
+    np.testing.assert_allclose(constant - constant.mean(axis=1, keepdims=True), 0, atol=1e-3)

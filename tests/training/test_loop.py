@@ -1,4 +1,4 @@
-"""One fold's training on the tiny competition: it learns, repeats byte by byte, and refuses what it must."""
+"""Training one fold of the tiny competition: it learns, repeats byte by byte, and stops on errors."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from distracted.training.resolve import resolve
 
 
 @pytest.mark.slow
-def test_it_learns_what_is_easy(train: Train, store: Store) -> None:
+def test_it_learns_an_easy_task(train: Train, store: Store) -> None:
     result = train("phases.scratch.epochs=25", "augment.policy=none", "training.batch_size=12")
     labels = store.folds.labels[store.folds.valid(0)]
     assert log_loss(result.valid, labels) < 0.5 < np.log(3)
@@ -48,18 +48,18 @@ def test_predictions_are_log_probabilities_of_the_right_rows(train: Train, store
 
 @pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(train: Train) -> None:
-    alone, helped = (train(f"runtime.num_workers={number}") for number in (0, 2))
-    assert alone.valid.tobytes() == helped.valid.tobytes()
-    assert alone.test.tobytes() == helped.test.tobytes()
+    none, two = (train(f"runtime.num_workers={number}") for number in (0, 2))
+    assert none.valid.tobytes() == two.valid.tobytes()
+    assert none.test.tobytes() == two.test.tobytes()
 
 
 def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Path) -> None:
     overrides = "augment.policy=heavy", "augment.short_side=12"
-    kept, decoded = (train(*overrides, f"runtime.cache_gb={limit}") for limit in ("auto", 0))
+    cached, uncached = (train(*overrides, f"runtime.cache_gb={limit}") for limit in ("auto", 0))
     assert len(list((tmp_path / "cache/pictures").glob("*.u8"))) == 1
-    assert kept.test.tobytes() == decoded.test.tobytes()
+    assert cached.test.tobytes() == uncached.test.tobytes()
     whole = train("augment.policy=heavy", "augment.short_side=null")
-    assert whole.test.tobytes() != kept.test.tobytes()
+    assert whole.test.tobytes() != cached.test.tobytes()
 
 
 def test_the_same_seed_repeats_and_another_does_not(train: Train) -> None:
@@ -68,11 +68,11 @@ def test_the_same_seed_repeats_and_another_does_not(train: Train) -> None:
     assert first.valid.tobytes() != other.valid.tobytes()
 
 
-def test_looking_at_the_validation_side_changes_nothing(train: Train) -> None:
-    looked, blind = (
+def test_validating_every_epoch_changes_no_prediction(train: Train) -> None:
+    validated, blind = (
         train(f"runtime.validate_every_epoch={value}", "phases.scratch.epochs=2") for value in (True, False)
     )
-    assert looked.test.tobytes() == blind.test.tobytes()
+    assert validated.test.tobytes() == blind.test.tobytes()
 
 
 def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) -> None:
@@ -84,7 +84,7 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
     assert before.scores != after.scores
 
 
-def test_metrics_are_written_by_epoch(train: Train, tmp_path: Path) -> None:
+def test_metrics_are_logged_by_epoch_and_by_step(train: Train, tmp_path: Path) -> None:
     result = train("phases.scratch.epochs=2")
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
     epochs = [line for line in lines if "train/epoch_loss" in line]
@@ -97,7 +97,7 @@ def test_metrics_are_written_by_epoch(train: Train, tmp_path: Path) -> None:
     assert lines[-1]["summary"]["valid/log_loss"] == result.scores["valid/log_loss"]
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_rate(train: Train) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_with_step_and_rate(train: Train) -> None:
     overrides = (
         "phases.scratch.optimizer=sgd",
         "phases.scratch.lr=1e30",
@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(train: Train) -> Non
         train(*overrides)
 
 
-def test_an_unreadable_image_stops_with_its_path(train: Train, store: Store) -> None:
+def test_an_unreadable_image_is_an_error_with_its_path(train: Train, store: Store) -> None:
     path = store.competition.train_paths()[int(store.folds.train(0)[0])]
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ImageError, match=str(path)):
@@ -134,7 +134,7 @@ def test_bf16_autocast_runs_on_a_cpu(train: Train) -> None:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A file of backbone weights, standing for pretrained ones."""
+    """A file of backbone weights in the role of pretrained ones."""
     torch.manual_seed(3)
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), path)
@@ -175,7 +175,7 @@ def test_finetuning_with_frozen_batchnorm_keeps_its_statistics(train: Train, wei
     assert moved and not any("running" in name for name in moved)
 
 
-def test_settling_leaves_no_auto_and_hashes_what_it_found(
+def test_a_resolved_config_holds_no_auto_and_its_hash_covers_the_weights(
     configure: Callable[..., RunConfig], weights: Path
 ) -> None:
     random, pretrained = (
@@ -188,12 +188,12 @@ def test_settling_leaves_no_auto_and_hashes_what_it_found(
     assert random.hash == resolve(configure("model.weights=none"), num_folds=3).config.hash
 
 
-def test_no_phase_that_applies_is_an_error(configure: Callable[..., RunConfig]) -> None:
+def test_a_config_without_an_applying_phase_is_refused(configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="none of features, finetune applies to random weights"):
         resolve(configure(tiny=[*TINY[:-1], "phases.scratch=null"]), num_folds=3)
 
 
-def test_a_block_that_is_not_there_stops_before_anything_is_trained(
+def test_an_unknown_block_is_refused_before_anything_is_trained(
     train: Train, weights: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"phases\.finetune\.unfreeze: this backbone has no block 'layer9'"):
@@ -214,7 +214,7 @@ DENSE = ("recipe=features_dense", "phases.scratch=null", "phases.dense.epochs=60
 
 
 @pytest.mark.parametrize("recipe", [FEATURES, DENSE])
-def test_a_recipe_on_features_learns_and_predicts_as_its_network_does(
+def test_a_recipe_on_features_learns_and_predicts_like_its_network(
     train: Train, store: Store, weights: Path, recipe: tuple[str, ...]
 ) -> None:
     tiny = [item for item in TINY if not item.startswith("phases.")]
@@ -276,20 +276,18 @@ WATCHING = ("training.holdout=0.25", "phases.scratch.epochs=3", "phases.scratch.
 
 
 @pytest.mark.slow
-def test_what_is_held_back_is_watched_and_never_trained_on(
-    train: Train, store: Store, tmp_path: Path
-) -> None:
+def test_the_inner_holdout_is_scored_and_never_trained_on(train: Train, store: Store, tmp_path: Path) -> None:
     before = train("training.holdout=0.25")
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
     epoch = next(line for line in lines if "epoch" in line)
     assert {"holdout/log_loss", "holdout/auc", "valid/log_loss"} <= set(epoch)
-    _, held_back = split_holdout(store.folds, 0, share=0.25, seed=0)
-    assert len(held_back)
-    store.folds.table.loc[held_back, "label"] = (store.folds.labels[held_back] + 1) % 3
+    _, holdout = split_holdout(store.folds, 0, share=0.25, seed=0)
+    assert len(holdout)
+    store.folds.table.loc[holdout, "label"] = (store.folds.labels[holdout] + 1) % 3
     assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
 
 
-def test_watching_looks_at_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
+def test_early_stopping_uses_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
     before = train(*WATCHING)
     rows = store.folds.valid(0)
     store.folds.table.loc[rows, "label"] = (store.folds.labels[rows] + 1) % 3
@@ -297,8 +295,8 @@ def test_watching_looks_at_no_label_of_the_scored_fold(train: Train, store: Stor
 
 
 @pytest.mark.slow
-def test_watching_the_scored_fold_by_name_looks_at_its_labels(train: Train, store: Store) -> None:
-    """The leak that LEAKY=1 owns up to: the kept epoch depends on the labels that score it."""
+def test_with_leaky_the_kept_epoch_depends_on_labels_of_the_scored_fold(train: Train, store: Store) -> None:
+    """This is the leak that LEAKY=1 admits."""
     settings = ("phases.scratch.epochs=4", "phases.scratch.keep=best", "phases.scratch.lr=0.01")
     before = train(*settings, leaky=True)
     rows = store.folds.valid(0)
@@ -313,7 +311,7 @@ TUNED = ("phases.finetune.epochs=1", "augment.policy=none")
 
 
 @pytest.mark.slow
-def test_going_back_a_share_of_the_way_to_the_network_before_its_base_learned(
+def test_tuned_share_interpolates_with_the_network_before_its_base_learned(
     train: Train, weights: Path
 ) -> None:
     tiny = [item for item in TINY if not item.startswith("phases.")]
@@ -321,18 +319,17 @@ def test_going_back_a_share_of_the_way_to_the_network_before_its_base_learned(
     start = train(given, "phases.finetune=null", tiny=tiny).network.state_dict()
     whole = train(given, *TUNED, tiny=tiny)
     tuned = whole.network.state_dict()
-    found = train(given, *TUNED, "training.tuned_share=0.7", tiny=tiny)
-    for name, tensor in found.network.state_dict().items():
+    mixed = train(given, *TUNED, "training.tuned_share=0.7", tiny=tiny)
+    for name, tensor in mixed.network.state_dict().items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, 0.7 * tuned[name] + 0.3 * start[name], msg=name)
         assert "running" not in name or tensor.equal(start[name])
-    assert found.valid.tobytes() != whole.valid.tobytes()
+    assert mixed.valid.tobytes() != whole.valid.tobytes()
 
 
-def test_a_head_trained_on_the_frozen_base_is_where_it_goes_back_to(
+def test_tuned_share_needs_a_phase_that_fits_the_head_before_the_base_learns(
     configure: Callable[..., RunConfig], weights: Path
 ) -> None:
-    """And a head that nothing has fitted is nowhere to go back to."""
     share = (f"model.weights={weights}", "training.tuned_share=0.7")
     tiny = [item for item in TINY if not item.startswith("phases.")]
     config = resolve(configure(*share, "recipe=tutorial_sgd", tiny=tiny), num_folds=3).config
@@ -345,7 +342,7 @@ def test_a_head_trained_on_the_frozen_base_is_where_it_goes_back_to(
     ("overrides", "why"),
     [((), "random weights"), (("phases.finetune=null",), "no phase trains the base")],
 )
-def test_where_there_is_nothing_to_go_back_to_it_says_so(
+def test_tuned_share_without_an_earlier_network_is_ignored_with_a_reason(
     configure: Callable[..., RunConfig],
     weights: Path,
     caplog: pytest.LogCaptureFixture,
@@ -366,36 +363,36 @@ def with_box(config: RunConfig, name: str, box: tuple[float, float, float, float
     return config.model_copy(update={"data": data})
 
 
-def test_only_the_regions_that_are_seen_make_the_run_another(configure: Callable[..., RunConfig]) -> None:
-    seen, other = configure("model.regions=[head]"), configure("model.regions=[hands]")
+def test_only_regions_that_the_model_uses_enter_the_hash(configure: Callable[..., RunConfig]) -> None:
+    used, other = configure("model.regions=[head]"), configure("model.regions=[hands]")
     box = (0.0, 0.0, 0.3, 0.3)
-    resolved = resolve(seen, num_folds=3).config
+    resolved = resolve(used, num_folds=3).config
     assert list(resolved.data.regions) == ["head"]
-    assert resolve(with_box(seen, "hands", box), num_folds=3).config.hash == resolved.hash
-    assert resolve(with_box(seen, "head", box), num_folds=3).config.hash != resolved.hash
+    assert resolve(with_box(used, "hands", box), num_folds=3).config.hash == resolved.hash
+    assert resolve(with_box(used, "head", box), num_folds=3).config.hash != resolved.hash
     assert resolve(other, num_folds=3).config.hash != resolved.hash
     assert resolve(configure(), num_folds=3).config.data.regions == {}
 
 
-def test_another_box_has_features_of_its_own(
+def test_another_box_gets_its_own_cached_features(
     configure: Callable[..., RunConfig], store: Store, weights: Path, tmp_path: Path
 ) -> None:
     config = configure(f"model.weights={weights}", "model.regions=[head,hands]")
-    found = []
+    by_box = []
     for box in ((0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.5, 0.6), (0.0, 0.0, 0.5, 0.5)):
         resolved = resolve(with_box(config, "hands", box), num_folds=3)
         network = build_network(resolved.config.model, resolved.weights, num_classes=3)
         features = Feed(resolved, tmp_path, silent).features(network, Images.to_train(store.competition))
-        found.append(np.array_split(np.array(features), 3, axis=1))
+        by_box.append(np.array_split(np.array(features), 3, axis=1))
     assert len(list((tmp_path / "features").iterdir())) == 2
     for part in range(3):
-        same = part < 2  # the whole and the head
-        assert np.array_equal(found[0][part], found[1][part]) is same
-        assert np.array_equal(found[0][part], found[2][part])
+        same = part < 2  # the whole image and the head; the hands differ
+        assert np.array_equal(by_box[0][part], by_box[1][part]) is same
+        assert np.array_equal(by_box[0][part], by_box[2][part])
 
 
 @pytest.mark.slow
-def test_regions_a_soup_and_a_share_from_end_to_end(train: Train, store: Store, weights: Path) -> None:
+def test_regions_soup_tuned_share_and_ema_work_together(train: Train, store: Store, weights: Path) -> None:
     overrides = (
         f"model.weights={weights}",
         "model.regions=[head,hands]",
@@ -412,7 +409,7 @@ def test_regions_a_soup_and_a_share_from_end_to_end(train: Train, store: Store, 
 
 
 @pytest.mark.slow
-def test_from_random_weights_a_soup_measures_its_statistics(train: Train) -> None:
+def test_a_soup_from_random_weights_differs_from_the_last_epoch(train: Train) -> None:
     settings = ("phases.scratch.epochs=3", "model.regions=[hands]")
     soup, last = train(*settings, "phases.scratch.soup=3"), train(*settings)
     assert np.isfinite(soup.valid).all() and soup.valid.tobytes() != last.valid.tobytes()

@@ -1,4 +1,4 @@
-"""Every loss of the table: known answers, class ids and probabilities alike, weights, a whole training."""
+"""Every loss of the table: known answers, soft and hard targets, weights, and a whole training."""
 
 from collections.abc import Callable
 
@@ -57,13 +57,13 @@ def test_class_ids_and_one_hot_probabilities_give_the_same_loss(
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_mean_is_the_mean_of_the_images_losses(name: str, logits: torch.Tensor) -> None:
+def test_the_mean_reduction_averages_the_losses_of_the_images(name: str, logits: torch.Tensor) -> None:
     targets, options = torch.from_numpy(LABELS), Options(0.1)
     mean, each = (LOSSES[name](logits, targets, options, reduction) for reduction in ("mean", "none"))
     torch.testing.assert_close(mean, each.mean())
 
 
-def test_a_focal_loss_without_its_exponent_is_cross_entropy(logits: torch.Tensor) -> None:
+def test_the_focal_loss_with_exponent_zero_is_cross_entropy(logits: torch.Tensor) -> None:
     targets = torch.from_numpy(LABELS)
     plain = F.cross_entropy(logits, targets, label_smoothing=0.1)
     torch.testing.assert_close(LOSSES["focal"](logits, targets, Options(0.1, None, 0.0), "mean"), plain)
@@ -76,13 +76,13 @@ def test_focal_loss_of_a_known_probability() -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
-def test_the_focal_gradient_is_finite_for_a_sure_and_right_prediction(gamma: float) -> None:
+def test_the_focal_gradient_is_finite_for_a_certain_and_right_prediction(gamma: float) -> None:
     logits = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
     LOSSES["focal"](logits, torch.tensor([0]), Options(focal_gamma=gamma), "mean").backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
 
 
-def test_binary_cross_entropy_sums_a_sigmoid_a_class(logits: torch.Tensor) -> None:
+def test_binary_cross_entropy_sums_over_the_sigmoids_of_all_classes(logits: torch.Tensor) -> None:
     targets = torch.from_numpy(LABELS)
     one_hot = F.one_hot(targets, 3).float()
     probs = logits.sigmoid()
@@ -90,7 +90,7 @@ def test_binary_cross_entropy_sums_a_sigmoid_a_class(logits: torch.Tensor) -> No
     torch.testing.assert_close(LOSSES["binary_cross_entropy"](logits, targets, Options(), "none"), expected)
 
 
-def test_balanced_weights_are_those_of_scikit_learn_and_average_to_one_over_images() -> None:
+def test_balanced_weights_follow_scikit_learn_and_average_to_one_over_images() -> None:
     weights = class_weights(configured(class_weights="balanced"), LABELS, 3)
     assert weights is not None
     np.testing.assert_allclose(weights, [6 / 9, 6 / 6, 6 / 3])
@@ -105,13 +105,13 @@ def test_weights_of_classes_and_images_multiply(name: str, logits: torch.Tensor)
     torch.testing.assert_close(weighted, (each * images).mean())
 
 
-def test_halves_of_a_batch_average_to_the_batch_whatever_its_weights(logits: torch.Tensor) -> None:
+def test_the_weighted_loss_of_a_batch_is_the_mean_over_its_halves(logits: torch.Tensor) -> None:
     loss, targets = criterion(class_weights="balanced"), torch.from_numpy(LABELS)
     halves = [loss(logits[rows], targets[rows], None) for rows in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(torch.stack(halves).mean(), loss(logits, targets, None))
 
 
-def test_settings_that_do_not_fit_are_refused(configure: Callable[..., RunConfig]) -> None:
+def test_invalid_loss_settings_are_refused(configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="unknown loss; expected cross_entropy, focal"):
         resolve(configure("training.loss=hinge"), num_folds=3)
     with pytest.raises(ConfigError, match=r"class_weights: got 2 weights for 3 classes"):
@@ -122,7 +122,7 @@ def test_settings_that_do_not_fit_are_refused(configure: Callable[..., RunConfig
         configure("training.class_weights=[1,-1,1]")
 
 
-def test_the_defaults_leave_the_hash_of_a_config_as_it_was(configure: Callable[..., RunConfig]) -> None:
+def test_loss_settings_with_their_defaults_do_not_enter_the_hash(configure: Callable[..., RunConfig]) -> None:
     plain, focal = configure(), configure("training.loss=focal")
     assert not {"loss", "class_weights", "focal_gamma"} & set(plain.resolved()["training"])
     assert configure("training.loss=cross_entropy", "training.class_weights=none").hash == plain.hash
@@ -130,7 +130,7 @@ def test_the_defaults_leave_the_hash_of_a_config_as_it_was(configure: Callable[.
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_trains_on_mixed_images_too(train: Train, name: str) -> None:
+def test_every_loss_trains_on_mixed_images(train: Train, name: str) -> None:
     settings = (f"training.loss={name}", "training.class_weights=balanced", "mixing.mixup.prob=0.5")
     result = train(*settings, "phases.scratch.epochs=2")
     assert np.isfinite(result.valid).all()

@@ -1,4 +1,4 @@
-"""Mixed batches: every pixel and every target comes from where it should, and each draw repeats."""
+"""Mixed batches: every pixel and target has the right source, and every draw is repeatable."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ EPOCHS = range(60)
 
 
 def make_mixer(labels: Sequence[int], subjects: Sequence[int] | None = None, **probs: float) -> Mixer:
-    """A mixer for images of such labels and subjects; without subjects each image is its own."""
+    """A mixer for images with these labels and subjects; by default each image is a subject of its own."""
     given = {way: {"prob": probs.get(way, 0.0)} for way in ("stitch", "mixup", "cutmix")}
     for way in ("mixup", "cutmix"):
         given[way]["alpha"] = probs.get(f"{way}_alpha", 1.0)
@@ -38,7 +38,7 @@ def make_mixer(labels: Sequence[int], subjects: Sequence[int] | None = None, **p
 
 
 def flat_images(num: int) -> torch.Tensor:
-    """uint8 images of one value each, 3 apart."""
+    """uint8 images of a single value each: 0, 3, 6 ..."""
     values = torch.arange(num, dtype=torch.uint8) * 3
     return values.view(-1, 1, 1, 1).expand(num, SIZE, SIZE, 3).contiguous()
 
@@ -61,16 +61,16 @@ batches = st.integers(1, 12).flatmap(
 class TestStitch:
     @settings(max_examples=60, deadline=None)
     @given(batches, st.integers(0, 99))
-    def test_left_of_one_and_right_of_another_subject_of_its_class(
+    def test_the_right_part_comes_from_another_subject_of_the_same_class(
         self, batch: tuple[list[int], list[int]], epoch: int
     ) -> None:
-        """With one class or subject, too; an image without a partner stays as it is."""
+        """An image without a partner stays unchanged, as all do where there is a single subject."""
         labels, subjects = batch
         images, targets = mix(make_mixer(labels, subjects, stitch=1.0), labels, epoch=epoch)
         assert images.dtype == torch.uint8 and targets.tolist() == labels
         for number, image in enumerate(images[..., 0]):
             rows = image.unique(dim=0)
-            assert len(rows) == 1  # the cut is upright
+            assert len(rows) == 1  # the cut is vertical
             values = [int(value) // 3 for value in rows[0]]
             partners = [
                 other
@@ -85,32 +85,32 @@ class TestStitch:
             assert values[:cut] == [number] * cut
             assert values[cut] in partners and len(set(values[cut:])) == 1
 
-    def test_images_that_are_their_own_subjects_find_partners(self) -> None:
+    def test_images_without_subjects_find_partners(self) -> None:
         partners = find_partners(np.array([0, 0, 1, 1]), np.arange(4), np.random.default_rng(0))
         assert partners.tolist() == [1, 0, 3, 2]
 
-    def test_every_partner_is_drawn(self) -> None:
+    def test_every_possible_partner_is_drawn(self) -> None:
         rng = np.random.default_rng(0)
         seen = Counter(find_partners(np.zeros(4, int), np.array([0, 0, 1, 2]), rng)[0] for _ in range(400))
         assert set(seen) == {2, 3} and min(seen.values()) > 150
 
     @pytest.mark.parametrize("batch_size", [1, 2, 16, 999])
-    def test_the_share_that_is_foretold_is_what_batches_show(self, batch_size: int) -> None:
+    def test_the_expected_share_with_partners_is_that_of_random_batches(self, batch_size: int) -> None:
         rng = np.random.default_rng(0)
         labels, subjects = rng.integers(0, 10, 300), rng.integers(0, 5, 300) ** 2
-        found = []
+        shares = []
         for _ in range(200):
             rows = rng.permutation(300)[:batch_size]
             partners = find_partners(labels[rows], subjects[rows], rng)
-            found.append(float((partners != np.arange(len(rows))).mean()))
+            shares.append(float((partners != np.arange(len(rows))).mean()))
         expected = share_with_partner(labels, subjects, batch_size=batch_size)
-        assert np.mean(found) == pytest.approx(expected, abs=0.03)
+        assert np.mean(shares) == pytest.approx(expected, abs=0.03)
 
 
 class TestMixup:
     @pytest.mark.parametrize("num", [2, 3, 16])
     def test_pixels_and_targets_have_the_same_shares(self, num: int) -> None:
-        """Classes tell the images apart, so that the targets say which were mixed, and how."""
+        """Each image has its own class, so the targets show which images were mixed, and how much of each."""
         labels = list(range(num))
         mixer = make_mixer(labels, [0] * num, mixup=1.0)
         partners = []
@@ -121,11 +121,11 @@ class TestMixup:
             expected = targets @ (3.0 * torch.arange(num))
             assert ((images.double() - expected.view(-1, 1, 1, 1)).abs() <= 0.5 + 1e-4).all()
             partners.append(int(targets.count_nonzero()) - num)
-        assert max(partners) == num  # no image stayed alone
+        assert max(partners) == num  # in some batch every image was mixed
 
     @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
     def test_the_share_is_drawn_from_beta(self, alpha: float) -> None:
-        """Mean 1/2 and variance 1/(4(2 alpha + 1)), one draw a batch."""
+        """Its mean is 1/2, its variance 1/(4(2 alpha + 1)); one draw per batch."""
         labels = list(range(8))
         mixer = make_mixer(labels, mixup=1.0, mixup_alpha=alpha)
         shares = []
@@ -141,7 +141,7 @@ class TestMixup:
 
 class TestCutmix:
     @pytest.mark.parametrize("num", [2, 3, 16])
-    def test_a_box_of_the_partner_in_the_same_place_and_targets_by_area(self, num: int) -> None:
+    def test_a_box_keeps_its_place_and_targets_follow_its_area(self, num: int) -> None:
         labels = list(range(num))
         mixer = make_mixer(labels, [0] * num, cutmix=1.0)
         boxed = 0
@@ -161,7 +161,7 @@ class TestCutmix:
             boxed += len(boxes)
         assert boxed > len(EPOCHS) / 4
 
-    def test_boxes_lie_in_the_image_anywhere_and_are_of_any_size(self) -> None:
+    def test_boxes_of_all_sizes_lie_anywhere_in_the_image(self) -> None:
         rng = np.random.default_rng(0)
         boxes = np.array([draw_box(40, 60, 1.0, rng) for _ in range(2000)])
         top, bottom, left, right = boxes.T
@@ -176,8 +176,8 @@ class TestCutmix:
 
 
 class TestDraws:
-    def test_a_batch_is_mixed_in_one_way_as_often_as_asked(self) -> None:
-        """Stitched, its classes stay; mixed up, values come up that no image had; else it is a cutmix."""
+    def test_each_way_of_mixing_has_its_configured_frequency(self) -> None:
+        """Stitch keeps the targets; mixup makes values that no image had; the rest is cutmix."""
         labels = [0, 0, 1, 1]
         mixer = make_mixer(labels, stitch=0.4, mixup=0.1, cutmix=0.2, mixup_alpha=50, cutmix_alpha=50)
         ways: Counter[str] = Counter()
@@ -190,12 +190,12 @@ class TestDraws:
                 ways["cutmix" if (images % 3 == 0).all() else "mixup"] += 1
         assert ways["stitch"] / 1000 == pytest.approx(0.4, abs=0.05)
         assert ways["none"] / 1000 == pytest.approx(0.3, abs=0.05)
-        # a permutation of four may leave all in place, and 3 divides what some mixed pairs make
+        # a permutation of four may move none, and some mixed values are multiples of 3, as in cutmix
         assert ways["mixup"] + ways["cutmix"] == pytest.approx(300, abs=50)
         assert 0 < ways["mixup"] < ways["cutmix"]
 
     @pytest.mark.parametrize("way", ["stitch", "mixup", "cutmix"])
-    def test_they_derive_from_seed_epoch_and_batch_alone(self, way: str) -> None:
+    def test_draws_depend_on_seed_epoch_and_batch_number_alone(self, way: str) -> None:
         labels = [0, 1] * 8
 
         def draw(epoch: int, number: int) -> bytes:
@@ -208,7 +208,7 @@ class TestDraws:
         assert torch.get_rng_state().equal(state)
 
     @pytest.mark.parametrize("way", ["stitch", "mixup", "cutmix"])
-    def test_a_single_image_stays_as_it_is(self, way: str) -> None:
+    def test_a_batch_of_one_image_stays_unchanged(self, way: str) -> None:
         images, targets = mix(make_mixer([0], **{way: 1.0}), [0])
         assert images.equal(flat_images(1))
         assert targets.flatten().tolist() in ([0], [1.0])  # the id, or the probability
@@ -243,8 +243,8 @@ class TestTraining:
     @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
     def test_the_number_of_workers_changes_no_byte(self, train: Train) -> None:
         settings = [*SETTINGS["all"], "phases.scratch.epochs=2"]
-        alone, helped = (train(*settings, f"runtime.num_workers={number}") for number in (0, 2))
-        assert alone.valid.tobytes() == helped.valid.tobytes()
+        none, two = (train(*settings, f"runtime.num_workers={number}") for number in (0, 2))
+        assert none.valid.tobytes() == two.valid.tobytes()
 
     def test_labels_of_the_held_out_side_are_never_used(self, train: Train, store: Store) -> None:
         before = train(*SETTINGS["all"])
@@ -253,14 +253,14 @@ class TestTraining:
         assert train(*SETTINGS["all"]).valid.tobytes() == before.valid.tobytes()
 
     @pytest.mark.slow
-    def test_subjects_count_where_they_are_asked_to(self, train: Train, store: Store) -> None:
+    def test_subjects_matter_only_if_they_are_sampled_equally(self, train: Train, store: Store) -> None:
         before = {by: train(f"training.sampling={by}").valid.tobytes() for by in ("rows", "subjects")}
         store.folds.table.loc[store.folds.train(0)[0], "subject"] = "alone"
         after = {by: train(f"training.sampling={by}").valid.tobytes() for by in ("rows", "subjects")}
         assert after["rows"] == before["rows"]
         assert after["subjects"] != before["subjects"]
 
-    def test_off_is_as_if_it_were_not_there(self, train: Train) -> None:
+    def test_mixing_with_probability_zero_changes_no_byte(self, train: Train) -> None:
         off = ["mixing.mixup.alpha=3", "mixing.cutmix.alpha=3", "training.label_smoothing=0"]
         assert train(*off).valid.tobytes() == train().valid.tobytes()
 
@@ -273,8 +273,8 @@ class TestTraining:
         assert np.isfinite(train(*network, *SETTINGS["all"], "training.batch_size=8").valid).all()
 
     @pytest.mark.slow
-    def test_the_loss_is_that_of_smoothed_targets(self, train: Train, tmp_path: Path) -> None:
-        """No network gets below the entropy of what it is to say, and without smoothing it does."""
+    def test_label_smoothing_bounds_the_training_loss_from_below(self, train: Train, tmp_path: Path) -> None:
+        """The loss cannot fall below the entropy of smoothed targets; without smoothing it falls lower."""
         learn = ["phases.scratch.epochs=12", "augment.policy=none", "training.batch_size=12"]
 
         def last_loss(*overrides: str) -> float:
@@ -283,17 +283,21 @@ class TestTraining:
             losses = [line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line]
             return float(losses[-1])
 
-        probs = np.array([0.4, 0.3, 0.3])  # 0.1 of its own and 0.9 shared by three
+        probs = np.array([0.4, 0.3, 0.3])  # 0.1 for the label, and 0.9 shared by the three classes
         entropy = float(-(probs * np.log(probs)).sum())
         assert last_loss() < entropy < last_loss("training.label_smoothing=0.9")
 
-    def test_how_many_find_a_partner_is_said(self, train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_share_of_images_with_a_partner_is_logged_once(
+        self, train: Train, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.INFO, logger="distracted")
         train("mixing.stitch.prob=0.5")
-        assert "mixing.stitch: in batches of 16, 9" in caplog.text  # nine of 36 fit each image
+        assert (
+            "mixing.stitch: in batches of 16, 9" in caplog.text
+        )  # percent; each image has 9 partners among 36
         assert "stitch" not in caplog.text.replace("mixing.stitch: in batches", "", 1)
 
-    def test_without_a_phase_that_trains_it_is_said_to_be_without_effect(
+    def test_mixing_without_a_phase_of_kind_train_is_reported_as_without_effect(
         self, data: DataConfig, caplog: pytest.LogCaptureFixture
     ) -> None:
         settings = ["mixing.mixup.prob=0.5", "training.sampling=subjects", "recipe=features"]

@@ -16,38 +16,38 @@ def rates(num_steps: int, **settings: object) -> list[float]:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
     scheduler = make_scheduler(optimizer, phase(**settings), num_steps, lambda: 1.0)
-    seen = []
+    rates = []
     for _ in range(num_steps):
-        seen.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return seen
+    return rates
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
-def test_rates_rise_to_the_top_and_end_at_a_hundredth(schedule: str) -> None:
-    seen = rates(100, schedule=schedule, warmup=0.25)
-    top = seen.index(max(seen))
-    assert max(seen) == pytest.approx(0.1) and top == 25
-    assert seen[:top] == sorted(seen[:top]) and seen[top:] == sorted(seen[top:], reverse=True)
-    assert seen[-1] == pytest.approx(0.001)
+def test_rates_rise_during_warmup_and_end_at_a_hundredth(schedule: str) -> None:
+    values = rates(100, schedule=schedule, warmup=0.25)
+    top = values.index(max(values))
+    assert max(values) == pytest.approx(0.1) and top == 25
+    assert values[:top] == sorted(values[:top]) and values[top:] == sorted(values[top:], reverse=True)
+    assert values[-1] == pytest.approx(0.001)
 
 
-def test_constant_is_constant() -> None:
+def test_the_constant_schedule_keeps_the_rate() -> None:
     assert rates(5, schedule="constant") == [0.1] * 5
 
 
-def test_one_step_is_enough() -> None:
+def test_a_schedule_of_one_step_has_the_full_rate() -> None:
     assert rates(1, schedule="one_cycle", warmup=0.25) == [0.1]
 
 
-def test_base_and_head_have_their_rates_and_vectors_no_decay(network: Network) -> None:
+def test_base_and_head_have_own_rates_and_vectors_are_not_decayed(network: Network) -> None:
     optimizer = make_optimizer(network, phase(head_lr=0.5, weight_decay=0.02))
-    found = {
+    settings = {
         id(p): (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
         for p in group["params"]
     }
     for name, parameter in network.named_parameters():
         lr = 0.5 if name.startswith("head.") else 0.1
-        assert found[id(parameter)] == (lr, 0.02 if parameter.ndim > 1 else 0.0), name
+        assert settings[id(parameter)] == (lr, 0.02 if parameter.ndim > 1 else 0.0), name

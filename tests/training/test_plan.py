@@ -1,4 +1,4 @@
-"""The plan behind `make freeze` says what training then does."""
+"""The plan that `make freeze` shows agrees with what training does."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ def train_phase(**settings: object) -> TrainPhase:
     return TrainPhase.model_validate({"kind": "train", "epochs": 1, "lr": 0.1, "head_lr": 0.5, **settings})
 
 
-def test_vgg16_with_its_first_ten_layers_frozen() -> None:
+def test_vgg16_freezes_its_first_ten_layers() -> None:
     rows = rows_of("vgg16", "recipe=freeze_first_k")
     assert [row.phases["finetune"] is not None for row in rows.values()] == [False] * 4 + [True, True]
     assert rows["block5"].phases["finetune"] == Share(3, 1e-4)
@@ -33,10 +33,10 @@ def test_vgg16_with_its_first_ten_layers_frozen() -> None:
     assert rows["head"].phases == {"features": Share(1, None), "finetune": Share(1, 1e-3)}
 
 
-def test_a_frozen_layer_within_a_block_is_counted() -> None:
+def test_a_block_may_be_frozen_in_part() -> None:
     rows = rows_of("resnet50", "phases.finetune.unfreeze={layers: 4}")
-    found = rows["layer4"].phases["finetune"]
-    assert found is not None and (found.layers, rows["layer4"].layers) == (4, 10)
+    share = rows["layer4"].phases["finetune"]
+    assert share is not None and (share.layers, rows["layer4"].layers) == (4, 10)
 
 
 def test_each_region_widens_the_head_and_nothing_else() -> None:
@@ -45,7 +45,7 @@ def test_each_region_widens_the_head_and_nothing_else() -> None:
     assert {**joined, "head": None} == {**plain, "head": None}
 
 
-def test_gradual_says_when() -> None:
+def test_gradual_unfreezing_gives_each_block_its_start() -> None:
     rows = rows_of("googlenet", "recipe=gradual")
     starts = [row.phases["finetune"].start for row in rows.values() if row.phases["finetune"] is not None]
     blocks = starts[: len(rows) - 3]
@@ -71,23 +71,25 @@ def test_random_weights_have_one_phase_in_which_everything_learns() -> None:
         {"unfreeze": "head"},
     ],
 )
-def test_the_optimiser_holds_what_the_plan_says(network: Network, settings: dict[str, object]) -> None:
+def test_the_optimiser_has_the_layers_and_rates_of_the_plan(
+    network: Network, settings: dict[str, object]
+) -> None:
     phase = train_phase(**settings)
     rows = plan_phases(network, {"phase": phase})
     optimizer = make_optimizer(network, phase)
-    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     parameters = dict(network.trunk.named_parameters())
     for block, row in zip(network.blocks, rows, strict=False):
         share = row.phases["phase"]
-        learning = [layer for layer in block.layers if id(parameters[layer[0]]) in found]
+        learning = [layer for layer in block.layers if id(parameters[layer[0]]) in rates]
         assert len(learning) == (share.layers if share else 0)
         for layer in learning:
             assert share is not None
-            assert {found[id(parameters[name])] for name in layer} == {share.lr}
-    assert {found[id(p)] for p in network.head.parameters()} == {0.5}
+            assert {rates[id(parameters[name])] for name in layer} == {share.lr}
+    assert {rates[id(p)] for p in network.head.parameters()} == {0.5}
 
 
-def test_rates_fall_towards_the_input_by_an_equal_factor(network: Network) -> None:
+def test_depth_decay_lowers_the_rate_by_the_same_factor_per_block(network: Network) -> None:
     rows = plan_phases(network, {"phase": train_phase(unfreeze="all", depth_decay=0.1)})
     rates = [row.phases["phase"].lr for row in rows[:-1]]
     assert rates[0] == pytest.approx(0.01) and rates[-1] == pytest.approx(0.1)

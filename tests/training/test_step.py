@@ -1,4 +1,4 @@
-"""One step: in parts where memory does not suffice, and what each process of a team adds to it."""
+"""One optimiser step: in micro-batches if memory runs out, and shared by the processes of a team."""
 
 import logging
 from collections.abc import Callable
@@ -25,7 +25,7 @@ NUM_CLASSES = 3
 
 
 class FixedInputs:
-    """Targets by position in the batch, and weights, whatever the images."""
+    """A training set whose targets and weights depend only on the position in the batch."""
 
     def __init__(self, weights: torch.Tensor | None) -> None:
         self.weights = weights
@@ -46,14 +46,14 @@ def batch() -> Batch:
 
 @pytest.fixture
 def small_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """A device with room for so many images at a time; returns the sizes that fitted."""
+    """Limits how many images fit on the device; the list that it returns records the sizes that did."""
 
-    def limit(most: int) -> list[int]:
+    def limit(max_images: int) -> list[int]:
         fitted: list[int] = []
         whole = Network.weighted_logits
 
         def limited(self: Network, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
-            if len(images) > most:
+            if len(images) > max_images:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             fitted.append(len(images))
             return whole(self, images)
@@ -69,7 +69,7 @@ Make = Callable[..., PhaseTraining]
 
 @pytest.fixture
 def make(network: Network, store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Make:
-    """A phase's training of the small network, without dropout, on 36 images in batches of nine."""
+    """Makes a phase that trains the small network without dropout on 36 images in batches of nine."""
 
     def make(weights: torch.Tensor | None = None) -> PhaseTraining:
         config = configure("training.batch_size=9", "training.ema=0", "augment.policy=none")
@@ -110,20 +110,26 @@ def test_a_batch_in_micro_batches_is_the_same_step(
     phase = make(weights)
     with caplog.at_level(logging.WARNING):
         in_parts = phase.step(batch)
-    assert phase.micro_batches == 4 and fitted == [4, 2, 2, 2, 3]  # the second of two was one too large
+    assert phase.micro_batches == 4 and fitted == [
+        4,
+        2,
+        2,
+        2,
+        3,
+    ]  # of two micro-batches, the second had 5
     assert "each batch of 9 is computed in 4 micro-batches" in caplog.text
     torch.testing.assert_close(in_parts, whole)
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name])
     caplog.clear()
     phase.step(batch)
-    assert fitted[5:] == [2, 2, 2, 3] and not caplog.records  # it is remembered ...
+    assert fitted[5:] == [2, 2, 2, 3] and not caplog.records  # the next step starts with the smaller size
     resumed = make(weights)
     resumed.load_state_dict(phase.state_dict())
-    assert resumed.micro_batches == 4  # ... also by a training that goes on
+    assert resumed.micro_batches == 4  # and so does a resumed training
 
 
-def test_memory_that_does_not_suffice_for_one_image_is_an_error(
+def test_too_little_memory_for_one_image_is_an_error(
     make: Make, batch: Batch, small_memory: Callable[[int], list[int]]
 ) -> None:
     small_memory(0)
@@ -131,8 +137,8 @@ def test_memory_that_does_not_suffice_for_one_image_is_an_error(
         make().step(batch)
 
 
-def test_parts_of_a_team_add_up_to_the_batch(network: Network, make: Make, batch: Batch) -> None:
-    """What two processes would compute of one batch, here one after the other: the losses add up."""
+def test_the_losses_of_a_team_add_up_to_that_of_the_batch(network: Network, make: Make, batch: Batch) -> None:
+    """One process after the other computes its part of the batch."""
     start = copy_state(network)
     whole = make().step(batch)
     shares = []

@@ -57,7 +57,7 @@ def test_a_jobs_end_follows_from_its_exit_code_and_its_log(tmp_path: Path) -> No
     assert judge(job, 1, log) == Ended(job, "failed", "img_1.jpg: not an image")
     assert judge(job, 75, log).state == "stopped"
     assert "signal 9 (memory may have run out)" in judge(job, -9, log).reason
-    assert judge(job, -15, log).state == "failed" and judge(job, -15, log, was_told=True).state == "stopped"
+    assert judge(job, -15, log).state == "failed" and judge(job, -15, log, stop_sent=True).state == "stopped"
     log.write_text("error: of an earlier run\nTraceback\n  File\n  line\nZeroDivisionError\n")
     assert judge(job, 1, log).reason == f"exit code 1; see {log}"
     log.write_text("no error line")

@@ -77,7 +77,7 @@ def train_and_store(
     team: Team = ALONE,
     progress: Progress = silent,
 ) -> Manifest:
-    """Train one fold and write its predictions to oof/, going on from its checkpoint if there is one.
+    """Train one fold, from its checkpoint if there is one, and write its predictions to oof/.
 
     A finished fold is skipped unless it is marked to be retrained.
 
@@ -91,11 +91,11 @@ def train_and_store(
 
     Raises:
         DistractedError: anything that the user can mend; the fold's earlier predictions stay as they were.
-        Stopped: by request; the same call goes on from there.
+        Stopped: by request; the same call resumes the training.
     """
     store.folds.check_fold(fold)
     config, stop = resolved.config, stop or Stop()
-    # The lead decides for all, and before it removes the mark of a fold to retrain.
+    # The lead decides for all, before it can remove the mark of a fold to retrain.
     done = team.hear(team.is_lead and is_done(store, run, fold, config.hash))
     refuse_other_config(store, resolved, run)
     if done:
@@ -124,10 +124,10 @@ def train_and_store(
             team.wait()  # until the lead has written
         return store.manifest(run, fold)
     with store.hold(run, [fold], patience=patience) as [lock]:
-        if team.size == 1 and is_done(store, run, fold, config.hash):  # by a process that it waited for
+        if team.size == 1 and is_done(store, run, fold, config.hash):  # by the process that held the lock
             return store.manifest(run, fold)
         if lock.after is not None:
-            _log.info("%s, fold %d: taken over from %s, which is no more", run, fold, lock.after)
+            _log.info("%s, fold %d: taken over from %s, which has ended", run, fold, lock.after)
         checkpoints = _checkpoints(store, context, run, stop, lock)
         with (
             job_state(_scratch(store, run, fold), config),  # before W&B: `wandb-sync` reads it
@@ -173,7 +173,7 @@ def _write(
     save_network(path, result.network, config, store.competition.classes)
     counts = {
         "num_pseudo_labels": len(context.pseudo.probs) if context.pseudo else 0,
-        "num_dropped": result.num_dropped,
+        "num_dropped": context.num_dropped,
         "num_resumed": result.num_resumed,
         "micro_batches": result.micro_batches if result.micro_batches > 1 else 0,
     }
@@ -220,8 +220,8 @@ def begin_again(
 ) -> None:
     """Mark finished folds of a run to be retrained; their predictions stay until then.
 
-    Their checkpoints are removed: the next `train_and_store` of each begins, and the one after an
-    interruption goes on. All folds are marked or none.
+    Their checkpoints are removed, so that the next `train_and_store` of each starts over. All folds are
+    marked or none.
 
     Args:
         config_hash: Hash of the config that they are retrained with; for another one they stay done.

@@ -69,7 +69,7 @@ class Engine(Protocol):
     ) -> list[Ended]:
         """Run jobs that passed `check`, as many at a time as there is room for; a failed job stops no other.
 
-        When a stop is asked for, running jobs are told to save their state and stop, and no other is started.
+        When a stop is requested, running jobs are told to save their state and stop, and no other is started.
         """
         ...
 
@@ -107,15 +107,15 @@ def start(command: Sequence[str], log: Path, num_cpus: int) -> subprocess.Popen[
         return subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
 
 
-def judge(job: Job, code: int, log: Path, *, was_told: bool = False) -> Ended:
+def judge(job: Job, code: int, log: Path, *, stop_sent: bool = False) -> Ended:
     """How a job ended, by its command's exit code (minus a signal's number) and its output.
 
     Args:
-        was_told: Whether it was told to stop; a process that does not listen yet ends by the signal.
+        stop_sent: Whether it was told to stop; a process without a handler so far ends by the signal.
     """
     if code == 0:
         return Ended(job, "done")
-    if code == RESUMABLE or (was_told and code in (-signal.SIGTERM, -signal.SIGINT)):
+    if code == RESUMABLE or (stop_sent and code in (-signal.SIGTERM, -signal.SIGINT)):
         return Ended(job, "stopped", "it goes on when the grid is run again")
     if code < 0:
         out = " (memory may have run out)" if code == -9 else ""

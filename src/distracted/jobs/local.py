@@ -48,7 +48,7 @@ class Here:
         self.check(jobs)
         waiting, ended = list(jobs), list[Ended]()
         running: dict[subprocess.Popen[bytes], tuple[Job, str]] = {}
-        was_told = False
+        stop_sent = False
         try:
             while running or (waiting and not stop.reason):
                 for job in [] if stop.reason else list(waiting):
@@ -56,15 +56,15 @@ class Here:
                         waiting.remove(job)
                         process = start(command(job, device), log(job), job.num_cpus)
                         running[process] = job, device
-                if stop.reason and not was_told:
-                    was_told = True
+                if stop.reason and not stop_sent:
+                    stop_sent = True
                     for process in running:
                         process.terminate()
                 for process, (job, device) in list(running.items()):
                     if (code := process.poll()) is not None:
                         del running[process]
                         self._give_back(job, device)
-                        ended.append(judge(job, code, log(job), was_told=was_told))
+                        ended.append(judge(job, code, log(job), stop_sent=stop_sent))
                 watch(ended)
                 time.sleep(_LOOK)
         finally:

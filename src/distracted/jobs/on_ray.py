@@ -92,10 +92,10 @@ def _listens(host: str, port: str) -> bool:
 
 def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Watch) -> list[Ended]:
     ended: list[Ended] = []
-    was_told = False
+    stop_sent = False
     while waiting:
-        if stop.reason and not was_told:
-            was_told = True
+        if stop.reason and not stop_sent:
+            stop_sent = True
             for reference in waiting:
                 ray.cancel(reference)  # interrupts the task, which stops its process and waits for it
         ready, _ = ray.wait(list(waiting), timeout=_LOOK)

@@ -35,12 +35,12 @@ _MOST_DIFFERENCES = 5  # named in an error
 
 
 class Checkpoints:
-    """Saves the state of one fold's training, so that it can go on after it was stopped or killed.
+    """Saves the state of one fold's training, which can resume from it after it was stopped or killed.
 
     Args:
         folder: The fold's scratch folder.
-        made_for: What a state belongs to, as JSON values by name: the fold, the config, hashes of the data.
-            A state made for anything else is refused.
+        made_for: The fold, the config and hashes of the data, as JSON values; a state made for others is
+            refused.
         every: Steps between checkpoints; auto: as often as one percent of the time allows.
         stop: Asked after each step.
         lock: The fold's lock, checked before each write.
@@ -90,10 +90,10 @@ class Checkpoints:
         return state
 
     def after_step(self, state_dict: Callable[[], State], *, boundary: bool = False) -> None:
-        """Save if a checkpoint is due; if a stop was asked for, save and stop.
+        """Save if a checkpoint is due; if a stop was requested, save and stop.
 
         Args:
-            state_dict: Returns the current state; called only to save it, and then in all of the team.
+            state_dict: Returns the current state; called only to save it, and then by every process.
             boundary: The end of an epoch or a phase.
 
         Raises:
@@ -254,7 +254,7 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def rounding_context(device: torch.device, team: Team) -> dict[str, Any]:
-    """What floating-point rounding depends on apart from the config, as JSON values."""
+    """Everything besides the config that affects floating-point rounding, as JSON values."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads, processes = torch.get_num_threads(), team.size
     return {"torch": torch.__version__, "device": name, "threads": threads, "processes": processes}

@@ -1,4 +1,4 @@
-"""Everything that the training of one fold is given."""
+"""The inputs of one fold's training: config, data and services."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -131,7 +131,7 @@ def in_team() -> bool:
 
 @contextmanager
 def naming_lost_peers() -> Iterator[None]:
-    """Within this block a broken exchange raises an error that says what happened.
+    """Turn the failure of an exchange between processes into an error that says what happened.
 
     Raises:
         TrainingError: another process of the team has ended.

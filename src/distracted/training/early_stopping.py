@@ -1,4 +1,4 @@
-"""What a phase does with the score that it watches: stop early, keep the best epoch, lower the rate."""
+"""Early stopping, keep=best and schedule=plateau: how a phase reacts to the score that it watches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,11 @@ from distracted.schema import TrainPhase
 
 @dataclass
 class EarlyStopping:
-    """Patience, keep=best and schedule=plateau of one phase.
+    """The watched score of one phase, and what follows from it.
 
     Attributes:
         rate_factor: Factor that `plateau` has reduced the learning rate to.
         best: The lowest score so far.
-        epochs_since_best: Epochs since then.
     """
 
     phase: TrainPhase
@@ -27,7 +26,7 @@ class EarlyStopping:
     _best_network: StateDict = field(default_factory=dict)
 
     def update(self, score: float, network: Network, *, warming_up: bool = False) -> None:
-        """Take a log loss and the network that made it: once before the first epoch, and after each epoch.
+        """Take the log loss of a network: once before the first epoch, and after each epoch.
 
         Args:
             warming_up: The rate still rises; an epoch without improvement does not count yet.

@@ -10,7 +10,7 @@ goes on from there with the same bytes.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -31,7 +31,7 @@ from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
 from distracted.models.weights import StateDict
 from distracted.progress import Advance
-from distracted.schema import FeaturesPhase, HeadPhase, Phase, TrainPhase
+from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase
 from distracted.training.averaging import Ema, average, copy_state
 from distracted.training.checkpoints import State, differences, rounding_context
 from distracted.training.context import FoldContext
@@ -55,15 +55,14 @@ LogProbs = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What one fold predicts, and what its training took.
+    """The predictions of one fold, and facts about its training.
 
     Attributes:
         valid: Log-probabilities of the held-out rows, in the order of `Folds.valid(fold)`, (num_valid,
             num_classes).
         test: Log-probabilities of the test images, in the competition's order, (num_test, num_classes).
         network: The network that predicted.
-        num_dropped: Images that the drop list left out of the training side.
-        num_resumed: How often the training went on from a checkpoint.
+        num_resumed: How often the training resumed from a checkpoint.
         micro_batches: Micro-batches per batch; above 1 only after the device ran out of memory.
     """
 
@@ -73,7 +72,6 @@ class FoldResult:
     scores: dict[str, float]
     seconds: float
     images_per_second: float
-    num_dropped: int
     num_resumed: int
     micro_batches: int
 
@@ -81,18 +79,18 @@ class FoldResult:
 def train_fold(context: FoldContext) -> FoldResult:
     """Train one fold through the config's phases and predict its held-out subjects and the test set.
 
-    Everything random derives from the seed and the fold.
+    All random numbers derive from the seed and the fold.
 
     Raises:
         ImageError: an image cannot be read.
         TrainingError: the loss is not finite, or the device's memory holds not even one image.
         CheckpointError: the checkpoint belongs to another training.
-        Stopped: a stop was asked for; the state is on disk.
+        Stopped: a stop was requested; the state is on disk.
     """
     seed_everything(context.config.training.seed, context.fold)
     training = FoldTraining(context)
     training.resume_or_start()
-    for name, phase in training.phases_to_do():
+    for name, phase in list(context.config.phases.items())[training.num_phases_done :]:
         if isinstance(phase, TrainPhase):
             training.train(name, phase)
         else:
@@ -125,13 +123,13 @@ class FoldTraining:
         self.started = time.perf_counter()  # minus the seconds before the last checkpoint
         self.num_resumed, self.micro_batches = 0, 1
         self.num_phases_done = 0
-        self.phase: PhaseTraining | None = None  # under way
-        self.phase_state: State | None = None  # of the phase that a checkpoint interrupted, until it goes on
-        self.fitting_head = False  # then no state is whole
-        self.base_changed = False  # else the cached features are still the network's
+        self.phase: PhaseTraining | None = None  # the running one
+        self.phase_state: State | None = None  # of the interrupted phase, until it resumes
+        self.fitting_head = False  # no checkpoint is possible while a head is fitted
+        self.base_changed = False  # until then, cached features of the pretrained base are valid
         self.before_base: StateDict = {}  # the network before its base learned, for training.tuned_share
         self.predicted: dict[str, list[LogProbs]] = {}  # batches of the final predictions, by set
-        # Processes of a team predict shares of different length: they cannot agree on a checkpoint meanwhile.
+        # Processes of a team predict different numbers of batches, and cannot agree on a checkpoint there.
         after_batch = self.checkpoint if self.team.size == 1 else lambda: None
         self.feed = Feed(context.resolved, context.cache, context.progress, after_batch, self.team)
 
@@ -155,20 +153,17 @@ class FoldTraining:
             self.load_state_dict(state)
             _log.info("%s: goes on from step %d", context.label, self.clock.step)
 
-    def phases_to_do(self) -> Iterator[tuple[str, Phase]]:
-        yield from list(self.config.phases.items())[self.num_phases_done :]
-
     def end_phase(self) -> None:
         self.num_phases_done, self.phase, self.fitting_head = self.num_phases_done + 1, None, False
         self.checkpoint(boundary=True)
 
     def checkpoint(self, boundary: bool = False) -> None:
-        """Save if a checkpoint is due, stop if that was asked for."""
+        """Save if a checkpoint is due, and stop if a stop was requested."""
         if self.context.checkpoints is not None and not self.fitting_head:
             self.context.checkpoints.after_step(self.state_dict, boundary=boundary)
 
     def state_dict(self) -> State:
-        """All that the rest of the training and its result depend on."""
+        """Everything that the rest of the training and its result depend on."""
         device = self.context.device
         return {
             "network": self.network.state_dict(),
@@ -254,7 +249,7 @@ class FoldTraining:
     # Scores and predictions
 
     def evaluate(self, network: Network) -> dict[str, float]:
-        """Scores on the inner holdout, and on the scored fold: to be read, or watched by LEAKY=1."""
+        """Scores on the inner holdout, and on the scored fold, which affect training only with LEAKY=1."""
         context, labels = self.context, self.context.folds.labels
         metrics: dict[str, float] = {}
         if len(rows := context.holdout_rows):
@@ -278,15 +273,7 @@ class FoldTraining:
         speed = self.clock.images / self.clock.seconds if self.clock.seconds else 0.0
         context.tracker.summarise({**valid_scores, "seconds": seconds, "images_per_second": speed})
         return FoldResult(
-            valid,
-            test,
-            network,
-            valid_scores,
-            seconds,
-            speed,
-            num_dropped=context.num_dropped,
-            num_resumed=self.num_resumed,
-            micro_batches=self.micro_batches,
+            valid, test, network, valid_scores, seconds, speed, self.num_resumed, self.micro_batches
         )
 
     def _log_probs(
@@ -306,11 +293,11 @@ class PhaseTraining:
     Every ten steps it tracks `train/epoch`, `train/loss`, `train/lr`, `train/grad_norm` (before clipping)
     and `train/images_per_second`; after each epoch `train/epoch_loss` and the scores of
     `FoldTraining.evaluate`. The losses are those that are minimised, on mixed images and smoothed targets
-    where the config asks for them: they do not compare with those of a run without.
+    where the config asks for them: they are not comparable with those of a run without.
 
     Attributes:
         predictor: The network that would predict now: the moving average (EMA) if there is one.
-        micro_batches: Each batch is computed in so many parts; doubled when the device runs out of memory.
+        micro_batches: Number of parts that each batch is computed in; doubled when memory runs out.
     """
 
     def __init__(self, training: FoldTraining, name: str, phase: TrainPhase) -> None:

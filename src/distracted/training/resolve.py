@@ -15,7 +15,7 @@ from distracted.training.losses import check_loss
 
 _log = logging.getLogger(__name__)
 
-_MARGIN = 8 / 7  # what a picture has beyond the network's input: 256 pixels for 224
+_MARGIN = 8 / 7  # size of training pictures over that of the network's input: 256 pixels for 224
 
 
 @dataclass(frozen=True)

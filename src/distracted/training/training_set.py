@@ -1,4 +1,4 @@
-"""What a phase of gradient descent learns from: images in batches, their targets and loss weights."""
+"""The training data of a phase of gradient descent: images in batches, their targets and loss weights."""
 
 import logging
 

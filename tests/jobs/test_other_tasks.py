@@ -58,7 +58,7 @@ def test_no_subjects(folder: Path, workspace: Workspace, caplog: pytest.LogCaptu
     columns = config.data.columns.model_copy(update={"group": None})
     config = config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
     store, submitted = run_all_stages(config, workspace)
-    assert "no subjects (data.columns.group: null): each image is a group of its own" in caplog.text
+    assert "no subjects (data.columns.group: null): the split is by image" in caplog.text
     assert store.competition.num_subjects == len(store.competition.train)
     assert len(submitted) == len(store.competition.test)
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from distracted.data.loading import naming_dead_workers
 from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
 from distracted.models.saved import save_network
@@ -21,7 +20,7 @@ from distracted.tracking.client import forget_run
 from distracted.tracking.log import FoldTracker, track_run
 from distracted.training.checkpoints import Checkpoints
 from distracted.training.context import FoldContext
-from distracted.training.distributed import ALONE, Team, naming_lost_peers
+from distracted.training.distributed import ALONE, Team
 from distracted.training.loop import FoldResult, train_fold
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import Resolved
@@ -120,7 +119,7 @@ def train_and_store(
     )
     if not team.is_lead:
         with stop.waiting():
-            _train(replace(context, checkpoints=_checkpoints(store, context, run, stop, lock=None)))
+            train_fold(replace(context, checkpoints=_checkpoints(store, context, run, stop, lock=None)))
             team.wait()  # until the lead has written
         return store.manifest(run, fold)
     with store.hold(run, [fold], patience=patience) as [lock]:
@@ -134,7 +133,7 @@ def train_and_store(
             FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
             stop.waiting(),
         ):
-            result = _train(replace(context, tracker=tracker, checkpoints=checkpoints))
+            result = train_fold(replace(context, tracker=tracker, checkpoints=checkpoints))
             lock.check()
             manifest = _write(store, context, run, result, teachers)
             (_scratch(store, run, fold) / REDO).unlink(missing_ok=True)
@@ -156,12 +155,6 @@ def _checkpoints(store: Store, context: FoldContext, run: str, stop: Stop, lock:
 
 def _scratch(store: Store, run: str, fold: int) -> Path:
     return store.workspace.scratch(store.competition.name, run, fold)
-
-
-def _train(context: FoldContext) -> FoldResult:
-    context.team.wait()  # until the lead has the lock
-    with naming_dead_workers(), naming_lost_peers():
-        return train_fold(context)
 
 
 def _write(

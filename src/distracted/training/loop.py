@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distracted.data.loading import Batch, Loader
+from distracted.data.loading import Batch, Loader, naming_dead_workers
 from distracted.errors import TrainingError
 from distracted.inference.device import autocast, prefetch
 from distracted.inference.predict import predict_from_features
@@ -35,7 +35,12 @@ from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase
 from distracted.training.averaging import Ema, average, copy_state
 from distracted.training.checkpoints import State, differences, rounding_context
 from distracted.training.context import FoldContext
-from distracted.training.distributed import WeightedLogits, data_parallel, running_statistics
+from distracted.training.distributed import (
+    WeightedLogits,
+    data_parallel,
+    naming_lost_peers,
+    running_statistics,
+)
 from distracted.training.early_stopping import EarlyStopping
 from distracted.training.feed import Feed, Images
 from distracted.training.heads import fit_head, train_head
@@ -87,16 +92,18 @@ def train_fold(context: FoldContext) -> FoldResult:
         CheckpointError: the checkpoint belongs to another training.
         Stopped: a stop was requested; the state is on disk.
     """
-    seed_everything(context.config.training.seed, context.fold)
-    training = FoldTraining(context)
-    training.resume_or_start()
-    for name, phase in list(context.config.phases.items())[training.num_phases_done :]:
-        if isinstance(phase, TrainPhase):
-            training.train(name, phase)
-        else:
-            training.fit_head(name, phase)
-        training.end_phase()
-    return training.predict()
+    with naming_dead_workers(), naming_lost_peers():
+        context.team.wait()  # until the lead has the fold's lock
+        seed_everything(context.config.training.seed, context.fold)
+        training = FoldTraining(context)
+        training.resume_or_start()
+        for name, phase in list(context.config.phases.items())[training.num_phases_done :]:
+            if isinstance(phase, TrainPhase):
+                training.train(name, phase)
+            else:
+                training.fit_head(name, phase)
+            training.end_phase()
+        return training.predict()
 
 
 @dataclass
@@ -423,10 +430,9 @@ class PhaseTraining:
                 with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
                     with autocast(self.device, self.context.precision):
                         weights = None if image_weights is None else image_weights[rows]
-                        losses = [
-                            head_weight * self.criterion(logits, targets[rows], weights)
-                            for head_weight, logits in self.model(images[rows])
-                        ]
+                        losses = []
+                        for head_weight, logits in self.model(images[rows]):  # the head, auxiliary heads
+                            losses.append(head_weight * self.criterion(logits, targets[rows], weights))
                         loss = torch.stack(losses).sum()
                         if rows.stop - rows.start != num_images:
                             loss = loss * ((rows.stop - rows.start) / num_images)

@@ -64,10 +64,11 @@ def reopened(store: Store) -> Store:
     return open_store(store.workspace, store.competition.config, num_folds=3)
 
 
-def scan(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scan(store: Store) -> pd.DataFrame:
+    """Scan the training images, then the test images."""
     competition = store.competition
-    train = scan_images(competition.train_paths(), competition.train["content"].tolist())
-    return train, scan_images(competition.test_paths(), competition.test["content"].tolist())
+    contents = [*competition.train["content"], *competition.test["content"]]
+    return scan_images(competition.train_paths() + competition.test_paths(), contents)
 
 
 def by_key(checks: list[Check]) -> dict[str, Check]:
@@ -119,7 +120,7 @@ class TestPictures:
         save(paths[5], scene(0) // 3)
         save(paths[7], scene(7, size=(240, 320)))
         store = reopened(painted)
-        checks = by_key(check_pictures(store, *scan(store)))
+        checks = by_key(check_pictures(store, scan(store)))
         train, test = store.competition.train["img"], store.competition.test["img"]
         empty = checks["empty"].findings
         assert empty[["img", "part", "note"]].to_numpy().tolist() == [
@@ -132,7 +133,7 @@ class TestPictures:
         assert checks["unreadable"].findings.empty
 
     def test_clean_data_has_no_findings(self, painted: Store) -> None:
-        checks = check_pictures(painted, *scan(painted))
+        checks = check_pictures(painted, scan(painted))
         assert [len(check.findings) for check in checks] == [0, 0, 0, 0]
 
 
@@ -159,7 +160,7 @@ class TestDuplicates:
         assert within.findings[["img", "other"]].to_numpy().tolist() == [
             sorted([imgs[same], imgs[same_twin]])
         ]
-        assert check_near(store, *scan(store)).findings.empty  # exact copies are listed once
+        assert check_near(store, scan(store)).findings.empty  # exact copies are listed once
 
     def test_a_shrunk_and_compressed_copy_is_found_and_nothing_else(self, painted: Store) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
@@ -171,7 +172,7 @@ class TestDuplicates:
         test_path = painted.competition.test_paths()[4]
         save(test_path, small, quality=70)
         store = reopened(painted)
-        check = check_near(store, *scan(store))
+        check = check_near(store, scan(store))
         pairs = {frozenset(pair) for pair in check.findings[["img", "other"]].to_numpy().tolist()}
         imgs, test = store.competition.train["img"], store.competition.test["img"]
         shown = {imgs[row], imgs[own]}
@@ -193,7 +194,7 @@ class TestDuplicates:
         scanned = scan(store)
         monkeypatch.setattr(duplicates, "_CHUNK", 2)
         monkeypatch.setattr(duplicates, "_MAX_PAIRS", 1)
-        check = check_near(store, *scanned)
+        check = check_near(store, scanned)
         assert check.findings[["img", "other"]].to_numpy().tolist() == [
             store.competition.train["img"][[0, near]].tolist()
         ]
@@ -204,7 +205,7 @@ class TestDuplicates:
             noise = np.random.default_rng(number).integers(0, 3, (120, 160, 3), dtype=np.uint8)
             save(path, noise)
         store = reopened(painted)
-        assert check_near(store, *scan(store)).findings.empty
+        assert check_near(store, scan(store)).findings.empty
 
     def test_limits_come_from_the_datas_own_images(self, painted: Store) -> None:
         limits = measure_limits(painted.competition.train_paths())

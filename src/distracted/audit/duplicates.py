@@ -92,10 +92,10 @@ def measure_limits(paths: Sequence[Path]) -> Limits:
 def check_near(store: Store, scanned: pd.DataFrame, *, progress: Progress = silent) -> Check:
     """Look for near duplicates across subjects and across train and test.
 
-    Candidates are pairs of images whose perceptual hashes differ in few bits; those are reported whose grey
-    thumbnails correlate like an image with its recompressed copy. Features of an ImageNet network would not
-    do: on photographs of hands at 100 pixels, recompression lowers the cosine to between 0.2 and 0.7, while
-    the hands of two people reach 0.88.
+    Candidates are pairs of images whose perceptual hashes differ in few bits. A pair is reported if its grey
+    thumbnails correlate like an image with its recompressed copy. Features of an ImageNet network are
+    unsuitable: on photographs of hands at 100 pixels, recompression lowers the cosine to between 0.2 and 0.7,
+    while the hands of two people reach 0.88.
 
     Args:
         scanned: The table of `scan_images` for the training set followed by the test set.

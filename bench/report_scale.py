@@ -125,13 +125,9 @@ def _audit(store: Store, root: Path) -> None:
     scanned = scan_images(paths, contents, cache=cache, progress=console.progress)
     _say("audit: looking at the images", cache.stat().st_size, start)
     start = time.perf_counter()
-    train, test = (
-        scanned.iloc[:NUM_TRAIN].reset_index(drop=True),
-        scanned.iloc[NUM_TRAIN:].reset_index(drop=True),
-    )
-    check_pictures(store, train, test)
+    check_pictures(store, scanned)
     check_exact(store)
-    check_near(store, train, test, progress=console.progress)
+    check_near(store, scanned, progress=console.progress)
     _say("audit: odd ones and duplicates", 0, start)
 
 

@@ -64,10 +64,11 @@ def reopened(store: Store) -> Store:
     return open_store(store.workspace, store.competition.config, num_folds=3)
 
 
-def scan(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
+def scan(store: Store) -> pd.DataFrame:
+    """Scan the training images, then the test images."""
     competition = store.competition
-    train = scan_images(competition.train_paths(), competition.train["content"].tolist())
-    return train, scan_images(competition.test_paths(), competition.test["content"].tolist())
+    contents = [*competition.train["content"], *competition.test["content"]]
+    return scan_images(competition.train_paths() + competition.test_paths(), contents)
 
 
 def by_key(checks: list[Check]) -> dict[str, Check]:
@@ -119,7 +120,7 @@ class TestPictures:
         save(paths[5], scene(0) // 3)
         save(paths[7], scene(7, size=(240, 320)))
         store = reopened(painted)
-        checks = by_key(check_pictures(store, *scan(store)))
+        checks = by_key(check_pictures(store, scan(store)))
         train, test = store.competition.train["img"], store.competition.test["img"]
         empty = checks["empty"].findings
         assert empty[["img", "part", "note"]].to_numpy().tolist() == [
@@ -132,12 +133,12 @@ class TestPictures:
         assert checks["unreadable"].findings.empty
 
     def test_clean_data_has_no_findings(self, painted: Store) -> None:
-        checks = check_pictures(painted, *scan(painted))
+        checks = check_pictures(painted, scan(painted))
         assert [len(check.findings) for check in checks] == [0, 0, 0, 0]
 
 
 class TestDuplicates:
-    def test_copies_are_found_across_subjects_classes_and_the_test_set(self, painted: Store) -> None:
+    def test_copies_are_reported_across_subjects_classes_and_the_test_set(self, painted: Store) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
         rows = {}
         for subject in ("p000", "p001"):
@@ -159,9 +160,9 @@ class TestDuplicates:
         assert within.findings[["img", "other"]].to_numpy().tolist() == [
             sorted([imgs[same], imgs[same_twin]])
         ]
-        assert check_near(store, *scan(store)).findings.empty  # exact copies are listed once
+        assert check_near(store, scan(store)).findings.empty  # exact copies are listed once
 
-    def test_a_shrunk_and_compressed_copy_is_found_and_nothing_else(self, painted: Store) -> None:
+    def test_only_a_shrunk_and_compressed_copy_is_reported(self, painted: Store) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
         row, twin = (int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p003"))
         small = cv2.resize(read_rgb(paths[row]), (120, 90), interpolation=cv2.INTER_AREA)
@@ -171,7 +172,7 @@ class TestDuplicates:
         test_path = painted.competition.test_paths()[4]
         save(test_path, small, quality=70)
         store = reopened(painted)
-        check = check_near(store, *scan(store))
+        check = check_near(store, scan(store))
         pairs = {frozenset(pair) for pair in check.findings[["img", "other"]].to_numpy().tolist()}
         imgs, test = store.competition.train["img"], store.competition.test["img"]
         shown = {imgs[row], imgs[own]}
@@ -180,7 +181,7 @@ class TestDuplicates:
         }
         assert (check.findings["value"].astype(float) > 0.98).all()
 
-    def test_of_too_many_pairs_the_nearest_are_compared(
+    def test_only_the_nearest_of_too_many_pairs_are_compared(
         self, painted: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
@@ -193,34 +194,34 @@ class TestDuplicates:
         scanned = scan(store)
         monkeypatch.setattr(duplicates, "_CHUNK", 2)
         monkeypatch.setattr(duplicates, "_MAX_PAIRS", 1)
-        check = check_near(store, *scanned)
+        check = check_near(store, scanned)
         assert check.findings[["img", "other"]].to_numpy().tolist() == [
             store.competition.train["img"][[0, near]].tolist()
         ]
         assert "only the nearest 1 are compared" in caplog.text
 
-    def test_black_pictures_are_no_duplicates(self, painted: Store) -> None:
+    def test_black_images_are_not_duplicates(self, painted: Store) -> None:
         for number, path in enumerate(painted.competition.train_paths()[:6]):
             noise = np.random.default_rng(number).integers(0, 3, (120, 160, 3), dtype=np.uint8)
             save(path, noise)
         store = reopened(painted)
-        assert check_near(store, *scan(store)).findings.empty
+        assert check_near(store, scan(store)).findings.empty
 
-    def test_limits_come_from_the_datas_own_images(self, painted: Store) -> None:
+    def test_limits_are_measured_on_the_datas_own_images(self, painted: Store) -> None:
         limits = measure_limits(painted.competition.train_paths())
         assert 4 <= limits.bits <= 8 and 0.97 < limits.similarity < 1
 
 
 class TestAlike:
     def people(self, num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features: the sum of a vector of the person, one of the class, and noise."""
+        """Features that are the sum of a person's vector, a class's vector and noise; labels; subjects."""
         rng = np.random.default_rng(seed)
         subjects, labels = np.repeat(np.arange(num), 12), np.tile(np.repeat(np.arange(3), 4), num)
         by_person, by_class = rng.normal(size=(num, 40)), 3 * rng.normal(size=(3, 40))
         features = by_person[subjects] + by_class[labels] + rng.normal(size=(len(labels), 40))
         return features.astype(np.float32), labels, subjects
 
-    def test_one_person_under_two_names_is_as_similar_as_to_itself(self) -> None:
+    def test_one_person_under_two_names_has_a_high_similarity(self) -> None:
         features, labels, subjects = self.people(12, seed=0)
         split = subjects.copy()
         own = np.flatnonzero(subjects == 4)
@@ -239,7 +240,7 @@ class TestAlike:
 
 
 class TestLabels:
-    def test_flipped_labels_are_found_among_confident_predictions(self) -> None:
+    def test_flipped_labels_are_detected_among_confident_predictions(self) -> None:
         rng = np.random.default_rng(0)
         truth = rng.integers(0, 3, 300)
         probs = np.full((300, 3), 0.02)
@@ -281,22 +282,22 @@ class TestLabels:
         assert after[1].tolist() == before[1]
 
 
-def test_an_audit_is_saved_and_read_back(
+def test_an_audit_is_stored_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
     write_run("a", skill=6.0)
     resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    made = audit_competition(store, resolved, drops=True)
+    first = audit_competition(store, resolved, drops=True)
     kept = read_audit(store)
     assert kept is not None and kept.run == "a" and kept.is_current
-    assert [check.key for check in kept.checks] == [check.key for check in made.checks]
+    assert [check.key for check in kept.checks] == [check.key for check in first.checks]
     keys = {"unreadable", "empty", "exact_duplicates", "near_duplicates", "alike_subjects", "label_issues"}
-    assert keys <= set(by_key(made.checks))
+    assert keys <= set(by_key(first.checks))
     folder = store.workspace.audit("tiny")
     before = (folder / "findings.json").stat()
-    assert audit_competition(store, resolved, drops=True).made == made.made
+    assert audit_competition(store, resolved, drops=True).made == first.made
     assert (folder / "findings.json").stat() == before  # not written again
-    assert audit_competition(store, resolved).how != made.how
+    assert audit_competition(store, resolved).how != first.how
     audit_competition(store, resolved, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
     assert list(candidates.columns) == ["img", "reason", "fold"]
@@ -307,7 +308,7 @@ def test_an_audit_is_saved_and_read_back(
     assert read_audit(store) is None
 
 
-def test_random_features_are_refused(store: Store, configure: Callable[..., RunConfig]) -> None:
+def test_random_features_are_an_error(store: Store, configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="no pretrained weights"):
         audit_competition(store, resolve(configure(), num_folds=3))
 
@@ -323,9 +324,9 @@ def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
     write_run("leaky", skill=9.0)
     for fold in range(3):
         path = store.workspace.fold("tiny", "leaky", fold) / "manifest.json"
-        told = json.loads(path.read_text())
-        config = {**told["config"], "leaky": True}
-        path.write_text(json.dumps({**told, "config": config, "config_hash": hash_config(config)}))
+        manifest = json.loads(path.read_text())
+        config = {**manifest["config"], "leaky": True}
+        path.write_text(json.dumps({**manifest, "config": config, "config_hash": hash_config(config)}))
     assert audit_competition(store, resolved).run == "good"
 
 
@@ -340,7 +341,7 @@ def test_findings_round_trip_through_csv(store: Store) -> None:
 
 
 def test_a_copy_is_proposed_for_dropping_where_the_other_is_scored(painted: Store) -> None:
-    """With the candidates as the drop list no copy is trained on while another is scored."""
+    """If the candidates become the drop list, no copy is trained on while another is scored."""
     train, paths = painted.competition.train, painted.competition.train_paths()
     copies = [int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p001", "p002")]
     for row in copies[1:]:

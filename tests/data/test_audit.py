@@ -1,13 +1,15 @@
 """Each fault planted in a split is reported, and a clean split has no findings."""
 
+import logging
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from in_memory import make_competition
 
-from distracted.data.audit import SplitFinding, audit_folds, raise_errors
+from distracted.data.audit import SplitFinding, audit_folds, check_split
 from distracted.data.competition import Competition
+from distracted.data.folds import Folds
 from distracted.errors import FoldsError
 
 
@@ -31,18 +33,17 @@ def texts(findings: list[SplitFinding], level: str) -> list[str]:
 
 def test_a_clean_split(competition: Competition, table: pd.DataFrame) -> None:
     assert audit_folds(competition, table) == []
-    raise_errors([])
+    check_split(competition, Folds(table, "hash"))
 
 
 def test_a_subject_in_two_folds(competition: Competition, table: pd.DataFrame) -> None:
     table.loc[table.index[table["subject"] == "p03"][0], "fold"] = 2
-    findings = audit_folds(competition, table)
-    assert texts(findings, "error") == ["subject p03 is in folds 0, 2"]
+    assert texts(audit_folds(competition, table), "error") == ["subject p03 is in folds 0, 2"]
     with pytest.raises(FoldsError, match="subject p03 is in folds 0, 2"):
-        raise_errors(findings)
+        check_split(competition, Folds(table, "hash"))
 
 
-def test_a_subject_always_trained_on_and_held_out(competition: Competition, table: pd.DataFrame) -> None:
+def test_a_subject_both_held_out_and_always_trained_on(competition: Competition, table: pd.DataFrame) -> None:
     table.loc[table.index[table["subject"] == "p04"][0], "fold"] = -1
     assert texts(audit_folds(competition, table), "error") == ["subject p04 is in folds -1, 1"]
 
@@ -57,7 +58,7 @@ def test_a_class_missing_from_a_training_side() -> None:
     assert "fold 1: class c1 is missing from the validation side" in texts(findings, "warning")
     assert "fold 2: class c1 is missing from the validation side" in texts(findings, "warning")
     with pytest.raises(FoldsError, match="fold 0: class c1"):
-        raise_errors(findings)
+        check_split(competition, Folds(table, "hash"))
 
 
 def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame) -> None:
@@ -124,11 +125,14 @@ def test_identical_pictures_are_counted_and_three_shown(
     assert text.count(" = ") == 3
 
 
-def test_a_warning_raises_no_error(competition: Competition, table: pd.DataFrame) -> None:
+def test_a_warning_is_logged_and_raises_no_error(
+    competition: Competition, table: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
     competition.test.loc[0, "content"] = competition.train["content"][0]
-    findings = audit_folds(competition, table)
-    assert [finding.level for finding in findings] == ["warning"]
-    raise_errors(findings)
+    [finding] = audit_folds(competition, table)
+    assert finding.level == "warning"
+    check_split(competition, Folds(table, "hash"))
+    assert caplog.record_tuples == [("distracted.data.audit", logging.WARNING, finding.text)]
 
 
 def test_all_of_several_faults_are_reported() -> None:

@@ -1,4 +1,4 @@
-"""An image's draws depend on (seed, epoch, index) alone, left stays left, and every output is square."""
+"""Random draws depend only on (seed, epoch, index), left stays left, and every output is square."""
 
 import pickle
 import random
@@ -42,7 +42,7 @@ class TestResizeAndCrop:
         picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         assert (resize_and_crop(picture, size=10, crop=0.5) == picture[5:15, 5:15]).all()
 
-    def test_the_crop_can_lie_elsewhere(self) -> None:
+    def test_the_crop_can_be_moved(self) -> None:
         picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         corner = resize_and_crop(picture, size=10, crop=0.5, across=1, down=0)
         assert (corner == picture[:10, 10:]).all()
@@ -62,7 +62,7 @@ class TestResizeAndCrop:
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2), (480, 640), (101, 33)])
     @pytest.mark.parametrize("crop", [0.01, 0.875, 1.0])
-    def test_any_shape(self, shape: tuple[int, int], crop: float) -> None:
+    def test_images_of_any_shape_become_squares(self, shape: tuple[int, int], crop: float) -> None:
         square = resize_and_crop(np.full((*shape, 3), 77, np.uint8), size=24, crop=crop)
         assert (square.shape, square.dtype) == ((24, 24, 3), np.uint8)
         assert (square == 77).all()
@@ -137,7 +137,7 @@ class TestRegions:
         assert (cut_region(picture, (0.0, 0.0, 1.0, 1.0)) == picture).all()
 
     @pytest.mark.parametrize("box", [(0.0, 0.0, 0.01, 0.01), (0.99, 0.99, 1.0, 1.0), (0.4, 0.4, 0.6, 0.6)])
-    def test_it_has_at_least_one_pixel(self, box: Box) -> None:
+    def test_a_region_has_at_least_one_pixel(self, box: Box) -> None:
         assert cut_region(np.full((1, 2, 3), 7, np.uint8), box).tolist() == [[[7, 7, 7]]]
 
     def test_the_whole_image_comes_first_then_the_regions_in_order(self, picture: np.ndarray) -> None:
@@ -247,7 +247,7 @@ class TestConfigErrors:
 
 
 class TestAgainstAlbumentations:
-    """Our faster transforms draw and make the same as albumentations', up to rounding."""
+    """Our faster transforms draw the same random numbers as albumentations and differ only by rounding."""
 
     @pytest.mark.parametrize("policy", RANDOM)
     @pytest.mark.parametrize("shape", [(120, 160, 3), (40, 30, 3)])

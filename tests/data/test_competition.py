@@ -1,4 +1,4 @@
-"""The index: consistent data is read, and errors name the file, row or image."""
+"""Consistent data is indexed, and errors name the file, row or image."""
 
 import shutil
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def first_path(folder: Path, first: dict[str, str]) -> Path:
 
 
 class TestIndex:
-    def test_the_tables(self, folder: Path, competition: Competition) -> None:
+    def test_the_tables_hold_what_the_lists_say(self, folder: Path, competition: Competition) -> None:
         listed = pd.read_csv(folder / TRAIN).set_index("img")
         train = competition.train
         assert list(train.columns) == ["img", "subject", "classname", "label", "content"]
@@ -77,7 +77,7 @@ class TestIndex:
         assert "0012" in set(competition.train["img"])
         assert "007" in set(competition.train["subject"])
 
-    def test_na_is_an_ordinary_name(self, folder: Path) -> None:
+    def test_na_is_read_as_text(self, folder: Path) -> None:
         edit(folder / TRAIN, lambda t: t.replace("p000", "NA"))
         assert "NA" in set(load(folder).train["subject"])
 
@@ -95,7 +95,7 @@ class TestIndex:
 
 
 class TestColumns:
-    def test_renamed_through_the_config(self, folder: Path, data: DataConfig) -> None:
+    def test_columns_can_be_renamed_in_the_config(self, folder: Path, data: DataConfig) -> None:
         expected = load_competition(data)
         names = {"img": "file", "classname": "kind", "subject": "person"}
         edit(folder / TRAIN, lambda t: t.rename(columns=names))
@@ -115,7 +115,7 @@ class TestColumns:
         with pytest.raises(DataError, match=r"expected the column 'subject'.*group: null"):
             load(folder)
 
-    def test_renamed_files_and_folders(self, folder: Path, data: DataConfig) -> None:
+    def test_files_and_folders_can_be_renamed_in_the_config(self, folder: Path, data: DataConfig) -> None:
         expected = load_competition(data).index_hash
         (folder / TRAIN).rename(folder / "train.csv")
         (folder / "imgs/train").rename(folder / "photos")
@@ -134,30 +134,30 @@ class TestHash:
         edit(folder / TRAIN, lambda t: t[["img", "subject", "classname"]])
         assert load(folder).index_hash == expected
 
-    def test_it_depends_on_a_training_images_content(self, folder: Path, first_path: Path) -> None:
+    def test_the_hash_depends_on_a_training_images_content(self, folder: Path, first_path: Path) -> None:
         expected = load(folder).index_hash
         first_path.write_bytes(first_path.read_bytes() + b"\0")
         assert load(folder).index_hash != expected
 
-    def test_it_depends_on_a_test_images_content(self, folder: Path) -> None:
+    def test_the_hash_depends_on_a_test_images_content(self, folder: Path) -> None:
         expected = load(folder).index_hash
         path = next((folder / "imgs/test").iterdir())
         path.write_bytes(path.read_bytes() + b"\0")
         assert load(folder).index_hash != expected
 
-    def test_it_depends_on_a_label(self, folder: Path, first: dict[str, str], first_path: Path) -> None:
+    def test_the_hash_depends_on_a_label(self, folder: Path, first: dict[str, str], first_path: Path) -> None:
         expected = load(folder).index_hash
         other = "c1" if first["classname"] == "c0" else "c0"
         first_path.rename(folder / "imgs/train" / other / first["img"])
         edit(folder / TRAIN, lambda t: t.assign(classname=[other, *t["classname"][1:]]))
         assert load(folder).index_hash != expected
 
-    def test_it_depends_on_a_subject(self, folder: Path) -> None:
+    def test_the_hash_depends_on_a_subject(self, folder: Path) -> None:
         expected = load(folder).index_hash
         edit(folder / TRAIN, lambda t: t.assign(subject=["p005", *t["subject"][1:]]))
         assert load(folder).index_hash != expected
 
-    def test_it_depends_on_the_order_of_test_images_and_classes(self, folder: Path) -> None:
+    def test_the_hash_depends_on_the_order_of_test_images_and_classes(self, folder: Path) -> None:
         """Predictions are stored in this order."""
         hashes = {load(folder).index_hash}
         edit(folder / SAMPLE, lambda t: t.iloc[::-1])

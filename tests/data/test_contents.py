@@ -1,4 +1,4 @@
-"""Images are read once; later only if their size or modification time has changed."""
+"""Images are read again only if their size or modification time has changed."""
 
 import os
 from hashlib import blake2b
@@ -45,8 +45,8 @@ def test_digests_are_those_of_the_files(folder: Path, paths: list[Path], cache: 
     assert digest_images(paths[::-1], root=folder, cache=cache) == expected[::-1]
 
 
-def test_nothing_is_read_the_second_time(folder: Path, paths: list[Path], cache: Path) -> None:
-    """A change of neither size nor time goes unnoticed, which shows that the file was not opened."""
+def test_unchanged_files_are_not_read_again(folder: Path, paths: list[Path], cache: Path) -> None:
+    """A change that keeps size and time goes unnoticed, so the file was not opened."""
     before = digest_images(paths, root=folder, cache=cache)
     written = cache.stat().st_mtime_ns
     overwrite_unnoticed(paths[0])
@@ -56,7 +56,7 @@ def test_nothing_is_read_the_second_time(folder: Path, paths: list[Path], cache:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_file_of_another_time_is_read_again(
+def test_a_file_with_another_modification_time_is_read_again(
     folder: Path, paths: list[Path], cache: Path, sign: int
 ) -> None:
     """Newer or older: a backup may have been restored."""
@@ -70,7 +70,7 @@ def test_a_file_of_another_time_is_read_again(
     assert after[1:] == before[1:]
 
 
-def test_a_file_of_another_size_is_read_again(folder: Path, paths: list[Path], cache: Path) -> None:
+def test_a_file_with_another_size_is_read_again(folder: Path, paths: list[Path], cache: Path) -> None:
     before = digest_images(paths, root=folder, cache=cache)
     stat = paths[0].stat()
     paths[0].write_bytes(paths[0].read_bytes() + b"\0")
@@ -86,7 +86,7 @@ def test_only_new_files_are_read(folder: Path, paths: list[Path], cache: Path) -
     assert digests[10:] == [digest(path) for path in paths[10:]]
 
 
-def test_the_cache_moves_with_the_folder(folder: Path, paths: list[Path], cache: Path) -> None:
+def test_the_cache_stays_valid_if_the_folder_is_moved(folder: Path, paths: list[Path], cache: Path) -> None:
     """Names are relative to the root."""
     before = digest_images(paths, root=folder, cache=cache)
     overwrite_unnoticed(paths[0])

@@ -71,7 +71,7 @@ class TestUnpack:
         ],
     )
     def test_a_member_that_leads_outside(self, tmp_path: Path, archive: Path, name: str) -> None:
-        """It is the last member, but nothing is unpacked; zipfile would silently clean the name."""
+        """Nothing is unpacked, although it is the last member; zipfile would silently clean the name."""
         write_zip(archive, {"first.txt": b"x", name: b"evil"})
         before = tree(tmp_path)
         with pytest.raises(DataError, match=r"data\.zip: member .*; nothing was unpacked") as info:
@@ -130,7 +130,7 @@ class TestUnpack:
             unpack(archive, tmp_path / "out")
 
     def test_a_disk_that_refuses_a_file(self, tmp_path: Path, archive: Path) -> None:
-        """Here because of a long name; a full disk gives the same error."""
+        """A name that is too long; a full disk raises the same error."""
         write_zip(archive, {"first": b"x", "n" * 300: b"y"})
         with pytest.raises(DataError, match=r"data\.zip: cannot be unpacked to .*out \(File name too long\)"):
             unpack(archive, tmp_path / "out")
@@ -179,7 +179,7 @@ class TestDownload:
     def test_archives_in_the_archive_are_unpacked(
         self, tmp_path: Path, data: DataConfig, stand_in: MakeStandIn
     ) -> None:
-        """As in competitions of 2016."""
+        """Competitions of 2016 have such archives."""
         inner = write_zip(tmp_path / "imgs.zip", {"imgs/test/img_1.jpg": b"x"}).read_bytes()
         outer = {"imgs.zip": inner, "sample_submission.csv": b"img\n"}
         stand_in(lambda folder: write_zip(folder / "all.zip", outer) and None)
@@ -261,7 +261,7 @@ class TestDownload:
 
 
 def test_without_credentials_two_lines_say_where_to_put_them(tmp_path: Path) -> None:
-    """With the real client, which signs in on import: in another process with an empty home folder."""
+    """The real client signs in on import, so it runs in another process with an empty home folder."""
     code = (
         "from distracted.errors import CredentialsError\n"
         "from distracted.kaggle_client import sign_in\n"
@@ -284,7 +284,7 @@ def test_without_credentials_two_lines_say_where_to_put_them(tmp_path: Path) -> 
 
 
 def test_a_client_that_calls_exit(monkeypatch: pytest.MonkeyPatch, data: DataConfig) -> None:
-    """As Kaggle's does without credentials; its output is suppressed."""
+    """Kaggle's client does so without credentials; its output is suppressed."""
 
     class KaggleApi:
         def authenticate(self) -> None:

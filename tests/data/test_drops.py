@@ -1,4 +1,4 @@
-"""The drop list: its images are not trained on, but predicted and scored, and it is part of the config."""
+"""Images on the drop list are not trained on but predicted and scored; the list is part of the config."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_without_a_list_nothing_is_dropped(store: Store) -> None:
     assert dropped(store.competition, store, 0) == []
 
 
-def test_images_are_dropped_from_training_sides_alone(store: Store, listed: Listed) -> None:
+def test_images_are_dropped_only_from_training_sides(store: Store, listed: Listed) -> None:
     imgs = store.competition.train["img"]
     first, second = int(store.folds.valid(0)[0]), int(store.folds.valid(1)[0])
     competition = listed(f'img,reason,fold\n{imgs[first]},black,\n{imgs[second]},"wrong, surely",2\n')
@@ -89,8 +89,8 @@ def test_a_list_that_changes_during_a_command_is_an_error(store: Store, listed: 
         dropped(competition, store, 0)
 
 
-def test_images_of_the_inner_holdout_do_not_save_a_class(store: Store, listed: Listed) -> None:
-    """They are not trained on."""
+def test_a_class_must_remain_among_the_rows_that_are_trained_on(store: Store, listed: Listed) -> None:
+    """Images of the inner holdout are not trained on and do not count."""
     train = store.competition.train
     rows = train.index[train["subject"] == "p001"].to_numpy()
     own = train.loc[(train["classname"] == "c1") & (train["subject"] == "p001"), "img"]
@@ -136,7 +136,7 @@ class TestConfig:
 def test_dropped_images_do_not_affect_training_and_are_scored(
     store: Store, listed: Listed, configure: Callable[..., RunConfig]
 ) -> None:
-    """Another label of a dropped image leaves the fold's predictions byte for byte; and it is predicted."""
+    """Another label of a dropped image does not change the fold's predictions, and the image is predicted."""
     row = int(store.folds.valid(1)[0])
     img = store.competition.train["img"][row]
     competition = listed(f"img,reason\n{img},wrong\n")

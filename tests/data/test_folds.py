@@ -1,4 +1,4 @@
-"""Folds: every image once, no subject on both sides, made once, rejected if they do not match the data."""
+"""Folds hold every image once and no subject twice, are made once, and must match the data."""
 
 import hashlib
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class TestMakeFolds:
             assert set(table.loc[table["fold"] != fold, "label"]) == set(range(competition.num_classes))
         assert not [finding for finding in audit_folds(competition, table) if finding.level == "error"]
 
-    def test_the_same_folds_each_time(self) -> None:
+    def test_folds_are_reproducible(self) -> None:
         competition = square(7)
         pd.testing.assert_frame_equal(make_folds(competition, 3), make_folds(competition, 3))
 
@@ -69,12 +69,12 @@ class TestMakeFolds:
         alone = table.loc[table["subject"] == "p00", "fold"].iloc[0]
         assert set(table.loc[table["fold"] == alone, "subject"]) == {"p00"}
 
-    def test_balanced_in_classes_as_well(self) -> None:
+    def test_folds_are_balanced_in_classes(self) -> None:
         """Half of the subjects show one class, half the other; each fold gets equally many of both."""
         table = make_folds(make_competition([[4, 0]] * 6 + [[0, 4]] * 6), 3)
         assert (table.groupby(["fold", "label"]).size() == 8).all()
 
-    def test_at_least_as_balanced_as_the_first_seed(self) -> None:
+    def test_folds_are_at_least_as_balanced_as_with_the_first_seed(self) -> None:
         """A single run of scikit-learn's splitter can make folds of very unequal size."""
         from sklearn.model_selection import StratifiedGroupKFold
 
@@ -99,7 +99,7 @@ class TestSingleSplit:
         assert table.loc[table["fold"] == 0, "subject"].nunique() == 2
         assert (table.groupby("subject")["fold"].nunique() == 1).all()
 
-    def test_with_few_subjects_it_is_one_of_them(self) -> None:
+    def test_with_few_subjects_one_of_them_is_held_out(self) -> None:
         table = make_folds(square(4), 1)
         assert table.loc[table["fold"] == 0, "subject"].nunique() == 1
 
@@ -118,7 +118,7 @@ def folds_of(competition: Competition, num_folds: int) -> Folds:
     return Folds(make_folds(competition, feasible_folds(competition, num_folds)), "hash")
 
 
-class TestHoldBack:
+class TestSplitHoldout:
     @pytest.mark.slow
     @settings(max_examples=10, deadline=None)
     @given(competitions(), st.integers(0, 5))
@@ -134,24 +134,24 @@ class TestHoldBack:
         assert len(held_back) and not set(folds.subjects[rows]) & set(folds.subjects[held_back])
         assert set(folds.labels[rows]) == set(folds.labels[folds.train(0)])
 
-    def test_about_the_share_of_the_subjects(self) -> None:
+    def test_about_the_given_share_of_the_subjects_is_held_back(self) -> None:
         folds = folds_of(square(30), 5)
         _, held_back = split_holdout(folds, 1, share=0.25, seed=0)
         assert len(np.unique(folds.subjects[held_back])) == 6
 
-    def test_a_rare_class_does_not_make_it_larger(self) -> None:
+    def test_a_rare_class_does_not_enlarge_the_holdout(self) -> None:
         """The rarest class has few subjects; the holdout is still a tenth."""
         folds = folds_of(make_competition([[3, 1]] * 4 + [[3, 0]] * 16), 2)
         _, held_back = split_holdout(folds, 0, share=0.1, seed=0)
         assert len(np.unique(folds.subjects[held_back])) == 1
 
-    def test_none_by_default(self) -> None:
+    def test_a_share_of_0_holds_nothing_back(self) -> None:
         folds = folds_of(square(6), 3)
         rows, held_back = split_holdout(folds, 0, share=0, seed=0)
         assert rows.tolist() == folds.train(0).tolist() and not len(held_back)
 
     @pytest.mark.slow
-    def test_it_depends_on_the_seed_alone(self) -> None:
+    def test_the_holdout_depends_only_on_the_seed(self) -> None:
         folds = folds_of(make_competition([[3, 3]] * 20), 4)
         holdouts = [tuple(split_holdout(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
         assert holdouts[0] == holdouts[1] and len(set(holdouts)) > 1
@@ -168,7 +168,7 @@ class TestFewSubjects:
     def test_at_most_one_fold_per_subject(self, num_subjects: int, asked: int, folds: int) -> None:
         assert feasible_folds(square(num_subjects), asked) == folds
 
-    def test_at_most_as_many_as_a_class_has_subjects(self) -> None:
+    def test_at_most_as_many_folds_as_a_class_has_subjects(self) -> None:
         assert feasible_folds(make_competition([[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]), 5) == 2
 
     @pytest.mark.parametrize("num_subjects", [1, 2])
@@ -200,7 +200,7 @@ class TestFewSubjects:
         table = make_folds(competition, feasible_folds(competition, 5))
         assert not [finding for finding in audit_folds(competition, table) if finding.level == "error"]
 
-    def test_no_split_exists(self) -> None:
+    def test_an_impossible_split_is_an_error(self) -> None:
         """Any two subjects share a class of two subjects, so one of two folds holds all of some class."""
         competition = make_competition([[2, 2, 0], [2, 0, 2], [0, 2, 2]])
         with pytest.raises(FoldsError, match=r"no split of 3 subjects into 2 parts.*; add images"):
@@ -222,18 +222,18 @@ def lay_out(path: Path, competition: Competition) -> pd.DataFrame:
 
 
 class TestEnsureFolds:
-    def test_made_once_then_read(self, path: Path) -> None:
+    def test_folds_are_made_once_then_read(self, path: Path) -> None:
         competition = square(6)
-        made = ensure_folds(path, competition, 3)
+        first = ensure_folds(path, competition, 3)
         content = path.read_bytes()
         again = ensure_folds(path, competition, 3)
         assert path.read_bytes() == content
-        assert made.hash == again.hash == hashlib.sha256(content).hexdigest()
-        pd.testing.assert_frame_equal(made.table, again.table)
+        assert first.hash == again.hash == hashlib.sha256(content).hexdigest()
+        pd.testing.assert_frame_equal(first.table, again.table)
         assert [file.name for file in path.parent.iterdir()] == ["folds.csv"]
 
     def test_existing_folds_are_read(self, path: Path) -> None:
-        """Even if the project would make other ones."""
+        """The existing folds count, even if `make_folds` would give different ones."""
         competition = square(6)
         table = lay_out(path, competition)
         assert ensure_folds(path, competition, 3).ids.tolist() == table["fold"].tolist()
@@ -260,7 +260,7 @@ class TestEnsureFolds:
             ensure_folds(path, competition, 4)
         assert path.read_bytes() == content
 
-    def test_a_single_split_goes_with_any_number_of_folds(self, path: Path) -> None:
+    def test_a_single_split_is_accepted_for_any_number_of_folds(self, path: Path) -> None:
         competition = square(6)
         table = lay_out(path, competition)
         table.loc[table["fold"] > 0, "fold"] = -1
@@ -283,7 +283,7 @@ class TestReadFolds:
         lay_out(path, competition)
         return competition
 
-    def test_folds_that_were_not_made_yet(self, tmp_path: Path) -> None:
+    def test_missing_folds_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(FoldsError, match=r"no folds yet; `make folds`"):
             read_folds(tmp_path / "folds.csv", square(6))
 
@@ -292,17 +292,17 @@ class TestReadFolds:
         pd.read_csv(path).sample(frac=1, random_state=0).to_csv(path, index=False)
         shuffled = read_folds(path, competition)
         pd.testing.assert_frame_equal(shuffled.table, expected.table)
-        assert shuffled.hash != expected.hash  # it is of the file's bytes, so that every edit shows
+        assert shuffled.hash != expected.hash  # the hash covers the file's bytes, so every edit changes it
 
     def test_subjects_and_names_that_look_like_numbers(self, path: Path) -> None:
         competition = square(6)
         competition.train["subject"] = competition.train["subject"].str.replace("p0", "00")
         competition.train["img"] = competition.train["img"].str.removeprefix("img_").str.removesuffix(".jpg")
         lay_out(path, competition)
-        made = read_folds(path, competition)
-        assert set(made.table["subject"]) == {"000", "001", "002", "003", "004", "005"}
+        folds = read_folds(path, competition)
+        assert set(folds.table["subject"]) == {"000", "001", "002", "003", "004", "005"}
 
-    def test_sides(self, path: Path, competition: Competition) -> None:
+    def test_each_fold_splits_all_rows_by_subject(self, path: Path, competition: Competition) -> None:
         folds = read_folds(path, competition)
         assert folds.num_folds == 3
         for fold in range(3):

@@ -97,7 +97,7 @@ class TestFormats:
         assert (decode_rgb(encode(picture, "WEBP", lossless=True), PATH) == np.asarray(picture)).all()
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_rotated_by_exif(self, picture: PillowImage.Image, orientation: int) -> None:
+    def test_exif_orientation_is_applied(self, picture: PillowImage.Image, orientation: int) -> None:
         """6 is a phone held upright: the image is stored on its side."""
         exif = PillowImage.Exif()
         exif[ORIENTATION] = orientation
@@ -137,7 +137,7 @@ class TestTruncated:
             with pytest.raises(ImageError, match="truncated"):
                 decode_rgb(data[:length], PATH)
 
-    def test_bytes_after_the_end_do_no_harm(self, picture: PillowImage.Image) -> None:
+    def test_bytes_after_the_end_are_ignored(self, picture: PillowImage.Image) -> None:
         """Phones append videos and depth maps."""
         data = encode(picture)
         assert (decode_rgb(data + bytes(100), PATH) == decode_rgb(data, PATH)).all()
@@ -179,7 +179,7 @@ class TestErrors:
             read_rgb(path)
         assert str(info.value).startswith(f"{path}: ")
 
-    def test_bytes_after_the_end_do_no_harm(self, picture: PillowImage.Image) -> None:
+    def test_bytes_after_the_end_are_ignored(self, picture: PillowImage.Image) -> None:
         data = encode(picture, "PNG")
         assert (decode_rgb(data + bytes(200), PATH) == decode_rgb(data, PATH)).all()
 

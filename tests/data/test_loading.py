@@ -1,4 +1,4 @@
-"""Batches do not depend on the number of workers, hold every row, and stop at unreadable images."""
+"""An epoch holds every row, does not depend on the number of workers, and stops at unreadable images."""
 
 from multiprocessing import active_children
 from pathlib import Path
@@ -48,7 +48,7 @@ def indices(loader: Loader, epoch: int) -> list[int]:
 
 @two_workers
 def test_workers_do_not_change_a_batch(competition: Competition) -> None:
-    """Over two epochs, since workers persist."""
+    """Two epochs are compared, since workers persist."""
     ours, workers = make_loader(competition), make_loader(competition, num_workers=2)
     for epoch in (0, 1):
         for expected, batch in zip(ours.epoch(epoch), workers.epoch(epoch), strict=True):
@@ -68,7 +68,7 @@ def test_a_batch_holds_the_images_of_its_indices(competition: Competition) -> No
 
 
 def test_a_shuffled_image_is_augmented_by_its_own_index(competition: Competition) -> None:
-    """Not by its position in the batch: another batch size gives the same images."""
+    """Its position in the batch does not matter: another batch size gives the same images."""
     small, large = make_loader(competition, batch_size=5), make_loader(competition, batch_size=9)
     pictures = {int(i): image for b in small.epoch(4) for i, image in zip(b.indices, b.images, strict=True)}
     for batch in large.epoch(4):
@@ -162,7 +162,7 @@ def break_image(path: Path, how: str) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("how", ["missing", "truncated", "text"])
 def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_workers: int, how: str) -> None:
-    """With an ImageError and its path, from a worker too; it is not replaced by another image."""
+    """The ImageError starts with its path, also from a worker; no other image takes its place."""
     path = competition.train_paths()[17]
     break_image(path, how)
     message = error_of(make_loader(competition, num_workers=num_workers))
@@ -173,7 +173,7 @@ def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_worke
 @two_workers
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_wrong_policy_is_an_error_of_one_line(competition: Competition, num_workers: int) -> None:
-    """From a worker too; torch would put the worker's traceback into the message."""
+    """Also from a worker, where torch would put the traceback into the message."""
     loader = Loader(
         Files(competition.train_paths()),
         np.arange(8),
@@ -215,9 +215,6 @@ def test_regions_add_a_dimension(competition: Competition) -> None:
     assert torch.equal(batch.images, expected.images)
 
 
-# Extra rows
-
-
 @pytest.mark.parametrize(("num_extra", "share"), [(40, 0.25), (4, 0.5), (3, 0.1)])
 def test_each_batch_gets_its_share_of_extra_rows(num_extra: int, share: float) -> None:
     rows, extra = np.arange(90), ExtraRows(np.arange(100, 100 + num_extra), share)
@@ -235,7 +232,7 @@ def test_each_batch_gets_its_share_of_extra_rows(num_extra: int, share: float) -
     assert max(repeats) == (len(drawn) - 1) // num_extra  # and none before all were drawn
 
 
-def test_extra_rows_change_with_the_epoch_and_leave_the_order_of_the_others() -> None:
+def test_extra_rows_change_with_the_epoch_and_do_not_reorder_the_others() -> None:
     plain = BatchSampler(np.arange(20), batch_size=5, seed=3)
     sampler = BatchSampler(np.arange(20), batch_size=5, seed=3, extra=ExtraRows(np.arange(100, 300), 0.3))
 

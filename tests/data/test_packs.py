@@ -39,7 +39,7 @@ def paths(tmp_path: Path) -> list[Path]:
     ]
 
 
-def keep(paths: list[Path], folder: Path, **options: object) -> Pictures:
+def cache_images(paths: list[Path], folder: Path, **options: object) -> Pictures:
     settings = {"short_side": 64, "limit": "auto", **options}
     return cached_pictures(paths, [f"content of {path.name}" for path in paths], folder=folder, **settings)  # type: ignore[arg-type]
 
@@ -50,12 +50,12 @@ def packs(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("short_side", [64, 300, None])
 def test_cached_images_need_no_files(paths: list[Path], tmp_path: Path, short_side: int | None) -> None:
-    cached = keep(paths, tmp_path / "cache", short_side=short_side)
+    cached = cache_images(paths, tmp_path / "cache", short_side=short_side)
     assert isinstance(cached, CachedPictures)
     assert len(cached) == len(paths)
     for path in paths:
         path.unlink()
-    again = keep(paths, tmp_path / "cache", short_side=short_side)
+    again = cache_images(paths, tmp_path / "cache", short_side=short_side)
     for index in range(len(paths)):
         assert np.array_equal(cached[index], again[index])
 
@@ -64,8 +64,8 @@ def test_cached_images_need_no_files(paths: list[Path], tmp_path: Path, short_si
 def test_without_a_cache_the_pixels_are_the_same(
     paths: list[Path], tmp_path: Path, short_side: int | None
 ) -> None:
-    cached = keep(paths, tmp_path / "cache", short_side=short_side)
-    decoded = keep(paths, tmp_path / "none", short_side=short_side, limit=0)
+    cached = cache_images(paths, tmp_path / "cache", short_side=short_side)
+    decoded = cache_images(paths, tmp_path / "none", short_side=short_side, limit=0)
     assert isinstance(decoded, Files)
     assert not (tmp_path / "none").exists()
     for index in range(len(paths)):
@@ -73,7 +73,7 @@ def test_without_a_cache_the_pixels_are_the_same(
 
 
 def test_the_shorter_side_is_shrunk_and_nothing_is_enlarged(paths: list[Path], tmp_path: Path) -> None:
-    cached = keep(paths, tmp_path / "cache")
+    cached = cache_images(paths, tmp_path / "cache")
     shapes = [cached[index].shape[:2] for index in range(len(paths))]
     assert shapes == [(64, 85), (85, 64), (64, 85), (40, 60), (64, 220)]
 
@@ -88,7 +88,7 @@ def test_the_shorter_side_is_shrunk_and_nothing_is_enlarged(paths: list[Path], t
 def test_a_shrunk_image_is_close_to_the_area_mean(
     tmp_path_factory: pytest.TempPathFactory, width: int, height: int, short_side: int, kind: bool
 ) -> None:
-    """However it is decoded, and in whatever steps it is shrunk."""
+    """Whatever the reduced decoding and the steps of shrinking."""
     path = tmp_path_factory.mktemp("one") / f"a.{'jpg' if kind else 'png'}"
     save(path, width=width, height=height, seed=width)
     whole, shrunk = read_rgb(path), read_rgb(path, short_side=short_side)
@@ -109,24 +109,24 @@ def test_a_rotated_photograph_is_shrunk_by_its_visible_size(tmp_path: Path) -> N
 
 
 def test_only_missing_images_are_decoded(paths: list[Path], tmp_path: Path) -> None:
-    keep(paths[:3], tmp_path / "cache")
+    cache_images(paths[:3], tmp_path / "cache")
     for path in paths[:3]:
         path.unlink()
-    cached = keep([*paths, paths[4]], tmp_path / "cache")
+    cached = cache_images([*paths, paths[4]], tmp_path / "cache")
     assert np.array_equal(cached[5], read_rgb(paths[4], short_side=64))
     assert cached[1].shape == (85, 64, 3)
     assert len(packs(tmp_path / "cache")) == 4  # two packs with a table each
 
 
 def test_another_size_is_another_pack(paths: list[Path], tmp_path: Path) -> None:
-    small, large = keep(paths, tmp_path, short_side=30), keep(paths, tmp_path, short_side=90)
+    small, large = cache_images(paths, tmp_path, short_side=30), cache_images(paths, tmp_path, short_side=90)
     assert (min(small[0].shape[:2]), min(large[0].shape[:2])) == (30, 90)
 
 
 def test_an_unreadable_image_is_an_error_only_when_it_is_accessed(paths: list[Path], tmp_path: Path) -> None:
     paths[2].write_bytes(b"garbage")
     for _ in range(2):
-        cached = keep(paths, tmp_path / "cache")
+        cached = cache_images(paths, tmp_path / "cache")
         assert cached[3].shape == (40, 60, 3)
         with pytest.raises(ImageError, match=r"2\.png: not an image"):
             cached[2]
@@ -136,29 +136,29 @@ def test_a_limit_is_respected_with_a_warning(
     paths: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        cached = keep(paths, tmp_path / "cache", limit=1e-5)
+        cached = cache_images(paths, tmp_path / "cache", limit=1e-5)
     assert np.array_equal(cached[1], read_rgb(paths[1], short_side=64))
     assert "5 decoded images take about 0.1 MB, but there is room for 0.0 MB" in caplog.text
     assert packs(tmp_path / "cache") == []
 
 
 def test_existing_packs_count_towards_the_limit(paths: list[Path], tmp_path: Path) -> None:
-    keep(paths, tmp_path / "cache")
+    cache_images(paths, tmp_path / "cache")
     taken = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
-    keep(paths, tmp_path / "cache", short_side=60, limit=1.5 * taken / 1e9)
+    cache_images(paths, tmp_path / "cache", short_side=60, limit=1.5 * taken / 1e9)
     assert len(packs(tmp_path / "cache")) == 2
-    keep(paths, tmp_path / "cache", short_side=60, limit=2.5 * taken / 1e9)
+    cache_images(paths, tmp_path / "cache", short_side=60, limit=2.5 * taken / 1e9)
     assert len(packs(tmp_path / "cache")) == 4
 
 
-@pytest.mark.parametrize("harm", ["short", "missing", "no table", "damaged table"])
+@pytest.mark.parametrize("damage", ["short", "missing", "no table", "damaged table"])
 def test_a_damaged_pack_is_replaced(
-    paths: list[Path], tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+    paths: list[Path], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keep(paths, tmp_path)
+    cache_images(paths, tmp_path)
     [table] = tmp_path.glob("*.parquet")
     pixels = table.with_suffix(".u8")
-    match harm:
+    match damage:
         case "short":
             os.truncate(pixels, 100)
         case "missing":
@@ -167,15 +167,15 @@ def test_a_damaged_pack_is_replaced(
             table.unlink()
         case _:
             table.write_bytes(b"garbage")
-    cached = keep(paths, tmp_path)
+    cached = cache_images(paths, tmp_path)
     for index, path in enumerate(paths):
         assert np.array_equal(cached[index], read_rgb(path, short_side=64))
-    assert ("damaged" in caplog.text) == (harm != "no table")
+    assert ("damaged" in caplog.text) == (damage != "no table")
 
 
 def test_a_pickled_cache_is_small_and_works(paths: list[Path], tmp_path: Path) -> None:
-    """Without its pixels: the loader is pickled if its workers are not forked."""
-    cached = keep(paths * 40, tmp_path / "cache")
+    """The pixels are left out. Loaders are pickled where workers are not forked."""
+    cached = cache_images(paths * 40, tmp_path / "cache")
     assert cached[0].shape == (64, 85, 3)
     data = pickle.dumps(cached)
     assert len(data) < 40_000
@@ -184,21 +184,21 @@ def test_a_pickled_cache_is_small_and_works(paths: list[Path], tmp_path: Path) -
 
 def test_simultaneous_callers_decode_once(paths: list[Path], tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: keep(paths, tmp_path / "cache"), range(4)))
+        results = list(pool.map(lambda _: cache_images(paths, tmp_path / "cache"), range(4)))
     assert all(isinstance(result, CachedPictures) for result in results)
     assert len(packs(tmp_path / "cache")) == 2
 
 
-def test_leftovers_of_a_killed_process_are_removed(paths: list[Path], tmp_path: Path) -> None:
+def test_files_left_by_a_killed_process_are_removed(paths: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     write_owner(folder / "pictures.lock", dead_owner())
     (folder / ".1-64-0123.u8.4567.tmp").write_bytes(b"half")
-    keep(paths, folder)
+    cache_images(paths, folder)
     assert {Path(name).suffix for name in packs(folder)} == {".u8", ".parquet"}
 
 
-def test_a_stop_leaves_nothing_behind(paths: list[Path], tmp_path: Path) -> None:
+def test_a_stopped_decoding_leaves_no_files(paths: list[Path], tmp_path: Path) -> None:
     class Enough(Exception):
         pass
 
@@ -206,7 +206,7 @@ def test_a_stop_leaves_nothing_behind(paths: list[Path], tmp_path: Path) -> None
         raise Enough
 
     with pytest.raises(Enough):
-        keep(paths, tmp_path / "cache", after_chunk=stop)
+        cache_images(paths, tmp_path / "cache", after_chunk=stop)
     assert packs(tmp_path / "cache") == []
 
 
@@ -216,10 +216,7 @@ def test_a_stop_leaves_nothing_behind(paths: list[Path], tmp_path: Path) -> None
         (("model.image_size=224",), 256),
         (("model.image_size=224", "augment.short_side=300"), 300),
         (("model.image_size=224", "augment.short_side=null"), None),
-        (
-            ("model.image_size=224", "model.regions=[head]"),
-            465,
-        ),  # the region has 55% of the height: 256
+        (("model.image_size=224", "model.regions=[head]"), 465),  # the region has 55% of the height: 256
     ],
 )
 def test_the_short_side_that_a_run_uses(

@@ -30,7 +30,7 @@ def test_images_that_are_their_own_subjects_are_drawn_once_each() -> None:
 
 
 def test_all_images_of_a_subject_are_drawn_over_several_epochs() -> None:
-    """An epoch draws only some images of a large subject, each time others."""
+    """Each epoch draws a different part of a large subject's images."""
     subjects = np.array([0] * 40 + [1] * 10)
     epochs = [set(balance_subjects(subjects, np.random.default_rng(seed))[:, 0]) for seed in range(20)]
     assert all(len(epoch) < 50 for epoch in epochs)

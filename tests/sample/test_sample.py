@@ -1,4 +1,4 @@
-"""The rendered sample is a reproducible competition in State Farm's layout, written all at once."""
+"""The rendered sample is reproducible, in State Farm's layout, and written completely or not at all."""
 
 import csv
 import itertools
@@ -160,7 +160,7 @@ def test_nuisance_changes_the_images_and_not_the_labels() -> None:
 
 
 def test_the_light_nuisance_makes_people_differ_in_brightness() -> None:
-    """The rest of the difference comes from clothes, cars and noise."""
+    """Clothes, cars and noise contribute the rest of the difference."""
 
     def brightness(light: float) -> float:
         nuisance = Nuisance(light=light)

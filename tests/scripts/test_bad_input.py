@@ -1,6 +1,6 @@
-"""What users get wrong ends in a line or two that name it and the way out, and leaves nothing half-made.
+"""Each user error ends in a message of one or two lines with the fault and the remedy, and changes no file.
 
-The commands run as they do for users, arguments and all, but in this process: importing torch takes seconds.
+The commands get their arguments as from a shell but run in this process, since importing torch takes seconds.
 """
 
 import io
@@ -45,7 +45,7 @@ TINY = (
     "model.backbone=test_resnet model.weights=none model.image_size=32 phases.scratch.epochs=1 "
     "training.num_folds=3 runtime.tracking=none runtime.num_workers=0 runtime.device=cpu"
 )
-#: What a command that fails may leave: both are whole, true of the data, and made only once it is checked.
+#: Files that a failing command may leave: both are complete, and written only after the data was checked.
 BINDING = {"oof/tiny/data.json", "oof/tiny/folds.csv"}
 
 
@@ -57,8 +57,8 @@ class Outcome:
 
 
 @contextmanager
-def logging_as_it_was() -> Iterator[None]:
-    """Commands take over the root logger; pytest wants its own back."""
+def restored_logging() -> Iterator[None]:
+    """Restore the root logger's handlers and levels, which commands replace."""
     root, ours = logging.getLogger(), logging.getLogger("distracted")
     handlers, levels = list(root.handlers), (root.level, ours.level)
     try:
@@ -70,16 +70,16 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 def run(main: Callable[..., None], *arguments: str) -> Outcome:
-    """Run a command with arguments as a shell gives them; an error that is no exit comes through."""
+    """Run a command with arguments as from a shell; exceptions other than SystemExit propagate."""
     out, err = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
-        logging_as_it_was(),
+        restored_logging(),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
         patch.setattr(sys, "argv", [f"{main.__module__}.py", *arguments])
-        patch.setattr(sys, "excepthook", sys.excepthook)  # typer puts its own there
+        patch.setattr(sys, "excepthook", sys.excepthook)  # typer replaces it
         with pytest.raises(SystemExit) as info:
             console.run(main)
     return Outcome(int(info.value.code or 0), out.getvalue(), err.getvalue())
@@ -87,7 +87,7 @@ def run(main: Callable[..., None], *arguments: str) -> Outcome:
 
 @dataclass(frozen=True)
 class Project:
-    """A competition's folder and a workspace, as a user has them."""
+    """A user's competition folder and workspace."""
 
     folder: Path
     root: Path
@@ -125,7 +125,7 @@ class Project:
         return ("--data", str(self.folder), "--root", str(self.root))
 
     def files(self) -> dict[str, str]:
-        """Hash of every file in oof/ and submissions/, the hidden and temporary ones too."""
+        """Hash of every file in oof/ and submissions/, including hidden and temporary files."""
         return {
             path.relative_to(self.root).as_posix(): sha256(path.read_bytes()).hexdigest()
             for name in ("oof", "submissions")
@@ -146,36 +146,36 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder and the workspace that the first tests made; all others copy them."""
-    return tmp_path_factory.mktemp("kept")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a competition and a trained workspace: made by the first test that needs them, copied by all."""
+    return tmp_path_factory.mktemp("originals")
 
 
 @pytest.fixture
-def project(request: pytest.FixtureRequest, kept: Path, tmp_path: Path) -> Project:
-    """Nothing has been run yet."""
-    if not (kept / "tiny").exists():
-        shutil.copytree(request.getfixturevalue("folder"), kept / "tiny")
+def project(request: pytest.FixtureRequest, originals: Path, tmp_path: Path) -> Project:
+    """A project in which no command has run yet."""
+    if not (originals / "tiny").exists():
+        shutil.copytree(request.getfixturevalue("folder"), originals / "tiny")
     else:
-        shutil.copytree(kept / "tiny", tmp_path / "tiny")
+        shutil.copytree(originals / "tiny", tmp_path / "tiny")
     return Project(tmp_path / "tiny", tmp_path / "work")
 
 
 @pytest.fixture
-def trained(project: Project, kept: Path) -> Project:
-    """All folds of a run are there: a copy that a test may spoil."""
-    if not (kept / "work").exists():
-        outcome = Project(kept / "tiny", kept / "work").train()
+def trained(project: Project, originals: Path) -> Project:
+    """A project with one complete run; a copy, which a test may damage."""
+    if not (originals / "work").exists():
+        outcome = Project(originals / "tiny", originals / "work").train()
         assert outcome.code == 0, outcome.err
         assert outcome.out.count("resnet50, fold ") == 3
-    shutil.copytree(kept / "work", project.root)
+    shutil.copytree(originals / "work", project.root)
     return project
 
 
 def check(
     project: Project, command: Callable[[], Outcome], *parts: str, may_leave: frozenset[str] = frozenset()
 ) -> None:
-    """The command fails, says all the parts in a line or two, and changes nothing."""
+    """Check that a command fails in one or two lines that contain all the parts, and changes no file."""
     before = project.files()
     outcome = command()
     after = project.files()
@@ -189,11 +189,11 @@ def check(
     assert set(after) - set(before) <= may_leave
 
 
-# What is wrong with the competition's folder ---------------------------------------------------------------
+# Faults in the competition's folder ------------------------------------------------------------------------
 
 Fault = tuple[Callable[[Project], object], Callable[[Project], list[str]]]
 
-#: Name: how to plant it, and what the message says (file, row or image; and the way out).
+#: By name: how to plant the fault, and parts of the expected message (file, row or image; remedy).
 FAULTS: dict[str, Fault] = {
     "missing folder": (
         lambda p: shutil.rmtree(p.folder),
@@ -247,7 +247,7 @@ FAULTS: dict[str, Fault] = {
         lambda p: (p.folder / TRAIN).write_text((p.folder / TRAIN).read_text().replace(".jpg", ".jpg,")),
         lambda p: [f"{p.folder / TRAIN}: its rows have more fields than its header"],
     ),
-    "no training list but a folder": (
+    "a folder in place of the training list": (
         lambda p: ((p.folder / TRAIN).unlink(), (p.folder / TRAIN).mkdir()),
         lambda p: [f"{p.folder / TRAIN}: not a readable CSV file"],
     ),
@@ -266,22 +266,22 @@ SPLIT_FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", [*FAULTS, *SPLIT_FAULTS])
 def test_a_bad_folder(project: Project, fault: str) -> None:
-    """Nothing is bound to data that cannot be used, so that it can be mended under its name."""
-    plant, says = (FAULTS | SPLIT_FAULTS)[fault]
+    """No name is bound to unusable data, so the data can be repaired under the same name."""
+    plant, expected = (FAULTS | SPLIT_FAULTS)[fault]
     plant(project)
-    check(project, project.train, *says(project))
+    check(project, project.train, *expected(project))
 
 
 @pytest.mark.parametrize("fault", ["missing folder", "truncated image"])
-def test_a_folder_gone_bad(trained: Project, fault: str) -> None:
-    """Every command says so, and what was made before stays as it is."""
-    plant, says = FAULTS[fault]
+def test_a_folder_that_is_damaged_after_training(trained: Project, fault: str) -> None:
+    """Every command reports it, and earlier results stay unchanged."""
+    plant, expected = FAULTS[fault]
     plant(trained)
     for command in (trained.folds, trained.train, trained.ensemble, trained.submit, trained.status):
-        check(trained, command, *says(trained))
+        check(trained, command, *expected(trained))
 
 
-def test_other_data_of_the_same_name(trained: Project) -> None:
+def test_other_data_under_the_same_name(trained: Project) -> None:
     other = Project(shutil.copytree(trained.folder, trained.folder.parent / "elsewhere/tiny"), trained.root)
     other.first_image.rename(other.first_image.with_name("renamed.jpg"))
     other.edit(TRAIN, lambda t: t.assign(img=["renamed.jpg", *t["img"][1:]]))
@@ -294,8 +294,8 @@ def test_other_data_of_the_same_name(trained: Project) -> None:
         check(other, command, its_images, f"remove {oof}")
 
 
-def test_a_picture_that_was_changed(trained: Project) -> None:
-    """The same names and labels, but no longer the data that the runs were made from."""
+def test_an_image_that_changed_after_training(trained: Project) -> None:
+    """Names and labels are unchanged, but the runs were trained on other data."""
     trained.first_image.write_bytes(trained.first_image.read_bytes() + b"\0")
     for command in (trained.folds, trained.train, trained.ensemble, trained.submit, trained.status):
         check(trained, command, "oof/tiny/data.json: the name 'tiny' belongs to other data")
@@ -315,7 +315,7 @@ def test_before_anything_is_trained(project: Project) -> None:
         check(project, command, "no folds yet", "`make folds`")
 
 
-# What is wrong on the command line -------------------------------------------------------------------------
+# Faults on the command line --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -351,16 +351,12 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
         ("phases.scratch=null", ["phases: none of features, finetune applies to random weights"]),
     ],
 )
-def test_settings_that_only_training_finds_wrong(project: Project, settings: str, parts: list[str]) -> None:
+def test_settings_that_fail_only_in_training(project: Project, settings: str, parts: list[str]) -> None:
     check(project, lambda: project.train(settings=f"'{settings}'"), *parts, may_leave=frozenset(BINDING))
 
 
 def test_an_unknown_model(project: Project) -> None:
-    parts = [
-        "unknown model 'resnet51'",
-        "efficientnet_lite0, ",
-        "model.backbone=",
-    ]
+    parts = ["unknown model 'resnet51'", "efficientnet_lite0, ", "model.backbone="]
     check(project, lambda: project.train(model="resnet51"), *parts)
 
 
@@ -369,18 +365,18 @@ def test_no_model(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["../mine", "a b", ".hidden"])
-def test_a_name_that_is_no_folder(project: Project, name: str) -> None:
+def test_a_name_that_is_no_valid_folder_name(project: Project, name: str) -> None:
     parts = [f"NAME {name!r}", "expected letters, digits"]
     check(project, lambda: project.train("--name", name), *parts, may_leave=frozenset(BINDING))
 
 
-def test_a_name_that_a_file_of_the_store_has(trained: Project) -> None:
+def test_a_name_that_collides_with_a_file_of_the_store(trained: Project) -> None:
     parts = ["NAME=folds.csv: ", "is a file of the store", "choose another name"]
     check(trained, lambda: trained.train("--name", "folds.csv"), *parts)
     check(trained, lambda: trained.submit("--name", "../tiny/resnet50"), "NAME '../tiny/resnet50'")
 
 
-def test_a_run_that_is_not_there(trained: Project) -> None:
+def test_a_missing_run(trained: Project) -> None:
     for command in (lambda: trained.ensemble("--runs", "resnet"), lambda: trained.submit("--name", "resnet")):
         check(trained, command, "there is no run 'resnet' on tiny; there are: resnet50")
 
@@ -398,7 +394,7 @@ def test_a_run_that_is_not_there(trained: Project) -> None:
         (["--set", "runtime.devise=cpu"], ["unknown key runtime.devise", "runtime.device"]),
     ],
 )
-def test_views_that_cannot_be_taken(trained: Project, arguments: list[str], parts: list[str]) -> None:
+def test_invalid_views(trained: Project, arguments: list[str], parts: list[str]) -> None:
     check(trained, lambda: trained.tta(*arguments), *parts)
 
 
@@ -413,7 +409,7 @@ def test_views_that_cannot_be_taken(trained: Project, arguments: list[str], part
         ("imgs/test", ["--set", "runtime.tracking=x"], ["runtime.tracking: input should be"]),
     ],
 )
-def test_photographs_that_cannot_be_predicted(
+def test_invalid_arguments_for_predicting_photographs(
     trained: Project, images: str, arguments: list[str], parts: list[str]
 ) -> None:
     given = [str(trained.folder / images) if images else "", "--name", "resnet50", *arguments]
@@ -429,11 +425,11 @@ def test_photographs_that_cannot_be_predicted(
         (["--run", "resnet50", "--fold", "7"], ["FOLD=7: there are 3 folds, 0 to 2"]),
     ],
 )
-def test_what_cannot_be_exported(trained: Project, arguments: list[str], parts: list[str]) -> None:
+def test_invalid_exports(trained: Project, arguments: list[str], parts: list[str]) -> None:
     check(trained, lambda: run(export.main, *arguments, *trained.where), *parts)
 
 
-def test_views_without_networks_or_folds(trained: Project) -> None:
+def test_views_need_the_networks_and_all_folds(trained: Project) -> None:
     path = trained.root / "runs/tiny/resnet50/fold0/model.safetensors"
     path.unlink()
     check(trained, trained.tta, f"{path}: no such file", "FORCE=1 trains the fold again")
@@ -451,7 +447,7 @@ def test_views_without_networks_or_folds(trained: Project) -> None:
         (["--name", "resnet50"], ["NAME=resnet50: there is a run of that name", "choose another name"]),
     ],
 )
-def test_what_cannot_be_calibrated(trained: Project, arguments: list[str], parts: list[str]) -> None:
+def test_invalid_calibrations(trained: Project, arguments: list[str], parts: list[str]) -> None:
     check(trained, lambda: trained.calibrate(*arguments), *parts)
 
 
@@ -473,7 +469,7 @@ def test_what_cannot_be_calibrated(trained: Project, arguments: list[str], parts
         (["--set", "model.image_size=64"], ["SET: model is as the run was trained", "only runtime.*"]),
     ],
 )
-def test_what_cannot_be_smoothed(trained: Project, arguments: list[str], parts: list[str]) -> None:
+def test_invalid_smoothing(trained: Project, arguments: list[str], parts: list[str]) -> None:
     check(trained, lambda: trained.smooth(*arguments), *parts)
 
 
@@ -494,11 +490,11 @@ def test_smoothing_a_blend_in_its_own_space(trained: Project) -> None:
         ("pseudo.teachers=[resnet50] pseudo.teacher_weights=[1,2]", ["2 teacher_weights for 1 teachers"]),
     ],
 )
-def test_teachers_that_cannot_teach(trained: Project, settings: str, parts: list[str]) -> None:
+def test_invalid_teachers(trained: Project, settings: str, parts: list[str]) -> None:
     check(trained, lambda: trained.train("--name", "student", settings=settings), *parts)
 
 
-def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
+def test_a_teacher_fitted_across_folds(trained: Project) -> None:
     assert trained.calibrate().code == 0
     parts = ["resnet50_calibrated was fitted on out-of-fold rows", "expected runs as they were trained"]
     settings = "pseudo.teachers=[resnet50_calibrated]"
@@ -519,7 +515,7 @@ def test_a_teacher_that_was_fitted_across_folds(trained: Project) -> None:
         (["--set", f"{TINY} mixing.mixup.prob=1"], ["pseudo.teachers and mixing do not go together"]),
     ],
 )
-def test_a_ladder_that_would_break_off_is_not_begun(
+def test_a_ladder_checks_all_its_steps_before_it_starts(
     trained: Project, arguments: list[str], parts: list[str]
 ) -> None:
     check(trained, lambda: trained.ladder("--force", *arguments), *parts)
@@ -533,7 +529,7 @@ def test_a_ladder_that_would_break_off_is_not_begun(
         ("subject,classname,img", "p1,c0,x{img}", "its images are not those of the test set"),
     ],
 )
-def test_a_truth_of_something_else(
+def test_true_labels_that_do_not_fit_the_test_set(
     trained: Project, tmp_path: Path, header: str, rows: str, part: str
 ) -> None:
     imgs = [path.name for path in sorted((trained.folder / "imgs/test").iterdir())]
@@ -546,8 +542,8 @@ def test_an_unknown_blender(trained: Project) -> None:
     check(trained, lambda: trained.ensemble("--blenders", "median"), "BLENDERS: unknown blender 'median'")
 
 
-def test_a_networks_own_labels(trained: Project) -> None:
-    """Its weights know the labels of rows that they would be scored on."""
+def test_weights_that_learned_this_datas_labels(trained: Project) -> None:
+    """They were trained on labels of rows that they would be scored on."""
     path = trained.root / "runs/tiny/resnet50/fold0/model.safetensors"
     parts = [f"model.weights={path}: this network learned from labels of tiny", "from elsewhere"]
     check(trained, lambda: trained.train("--name", "again", settings=f"model.weights={path}"), *parts)
@@ -575,7 +571,7 @@ def test_a_fold_out_of_range(project: Project, fold: str) -> None:
 
 
 def test_a_fold_that_is_no_number(project: Project) -> None:
-    """typer's own message: usage, and exit code 2."""
+    """typer reports this itself, with the usage and exit code 2."""
     outcome = project.train("--fold", "first")
     assert outcome.code == 2
     assert "--fold" in outcome.err
@@ -609,7 +605,7 @@ def test_debug_shows_the_traceback(project: Project) -> None:
         project.train("--debug", model="resnet51")
 
 
-def test_an_interruption_is_no_crash() -> None:
+def test_ctrl_c_prints_one_line() -> None:
     def main() -> None:
         raise KeyboardInterrupt
 
@@ -618,7 +614,7 @@ def test_an_interruption_is_no_crash() -> None:
     assert outcome.err == "interrupted; finished folds are kept\n"
 
 
-# What was changed between two commands ---------------------------------------------------------------------
+# Changes between two commands ------------------------------------------------------------------------------
 
 
 def test_another_number_of_folds(trained: Project) -> None:
@@ -628,7 +624,7 @@ def test_another_number_of_folds(trained: Project) -> None:
 
 
 def test_another_config_under_the_same_name(trained: Project) -> None:
-    """Of one fold, also by force: the others would stay with the first config."""
+    """FORCE=1 for a single fold is rejected too: the other folds would keep the first config."""
     parts = [str(trained.root / "oof/tiny/resnet50/fold"), "made with another config", "NAME=resnet50_2"]
     check(trained, lambda: trained.train(settings="training.seed=5"), *parts)
     check(trained, lambda: trained.train("--fold", "1", "--force", settings="training.seed=5"), *parts)
@@ -636,7 +632,7 @@ def test_another_config_under_the_same_name(trained: Project) -> None:
 
 @pytest.mark.slow
 def test_predictions_made_with_other_folds(trained: Project) -> None:
-    """folds.csv was made anew after the run; the way out that is named is one."""
+    """folds.csv changed after the run was trained; the remedy in the message works."""
     path = trained.root / "oof/tiny/folds.csv"
     table = pd.read_csv(path)
     table.assign(fold=(table["fold"] + 1) % 3).to_csv(path, index=False)
@@ -651,7 +647,7 @@ def test_predictions_made_with_other_folds(trained: Project) -> None:
 
 
 def edit_parquet(path: Path) -> None:
-    """A better prediction of one image, still summing to 1."""
+    """Improve the prediction of one image; its probabilities still sum to 1."""
     table = pd.read_parquet(path)
     table.loc[0, ["c0", "c1", "c2"]] = np.log([0.8, 0.1, 0.1]).astype(np.float32)
     table.to_parquet(path, index=False)
@@ -667,7 +663,7 @@ def test_predictions_edited_by_hand(trained: Project, part: str) -> None:
 
 
 def test_folds_edited_by_hand(trained: Project) -> None:
-    """One image moved to another fold: its subject would be on both sides."""
+    """With one image in another fold its subject would be on both sides of a split."""
     path = trained.root / "oof/tiny/folds.csv"
     table = pd.read_csv(path)
     table.loc[0, "fold"] = (table["fold"][0] + 1) % 3
@@ -731,7 +727,7 @@ def weights(tmp_path: Path) -> Path:
         ("model.head.hidden=8", ["phases.features: a logistic regression", "kind: head"]),
     ],
 )
-def test_what_a_recipe_or_a_network_does_not_have(
+def test_settings_that_the_recipe_or_the_network_does_not_support(
     project: Project, weights: Path, setting: str, parts: list[str]
 ) -> None:
     settings = f"{setting} model.weights={weights}"
@@ -747,7 +743,7 @@ def test_a_recipe_with_an_empty_phase_list(project: Project, tmp_path: Path) -> 
         load_config(model="resnet50", data="sample", overrides=["recipe=empty"], configs=configs)
 
 
-def test_advising_where_nothing_is_pretrained(project: Project) -> None:
+def test_advice_needs_a_pretrained_network(project: Project) -> None:
     def advised() -> Outcome:
         settings = f"{BACKBONE} model.weights=none"
         return run(advise.main, "--models", "resnet50", "--set", settings, *project.where)
@@ -755,7 +751,7 @@ def test_advising_where_nothing_is_pretrained(project: Project) -> None:
     check(project, advised, "MODELS: none of resnet50 has pretrained", may_leave=frozenset(BINDING))
 
 
-def test_advising_on_one_class(project: Project) -> None:
+def test_advice_needs_two_classes(project: Project) -> None:
     project.edit(TRAIN, lambda table: table[table["classname"] == "c0"])
     project.edit(SAMPLE, lambda table: table[["img", "c0"]])
 
@@ -780,7 +776,7 @@ def test_a_leaky_run_in_a_blend(project: Project) -> None:
 
 
 @pytest.mark.parametrize("limit", ["8", "h", "8h30", "-1h", "1.5h", "0s"])
-def test_a_time_limit_that_is_none(trained: Project, limit: str) -> None:
+def test_invalid_time_limits(trained: Project, limit: str) -> None:
     check(trained, lambda: trained.train(f"--time-limit={limit}"), f"TIME_LIMIT='{limit}'", "such as 8h30m")
 
 
@@ -800,6 +796,6 @@ def test_a_time_limit_that_is_none(trained: Project, limit: str) -> None:
         ),
     ],
 )
-def test_grids_that_cannot_be_run(trained: Project, arguments: list[str], parts: list[str]) -> None:
+def test_invalid_grids(trained: Project, arguments: list[str], parts: list[str]) -> None:
     given = arguments if "--set" in arguments else [*arguments, "--set", TINY]
     check(trained, lambda: run(grid.main, *given, *trained.where), *parts)

@@ -1,4 +1,4 @@
-"""The benchmarks of speed run at small sizes, and their figures say what their tables say."""
+"""The speed benchmarks run at small sizes and write their figures."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def test_a_ratio_is_the_median_of_the_rounds() -> None:
 
 
 @pytest.mark.slow
-def test_loader_counts_what_it_loads(tmp_path: Path) -> None:
+def test_the_loader_benchmark_compares_with_a_plain_loader(tmp_path: Path) -> None:
     sizes = ["--photographs", "12", "--passes", "1", "--repeats", "1", "--folder", str(tmp_path)]
-    _, told = run("speed_loader.py", *sizes, out=tmp_path / "out.json")
-    assert "ours, from the cache" in told and "plain OpenCV + albumentations" in told
+    _, output = run("speed_loader.py", *sizes, out=tmp_path / "out.json")
+    assert "ours, from the cache" in output and "plain OpenCV + albumentations" in output
 
 
 @pytest.mark.slow
@@ -49,25 +49,25 @@ def test_loader_counts_what_it_loads(tmp_path: Path) -> None:
         ("speed_predict.py", ["--batches", "1"], 5),
     ],
 )
-def test_networks_are_timed_beside_each_other(
+def test_each_benchmark_of_networks_times_all_contenders(
     script: str, options: list[str], contenders: int, tmp_path: Path
 ) -> None:
     folder = [str(tmp_path)] if "--folder" in options else []
     always = ["--models", "efficientnet_lite0", "--repeats", "1"]
-    figures, told = run(script, *always, *options, *folder, out=tmp_path / "out.json")
+    figures, output = run(script, *always, *options, *folder, out=tmp_path / "out.json")
     assert "efficientnet_lite0" in figures
-    assert told.count("\n| ") >= contenders
+    assert output.count("\n| ") >= contenders
 
 
 @pytest.mark.slow
-def test_smoothing_finds_what_brute_force_finds(tmp_path: Path) -> None:
+def test_smoothings_neighbour_searches_agree_with_brute_force(tmp_path: Path) -> None:
     sizes = ["--frames", "900", "--features", "16", "--neighbours", "5"]
     figures, _ = run("smoothing.py", *sizes, out=tmp_path / "out.json")
-    assert [found["same"] > 0.99 for found in figures["searches"].values()] == [True] * 3
+    assert [search["same"] > 0.99 for search in figures["searches"].values()] == [True] * 3
 
 
 @pytest.mark.slow
-def test_growth_times_each_size(tmp_path: Path) -> None:
+def test_the_growth_benchmark_times_each_size(tmp_path: Path) -> None:
     chart = tmp_path / "growth.png"
     sizes = ["--doublings", "1", "--repeats", "1", "--scale", "0.05", "--chart", str(chart)]
     figures, _ = run("growth.py", *sizes, out=tmp_path / "out.json")
@@ -76,7 +76,7 @@ def test_growth_times_each_size(tmp_path: Path) -> None:
     assert chart.stat().st_size > 10_000
 
 
-def test_an_unknown_part_is_named(tmp_path: Path) -> None:
+def test_an_unknown_part_is_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH / "run.py"), "--parts", "loder", "--folder", str(tmp_path / "figures")],
         env={**os.environ, "PYTHONPATH": str(BENCH.parent / "scripts")},

@@ -1,4 +1,4 @@
-"""`make grid` with real processes, and on a real Ray cluster of two nodes of which one is killed."""
+"""`make grid` with real processes, and on a real Ray cluster of two nodes, one of which is killed."""
 
 import signal
 import subprocess
@@ -30,8 +30,9 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def grid(competition: Path, root: Path, *more: str, settings: str = SETTINGS) -> subprocess.Popen[str]:
     root.mkdir(exist_ok=True)
-    told = ["--models", " ".join(MODELS), "--data", str(competition), "--root", str(root), "--set", settings]
-    command = ["nice", sys.executable, str(SCRIPTS / "grid.py"), *told, *more]  # as in Training.start
+    where = ["--data", str(competition), "--root", str(root)]
+    options = ["--models", " ".join(MODELS), *where, "--set", settings]
+    command = ["nice", sys.executable, str(SCRIPTS / "grid.py"), *options, *more]  # as in Training.start
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -45,50 +46,50 @@ def local(competition: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid of two models and three folds on this machine."""
     root = tmp_path_factory.mktemp("local")
     process = grid(competition, root)
-    said, _ = process.communicate(timeout=3 * SECONDS)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=3 * SECONDS)
+    assert process.returncode == 0, output
     for run in MODELS:
-        assert f"{run}: pooled OOF log loss" in said
-        assert all(f"{run}, fold {fold}: done, log loss" in said for fold in range(3))
+        assert f"{run}: pooled OOF log loss" in output
+        assert all(f"{run}, fold {fold}: done, log loss" in output for fold in range(3))
     return root
 
 
-def test_a_grid_that_is_done_is_not_done_again(competition: Path, local: Path) -> None:
+def test_a_finished_grid_is_skipped(competition: Path, local: Path) -> None:
     before = predictions(local)
     assert len(before) == 12
-    said, _ = grid(competition, local).communicate(timeout=SECONDS)
-    assert "all folds are done" in said and predictions(local) == before
+    output, _ = grid(competition, local).communicate(timeout=SECONDS)
+    assert "all folds are done" in output and predictions(local) == before
 
 
-def test_one_model_that_fails_stops_no_other_and_the_exit_code_tells(
+def test_a_failing_model_stops_no_other_model_and_sets_the_exit_code(
     competition: Path, local: Path, tmp_path: Path
 ) -> None:
-    """VGG16's input cannot be as small as that."""
+    """VGG16 does not accept images of 20 pixels."""
     settings = SETTINGS.replace("model.backbone=test_resnet ", "").replace("epochs=40", "epochs=1")
     settings = settings.replace("image_size=32", "image_size=20")
     process = grid(competition, tmp_path / "work", "--folds", "0", settings=settings)
-    said, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1 and "1 of 2 jobs failed" in said
-    assert "vgg16, fold 0: model.image_size=20" in said and "resnet50, fold 0: done" in said
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1 and "1 of 2 jobs failed" in output
+    assert "vgg16, fold 0: model.image_size=20" in output and "resnet50, fold 0: done" in output
 
 
-def test_a_grid_that_is_stopped_goes_on(competition: Path, local: Path, tmp_path: Path) -> None:
+def test_a_stopped_grid_continues(competition: Path, local: Path, tmp_path: Path) -> None:
     root = tmp_path / "work"
     process = grid(competition, root, "--folds", "0")
     wait_for_steps(process, root, "resnet50", 0)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 75, said
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, output
     assert not [path for path in (root / "runs").rglob("lock.json") if holder(path)]
     process = grid(competition, root, "--folds", "0")
-    said, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, output
     assert "goes on from step" in (root / "runs/tiny/resnet50/fold0/log.txt").read_text()
-    found = predictions(root)
-    assert len(found) == 4 and found.items() <= predictions(local).items()
+    resumed = predictions(root)
+    assert len(resumed) == 4 and resumed.items() <= predictions(local).items()
 
 
-def test_jobs_of_a_grid_that_is_killed_stop_by_themselves(competition: Path, tmp_path: Path) -> None:
+def test_the_jobs_of_a_killed_grid_stop_by_themselves(competition: Path, tmp_path: Path) -> None:
     root = tmp_path / "work"
     process = grid(competition, root, settings=SETTINGS.replace("epochs=40", "epochs=5000"))
     wait_for_steps(process, root, "resnet50", 0)
@@ -122,10 +123,10 @@ def two_nodes() -> Iterator["object"]:
     cluster.shutdown()
 
 
-def test_a_node_that_is_killed_costs_a_cluster_nothing(
+def test_a_killed_node_does_not_change_a_clusters_predictions(
     competition: Path, local: Path, tmp_path: Path, two_nodes: "object"
 ) -> None:
-    """Whenever a reader looks, what is in the store is whole; in the end it is what one machine makes."""
+    """Readers see only complete files at any time, and the predictions equal those of a single machine."""
     cluster, root = two_nodes, tmp_path / "work"
     process = grid(competition, root, "--cluster", cluster.address)  # type: ignore[attr-defined]
     [node] = list(cluster.worker_nodes)  # type: ignore[attr-defined]
@@ -142,9 +143,9 @@ def test_a_node_that_is_killed_costs_a_cluster_nothing(
             for run in store.runs():
                 store.read_run(run, partial=True)
                 looks += 1
-        time.sleep(0.1)  # leaves the cores to those who work
-    said, _ = process.communicate()
-    assert process.returncode == 0 and killed and looks > 10, said
+        time.sleep(0.1)  # leaves the cores to the jobs
+    output, _ = process.communicate()
+    assert process.returncode == 0 and killed and looks > 10, output
     assert predictions(root) == predictions(local)
     logs = [path.read_text() for path in (root / "runs").rglob("log.txt")]
     assert len(logs) == 6 and any("goes on from step" in log for log in logs)

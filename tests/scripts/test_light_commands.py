@@ -21,7 +21,7 @@ COMMANDS = sorted(
 
 
 def imported_by(code: str, *arguments: str) -> set[str]:
-    """Heavy packages that a new process has imported in the end."""
+    """Heavy packages that a new process has imported after running the code."""
     report = f"import sys; print('HEAVY', *sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
     lines = ["import sys, atexit", f"atexit.register(lambda: exec({report!r}))", code]
     done = subprocess.run(
@@ -35,12 +35,12 @@ def imported_by(code: str, *arguments: str) -> set[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """`--help` imports a script; all of them in one process."""
+    """`--help` imports its script; this imports all scripts in one process."""
     assert len(COMMANDS) > 20
     assert imported_by("; ".join(f"import {name}" for name in COMMANDS)) == set()
 
 
-def test_a_heavy_package_is_noticed() -> None:
+def test_imported_by_detects_a_heavy_package() -> None:
     assert imported_by("import cv2") == {"cv2"}
 
 
@@ -53,5 +53,5 @@ def test_a_command_on_stored_predictions_imports_nothing_heavy(command: str, tmp
     runs = ["--runs", "one two", "--name", "plain"] if command == "ensemble" else []
     code = f"import runpy, sys; sys.argv[0] = {command!r}; runpy.run_module({command!r}, run_name='__main__')"
     arguments = ["--data", str(tmp_path / "tiny"), "--root", str(tmp_path), *quiet, *runs]
-    assert imported_by(code, *arguments) <= {"cv2"}  # the images are read once, and their digests kept
+    assert imported_by(code, *arguments) <= {"cv2"}  # reads the images and caches their digests
     assert imported_by(code, *arguments) == set()

@@ -1,4 +1,4 @@
-"""The Makefile: what reaches the scripts, and what must not."""
+"""The Makefile passes variables from the command line to the scripts, and none from the environment."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def test_help_lists_every_target() -> None:
     assert listed == targets
 
 
-def test_exported_variables_do_not_count() -> None:
+def test_exported_variables_are_ignored() -> None:
     exported = {"NAME": "evil", "DATA": "evil", "FOLD": "3", "FORCE": "1", "SET": "training.seed=9"}
     line = make("-n", "train", "MODEL=resnet50", env=exported).stdout.splitlines()[-1]
     assert "evil" not in line and "--force" not in line and "--fold '0'" in line
@@ -73,16 +73,16 @@ def test_quotes_in_values_survive() -> None:
 
 
 @pytest.mark.parametrize(("value", "on"), [("1", True), ("yes", True), ("0", False), ("no", False)])
-def test_flags_are_yes_or_no(value: str, on: bool) -> None:
+def test_flags_are_on_or_off(value: str, on: bool) -> None:
     assert ("--send" in make("-n", "submit", f"SEND={value}").stdout) is on
 
 
-def test_any_other_flag_is_refused() -> None:
+def test_any_other_value_of_a_flag_is_an_error() -> None:
     done = make("-n", "submit", "SEND=maybe")
     assert done.returncode != 0 and "SEND=maybe: expected 1 or 0" in done.stderr
 
 
-def test_an_environment_without_the_project_is_refused(tmp_path: Path) -> None:
+def test_an_environment_without_the_project_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to("/bin/false")
     done = make(f"VENV={tmp_path}", "status")
@@ -90,7 +90,7 @@ def test_an_environment_without_the_project_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_wrong_command_ends_in_one_line_and_not_in_zero() -> None:
+def test_a_failing_command_prints_one_line_and_exits_with_an_error() -> None:
     done = make("train", "MODEL=nope", "DATA=sample")
     assert done.returncode != 0
     assert done.stderr.startswith("error: unknown model 'nope'; configs/models/ holds: cnn")

@@ -1,4 +1,4 @@
-"""make submit says what to expect in one line, and what came back in another."""
+"""make submit prints its forecast in one line and Kaggle's answer in another."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def test_the_forecast_is_one_line() -> None:
     )
 
 
-def test_where_nothing_can_be_said_it_says_so() -> None:
+def test_without_an_interval_the_forecast_says_why() -> None:
     few = Expected(0.43, None, None, 0.47, -0.04, None, None, 2, 50, "stated", 0.42, 0.44)
     assert submit.describe(few) == (
         "0.4300; no interval: subjects are too few, or do not differ "
@@ -37,12 +37,12 @@ def test_where_nothing_can_be_said_it_says_so() -> None:
         (0.2, "0.2000, -4.5 standard errors, outside of the 95% interval"),
     ],
 )
-def test_an_answer_is_read_beside_it(score: float, text: str) -> None:
+def test_a_score_is_compared_with_the_forecast(score: float, text: str) -> None:
     assert submit.compare(EXPECTED, score) == text
 
 
 @pytest.mark.slow
-def test_what_kaggle_answers_is_printed_and_kept(
+def test_kaggles_answer_is_printed_and_stored(
     store: Store,
     write_run: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -61,8 +61,8 @@ def test_what_kaggle_answers_is_printed_and_kept(
     off = answer["standard_errors_off"]["public"]
     assert lines[2].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
     submit.main(name="a", send=True, data=data, root=store.workspace.root)
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.7500, ")
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.7500, ")
     assert len(sent) == 1
     submit.main(name="a", send=True, force=True, data=data, root=store.workspace.root)
     assert len(sent) == 2

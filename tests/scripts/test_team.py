@@ -1,4 +1,4 @@
-"""Two processes that train a fold together do what one does."""
+"""Two processes that share a fold's training get the same result as one."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from distracted.locks import holder
 
 pytestmark = pytest.mark.slow
 
-#: 20 steps on batches of 12, nothing random but what is drawn by picture, BatchNorm as it was.
+#: 20 steps on batches of 12; only the images' own augmentation is random, and BatchNorm is frozen.
 SETTINGS = (
     "training.batch_size=12 model.head.dropout=0 training.ema=0.9 phases.finetune.epochs=5 "
     "phases.finetune.batchnorm=frozen"
@@ -26,13 +26,13 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Numbers of images that two do not divide."""
+    """A competition with odd numbers of images, so that two processes get unequal shares."""
     return write_competition(tmp_path_factory.mktemp("drawn") / "tiny", num_frames=4, num_test=41)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """With weights that count as pretrained: from random ones BatchNorm would learn."""
+    """Settings with weights that count as pretrained: with random weights BatchNorm would not be frozen."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), path)
@@ -42,8 +42,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def alone(competition: Path, settings: str, tmp_path_factory: pytest.TempPathFactory) -> Training:
     training = Training(competition, tmp_path_factory.mktemp("alone"), settings)
-    code, said = training.run("--fold", "0")
-    assert code == 0, said
+    code, output = training.run("--fold", "0")
+    assert code == 0, output
     return training
 
 
@@ -53,7 +53,7 @@ def tables(training: Training) -> list[pd.DataFrame]:
 
 
 def tracked(training: Training) -> list[dict[str, float]]:
-    """What was measured every few steps."""
+    """The lines of the metrics log with a training loss."""
     lines = training.workspace.metrics("tiny", "net", 0).read_text().splitlines()
     return [line for line in map(json.loads, lines) if "train/loss" in line]
 
@@ -66,9 +66,9 @@ def test_two_processes_agree_with_one(
     competition: Path, settings: str, alone: Training, tmp_path: Path
 ) -> None:
     both = Training(competition, tmp_path / "work", settings)
-    code, said = both.run("--fold", "0", "--gpus", "2")
-    assert code == 0, said
-    assert said.count("net, fold 0: log loss") == 1  # the lead speaks
+    code, output = both.run("--fold", "0", "--gpus", "2")
+    assert code == 0, output
+    assert output.count("net, fold 0: log loss") == 1  # only the first process prints
     assert tracked(both)[-1]["step"] == 20
     np.testing.assert_allclose(losses(both), losses(alone), atol=1e-5)
     for ours, theirs in zip(tables(both), tables(alone), strict=True):
@@ -77,36 +77,36 @@ def test_two_processes_agree_with_one(
     assert both.leftovers() == []
 
 
-def test_a_team_that_is_told_to_stop_goes_on(competition: Path, tmp_path: Path) -> None:
-    """In the middle of an epoch, where each has seen its own share of the batches."""
+def test_a_stopped_team_continues(competition: Path, tmp_path: Path) -> None:
+    """It is stopped within an epoch, when each process has seen its own share of the batches."""
     settings = "phases.scratch.epochs=10 model.head.dropout=0.5 training.batch_size=4 training.ema=0.9"
     training = Training(competition, tmp_path / "work", settings)
     whole = Training(competition, tmp_path / "whole", training.settings)
     assert whole.run("--fold", "0", "--gpus", "2")[0] == 0
     step = 0
-    while step % 12 == 0:  # it may have come to an epoch's end
+    while step % 12 == 0:  # until the stop falls within an epoch
         process = training.start("--fold", "0", "--gpus", "2")
         training.wait_for_work(process)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == 75, said
+        output, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 75, output
         step = training.step()
-    code, said = training.run("--fold", "0", "--gpus", "2")
-    assert code == 0 and f"goes on from step {step}" in said, said
+    code, output = training.run("--fold", "0", "--gpus", "2")
+    assert code == 0 and f"goes on from step {step}" in output, output
     assert training.predictions(0) == whole.predictions(0)
 
 
-def test_what_fails_in_a_team_is_said_and_the_exit_code_tells(competition: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_team_is_printed_and_sets_the_exit_code(competition: Path, tmp_path: Path) -> None:
     training = Training(competition, tmp_path / "work", "training.batch_size=1")
-    code, said = training.run("--fold", "0", "--gpus", "2")
-    assert code == 1 and "leave none for some of 2 processes" in said, said
+    code, output = training.run("--fold", "0", "--gpus", "2")
+    assert code == 1 and "leave none for some of 2 processes" in output, output
 
 
-def test_a_team_whose_launcher_is_killed_stops_by_itself(competition: Path, tmp_path: Path) -> None:
+def test_a_team_stops_by_itself_when_its_launcher_is_killed(competition: Path, tmp_path: Path) -> None:
     training = Training(competition, tmp_path / "work", "phases.scratch.epochs=5000")
     process = training.start("--fold", "0", "--gpus", "2")
     training.wait_for_work(process)
     process.kill()
-    process.communicate(timeout=SECONDS)  # until its processes have closed what they print to
+    process.communicate(timeout=SECONDS)  # returns when its processes have closed their output
     assert holder(training.lock()) is None
     assert "last.ckpt" in {path.name for path in training.leftovers()}

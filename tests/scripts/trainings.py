@@ -1,4 +1,4 @@
-"""Trainings as users begin them: processes of their own, in a workspace of their own."""
+"""Trainings as users start them: each a process with its own workspace."""
 
 import subprocess
 import sys
@@ -14,12 +14,12 @@ from distracted.paths import CONFIGS, Workspace
 from distracted.training.checkpoints import newest_state
 
 SCRIPTS = CONFIGS.parent / "scripts"
-SECONDS = 300.0  # within which whatever is waited for has to come
+SECONDS = 300.0  # the longest wait for anything
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run `net` of the tiny competition in a folder."""
+    """The run `net` on a competition's folder."""
 
     folder: Path
     root: Path
@@ -31,37 +31,31 @@ class Training:
 
     def arguments(self, script: str = "train.py", *more: str) -> list[str]:
         model = "--models" if script == "grid.py" else "--model"
-        told = [model, "resnet50", "--name", "net", "--data", str(self.folder), "--root", str(self.root)]
-        return [
-            sys.executable,
-            str(SCRIPTS / script),
-            *told,
-            "--set",
-            f"{' '.join(TINY)} {self.settings}",
-            *more,
-        ]
+        run = [model, "resnet50", "--name", "net", "--data", str(self.folder), "--root", str(self.root)]
+        settings = f"{' '.join(TINY)} {self.settings}"
+        return [sys.executable, str(SCRIPTS / script), *run, "--set", settings, *more]
 
     def start(self, *more: str, script: str = "train.py") -> subprocess.Popen[str]:
-        """Begin it, nicely: the test is to see what it does at once. What it prints goes to a pipe."""
+        """Start it at low priority, so that the test reacts at once; its output goes to a pipe."""
         self.root.mkdir(exist_ok=True)
         command = ["nice", *self.arguments(script, *more)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, *more: str, script: str = "train.py") -> tuple[int, str]:
-        """Begin it and wait; returns its exit code and what it printed."""
+        """Run it to its end; returns its exit code and its output."""
         process = self.start(*more, script=script)
-        said, _ = process.communicate(timeout=SECONDS)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=SECONDS)
+        return process.returncode, output
 
     def wait_for_work(self, process: subprocess.Popen[str], fold: int = 0) -> None:
-        """Until a fold that was not there takes steps."""
+        """Wait until a new fold has logged its first steps."""
         metrics = self.workspace.metrics("tiny", "net", fold)
         self.wait_for(
             process, lambda: metrics.is_file() and metrics.stat().st_size > 0 and holder(self.lock(fold))
         )
 
     def wait_for(self, process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
-        """Until something is so that a process is to bring about."""
+        """Wait for a condition that a running process will fulfil."""
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert process.poll() is None, process.communicate()[0]
@@ -69,10 +63,10 @@ class Training:
             time.sleep(0.01)
 
     def step(self, fold: int = 0) -> int:
-        """That its newest checkpoint goes on from."""
-        found = newest_state(self.workspace.scratch("tiny", "net", fold))
-        assert found is not None
-        return int(found[2]["clock"]["step"])
+        """Number of steps in its newest checkpoint."""
+        newest = newest_state(self.workspace.scratch("tiny", "net", fold))
+        assert newest is not None
+        return int(newest[2]["clock"]["step"])
 
     def lock(self, fold: int = 0) -> Path:
         return self.workspace.lock("tiny", "net", fold)

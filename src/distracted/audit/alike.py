@@ -1,6 +1,7 @@
 """Pairs of subjects that look alike: perhaps one person under two names, on both sides of a split."""
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.audit.findings import Check, as_findings
@@ -41,12 +42,9 @@ def subject_similarity(
     for _ in range(_NUM_SPLITS):
         order = rng.permutation(len(subjects))
         rank = np.empty(len(subjects), dtype=np.int64)  # position of an image among its subject's
-        for subject in range(num):
-            own = order[subjects[order] == subject]
-            rank[own] = np.arange(len(own))
-        first, second = (
-            _normalise(_sums(rows[rank % 2 == half], subjects[rank % 2 == half], num)) for half in (0, 1)
-        )
+        rank[order] = pd.Series(order).groupby(subjects[order]).cumcount()
+        halves = [rank % 2 == half for half in (0, 1)]
+        first, second = (_normalise(_sums(rows[half], subjects[half], num)) for half in halves)
         cosines += first @ second.T / _NUM_SPLITS
     cosines = (cosines + cosines.T) / 2
     with_itself = np.maximum(np.diag(cosines), 0.05)
@@ -74,37 +72,24 @@ def _alike_pairs(
     store: Store, features: NDArray[np.float32], shows: NDArray[np.bool_]
 ) -> list[dict[str, object]]:
     subjects, labels = store.folds.subjects, store.folds.labels
-    names = np.sort(store.competition.train["subject"].unique())
-    counts = np.bincount(subjects[shows], minlength=len(names))
-    large = np.flatnonzero(counts >= _MIN_IMAGES)
+    train = store.competition.train
+    large = np.flatnonzero(np.bincount(subjects[shows]) >= _MIN_IMAGES)
     if store.competition.config.columns.group is None or len(large) < _MIN_SUBJECTS:
         return []
     used = shows & np.isin(subjects, large)
     ids = np.searchsorted(large, subjects[used])
     similarity = subject_similarity(features[used], labels[used], ids)
-    folds = store.folds.table.groupby("subject")["fold"].first()
+    first_rows = [int(np.argmax(shows & (subjects == subject))) for subject in large]
     pairs = np.argwhere(np.triu(similarity, 1) >= _THRESHOLD).tolist()
     findings: list[dict[str, object]] = []
     for left, right in sorted(pairs, key=lambda pair: -similarity[pair[0], pair[1]])[:_MAX_PAIRS]:
-        subject, other = str(names[large[left]]), str(names[large[right]])
-        findings.append(
-            {
-                "img": _first_image(store, subject, shows),
-                "part": "train",
-                "subject": subject,
-                "other": _first_image(store, other, shows),
-                "other_part": "train",
-                "other_subject": other,
-                "value": float(similarity[left, right]),
-                "note": "in one fold" if folds[subject] == folds[other] else "in two folds",
-            }
-        )
+        one, other = train.iloc[first_rows[left]], train.iloc[first_rows[right]]
+        finding = {"img": one["img"], "part": "train", "subject": one["subject"], "other": other["img"]}
+        finding |= {"other_part": "train", "other_subject": other["subject"]}
+        folds = store.folds.ids[[first_rows[left], first_rows[right]]]
+        note = "in one fold" if folds[0] == folds[1] else "in two folds"
+        findings.append({**finding, "value": float(similarity[left, right]), "note": note})
     return findings
-
-
-def _first_image(store: Store, subject: str, shows: NDArray[np.bool_]) -> str:
-    train = store.competition.train
-    return str(train["img"][(train["subject"] == subject).to_numpy() & shows].iloc[0])
 
 
 def _whiten(

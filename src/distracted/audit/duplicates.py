@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from distracted.audit.findings import Check, as_findings, describe_image
 from distracted.audit.odd_images import shows_something
-from distracted.audit.scan import differing_bits, perceptual_hash
+from distracted.audit.scan import differing_bits, grey_thumbnail, perceptual_hash
 from distracted.data.images import Image, read_rgb
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -21,7 +22,6 @@ from distracted.progress import Progress, silent
 _log = logging.getLogger(__name__)
 
 _NUM_SAMPLED = 200  # images that are compressed again to set the limits
-_SIDE = 32  # pixels of the grey thumbnails that are compared
 _CHUNK = 256  # hashes compared with all others at a time
 _MAX_COPIES = 20  # copies of one file of which all pairs are listed
 _MAX_PAIRS = 50_000  # candidates that are compared, the nearest hashes first
@@ -31,34 +31,27 @@ _MIN_SIMILARITY = 0.95
 
 def check_exact(store: Store) -> list[Check]:
     """Look for files with the same bytes: across subjects, across train and test, and within a subject."""
-    train, test = store.competition.train, store.competition.test
-    contents = pd.concat([train["content"], test["content"]], ignore_index=True)
-    num_train = len(train)
+    contents = pd.concat(
+        [store.competition.train["content"], store.competition.test["content"]], ignore_index=True
+    )
     across: list[dict[str, str]] = []
     within: list[dict[str, str]] = []
     for rows in contents[contents.duplicated(keep=False)].groupby(contents).groups.values():
         for first, other in itertools.combinations(map(int, rows[:_MAX_COPIES]), 2):
-            pair = _describe_pair(store, first, other, num_train)
+            pair = _describe_pair(store, first, other)
             if pair["part"] == pair["other_part"] == "test":
                 continue  # the test set's subjects are unknown
             same = pair["subject"] == pair["other_subject"]
             (within if same and pair["classname"] == pair["other_classname"] else across).append(pair)
+    leak = (
+        "Under two subjects, in two classes, or in training and test set: one copy is trained on while "
+        "the other is scored, or one of two labels is wrong. Candidates for the drop list."
+    )
+    harmless = "These images count twice in training. They do not leak: a subject's images share a fold."
+    title = "Repeated files of one subject and class"
     return [
-        Check(
-            "exact_duplicates",
-            "The same file twice",
-            "Under two subjects, in two classes, or in training and test set: one copy is trained on while "
-            "the other is scored, or one of two labels is wrong. Candidates for the drop list.",
-            "error",
-            as_findings(across),
-        ),
-        Check(
-            "repeated_files",
-            "Repeated files of one subject and class",
-            "These images count twice in training. They do not leak: a subject's images share a fold.",
-            "note",
-            as_findings(within),
-        ),
+        Check("exact_duplicates", "The same file twice", leak, "error", as_findings(across)),
+        Check("repeated_files", title, harmless, "note", as_findings(within)),
     ]
 
 
@@ -92,30 +85,23 @@ def measure_limits(paths: Sequence[Path]) -> Limits:
         bits.append(bin(perceptual_hash(image) ^ perceptual_hash(copy)).count("1"))
         similarities.append(float(_thumbnail(image) @ _thumbnail(copy)))
     low = float(np.quantile(similarities, 0.01))
-    return Limits(
-        bits=int(np.clip(np.quantile(bits, 0.99), *_BITS_RANGE)),
-        similarity=max(_MIN_SIMILARITY, 1 - 2 * (1 - low)),
-    )
+    most_bits = int(np.clip(np.quantile(bits, 0.99), *_BITS_RANGE))
+    return Limits(bits=most_bits, similarity=max(_MIN_SIMILARITY, 1 - 2 * (1 - low)))
 
 
-def check_near(
-    store: Store, train: pd.DataFrame, test: pd.DataFrame, *, progress: Progress = silent
-) -> Check:
+def check_near(store: Store, scanned: pd.DataFrame, *, progress: Progress = silent) -> Check:
     """Look for near duplicates across subjects and across train and test.
 
-    Candidates are pairs of images whose perceptual hashes differ in few bits; those are reported whose grey
-    thumbnails correlate like an image with its recompressed copy. Features of an ImageNet network would not
-    do: on photographs of hands at 100 pixels, recompression lowers the cosine to between 0.2 and 0.7, while
-    the hands of two people reach 0.88.
+    Candidates are pairs of images whose perceptual hashes differ in few bits. A pair is reported if its grey
+    thumbnails correlate like an image with its recompressed copy. Features of an ImageNet network are
+    unsuitable: on photographs of hands at 100 pixels, recompression lowers the cosine to between 0.2 and 0.7,
+    while the hands of two people reach 0.88.
 
     Args:
-        train, test: Tables of `scan_images`, in the competition's order.
+        scanned: The table of `scan_images` for the training set followed by the test set.
     """
-    both = pd.concat([train, test], ignore_index=True)
-    num_train = len(train)
     paths = store.competition.train_paths() + store.competition.test_paths()
-    shows = shows_something(both).to_numpy()
-    contents = pd.concat([store.competition.train["content"], store.competition.test["content"]]).to_numpy()
+    shows = shows_something(scanned).to_numpy()
     about = (
         "Images of two subjects, or of training and test set, that differ no more than an image from its "
         "shrunk and recompressed copy. Candidates for the drop list."
@@ -123,29 +109,30 @@ def check_near(
     rows = []
     if shows.sum() > 1:
         limits = measure_limits([path for path, shown in zip(paths, shows, strict=True) if shown])
-        pairs = _near_pairs(store, both, shows, contents, limits.bits, progress)
         about += f" Limits here: {limits.bits} of 64 bits, similarity {limits.similarity:.3f}."
-        rows = _compare(store, paths, pairs, num_train, limits, progress)
-    findings = as_findings(sorted(rows, key=lambda row: -float(row["value"])))
+        pairs = _near_pairs(store, scanned["hash"].to_numpy(np.uint64), shows, limits.bits, progress)
+        with progress("comparing pictures", total=len(pairs), unit="pair") as step:
+            thumbnail = cache(lambda row: _thumbnail(read_rgb(paths[row])))
+            for left, right in pairs:
+                similarity = float(thumbnail(left) @ thumbnail(right))
+                if similarity >= limits.similarity:
+                    rows.append({**_describe_pair(store, left, right), "value": similarity})
+                step()
+    findings = as_findings(sorted(rows, key=lambda row: -row["value"]))
     title = "Nearly the same picture twice"
     return Check("near_duplicates", title, about, "error", findings, value="similarity")
 
 
 def _near_pairs(
-    store: Store,
-    both: pd.DataFrame,
-    shows: NDArray[np.bool_],
-    contents: NDArray[np.object_],
-    bits: int,
-    progress: Progress,
+    store: Store, hashes: NDArray[np.uint64], shows: NDArray[np.bool_], bits: int, progress: Progress
 ) -> list[tuple[int, int]]:
     """Pairs of images of different subjects, or of train and test, whose hashes are near.
 
     The test set's subjects are unknown, so pairs within it are left out.
     """
-    subjects = np.full(len(both), -1, dtype=np.int64)
+    contents = pd.concat([store.competition.train["content"], store.competition.test["content"]]).to_numpy()
+    subjects = np.full(len(hashes), -1, dtype=np.int64)
     subjects[: len(store.folds.subjects)] = store.folds.subjects
-    hashes = both["hash"].to_numpy(np.uint64)
     rows = np.flatnonzero(shows)
     nearest, num_near = np.empty((0, 3), dtype=np.int64), 0
     known = rows[subjects[rows] >= 0]
@@ -169,41 +156,16 @@ def _near_pairs(
     return [(int(left), int(right)) for left, right, _ in nearest]
 
 
-def _compare(
-    store: Store,
-    paths: Sequence[Path],
-    pairs: Sequence[tuple[int, int]],
-    num_train: int,
-    limits: Limits,
-    progress: Progress,
-) -> list[dict[str, object]]:
-    thumbnails: dict[int, NDArray[np.float32]] = {}
-    rows = []
-    with progress("comparing pictures", total=len(pairs), unit="pair") as step:
-        for left, right in pairs:
-            for row in (left, right):
-                if row not in thumbnails:
-                    thumbnails[row] = _thumbnail(read_rgb(paths[row]))
-            similarity = float(thumbnails[left] @ thumbnails[right])
-            if similarity >= limits.similarity:
-                rows.append({**_describe_pair(store, left, right, num_train), "value": similarity})
-            step()
-    return rows
-
-
-def _describe_pair(store: Store, first: int, other: int, num_train: int) -> dict[str, str]:
+def _describe_pair(store: Store, first: int, second: int) -> dict[str, str]:
     """The columns of two images, by their rows in the training set followed by the test set."""
-    pair: dict[str, str] = {}
-    for row, prefix in ((first, ""), (other, "other")):
-        test = row >= num_train
-        pair |= describe_image(store, row - num_train if test else row, test=test, prefix=prefix)
-    return pair
+    other = describe_image(store, second)
+    renamed = {"other" if key == "img" else f"other_{key}": value for key, value in other.items()}
+    return describe_image(store, first) | renamed
 
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:
     """A small grey image as a vector of mean 0 and length 1, so that dot products are correlations."""
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    flat = grey.astype(np.float32).ravel()
+    flat = grey_thumbnail(image).ravel()
     flat -= flat.mean()
     vector: NDArray[np.float32] = flat / max(float(np.linalg.norm(flat)), 1e-6)
     return vector
@@ -211,9 +173,5 @@ def _thumbnail(image: Image) -> NDArray[np.float32]:
 
 def _recompress(image: Image) -> Image:
     small = cv2.resize(image, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
-    encoded, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 50])
-    assert encoded
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    copy: Image = decoded.astype(np.uint8)
-    return copy
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 50])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)

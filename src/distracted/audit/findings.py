@@ -11,25 +11,15 @@ from typing import Any, Literal
 import pandas as pd
 
 from distracted.errors import StoreError
-from distracted.files import atomic_path, write_json
+from distracted.files import write_json, write_text
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
 
 _log = logging.getLogger(__name__)
 
 #: Columns of a finding: an image (`part` is train or test), perhaps a second one, a number and a remark.
-COLUMNS = (
-    "img",
-    "part",
-    "subject",
-    "classname",
-    "other",
-    "other_part",
-    "other_subject",
-    "other_classname",
-    "value",
-    "note",
-)
+_IMAGE = ("img", "part", "subject", "classname")
+COLUMNS = (*_IMAGE, "other", "other_part", "other_subject", "other_classname", "value", "note")
 _SUMMARY = "findings.json"
 
 
@@ -61,17 +51,13 @@ def as_findings(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def describe_image(store: Store, row: int, *, test: bool = False, prefix: str = "") -> dict[str, str]:
-    """The columns that identify an image; with a prefix, those of a finding's second image."""
-    competition = store.competition
-    if test:
-        columns = {"img": competition.test["img"].iloc[row], "part": "test", "subject": "", "classname": ""}
-    else:
-        img, subject, classname = competition.train[["img", "subject", "classname"]].iloc[row]
-        columns = {"img": img, "part": "train", "subject": subject, "classname": classname}
-    if not prefix:
-        return columns
-    return {("other" if key == "img" else f"other_{key}"): value for key, value in columns.items()}
+def describe_image(store: Store, row: int) -> dict[str, str]:
+    """The columns that identify an image, by its row in the training set followed by the test set."""
+    train, test = store.competition.train, store.competition.test
+    if row < len(train):
+        img, subject, classname = train[["img", "subject", "classname"]].iloc[row]
+        return {"img": img, "part": "train", "subject": subject, "classname": classname}
+    return {"img": test["img"].iloc[row - len(train)], "part": "test", "subject": "", "classname": ""}
 
 
 @dataclass(frozen=True)
@@ -96,8 +82,7 @@ def write_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Au
     """Write a CSV for each check to runs/<data>/audit, then findings.json."""
     folder = store.workspace.audit(store.competition.name)
     for check in checks:
-        with atomic_path(folder / f"{check.key}.csv") as temporary:
-            check.findings.to_csv(temporary, index=False, lineterminator="\n")
+        write_text(folder / f"{check.key}.csv", check.findings.to_csv(index=False, lineterminator="\n"))
     made = datetime.now(UTC).isoformat(timespec="seconds")
     described = [{key: value for key, value in vars(check).items() if key != "findings"} for check in checks]
     summary = {"checks": described, "made": made, "run": run, "how": how, **_inputs(store, run)}
@@ -109,8 +94,7 @@ def write_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -
     """Write the unreadable images to a CSV. The audit cannot run before they are repaired."""
     path = workspace.audit(data) / "unreadable.csv"
     rows = [{"img": Path(problem.partition(": ")[0]).name, "note": problem} for problem in problems]
-    with atomic_path(path) as temporary:
-        as_findings(rows).to_csv(temporary, index=False, lineterminator="\n")
+    write_text(path, as_findings(rows).to_csv(index=False, lineterminator="\n"))
     return path
 
 
@@ -119,9 +103,7 @@ def read_audit(store: Store) -> Audit | None:
     folder = store.workspace.audit(store.competition.name)
     try:
         summary = json.loads((folder / _SUMMARY).read_text())
-        checks = [
-            Check(**check, findings=_read(folder / f"{check['key']}.csv")) for check in summary["checks"]
-        ]
+        checks = [Check(**about, findings=_read(folder, about["key"])) for about in summary["checks"]]
         run = str(summary["run"])
         is_current = all(summary.get(key) == value for key, value in _inputs(store, run).items())
         return Audit(checks, run, str(summary["made"]), str(summary.get("how", "")), is_current)
@@ -132,10 +114,10 @@ def read_audit(store: Store) -> Audit | None:
         return None
 
 
-def _read(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+def _read(folder: Path, key: str) -> pd.DataFrame:
+    table = pd.read_csv(folder / f"{key}.csv", dtype=str, keep_default_na=False)
     if tuple(table.columns) != COLUMNS:
-        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}")
+        raise ValueError(f"{key}.csv: expected the columns {', '.join(COLUMNS)}")
     return table
 
 

@@ -44,7 +44,7 @@ def find_wrong_labels(
     Args:
         labels: Class ids, shape (num_images,).
         probs: Predictions of each row by a model not trained on it, shape (num_images, num_classes).
-        poor: The model itself is often wrong, so two of cleanlab's criteria have to agree.
+        poor: The model is often wrong itself, so two of cleanlab's criteria have to agree.
     """
     from cleanlab.filter import find_label_issues  # slow to import, and an extra
 
@@ -78,8 +78,8 @@ def check_labels(store: Store, scored: RowScores) -> Check:
         )
     about = (
         f"Confident learning on the out-of-fold predictions of {scored.run}. Some are just hard images, so "
-        "look at each. Do not drop images because of this list: the networks behind it were trained on the "
-        "other folds, which would leak. `make audit DROPS=1` makes a list for each fold that never saw it."
+        "look at each. Do not drop images because of this list: its networks were trained on the other "
+        "folds, so dropping would leak. `make audit DROPS=1` makes a list by models that never saw the fold."
     )
     title, value = "Labels that are probably wrong", "probability of the given label"
     return Check("label_issues", title, about, "warning", as_findings(rows), value=value)

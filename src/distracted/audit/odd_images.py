@@ -1,7 +1,5 @@
 """Checks of single images: unreadable, blank, unusual light, unusual size."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
@@ -20,55 +18,42 @@ def shows_something(scanned: pd.DataFrame) -> "pd.Series[bool]":
     return (scanned["error"] == "") & (scanned["contrast"] >= FLAT)
 
 
-def check_pictures(store: Store, train: pd.DataFrame, test: pd.DataFrame) -> list[Check]:
+def check_pictures(store: Store, scanned: pd.DataFrame) -> list[Check]:
     """Look for images that cannot be used or are unlike the others.
 
     Args:
-        train, test: Tables of `scan_images`, in the competition's order.
+        scanned: The table of `scan_images` for the training set followed by the test set.
     """
-    both = pd.concat([train, test], ignore_index=True)
-    num_train = len(train)
-
-    def describe(row: int) -> dict[str, str]:
-        return describe_image(store, row if row < num_train else row - num_train, test=row >= num_train)
-
-    usable = both[shows_something(both)]
+    usable = scanned[shows_something(scanned)]
     return [
-        _unreadable(both, describe),
-        _blank(both, describe),
-        _odd_light(usable, describe),
-        _odd_size(usable, describe),
+        _unreadable(store, scanned),
+        _blank(store, scanned),
+        _odd_light(store, usable),
+        _odd_size(store, usable),
     ]
 
 
-def _unreadable(scanned: pd.DataFrame, describe: Callable[[int], dict[str, str]]) -> Check:
-    rows = np.flatnonzero(scanned["error"] != "").tolist()
-    findings = as_findings([{**describe(row), "note": scanned["error"].iloc[row]} for row in rows])
+def _unreadable(store: Store, scanned: pd.DataFrame) -> Check:
+    errors = scanned.loc[scanned["error"] != "", "error"]
+    rows = [{**describe_image(store, row), "note": errors[row]} for row in errors.index]
     about = "OpenCV cannot decode these, and training stops at the first. Fetch them again."
-    return Check("unreadable", "Unreadable images", about, "error", findings)
+    return Check("unreadable", "Unreadable images", about, "error", as_findings(rows))
 
 
-def _blank(scanned: pd.DataFrame, describe: Callable[[int], dict[str, str]]) -> Check:
-    rows = np.flatnonzero((scanned["error"] == "") & ~shows_something(scanned)).tolist()
-    findings = as_findings(
-        [
-            {**describe(row), "value": scanned["contrast"].iloc[row], "note": _shade(scanned.iloc[row])}
-            for row in rows
-        ]
-    )
+def _blank(store: Store, scanned: pd.DataFrame) -> Check:
+    rows = []
+    for row in np.flatnonzero((scanned["error"] == "") & ~shows_something(scanned)).tolist():
+        brightness, contrast = scanned[["brightness", "contrast"]].iloc[row]
+        shade = "black" if brightness < 32 else "white" if brightness > 223 else "grey"
+        rows.append({**describe_image(store, row), "value": contrast, "note": shade})
     about = (
         "A single shade, mostly black: there is nothing to learn from them but noise. Candidates for the "
         "drop list."
     )
-    return Check("empty", "Images that show nothing", about, "error", findings, value="contrast")
+    return Check("empty", "Images that show nothing", about, "error", as_findings(rows), value="contrast")
 
 
-def _shade(row: "pd.Series[float]") -> str:
-    brightness = float(row["brightness"])
-    return "black" if brightness < 32 else "white" if brightness > 223 else "grey"
-
-
-def _odd_light(usable: pd.DataFrame, describe: Callable[[int], dict[str, str]]) -> Check:
+def _odd_light(store: Store, usable: pd.DataFrame) -> Check:
     rows = []
     for key, word in _LIGHT.items():
         values = usable[key]
@@ -76,15 +61,10 @@ def _odd_light(usable: pd.DataFrame, describe: Callable[[int], dict[str, str]]) 
         spread = 1.4826 * (values - centre).abs().median()
         if not spread:
             continue
-        distance = (values - centre) / spread
-        rows += [
-            {
-                **describe(row),
-                "value": distance[row],
-                "note": f"{'more' if distance[row] > 0 else 'less'} {word}",
-            }
-            for row in distance.index[distance.abs() > _FAR]
-        ]
+        distances = (values - centre) / spread
+        for row in distances.index[distances.abs() > _FAR]:
+            note = f"{'more' if distances[row] > 0 else 'less'} {word}"
+            rows.append({**describe_image(store, row), "value": distances[row], "note": note})
     about = (
         f"More than {_FAR:g} robust standard deviations from the median. Many of these are fine (night, "
         "glare, another camera): look at them."
@@ -94,7 +74,7 @@ def _odd_light(usable: pd.DataFrame, describe: Callable[[int], dict[str, str]]) 
     return Check("odd_light", "Images in unusual light", about, "note", findings, value=unit)
 
 
-def _odd_size(usable: pd.DataFrame, describe: Callable[[int], dict[str, str]]) -> Check:
+def _odd_size(store: Store, usable: pd.DataFrame) -> Check:
     width, height = (usable[side].astype(int).astype(str) for side in ("width", "height"))
     sizes = width + " x " + height
     shares = sizes.value_counts(normalize=True)
@@ -102,10 +82,7 @@ def _odd_size(usable: pd.DataFrame, describe: Callable[[int], dict[str, str]]) -
     if len(shares) and shares.iloc[0] >= _COMMON:
         common = shares.index[0]
         odd = sizes[sizes != common]
-        rows = [
-            {**describe(row), "note": f"{size} pixels"}
-            for row, size in zip(odd.index.tolist(), odd, strict=True)
-        ]
+        rows = [{**describe_image(store, row), "note": f"{size} pixels"} for row, size in odd.items()]
         about = f"{shares.iloc[0]:.1%} of the images have {common} pixels; these do not."
     else:
         about = f"The images have {len(shares)} sizes, none of them common to most."

@@ -18,7 +18,7 @@ from distracted.audit.scan import scan_images
 from distracted.data.audit import audit_folds
 from distracted.data.drops import COLUMNS as DROP_COLUMNS
 from distracted.errors import ConfigError
-from distracted.files import atomic_path, sha256_json
+from distracted.files import sha256_json, write_text
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -60,7 +60,7 @@ def audit_competition(
     if not resolved.weights.pretrained:
         raise ConfigError(
             f"MODEL: {resolved.config.model.backbone} has no pretrained weights here, and random features do "
-            "not show who is alike; expected a pretrained network, such as efficientnet_lite0"
+            "not show who looks alike; expected a pretrained network, such as efficientnet_lite0"
         )
     competition = store.competition
     judge, judges = _judge(store, run), can_judge()
@@ -74,15 +74,12 @@ def audit_competition(
     paths = competition.train_paths() + competition.test_paths()
     contents = [*competition.train["content"], *competition.test["content"]]
     scanned = scan_images(paths, contents, cache=cache / "scan.parquet", progress=progress)
-    train = scanned.iloc[: len(competition.train)].reset_index(drop=True)
-    test = scanned.iloc[len(competition.train) :].reset_index(drop=True)
-    shows = shows_something(train).to_numpy()
-    checks = [*check_pictures(store, train, test), *check_exact(store)]
-    checks.append(check_near(store, train, test, progress=progress))
-    features = None
+    checks = [*check_pictures(store, scanned), *check_exact(store)]
+    checks.append(check_near(store, scanned, progress=progress))
+    features, train = None, scanned.iloc[: len(competition.train)]
     if (train["error"] == "").all():  # features of unreadable pictures cannot be computed
         [features] = pretrained_features(resolved, [Images.to_train(competition)], cache, progress)
-        checks.append(check_alike(store, features, shows))
+        checks.append(check_alike(store, features, shows_something(train).to_numpy()))
     checks.append(_split(store))
     if judge is not None:
         scored = score_rows(store, judge)
@@ -116,14 +113,8 @@ def _confused(scored: RowScores) -> Check:
     rows = []
     for pair in confused_pairs(scored).to_dict("records"):
         images = f"{pair['images']} image{'s' * (pair['images'] != 1)}"
-        rows.append(
-            {
-                "classname": names[pair["label"]],
-                "other_classname": names[pair["predicted"]],
-                "value": pair["loss"],
-                "note": f"{images}, {pair['share']:.1%} of the class",
-            }
-        )
+        row = {"classname": names[pair["label"]], "other_classname": names[pair["predicted"]]}
+        rows.append({**row, "value": pair["loss"], "note": f"{images}, {pair['share']:.1%} of the class"})
     about = f"Pairs of classes by what they cost {scored.run}: the first is true, the second was predicted."
     findings = as_findings(rows)
     return Check("confused_classes", "Classes confused", about, "note", findings, value="summed log loss")
@@ -133,26 +124,20 @@ def _failed_subjects(store: Store, scored: RowScores) -> Check:
     subjects = losses_by(scored, "subject").sort_values("loss", ascending=False)
     pooled = float(scored.table["loss"].mean())
     bad = subjects[subjects["loss"] > _BAD * pooled].head(_MOST)
+    if store.competition.config.columns.group is None:
+        bad = bad[:0]
     rows = []
     for subject in bad.to_dict("records"):
-        own = scored.table[scored.table["subject"] == subject["subject"]]
+        worst = scored.table.loc[scored.table["subject"] == subject["subject"], "loss"].idxmax()
         wrong = f"{1 - subject['accuracy']:.1%} of {subject['images']} images wrong"
-        rows.append(
-            {
-                **describe_image(store, int(own["loss"].idxmax())),
-                "value": subject["loss"],
-                "note": f"{subject['share']:.1%} of the whole loss, {wrong}",
-            }
-        )
-    if store.competition.config.columns.group is None:
-        rows = []
+        note = f"{subject['share']:.1%} of the whole loss, {wrong}"
+        rows.append({**describe_image(store, int(worst)), "value": subject["loss"], "note": note})
     about = (
         f"Their log loss is more than {_BAD:g} times that of all ({pooled:.4f}), with the worst image of "
         "each. Is it the person, the car, the light, or the labels?"
     )
-    return Check(
-        "failed_subjects", "Subjects that the models fail on", about, "warning", as_findings(rows), "log loss"
-    )
+    title, findings = "Subjects that the models fail on", as_findings(rows)
+    return Check("failed_subjects", title, about, "warning", findings, value="log loss")
 
 
 def _apart(folds: "pd.Series[int]", pair: Mapping[str, str], key: str) -> list[tuple[str, str, str]]:
@@ -183,10 +168,7 @@ def candidates_of(store: Store) -> Path:
 
 
 def write_candidates(
-    store: Store,
-    checks: list[Check],
-    features: NDArray[np.float32] | None,
-    progress: Progress,
+    store: Store, checks: list[Check], features: NDArray[np.float32] | None, progress: Progress
 ) -> None:
     """Write drop_candidates.csv in the drop list's format, for a person to choose from.
 
@@ -206,8 +188,7 @@ def write_candidates(
         for fold, issues in blind_label_issues(features, store.folds, progress=progress):
             reason = f"label probably wrong, as judged blind to fold {fold}"
             rows += [(str(imgs.iloc[row]), reason, str(fold)) for row in issues]
-    if features is not None and store.folds.num_folds < MIN_FOLDS:
-        _log.warning("fewer than %d folds leave no list of suspicious labels blind to one", MIN_FOLDS)
+        if store.folds.num_folds < MIN_FOLDS:
+            _log.warning("fewer than %d folds leave no list of suspicious labels blind to one", MIN_FOLDS)
     table = pd.DataFrame(rows, columns=list(DROP_COLUMNS)).drop_duplicates(["img", "fold"])
-    with atomic_path(candidates_of(store)) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    write_text(candidates_of(store), table.to_csv(index=False, lineterminator="\n"))

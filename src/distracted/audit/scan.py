@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from distracted.progress import Progress, silent
 _VERSION = 1  # increase when the definition of a statistic changes, to ignore older caches
 _SIDE = 32  # pixels of the grey thumbnail that is hashed
 _LOW = 8  # its lowest frequencies in each direction
+_NUMBERS = ("width", "height", "brightness", "contrast", "colour")
 
 
 def scan_images(
@@ -35,17 +37,23 @@ def scan_images(
         read, else the reason, and all numbers are 0).
     """
     known = _read_cache(cache)
-    missing = {content: path for content, path in zip(contents, paths, strict=True) if content not in known}
+    missing = {c: path for c, path in zip(contents, paths, strict=True) if c not in known.index}
     if missing:
+        rows = []
         with (
             ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
             progress("scanning images", total=len(missing), unit="img") as step,
         ):
-            for content, statistics in zip(missing, pool.map(_scan, missing.values()), strict=True):
-                known[content] = statistics
+            for row in pool.map(_scan, missing.values()):
+                rows.append(row)
                 step()
-        _write_cache(cache, known)
-    return pd.DataFrame([known[content] for content in contents])
+        scanned = pd.DataFrame(rows, index=pd.Index(missing, name="content")).astype({"hash": np.uint64})
+        known = pd.concat([known, scanned]) if len(known) else scanned
+        if cache is not None:
+            readable = known[known["error"] == ""].assign(version=_VERSION)
+            with atomic_path(cache) as temporary:
+                readable.reset_index().to_parquet(temporary, index=False)
+    return known.loc[list(contents)].reset_index(drop=True)
 
 
 def perceptual_hash(image: Image) -> int:
@@ -57,11 +65,16 @@ def perceptual_hash(image: Image) -> int:
     Args:
         image: uint8 RGB, shape (H, W, 3).
     """
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(grey.astype(np.float32))[:_LOW, :_LOW].ravel()
+    low = cv2.dct(grey_thumbnail(image))[:_LOW, :_LOW].ravel()
     low[0] = np.median(low[1:])
     bits = low > np.median(low[1:])
     return int(np.packbits(bits).view(">u8")[0])
+
+
+def grey_thumbnail(image: Image) -> NDArray[np.float32]:
+    """A grey image of 32 x 32 pixels, from a uint8 RGB image (H, W, 3)."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), dtype=np.float32)
 
 
 def differing_bits(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -74,43 +87,17 @@ def _scan(path: Path) -> dict[str, Any]:
     try:
         image = read_rgb(path)
     except ImageError as error:
-        zeros = dict.fromkeys(("width", "height", "brightness", "contrast", "colour"), 0.0)
-        return {**zeros, "hash": 0, "error": str(error)}
+        return {**dict.fromkeys(_NUMBERS, 0.0), "hash": 0, "error": str(error)}
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    spread = np.abs(image.astype(np.int16) - grey[..., None]).mean()
-    return {
-        "width": float(image.shape[1]),
-        "height": float(image.shape[0]),
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
-        "colour": float(spread),
-        "hash": perceptual_hash(image),
-        "error": "",
-    }
+    colour = np.abs(image.astype(np.int16) - grey[..., None]).mean()
+    numbers = map(float, (image.shape[1], image.shape[0], grey.mean(), grey.std(), colour))
+    return {**dict(zip(_NUMBERS, numbers, strict=True)), "hash": perceptual_hash(image), "error": ""}
 
 
-def _read_cache(cache: Path | None) -> dict[str, dict[str, Any]]:
-    if cache is None or not cache.is_file():
-        return {}
-    try:
-        table = pd.read_parquet(cache)
-        table = table[table["version"] == _VERSION].drop(columns="version")
-        contents = table.pop("content")
-        table["hash"] = table["hash"].astype(np.uint64)
-        rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-        return dict(zip(map(str, contents), rows, strict=True))
-    except (OSError, ValueError, KeyError):  # a damaged cache is ignored
-        return {}
-
-
-def _write_cache(cache: Path | None, known: dict[str, dict[str, Any]]) -> None:
-    if cache is None:
-        return
-    readable = [
-        {"content": content, "version": _VERSION, **statistics}
-        for content, statistics in known.items()
-        if not statistics["error"]
-    ]
-    table = pd.DataFrame(readable).astype({"hash": np.uint64} if readable else {})
-    with atomic_path(cache) as temporary:
-        table.to_parquet(temporary, index=False)
+def _read_cache(cache: Path | None) -> pd.DataFrame:
+    """Earlier scans, indexed by content; empty if the cache is missing or damaged."""
+    if cache is not None and cache.is_file():
+        with suppress(OSError, ValueError, KeyError):
+            table = pd.read_parquet(cache).set_index("content")
+            return table.loc[table["version"] == _VERSION, [*_NUMBERS, "hash", "error"]]
+    return pd.DataFrame()

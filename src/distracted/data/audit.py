@@ -51,16 +51,10 @@ def check_split(competition: Competition, folds: Folds) -> None:
         FoldsError: the first finding that makes the scores dishonest.
     """
     findings = audit_folds(competition, folds.table)
-    raise_errors(findings)
+    if errors := [finding.text for finding in findings if finding.level == "error"]:
+        raise FoldsError(errors[0])
     for finding in findings:
         _log.warning("%s", finding.text)
-
-
-def raise_errors(findings: list[SplitFinding]) -> None:
-    """Raise FoldsError for the first error among the findings."""
-    for finding in findings:
-        if finding.level == "error":
-            raise FoldsError(finding.text)
 
 
 def _no_subjects(competition: Competition) -> list[SplitFinding]:
@@ -74,10 +68,9 @@ def _no_subjects(competition: Competition) -> list[SplitFinding]:
 
 
 def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
-    folds_of_subject = table.groupby("subject")["fold"].unique()
     return [
         SplitFinding("error", f"subject {subject} is in folds {', '.join(map(str, sorted(folds)))}")
-        for subject, folds in folds_of_subject.items()
+        for subject, folds in table.groupby("subject")["fold"].unique().items()
         if len(folds) > 1
     ]
 
@@ -117,13 +110,10 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[S
         " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
         for content in np.intersect1d(train["content"], test["content"])
     ]
-    return [
-        SplitFinding("warning", f"identical pictures {where}, {_examples(cases)}")
-        for where, cases in (("across a split", across), ("in train and test", shared))
-        if cases
-    ]
-
-
-def _examples(cases: list[str]) -> str:
-    count = "1 picture" if len(cases) == 1 else f"{len(cases)} pictures"
-    return f"{count}: {'; '.join(cases[:_SHOWN])}"
+    findings = []
+    for where, cases in (("across a split", across), ("in train and test", shared)):
+        if cases:
+            count = "1 picture" if len(cases) == 1 else f"{len(cases)} pictures"
+            text = f"identical pictures {where}, {count}: {'; '.join(cases[:_SHOWN])}"
+            findings.append(SplitFinding("warning", text))
+    return findings

@@ -71,16 +71,14 @@ def load_competition(
     folder = config.folder
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {_remedy(config)}")
-    test_imgs, classes = read_sample_submission(
-        folder / config.sample_submission, img_column=config.columns.img
-    )
+    sample = folder / config.sample_submission
+    test_imgs, classes = read_sample_submission(sample, img_column=config.columns.img)
     train = _read_train_list(config, classes)
     competition = Competition(config, train, pd.DataFrame({"img": test_imgs}), classes, "")
     paths = competition.train_paths() + competition.test_paths()
     _check_files(paths, folder)
-    digests = digest_images(
-        paths, root=folder, cache=cache / "contents.parquet" if cache else None, progress=progress
-    )
+    cache_file = cache / "contents.parquet" if cache else None
+    digests = digest_images(paths, root=folder, cache=cache_file, progress=progress)
     train = train.assign(content=digests[: len(train)])
     test = competition.test.assign(content=digests[len(train) :])
     return Competition(config, train, test, classes, _hash_index(train, test, classes))
@@ -106,7 +104,7 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
     path = config.folder / config.train_list
     table = read_table(path)
     columns = config.columns
-    wanted = [columns.img, columns.label] + ([columns.group] if columns.group is not None else [])
+    wanted = [name for name in (columns.img, columns.label, columns.group) if name is not None]
     if missing := [name for name in wanted if name not in table.columns]:
         raise DataError(
             f"{path}: expected the column {missing[0]!r}, got {', '.join(table.columns)}; "
@@ -126,9 +124,8 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
             f"{config.sample_submission}, which has {', '.join(classes)}"
         )
     if empty := [name for name in classes if name not in set(labels)]:
-        raise DataError(
-            f"{path}: no training image of class {empty[0]!r}, which {config.sample_submission} asks for"
-        )
+        asked = f"which {config.sample_submission} asks for"
+        raise DataError(f"{path}: no training image of class {empty[0]!r}, {asked}")
     ids = {name: label for label, name in enumerate(classes)}
     train = pd.DataFrame({"img": imgs, "subject": subjects, "classname": labels, "label": labels.map(ids)})
     return train.sort_values("img", ignore_index=True)
@@ -137,18 +134,14 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
 def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
     """Check that each value is a plain, non-empty file name, since names become parts of paths."""
     for row, value in enumerate(values, start=2):
+        where = f"{path}, row {row}: column {column!r}"
         if value == "" or value != value.strip():
-            raise DataError(f"{path}, row {row}: column {column!r} is empty or padded with spaces: {value!r}")
+            raise DataError(f"{where} is empty or padded with spaces: {value!r}")
         if "\\" in value or value in (".", "..") or PurePosixPath(value).name != value:
-            raise DataError(
-                f"{path}, row {row}: column {column!r}: {value!r} leads out of the folder; expected a "
-                "plain name"
-            )
-        if len(value.encode()) > _LONGEST_NAME:
-            raise DataError(
-                f"{path}, row {row}: column {column!r}: a name of {len(value.encode())} bytes, expected at "
-                f"most {_LONGEST_NAME}: {value[:40]!r}..."
-            )
+            raise DataError(f"{where}: {value!r} leads out of the folder; expected a plain name")
+        if (size := len(value.encode())) > _LONGEST_NAME:
+            size_text = f"a name of {size} bytes, expected at most {_LONGEST_NAME}"
+            raise DataError(f"{where}: {size_text}: {value[:40]!r}...")
 
 
 def _check_unique(imgs: "pd.Series[str]", path: Path) -> None:

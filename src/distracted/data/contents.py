@@ -12,6 +12,7 @@ from distracted.files import atomic_path
 from distracted.progress import Progress, silent
 
 _SHOWN = 5
+_COLUMNS = ["name", "size", "mtime_ns", "digest"]
 
 
 def digest_images(
@@ -27,10 +28,11 @@ def digest_images(
     Raises:
         ImagesError: files are empty, truncated or no images; the message names the first few.
     """
-    names = [path.relative_to(root).as_posix() for path in paths]
-    stats = [path.stat() for path in paths]
     known = _read_cache(cache)
-    keys = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+    keys = []
+    for path in paths:
+        stat = path.stat()
+        keys.append((path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns))
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         bad: list[str] = []
@@ -44,7 +46,10 @@ def digest_images(
                 else:
                     known[keys[index]] = result
                 step()
-        _write_cache(cache, known)
+        if cache is not None:
+            rows = [(*key, digest) for key, digest in known.items()]
+            with atomic_path(cache) as temporary:
+                pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
         if bad:
             rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
             raise ImagesError("\n".join(bad[:_SHOWN]) + rest, tuple(bad))
@@ -62,23 +67,13 @@ def _digest(path: Path) -> str | ImageError:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-_Key = tuple[str, int, int]
-
-
-def _read_cache(cache: Path | None) -> dict[_Key, str]:
+def _read_cache(cache: Path | None) -> dict[tuple[str, int, int], str]:
+    """Digests by name, size and modification time; empty if the cache is missing or damaged."""
     if cache is None or not cache.is_file():
         return {}
     try:
-        table = pd.read_parquet(cache, columns=["name", "size", "mtime_ns", "digest"])
-    except (OSError, ValueError, KeyError):  # damaged, or of another version
+        table = pd.read_parquet(cache, columns=_COLUMNS)
+    except (OSError, ValueError, KeyError):
         return {}
-    keys = zip(table["name"], table["size"].tolist(), table["mtime_ns"].tolist(), strict=True)
-    return dict(zip(keys, table["digest"], strict=True))
-
-
-def _write_cache(cache: Path | None, known: dict[_Key, str]) -> None:
-    if cache is None:
-        return
-    rows = [(*key, digest) for key, digest in known.items()]
-    with atomic_path(cache) as temporary:
-        pd.DataFrame(rows, columns=["name", "size", "mtime_ns", "digest"]).to_parquet(temporary, index=False)
+    *keys, digests = (table[name].tolist() for name in _COLUMNS)
+    return dict(zip(zip(*keys, strict=True), digests, strict=True))

@@ -28,9 +28,8 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
         DataError: the folder exists, `data.kaggle` is not set, or the archive is damaged or unsafe.
     """
     if config.kaggle is None:
-        raise DataError(
-            f"data {config.name}: data.kaggle is not set; only competitions on Kaggle can be downloaded"
-        )
+        only = "only competitions on Kaggle can be downloaded"
+        raise DataError(f"data {config.name}: data.kaggle is not set; {only}")
     if config.folder.exists():
         raise DataError(f"{config.folder} exists already; remove it to download again")
     api = sign_in()
@@ -45,10 +44,10 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
                 "the disk, check the credentials and accept the competition's rules on its page"
             ) from error
         content = Path(temporary) / "content"
-        for archive in sorted(Path(temporary).glob("*.zip")):
-            unpack(archive, content, progress=progress)
-            archive.unlink()
-        _unpack_inner(content, progress)
+        for folder in (content.parent, content):  # competitions of 2016 have archives within the archive
+            for archive in sorted(folder.glob("*.zip")):
+                unpack(archive, content, progress=progress)
+                archive.unlink()
         if not content.is_dir():
             raise DataError(f"{config.kaggle}: Kaggle sent no zip archive")
         content.rename(config.folder)
@@ -84,10 +83,3 @@ def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
     is_link = (member.external_attr >> 28) == 0xA
     if path.is_absolute() or windows.drive or ".." in path.parts or is_link:
         raise DataError(f"{archive.name}: member {name!r} leads outside of the folder; nothing was unpacked")
-
-
-def _unpack_inner(content: Path, progress: Progress) -> None:
-    """Unpack archives within the archive, as competitions of 2016 have them."""
-    for inner in sorted(content.glob("*.zip")) if content.is_dir() else ():
-        unpack(inner, content, progress=progress)
-        inner.unlink()

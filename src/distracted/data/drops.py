@@ -32,27 +32,23 @@ def read_drops(competition: Competition) -> pd.DataFrame:
         )
     table = read_table(path)
     if not {"img", "reason"} <= set(table.columns) <= set(COLUMNS):
-        raise DataError(
-            f"{path}: expected the columns img,reason and optionally fold, got {','.join(table.columns)}"
-        )
-    if "fold" not in table.columns:
-        table["fold"] = ""
+        got = ",".join(table.columns)
+        raise DataError(f"{path}: expected the columns img,reason and optionally fold, got {got}")
+    table = table.reindex(columns=list(COLUMNS), fill_value="")
     known = set(competition.train["img"])
-    for number, (img, reason, fold) in enumerate(table[list(COLUMNS)].itertuples(index=False), start=2):
+    for number, (img, reason, fold) in enumerate(table.itertuples(index=False), start=2):
         where = f"{path}, row {number}"
         if img not in known:
             raise DataError(f"{where}: {img!r} is not a training image of {competition.name}; remove the row")
         if not reason.strip():
             raise DataError(f"{where}: {img} has no reason; say why it is left out")
         if fold and not fold.isdecimal():
-            raise DataError(
-                f"{where}: fold {fold!r}; expected the number of the fold that trains without the image, or "
-                "nothing for all folds"
-            )
+            expected = "the number of the fold that trains without the image, or nothing for all folds"
+            raise DataError(f"{where}: fold {fold!r}; expected {expected}")
     if len(again := table[table.duplicated(["img", "fold"])]):
         img = again["img"].iloc[0]
         raise DataError(f"{path}, row {again.index[0] + 2}: {img} is listed already; remove the row")
-    return table[list(COLUMNS)].assign(fold=[int(fold) if fold else -1 for fold in table["fold"]])
+    return table.assign(fold=[int(fold) if fold else -1 for fold in table["fold"]])
 
 
 def without_drops(

@@ -120,18 +120,14 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     subjects = pd.factorize(train["subject"], sort=True)[0]
     ids = split_by_subject(train["label"].to_numpy(), subjects, num_parts)
     if ids is None:
-        remedy = (
-            f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
-            if num_folds > 2
-            else "add images of other subjects"
-        )
+        fewer = f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
+        remedy = fewer if num_folds > 2 else "add images of other subjects"
         raise FoldsError(
             f"no split of {competition.num_subjects} subjects into {num_parts} parts was found that keeps "
             f"every class on every training side; {remedy}"
         )
-    if num_folds == 1:
-        ids = np.where(ids == 0, 0, -1)
-    return train[["img", "subject", "label"]].assign(fold=ids)
+    fold = ids if num_folds > 1 else np.where(ids == 0, 0, -1)
+    return train[["img", "subject", "label"]].assign(fold=fold)
 
 
 def split_holdout(
@@ -181,21 +177,15 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
             f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares one "
             f"split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"
         )
+    num_subjects = competition.num_subjects
     if folds.num_folds == 1:
-        held_out = folds.table["fold"] == 0
-        _log.info(
-            "a single split: %d of %d subjects are held out and scored, the others are always trained on",
-            folds.table.loc[held_out, "subject"].nunique(),
-            competition.num_subjects,
-        )
+        held_out = len(np.unique(folds.subjects[folds.valid(0)]))
+        text = "a single split: %d of %d subjects are held out and scored, the others are always trained on"
+        _log.info(text, held_out, num_subjects)
     elif folds.num_folds != num_folds:
-        _log.info(
-            "%d folds instead of %d: there are %d subjects, %d in the rarest class",
-            folds.num_folds,
-            num_folds,
-            competition.num_subjects,
-            _subjects_per_class(competition).min(),
-        )
+        rarest = _subjects_per_class(competition).min()
+        text = "%d folds instead of %d: there are %d subjects, %d in the rarest class"
+        _log.info(text, folds.num_folds, num_folds, num_subjects, rarest)
     return folds
 
 
@@ -215,33 +205,21 @@ def read_folds(path: Path, competition: Competition) -> Folds:
     except (ValueError, UnicodeDecodeError) as error:
         raise FoldsError(f"{path}: not a readable CSV file ({str(error).strip()}); {remedy}") from error
     if tuple(table.columns) != COLUMNS:
-        raise FoldsError(
-            f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(table.columns)}; {remedy}"
-        )
+        got = ",".join(table.columns)
+        raise FoldsError(f"{path}: expected the columns {','.join(COLUMNS)}, got {got}; {remedy}")
     train = competition.train
     if len(table) != len(train) or set(table["img"]) != set(train["img"]):
         raise FoldsError(f"{path}: its images are not those of {competition.config.folder}; {remedy}")
     table = table.sort_values("img", ignore_index=True)
     for column in ("subject", "label"):
         if (differs := table[column] != train[column]).any():
-            img = table.loc[differs, "img"].iloc[0]
-            raise FoldsError(
-                f"{path}: {column} of {img} differs from {competition.config.train_list}; {remedy}"
-            )
-    _check_ids(table, path, remedy)
-    return Folds(table, sha256_bytes(content))
-
-
-def _check_ids(table: pd.DataFrame, path: Path, remedy: str) -> None:
-    ids = table["fold"]
-    if (
-        not pd.api.types.is_integer_dtype(ids)
-        or set(ids) - {-1} != set(range(int(ids.max()) + 1))
-        or ids.max() < 0
-    ):
-        raise FoldsError(
-            f"{path}: expected folds 0, 1, ... without a gap (and -1 for rows always trained on); {remedy}"
-        )
+            img, other = table.loc[differs, "img"].iloc[0], competition.config.train_list
+            raise FoldsError(f"{path}: {column} of {img} differs from {other}; {remedy}")
+    ids = set(table["fold"]) - {-1}
+    if not pd.api.types.is_integer_dtype(table["fold"]) or not ids or ids != set(range(len(ids))):
+        expected = "folds 0, 1, ... without a gap (and -1 for rows always trained on)"
+        raise FoldsError(f"{path}: expected {expected}; {remedy}")
     num_folds = table.groupby("subject")["fold"].nunique()
     if (num_folds > 1).any():
         raise FoldsError(f"{path}: subject {num_folds.idxmax()} is in more than one fold; {remedy}")
+    return Folds(table, sha256_bytes(content))

@@ -146,32 +146,30 @@ def cached_pictures(
     packs = list(_find_packs(folder, name))
     if not _missing(contents, packs):
         return CachedPictures(files, contents, packs)
-    lock_path = folder / "pictures.lock"
+    lock_path, work = folder / "pictures.lock", "decoding images"
     if (owner := holder(lock_path)) is not None:
         _log.info("waiting for %s, which decodes the images", owner)
-    work = "decoding images"
     with hold(lock_path, work, patience=float("inf"), while_waiting=after_chunk) as lock:
-        remove_leftovers(folder)
-        packs = list(_find_packs(folder, name))
 
         def check() -> None:
             after_chunk()
             if lock.is_lost:
                 lock.check()
 
-        if missing := _missing(contents, packs):
-            missing_files = Files([paths[i] for i in missing], short_side=short_side)
-            digests = [contents[i] for i in missing]
-            pack = _decode(missing_files, digests, folder, name, limit, progress, check)
+        remove_leftovers(folder)
+        packs = list(_find_packs(folder, name))
+        missing = _missing(contents, packs)
+        missing_files = Files([paths[i] for i in missing], short_side=short_side)
+        if missing and _has_room(missing_files, folder, limit):
+            pack = _decode(missing_files, [contents[i] for i in missing], folder, name, progress, check)
             packs += [pack] if pack is not None else []
     return CachedPictures(files, contents, packs)
 
 
 def _missing(contents: Sequence[str], packs: Sequence[Pack]) -> list[int]:
     """Positions of the images that are in no pack; of identical ones the first."""
-    known = {content for pack in packs for content in pack.contents}
     first = {content: index for index, content in reversed(list(enumerate(contents)))}
-    return sorted(index for content, index in first.items() if content not in known)
+    return sorted(first[content] for content in first.keys() - {c for pack in packs for c in pack.contents})
 
 
 def _find_packs(folder: Path, name: str) -> Iterator[Pack]:
@@ -195,14 +193,10 @@ def _decode(
     contents: list[str],
     folder: Path,
     name: str,
-    limit: float | Literal["auto"],
     progress: Progress,
     after_chunk: Callable[[], None],
 ) -> Pack | None:
-    """Write a pack of all files; None if there is no room for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _has_room(files, folder, limit):
-        return None
+    """Write a pack of all files; None if the disk is full."""
     path = folder / f"{name}-{sha256(''.join(contents).encode()).hexdigest()[:16]}.u8"
     try:
         with atomic_paths([path, path.with_suffix(".parquet")]) as [pixels, table]:
@@ -219,22 +213,20 @@ def _decode(
 
 def _has_room(files: Files, folder: Path, limit: float | Literal["auto"]) -> bool:
     """Whether a pack of all files fits into the folder; log the answer."""
-    size = _estimate(files)
-    taken, free = _folder_size(folder), shutil.disk_usage(folder).free
+    sample = np.unique(np.linspace(0, len(files) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
+    sizes = [image.size for image in (_try(files, index) for index in sample) if image is not None]
+    size = len(files) * float(np.mean(sizes)) if sizes else 0.0
+    taken = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    free = shutil.disk_usage(folder).free
     room = free / 2 if limit == "auto" else min(limit * _GB - taken, free)
     need = f"{len(files):,} decoded images take about {_amount(size)}"
     if size <= room:
         _log.info("%s in %s: decoded once, for all runs with this image size", need, folder)
         return True
     _log.warning(
-        "%s, but there is room for %s in %s (runtime.cache_gb=%s; it holds %s, %s are free): each image is "
-        "decoded whenever it is needed; deleting the folder makes room",
-        need,
-        _amount(max(0.0, room)),
-        folder,
-        limit,
-        _amount(taken),
-        _amount(free),
+        f"{need}, but there is room for {_amount(max(0.0, room))} in {folder} (runtime.cache_gb={limit}; it "
+        f"holds {_amount(taken)}, {_amount(free)} are free): each image is decoded whenever it is needed; "
+        "deleting the folder makes room"
     )
     return False
 
@@ -268,16 +260,5 @@ def _try(files: Files, index: int) -> Image | None:
         return None
 
 
-def _estimate(files: Files) -> float:
-    """Bytes of all images, estimated from a sample."""
-    sample = np.unique(np.linspace(0, len(files) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
-    sizes = [image.size for image in (_try(files, index) for index in sample) if image is not None]
-    return len(files) * float(np.mean(sizes)) if sizes else 0.0
-
-
 def _amount(size: float) -> str:
     return f"{size / _GB:.1f} GB" if size >= _GB else f"{size / 1e6:.1f} MB"
-
-
-def _folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

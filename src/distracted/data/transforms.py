@@ -177,27 +177,19 @@ def _warp_rgb(image: Image, matrix: Matrix, size: Sequence[int], fill: float) ->
 class _ColorJitter(A.ColorJitter):  # type: ignore[misc]
     """Saturation as one matrix product, contrast from the mean colour without a grey image."""
 
-    def apply(
-        self,
-        img: Image,
-        brightness: float,
-        contrast: float,
-        saturation: float,
-        hue: float,
-        order: Sequence[int],
-        **params: Any,
-    ) -> Image:
-        for number in order:
+    def apply(self, img: Image, **params: Any) -> Image:
+        for number in params["order"]:
             match number:
                 case 0:
-                    img = _look_up(img, _LEVELS * brightness)
+                    img = _look_up(img, _LEVELS * params["brightness"])
                 case 1:
                     mean = float(_GREY @ cv2.mean(img)[:3])
-                    img = _look_up(img, (_LEVELS - mean) * contrast + mean)
+                    img = _look_up(img, (_LEVELS - mean) * params["contrast"] + mean)
                 case 2:
+                    saturation = params["saturation"]
                     img = cv2.transform(img, saturation * np.eye(3) + (1 - saturation) * _GREY)
                 case 3:
-                    img = _shift_hue(img, hue)
+                    img = _shift_hue(img, params["hue"])
         return img
 
 
@@ -248,10 +240,9 @@ def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransfo
         arguments = {"size": (size, size), **arguments}
     if unknown := set(arguments) - set(known):
         raise ConfigError(f"augment.policies: {name} has no argument {sorted(unknown)[0]!r}")
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     try:
-        return kind(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-        )
+        return kind(**tuples)
     except ValueError as error:  # includes pydantic's errors, of three lines per argument
         lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
         raise ConfigError(f"augment.policies: {name}: {' '.join(lines)}") from error

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from distracted.sample._cabin import draw_console, draw_near_rim, draw_seat, draw_shell, draw_wheel
-from distracted.sample._canvas import Camera, Canvas, Pixels
+from distracted.sample._canvas import Camera, Canvas, Pixels, Point
 from distracted.sample._driver import draw_far_arm, draw_legs, draw_near_arm, draw_torso, pose_body
 from distracted.sample._head import draw_back_hair, draw_head
-from distracted.sample._poses import Hand, Pose, random_pose
+from distracted.sample._poses import Pose, random_pose
 from distracted.sample._scenery import draw_panorama
 from distracted.sample._sensor import Floats, Sensor, random_grain
 from distracted.sample._subject import Nuisance, Subject, random_subject
@@ -20,24 +20,27 @@ MAX_SPEED = 0.025  # panorama lengths per frame
 SHAKE, MAX_SHAKE = 0.4, 1.5  # mean and maximum motion blur, pixels at a width of 320
 
 
-@dataclass(frozen=True)
-class Drift:
+class Drift(NamedTuple):
     """A frame's deviation from the clip's mean pose; positions in units, angles in degrees."""
 
-    near: tuple[float, float]
-    far: tuple[float, float]
+    near_x: float
+    near_y: float
+    far_x: float
+    far_y: float
     yaw: float
     pitch: float
     roll: float
-    lean: tuple[float, float]
-    shift: tuple[float, float]
+    lean_x: float
+    lean_y: float
+    shift_x: float
+    shift_y: float
     tilt: float
     exposure: float
 
 
 # Standard deviations of the step from one frame to the next
-_HAND, _LEAN, _SHIFT = (0.004, 0.004), (0.0025, 0.0015), (0.0015, 0.0015)
-STEPS = Drift(_HAND, _HAND, yaw=2.0, pitch=1.0, roll=0.8, lean=_LEAN, shift=_SHIFT, tilt=0.002, exposure=0.02)
+_HANDS, _TURNS, _LEAN, _SHIFT = (0.004,) * 4, (2.0, 1.0, 0.8), (0.0025, 0.0015), (0.0015, 0.0015)
+STEPS = Drift(*_HANDS, *_TURNS, *_LEAN, *_SHIFT, tilt=0.002, exposure=0.02)
 
 
 @dataclass(frozen=True)
@@ -90,35 +93,27 @@ def _draw_scene(canvas: Canvas, subject: Subject, pose: Pose, panorama: Pixels, 
 
 def _drifts(num_frames: int, rng: np.random.Generator) -> Iterator[Drift]:
     """A mean-reverting random walk."""
-    steps = np.hstack(list(vars(STEPS).values()))
-    state = rng.normal(size=steps.size) * steps
+    state = rng.normal(size=len(STEPS)) * STEPS
     for _ in range(num_frames):
-        yield _as_drift(state)
-        state = MEMORY * state + rng.normal(size=steps.size) * steps
-
-
-def _as_drift(state: npt.NDArray[np.float64]) -> Drift:
-    near_x, near_y, far_x, far_y, yaw, pitch, roll, *rest = state.tolist()
-    lean_x, lean_y, shift_x, shift_y, tilt, exposure = rest
-    lean, shift = (lean_x, lean_y), (shift_x, shift_y)
-    return Drift((near_x, near_y), (far_x, far_y), yaw, pitch, roll, lean, shift, tilt, exposure)
+        yield Drift(*state.tolist())
+        state = MEMORY * state + rng.normal(size=len(STEPS)) * STEPS
 
 
 def _shaken(camera: Camera, drift: Drift) -> Camera:
-    shift = (camera.shift[0] + drift.shift[0], camera.shift[1] + drift.shift[1])
+    shift = _moved(camera.shift, drift.shift_x, drift.shift_y)
     return replace(camera, tilt=camera.tilt + drift.tilt, shift=shift)
 
 
 def _drifted(pose: Pose, drift: Drift) -> Pose:
     return Pose(
-        near=_moved(pose.near, drift.near),
-        far=_moved(pose.far, drift.far),
+        near=replace(pose.near, position=_moved(pose.near.position, drift.near_x, drift.near_y)),
+        far=replace(pose.far, position=_moved(pose.far.position, drift.far_x, drift.far_y)),
         yaw=pose.yaw + drift.yaw,
         pitch=pose.pitch + drift.pitch,
         roll=pose.roll + drift.roll,
-        lean=(pose.lean[0] + drift.lean[0], pose.lean[1] + drift.lean[1]),
+        lean=_moved(pose.lean, drift.lean_x, drift.lean_y),
     )
 
 
-def _moved(hand: Hand, by: tuple[float, float]) -> Hand:
-    return replace(hand, position=(hand.position[0] + by[0], hand.position[1] + by[1]))
+def _moved(point: Point, x: float, y: float) -> Point:
+    return point[0] + x, point[1] + y

@@ -1,15 +1,14 @@
 """Write rendered scenes as a competition with State Farm's folders and files."""
 
-import csv
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
@@ -24,6 +23,7 @@ MIN_CLIPS = 2  # per subject and class, if there are enough frames: people vary 
 JPEG_QUALITY = 85
 NAME_SPACE = 100_000  # image numbers are drawn from at least this many
 USUAL = Nuisance()
+COLUMNS = ["subject", "classname", "img"]
 
 
 class _Stream(IntEnum):
@@ -32,16 +32,6 @@ class _Stream(IntEnum):
     TRAIN = 0
     TEST = 1
     NAMES = 2
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """An image to render, and its row in the lists."""
-
-    stream: _Stream
-    subject: str
-    classname: str
-    img: str
 
 
 def render_sample(
@@ -74,17 +64,22 @@ def render_sample(
     _check(num_frames=(num_frames, 1), width=(width, 64), seed=(seed, 0))
     if folder.exists() or folder.is_symlink():
         raise DataError(f"{folder}: expected a new folder, but it exists; remove it or choose another")
-    frames = _plan(num_subjects, num_test_subjects, num_frames, seed)
-    pictures = _render(num_subjects, num_test_subjects, num_frames, width, seed)
+    total = (num_subjects + num_test_subjects) * NUM_CLASSES * num_frames
+    names_rng = np.random.default_rng([seed, _Stream.NAMES])
+    numbers = names_rng.permutation(max(NAME_SPACE, 2 * total))[:total]
+    rendered = _render(num_subjects, num_test_subjects, num_frames, width, seed)
+    rows = []
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         build = Path(scratch) / folder.name  # renamed at the end: readers see the complete folder or none
-        _make_folders(build)
-        with progress("rendering", total=len(frames), unit="img") as step:
-            for frame, picture in zip(frames, pictures, strict=True):
-                _write_jpeg(_image_path(build, frame), picture)
+        with progress("rendering", total=total, unit="img") as step:
+            for number, (stream, subject, classname, picture) in zip(numbers, rendered, strict=True):
+                img = f"img_{number}.jpg"
+                part = "test" if stream is _Stream.TEST else f"train/{classname}"
+                _write_jpeg(build / "imgs" / part / img, picture)
+                rows.append((stream, subject, classname, img))
                 step()
-        _write_lists(build, frames)
+        _write_lists(build, pd.DataFrame(rows, columns=["stream", *COLUMNS]))
         build.rename(folder)
 
 
@@ -92,21 +87,6 @@ def _check(**bounds: tuple[int, int]) -> None:
     for name, (value, minimum) in bounds.items():
         if value < minimum:
             raise DataError(f"{name}: expected at least {minimum}, got {value}")
-
-
-def _plan(num_subjects: int, num_test_subjects: int, num_frames: int, seed: int) -> list[_Frame]:
-    """All frames in the order of rendering, with names in random order."""
-    total = (num_subjects + num_test_subjects) * NUM_CLASSES * num_frames
-    rng = np.random.default_rng([seed, _Stream.NAMES])
-    numbers = iter(rng.permutation(max(NAME_SPACE, 2 * total))[:total])
-    people = [(_Stream.TRAIN, f"p{i + 1:03}") for i in range(num_subjects)]
-    people += [(_Stream.TEST, f"p{num_subjects + i + 1:03}") for i in range(num_test_subjects)]
-    return [
-        _Frame(stream, subject, classname, f"img_{next(numbers)}.jpg")
-        for stream, subject in people
-        for classname in CLASS_NAMES
-        for _ in range(num_frames)
-    ]
 
 
 def render_subject(
@@ -132,12 +112,14 @@ def render_subject(
 
 def _render(
     num_subjects: int, num_test_subjects: int, num_frames: int, width: int, seed: int
-) -> Iterator[Pixels]:
-    """The pixels of every frame, in the order of `_plan`."""
-    for stream, count in ((_Stream.TRAIN, num_subjects), (_Stream.TEST, num_test_subjects)):
-        for index in range(count):
-            subject = render_subject([seed, stream, index], num_frames=num_frames, width=width)
-            yield from (picture for _, picture in subject)
+) -> Iterator[tuple[_Stream, str, str, Pixels]]:
+    """Stream, subject, class and picture of every frame: training subjects first, numbered from 1."""
+    people = [(_Stream.TRAIN, index) for index in range(num_subjects)]
+    people += [(_Stream.TEST, index) for index in range(num_test_subjects)]
+    for number, (stream, index) in enumerate(people, start=1):
+        pictures = render_subject([seed, stream, index], num_frames=num_frames, width=width)
+        for label, picture in pictures:
+            yield stream, f"p{number:03}", CLASS_NAMES[label], picture
 
 
 def _clip_lengths(num_frames: int) -> list[int]:
@@ -146,37 +128,21 @@ def _clip_lengths(num_frames: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(num_frames), num_clips)]
 
 
-def _make_folders(build: Path) -> None:
-    (build / "imgs" / "test").mkdir(parents=True)
-    for classname in CLASS_NAMES:
-        (build / "imgs" / "train" / classname).mkdir(parents=True)
-
-
-def _image_path(build: Path, frame: _Frame) -> Path:
-    if frame.stream is _Stream.TEST:
-        return build / "imgs" / "test" / frame.img
-    return build / "imgs" / "train" / frame.classname / frame.img
-
-
 def _write_jpeg(path: Path, picture: Pixels) -> None:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert ok
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.tobytes())
 
 
-def _write_lists(build: Path, frames: Sequence[_Frame]) -> None:
-    header = ["subject", "classname", "img"]
-    for stream, name in ((_Stream.TRAIN, "driver_imgs_list.csv"), (_Stream.TEST, "test_labels.csv")):
-        rows = sorted([f.subject, f.classname, f.img] for f in frames if f.stream is stream)
-        _write_csv(build / name, header, rows)
-    tests = sorted(f.img for f in frames if f.stream is _Stream.TEST)
-    uniform = [[img, *["0.1"] * NUM_CLASSES] for img in tests]
-    _write_csv(build / "sample_submission.csv", ["img", *CLASS_NAMES], uniform)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write_lists(build: Path, table: pd.DataFrame) -> None:
+    """Write the lists of training and test images and the sample submission, each sorted."""
+    train, test = (
+        table.loc[table["stream"] == stream, COLUMNS].sort_values(COLUMNS)
+        for stream in (_Stream.TRAIN, _Stream.TEST)
+    )
+    submission = pd.DataFrame({"img": test["img"].sort_values(), **dict.fromkeys(CLASS_NAMES, "0.1")})
+    names = ("driver_imgs_list.csv", "test_labels.csv", "sample_submission.csv")
+    for name, rows in zip(names, (train, test, submission), strict=True):
+        rows.to_csv(build / name, index=False, lineterminator="\n")

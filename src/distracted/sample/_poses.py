@@ -23,19 +23,9 @@ BEHIND_SEAT: Point = (0.08, 0.36)
 DOOR_REST: Point = (0.57, 0.30)
 
 
-class Prop(Enum):
-    NONE = "none"
-    PHONE = "phone"
-    CUP = "cup"
-    BRUSH = "brush"
-    LIPSTICK = "lipstick"
-
-
-class Anchor(Enum):
-    """Origin of a hand's position: the unit frame, or the head (then in head radii)."""
-
-    CAR = "car"
-    HEAD = "head"
+Prop = Enum("Prop", "NONE PHONE CUP BRUSH LIPSTICK")
+#: Origin of a hand's position: the unit frame, or the head (then in head radii).
+Anchor = Enum("Anchor", "CAR HEAD")
 
 
 @dataclass(frozen=True)

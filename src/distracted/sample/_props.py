@@ -14,10 +14,7 @@ from distracted.sample._poses import Hand, Prop
 REACH = 0.03  # from the wrist to the centre of the grip, in units
 
 
-class Cup(Enum):
-    BEAKER = "beaker"
-    CAN = "can"
-    BOTTLE = "bottle"
+Cup = Enum("Cup", "BEAKER CAN BOTTLE")
 
 
 @dataclass(frozen=True)

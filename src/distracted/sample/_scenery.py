@@ -5,6 +5,7 @@ from enum import Enum
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from distracted.sample._canvas import Pixels, Point
 from distracted.sample._palette import Colour, mix, tone
@@ -14,12 +15,7 @@ LENGTH = 6.0
 HEIGHT = 0.5
 
 
-class Place(Enum):
-    TREES = "trees"
-    TOWN = "town"
-    FIELDS = "fields"
-    CAR_PARK = "car park"
-
+Place = Enum("Place", "TREES TOWN FIELDS CAR_PARK")
 
 GREENS: tuple[Colour, ...] = ((58, 84, 46), (86, 108, 58), (112, 122, 70), (44, 62, 48), (128, 104, 60))
 WALLS: tuple[Colour, ...] = ((150, 120, 100), (120, 116, 116), (176, 164, 146), (96, 84, 84), (190, 186, 180))
@@ -39,7 +35,7 @@ class Scenery:
     glare: float  # overexposure by a camera that is set for the cabin, 0 to 1
 
 
-def random_scenery(rng: np.random.Generator) -> Scenery:
+def random_scenery(rng: Generator) -> Scenery:
     """A random place and hour."""
     return Scenery(
         place=list(Place)[rng.integers(len(Place))],
@@ -48,7 +44,7 @@ def random_scenery(rng: np.random.Generator) -> Scenery:
     )
 
 
-def draw_panorama(scenery: Scenery, width: int, rng: np.random.Generator) -> Pixels:
+def draw_panorama(scenery: Scenery, width: int, rng: Generator) -> Pixels:
     """A random strip of scenery, uint8 RGB, shape (HEIGHT * width / 2, LENGTH * width / 2, 3)."""
     scale = width / 2  # half of the size: it is blurred anyway
     rows, columns = round(HEIGHT * scale), round(LENGTH * scale)
@@ -72,9 +68,7 @@ def draw_panorama(scenery: Scenery, width: int, rng: np.random.Generator) -> Pix
     return overexposed
 
 
-def _draw_house(
-    picture: Pixels, scale: float, horizon: float, daylight: float, rng: np.random.Generator
-) -> None:
+def _draw_house(picture: Pixels, scale: float, horizon: float, daylight: float, rng: Generator) -> None:
     left, width, top = rng.uniform(0, LENGTH), rng.uniform(0.1, 0.3), rng.uniform(0.0, horizon)
     wall = tone(WALLS[rng.integers(len(WALLS))], daylight)
     _fill_box(picture, scale, (left, top), (left + width, horizon + 0.03), wall)
@@ -83,9 +77,7 @@ def _draw_house(
             _fill_box(picture, scale, (x, y), (x + 0.025, y + 0.035), tone(wall, 0.55))
 
 
-def _draw_tree(
-    picture: Pixels, scale: float, horizon: float, daylight: float, rng: np.random.Generator
-) -> None:
+def _draw_tree(picture: Pixels, scale: float, horizon: float, daylight: float, rng: Generator) -> None:
     x, size = rng.uniform(0, LENGTH), rng.uniform(0.05, 0.14)
     leaves = tone(GREENS[rng.integers(len(GREENS))], daylight * rng.uniform(0.8, 1.2))
     foot = round(x * scale), round(horizon * scale)
@@ -98,9 +90,7 @@ def _draw_tree(
         cv2.circle(picture, centre, radius, tone(leaves, rng.uniform(0.8, 1.25)), cv2.FILLED)
 
 
-def _draw_car(
-    picture: Pixels, scale: float, horizon: float, daylight: float, rng: np.random.Generator
-) -> None:
+def _draw_car(picture: Pixels, scale: float, horizon: float, daylight: float, rng: Generator) -> None:
     x, length = rng.uniform(0, LENGTH), rng.uniform(0.18, 0.26)
     body = tone(CARS[rng.integers(len(CARS))], daylight)
     y = horizon + 0.03

@@ -10,28 +10,9 @@ from distracted.sample import _palette as palette
 from distracted.sample._canvas import Camera, Point
 from distracted.sample._palette import Colour
 
-
-class Hair(Enum):
-    BALD = "bald"
-    SHORT = "short"
-    CURLY = "curly"
-    BOB = "bob"
-    LONG = "long"
-    PONYTAIL = "ponytail"
-
-
-class Headgear(Enum):
-    NONE = "none"
-    CAP = "cap"
-    BEANIE = "beanie"
-    HOOD = "hood"
-
-
-class Pattern(Enum):
-    PLAIN = "plain"
-    STRIPES = "stripes"
-    CHECKS = "checks"
-    VEST = "vest"
+Hair = Enum("Hair", "BALD SHORT CURLY BOB LONG PONYTAIL")
+Headgear = Enum("Headgear", "NONE CAP BEANIE HOOD")
+Pattern = Enum("Pattern", "PLAIN STRIPES CHECKS VEST")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The commands that look on: what they say of wrong input, and what they show of right."""
+"""The reporting commands (report, status, audit, W&B): their output, and their errors for wrong input."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_bad_input import Project, check, kept, project, run, trained
+from test_bad_input import Project, check, originals, project, run, trained
 
 import audit
 import dashboard
@@ -15,10 +15,10 @@ import status
 import sweep
 import wandb_sync
 
-__all__ = ["kept", "project", "trained"]  # fixtures
+__all__ = ["originals", "project", "trained"]  # fixtures
 
 
-def test_a_report_of_a_run_that_is_not_there(trained: Project) -> None:
+def test_a_report_of_a_missing_run(trained: Project) -> None:
     check(
         trained,
         lambda: run(report.main, "--run", "gone", "--no-heat", *trained.where),
@@ -28,12 +28,12 @@ def test_a_report_of_a_run_that_is_not_there(trained: Project) -> None:
     assert not (trained.root / "runs/tiny/report.html").exists()
 
 
-def test_before_there_are_folds(project: Project) -> None:
+def test_without_folds_each_command_says_how_to_make_them(project: Project) -> None:
     for main in (report.main, status.main, wandb_sync.main):
         check(project, lambda main=main: run(main, *project.where), "no folds yet", "make folds")  # type: ignore[misc]
 
 
-def test_what_needs_wandbs_server_says_so(
+def test_commands_that_need_wandbs_server_say_so_without_it(
     trained: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -52,25 +52,25 @@ def test_what_needs_wandbs_server_says_so(
         )
 
 
-def test_a_sweep_of_no_model(project: Project) -> None:
+def test_a_sweep_needs_a_model(project: Project) -> None:
     check(project, lambda: run(sweep.main, "--model", "", *project.where), "MODEL= is missing")
 
 
-def test_an_audit_names_every_picture_that_cannot_be_read(project: Project) -> None:
+def test_an_audit_names_every_unreadable_image(project: Project) -> None:
     paths = sorted((project.folder / "imgs/train").rglob("*.jpg"))[:8]
     for path in paths:
         path.write_bytes(b"")
     outcome = run(audit.main, *project.where)
     assert outcome.code == 1 and "... and 3 more" in outcome.err and "names all 8" in outcome.err
-    found = pd.read_csv(project.root / "runs/tiny/audit/unreadable.csv")
-    assert set(found["img"]) == {path.name for path in paths}
+    unreadable = pd.read_csv(project.root / "runs/tiny/audit/unreadable.csv")
+    assert set(unreadable["img"]) == {path.name for path in paths}
 
 
-def test_an_audit_by_a_run_that_is_not_there(trained: Project) -> None:
+def test_an_audit_by_a_missing_run(trained: Project) -> None:
     check(trained, lambda: run(audit.main, "--run", "gone", *trained.where), "there is no run 'gone'")
 
 
-def test_the_status_shows_the_grid_and_what_comes_next(trained: Project) -> None:
+def test_the_status_shows_each_folds_state_and_the_next_command(trained: Project) -> None:
     outcome = trained.status()
     assert outcome.code == 0, outcome.err
     assert "resnet50" in outcome.out and "next: make ensemble: no blend holds resnet50" in outcome.out
@@ -85,7 +85,7 @@ def test_the_status_shows_the_grid_and_what_comes_next(trained: Project) -> None
     assert "stale" in outcome.out
 
 
-def test_a_report_is_written_and_says_where(trained: Project) -> None:
+def test_a_report_is_written_and_its_path_printed(trained: Project) -> None:
     outcome = run(report.main, *trained.where)
     assert outcome.code == 0, outcome.err
     path = trained.root / "runs/tiny/report.html"

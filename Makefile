@@ -1,4 +1,4 @@
-# One line a target; every target sets the environment up first, in under a second once it is there.
+# Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
 SHELL := /bin/sh
@@ -33,46 +33,46 @@ test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
 lint: $(STAMP)  ## Check style, types and known vulnerabilities of the locked packages
 	@$(PY) -m ruff check --no-cache . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(PY) scripts/vulnerabilities.py
 
-sample: $(STAMP)  ## Render the embedded competition (SUBJECTS= TEST_SUBJECTS= FRAMES= SIZE= SEED=)
+sample: $(STAMP)  ## Render the embedded sample (SUBJECTS= TEST_SUBJECTS= FRAMES= SIZE= SEED=)
 	@$(PY) scripts/sample.py $(call option,SUBJECTS,--subjects) $(call option,TEST_SUBJECTS,--test-subjects) $(call option,FRAMES,--frames) $(call option,SIZE,--size) $(call option,SEED,--seed)
 
 data: $(STAMP)  ## Download the competition with your own Kaggle credentials (DATA=)
 	@$(PY) scripts/download.py $(DATA_OPT)
 
-folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA=)
+folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA= SET=)
 	@$(PY) scripts/folds.py $(DATA_OPT) --set "$$SETTINGS"
 
-advise: $(STAMP)  ## Measure backbones on the data and say which recipe follows (MODELS= DATA= SET=)
+advise: $(STAMP)  ## Measure backbones on the data and recommend a recipe (MODELS= DATA= SET=)
 	@$(PY) scripts/advise.py $(call option,MODELS,--models) $(DATA_OPT) --set "$$SETTINGS"
 
-freeze: $(STAMP)  ## Show a network's blocks and what each phase trains of them (MODEL= SET=)
+freeze: $(STAMP)  ## Show a network's blocks and which of them each phase trains (MODEL= DATA= SET=)
 	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"
 
 train: $(STAMP)  ## Train one fold of one model (FOLD= MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1 GPUS= TIME_LIMIT=8h30m)
 	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) --fold $(call quoted,$(or $(call given,FOLD),0)) $(call option,GPUS,--gpus) $(RUN_OPT)
 
-cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1)
+cv: $(STAMP)  ## Train all folds of one model (MODEL= DATA= SET= NAME= FORCE=1 LEAKY=1 GPUS= TIME_LIMIT=8h30m)
 	@$(PY) scripts/train.py --model $(call quoted,$(call given,MODEL)) $(call option,GPUS,--gpus) $(RUN_OPT)
 
-grid: $(STAMP)  ## Train models x folds x seeds, here or on a Ray cluster (MODELS= FOLDS= SEEDS= CLUSTER=auto JOBS= DATA= SET=)
+grid: $(STAMP)  ## Train models x folds x seeds, here or on a Ray cluster (MODELS= FOLDS= SEEDS= CLUSTER=auto JOBS= DATA= SET= FORCE=1 TIME_LIMIT=8h30m)
 	@$(PY) scripts/grid.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,FOLDS,--folds) $(call option,SEEDS,--seeds) $(call option,CLUSTER,--cluster) $(call option,JOBS,--jobs) $(RUN_OPT)
 
-tta: $(STAMP)  ## Average a run over views of each picture (RUN= VIEWS="centre scales" AVERAGE=probs NAME= DATA= FORCE=1)
+tta: $(STAMP)  ## Average a run over views of each image (RUN= VIEWS="centre scales" AVERAGE=probs NAME= DATA= FORCE=1)
 	@$(PY) scripts/tta.py --run $(call quoted,$(call given,RUN)) --views $(call quoted,$(call given,VIEWS)) $(call option,AVERAGE,--average) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
-calibrate: $(STAMP)  ## Temperature, class bias and clip, fitted on the other folds (RUNS= PARTS= NAME= DATA=)
+calibrate: $(STAMP)  ## Fit class bias, temperature and clip, each fold's on the other folds (RUNS= PARTS= NAME= DATA= FORCE=1)
 	@$(PY) scripts/calibrate.py --set "$$SETTINGS" --runs $(call quoted,$(call given,RUNS)) $(call option,PARTS,--parts) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
 
-smooth: $(STAMP)  ## Predict images that look alike together (RUNS= SPACES="own resnet50" METHODS= HOW= DATA=)
+smooth: $(STAMP)  ## Average predictions over images that look alike (RUNS= SPACES="own resnet50" METHODS= HOW= NAME= DATA= FORCE=1)
 	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
-derive: $(STAMP)  ## Make the run that any step makes of others, fitted on the other folds (STEP= RUNS= HOW= NAME= DATA=)
+derive: $(STAMP)  ## Apply any step to runs, each fold's fitted on the other folds (STEP= RUNS= HOW= NAME= DATA= FORCE=1)
 	@$(PY) scripts/derive.py --set "$$SETTINGS" --step $(call quoted,$(call given,STEP)) --runs $(call quoted,$(call given,RUNS)) $(call option,HOW,--how) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
 
-ladder: $(STAMP)  ## The winners' steps one after another, each measured (MODELS= STEPS= VIEWS= SPACES= METHODS= TRUTH= DATA= SET=)
+ladder: $(STAMP)  ## Take the winners' steps one after another and measure each (MODELS= STEPS= VIEWS= SPACES= METHODS= TRUTH= DATA= SET= FORCE=1)
 	@$(PY) scripts/ladder.py --models $(call quoted,$(or $(call given,MODELS),$(call given,MODEL))) $(call option,STEPS,--steps) $(call option,VIEWS,--views) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,TRUTH,--truth) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
-ensemble: $(STAMP)  ## Blend what is in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA= FORCE=1)
+ensemble: $(STAMP)  ## Blend the runs in oof/ (RUNS="vgg16 resnet50" BLENDERS= NAME= DATA= FORCE=1 LEAKY=1)
 	@$(PY) scripts/ensemble.py --set "$$SETTINGS" $(DATA_OPT) $(call option,RUNS,--runs) $(call option,BLENDERS,--blenders) $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky)
 
 people: $(STAMP)  ## Estimate how many people the test set shows, for the expected score (MODEL= DATA= SET= FORCE=1)
@@ -87,41 +87,41 @@ export: $(STAMP)  ## Write one fold's network as an ONNX model (MODEL= or NAME=,
 predict: $(STAMP)  ## Predict a folder of new photographs (IMAGES= NAME= OUT= DATA= SET=)
 	@$(PY) scripts/predict.py --images $(call quoted,$(call given,IMAGES)) $(call option,NAME,--name) $(call option,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
 
-status: $(STAMP)  ## Show what is done and missing, per run and fold (DATA=)
+status: $(STAMP)  ## Show which folds of each run are done, running, failed or missing, and what to run next (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
 
-audit: $(STAMP)  ## Look for odd and double pictures, people alike, and wrong labels (RUN= DROPS=1 MODEL= DATA= FORCE=1)
+audit: $(STAMP)  ## Look for odd and duplicate images, subjects that look alike, and wrong labels (RUN= DROPS=1 MODEL= DATA= FORCE=1)
 	@$(PY) scripts/audit.py $(call option,MODEL,--model) $(call option,RUN,--run) $(call flag,DROPS,--drops) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
 report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA= FORCE=1)
 	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
-wandb-sync: $(STAMP)  ## Send what was recorded offline to W&B, and what was made of what (DATA= SET=)
+wandb-sync: $(STAMP)  ## Send offline recordings and the runs' lineage to W&B (DATA= SET=)
 	@$(PY) scripts/wandb_sync.py $(DATA_OPT) --set "$$SETTINGS"
 
-dashboard: $(STAMP)  ## Build W&B's workspace: leaderboard, curves, errors, blend weights (DATA= SET=)
+dashboard: $(STAMP)  ## Build the workspace on W&B: leaderboard, curves, errors, blend weights (DATA= SET=)
 	@$(PY) scripts/dashboard.py $(DATA_OPT) --set "$$SETTINGS"
 
-sweep: $(STAMP)  ## Let W&B propose settings, and choose the best honestly (MODEL= TRIALS= SWEEP= DATA= SET=)
+sweep: $(STAMP)  ## Train settings that W&B proposes, and choose the best, each fold's on the other folds (MODEL= TRIALS= SWEEP= DATA= SET=)
 	@$(PY) scripts/sweep.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,SWEEP,--sweep) $(DATA_OPT) --set "$$SETTINGS"
 
-pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=)
+pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=; default: the sample)
 	@$(PY) scripts/pictures.py $(DATA_OPT)
 
 docs: $(STAMP)  ## Write docs/config.md from the schema
 	@$(PY) scripts/config_docs.py
 
-bench: $(STAMP)  ## Measure speed beside other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
+bench: $(STAMP)  ## Compare the speed with other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
-torture: $(STAMP)  ## Kill one fold's training again and again, and compare (KILLS=30 MODEL= DATA= SET= FOLDER=)
+torture: $(STAMP)  ## Kill one fold's training again and again, and compare the result with an undisturbed one (KILLS=30 MODEL= DATA= SET= FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(call option,DATA,--data) --set "$$SETTINGS"
 
-clean:  ## Remove what can be remade: the environment, caches, the rendered sample
+clean:  ## Remove the environment, caches and the rendered sample, which can all be remade
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: $(STAMP)  ## Set up .venv, as every other target does where it is missing
+setup: $(STAMP)  ## Set up .venv; every other target does so if it is missing
 
 .venv/.stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'

@@ -1,4 +1,4 @@
-"""Imports between rooms point one way, and side effects stay in the scripts."""
+"""Imports between packages point one way, and side effects stay in the scripts."""
 
 import ast
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from distracted.paths import CONFIGS
 
 ROOT = CONFIGS.parent
 LIBRARY = ROOT / "src/distracted"
-ROOMS = (
+PACKAGES = (
     "sample",
     "data",
     "models",
@@ -61,9 +61,9 @@ class Source:
     tree: ast.Module
 
     @property
-    def room(self) -> str:
-        """The first part below `distracted`: a room or a leaf; "" for the package itself."""
-        return room_of(self.module)
+    def package(self) -> str:
+        """The first part below `distracted`: a package or a leaf; "" for the package itself."""
+        return package_of(self.module)
 
     def imports(self) -> Iterator[Import]:
         """Every import, also in functions; `from package import module` counts as an import of the module."""
@@ -95,7 +95,7 @@ def is_module(dotted: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
@@ -121,31 +121,31 @@ def dotted(node: ast.expr) -> str:
     return ""
 
 
-def test_every_module_is_in_a_room_or_a_leaf() -> None:
-    rooms = {source.room for source in SOURCES} - {""}
-    assert rooms <= {*ROOMS, *LEAVES}
+def test_every_module_is_in_a_package_or_a_leaf() -> None:
+    packages = {source.package for source in SOURCES} - {""}
+    assert packages <= {*PACKAGES, *LEAVES}
     assert {path.stem for path in LIBRARY.glob("*.py")} - {"__init__"} == set(LEAVES) - {"schema", "config"}
     assert len(SOURCES) > 30  # the parser found the library
 
 
-def test_rooms_import_only_earlier_rooms_and_leaves() -> None:
+def test_packages_import_only_earlier_packages_and_leaves() -> None:
     wrong = []
     for source in SOURCES:
-        if source.room in LEAVES:
+        if source.package in LEAVES:
             allowed: set[str] = set(LEAVES)
-        elif source.room in ROOMS:
-            allowed = {*LEAVES, *ROOMS[: ROOMS.index(source.room) + 1]}
+        elif source.package in PACKAGES:
+            allowed = {*LEAVES, *PACKAGES[: PACKAGES.index(source.package) + 1]}
         else:
             allowed = set()
         wrong += [
             f"{source.at(item.line)} imports {item.module}"
             for item in source.own_imports()
-            if room_of(item.module) not in allowed
+            if package_of(item.module) not in allowed
         ]
     assert not wrong
 
 
-def test_private_names_stay_in_their_room() -> None:
+def test_private_names_stay_in_their_package() -> None:
     wrong = []
     for source in [*SOURCES, *SCRIPTS]:
         for item in source.own_imports():
@@ -154,7 +154,7 @@ def test_private_names_stay_in_their_room() -> None:
             package = ".".join(path[:private])
             if private is not None and not f"{source.module}.".startswith(f"{package}."):
                 wrong.append(f"{source.at(item.line)} imports {item.module}, private to {package}")
-            if item.name.startswith("_") and (source in SCRIPTS or source.room != room_of(item.module)):
+            if item.name.startswith("_") and (source in SCRIPTS or source.package != package_of(item.module)):
                 wrong.append(f"{source.at(item.line)} imports {item.name} of {item.module}")
     assert not wrong
 

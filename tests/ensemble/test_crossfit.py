@@ -48,7 +48,7 @@ def sim(request: pytest.FixtureRequest) -> Simulated:
 
 
 def honest(sim: Simulated, **options: tuple[Blender, ...]) -> Fit:
-    return lambda labels: cross_fit(sim.log_probs, labels, sim.folds, sim.subjects, **options)
+    return lambda labels: cross_fit(replace(sim, labels=labels).sources(), **options)
 
 
 def test_a_folds_labels_do_not_reach_its_predictions(sim: Simulated) -> None:
@@ -145,7 +145,7 @@ def test_weights_on_all_folds_are_those_of_the_overall_blender(sim: Simulated) -
 def test_progress_counts_every_fit(num_folds: int) -> None:
     progress = RecordedProgress()
     sim = simulate(2, num_images=100, num_folds=num_folds)
-    cross_fit(sim.log_probs, sim.labels, sim.folds, sim.subjects, progress=progress)
+    cross_fit(sim.sources(), progress=progress)
     [(total, done)] = progress.tasks
     assert done == total
 
@@ -168,7 +168,9 @@ def two_runs(gains: np.ndarray, *, num_per_subject: int = 20, num_folds: int = 4
     log_probs = np.stack([true, np.log1p(-np.exp(true))], axis=2)
     labels = np.zeros(len(subjects), dtype=np.int64)
     blenders = (fixed(0), fixed(1))
-    return cross_fit(log_probs, labels, subjects % num_folds, subjects, blenders=blenders)
+    return cross_fit(
+        Simulated(log_probs, labels, subjects % num_folds, subjects).sources(), blenders=blenders
+    )
 
 
 def test_a_gain_that_all_subjects_share_is_taken() -> None:

@@ -24,7 +24,7 @@ from distracted.postprocess.neighbour_mean import NeighbourMean, neighbour_means
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, make_space
-from distracted.postprocess.step import STEP_VERSION, Subset
+from distracted.postprocess.step import STEP_VERSION, Rows, Subset
 from distracted.predictions.store import Store
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
@@ -97,8 +97,8 @@ def test_a_calibrated_run_is_each_fold_by_what_the_others_taught(store: Store, w
         assert fitted.temperature == made.fits[fold].temperature
         rows = store.folds.valid(fold)
         step = Calibrate(("temperature",))
-        valid = step.predict(fitted, parent.oof[None, rows], Subset(fold))
-        test = step.predict(fitted, parent.test[fold][None], Subset(fold, test=True))
+        valid = step.predict(fitted, Rows(Subset(fold), parent.oof[None, rows]))
+        test = step.predict(fitted, Rows(Subset(fold, test=True), parent.test[fold][None]))
         np.testing.assert_allclose(run.oof[rows], valid, atol=1e-5)
         np.testing.assert_allclose(run.test[fold], test, atol=1e-5)
     assert made.gain.after == pytest.approx(log_loss(run.oof, store.folds.labels))
@@ -153,7 +153,7 @@ def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() ->
     neighbours = nearest_neighbours(rng.normal(size=(300, 16)).astype(np.float32), 20)
     space = MemorySpace(lambda index, subset: neighbours)
     step = Smooth({"any": space}, NeighbourMean.candidates(["any"], {"k": 20}))
-    source = step_source("smooth", step, [StoredSource("run", log_probs, scored)], scored)
+    source = step_source(step, [StoredSource("run", log_probs, scored)])
     assert isinstance(source, ChosenSource)
     assert [source.choice(frozenset({fold})) for fold in range(5)] == [0] * 5
     np.testing.assert_allclose(source.predict(Subset(0), frozenset({0})), log_probs[folds == 0], atol=1e-12)

@@ -17,7 +17,7 @@ from distracted.postprocess.calibrate import (
     soften,
     subject_biases,
 )
-from distracted.postprocess.step import Examples, Subset
+from distracted.postprocess.step import Examples, Rows, Subset
 
 Floats = np.ndarray
 TILT = np.array([1.0, 0.0, 0.0, -1.0])
@@ -38,8 +38,12 @@ def examples_of(log_probs: Floats, labels: Floats, *, num_folds: int = 4) -> Exa
     return Examples(log_probs[None], labels, rows % num_folds, rows // 20)
 
 
-def subjects_of(examples: Examples) -> dict[int, Floats]:
-    return {subset.fold: examples.subjects[rows] for subset, rows in examples.subsets()}
+def held_out(log_probs: Floats, subjects: Floats | None = None) -> Rows:
+    return Rows(Subset(0), log_probs[None], subjects)
+
+
+def of_test_set(log_probs: Floats) -> Rows:
+    return Rows(Subset(0, test=True), log_probs[None])
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
@@ -159,11 +163,11 @@ def test_many_small_subjects_share_a_bias_and_a_large_one_among_them_has_its_own
 def test_held_out_rows_are_moved_by_what_their_subjects_leave() -> None:
     log_probs, _ = draw(200, bias=(2, 0, 0, -2))
     subjects = np.arange(200) // 50
-    step = Calibrate(("prior",), {0: subjects})
+    step = Calibrate(("prior",))
     fitted = Calibration(to_prior=True, prior=(0.25,) * 4)
     expected = soften(log_probs + subject_biases(log_probs, np.full(4, 0.25), subjects), 1.0)
-    np.testing.assert_allclose(step.predict(fitted, log_probs[None], Subset(0)), expected)
-    moved = step.predict(fitted, log_probs[None], Subset(0, test=True))
+    np.testing.assert_allclose(step.predict(fitted, held_out(log_probs, subjects)), expected)
+    moved = step.predict(fitted, of_test_set(log_probs))
     np.testing.assert_allclose(np.exp(moved).mean(axis=0), 0.25, atol=1e-5)
 
 
@@ -174,7 +178,7 @@ def test_the_only_subject_of_a_fold_says_nothing_about_what_is_off_for_others() 
 
 def test_predictions_whose_mean_is_off_are_moved_to_the_prior_and_others_are_not() -> None:
     log_probs, labels = draw(bias=(0, 0, 0, 0))
-    step = Calibrate(("prior",), subjects_of(examples_of(log_probs, labels)))
+    step = Calibrate(("prior",))
     assert not step.fit(examples_of(log_probs, labels)).to_prior
     off = log_softmax(log_probs + TILT, axis=1)
     assert step.fit(examples_of(off, labels)).to_prior
@@ -184,19 +188,17 @@ def test_all_parts_together_mend_what_all_of_them_broke() -> None:
     log_probs, labels = draw()
     broken = log_softmax(3 * (log_probs + TILT), axis=1)
     examples = examples_of(broken, labels)
-    fitted = Calibrate(subjects=subjects_of(examples)).fit(examples)
-    step = Calibrate(subjects={0: examples.subjects})  # all rows are held out by fold 0
-    mended = step.predict(fitted, broken[None], Subset(0))
-    np.testing.assert_allclose(
-        mended, step.predict(fitted, broken[None], Subset(0, test=True))
-    )  # so many subjects
+    step = Calibrate()
+    fitted = step.fit(examples)
+    mended = step.predict(fitted, held_out(broken, examples.subjects))
+    np.testing.assert_allclose(mended, step.predict(fitted, of_test_set(broken)))  # so many subjects
     assert log_loss(mended, labels) == pytest.approx(log_loss(log_probs, labels), abs=0.005)
     assert log_loss(broken, labels) > log_loss(log_probs, labels) + 0.3
 
 
 def test_nothing_fitted_changes_nothing() -> None:
     log_probs, _ = draw(30)
-    kept = Calibrate().predict(Calibration(prior=(0.25,) * 4), log_probs[None], Subset(0))
+    kept = Calibrate().predict(Calibration(prior=(0.25,) * 4), held_out(log_probs))
     np.testing.assert_allclose(kept, log_probs, atol=1e-12)
 
 
@@ -206,7 +208,7 @@ def test_rows_that_are_sure_beyond_what_the_competition_counts_can_still_be_soft
     sure = np.where(np.eye(4)[right] > 0, 0.0, -800.0)
     step = Calibrate(("temperature",))
     fitted = step.fit(examples_of(sure, labels))
-    assert log_loss(step.predict(fitted, sure[None], Subset(0)), labels) < 1.1 < log_loss(sure, labels)
+    assert log_loss(step.predict(fitted, held_out(sure)), labels) < 1.1 < log_loss(sure, labels)
 
 
 def test_the_bias_needs_the_shares_of_another_fold() -> None:

@@ -212,7 +212,7 @@ def test_the_best_setting_on_the_rows_is_taken() -> None:
     for candidate in candidates:
         step = smoothing(neighbours, [candidate])
         fit = step.fit(examples)
-        subsets = [step.predict(fit, examples.log_probs[:, rows], one) for one, rows in examples.subsets()]
+        subsets = [step.predict(fit, rows) for _, rows in examples.by_fold()]
         losses[candidate] = log_loss(np.concatenate(subsets), examples.labels)
     assert losses[fitted.how] == min(losses.values()) < log_loss(examples.log_probs[0], examples.labels) - 0.1
 
@@ -230,7 +230,7 @@ def test_a_setting_smooths_alone_as_it_does_among_all(method: type[Method]) -> N
     index = method.index.build(features_of(200), RecordedProgress())
     candidates = method.candidates(["own"], MANY)
     log_probs = log_probs_of(200)
-    together = dict(method.smooth_all(candidates, log_probs, lambda space: index, PRIOR))
+    together = dict(method.smooth_all(candidates, log_probs, index, PRIOR))
     assert set(together) == set(candidates) and len(candidates) >= 4
     for candidate in candidates[::5]:
         alone = candidate.smooth(log_probs, index, PRIOR)
@@ -315,8 +315,8 @@ def test_among_several_methods_the_best_of_their_best_is_taken() -> None:
     def loss(step: Smooth) -> float:
         fitted = step.fit(examples)
         losses = [
-            log_losses(step.predict(fitted, examples.log_probs[:, rows], subset), examples.labels[rows])
-            for subset, rows in examples.subsets()
+            log_losses(step.predict(fitted, rows), examples.labels[positions])
+            for positions, rows in examples.by_fold()
         ]
         return float(np.concatenate(losses).mean())
 

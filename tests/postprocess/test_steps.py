@@ -22,7 +22,7 @@ from distracted.postprocess.neighbour_mean import NeighbourMean
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import make_space
-from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Step, Subset, normalised
+from distracted.postprocess.step import Examples, PredictionStep, Rows, Step, Subset, normalised
 from distracted.postprocess.tta import augment_run
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
@@ -50,8 +50,8 @@ class Sharpen(PredictionStep):
         powers = [Power(0.5), Power(1.0), Power(2.0)]
         return min(powers, key=lambda one: log_loss(normalised(one.exponent * log_probs), examples.labels))
 
-    def predict(self, fitted: Power, log_probs: LogProbs, subset: Subset) -> np.ndarray:
-        return normalised(fitted.exponent * log_probs[0])
+    def predict(self, fitted: Power, rows: Rows) -> np.ndarray:
+        return normalised(fitted.exponent * rows.log_probs[0])
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Halve(PredictionStep):
     def fit(self, examples: Examples) -> None:
         return None
 
-    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> np.ndarray:
-        return normalised(self.share * log_probs[0])
+    def predict(self, fitted: None, rows: Rows) -> np.ndarray:
+        return normalised(self.share * rows.log_probs[0])
 
 
 @pytest.fixture

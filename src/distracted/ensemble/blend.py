@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
-from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit_sources
+from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit
 from distracted.ensemble.members import open_sources, scored_rows
 from distracted.errors import StoreError
 from distracted.metrics import (
@@ -100,7 +100,7 @@ def blend_runs(
         )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
-    scored = scored_rows(store.folds)
+    scored = scored_rows(store)
     if len(members) > 1 and len(blenders) > 1 and scored.num_folds < MIN_FOLDS:
         folds = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
         _log.info("%s too few to choose a blender by: the simplest is taken", folds)
@@ -114,10 +114,10 @@ def blend_runs(
         check_parents(store, name)
         _log.info("%s: done already (FORCE=1 redoes it)", name)
     else:
-        sources = open_sources(store, members, scored)
+        sources = open_sources(store, members)
         if store.finished_folds(name):
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
-        fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
+        fit = cross_fit(sources, blenders=blenders, shown=shown, progress=progress)
         with store.hold(name):
             _write(store, name, members, config, fit)
         blend = store.read_run(name)

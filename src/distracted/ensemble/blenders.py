@@ -21,7 +21,7 @@ from distracted.ensemble.pools import (
 from distracted.ensemble.selection import fit_greedy_selection
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
-from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Subset
+from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Rows
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Blender(Estimator):
     def fit(self, examples: Examples) -> Vector:
         return self.fit_weights(examples.log_probs, examples.labels)
 
-    def predict(self, fitted: Vector, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        return self.pool(log_probs, fitted)
+    def predict(self, fitted: Vector, rows: Rows) -> LogProbs:
+        return self.pool(rows.log_probs, fitted)
 
     def weights_by_run(self, fitted: Vector, runs: Sequence[str]) -> dict[str, float]:
         """Each run's weight, or the mean absolute value of its weights over classes."""

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import ScoredRows, held_out_log_probs
+from distracted.ensemble.sources import ScoredRows
 from distracted.metrics import log_loss
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smoothing
 from distracted.postprocess.spaces import ALL_DRIVERS, Space
-from distracted.postprocess.step import Subset
+from distracted.postprocess.step import LogProbs, Subset
 from distracted.predictions.store import Store
 
 RANKS = (1, 5, 10, 20, 50)
@@ -81,9 +80,9 @@ def sensitivity(
     if not methods:
         return {}
     most = max(method.k for method in methods)  # type: ignore[attr-defined]  # all with neighbours have k
-    scored = scored_rows(store.folds)
-    [parent] = open_sources(store, [store.read_run(run)], scored)
-    log_probs, rng = held_out_log_probs(parent, scored), np.random.default_rng(0)
+    scored, rng = scored_rows(store), np.random.default_rng(0)
+    [parent] = open_sources(store, [store.read_run(run)])
+    log_probs = parent.held_out_log_probs()
 
     def near(space: str, subset: Subset) -> Neighbours:
         return spaces[space].get(Neighbours, subset)
@@ -105,7 +104,7 @@ def sensitivity(
 
 
 def _score(
-    log_probs: NDArray[np.float64],
+    log_probs: LogProbs,
     scored: ScoredRows,
     fits: Sequence[Smoothing | None],
     near: _Near,

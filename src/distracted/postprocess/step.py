@@ -33,6 +33,19 @@ class Subset(NamedTuple):
     test: bool = False
 
 
+class Rows(NamedTuple):
+    """The rows of a subset, to be predicted.
+
+    Attributes:
+        log_probs: Predictions of each input run, (num_runs, num_images, num_classes).
+        subjects: Subject ids, (num_images,); None for the test set.
+    """
+
+    subset: Subset
+    log_probs: LogProbs
+    subjects: NDArray[np.int64] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Out-of-fold rows of some folds with their labels: what a step is fitted on.
@@ -49,10 +62,11 @@ class Examples:
     folds: NDArray[np.int64]
     subjects: NDArray[np.int64]
 
-    def subsets(self) -> Iterator[tuple[Subset, NDArray[np.int64]]]:
-        """Each fold's subset and the positions of its rows, in the order of `Folds.valid`."""
+    def by_fold(self) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+        """Each fold's rows, in the order of `Folds.valid`, with their positions."""
         for fold in np.unique(self.folds):
-            yield Subset(int(fold)), np.flatnonzero(self.folds == fold)
+            positions = np.flatnonzero(self.folds == fold)
+            yield positions, Rows(Subset(int(fold)), self.log_probs[:, positions], self.subjects[positions])
 
 
 class Estimator(ABC):
@@ -68,8 +82,8 @@ class Estimator(ABC):
         """What was learned, for `predict`; the estimator itself does not change."""
 
     @abstractmethod
-    def predict(self, fitted: Any, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        """Predict a subset, (num_images, num_classes), from the runs' predictions of it."""
+    def predict(self, fitted: Any, rows: Rows) -> LogProbs:
+        """Log-probabilities of some rows, (num_images, num_classes)."""
 
 
 class Identity(Estimator):
@@ -78,8 +92,8 @@ class Identity(Estimator):
     def fit(self, examples: Examples) -> None:
         return None
 
-    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        return normalised(log_probs[0])
+    def predict(self, fitted: None, rows: Rows) -> LogProbs:
+        return normalised(rows.log_probs[0])
 
 
 class Step(ABC):
@@ -162,7 +176,7 @@ class PredictionStep(Step, Estimator):
     takes_several: ClassVar[bool] = False
 
     @classmethod
-    def from_text(cls, store: Store, text: str) -> Self:
+    def from_text(cls, text: str) -> Self:
         """The step with the settings of HOW= (or of the variable that its own target has for them).
 
         Raises:

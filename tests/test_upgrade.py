@@ -72,7 +72,7 @@ def test_its_runs_are_complete_and_current(old: Store) -> None:
 
 
 def test_its_blend_is_meant(old: Store) -> None:
-    meant = Catalogue(old).meant_blend()
+    meant = Catalogue(old).meant_blend
     assert meant is not None and meant.run == "ensemble"
 
 

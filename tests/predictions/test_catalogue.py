@@ -48,7 +48,7 @@ def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
     two_blends: Store, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = two_blends
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "older"
     losses = [Catalogue(store).entry(name).pooled["log_loss"] for name in ("older", "newer")]
     why = f"the best of 2 current blends by cross-fitted log loss ({losses[0]:.4f}; newer {losses[1]:.4f})"
@@ -85,7 +85,7 @@ def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
 ) -> None:
     store = two_blends
     write_run("good", skill=4.0, seed=5)
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "newer"
     assert "the only current blend" in meant.why
     assert [reason.split(";")[0] for reason in meant.passed_over] == [
@@ -119,12 +119,12 @@ def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write
         test = np.full((len(store.competition.test), 3), -np.log(3))
         store.write_fold("watched", fold, kind="model", config={"leaky": True}, valid=sure, test=test)
     blend_runs(store, runs=["watched"], name="leaky", leaky=True)
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "leaky"
-    run = Catalogue(store).meant_run()
+    run = Catalogue(store).meant_run
     assert run is not None and run.run == "honest"  # a run that is honest goes before it
     blend_runs(store, runs=["honest"])
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "ensemble"
     assert meant.passed_over == ("leaky: leaky (LEAKY=1)",)
 
@@ -132,13 +132,13 @@ def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write
 def test_without_a_blend_the_best_run_is_meant_for_reading_and_nothing_for_submitting(
     store: Store, write_run: WriteRun
 ) -> None:
-    assert Catalogue(store).meant_run() is None
+    assert Catalogue(store).meant_run is None
     write_run("poor", skill=0.5)
     write_run("rich", skill=3.0)
     write_run("part", skill=9.0, folds=(0, 1))
-    run = Catalogue(store).meant_run()
+    run = Catalogue(store).meant_run
     assert run is not None and run.run == "rich" and "the best of 2 current runs" in run.why
-    assert Catalogue(store).meant_blend() is None
+    assert Catalogue(store).meant_blend is None
     with pytest.raises(SubmissionError, match="there is no blend yet"):
         find_run(store)
 

@@ -1,22 +1,8 @@
 """A run's parents, and whether they are as they were when it was made."""
 
-from collections.abc import Sequence
-
 from distracted.errors import StoreError
 from distracted.predictions.manifest import Parent, as_parent
 from distracted.predictions.store import Store
-
-
-def is_current(store: Store, run: str, fold: int, *, config_hash: str, parents: Sequence[Parent]) -> bool:
-    """Whether a fold is stored, undamaged, and made with this config from these parents."""
-    manifest = store.find_manifest(run, fold)
-    if manifest is None or manifest.config_hash != config_hash or manifest.parents != tuple(parents):
-        return False
-    try:
-        store.check_files(manifest)
-    except StoreError:
-        return False
-    return True
 
 
 def check_parents(store: Store, run: str, *, partial: bool = False) -> None:

@@ -302,7 +302,7 @@ def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) 
 def cross_fitted_scores(problem: Problem) -> dict[str, float]:
     """Cross-fitted log loss of each blender, and of the blend with the choice of the blender included."""
     fit = cross_fit(problem.sources())
-    scores = {verdict.name: verdict.cross_fitted for verdict in fit.verdicts}
+    scores = {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts}
     return scores | {"chosen for each fold": log_loss(fit.log_probs, problem.labels)}
 
 

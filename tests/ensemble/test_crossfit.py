@@ -118,18 +118,18 @@ def test_each_folds_predictions_are_its_blender_with_its_weights(sim: Simulated)
 
 def test_verdicts_are_in_sample_and_cross_fitted_scores(sim: Simulated) -> None:
     verdicts = honest(sim)(sim.labels).verdicts
-    assert [verdict.name for verdict in verdicts] == [blender.name for blender in BLENDERS]
+    assert [verdict.blender.name for verdict in verdicts] == [blender.name for blender in BLENDERS]
     losses = {}
     for blender, verdict in zip(BLENDERS, verdicts, strict=True):
         alone = honest(sim, blenders=(blender,))(sim.labels)
         losses[blender.name] = log_losses(alone.log_probs, sim.labels)
-        assert verdict.cross_fitted == pytest.approx(losses[blender.name].mean())
+        assert verdict.interval.mean == pytest.approx(losses[blender.name].mean())
         weights = blender.fit_weights(sim.log_probs, sim.labels)
         assert verdict.in_sample == pytest.approx(log_loss(blender.pool(sim.log_probs, weights), sim.labels))
-    best = min(verdicts, key=lambda verdict: verdict.cross_fitted)
+    best = min(verdicts, key=lambda verdict: verdict.interval.mean)
     assert best.difference == 0 and best.as_good
     for verdict in verdicts:
-        expected = difference_and_error(losses[verdict.name], losses[best.name], sim.subjects)
+        expected = difference_and_error(losses[verdict.blender.name], losses[best.blender.name], sim.subjects)
         assert (verdict.difference, verdict.error) == pytest.approx(expected)
 
 
@@ -137,7 +137,7 @@ def test_weights_on_all_folds_are_those_of_the_overall_blender(sim: Simulated) -
     fit = honest(sim)(sim.labels)
     weights = fit.overall.fit_weights(sim.log_probs, sim.labels)
     np.testing.assert_allclose(fit.overall_weights, weights, atol=1e-12)
-    good = [verdict.name for verdict in fit.verdicts if verdict.as_good]
+    good = [verdict.blender.name for verdict in fit.verdicts if verdict.as_good]
     assert fit.overall.name == good[0]
 
 
@@ -225,7 +225,7 @@ def test_with_fewer_than_three_folds_the_mean_is_taken(num_folds: int) -> None:
 @pytest.mark.slow
 def test_fitting_looks_better_in_sample_than_cross_fitted_on_average() -> None:
     fits = [honest(sim)(sim.labels) for sim in (simulate(6, num_images=300, seed=seed) for seed in range(6))]
-    optimism = np.array([[v.cross_fitted - v.in_sample for v in fit.verdicts] for fit in fits]).mean(axis=0)
+    optimism = np.array([[v.interval.mean - v.in_sample for v in fit.verdicts] for fit in fits]).mean(axis=0)
     np.testing.assert_allclose(optimism[:2], 0, atol=1e-12)  # nothing is fitted, nothing flatters
     assert (optimism[2:] > 0).all()
 
@@ -240,9 +240,9 @@ def test_twenty_useless_runs_cost_eight_good_ones_at_most_a_hundredth() -> None:
     assert scores[1] <= 1.01 * scores[0]
     assert {blender.name for blender in after.chosen} <= {"linear pool", "log-linear pool"}
     for pool in (2, 3):
-        assert after.verdicts[pool].cross_fitted <= 1.01 * before.verdicts[pool].cross_fitted
+        assert after.verdicts[pool].interval.mean <= 1.01 * before.verdicts[pool].interval.mean
     assert (
-        after.verdicts[0].cross_fitted > 1.5 * before.verdicts[0].cross_fitted
+        after.verdicts[0].interval.mean > 1.5 * before.verdicts[0].interval.mean
     )  # they do spoil a plain mean
 
 

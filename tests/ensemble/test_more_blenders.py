@@ -6,9 +6,13 @@ from scipy.special import log_softmax
 from simulated_runs import simulate
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender, find_blenders
-from distracted.ensemble.by_class import fit_by_class, pool_by_class
-from distracted.ensemble.pools import fit_linear_pool, pool_arithmetic
-from distracted.ensemble.selection import fit_greedy_selection
+from distracted.ensemble.pools import (
+    fit_by_class,
+    fit_greedy_selection,
+    fit_linear_pool,
+    pool_arithmetic,
+    pool_by_class,
+)
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
 from distracted.metrics import log_loss

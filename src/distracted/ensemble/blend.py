@@ -181,8 +181,8 @@ def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, An
     on_all_folds = {
         "blender": fit.overall.name,
         "weights": fit.overall.weights_by_run(fit.overall_weights, names),
-        "in_sample": {verdict.name: verdict.in_sample for verdict in fit.verdicts},
-        "cross_fitted": {verdict.name: verdict.cross_fitted for verdict in fit.verdicts},
+        "in_sample": {verdict.blender.name: verdict.in_sample for verdict in fit.verdicts},
+        "cross_fitted": {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts},
     }
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
         hidden = frozenset({fold})

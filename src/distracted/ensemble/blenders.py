@@ -1,4 +1,4 @@
-"""Blenders: ways to make one prediction of several runs'.
+"""Blenders: ways to combine the predictions of several runs.
 
 `log_probs` always has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
 """
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.by_class import fit_by_class, pool_by_class
 from distracted.ensemble.newton import Vector
 from distracted.ensemble.pools import (
     equal_weights,
+    fit_by_class,
+    fit_greedy_selection,
     fit_linear_pool,
     fit_log_linear_pool,
     pool_arithmetic,
+    pool_by_class,
     pool_geometric,
 )
-from distracted.ensemble.selection import fit_greedy_selection
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
 from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Rows

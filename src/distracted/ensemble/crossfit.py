@@ -33,14 +33,6 @@ class Verdict:
     chosen_from: bool = True
 
     @property
-    def name(self) -> str:
-        return self.blender.name
-
-    @property
-    def cross_fitted(self) -> float:
-        return self.interval.mean
-
-    @property
     def as_good(self) -> bool:
         """Within one standard error of the best."""
         return as_good(self.difference, self.error)
@@ -94,14 +86,13 @@ def cross_fit(
         fitted = [FittedSource(blender, members, step) for blender in every]
         blend = ChosenSource(fitted[: len(blenders)])
         hidden = [frozenset({fold}) for fold in range(num_folds)]
-        *taken, overall = (blend.choice(folds) for folds in [*hidden, NONE])
         return CrossFit(
             log_probs=blend.held_out_log_probs(),
-            chosen=tuple(blenders[choice] for choice in taken),
-            weights=tuple(fitted[choice].fit(folds) for choice, folds in zip(taken, hidden, strict=True)),
+            chosen=tuple(blenders[blend.choice(folds)] for folds in hidden),
+            weights=tuple(map(blend.fit, hidden)),
             verdicts=_compare(fitted, every, len(blenders)),
-            overall=blenders[overall],
-            overall_weights=fitted[overall].fit(NONE),
+            overall=blenders[blend.choice(NONE)],
+            overall_weights=blend.fit(NONE),
             source=blend,
         )
 

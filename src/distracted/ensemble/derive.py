@@ -1,4 +1,4 @@
-"""The run that a step makes of other runs: each fold by what was fitted on the other folds."""
+"""Runs made by a step from other runs: each fold by what was fitted on the other folds."""
 
 import time
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distracted.ensemble.members import open_sources, step_source
-from distracted.ensemble.sources import NONE, ChosenSource, FittedSource
+from distracted.ensemble.sources import NONE
 from distracted.errors import ConfigError, StoreError
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.step import PredictionStep, Subset
@@ -57,7 +57,7 @@ def derive_run(
             check_parents(store, name)
             return Derived(name, measure_gain(store, parents, store.read_run(name)))
         source = step_source(step, open_sources(store, parents))
-        fits = tuple(_fit(source, frozenset({fold})) for fold in range(num_folds))
+        fits = tuple(source.fit(frozenset({fold})) for fold in range(num_folds))
         for fold, fitted in enumerate(fits):
             hidden = frozenset({fold})
             derivation.write(
@@ -68,7 +68,7 @@ def derive_run(
                 seconds=(time.perf_counter() - start) / num_folds,
                 details=step.details(fitted, names),
             )
-    how = step.describe(fits, _fit(source, NONE), names)
+    how = step.describe(fits, source.fit(NONE), names)
     return Derived(name, measure_gain(store, parents, store.read_run(name)), fits, how)
 
 
@@ -81,10 +81,3 @@ def _check_enough(store: Store, step: PredictionStep, num_runs: int) -> None:
             f"{store.competition.name}: a single split has no other fold to fit {step.name} on; expected two "
             "folds or more"
         )
-
-
-def _fit(source: FittedSource | ChosenSource, hidden: frozenset[int]) -> Any:
-    """What the step learns from the visible folds, or None if unchanged predictions are as good."""
-    if isinstance(source, ChosenSource):
-        source = source.candidates[source.choice(hidden)]
-    return source.fit(hidden)

@@ -1,4 +1,4 @@
-"""Whether smoothing will help on a test set of many drivers as it does in a fold of few."""
+"""Does smoothing help as much on a test set of many drivers as in a fold of few?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def sensitivity(
         fits: One for each fold.
 
     Returns:
-        Log losses by what was done to the neighbours; empty if no fold is smoothed by neighbours.
+        Log losses by the change to the neighbours; empty if no fold is smoothed by neighbours.
     """
     methods = [fitted.how for fitted in fits if fitted is not None and fitted.how.index is Neighbours]
     if not methods:

@@ -198,6 +198,10 @@ class ChosenSource(Source):
             self._choices[hidden] = 0 if few else self._simplest(hidden)
         return self._choices[hidden]
 
+    def fit(self, hidden: frozenset[int]) -> Any:
+        """What the candidate learns that the visible folds choose."""
+        return self.candidates[self.choice(hidden)].fit(hidden)
+
     def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
         return self.candidates[self.choice(hidden)].predict(subset, hidden)
 

@@ -1,4 +1,4 @@
-"""Derived runs: fold k is made from fold k of other runs, and stored, scored and blended like any run."""
+"""Derived runs: fold k is made from fold k of other runs, then stored, scored and blended like any run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -125,7 +125,7 @@ class Derivation:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a step was worth.
+    """What a step gained.
 
     Attributes:
         before, after: Pooled OOF log loss of the best parent and of the derived run.

@@ -1,4 +1,4 @@
-"""What a way to smooth is."""
+"""The base class of ways to smooth."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""An estimate of how many people the test set shows, for the width of the forecast (docs/expected_score.md).
+"""Estimates how many people the test set shows, for the width of the forecast (docs/expected_score.md).
 
 The forecast's variance is v (2 + S / S_test), where S_test is the number of test people, and State Farm has
 not published it. Images are clustered at the distance that separates the known training people. Half of this

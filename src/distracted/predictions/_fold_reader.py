@@ -53,7 +53,7 @@ class FoldReader:
         if (known := self._manifests.get(_file_at(path))) is not None:
             return known
         try:
-            content, file = _read(path)
+            file, content = _read(path)
             self._hashes[file] = sha256_bytes(content)
             manifest = Manifest.model_validate_json(content)
         except FileNotFoundError:
@@ -115,7 +115,7 @@ class FoldReader:
         if known in self._valid and self._hashes[known] == expected:
             return self._valid[known]
         try:
-            content, file = _read(path)
+            file, content = _read(path)
         except FileNotFoundError:
             raise StoreError(f"{path}: no such file; {redo}") from None
         if file not in self._hashes:
@@ -127,11 +127,10 @@ class FoldReader:
         return content
 
 
-def _read(path: Path) -> tuple[bytes, _File]:
-    """A file's content, and which file it is from."""
+def _read(path: Path) -> tuple[_File, bytes]:
+    """A file and its content."""
     with path.open("rb") as file:
-        stat = os.fstat(file.fileno())
-        return file.read(), _identify(path, stat)
+        return _identify(path, os.fstat(file.fileno())), file.read()
 
 
 def _file_at(path: Path) -> _File | None:

@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
-        """Those of its finished folds; none if one of them cannot be read."""
+        """The manifests of its finished folds; empty if one of them cannot be read."""
         return self._read[0]
 
     @property
@@ -66,12 +66,11 @@ class Entry:
 
     @property
     def written(self) -> str:
-        """When its last fold was written, UTC, ISO 8601."""
+        """Time at which its last fold was written, UTC, ISO 8601."""
         return max((manifest.written for manifest in self.manifests), default="")
 
     @property
     def seconds(self) -> float:
-        """Seconds that its finished folds took."""
         return sum(manifest.seconds for manifest in self.manifests)
 
     @property
@@ -86,7 +85,7 @@ class Entry:
 
     @property
     def changes_config(self) -> bool:
-        """Whether its folds are being retrained with another config, and some of them are already."""
+        """Whether its folds are being retrained with another config, and some are finished."""
         workspace, name = self.store.workspace, self.store.competition.name
         scratches = (workspace.scratch(name, self.name, fold) for fold in range(self.store.folds.num_folds))
         several = len({manifest.config_hash for manifest in self.manifests}) > 1
@@ -123,7 +122,7 @@ class Entry:
 
     @cached_property
     def stale(self) -> str:
-        """Which of its parents has changed since the run was made, or is gone; or ""."""
+        """The parent that has changed since the run was made, or is gone, in a sentence; or ""."""
         if not self.manifests:
             return ""
         if self.changes_config:
@@ -136,12 +135,12 @@ class Entry:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all folds are there, and can be used."""
+        """Whether all folds are there and usable."""
         return bool(self.pooled) and not self.problem
 
     @property
     def is_current(self) -> bool:
-        """Whether it is complete, and its parents are as they were when it was made."""
+        """Whether it is complete, and its parents have not changed since it was made."""
         return self.is_complete and not self.stale
 
     @property
@@ -153,7 +152,7 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """Which folds are missing, in words."""
+        """The missing folds, in words."""
         num_folds, there = self.store.folds.num_folds, {manifest.fold for manifest in self.manifests}
         names = ", ".join(str(fold) for fold in range(num_folds) if fold not in there)
         return f"fold {names} of {num_folds} is missing"
@@ -167,7 +166,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Meant:
-    """The run that is meant if none is named.
+    """The run that a command takes if none is named.
 
     Attributes:
         run: Its name.
@@ -238,7 +237,7 @@ class Catalogue:
         return [one.not_usable for one in self.entries() if one.kind in ("blend", "?") and not one.is_current]
 
     def why_no_blend(self) -> str:
-        """Why no blend is meant: what is wrong with each, or that there is none."""
+        """Why no blend is meant: the fault of each, or that there is none."""
         return "; ".join(self._unusable_blends()) or "there is no blend yet; `make ensemble` makes one"
 
     def _best(self, entries: Iterable[Entry], noun: str, score: str) -> Meant | None:

@@ -1,5 +1,5 @@
-"""Nothing that predicts a fold has seen its labels; the simplest blender that is as good is taken; useless
-runs do next to no harm."""
+"""Nothing that predicts a fold has seen its labels; the simplest blender that is as good as the best is
+chosen; useless runs do little harm."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ LINEAR = BLENDERS[2]
 
 
 def interference(fit: Fit, sim: Simulated) -> set[str]:
-    """What of a fold changes, by as much as a byte, when that fold's labels change: nothing should."""
+    """The results for a fold that change when that fold's labels change; honest ones are byte-identical."""
     before = fit(sim.labels)
     num_classes = sim.log_probs.shape[2]
     changed = set()
@@ -75,7 +75,7 @@ def test_the_check_catches_weights_fitted_on_all_rows(sim: Simulated) -> None:
 
 
 def test_the_check_catches_a_choice_made_on_all_rows(sim: Simulated) -> None:
-    """Weights are cross-fitted, yet the blender is the one that is best on all folds."""
+    """Weights are cross-fitted, but the blender is chosen on all folds."""
 
     def chosen_on_all(labels: Labels) -> CrossFit:
         overall = honest(sim)(labels).overall
@@ -84,7 +84,7 @@ def test_the_check_catches_a_choice_made_on_all_rows(sim: Simulated) -> None:
     assert "choice" in interference(chosen_on_all, sim)
 
 
-def test_the_check_catches_a_blender_that_peeks(sim: Simulated) -> None:
+def test_the_check_catches_a_blender_that_reads_hidden_labels(sim: Simulated) -> None:
     def peeking(labels: Labels) -> CrossFit:
         peek = Blender("peeking", lambda *_: fit_linear_pool(sim.log_probs, labels), pool_arithmetic)
         return honest(sim, blenders=(peek,))(labels)
@@ -154,7 +154,7 @@ def test_progress_counts_every_fit(num_folds: int) -> None:
 
 
 def fixed(run: int) -> Blender:
-    """A blender that passes one run through, so that a test says which blender is how good."""
+    """A blender that passes one run through, so that a test decides how good each blender is."""
     return Blender(f"run {run}", equal_weights, lambda log_probs, _: log_probs[run])
 
 
@@ -173,13 +173,13 @@ def two_runs(gains: np.ndarray, *, num_per_subject: int = 20, num_folds: int = 4
     )
 
 
-def test_a_gain_that_all_subjects_share_is_taken() -> None:
+def test_a_blender_is_chosen_if_all_subjects_gain() -> None:
     fit = two_runs(np.full(12, 0.01))
     assert [blender.name for blender in fit.chosen] == ["run 1"] * 4
     assert fit.overall.name == "run 1"
 
 
-def test_a_gain_within_one_standard_error_is_not_taken() -> None:
+def test_a_blender_is_not_chosen_for_a_gain_within_one_standard_error() -> None:
     """The same mean gain, but half of the subjects lose."""
     fit = two_runs(HALF_LOSE)
     assert fit.verdicts[0].difference == pytest.approx(0.01)
@@ -189,19 +189,19 @@ def test_a_gain_within_one_standard_error_is_not_taken() -> None:
 
 
 def test_a_standard_error_is_over_subjects_not_rows() -> None:
-    """More rows of the same subjects make a gain no surer."""
+    """More rows of the same subjects do not make a gain more certain."""
     few, many = (two_runs(HALF_LOSE, num_per_subject=num).verdicts[0].error for num in (1, 50))
     assert few == pytest.approx(many)
 
 
-def test_of_the_same_blender_twice_the_first_is_taken() -> None:
+def test_of_two_equal_blenders_the_first_is_chosen() -> None:
     sim = simulate(3, num_images=200)
     twins = (replace(LINEAR, name="first"), replace(LINEAR, name="second"))
     fit = honest(sim, blenders=twins)(sim.labels)
     assert {blender.name for blender in fit.chosen} == {"first"}
 
 
-def test_a_fold_chooses_by_the_other_folds() -> None:
+def test_the_choice_for_a_fold_depends_on_the_other_folds() -> None:
     """Run 1 gains hugely on fold 0's subjects and loses a little, consistently, everywhere else."""
     gains = np.where(np.arange(12) % 4 == 0, 0.9, -0.01)
     fit = two_runs(gains)
@@ -211,7 +211,7 @@ def test_a_fold_chooses_by_the_other_folds() -> None:
 
 
 @pytest.mark.parametrize("num_folds", [1, 2])
-def test_with_fewer_than_three_folds_the_mean_is_taken(num_folds: int) -> None:
+def test_with_fewer_than_three_folds_the_mean_is_used(num_folds: int) -> None:
     sim = simulate(3, num_images=200, num_folds=num_folds)
     fit = honest(sim)(sim.labels)
     assert [blender.name for blender in fit.chosen] == ["arithmetic mean"] * num_folds

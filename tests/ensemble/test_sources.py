@@ -1,4 +1,4 @@
-"""Sources predict without a look at the folds that are hidden from them, however long their chain."""
+"""Sources predict without the labels of hidden folds, however many steps are chained."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,26 +40,24 @@ def sim() -> Simulated:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", CHAINS)
 @pytest.mark.parametrize("hidden", [{2}, {2, 4}])
-def test_hidden_labels_change_no_byte_of_what_is_predicted_without_them(
-    make: Make, hidden: set[int], sim: Simulated
-) -> None:
+def test_hidden_labels_do_not_change_predictions(make: Make, hidden: set[int], sim: Simulated) -> None:
     others = np.where(np.isin(sim.folds, list(hidden)), (sim.labels + 1) % 4, sim.labels)
     before, after = make(sim), make(replace(sim, labels=others))
     for subset in (*map(Subset, range(5)), Subset(2, test=True)):
         without = frozenset(hidden)
         assert before.predict(subset, without).tobytes() == after.predict(subset, without).tobytes()
-    seen = frozenset({0})  # where they may be seen they count
+    seen = frozenset({0})  # visible labels count
     assert (before.predict(Subset(0), seen) != after.predict(Subset(0), seen)).any()
 
 
-def test_files_of_a_derived_run_would_let_a_hidden_fold_in(sim: Simulated) -> None:
-    """Why a blend takes its members as sources: what fold 1 stores was fitted on fold 2's labels, too."""
+def test_stored_predictions_of_a_derived_run_would_leak_a_hidden_fold(sim: Simulated) -> None:
+    """Why a blend takes its members as sources: fold 1's stored predictions depend on fold 2's labels."""
     others = np.where(sim.folds == 2, (sim.labels + 1) % 4, sim.labels)
     files = [calibrated(of).predict(Subset(1), frozenset({1})) for of in (sim, replace(sim, labels=others))]
     assert (files[0] != files[1]).any()
 
 
-def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fitted_on(
+def test_a_step_is_fitted_on_rows_that_its_input_was_not_fitted_on(
     sim: Simulated,
 ) -> None:
     without = frozenset({1})
@@ -75,18 +73,18 @@ def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fit
         rows[sim.folds == fold] = once.predict(Subset(fold), without | {fold})
     np.testing.assert_array_equal(examples.log_probs[0], rows[seen])
     assert once.fit(without).temperature != pytest.approx(1, abs=0.05)
-    assert twice.fit(without).temperature == pytest.approx(1, abs=0.05)  # little is left to mend
+    assert twice.fit(without).temperature == pytest.approx(1, abs=0.05)  # little is left to correct
 
 
-def test_where_no_other_fold_remains_a_step_is_fitted_on_the_same_rows(sim: Simulated) -> None:
+def test_with_one_visible_fold_a_step_is_fitted_on_the_same_rows_as_its_input(sim: Simulated) -> None:
     once = FittedSource(Calibrate(("temperature",)), sim.sources()[:1])
     twice = FittedSource(Calibrate(("temperature",)), [once])
     hidden = frozenset({0, 1, 2, 3})
     np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Subset(4), hidden))
 
 
-def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> None:
-    """Of three folds one remains beside fold 0 and a member's; a choice cannot be made on that one alone."""
+def test_with_few_visible_folds_a_blend_is_fitted_on_the_run_that_it_blends() -> None:
+    """Without fold 0 and the fold that the member predicts, one of three remains: too few to choose by."""
     sim = simulate(2, num_images=300, num_classes=4, num_folds=3)
     sure, good = Calibrate(("temperature",)), np.where(np.eye(4)[sim.labels] > 0, -0.1, -2.4)
     inputs = replace(sim, log_probs=np.stack([sim.log_probs[0], good])).sources()
@@ -105,8 +103,8 @@ def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> 
 
 
 @pytest.mark.slow
-def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
-    """FittedSource on the blend's own rows, stacking looks as if it could be surer of itself than it may."""
+def test_calibrating_a_blend_that_overfits_does_not_raise_its_confidence() -> None:
+    """On the rows that it was fitted on, stacking looks under-confident."""
     sim = simulate(6, num_images=1200, num_classes=6, num_subjects=20, seed=4)
     [stacking] = find_blenders(["stacking"])
     blend = FittedSource(stacking, sim.sources())
@@ -115,8 +113,8 @@ def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
     assert losses[1] <= losses[0] + 0.002
 
 
-def test_the_test_set_is_predicted_by_the_same_fit_as_the_held_out_rows(sim: Simulated) -> None:
-    """The tiny test set is every other row: what a step does to a row, it does in both places."""
+def test_the_test_set_and_held_out_rows_are_predicted_by_the_same_fit(sim: Simulated) -> None:
+    """Every other row also stands for the test set, and is predicted the same in both places."""
     source = FittedSource(Calibrate(("temperature", "clip")), sim.sources()[:1])
     test = source.predict(Subset(3, test=True), frozenset({3}))
     rows = np.flatnonzero(sim.folds == 3)
@@ -126,7 +124,7 @@ def test_the_test_set_is_predicted_by_the_same_fit_as_the_held_out_rows(sim: Sim
     )
 
 
-def test_held_out_losses_are_of_rows_predicted_without_their_fold(sim: Simulated) -> None:
+def test_held_out_losses_come_from_fits_without_the_fold(sim: Simulated) -> None:
     source = calibrated(sim)
     losses = source.held_out_losses(frozenset({4}))
     expected = np.concatenate(
@@ -138,7 +136,7 @@ def test_held_out_losses_are_of_rows_predicted_without_their_fold(sim: Simulated
     np.testing.assert_allclose(np.sort(losses), np.sort(expected))
 
 
-def test_with_too_few_folds_to_compare_the_first_candidate_is_taken(sim: Simulated) -> None:
+def test_with_too_few_folds_to_compare_the_first_candidate_is_used(sim: Simulated) -> None:
     blend = blend_of_calibrated(sim)
     assert isinstance(blend, ChosenSource)
     assert blend.choice(frozenset({0, 1, 2, 3})) == 0

@@ -1,4 +1,4 @@
-"""Steps describe themselves: what a command needs to know of one, it asks the step."""
+"""Steps describe themselves to the commands."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Sharpen(PredictionStep):
-    """A step as a stranger would add one: probabilities to the best of three powers."""
+    """A step as a newcomer would add one: probabilities to the best of three powers."""
 
     name: ClassVar[str] = "sharpen"
     suffix: ClassVar[str] = "sharp"
@@ -75,7 +75,7 @@ class Halve(PredictionStep):
 
 @pytest.fixture
 def sharpen(monkeypatch: pytest.MonkeyPatch) -> type[Step]:
-    """The table with two lines more."""
+    """The table of steps with two more lines."""
     monkeypatch.setattr(steps, "STEPS", {**steps.STEPS, "sharpen": Sharpen, "halve": Halve})
     return Sharpen
 

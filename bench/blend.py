@@ -32,6 +32,7 @@ from distracted.ensemble.blenders import ALL_BLENDERS
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.newton import kkt_residual
 from distracted.ensemble.pools import RIDGE, fit_linear_pool, fit_log_linear_pool
+from distracted.ensemble.sources import ScoredRows, StoredSource
 from distracted.metrics import log_loss
 from harness import save
 
@@ -51,6 +52,11 @@ class Problem:
     labels: Ints
     folds: Ints
     subjects: Ints
+
+    def sources(self) -> list[StoredSource]:
+        """The runs as members of a blend."""
+        scored = ScoredRows(self.labels, self.folds, self.subjects)
+        return [StoredSource(f"run {number}", oof, scored) for number, oof in enumerate(self.log_probs)]
 
 
 @dataclass(frozen=True)
@@ -295,8 +301,8 @@ def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) 
 
 def cross_fitted_scores(problem: Problem) -> dict[str, float]:
     """Cross-fitted log loss of each blender, and of the blend with the choice of the blender included."""
-    fit = cross_fit(problem.log_probs, problem.labels, problem.folds, problem.subjects)
-    scores = {verdict.name: verdict.cross_fitted for verdict in fit.verdicts}
+    fit = cross_fit(problem.sources())
+    scores = {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts}
     return scores | {"chosen for each fold": log_loss(fit.log_probs, problem.labels)}
 
 

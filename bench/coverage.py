@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 
 import console
 from distracted.data.augment import resize_and_crop
-from distracted.ensemble.crossfit import cross_fit_sources
-from distracted.ensemble.sources import FittedSource, StoredSource, held_out_log_probs
+from distracted.ensemble.crossfit import cross_fit
+from distracted.ensemble.sources import FittedSource, StoredSource
 from distracted.files import atomic_path, write_json
 from distracted.metrics import log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
 from distracted.postprocess.calibrate import Calibrate
-from distracted.postprocess.step import Subset
+from distracted.postprocess.step import LogProbs, Subset
 from distracted.sample import Nuisance, render_subject
 from distracted.submission.expect import Bag, expect_score
 from heads import (
@@ -147,21 +147,20 @@ def _compete(people: People, rng: np.random.Generator) -> Arrays:
     return found
 
 
-def _derived(found: Arrays) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
+def _derived(found: Arrays) -> Iterator[tuple[str, tuple[LogProbs, Floats]]]:
     """What is fitted on the heads' predictions: a blend, a calibrated run, and a blend of such runs."""
     scored = fold_people(People(np.empty((0, 0), np.float32), found["labels"], found["subjects"]))
     heads = [StoredSource(name, found[f"{name}_oof"], scored, found[f"{name}_test"]) for name in HEADS]
-    step = Calibrate(subjects=scored.subjects_by_fold())
-    calibrated = [FittedSource(f"{head.name}, calibrated", step, [head], scored) for head in heads]
-    blend = cross_fit_sources(heads, scored).source
-    better = cross_fit_sources(calibrated, scored).source
+    calibrated = [FittedSource(Calibrate(), [head]) for head in heads]
+    blend = cross_fit(heads).source
+    better = cross_fit(calibrated).source
     for name, source in (
-        (calibrated[1].name, calibrated[1]),
+        (f"{heads[1].name}, calibrated", calibrated[1]),
         ("blend", blend),
         ("blend of calibrated", better),
     ):
         test = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
-        yield name, (held_out_log_probs(source, scored), np.stack(test))
+        yield name, (source.held_out_log_probs(), np.stack(test))
 
 
 def _score(found: Arrays) -> list[dict[str, Any]]:

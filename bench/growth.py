@@ -86,7 +86,7 @@ def blending(sizes: dict[str, int]) -> dict[str, Callable[[], int]]:
         return sizes["images"]
 
     def blend() -> int:
-        cross_fit(problem.log_probs, problem.labels, problem.folds, problem.subjects)
+        cross_fit(problem.sources())
         return sizes["images"]
 
     fitted = [number for number, blender in enumerate(BLENDERS) if "mean" not in blender.name]

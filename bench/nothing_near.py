@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import console
 from distracted.config import load_data_config
 from distracted.ensemble.members import open_sources, scored_rows, step_source
-from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source, held_out_losses
+from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source
 from distracted.metrics import difference_and_error
 from distracted.paths import Workspace
 from distracted.postprocess.calibrate import Calibrate
@@ -43,7 +43,7 @@ def main(
 ) -> None:
     """Print a table: each way, the share of folds left as they are, and the change of the score."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    scored = scored_rows(store.folds)
+    scored = scored_rows(store)
     runs = [store.read_run(name) for name in store.runs() if store.manifest(name, 0).kind == "model"]
     limits = find_limits(store)
     methods = {name: [method] for name, method in METHODS.items() if method.candidates([""], limits)}
@@ -52,9 +52,8 @@ def main(
     changes: dict[str, list[float]] = {name: [] for name in methods}
     with console.progress("runs", total=len(runs) * repeats, unit="shuffle") as step:
         for run in runs:
-            calibrate = Calibrate(subjects=scored.subjects_by_fold())
-            member = FittedSource("calibrated", calibrate, open_sources(store, [run], scored), scored)
-            plain = held_out_losses(member, scored, frozenset())
+            member = FittedSource(Calibrate(), open_sources(store, [run]))
+            plain = member.held_out_losses()
             for repeat in range(repeats):
                 rng = np.random.default_rng([3, repeat])
                 for name, chosen_from in methods.items():
@@ -63,7 +62,7 @@ def main(
                     choices = [source.choice(frozenset({fold})) for fold in range(scored.num_folds)]
                     none_of[name][0] += choices.count(0)
                     none_of[name][1] += len(choices)
-                    after = held_out_losses(source, scored, frozenset())
+                    after = source.held_out_losses()
                     changes[name].append(difference_and_error(after, plain, scored.subjects)[0])
                 step()
     say_header(["smoothing", "folds left as they are", "mean change of log loss", "largest rise"])
@@ -79,7 +78,7 @@ def _smoothed(
     features = dict(_features(scored, rng))
     space: Any = SimpleNamespace(get=cache(lambda index, subset: index.build(features[subset], silent)))
     candidates = [one for method in methods for one in method.candidates(["shuffled"], limits)]
-    return step_source("smooth", Smooth({"shuffled": space}, candidates), [member], scored)
+    return step_source(Smooth({"shuffled": space}, candidates), [member])
 
 
 def _features(scored: ScoredRows, rng: Rng) -> Iterator[tuple[Subset, NDArray[np.float32]]]:

@@ -8,7 +8,7 @@ whatever it gains: the one that brings each fold's mean to the prior, and the pr
 own rows count for less.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +17,11 @@ import numpy as np
 import typer
 
 import console
-from distracted.ensemble.sources import FittedSource, StoredSource, held_out_losses
+from distracted.ensemble.sources import FittedSource, StoredSource
 from distracted.errors import ConfigError
 from distracted.metrics import log_loss, prior_log_probs
 from distracted.postprocess.calibrate import fit_temperature, floored, prior_bias, soften, subject_biases
-from distracted.postprocess.step import Estimator, Examples, LogProbs, Subset, normalised
+from distracted.postprocess.step import Estimator, Examples, LogProbs, Rows, Subset, normalised
 from heads import NUM_FOLDS, Floats, Ints, People, fold_people
 from markdown_table import say_header, say_row
 
@@ -57,20 +57,20 @@ class Moved(Estimator):
     """A bias towards the prior, taken whatever it gains, and a temperature."""
 
     bias: Bias
-    subjects: Mapping[int, Ints]
 
     def fit(self, examples: Examples) -> tuple[Floats, float]:
         (log_probs,), labels = floored(examples.log_probs), examples.labels
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
-        for subset, rows in examples.subsets():
-            log_probs[rows] += self.bias(log_probs[rows], prior, self.subjects[subset.fold])
+        for positions, rows in examples.by_fold():
+            assert rows.subjects is not None
+            log_probs[positions] += self.bias(log_probs[positions], prior, rows.subjects)
         return prior, fit_temperature(normalised(log_probs), labels)
 
-    def predict(self, fitted: tuple[Floats, float], log_probs: LogProbs, subset: Subset) -> Floats:
+    def predict(self, fitted: tuple[Floats, float], rows: Rows) -> Floats:
         prior, temperature = fitted
-        (plain,) = floored(log_probs)
+        (plain,) = floored(rows.log_probs)
         many = np.arange(len(plain))  # as if each test row had a subject of its own
-        subjects = many if subset.test else self.subjects[subset.fold]
+        subjects = many if rows.subjects is None else rows.subjects
         return soften(plain + self.bias(plain, prior, subjects), temperature)
 
 
@@ -90,9 +90,9 @@ def _scores(found: dict[str, Any], head: str) -> list[float]:
     stored = StoredSource(head, found[f"{head}_oof"], scored, found[f"{head}_test"])
     cells = []
     for bias in BIASES.values():
-        source = FittedSource("moved", Moved(bias, scored.subjects_by_fold()), [stored], scored)
+        source = FittedSource(Moved(bias), [stored])
         test = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
-        cells.append(float(held_out_losses(source, scored, frozenset()).mean()))
+        cells.append(float(source.held_out_losses().mean()))
         cells.append(float(np.mean([log_loss(rows, found["test_labels"]) for rows in test])))
     return cells
 

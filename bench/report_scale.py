@@ -100,7 +100,7 @@ def _predict(store: Store) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(line) + "\n" for line in _metrics(rng)))
     for run in ("net00", "net01"):
-        derive_run(store, Calibrate.on(store), [run])
+        derive_run(store, Calibrate(), [run])
     blend_runs(store, progress=console.progress)
     write_submission(store)
 

@@ -92,24 +92,21 @@ def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, tup
     train, new = (_shuffled(people.of(half), rng) for half in np.array_split(drawn, 2))
     scored, answers = fold_people(train), new.labels
     members = [_member(train, new, scored, head, rng) for head in HEADS]
-    sure, subjects = members[-1], scored.subjects_by_fold()
-    calibrated = FittedSource("calibrated", Calibrate(subjects=subjects), [sure], scored)
+    sure = members[-1]
+    calibrated = FittedSource(Calibrate(), [sure])
     sources: dict[str, Source] = {"one run": sure}
     for blender in (*ALL_BLENDERS, FREE_SIGNS):
-        sources[blender.name] = FittedSource(blender.name, blender, members, scored)
-    fits = [FittedSource(blender.name, blender, members, scored) for blender in BLENDERS]
-    sources["the chosen blender"] = ChosenSource("chosen", fits, scored)
+        sources[blender.name] = FittedSource(blender, members)
+    fits = [FittedSource(blender, members) for blender in BLENDERS]
+    sources["the chosen blender"] = ChosenSource(fits)
     for part in ("prior", "temperature", "clip"):
-        sources[f"calibration: {part}"] = FittedSource(part, Calibrate((part,), subjects), [sure], scored)
+        sources[f"calibration: {part}"] = FittedSource(Calibrate((part,)), [sure])
     sources["calibration"] = calibrated
     for name in ("neighbours", "diffusion"):  # a subject has too few images for clusters
         sources[f"smoothing by {name}"] = _smoothing(name, calibrated, train, new, scored)
-    steps = [
-        FittedSource(f"calibrated {n}", Calibrate(subjects=subjects), [member], scored)
-        for n, member in enumerate(members)
-    ]
-    blend = [FittedSource(blender.name, blender, steps, scored) for blender in BLENDERS]
-    sources["calibrated runs, the chosen blender"] = ChosenSource("chosen", blend, scored)
+    steps = [FittedSource(Calibrate(), [member]) for member in members]
+    blend = [FittedSource(blender, steps) for blender in BLENDERS]
+    sources["calibrated runs, the chosen blender"] = ChosenSource(blend)
     for own in (False, True):
         name = "pseudo-labels" + ", own fold too" * own
         sources[name] = _student(train, new, scored, sure, own=own)
@@ -158,7 +155,7 @@ def _smoothing(name: str, parent: Source, train: People, new: People, scored: Sc
     space: Any = SimpleNamespace(get=lambda index, subset: of_new if subset.test else indices[subset])
     smallest = int(np.bincount(scored.folds).min())
     candidates = method.candidates(["fixed"], {"k": min(MAX_NEIGHBOURS, smallest - 1)})
-    return step_source(name, Smooth({"fixed": space}, candidates), [parent], scored)
+    return step_source(Smooth({"fixed": space}, candidates), [parent])
 
 
 def _losses(source: Source, scored: ScoredRows, answers: Ints) -> tuple[float, float]:

@@ -28,7 +28,7 @@ def main(
     chosen = console.run_names(runs, "" if kind.takes_several else name)
     runtime = load_runtime_config(console.overrides(set))
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
-    made_by = kind.from_text(store, how)
+    made_by = kind.from_text(how)
     for run in chosen:
         store.read_run(run)  # refuses all of them before one is made
     inputs = [chosen] if kind.takes_several else [[run] for run in chosen]

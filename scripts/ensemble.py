@@ -65,10 +65,10 @@ def _show_blenders(fit: CrossFit) -> None:
     rows = []
     for verdict in fit.verdicts:
         interval = verdict.interval
-        folds = " ".join(str(fold) for fold, name in enumerate(chosen) if name == verdict.name)
+        folds = " ".join(str(fold) for fold, name in enumerate(chosen) if name == verdict.blender.name)
         rows.append(
             [
-                verdict.name,
+                verdict.blender.name,
                 f"{verdict.in_sample:.4f}",
                 f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})",
                 folds or "none",

@@ -21,7 +21,7 @@ def main(
     """Show the table of runs and folds, the blend that is meant, and what to run next."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     catalogue = Catalogue(store)
-    meant = catalogue.meant_blend()
+    meant = catalogue.meant_blend
     statuses = run_statuses(catalogue)
     if statuses:
         _grid(store, statuses)

@@ -87,7 +87,7 @@ def say_fold(manifest: Manifest) -> None:
 def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there, of one config."""
     done = store.finished_folds(run)
-    if len(done) == store.folds.num_folds and store.has_one_config(run):
+    if len(done) == store.folds.num_folds and len({one.config_hash for one in store.manifests(run)}) == 1:
         console.say(f"{run}: pooled OOF {console.scores(pooled_scores(store, run))}")
 
 

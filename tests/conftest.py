@@ -212,7 +212,7 @@ def calibrate(
     store: Store, run: str, *, parts: Sequence[str] = CALIBRATIONS, name: str = "", force: bool = False
 ) -> Derived:
     """Do what `make calibrate` does."""
-    return derive_run(store, Calibrate.on(store, parts), [run], name=name, force=force)
+    return derive_run(store, Calibrate(parts), [run], name=name, force=force)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_old_runs_are_complete_and_current(old: Store) -> None:
 
 
 def test_the_old_blend_is_the_default(old: Store) -> None:
-    meant = Catalogue(old).meant_blend()
+    meant = Catalogue(old).meant_blend
     assert meant is not None and meant.run == "ensemble"
 
 

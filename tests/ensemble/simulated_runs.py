@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from distracted.ensemble.sources import ScoredRows, StoredSource
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -19,6 +21,15 @@ class Simulated:
     labels: Ints
     folds: Ints
     subjects: Ints
+
+    def sources(self) -> list[StoredSource]:
+        """The runs as members of a blend; every other row also stands for the test set."""
+        scored, num_folds = ScoredRows(self.labels, self.folds, self.subjects), int(self.folds.max()) + 1
+        tests = [rows[None, ::2].repeat(num_folds, 0) for rows in self.log_probs]
+        names = [f"run {number}" for number in range(len(tests))]
+        return [
+            StoredSource(*run, scored, test) for *run, test in zip(names, self.log_probs, tests, strict=True)
+        ]
 
 
 def simulate(

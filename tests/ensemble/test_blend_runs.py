@@ -86,7 +86,7 @@ def test_the_headline_is_the_stored_blends_score(store: Store, write_run: WriteR
     assert ensemble.prior == prior_log_loss(labels, store.folds.ids, 3)
 
 
-def test_manifests_say_what_was_blended_how_and_from_how_many(store: Store, write_run: WriteRun) -> None:
+def test_manifests_hold_members_weights_and_candidates(store: Store, write_run: WriteRun) -> None:
     write_members(write_run)
     ensemble = blend_runs(store, runs=["b", "a"], name="best")
     blend = store.read_run("best")
@@ -115,7 +115,7 @@ def test_blending_again_replaces_the_blend(store: Store, write_run: WriteRun) ->
     assert all([parent.run for parent in manifest.parents] == ["a", "c"] for manifest in blend.manifests)
 
 
-def test_the_same_blend_is_not_made_twice(
+def test_an_unchanged_blend_is_not_repeated(
     store: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_members(write_run)
@@ -128,9 +128,7 @@ def test_the_same_blend_is_not_made_twice(
 
 
 @pytest.mark.parametrize("changed", ["members", "a member", "blenders", "a file", "a manifest", "force"])
-def test_a_blend_is_made_anew_where_anything_has_changed(
-    changed: str, store: Store, write_run: WriteRun
-) -> None:
+def test_a_blend_is_repeated_if_anything_has_changed(changed: str, store: Store, write_run: WriteRun) -> None:
     write_members(write_run)
     blend_runs(store)
     if changed == "a member":
@@ -141,15 +139,15 @@ def test_a_blend_is_made_anew_where_anything_has_changed(
         (store.workspace.fold("tiny", "ensemble", 0) / "manifest.json").write_text("{")
     runs = ["a", "b"] if changed == "members" else []
     blenders = BLENDERS[:1] if changed == "blenders" else BLENDERS
-    made = blend_runs(store, runs=runs, blenders=blenders, force=changed == "force")
-    assert made.fit is not None
-    check_folds(store, made)
+    ensemble = blend_runs(store, runs=runs, blenders=blenders, force=changed == "force")
+    assert ensemble.fit is not None
+    check_folds(store, ensemble)
 
 
 # One run
 
 
-def test_one_run_passes_through_and_it_is_said(
+def test_a_single_run_passes_through_with_a_log_message(
     store: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_run("a", skill=2.0)
@@ -195,7 +193,7 @@ def test_a_run_of_an_older_split_is_passed_over(store: Store, write_run: WriteRu
     assert blend_runs(store).members == ("b", "c")
 
 
-def test_what_cannot_be_blended_is_refused(store: Store, write_run: WriteRun) -> None:
+def test_runs_that_cannot_be_blended_are_refused(store: Store, write_run: WriteRun) -> None:
     with pytest.raises(StoreError, match="no complete run to blend; `make cv"):
         blend_runs(store)
     write_run("unfinished", folds=(0, 2))

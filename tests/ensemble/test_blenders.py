@@ -26,7 +26,7 @@ LINEAR, LOG_LINEAR = BLENDERS[2:4]
 
 
 def true_log_probs(problem: Problem) -> np.ndarray:
-    """Of each run's true classes, shape (num_runs, num_images)."""
+    """Log-probabilities of the true classes, shape (num_runs, num_images)."""
     log_probs, labels = problem
     return log_probs[:, np.arange(len(labels)), labels]
 
@@ -77,7 +77,7 @@ def problem_of(
 
 
 def certain(labels: np.ndarray, num_classes: int = 3) -> np.ndarray:
-    """A run that is as sure of these labels as it can say."""
+    """A run that gives these labels probability 1."""
     return np.where(np.eye(num_classes)[labels] > 0, 0.0, -700.0)
 
 
@@ -111,7 +111,7 @@ def odd_problems() -> dict[str, Problem]:
 ODD = odd_problems()
 
 
-def test_the_losses_of_these_tests_are_those_of_the_pools() -> None:
+def test_this_modules_losses_are_those_of_the_pools() -> None:
     problem = problem_of(3, 50)
     for weights in (np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.0, 0.0])):
         pooled = pool_arithmetic(problem[0], weights)
@@ -124,7 +124,7 @@ def test_the_losses_of_these_tests_are_those_of_the_pools() -> None:
 @pytest.mark.parametrize(
     ("loss", "gradient"), [(linear_loss, linear_gradient), (log_linear_loss, log_linear_gradient)]
 )
-def test_the_gradients_of_these_tests_are_those_of_the_losses(
+def test_this_modules_gradients_are_those_of_its_losses(
     loss: Callable[..., float], gradient: Callable[..., np.ndarray]
 ) -> None:
     problem, weights = problem_of(3, 50), np.array([0.2, 0.3, 0.5])
@@ -137,7 +137,7 @@ def test_the_gradients_of_these_tests_are_those_of_the_losses(
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_fitted_weights_stand_at_the_optimum_of_odd_problems(name: str) -> None:
+def test_fitted_weights_are_optimal_for_odd_problems(name: str) -> None:
     assert linear_residual(ODD[name], fit_linear_pool(*ODD[name])) < 1e-6
     assert log_linear_residual(ODD[name], fit_log_linear_pool(*ODD[name])) < 1e-6
 
@@ -150,7 +150,7 @@ def test_fitted_weights_stand_at_the_optimum_of_odd_problems(name: str) -> None:
     scale=st.sampled_from([0.01, 0.3, 1.0, 10.0, 100.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_fitted_weights_stand_at_the_optimum(
+def test_fitted_weights_are_optimal(
     num_runs: int, num_images: int, num_classes: int, scale: float, seed: int
 ) -> None:
     problem = problem_of(num_runs, num_images, num_classes=num_classes, scale=scale, seed=seed)
@@ -211,7 +211,7 @@ def test_linear_weights_are_the_shares_of_rows_that_only_one_run_knows() -> None
 
 
 @pytest.mark.parametrize("sure", [-30.0, -100.0, -400.0, -2000.0])
-def test_a_single_row_on_which_the_better_run_is_sure_and_wrong(sure: float) -> None:
+def test_one_row_with_a_certain_and_wrong_prediction_by_the_better_run(sure: float) -> None:
     """Two runs give the true class 0.9 and 1/3; on one row of n the first gives it nothing.
 
     With weight v for the second, the derivative of the loss vanishes where
@@ -270,7 +270,7 @@ def test_the_order_of_runs_does_not_matter(seed: int, num_runs: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), num_runs=st.integers(1, 5))
-def test_a_rows_factor_does_not_matter(seed: int, num_runs: int) -> None:
+def test_factors_on_probabilities_do_not_matter(seed: int, num_runs: int) -> None:
     """For the linear pool a factor common to all runs; for the log-linear pool one of each run."""
     log_probs, labels = problem_of(num_runs, 100, seed=seed)
     rng = np.random.default_rng(seed)
@@ -282,7 +282,7 @@ def test_a_rows_factor_does_not_matter(seed: int, num_runs: int) -> None:
     )
 
 
-def test_twins_share_the_weight_that_one_of_them_had() -> None:
+def test_identical_runs_share_the_weight_of_one() -> None:
     log_probs, labels = problem_of(2, 300)
     for fit in (fit_linear_pool, fit_log_linear_pool):
         alone = fit(log_probs, labels)
@@ -291,7 +291,7 @@ def test_twins_share_the_weight_that_one_of_them_had() -> None:
         assert twins[2] == pytest.approx(alone[1], abs=1e-5)
 
 
-def test_float32_predictions_are_as_good() -> None:
+def test_float32_predictions_give_the_same_weights() -> None:
     log_probs, labels = problem_of(4, 300)
     for fit in (fit_linear_pool, fit_log_linear_pool):
         np.testing.assert_allclose(
@@ -317,7 +317,7 @@ def test_pooled_rows_are_probabilities(weights: list[float], scale: float, seed:
         np.testing.assert_allclose(np.exp(pooled).sum(axis=1), 1, rtol=1e-12)
 
 
-def test_pools_are_the_means_that_their_names_say() -> None:
+def test_pools_are_arithmetic_and_geometric_means() -> None:
     log_probs, _ = problem_of(3, 20)
     probs, weights = np.exp(log_probs), np.array([0.5, 0.3, 0.2])
     np.testing.assert_allclose(
@@ -338,7 +338,7 @@ def test_identical_runs_pool_to_themselves(blender: Blender) -> None:
     np.testing.assert_allclose(blender.pool(log_probs[[0, 0, 0]], weights), log_probs[0], atol=1e-12)
 
 
-def test_blenders_stand_from_the_simplest_to_the_most_flexible() -> None:
+def test_blenders_are_ordered_from_the_simplest_to_the_most_flexible() -> None:
     names = [blender.name for blender in BLENDERS]
     assert names[:4] == ["arithmetic mean", "geometric mean", "linear pool", "log-linear pool"]
     problem = problem_of(4, 300)

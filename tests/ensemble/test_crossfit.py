@@ -1,5 +1,5 @@
-"""Nothing that predicts a fold has seen its labels; the simplest blender that is as good is taken; useless
-runs do next to no harm."""
+"""Nothing that predicts a fold has seen its labels; the simplest blender that is as good as the best is
+chosen; useless runs do little harm."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ LINEAR = BLENDERS[2]
 
 
 def interference(fit: Fit, sim: Simulated) -> set[str]:
-    """What of a fold changes, by as much as a byte, when that fold's labels change: nothing should."""
+    """The results for a fold that change when that fold's labels change; honest ones are byte-identical."""
     before = fit(sim.labels)
     num_classes = sim.log_probs.shape[2]
     changed = set()
@@ -48,7 +48,7 @@ def sim(request: pytest.FixtureRequest) -> Simulated:
 
 
 def honest(sim: Simulated, **options: tuple[Blender, ...]) -> Fit:
-    return lambda labels: cross_fit(sim.log_probs, labels, sim.folds, sim.subjects, **options)
+    return lambda labels: cross_fit(replace(sim, labels=labels).sources(), **options)
 
 
 def test_a_folds_labels_do_not_reach_its_predictions(sim: Simulated) -> None:
@@ -75,7 +75,7 @@ def test_the_check_catches_weights_fitted_on_all_rows(sim: Simulated) -> None:
 
 
 def test_the_check_catches_a_choice_made_on_all_rows(sim: Simulated) -> None:
-    """Weights are cross-fitted, yet the blender is the one that is best on all folds."""
+    """Weights are cross-fitted, but the blender is chosen on all folds."""
 
     def chosen_on_all(labels: Labels) -> CrossFit:
         overall = honest(sim)(labels).overall
@@ -84,7 +84,7 @@ def test_the_check_catches_a_choice_made_on_all_rows(sim: Simulated) -> None:
     assert "choice" in interference(chosen_on_all, sim)
 
 
-def test_the_check_catches_a_blender_that_peeks(sim: Simulated) -> None:
+def test_the_check_catches_a_blender_that_reads_hidden_labels(sim: Simulated) -> None:
     def peeking(labels: Labels) -> CrossFit:
         peek = Blender("peeking", lambda *_: fit_linear_pool(sim.log_probs, labels), pool_arithmetic)
         return honest(sim, blenders=(peek,))(labels)
@@ -118,18 +118,18 @@ def test_each_folds_predictions_are_its_blender_with_its_weights(sim: Simulated)
 
 def test_verdicts_are_in_sample_and_cross_fitted_scores(sim: Simulated) -> None:
     verdicts = honest(sim)(sim.labels).verdicts
-    assert [verdict.name for verdict in verdicts] == [blender.name for blender in BLENDERS]
+    assert [verdict.blender.name for verdict in verdicts] == [blender.name for blender in BLENDERS]
     losses = {}
     for blender, verdict in zip(BLENDERS, verdicts, strict=True):
         alone = honest(sim, blenders=(blender,))(sim.labels)
         losses[blender.name] = log_losses(alone.log_probs, sim.labels)
-        assert verdict.cross_fitted == pytest.approx(losses[blender.name].mean())
+        assert verdict.interval.mean == pytest.approx(losses[blender.name].mean())
         weights = blender.fit_weights(sim.log_probs, sim.labels)
         assert verdict.in_sample == pytest.approx(log_loss(blender.pool(sim.log_probs, weights), sim.labels))
-    best = min(verdicts, key=lambda verdict: verdict.cross_fitted)
+    best = min(verdicts, key=lambda verdict: verdict.interval.mean)
     assert best.difference == 0 and best.as_good
     for verdict in verdicts:
-        expected = difference_and_error(losses[verdict.name], losses[best.name], sim.subjects)
+        expected = difference_and_error(losses[verdict.blender.name], losses[best.blender.name], sim.subjects)
         assert (verdict.difference, verdict.error) == pytest.approx(expected)
 
 
@@ -137,7 +137,7 @@ def test_weights_on_all_folds_are_those_of_the_overall_blender(sim: Simulated) -
     fit = honest(sim)(sim.labels)
     weights = fit.overall.fit_weights(sim.log_probs, sim.labels)
     np.testing.assert_allclose(fit.overall_weights, weights, atol=1e-12)
-    good = [verdict.name for verdict in fit.verdicts if verdict.as_good]
+    good = [verdict.blender.name for verdict in fit.verdicts if verdict.as_good]
     assert fit.overall.name == good[0]
 
 
@@ -145,7 +145,7 @@ def test_weights_on_all_folds_are_those_of_the_overall_blender(sim: Simulated) -
 def test_progress_counts_every_fit(num_folds: int) -> None:
     progress = RecordedProgress()
     sim = simulate(2, num_images=100, num_folds=num_folds)
-    cross_fit(sim.log_probs, sim.labels, sim.folds, sim.subjects, progress=progress)
+    cross_fit(sim.sources(), progress=progress)
     [(total, done)] = progress.tasks
     assert done == total
 
@@ -154,7 +154,7 @@ def test_progress_counts_every_fit(num_folds: int) -> None:
 
 
 def fixed(run: int) -> Blender:
-    """A blender that passes one run through, so that a test says which blender is how good."""
+    """A blender that passes one run through, so that a test decides how good each blender is."""
     return Blender(f"run {run}", equal_weights, lambda log_probs, _: log_probs[run])
 
 
@@ -168,16 +168,18 @@ def two_runs(gains: np.ndarray, *, num_per_subject: int = 20, num_folds: int = 4
     log_probs = np.stack([true, np.log1p(-np.exp(true))], axis=2)
     labels = np.zeros(len(subjects), dtype=np.int64)
     blenders = (fixed(0), fixed(1))
-    return cross_fit(log_probs, labels, subjects % num_folds, subjects, blenders=blenders)
+    return cross_fit(
+        Simulated(log_probs, labels, subjects % num_folds, subjects).sources(), blenders=blenders
+    )
 
 
-def test_a_gain_that_all_subjects_share_is_taken() -> None:
+def test_a_blender_is_chosen_if_all_subjects_gain() -> None:
     fit = two_runs(np.full(12, 0.01))
     assert [blender.name for blender in fit.chosen] == ["run 1"] * 4
     assert fit.overall.name == "run 1"
 
 
-def test_a_gain_within_one_standard_error_is_not_taken() -> None:
+def test_a_blender_is_not_chosen_for_a_gain_within_one_standard_error() -> None:
     """The same mean gain, but half of the subjects lose."""
     fit = two_runs(HALF_LOSE)
     assert fit.verdicts[0].difference == pytest.approx(0.01)
@@ -187,19 +189,19 @@ def test_a_gain_within_one_standard_error_is_not_taken() -> None:
 
 
 def test_a_standard_error_is_over_subjects_not_rows() -> None:
-    """More rows of the same subjects make a gain no surer."""
+    """More rows of the same subjects do not make a gain more certain."""
     few, many = (two_runs(HALF_LOSE, num_per_subject=num).verdicts[0].error for num in (1, 50))
     assert few == pytest.approx(many)
 
 
-def test_of_the_same_blender_twice_the_first_is_taken() -> None:
+def test_of_two_equal_blenders_the_first_is_chosen() -> None:
     sim = simulate(3, num_images=200)
     twins = (replace(LINEAR, name="first"), replace(LINEAR, name="second"))
     fit = honest(sim, blenders=twins)(sim.labels)
     assert {blender.name for blender in fit.chosen} == {"first"}
 
 
-def test_a_fold_chooses_by_the_other_folds() -> None:
+def test_the_choice_for_a_fold_depends_on_the_other_folds() -> None:
     """Run 1 gains hugely on fold 0's subjects and loses a little, consistently, everywhere else."""
     gains = np.where(np.arange(12) % 4 == 0, 0.9, -0.01)
     fit = two_runs(gains)
@@ -209,7 +211,7 @@ def test_a_fold_chooses_by_the_other_folds() -> None:
 
 
 @pytest.mark.parametrize("num_folds", [1, 2])
-def test_with_fewer_than_three_folds_the_mean_is_taken(num_folds: int) -> None:
+def test_with_fewer_than_three_folds_the_mean_is_used(num_folds: int) -> None:
     sim = simulate(3, num_images=200, num_folds=num_folds)
     fit = honest(sim)(sim.labels)
     assert [blender.name for blender in fit.chosen] == ["arithmetic mean"] * num_folds
@@ -223,7 +225,7 @@ def test_with_fewer_than_three_folds_the_mean_is_taken(num_folds: int) -> None:
 @pytest.mark.slow
 def test_fitting_looks_better_in_sample_than_cross_fitted_on_average() -> None:
     fits = [honest(sim)(sim.labels) for sim in (simulate(6, num_images=300, seed=seed) for seed in range(6))]
-    optimism = np.array([[v.cross_fitted - v.in_sample for v in fit.verdicts] for fit in fits]).mean(axis=0)
+    optimism = np.array([[v.interval.mean - v.in_sample for v in fit.verdicts] for fit in fits]).mean(axis=0)
     np.testing.assert_allclose(optimism[:2], 0, atol=1e-12)  # nothing is fitted, nothing flatters
     assert (optimism[2:] > 0).all()
 
@@ -238,9 +240,9 @@ def test_twenty_useless_runs_cost_eight_good_ones_at_most_a_hundredth() -> None:
     assert scores[1] <= 1.01 * scores[0]
     assert {blender.name for blender in after.chosen} <= {"linear pool", "log-linear pool"}
     for pool in (2, 3):
-        assert after.verdicts[pool].cross_fitted <= 1.01 * before.verdicts[pool].cross_fitted
+        assert after.verdicts[pool].interval.mean <= 1.01 * before.verdicts[pool].interval.mean
     assert (
-        after.verdicts[0].cross_fitted > 1.5 * before.verdicts[0].cross_fitted
+        after.verdicts[0].interval.mean > 1.5 * before.verdicts[0].interval.mean
     )  # they do spoil a plain mean
 
 

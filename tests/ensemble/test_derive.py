@@ -1,4 +1,4 @@
-"""Runs that a fitted step makes: stored, scored without a look at their labels, and members of a blend."""
+"""Runs derived by a fitted step: stored, scored by fits that never saw their labels, and blended."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ from distracted.postprocess.neighbour_mean import NeighbourMean, neighbour_means
 from distracted.postprocess.neighbours import Neighbours, nearest_neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import Space, make_space
-from distracted.postprocess.step import STEP_VERSION, Subset
+from distracted.postprocess.step import STEP_VERSION, Rows, Subset
 from distracted.predictions.store import Store
 
 pytestmark = pytest.mark.slow  # networks or whole runs in each
@@ -33,15 +33,15 @@ WriteRun = Callable[..., None]
 LINEAR = find_blenders(["linear_pool"])
 
 
-def space_of(store: Store, *, telling: bool, seed: int = 0) -> Space:
-    """Features of images: of the same class near each other, or (not telling) anywhere."""
+def space_of(store: Store, *, informative: bool, seed: int = 0) -> Space:
+    """Random features; if `informative`, images of a class lie near each other."""
     rng = np.random.default_rng(seed)
 
     def features() -> Iterator[tuple[Subset, np.ndarray]]:
         test = rng.normal(size=(len(store.competition.test), 6)).astype(np.float32)
         for fold in range(store.folds.num_folds):
             labels = store.folds.labels[store.folds.valid(fold)]
-            rows = rng.normal(size=(len(labels), 6)) + 9 * telling * np.eye(6)[labels]
+            rows = rng.normal(size=(len(labels), 6)) + 9 * informative * np.eye(6)[labels]
             yield Subset(fold), rows.astype(np.float32)
             yield Subset(fold, test=True), test
 
@@ -49,14 +49,14 @@ def space_of(store: Store, *, telling: bool, seed: int = 0) -> Space:
 
 
 def candidates_in(store: Store, space: str = "x") -> list[Method]:
-    """Every way to average neighbours in a space."""
+    """All settings of the neighbour mean in a space."""
     return all_candidates(store, [NeighbourMean], [space])
 
 
 def smooth(
     store: Store, run: str, space: Space, *, name: str = "", force: bool = False, how: Method | None = None
 ) -> Derived:
-    """Smooth a run in the space `x`, by what is best or as it is said."""
+    """Smooth a run in the space `x` by the best candidate, or by `how`."""
     candidates = candidates_in(store) if how is None else [how]
     step = Smooth({"x": space}, candidates, fixed=how is not None)
     return derive_run(store, step, [run], name=name, force=force)
@@ -69,11 +69,11 @@ def relabelled(store: Store, fold: int) -> Store:
 
 
 def bytes_of(store: Store, run: str, fold: int) -> bytes:
-    made = store.read_run(run)
-    return made.oof[store.folds.ids == fold].tobytes() + made.test[fold].tobytes()
+    stored = store.read_run(run)
+    return stored.oof[store.folds.ids == fold].tobytes() + stored.test[fold].tobytes()
 
 
-def test_what_there_is_to_smooth(store: Store) -> None:
+def test_limits_follow_from_the_sizes_of_folds_and_subjects(store: Store) -> None:
     sizes = [int((store.folds.ids == fold).sum()) for fold in range(store.folds.num_folds)]
     smallest = min(*sizes, len(store.competition.test))
     per_subject = len(store.folds.table) // store.folds.table["subject"].nunique()
@@ -87,25 +87,25 @@ def test_what_there_is_to_smooth(store: Store) -> None:
 # Calibration
 
 
-def test_a_calibrated_run_is_each_fold_by_what_the_others_taught(store: Store, write_run: WriteRun) -> None:
+def test_each_fold_is_calibrated_by_the_fit_on_the_others(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)
-    made = calibrate(store, "a", parts=("temperature",))
+    derived = calibrate(store, "a", parts=("temperature",))
     parent, run = store.read_run("a"), store.read_run("a_calibrated")
     assert run.kind == "derived" and run.fitted and not parent.fitted
     for fold, manifest in enumerate(run.manifests):
         fitted = Calibration(**{**manifest.details["fitted"], "prior": ()})
-        assert fitted.temperature == made.fits[fold].temperature
+        assert fitted.temperature == derived.fits[fold].temperature
         rows = store.folds.valid(fold)
         step = Calibrate(("temperature",))
-        valid = step.predict(fitted, parent.oof[None, rows], Subset(fold))
-        test = step.predict(fitted, parent.test[fold][None], Subset(fold, test=True))
+        valid = step.predict(fitted, Rows(Subset(fold), parent.oof[None, rows]))
+        test = step.predict(fitted, Rows(Subset(fold, test=True), parent.test[fold][None]))
         np.testing.assert_allclose(run.oof[rows], valid, atol=1e-5)
         np.testing.assert_allclose(run.test[fold], test, atol=1e-5)
-    assert made.gain.after == pytest.approx(log_loss(run.oof, store.folds.labels))
-    assert made.gain.before == pytest.approx(log_loss(parent.oof, store.folds.labels))
+    assert derived.gain.after == pytest.approx(log_loss(run.oof, store.folds.labels))
+    assert derived.gain.before == pytest.approx(log_loss(parent.oof, store.folds.labels))
 
 
-def test_unknown_parts_and_names_that_are_taken_are_refused(store: Store, write_run: WriteRun) -> None:
+def test_unknown_parts_and_names_already_in_use_are_refused(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     write_run("b")
     with pytest.raises(ConfigError, match="PARTS: expected some of prior, temperature, clip; got 'bias'"):
@@ -134,17 +134,17 @@ def test_a_single_split_has_nothing_to_fit_on(
 # Smoothing
 
 
-def test_a_space_that_tells_classes_apart_is_used(store: Store, write_run: WriteRun) -> None:
+def test_an_informative_space_is_used(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
     calibrate(store, "a", parts=("temperature",))
-    made = smooth(store, "a_calibrated", space_of(store, telling=True), name="good")
-    assert [fitted.how.space for fitted in made.fits] == ["x"] * 3
-    assert made.gain.after < made.gain.before - 0.2
+    derived = smooth(store, "a_calibrated", space_of(store, informative=True), name="good")
+    assert [fitted.how.space for fitted in derived.fits] == ["x"] * 3
+    assert derived.gain.after < derived.gain.before - 0.2
     assert store.manifest("good", 0).details["num_candidates"] == 1 + 2 * 4 * 3
 
 
-def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() -> None:
-    """Labels follow the predictions, neighbours are anybody: for every fold the choice is no smoothing."""
+def test_with_uninformative_neighbours_calibrated_predictions_are_left_alone() -> None:
+    """Labels are drawn from the predictions and neighbours are random: each fold chooses no smoothing."""
     rng = np.random.default_rng(0)
     num, folds = 1500, np.arange(1500) % 5
     log_probs = log_softmax(2 * rng.normal(size=(num, 4)), axis=1)
@@ -153,7 +153,7 @@ def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() ->
     neighbours = nearest_neighbours(rng.normal(size=(300, 16)).astype(np.float32), 20)
     space = MemorySpace(lambda index, subset: neighbours)
     step = Smooth({"any": space}, NeighbourMean.candidates(["any"], {"k": 20}))
-    source = step_source("smooth", step, [StoredSource("run", log_probs, scored)], scored)
+    source = step_source(step, [StoredSource("run", log_probs, scored)])
     assert isinstance(source, ChosenSource)
     assert [source.choice(frozenset({fold})) for fold in range(5)] == [0] * 5
     np.testing.assert_allclose(source.predict(Subset(0), frozenset({0})), log_probs[folds == 0], atol=1e-12)
@@ -161,26 +161,26 @@ def test_where_neighbours_say_nothing_calibrated_predictions_are_left_alone() ->
 
 def test_a_fixed_setting_smooths_each_part_by_its_own_neighbours(store: Store, write_run: WriteRun) -> None:
     write_run("a")
-    space = space_of(store, telling=False)
+    space = space_of(store, informative=False)
     how = parse_candidate(NeighbourMean, "k=3 bandwidth=none mean=geometric", "x", find_limits(store))
     smooth(store, "a", space, how=how)
-    parent, made = store.read_run("a"), store.read_run("a_smooth")
-    assert not made.fitted  # nothing was read of any label: it may teach
+    parent, smoothed = store.read_run("a"), store.read_run("a_smooth")
+    assert not smoothed.fitted  # no label was read: it may teach
     for fold in range(3):
         rows = store.folds.valid(fold)
         near = space.get(Neighbours, Subset(fold))
         (valid,) = neighbour_means(parent.oof[rows], near, "geometric", None, [3])
         near = space.get(Neighbours, Subset(fold, True))
         (test,) = neighbour_means(parent.test[fold], near, "geometric", None, [3])
-        np.testing.assert_allclose(made.oof[rows], valid, atol=1e-5)
-        np.testing.assert_allclose(made.test[fold], test, atol=1e-5)
+        np.testing.assert_allclose(smoothed.oof[rows], valid, atol=1e-5)
+        np.testing.assert_allclose(smoothed.test[fold], test, atol=1e-5)
 
 
 # Honest in a blend, too
 
 
 def make_all(store: Store, space: Space) -> None:
-    """A calibrated, smoothed run beside another, calibrated one, and their blend."""
+    """A calibrated and smoothed run, a calibrated one, and their blend."""
     for run in ("a", "b"):
         calibrate(store, run, force=True)
     smooth(store, "a_calibrated", space, name="smooth", force=True)
@@ -191,7 +191,7 @@ def test_a_folds_labels_reach_neither_its_steps_nor_its_blend(store: Store, writ
     write_run("a", skill=2.0)
     write_run("b", skill=2.0, seed=1)
     runs = ("a_calibrated", "smooth", "ensemble")
-    space = space_of(store, telling=True)
+    space = space_of(store, informative=True)
     make_all(store, space)
     before = {run: bytes_of(store, run, 1) for run in runs}
     choices = store.manifest("smooth", 1).details["fitted"], store.manifest("ensemble", 1).details["fitted"]
@@ -205,10 +205,10 @@ def test_a_folds_labels_reach_neither_its_steps_nor_its_blend(store: Store, writ
     assert all(bytes_of(changed, run, 1) != before[run] for run in runs)  # other folds' labels do count
 
 
-def test_members_as_files_would_let_a_folds_labels_into_its_weights(
+def test_blending_stored_predictions_would_leak_a_folds_labels_into_its_weights(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same check, with a blend that takes a derived run's stored predictions as they are."""
+    """The same check fails for a blend of the derived runs' stored predictions."""
     write_run("a", skill=2.0)
     write_run("b", skill=2.0, seed=1)
 
@@ -216,15 +216,15 @@ def test_members_as_files_would_let_a_folds_labels_into_its_weights(
         for run in ("a", "b"):
             calibrate(store, run, force=True)
         for run in ("a_calibrated", "b_calibrated"):
-            made = store.read_run(run)
+            derived = store.read_run(run)
             for fold in range(3):
                 store.write_fold(
                     f"file_of_{run}",
                     fold,
                     kind="model",
                     config={"run": run},
-                    valid=made.oof[store.folds.valid(fold)],
-                    test=made.test[fold],
+                    valid=derived.oof[store.folds.valid(fold)],
+                    test=derived.test[fold],
                 )
         blend_runs(store, runs=["file_of_a_calibrated", "file_of_b_calibrated"], blenders=LINEAR)
         return store.manifest("ensemble", 1).details["fitted"]
@@ -241,12 +241,12 @@ def test_a_derived_run_whose_parent_has_changed_is_no_member(store: Store, write
         blend_runs(store, runs=["a_calibrated", "b"], blenders=LINEAR)
 
 
-def test_a_step_that_would_give_the_same_is_not_taken_again(store: Store, write_run: WriteRun) -> None:
+def test_a_step_is_repeated_only_if_its_inputs_or_files_changed(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)
-    made = calibrate(store, "a")
+    first = calibrate(store, "a")
     before = stamps(store, "a_calibrated")
     again = calibrate(store, "a")
-    assert again.gain == made.gain and again.fits == () and stamps(store, "a_calibrated") == before
+    assert again.gain == first.gain and again.fits == () and stamps(store, "a_calibrated") == before
     assert len(calibrate(store, "a", force=True).fits) == 3
     (store.workspace.fold("tiny", "a_calibrated", 1) / "valid.parquet").unlink()
     assert len(calibrate(store, "a").fits) == 3
@@ -258,24 +258,24 @@ def test_a_step_that_would_give_the_same_is_not_taken_again(store: Store, write_
     assert len(calibrate(store, "a").fits) == 3
 
 
-def test_a_smoothing_is_taken_again_where_its_space_has_changed(store: Store, write_run: WriteRun) -> None:
+def test_a_smoothing_is_repeated_if_its_space_has_changed(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
-    for telling, num_fitted in ((True, 3), (True, 0), (False, 3)):
-        assert len(smooth(store, "a", space_of(store, telling=telling)).fits) == num_fitted
+    for informative, num_fitted in ((True, 3), (True, 0), (False, 3)):
+        assert len(smooth(store, "a", space_of(store, informative=informative)).fits) == num_fitted
 
 
-def test_a_space_that_is_gone_is_named(store: Store, write_run: WriteRun) -> None:
+def test_a_missing_space_is_named(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
-    smooth(store, "a", space_of(store, telling=True))
+    smooth(store, "a", space_of(store, informative=True))
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.unlink()
     with pytest.raises(StoreError, match=r"\.npz: gone or damaged; .*make smooth"):
         blend_runs(store, runs=["a", "a_smooth"], blenders=LINEAR)
 
 
-def test_a_space_of_other_images_is_named(store: Store, write_run: WriteRun) -> None:
+def test_a_space_of_other_images_is_refused(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
-    space = space_of(store, telling=True)
+    space = space_of(store, informative=True)
     [of_test] = {space.keys["neighbours"][Subset(fold, test=True)] for fold in range(3)}
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.write_bytes((space.folder / f"{of_test}.npz").read_bytes())
@@ -284,22 +284,22 @@ def test_a_space_of_other_images_is_named(store: Store, write_run: WriteRun) -> 
     assert store.runs() == ["a"]
 
 
-def test_what_is_made_of_a_blend_is_no_member_and_is_left_out(store: Store, write_run: WriteRun) -> None:
+def test_a_run_derived_from_a_blend_is_no_member(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)
     write_run("b", seed=1)
     blend_runs(store, blenders=LINEAR)
-    made = calibrate(store, "ensemble")
-    assert made.gain.after < 5
+    derived = calibrate(store, "ensemble")
+    assert derived.gain.after < 5
     assert blend_runs(store, name="other", blenders=LINEAR).members == ("a", "b")
     with pytest.raises(StoreError, match="ensemble_calibrated is a blend, or made of one"):
         blend_runs(store, runs=["a", "ensemble_calibrated"], name="third", blenders=LINEAR)
 
 
-# What is stored is what comes out
+# Stored runs can be made again
 
 
 def test_a_step_on_a_blend_that_chooses_among_blenders(store: Store, write_run: WriteRun) -> None:
-    """Reopened, the blend chooses as it did when it was made, without what is hidden from the step."""
+    """When a step opens the blend again, the blend chooses its blender without the hidden fold."""
     for seed, (run, skill) in enumerate([("a", 4.0), ("b", 1.0), ("c", 0.0)]):
         write_run(run, skill=skill, seed=seed)
     blenders = find_blenders(["arithmetic_mean", "linear_pool"])
@@ -313,10 +313,10 @@ def test_a_step_on_a_blend_that_chooses_among_blenders(store: Store, write_run: 
     assert bytes_of(other, "ensemble_calibrated", 1) == before
 
 
-def test_a_run_that_comes_out_otherwise_than_stored_is_refused(store: Store, write_run: WriteRun) -> None:
+def test_a_run_that_cannot_be_reproduced_is_refused(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=1.5)
     write_run("b", seed=1)
-    smooth(store, "a", space_of(store, telling=True))
+    smooth(store, "a", space_of(store, informative=True))
     manifest = store.manifest("a_smooth", 2)
     path = store.workspace.spaces("tiny") / f"{manifest.details['spaces']['neighbours']['x']['valid']}.npz"
     with np.load(path) as arrays:
@@ -326,7 +326,7 @@ def test_a_run_that_comes_out_otherwise_than_stored_is_refused(store: Store, wri
         blend_runs(store, runs=["a_smooth", "b"], blenders=LINEAR)
 
 
-def test_no_run_is_made_of_itself(store: Store, write_run: WriteRun) -> None:
+def test_no_run_is_derived_from_itself(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     calibrate(store, "a", name="x")
     calibrate(store, "x", name="y")
@@ -356,7 +356,7 @@ def test_a_stale_run_is_left_out_unless_it_is_named(
         ({"name": "calibrate", "parts": ["clip"]}, "steps of version 1"),
     ],
 )
-def test_a_step_of_another_version_is_named(
+def test_a_step_of_another_version_is_refused(
     step: dict[str, Any], message: str, store: Store, write_run: WriteRun
 ) -> None:
     write_run("a")

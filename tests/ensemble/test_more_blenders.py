@@ -1,4 +1,4 @@
-"""Weights by class, greedy selection and stacking: known answers, and what they can and cannot do."""
+"""Weights by class, greedy selection and stacking: known answers and limits."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,13 @@ from scipy.special import log_softmax
 from simulated_runs import simulate
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender, find_blenders
-from distracted.ensemble.by_class import fit_by_class, pool_by_class
-from distracted.ensemble.pools import fit_linear_pool, pool_arithmetic
-from distracted.ensemble.selection import fit_greedy_selection
+from distracted.ensemble.pools import (
+    fit_by_class,
+    fit_greedy_selection,
+    fit_linear_pool,
+    pool_arithmetic,
+    pool_by_class,
+)
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
 from distracted.metrics import log_loss
@@ -17,7 +21,7 @@ NEW = ALL_BLENDERS[4:]
 
 
 def specialists(num_images: int = 900) -> tuple[np.ndarray, np.ndarray]:
-    """Three runs, of which each knows whether an image is of its own class and guesses among the others."""
+    """Three runs, each of which recognises one class and guesses between the other two."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, num_images)
     runs = []
@@ -30,7 +34,7 @@ def specialists(num_images: int = 900) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("blender", NEW, ids=lambda blender: blender.name)
-def test_predictions_are_probabilities_even_of_runs_that_are_sure_and_wrong(blender: Blender) -> None:
+def test_predictions_are_probabilities_even_for_overconfident_runs(blender: Blender) -> None:
     sim = simulate(4, num_images=120)
     for log_probs in (sim.log_probs, log_softmax(300 * sim.log_probs, axis=2), sim.log_probs[:1]):
         pooled = blender.pool(log_probs, blender.fit_weights(log_probs, sim.labels))
@@ -39,7 +43,7 @@ def test_predictions_are_probabilities_even_of_runs_that_are_sure_and_wrong(blen
 
 
 @pytest.mark.parametrize("blender", NEW, ids=lambda blender: blender.name)
-def test_the_same_rows_give_the_same_bytes(blender: Blender) -> None:
+def test_fits_are_deterministic(blender: Blender) -> None:
     sim = simulate(7, num_images=120)
     once, again = (blender.fit_weights(sim.log_probs, sim.labels) for _ in range(2))
     assert once.tobytes() == again.tobytes()
@@ -48,7 +52,7 @@ def test_the_same_rows_give_the_same_bytes(blender: Blender) -> None:
 # Weights by class
 
 
-def test_weights_by_class_are_convex_and_lean_on_the_run_that_knows_the_class() -> None:
+def test_weights_by_class_are_convex_and_prefer_the_run_that_knows_the_class() -> None:
     log_probs, labels = specialists()
     weights = fit_by_class(log_probs, labels)
     assert weights.shape == (3, 3) and (weights >= 0).all()
@@ -82,7 +86,7 @@ def test_greedy_selection_picks_a_run_that_is_better_everywhere_alone() -> None:
     np.testing.assert_array_equal(fit_greedy_selection(np.stack([bad, good]), labels), [0, 1])
 
 
-def test_bags_of_many_runs_share_the_weight_of_twins() -> None:
+def test_random_bags_spread_weight_over_identical_runs() -> None:
     sim = simulate(2, num_images=200)
     twins = np.concatenate([sim.log_probs[[0]]] * 10 + [sim.log_probs[[1]]] * 2)
     weights = fit_greedy_selection(twins, sim.labels)
@@ -92,8 +96,8 @@ def test_bags_of_many_runs_share_the_weight_of_twins() -> None:
 # Stacking
 
 
-def test_stacking_mends_a_run_that_takes_two_classes_for_each_other() -> None:
-    """No weight of the run can: every class needs the opinion on another."""
+def test_stacking_corrects_a_run_that_swaps_two_classes() -> None:
+    """A weight cannot do this: each class needs the probability of another."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 3000)
     swapped = np.array([1, 0, 2])[labels]
@@ -102,8 +106,8 @@ def test_stacking_mends_a_run_that_takes_two_classes_for_each_other() -> None:
     assert log_loss(stacked, labels) < 0.8 < log_loss(run[0], labels)
 
 
-def test_stacking_stays_at_the_log_linear_pool_where_nothing_is_to_gain() -> None:
-    """Labels that follow the run's own probabilities."""
+def test_stacking_stays_at_the_log_linear_pool_for_a_calibrated_run() -> None:
+    """Labels are drawn from the run's own probabilities."""
     rng = np.random.default_rng(0)
     run = log_softmax(2 * rng.normal(size=(20_000, 3)), axis=1)
     labels = (np.exp(run).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
@@ -111,22 +115,22 @@ def test_stacking_stays_at_the_log_linear_pool_where_nothing_is_to_gain() -> Non
     np.testing.assert_allclose(coefficients, np.vstack([np.eye(3), np.zeros(3)]), atol=0.05)
 
 
-# Which there are
+# The table of blenders
 
 
-def test_blenders_that_can_fool_are_named_as_such_and_not_chosen_from_by_default() -> None:
+def test_flexible_blenders_carry_a_caution_and_are_no_default_candidates() -> None:
     assert [b.name for b in ALL_BLENDERS if b not in BLENDERS] == ["weights by class", "stacking"]
     assert all(blender.caution for blender in ALL_BLENDERS if blender not in BLENDERS)
 
 
-def test_blenders_are_found_by_key_from_the_simplest_on() -> None:
-    found = find_blenders(["stacking", "linear_pool", "log_linear_pool"])
-    assert [blender.name for blender in found] == ["linear pool", "log-linear pool", "stacking"]
+def test_blenders_are_selected_by_key_and_ordered_from_the_simplest() -> None:
+    blenders = find_blenders(["stacking", "linear_pool", "log_linear_pool"])
+    assert [blender.name for blender in blenders] == ["linear pool", "log-linear pool", "stacking"]
     with pytest.raises(ConfigError, match=r"BLENDERS: unknown blender 'median'; there are: arithmetic_mean"):
         find_blenders(["linear_pool", "median"])
 
 
-def test_every_blender_says_how_much_each_run_counts() -> None:
+def test_every_blender_gives_a_weight_for_each_run() -> None:
     sim = simulate(3, num_images=100)
     for blender in ALL_BLENDERS:
         weights = blender.weights_by_run(blender.fit_weights(sim.log_probs, sim.labels), ["a", "b", "c"])

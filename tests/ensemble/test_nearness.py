@@ -1,4 +1,4 @@
-"""Distances and sensitivity: how near neighbours are, and what fewer or more of them would do."""
+"""Distances to neighbours, and the score with fewer or more of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,7 +18,7 @@ WriteRun = Callable[..., None]
 
 
 def space_of(store: Store, *, shared: bool) -> Space:
-    """Random features: the same network's for all folds, or not."""
+    """Random features, `shared` by all folds or different for each."""
     rng = np.random.default_rng(0)
     train = rng.normal(size=(len(store.folds.scored), 5)).astype(np.float32)
 
@@ -39,12 +39,16 @@ def near(space: Space, subset: Subset) -> Neighbours:
 
 def test_distances_are_medians_in_folds_and_test_set(store: Store) -> None:
     space = space_of(store, shared=True)
-    found = neighbour_distances(store, {"x": space})
-    assert [distance.k for distance in found] == [1, 5]  # the test set has seven images
+    distances = neighbour_distances(store, {"x": space})
+    assert [distance.k for distance in distances] == [1, 5]  # the test set has seven images
     expected = np.mean([np.median(near(space, Subset(fold)).distances[:, 4]) for fold in range(3)])
-    assert found[1].folds == pytest.approx(expected)
-    assert found[1].test == pytest.approx(float(np.median(near(space, Subset(0, test=True)).distances[:, 4])))
-    assert found[1].drivers is not None and found[1].drivers < found[1].folds  # more to choose from
+    assert distances[1].folds == pytest.approx(expected)
+    assert distances[1].test == pytest.approx(
+        float(np.median(near(space, Subset(0, test=True)).distances[:, 4]))
+    )
+    assert (
+        distances[1].drivers is not None and distances[1].drivers < distances[1].folds
+    )  # more to choose from
     alone = neighbour_distances(store, {"x": space_of(store, shared=False)})
     assert alone[0].drivers is None
 
@@ -53,8 +57,8 @@ def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run:
     write_run("a", skill=1.5)
     run, space = store.read_run("a"), space_of(store, shared=True)
     how = Smoothing(NeighbourMean("x", "arithmetic", None, 3), (1 / 3,) * 3)
-    found = sensitivity(store, "a", [how, None, how], {"x": space})
-    assert list(found) == [
+    losses = sensitivity(store, "a", [how, None, how], {"x": space})
+    assert list(losses) == [
         "none",
         "as fitted",
         "a random 50% of the frames",  # a quarter would leave too few of the 17
@@ -66,11 +70,11 @@ def test_sensitivity_is_the_score_with_other_neighbours(store: Store, write_run:
         rows = store.folds.valid(fold)
         (smoothed[rows],) = neighbour_means(run.oof[rows], near(space, Subset(fold)), "arithmetic", None, [3])
         at_once[rows] = everything[rows]
-    assert found["none"] == pytest.approx(log_loss(run.oof, store.folds.labels))
-    assert found["as fitted"] == pytest.approx(log_loss(smoothed, store.folds.labels))
-    assert found["drivers of all folds at once"] == pytest.approx(log_loss(at_once, store.folds.labels))
+    assert losses["none"] == pytest.approx(log_loss(run.oof, store.folds.labels))
+    assert losses["as fitted"] == pytest.approx(log_loss(smoothed, store.folds.labels))
+    assert losses["drivers of all folds at once"] == pytest.approx(log_loss(at_once, store.folds.labels))
 
 
-def test_without_smoothing_there_is_nothing_to_say(store: Store, write_run: WriteRun) -> None:
+def test_without_smoothing_there_is_no_sensitivity(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     assert sensitivity(store, "a", [None] * 3, {"x": space_of(store, shared=False)}) == {}

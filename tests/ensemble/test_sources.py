@@ -1,4 +1,4 @@
-"""Sources predict without a look at the folds that are hidden from them, however long their chain."""
+"""Sources predict without the labels of hidden folds, however many steps are chained."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,14 +8,7 @@ import pytest
 from simulated_runs import Simulated, simulate
 
 from distracted.ensemble.blenders import BLENDERS, find_blenders
-from distracted.ensemble.sources import (
-    ChosenSource,
-    FittedSource,
-    ScoredRows,
-    Source,
-    StoredSource,
-    held_out_losses,
-)
+from distracted.ensemble.sources import ChosenSource, FittedSource, Source
 from distracted.metrics import log_losses
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.step import Subset
@@ -23,33 +16,17 @@ from distracted.postprocess.step import Subset
 Make = Callable[[Simulated], Source]
 
 
-def scored_of(sim: Simulated) -> ScoredRows:
-    return ScoredRows(sim.labels, sim.folds, sim.subjects)
-
-
-def stored(sim: Simulated) -> list[StoredSource]:
-    return [
-        StoredSource(f"run {n}", rows, scored_of(sim), rows[None, ::2].repeat(5, 0))
-        for n, rows in enumerate(sim.log_probs)
-    ]
-
-
-def calibrate(sim: Simulated) -> Calibrate:
-    return Calibrate(subjects=scored_of(sim).subjects_by_fold())
-
-
 def calibrated(sim: Simulated) -> Source:
-    return FittedSource("calibrated", calibrate(sim), stored(sim)[:1], scored_of(sim))
+    return FittedSource(Calibrate(), sim.sources()[:1])
 
 
 def blend_of_calibrated(sim: Simulated) -> Source:
-    members = [FittedSource(run.name, calibrate(sim), [run], scored_of(sim)) for run in stored(sim)]
-    candidates = [FittedSource(b.name, b, members, scored_of(sim)) for b in BLENDERS]
-    return ChosenSource("blend", candidates, scored_of(sim))
+    members = [FittedSource(Calibrate(), [run]) for run in sim.sources()]
+    return ChosenSource([FittedSource(blender, members) for blender in BLENDERS])
 
 
 def calibrated_blend(sim: Simulated) -> Source:
-    return FittedSource("calibrated blend", calibrate(sim), [blend_of_calibrated(sim)], scored_of(sim))
+    return FittedSource(Calibrate(), [blend_of_calibrated(sim)])
 
 
 CHAINS = [calibrated, blend_of_calibrated, calibrated_blend]
@@ -63,33 +40,31 @@ def sim() -> Simulated:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", CHAINS)
 @pytest.mark.parametrize("hidden", [{2}, {2, 4}])
-def test_hidden_labels_change_no_byte_of_what_is_predicted_without_them(
-    make: Make, hidden: set[int], sim: Simulated
-) -> None:
+def test_hidden_labels_do_not_change_predictions(make: Make, hidden: set[int], sim: Simulated) -> None:
     others = np.where(np.isin(sim.folds, list(hidden)), (sim.labels + 1) % 4, sim.labels)
     before, after = make(sim), make(replace(sim, labels=others))
     for subset in (*map(Subset, range(5)), Subset(2, test=True)):
         without = frozenset(hidden)
         assert before.predict(subset, without).tobytes() == after.predict(subset, without).tobytes()
-    seen = frozenset({0})  # where they may be seen they count
+    seen = frozenset({0})  # visible labels count
     assert (before.predict(Subset(0), seen) != after.predict(Subset(0), seen)).any()
 
 
-def test_files_of_a_derived_run_would_let_a_hidden_fold_in(sim: Simulated) -> None:
-    """Why a blend takes its members as sources: what fold 1 stores was fitted on fold 2's labels, too."""
+def test_stored_predictions_of_a_derived_run_would_leak_a_hidden_fold(sim: Simulated) -> None:
+    """Why a blend takes its members as sources: fold 1's stored predictions depend on fold 2's labels."""
     others = np.where(sim.folds == 2, (sim.labels + 1) % 4, sim.labels)
     files = [calibrated(of).predict(Subset(1), frozenset({1})) for of in (sim, replace(sim, labels=others))]
     assert (files[0] != files[1]).any()
 
 
-def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fitted_on(
+def test_a_step_is_fitted_on_rows_that_its_input_was_not_fitted_on(
     sim: Simulated,
 ) -> None:
     without = frozenset({1})
     seen = sim.folds != 1
     step = Calibrate(("temperature",))
-    once = FittedSource("once", step, stored(sim)[:1], scored_of(sim))
-    twice = FittedSource("twice", step, [once], scored_of(sim))
+    once = FittedSource(step, sim.sources()[:1])
+    twice = FittedSource(step, [once])
     examples = twice.examples(without)
     np.testing.assert_array_equal(examples.labels, sim.labels[seen])
     np.testing.assert_array_equal(examples.subjects, sim.subjects[seen])
@@ -98,28 +73,26 @@ def test_a_step_is_fitted_on_what_the_one_before_predicts_of_rows_it_was_not_fit
         rows[sim.folds == fold] = once.predict(Subset(fold), without | {fold})
     np.testing.assert_array_equal(examples.log_probs[0], rows[seen])
     assert once.fit(without).temperature != pytest.approx(1, abs=0.05)
-    assert twice.fit(without).temperature == pytest.approx(1, abs=0.05)  # little is left to mend
+    assert twice.fit(without).temperature == pytest.approx(1, abs=0.05)  # little is left to correct
 
 
-def test_where_no_other_fold_remains_a_step_is_fitted_on_the_same_rows(sim: Simulated) -> None:
-    once = FittedSource("once", Calibrate(("temperature",)), stored(sim)[:1], scored_of(sim))
-    twice = FittedSource("twice", Calibrate(("temperature",)), [once], scored_of(sim))
+def test_with_one_visible_fold_a_step_is_fitted_on_the_same_rows_as_its_input(sim: Simulated) -> None:
+    once = FittedSource(Calibrate(("temperature",)), sim.sources()[:1])
+    twice = FittedSource(Calibrate(("temperature",)), [once])
     hidden = frozenset({0, 1, 2, 3})
     np.testing.assert_array_equal(twice.examples(hidden).log_probs[0], once.predict(Subset(4), hidden))
 
 
-def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> None:
-    """Of three folds one remains beside fold 0 and a member's; a choice cannot be made on that one alone."""
+def test_with_few_visible_folds_a_blend_is_fitted_on_the_run_that_it_blends() -> None:
+    """Without fold 0 and the fold that the member predicts, one of three remains: too few to choose by."""
     sim = simulate(2, num_images=300, num_classes=4, num_folds=3)
     sure, good = Calibrate(("temperature",)), np.where(np.eye(4)[sim.labels] > 0, -0.1, -2.4)
-    scored = scored_of(sim)
-    inputs = [StoredSource(name, rows, scored) for name, rows in (("none", sim.log_probs[0]), ("good", good))]
-    candidates = [FittedSource(source.name, sure, [source], scored) for source in inputs]
-    member = ChosenSource("chosen", candidates, scored)
+    inputs = replace(sim, log_probs=np.stack([sim.log_probs[0], good])).sources()
+    member = ChosenSource([FittedSource(sure, [source]) for source in inputs])
     without = frozenset({0})
     assert member.choice(without) == 1
     [linear] = find_blenders(["linear_pool"])
-    blend = FittedSource("blend", linear, [stored(sim)[1], member], scored_of(sim))
+    blend = FittedSource(linear, [inputs[1], member])
     rows = [member.predict(Subset(fold), without) for fold in range(3)]
     seen = sim.folds != 0
     expected = np.empty((len(seen), 4))
@@ -130,19 +103,19 @@ def test_a_blend_weighs_what_it_blends_where_few_folds_remain_to_choose_by() -> 
 
 
 @pytest.mark.slow
-def test_calibrating_a_blend_that_overfits_does_not_make_it_surer() -> None:
-    """FittedSource on the blend's own rows, stacking looks as if it could be surer of itself than it may."""
+def test_calibrating_a_blend_that_overfits_does_not_raise_its_confidence() -> None:
+    """On the rows that it was fitted on, stacking looks under-confident."""
     sim = simulate(6, num_images=1200, num_classes=6, num_subjects=20, seed=4)
     [stacking] = find_blenders(["stacking"])
-    blend = FittedSource("stacked", stacking, stored(sim), scored_of(sim))
-    calibrated = FittedSource("calibrated", Calibrate(("temperature",)), [blend], scored_of(sim))
-    losses = [held_out_losses(source, scored_of(sim), frozenset()).mean() for source in (blend, calibrated)]
+    blend = FittedSource(stacking, sim.sources())
+    calibrated = FittedSource(Calibrate(("temperature",)), [blend])
+    losses = [source.held_out_losses().mean() for source in (blend, calibrated)]
     assert losses[1] <= losses[0] + 0.002
 
 
-def test_the_test_set_is_predicted_by_the_same_fit_as_the_held_out_rows(sim: Simulated) -> None:
-    """The tiny test set is every other row: what a step does to a row, it does in both places."""
-    source = FittedSource("once", Calibrate(("temperature", "clip")), stored(sim)[:1], scored_of(sim))
+def test_the_test_set_and_held_out_rows_are_predicted_by_the_same_fit(sim: Simulated) -> None:
+    """Every other row also stands for the test set, and is predicted the same in both places."""
+    source = FittedSource(Calibrate(("temperature", "clip")), sim.sources()[:1])
     test = source.predict(Subset(3, test=True), frozenset({3}))
     rows = np.flatnonzero(sim.folds == 3)
     even = rows % 2 == 0
@@ -151,9 +124,9 @@ def test_the_test_set_is_predicted_by_the_same_fit_as_the_held_out_rows(sim: Sim
     )
 
 
-def test_held_out_losses_are_of_rows_predicted_without_their_fold(sim: Simulated) -> None:
+def test_held_out_losses_come_from_fits_without_the_fold(sim: Simulated) -> None:
     source = calibrated(sim)
-    losses = held_out_losses(source, scored_of(sim), frozenset({4}))
+    losses = source.held_out_losses(frozenset({4}))
     expected = np.concatenate(
         [
             log_losses(source.predict(Subset(f), frozenset({4, f})), sim.labels[sim.folds == f])
@@ -163,7 +136,7 @@ def test_held_out_losses_are_of_rows_predicted_without_their_fold(sim: Simulated
     np.testing.assert_allclose(np.sort(losses), np.sort(expected))
 
 
-def test_with_too_few_folds_to_compare_the_first_candidate_is_taken(sim: Simulated) -> None:
+def test_with_too_few_folds_to_compare_the_first_candidate_is_used(sim: Simulated) -> None:
     blend = blend_of_calibrated(sim)
     assert isinstance(blend, ChosenSource)
     assert blend.choice(frozenset({0, 1, 2, 3})) == 0

@@ -1,4 +1,4 @@
-"""An exported network predicts what the stored one predicts, from what its metadata says alone."""
+"""An exported network predicts the same as the stored one, with preprocessing from its metadata."""
 
 import json
 from typing import Any
@@ -19,16 +19,16 @@ from untrained import RUNTIME, write_untrained
 pytestmark = pytest.mark.slow  # networks in each
 
 
-def test_it_says_how_a_photograph_becomes_a_prediction(store: Store) -> None:
-    """By nothing but OpenCV, ONNX Runtime and the file."""
+def test_its_metadata_suffice_to_predict_a_photograph(store: Store) -> None:
+    """With nothing but OpenCV, ONNX Runtime and the file."""
     run = write_untrained(store)
-    found = export_network(store, run, 1, runtime=RUNTIME)
-    model = onnx.load(found.path)
-    told = {item.key: item.value for item in model.metadata_props}
-    how = json.loads(told["preprocessing"])
-    assert (told["run"], told["fold"]) == ("tiny", "1")
-    assert json.loads(told["classes"]) == list(store.competition.classes)
-    assert told["config_hash"] == run.manifests[1].config_hash
+    exported = export_network(store, run, 1, runtime=RUNTIME)
+    model = onnx.load(exported.path)
+    metadata = {item.key: item.value for item in model.metadata_props}
+    how = json.loads(metadata["preprocessing"])
+    assert (metadata["run"], metadata["fold"]) == ("tiny", "1")
+    assert json.loads(metadata["classes"]) == list(store.competition.classes)
+    assert metadata["config_hash"] == run.manifests[1].config_hash
     images = []
     for path in store.competition.test_paths():
         image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
@@ -39,11 +39,11 @@ def test_it_says_how_a_photograph_becomes_a_prediction(store: Store) -> None:
         shrinks = kept_h * kept_w > how["size"] ** 2
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         images.append(cv2.resize(image, (how["size"], how["size"]), interpolation=interpolation))
-    logits = run_onnx(found.path.read_bytes())(torch.from_numpy(np.stack(images)))
+    logits = run_onnx(exported.path.read_bytes())(torch.from_numpy(np.stack(images)))
     np.testing.assert_allclose(logits.log_softmax(1).numpy(), run.test[1], atol=1e-4)
 
 
-def test_a_model_that_predicts_something_else_is_not_written(
+def test_a_model_that_differs_from_torch_is_not_written(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_untrained(store)

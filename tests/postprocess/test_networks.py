@@ -1,4 +1,4 @@
-"""A fold's network is loaded as it was, and another one never in its place."""
+"""A fold's network is loaded unchanged; any other network is refused."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def path_of(store: Store, fold: int) -> Path:
         ("mlp", ["model.image_size=32"]),
     ],
 )
-def test_a_trained_network_predicts_again_what_is_stored(
+def test_a_trained_network_repeats_its_stored_predictions(
     store: Store, model: str, settings: list[str]
 ) -> None:
     overrides = [setting for setting in TINY if not setting.startswith(("model.backbone", "model.image"))]
@@ -58,14 +58,14 @@ def test_a_trained_network_predicts_again_what_is_stored(
     run = store.read_run("trained", partial=True)
     trained = load_trained(store, run, 1, runtime=RUNTIME)
     assert not trained.network.training
-    found = valid_log_probs(store, trained, 1)
-    np.testing.assert_allclose(found, run.oof[store.folds.valid(1)], atol=1e-5)
+    log_probs = valid_log_probs(store, trained, 1)
+    np.testing.assert_allclose(log_probs, run.oof[store.folds.valid(1)], atol=1e-5)
     test = Images.to_test(store.competition)
-    found = trained.feed.log_probs(trained.network, test, test.rows, "test")
-    np.testing.assert_allclose(found, run.test[0], atol=1e-5)
+    log_probs = trained.feed.log_probs(trained.network, test, test.rows, "test")
+    np.testing.assert_allclose(log_probs, run.test[0], atol=1e-5)
 
 
-def test_each_fold_has_its_own(store: Store, parent: Run) -> None:
+def test_each_fold_has_its_own_network(store: Store, parent: Run) -> None:
     for fold in range(3):
         trained = load_trained(store, parent, fold, runtime=RUNTIME)
         expected = parent.oof[store.folds.valid(fold)]
@@ -75,7 +75,7 @@ def test_each_fold_has_its_own(store: Store, parent: Run) -> None:
 
 
 def test_no_pretrained_weights_are_needed(store: Store, parent: Run) -> None:
-    """The config names weights that are not to be had here; the fold's own are all that counts."""
+    """The config names weights that are unavailable here; only the fold's own are needed."""
     for fold in range(3):
         config = json.loads(json.dumps(parent.manifests[fold].config))
         config["model"] |= {"weights": "file:lost.pth", "weights_sha256": "0"}
@@ -108,7 +108,7 @@ def refused(store: Store, run: Run, *parts: str, fold: int = 1) -> None:
         assert part in str(refusal.value)
 
 
-def test_a_file_that_is_not_the_folds_network(store: Store, parent: Run) -> None:
+def test_a_file_that_is_not_the_folds_network_is_refused(store: Store, parent: Run) -> None:
     path = path_of(store, 1)
     whole = path.read_bytes()
     for key, value in {
@@ -131,13 +131,13 @@ def test_a_file_that_is_not_the_folds_network(store: Store, parent: Run) -> None
     refused(store, parent, f"{path}: no such file", "FORCE=1 trains the fold again")
 
 
-def test_the_network_of_another_fold(store: Store, parent: Run) -> None:
+def test_the_network_of_another_fold_is_refused(store: Store, parent: Run) -> None:
     """It would predict rows that it was trained on."""
     shutil.copy(path_of(store, 0), path_of(store, 1))
     refused(store, parent, "not the network that predicted tiny, fold 1", "off the stored ones")
 
 
-def test_a_run_without_networks(store: Store, parent: Run) -> None:
+def test_a_run_without_networks_is_refused(store: Store, parent: Run) -> None:
     for fold in range(3):
         rows = store.folds.valid(fold)
         store.write_fold(
@@ -147,7 +147,7 @@ def test_a_run_without_networks(store: Store, parent: Run) -> None:
     refused(store, run, "RUN=mean: a blend run has no networks of its own; expected a trained run")
 
 
-def test_a_config_of_another_version(store: Store, parent: Run) -> None:
+def test_a_config_of_another_version_is_refused(store: Store, parent: Run) -> None:
     config = {**parent.manifests[1].config, "recipes": "of old"}
     rows = store.folds.valid(1)
     store.write_fold("old", 1, kind="model", config=config, valid=parent.oof[rows], test=parent.test[1])
@@ -155,10 +155,10 @@ def test_a_config_of_another_version(store: Store, parent: Run) -> None:
     refused(store, run, "old, fold 1: its config is of another version of the project (recipes: ", "FORCE=1")
 
 
-def test_half_precision_where_there_is_none(
+def test_half_precision_falls_back_to_fp32(
     store: Store, parent: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run of a GPU on a machine without one."""
+    """A run trained on a GPU, loaded on a machine without one."""
     config = json.loads(json.dumps(parent.manifests[1].config))
     config["training"]["precision"] = "fp16"
     rows = store.folds.valid(1)

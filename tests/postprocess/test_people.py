@@ -1,4 +1,4 @@
-"""People in unlabelled images are counted where features tell them apart, and not where they do not."""
+"""People in unlabelled images are counted, but only where features separate people."""
 
 from collections.abc import Callable
 
@@ -23,29 +23,29 @@ def people(num: int, *, num_images: int, apart: float, seed: int) -> tuple[np.nd
     return (centres[subjects] + rng.normal(size=(len(subjects), 32))).astype(np.float32), subjects
 
 
-def test_people_who_lie_apart_are_counted_whatever_their_number_of_images() -> None:
+def test_well_separated_people_are_counted_whatever_their_number_of_images() -> None:
     train, subjects = people(20, num_images=15, apart=3, seed=0)
     for num, num_images in ((33, 15), (33, 6), (8, 40)):
         test, _ = people(num, num_images=num_images, apart=3, seed=1)
-        found = count_people(train, subjects, test)
-        assert abs(found.people - num) <= 0.1 * num
-        assert found.trusted and found.error < 1.1
+        count = count_people(train, subjects, test)
+        assert abs(count.people - num) <= 0.1 * num
+        assert count.trusted and count.error < 1.1
 
 
-def test_where_nothing_tells_people_apart_the_count_is_not_trusted() -> None:
+def test_a_count_is_not_trusted_where_features_do_not_separate_people() -> None:
     train, subjects = people(20, num_images=15, apart=0, seed=0)
     test, _ = people(40, num_images=15, apart=0, seed=1)
     assert not count_people(train, subjects, test).trusted
 
 
-def test_a_count_is_trusted_where_known_people_are_counted_and_told_apart() -> None:
+def test_a_count_is_trusted_where_known_people_are_counted_and_separated() -> None:
     assert PeopleCount(10, (0.5, 2.0), 1.0).error == pytest.approx(2.0)  # they do not cancel
     assert PeopleCount(10, (1.0, 1.1), 0.9).trusted
     assert not PeopleCount(10, (1.0, 1.1), 0.3).trusted
     assert not PeopleCount(10, (0.5, 2.0), 0.9).trusted
 
 
-def test_the_forecast_takes_what_was_estimated_for_this_data(store: Store, write_run: WriteRun) -> None:
+def test_the_forecast_uses_the_count_of_this_data(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     path = store.workspace.test_people("tiny")
     data = {"backbone": "x", "index_hash": store.competition.index_hash}
@@ -78,12 +78,14 @@ def test_people_are_counted_once(
     assert read_test_people(store) == 5
 
 
-def test_random_features_tell_nobody_apart(store: Store, configure: Callable[..., RunConfig]) -> None:
+def test_a_network_without_pretrained_weights_is_refused(
+    store: Store, configure: Callable[..., RunConfig]
+) -> None:
     with pytest.raises(ConfigError, match="MODEL: test_resnet has no pretrained weights here"):
         count_test_people(store, resolve(configure(), num_folds=3))
 
 
-def test_too_few_subjects_teach_nothing(store_with: Callable[[dict[str, int]], Store]) -> None:
+def test_too_few_subjects_are_refused(store_with: Callable[[dict[str, int]], Store]) -> None:
     store = store_with({f"p{subject:03}": subject % 3 for subject in range(6)})
     competition = store.competition
     table = competition.train.assign(subject="p000")

@@ -60,24 +60,24 @@ def taught_by(store: Store, *teachers: str, **settings: object) -> PseudoConfig:
 
 def student_of_fold_1(store: Store, teacher: str) -> bytes:
     train(store, "student", f"pseudo.teachers=[{teacher}]", "pseudo.own_fold=true", folds=(1,))
-    made = store.read_run("student", partial=True)
-    return made.oof[store.folds.valid(1)].tobytes() + made.test.tobytes()
+    student = store.read_run("student", partial=True)
+    return student.oof[store.folds.valid(1)].tobytes() + student.test.tobytes()
 
 
 def test_a_folds_labels_do_not_reach_its_student(store: Store) -> None:
     train(store, "teacher")
     before = student_of_fold_1(store, "teacher")
     other = relabelled(store, 1)
-    train(other, "teacher")  # the teacher anew, too
+    train(other, "teacher")  # the teacher is retrained, too
     assert student_of_fold_1(other, "teacher") == before
     assert student_of_fold_1(relabelled(store, 0), "teacher") != before  # other labels do count
 
 
-def test_a_cross_fitted_blend_as_teacher_would_let_the_labels_in(
+def test_a_cross_fitted_blend_as_teacher_would_leak_labels(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its members' other networks saw fold 1: retrained, they predict otherwise, and the blend's weights for
-    fold 1 change with them."""
+    """The members' other networks were trained on fold 1's labels. With other labels they predict otherwise,
+    and the blend's weights for fold 1 change."""
 
     def student(store: Store) -> bytes:
         for seed in (0, 1):
@@ -91,7 +91,7 @@ def test_a_cross_fitted_blend_as_teacher_would_let_the_labels_in(
     assert student(store) != student(relabelled(store, 1))
 
 
-def test_what_has_seen_the_fold_may_not_teach_it(store: Store, write_run: WriteRun) -> None:
+def test_a_teacher_that_has_seen_the_fold_is_refused(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=2.0)
     write_run("b", seed=1)
     write_run("unfinished", folds=(0, 2))
@@ -121,22 +121,24 @@ def test_a_leaky_teacher_is_refused(store: Store) -> None:
         read_pseudo_labels(store, taught_by(store, "watched"), 0)
 
 
-def test_labels_are_those_of_the_teachers_networks_of_the_fold(store: Store, write_run: WriteRun) -> None:
+def test_labels_come_from_the_teachers_networks_of_the_fold(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     write_run("b", seed=1)
     a, b = store.read_run("a"), store.read_run("b")
     config = taught_by(store, "a", "b", teacher_weights=(3.0, 1.0), own_fold=True)
-    found, parents = read_pseudo_labels(store, config, 2)
+    labels, parents = read_pseudo_labels(store, config, 2)
     assert parents == (a.as_parent(), b.as_parent())
     rows = store.folds.valid(2)
     expected = 0.75 * np.exp(a.test[2]) + 0.25 * np.exp(b.test[2])
     own = 0.75 * np.exp(a.oof[rows]) + 0.25 * np.exp(b.oof[rows])
-    np.testing.assert_allclose(found.probs, np.concatenate([expected, own]), rtol=1e-5)
+    np.testing.assert_allclose(labels.probs, np.concatenate([expected, own]), rtol=1e-5)
     train_paths = Images.to_train(store.competition).paths
-    assert found.images.paths == store.competition.test_paths() + [train_paths[row] for row in rows]
+    assert labels.images.paths == store.competition.test_paths() + [train_paths[row] for row in rows]
 
 
-def test_a_threshold_keeps_the_sure_and_says_so_where_none_is(store: Store, write_run: WriteRun) -> None:
+def test_a_threshold_keeps_confident_labels_and_keeping_none_is_an_error(
+    store: Store, write_run: WriteRun
+) -> None:
     write_run("a")
     everything, _ = read_pseudo_labels(store, taught_by(store, "a"), 0)
     sure = everything.probs.max(axis=1) >= 0.6
@@ -167,8 +169,8 @@ def test_a_teacher_that_changes_between_two_folds_is_noticed(store: Store, write
         read_pseudo_labels(store, config, 1)
 
 
-def test_what_was_made_of_a_calibrated_run_may_not_teach_either(store: Store, write_run: WriteRun) -> None:
-    """The smoothing itself reads no label, and has it from its parent."""
+def test_a_run_derived_from_a_calibrated_run_may_not_teach(store: Store, write_run: WriteRun) -> None:
+    """The smoothing itself reads no label, but its parent was fitted on labels."""
     write_run("a", skill=2.0)
     calibrate(store, "a")
     rng = np.random.default_rng(0)
@@ -190,16 +192,16 @@ def test_what_was_made_of_a_calibrated_run_may_not_teach_either(store: Store, wr
         read_pseudo_labels(store, taught_by(store, "a_smooth"), 0)
 
 
-def test_labels_that_are_not_trained_on_are_not_there() -> None:
+def test_labels_of_held_out_rows_are_nan() -> None:
     labels, rows = np.array([0, 1, 2, 1]), np.array([0, 3])
-    made = PseudoLabels(Images([Path("x")], ["x"]), np.array([[0.2, 0.5, 0.3]], dtype=np.float32))
-    targets, weights = joint_targets(labels, rows, made, weight=0.5)
+    pseudo_labels = PseudoLabels(Images([Path("x")], ["x"]), np.array([[0.2, 0.5, 0.3]], dtype=np.float32))
+    targets, weights = joint_targets(labels, rows, pseudo_labels, weight=0.5)
     assert targets[[1, 2]].isnan().all()
     np.testing.assert_allclose(targets[[0, 3, 4]], [[1, 0, 0], [0, 1, 0], [0.2, 0.5, 0.3]])
     np.testing.assert_allclose(weights, [1, 1, 1, 1, 0.5])
 
 
-def test_the_manifest_says_who_taught_how_many(store: Store, write_run: WriteRun) -> None:
+def test_the_manifest_names_the_teachers_and_counts_the_labels(store: Store, write_run: WriteRun) -> None:
     write_run("a", skill=3.0)
     train(store, "student", "pseudo.teachers=[a]", "pseudo.threshold=0.5", folds=(0,))
     manifest = store.manifest("student", 0)

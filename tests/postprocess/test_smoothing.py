@@ -1,4 +1,4 @@
-"""Neighbours are exact, each way to smooth gives known answers, and the best setting is chosen."""
+"""Neighbours are exact, each smoothing method gives known answers, and the best setting is chosen."""
 
 import json
 from collections.abc import Sequence
@@ -36,25 +36,25 @@ def log_probs_of(num_images: int = 60, *, seed: int = 1) -> Floats:
 
 
 @pytest.mark.parametrize("exact", ["faiss", "sklearn"])
-def test_neighbours_are_the_nearest_directions_seen_from_the_mean(exact: str) -> None:
+def test_neighbours_are_the_nearest_directions_from_the_mean(exact: str) -> None:
     features = features_of()
-    found = nearest_neighbours(features, 5, exact=exact)
+    neighbours = nearest_neighbours(features, 5, exact=exact)
     directions = features - features.mean(axis=0)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     distances = np.linalg.norm(directions[:, None] - directions[None], axis=2)
     np.fill_diagonal(distances, np.inf)
-    np.testing.assert_array_equal(found.indices, np.argsort(distances, axis=1)[:, :5])
-    np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :5], atol=2e-3)
+    np.testing.assert_array_equal(neighbours.indices, np.argsort(distances, axis=1)[:, :5])
+    np.testing.assert_allclose(neighbours.distances, np.sort(distances, axis=1)[:, :5], atol=2e-3)
 
 
 @pytest.mark.parametrize("exact", ["faiss", "sklearn"])
 def test_no_image_is_its_own_neighbour_even_where_many_are_alike(exact: str) -> None:
     features = np.repeat(features_of(6), 5, axis=0)
-    found = nearest_neighbours(features, 7, exact=exact)
-    assert (found.indices != np.arange(30)[:, None]).all()
-    assert all(len(set(row)) == 7 for row in found.indices.tolist())
-    np.testing.assert_allclose(found.distances[:, :4], 0, atol=2e-3)  # its four twins first
-    assert (found.distances[:, 4:] > 0.1).all()
+    neighbours = nearest_neighbours(features, 7, exact=exact)
+    assert (neighbours.indices != np.arange(30)[:, None]).all()
+    assert all(len(set(row)) == 7 for row in neighbours.indices.tolist())
+    np.testing.assert_allclose(neighbours.distances[:, :4], 0, atol=2e-3)  # its four twins first
+    assert (neighbours.distances[:, 4:] > 0.1).all()
 
 
 def test_more_neighbours_than_other_images_are_refused() -> None:
@@ -63,20 +63,20 @@ def test_more_neighbours_than_other_images_are_refused() -> None:
         nearest_neighbours(features_of(6), 6)
 
 
-def test_the_search_tells_how_far_it_is() -> None:
+def test_the_search_reports_its_progress() -> None:
     progress = RecordedProgress()
     nearest_neighbours(features_of(2500), 3, progress=progress)
     assert progress.tasks == [(2500, 2500)]
 
 
-def test_thinned_neighbours_are_those_that_are_left_in_their_order() -> None:
-    found = nearest_neighbours(features_of(), 20)
-    thin = found.thinned(0.5, np.random.default_rng(0))
+def test_thinned_neighbours_keep_their_order() -> None:
+    neighbours = nearest_neighbours(features_of(), 20)
+    thin = neighbours.thinned(0.5, np.random.default_rng(0))
     left = np.isfinite(thin.distances)
     assert 0.4 < left.mean() < 0.6
     kept = set(thin.indices[left].tolist())
     for row in range(60):
-        expected = [image for image in found.indices[row].tolist() if image in kept]
+        expected = [image for image in neighbours.indices[row].tolist() if image in kept]
         assert thin.indices[row][left[row]].tolist() == expected
 
 
@@ -91,7 +91,7 @@ def line(distance: float = 0.5) -> Neighbours:
     )
 
 
-def test_the_mean_is_weighted_by_distance_and_the_image_itself_counts_one() -> None:
+def test_the_mean_is_weighted_by_distance_and_the_image_itself_has_weight_one() -> None:
     log_probs = log_probs_of(4)
     probs, weight = np.exp(log_probs), np.exp(-((0.5 / 0.4) ** 2) / 2)
     (arithmetic,) = neighbour_means(log_probs, line(), "arithmetic", 0.4, [1])
@@ -103,26 +103,26 @@ def test_the_mean_is_weighted_by_distance_and_the_image_itself_counts_one() -> N
     np.testing.assert_allclose(geometric[0], expected, rtol=1e-6)
 
 
-def test_without_a_bandwidth_all_neighbours_count_as_much() -> None:
+def test_without_a_bandwidth_all_neighbours_have_equal_weight() -> None:
     log_probs = log_probs_of(4)
-    found = neighbour_means(log_probs, line(), "arithmetic", None, [1, 2])
-    np.testing.assert_allclose(np.exp(found[1][0]), np.exp(log_probs[[0, 1, 2]]).mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(np.exp(found[0][3]), np.exp(log_probs[[3, 2]]).mean(axis=0), rtol=1e-12)
+    means = neighbour_means(log_probs, line(), "arithmetic", None, [1, 2])
+    np.testing.assert_allclose(np.exp(means[1][0]), np.exp(log_probs[[0, 1, 2]]).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(np.exp(means[0][3]), np.exp(log_probs[[3, 2]]).mean(axis=0), rtol=1e-12)
 
 
-def test_several_counts_at_once_are_each_alone_and_blocks_make_no_difference() -> None:
+def test_several_counts_in_blocks_give_the_same_as_each_count_alone() -> None:
     log_probs, neighbours = log_probs_of(9000), nearest_neighbours(features_of(9000, num_features=4), 6)
     together = neighbour_means(log_probs, neighbours, "arithmetic", 0.3, [1, 3, 6])
-    for count, found in zip([1, 3, 6], together, strict=True):
+    for count, smoothed in zip([1, 3, 6], together, strict=True):
         (alone,) = neighbour_means(log_probs, neighbours, "arithmetic", 0.3, [count])
-        np.testing.assert_allclose(found, alone, rtol=1e-12)
+        np.testing.assert_allclose(smoothed, alone, rtol=1e-12)
 
 
 def test_certain_rows_stay_finite() -> None:
     certain = np.array([[0.0, -800.0, -800.0]] * 4)
     for mean in ("arithmetic", "geometric"):
-        (found,) = neighbour_means(certain, line(), mean, None, [2])
-        assert np.isfinite(found).all()
+        (smoothed,) = neighbour_means(certain, line(), mean, None, [2])
+        assert np.isfinite(smoothed).all()
 
 
 # Diffusion
@@ -142,18 +142,18 @@ def test_diffusion_solves_its_equation_over_mutual_neighbours() -> None:
     np.testing.assert_allclose(np.exp(how.smooth(log_probs, neighbours, PRIOR)), exact, atol=1e-6)
 
 
-def test_an_image_that_is_nobodys_neighbour_keeps_its_prediction() -> None:
+def test_an_image_without_mutual_neighbours_keeps_its_prediction() -> None:
     neighbours = Neighbours(np.array([[1], [0], [0]], dtype=np.int32), np.full((3, 1), 0.2, np.float32))
     log_probs = log_probs_of(3)
-    found = Diffusion("own", 1, 0.3, 0.9).smooth(log_probs, neighbours, PRIOR)
-    np.testing.assert_allclose(found[2], log_probs[2], atol=1e-12)
-    assert np.abs(found[:2] - log_probs[:2]).max() > 0.1
+    smoothed = Diffusion("own", 1, 0.3, 0.9).smooth(log_probs, neighbours, PRIOR)
+    np.testing.assert_allclose(smoothed[2], log_probs[2], atol=1e-12)
+    assert np.abs(smoothed[:2] - log_probs[:2]).max() > 0.1
 
 
 # Clusters
 
 
-def test_each_clusters_mean_meets_the_prior_as_far_as_its_size_allows() -> None:
+def test_the_mean_of_a_large_cluster_meets_the_prior() -> None:
     log_probs, prior = log_probs_of(4000), np.array([0.5, 0.3, 0.2])
     clusters = np.repeat([0, 1], [1000, 3000]).astype(np.int32)
     log_probs[clusters == 1, 0] += 2
@@ -164,18 +164,18 @@ def test_each_clusters_mean_meets_the_prior_as_far_as_its_size_allows() -> None:
 
 
 def test_a_cluster_of_one_is_hardly_moved() -> None:
-    """It shows one class; a cluster of one image says nothing about shares."""
+    """It can only show one class, so it says nothing about class shares."""
     log_probs = np.log([[0.9, 0.05, 0.05]])
     bias = cluster_bias(log_probs, np.zeros(1, dtype=np.int32), np.full(3, 1 / 3))
     assert np.exp(log_softmax(log_probs + bias, axis=1))[0, 0] > 0.7
 
 
-def test_groups_that_lie_apart_are_found_as_clusters() -> None:
+def test_well_separated_groups_become_clusters() -> None:
     centres = 20 * np.eye(8, dtype=np.float32)[:4]
     groups = np.repeat(np.arange(4), 25)
-    found = find_clusters(centres[groups] + features_of(100), [25, 50])
-    assert len(set(found[50].tolist())) == 2
-    pairs = {(cluster, group) for cluster, group in zip(found[25].tolist(), groups.tolist(), strict=True)}
+    clusters = find_clusters(centres[groups] + features_of(100), [25, 50])
+    assert len(set(clusters[50].tolist())) == 2
+    pairs = {(cluster, group) for cluster, group in zip(clusters[25].tolist(), groups.tolist(), strict=True)}
     assert len(pairs) == 4
 
 
@@ -185,7 +185,7 @@ def test_groups_that_lie_apart_are_found_as_clusters() -> None:
 def problem(
     *, alike: bool, num_folds: int = 5, num_each: int = 60
 ) -> tuple[Examples, dict[Subset, Neighbours]]:
-    """Predictions of images in threes, each other's neighbours, which show the same thing if alike."""
+    """Images in groups of three that are each other's neighbours; with `alike`, a group has one label."""
     rng = np.random.default_rng(0)
     num = num_folds * num_each
     labels = np.repeat(rng.integers(0, 3, num // 3), 3) if alike else rng.integers(0, 3, num)
@@ -204,7 +204,7 @@ def smoothing(
     return Smooth({"own": MemorySpace(lambda index, subset: neighbours[subset])}, candidates, fixed)
 
 
-def test_the_best_setting_on_the_rows_is_taken() -> None:
+def test_the_setting_with_the_lowest_loss_is_chosen() -> None:
     examples, neighbours = problem(alike=True)
     candidates = NeighbourMean.candidates(["own"], {"k": 2})
     fitted = smoothing(neighbours, candidates).fit(examples)
@@ -212,12 +212,12 @@ def test_the_best_setting_on_the_rows_is_taken() -> None:
     for candidate in candidates:
         step = smoothing(neighbours, [candidate])
         fit = step.fit(examples)
-        subsets = [step.predict(fit, examples.log_probs[:, rows], one) for one, rows in examples.subsets()]
+        subsets = [step.predict(fit, rows) for _, rows in examples.by_fold()]
         losses[candidate] = log_loss(np.concatenate(subsets), examples.labels)
     assert losses[fitted.how] == min(losses.values()) < log_loss(examples.log_probs[0], examples.labels) - 0.1
 
 
-def test_a_fixed_setting_is_taken_whatever_the_labels_say() -> None:
+def test_a_fixed_setting_does_not_depend_on_labels() -> None:
     examples, neighbours = problem(alike=False)
     candidates = NeighbourMean.candidates(["own"], {"k": 2})
     step = smoothing(neighbours, candidates[::-1], fixed=True)
@@ -226,11 +226,11 @@ def test_a_fixed_setting_is_taken_whatever_the_labels_say() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
-def test_a_setting_smooths_alone_as_it_does_among_all(method: type[Method]) -> None:
+def test_smooth_all_gives_the_same_as_smooth(method: type[Method]) -> None:
     index = method.index.build(features_of(200), RecordedProgress())
     candidates = method.candidates(["own"], MANY)
     log_probs = log_probs_of(200)
-    together = dict(method.smooth_all(candidates, log_probs, lambda space: index, PRIOR))
+    together = dict(method.smooth_all(candidates, log_probs, index, PRIOR))
     assert set(together) == set(candidates) and len(candidates) >= 4
     for candidate in candidates[::5]:
         alone = candidate.smooth(log_probs, index, PRIOR)
@@ -289,12 +289,12 @@ def test_the_example_of_a_method_is_a_setting_of_it(method: type[Method]) -> Non
         ("clusters", "size=25 strength=0.5", "expected size at most 20 here: at most half of the smallest"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused(method: str, text: str, message: str) -> None:
+def test_an_invalid_setting_is_refused(method: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_candidate(METHODS[method], text, "own", {"k": 39, "size": 20})
 
 
-def test_an_unknown_method_is_refused_with_those_there_are() -> None:
+def test_an_unknown_method_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(ConfigError, match="METHODS: there is no 'median'; expected some of neighbours, diff"):
         find_methods(["diffusion", "median"])
     with pytest.raises(ConfigError, match="none is named"):
@@ -304,7 +304,7 @@ def test_an_unknown_method_is_refused_with_those_there_are() -> None:
 # Several methods at once
 
 
-def test_among_several_methods_the_best_of_their_best_is_taken() -> None:
+def test_with_several_methods_the_best_setting_of_all_is_chosen() -> None:
     examples, _ = problem(alike=True)
     indices = {index: index.build(features_of(60), RecordedProgress()) for index in (Neighbours, Clusters)}
     spaces = {"own": MemorySpace(lambda index, subset: indices[index])}
@@ -315,8 +315,8 @@ def test_among_several_methods_the_best_of_their_best_is_taken() -> None:
     def loss(step: Smooth) -> float:
         fitted = step.fit(examples)
         losses = [
-            log_losses(step.predict(fitted, examples.log_probs[:, rows], subset), examples.labels[rows])
-            for subset, rows in examples.subsets()
+            log_losses(step.predict(fitted, rows), examples.labels[positions])
+            for positions, rows in examples.by_fold()
         ]
         return float(np.concatenate(losses).mean())
 

@@ -1,4 +1,4 @@
-"""Spaces: each fold's rows in its own network's features, or all in one network's; found once."""
+"""Spaces: each fold's rows in its own network's features, or all in one network's; computed once."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def check(space: Space, subset: Subset, feed: Feed, network: Network, images: Im
     np.testing.assert_allclose(kept.distances, expected.distances, atol=1e-6)
 
 
-def test_a_runs_own_space_is_of_each_folds_own_network(store: Store) -> None:
-    """Not of another fold's, which has learned the labels of these rows."""
+def test_a_runs_own_space_has_the_features_of_each_folds_own_network(store: Store) -> None:
+    """Never in another fold's, which was trained on the labels of these rows."""
     run = write_untrained(store)
     space = own_space(store, [Neighbours], run, runtime=RUNTIME)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
@@ -62,7 +62,7 @@ def test_a_pretrained_networks_space_is_the_same_for_all_folds(store: Store, tmp
     assert len(set(space.keys["neighbours"].values())) == 5  # one test set
 
 
-def test_random_features_are_no_space(store: Store) -> None:
+def test_a_network_without_pretrained_weights_is_refused(store: Store) -> None:
     folder = str(store.competition.config.folder)
     resolved = resolve(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
     with pytest.raises(StoreError, match="SPACES: test_resnet has no pretrained weights here"):

@@ -1,4 +1,4 @@
-"""Steps describe themselves: what a command needs to know of one, it asks the step."""
+"""Steps describe themselves to the commands."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from distracted.postprocess.neighbour_mean import NeighbourMean
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import make_space
-from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Step, Subset, normalised
+from distracted.postprocess.step import Examples, PredictionStep, Rows, Step, Subset, normalised
 from distracted.postprocess.tta import augment_run
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
@@ -40,7 +40,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Sharpen(PredictionStep):
-    """A step as a stranger would add one: probabilities to the best of three powers."""
+    """A step as a newcomer would add one: probabilities to the best of three powers."""
 
     name: ClassVar[str] = "sharpen"
     suffix: ClassVar[str] = "sharp"
@@ -50,8 +50,8 @@ class Sharpen(PredictionStep):
         powers = [Power(0.5), Power(1.0), Power(2.0)]
         return min(powers, key=lambda one: log_loss(normalised(one.exponent * log_probs), examples.labels))
 
-    def predict(self, fitted: Power, log_probs: LogProbs, subset: Subset) -> np.ndarray:
-        return normalised(fitted.exponent * log_probs[0])
+    def predict(self, fitted: Power, rows: Rows) -> np.ndarray:
+        return normalised(fitted.exponent * rows.log_probs[0])
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Halve(PredictionStep):
     def fit(self, examples: Examples) -> None:
         return None
 
-    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> np.ndarray:
-        return normalised(self.share * log_probs[0])
+    def predict(self, fitted: None, rows: Rows) -> np.ndarray:
+        return normalised(self.share * rows.log_probs[0])
 
 
 @pytest.fixture
 def sharpen(monkeypatch: pytest.MonkeyPatch) -> type[Step]:
-    """The table with two lines more."""
+    """The table of steps with two more lines."""
     monkeypatch.setattr(steps, "STEPS", {**steps.STEPS, "sharpen": Sharpen, "halve": Halve})
     return Sharpen
 

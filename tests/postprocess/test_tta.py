@@ -1,4 +1,4 @@
-"""The mean over views is a run like any other, made by each fold's own network from what is current."""
+"""The mean over views is a run like any other, predicted by each fold's own network."""
 
 import json
 import shutil
@@ -31,15 +31,15 @@ def parent(store: Store) -> Run:
 
 
 def tta(store: Store, groups: str = "centre", **options: object) -> list[int]:
-    """The folds that are made."""
-    made: list[int] = []
+    """Run test-time augmentation; returns the folds that were predicted."""
+    folds: list[int] = []
     views = find_views(groups.split())
     augment_run(
         store,
         **{"run": "tiny", "views": views, "runtime": RUNTIME, **options},  # type: ignore[arg-type]
-        after_fold=lambda manifest: made.append(manifest.fold),
+        after_fold=lambda manifest: folds.append(manifest.fold),
     )
-    return made
+    return folds
 
 
 def test_the_centre_alone_is_the_run_itself(store: Store, parent: Run) -> None:
@@ -56,13 +56,15 @@ def test_a_fold_is_the_mean_of_its_own_networks_views(store: Store, parent: Run)
         trained = load_trained(store, parent, fold, runtime=RUNTIME)
         images = Images.to_train(store.competition), Images.to_test(store.competition)
         stored = derived.oof[store.folds.valid(fold)], derived.test[fold]
-        for of, rows, found in zip(images, (store.folds.valid(fold), images[1].rows), stored, strict=True):
+        for of, rows, predicted in zip(
+            images, (store.folds.valid(fold), images[1].rows), stored, strict=True
+        ):
             views = find_views(["scales", "colour"])
             [by_view] = trained.feed.log_probs_of_views([trained.network], of, rows, views, "")
-            np.testing.assert_allclose(found, average_views(by_view, "log_probs"), atol=1e-5)
+            np.testing.assert_allclose(predicted, average_views(by_view, "log_probs"), atol=1e-5)
 
 
-def test_its_manifests_say_what_it_is(store: Store, parent: Run) -> None:
+def test_its_manifests_describe_views_and_parent(store: Store, parent: Run) -> None:
     tta(store, "rotations")
     for manifest in store.read_run("tiny_tta").manifests:
         assert manifest.kind == "derived" and manifest.parents == (parent.as_parent(),)
@@ -105,7 +107,7 @@ def test_finished_folds_are_skipped_unless_forced(store: Store, parent: Run) -> 
     assert tta(store, force=True) == [0, 1, 2]
 
 
-def test_folds_are_made_anew_where_the_parent_has_changed(
+def test_folds_are_redone_when_the_parent_has_changed(
     store: Store, parent: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     tta(store)
@@ -125,7 +127,7 @@ def test_folds_are_made_anew_where_the_parent_has_changed(
     assert "tiny_tta, fold 0: made again, since it or tiny has changed" in caplog.text
 
 
-def test_other_views_take_another_name_or_force(store: Store, parent: Run) -> None:
+def test_other_views_need_another_name_or_force(store: Store, parent: Run) -> None:
     tta(store)
     with pytest.raises(StoreError, match="NAME=tiny_tta_2"):
         tta(store, "scales")
@@ -170,7 +172,7 @@ def test_a_leaky_parent_makes_it_leaky(store: Store, parent: Run) -> None:
 # What is refused
 
 
-def test_what_cannot_be_augmented_is_refused(store: Store, parent: Run) -> None:
+def test_a_run_that_cannot_be_augmented_is_refused(store: Store, parent: Run) -> None:
     def refused(error: type[Exception], message: str, **options: object) -> None:
         before = store.runs()
         with pytest.raises(error, match=message):

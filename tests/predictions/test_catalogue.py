@@ -31,7 +31,7 @@ WriteRun = Callable[..., None]
 
 @pytest.fixture
 def two_blends(store: Store, write_run: WriteRun) -> Store:
-    """An older good blend, and a newer bad one of other members."""
+    """An older blend of a good run, and a newer one of a bad run."""
     write_run("good", skill=4.0, seed=0)
     write_run("bad", skill=0.2, seed=1)
     blend_runs(store, runs=["good"], name="older")
@@ -44,11 +44,11 @@ def two_blends(store: Store, write_run: WriteRun) -> Store:
     return store
 
 
-def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
+def test_every_command_takes_the_better_of_two_blends_and_says_why(
     two_blends: Store, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = two_blends
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "older"
     losses = [Catalogue(store).entry(name).pooled["log_loss"] for name in ("older", "newer")]
     why = f"the best of 2 current blends by cross-fitted log loss ({losses[0]:.4f}; newer {losses[1]:.4f})"
@@ -64,7 +64,7 @@ def test_an_older_good_blend_is_meant_by_everybody_and_they_say_why(
 
 
 @pytest.mark.slow
-def test_the_audit_takes_the_blend_that_is_meant_and_says_why(
+def test_the_audit_takes_the_best_current_blend_and_says_why(
     two_blends: Store,
     write_run: WriteRun,
     configure: Callable[..., RunConfig],
@@ -80,12 +80,12 @@ def test_the_audit_takes_the_blend_that_is_meant_and_says_why(
     assert any(text.startswith("passed over: older: its member good has changed") for text in caplog.messages)
 
 
-def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
+def test_a_stale_blend_is_passed_over_with_the_reason(
     two_blends: Store, write_run: WriteRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = two_blends
     write_run("good", skill=4.0, seed=5)
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "newer"
     assert "the only current blend" in meant.why
     assert [reason.split(";")[0] for reason in meant.passed_over] == [
@@ -100,7 +100,7 @@ def test_once_it_is_stale_the_other_is_meant_and_the_reason_is_said(
     assert "passed over: older: its member good has changed" in page.why
 
 
-def test_with_missing_folds_allowed_a_blend_without_any_is_still_the_one_that_is_meant(
+def test_with_partial_a_complete_blend_still_goes_before_a_partial_one(
     two_blends: Store,
 ) -> None:
     for name, then in (("bad", "older"), ("good", "older")):  # newer, then both lose a fold of their member
@@ -110,7 +110,7 @@ def test_with_missing_folds_allowed_a_blend_without_any_is_still_the_one_that_is
         find_run(two_blends)
 
 
-def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write_run: WriteRun) -> None:
+def test_a_leaky_blend_is_taken_only_if_there_is_no_other(store: Store, write_run: WriteRun) -> None:
     write_run("honest", skill=0.5)
     folds = range(3)
     for fold in folds:  # one that watched what it is scored on
@@ -119,31 +119,31 @@ def test_a_leaky_blend_is_meant_only_where_there_is_no_other(store: Store, write
         test = np.full((len(store.competition.test), 3), -np.log(3))
         store.write_fold("watched", fold, kind="model", config={"leaky": True}, valid=sure, test=test)
     blend_runs(store, runs=["watched"], name="leaky", leaky=True)
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "leaky"
-    run = Catalogue(store).meant_run()
+    run = Catalogue(store).meant_run
     assert run is not None and run.run == "honest"  # a run that is honest goes before it
     blend_runs(store, runs=["honest"])
-    meant = Catalogue(store).meant_blend()
+    meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "ensemble"
     assert meant.passed_over == ("leaky: leaky (LEAKY=1)",)
 
 
-def test_without_a_blend_the_best_run_is_meant_for_reading_and_nothing_for_submitting(
+def test_without_a_blend_the_best_run_is_shown_and_nothing_is_submitted(
     store: Store, write_run: WriteRun
 ) -> None:
-    assert Catalogue(store).meant_run() is None
+    assert Catalogue(store).meant_run is None
     write_run("poor", skill=0.5)
     write_run("rich", skill=3.0)
     write_run("part", skill=9.0, folds=(0, 1))
-    run = Catalogue(store).meant_run()
+    run = Catalogue(store).meant_run
     assert run is not None and run.run == "rich" and "the best of 2 current runs" in run.why
-    assert Catalogue(store).meant_blend() is None
+    assert Catalogue(store).meant_blend is None
     with pytest.raises(SubmissionError, match="there is no blend yet"):
         find_run(store)
 
 
-def test_an_entry_says_what_its_manifests_say(store: Store, write_run: WriteRun) -> None:
+def test_an_entry_summarises_its_manifests(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     write_run("part", folds=(2,))
     blend_runs(store, runs=["a"])
@@ -158,7 +158,7 @@ def test_an_entry_says_what_its_manifests_say(store: Store, write_run: WriteRun)
     assert blend.holds_a_blend and not a.holds_a_blend
 
 
-def test_what_is_written_later_is_seen_by_a_new_catalogue(store: Store, write_run: WriteRun) -> None:
+def test_a_new_catalogue_sees_later_writes(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     before = Catalogue(store).entry("a").pooled
     write_run("a", seed=1)

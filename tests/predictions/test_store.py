@@ -1,5 +1,5 @@
-"""Predictions come back as they were written and aligned by image; whatever does not fit is refused, with the
-file, the image and the way out."""
+"""Predictions are read as they were written and aligned by image; whatever does not fit is refused with an
+error that names the file, the image and the remedy."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ def edit_manifest(store: Store, run: str, fold: int, values: dict[str, Any]) -> 
 
 
 def edit_table(store: Store, run: str, fold: int, part: str, change: Change) -> None:
-    """Change a parquet file and have the manifest vouch for the change: only the content can tell."""
+    """Change a parquet file and its hash in the manifest, so that only the content shows the change."""
     path = file_of(store, run, fold, f"{part}.parquet")
     change(pd.read_parquet(path)).to_parquet(path, index=False)
     edit_manifest(store, run, fold, {f"{part}_sha256": sha256_file(path)})
@@ -114,7 +114,7 @@ def test_test_mean_survives_probabilities_too_small_for_a_float(store: Store) ->
 # The manifest
 
 
-def test_manifest_says_all_of_what_it_promises(store: Store) -> None:
+def test_the_manifest_holds_every_field(store: Store) -> None:
     parent = Parent(run="b", config_hash="two", predictions={"0": "three"})
     manifest = store.write_fold(
         "a",
@@ -157,7 +157,7 @@ def test_manifest_says_all_of_what_it_promises(store: Store) -> None:
     assert abs((datetime.now(UTC) - datetime.fromisoformat(written)).total_seconds()) < 60
 
 
-def test_a_parent_is_known_by_its_predictions(store: Store, write_run: WriteRun) -> None:
+def test_a_parent_is_identified_by_its_predictions(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     parent = store.read_run("a").as_parent()
     assert (parent.run, set(parent.predictions)) == ("a", {"0", "1", "2"})
@@ -206,7 +206,7 @@ def test_a_damaged_manifest_is_refused(store: Store, write_run: WriteRun) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"\x00" * 64], ids=["empty", "short", "zeros"])
-def test_a_table_that_is_none_is_refused_even_where_its_hash_is_right(
+def test_a_file_that_is_no_table_is_refused_even_with_the_right_hash(
     store: Store, write_run: WriteRun, content: bytes
 ) -> None:
     write_run("a")
@@ -218,7 +218,7 @@ def test_a_table_that_is_none_is_refused_even_where_its_hash_is_right(
 
 
 def test_a_config_with_an_infinite_number_is_refused(store: Store, write_run: WriteRun) -> None:
-    """JSON as Python reads it has such numbers; as it is hashed it has none."""
+    """Python reads such numbers from JSON, but they cannot be hashed."""
     write_run("a")
     edit_manifest(store, "a", 1, {"config": {"lr": float("inf")}})
     with pytest.raises(StoreError, match="its config does not have its stated hash"):
@@ -264,7 +264,7 @@ TABLE_FAULTS: list[tuple[Change, str]] = [
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_table_that_does_not_fit_is_refused_even_with_its_hash(
+def test_a_table_that_does_not_fit_is_refused_even_with_the_right_hash(
     store: Store, write_run: WriteRun, part: str
 ) -> None:
     for change, message in TABLE_FAULTS:
@@ -287,7 +287,7 @@ SPOILT: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
 ]
 
 
-def test_nothing_is_written_of_predictions_that_do_not_fit(store: Store, write_run: WriteRun) -> None:
+def test_invalid_predictions_are_not_written(store: Store, write_run: WriteRun) -> None:
     write_run("a")
     before = contents(store.workspace.oof("tiny"))
     for spoil, message in SPOILT:
@@ -301,7 +301,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_sums_within_the_tolerance_are_taken(store: Store) -> None:
+def test_sums_within_the_tolerance_are_accepted(store: Store) -> None:
     for fold in range(3):
         write(store, "a", fold, **{part: values + 9e-5 for part, values in made_up(store, fold).items()})
     store.read_run("a")
@@ -334,7 +334,7 @@ def test_a_run_without_folds_is_refused(store: Store) -> None:
         store.manifest("a", 0)
 
 
-def test_a_run_that_is_made_anew_while_it_is_read_is_read_again(
+def test_a_run_that_is_replaced_while_it_is_read_is_read_again(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run("a", seed=0)
@@ -357,17 +357,17 @@ def test_a_fold_without_a_manifest_does_not_exist(store: Store, write_run: Write
     assert store.runs() == ["a"]
 
 
-def test_a_fold_number_of_an_older_split_is_no_run(store: Store, write_run: WriteRun) -> None:
+def test_folds_of_an_older_split_are_ignored(store: Store, write_run: WriteRun) -> None:
     write_run("a", folds=(1,))
     file_of(store, "a", 1, ".").rename(store.workspace.run("tiny", "a") / "fold7")
     assert store.finished_folds("a") == [] and store.runs() == []
 
 
 @pytest.mark.parametrize("moment", ["while a file is written", "before it is renamed", "between renamings"])
-def test_a_crash_at_any_write_leaves_what_was_there_or_a_fold_that_does_not_exist(
+def test_a_crash_at_any_write_leaves_the_old_fold_or_none(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Of a fold's three files, the crash comes at each in turn, whether the fold was there before or not."""
+    """The crash comes at each of the three files in turn, with the fold stored before or not."""
     write_run("a", folds=(0, 2))
     for number in range(3):
         for before in ((), (1,)):
@@ -398,7 +398,7 @@ def test_a_crash_at_any_write_leaves_what_was_there_or_a_fold_that_does_not_exis
 
 
 def crash_at(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
-    """`real`, but for its `number`-th call, which fails."""
+    """`real`, except that its call number `number` fails."""
     calls = itertools.count()
 
     def crashing(*args: Any, **kwargs: Any) -> Any:
@@ -409,10 +409,10 @@ def crash_at(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
     return crashing
 
 
-def test_a_fold_is_one_processes_own_even_where_another_writes_it_meanwhile(
+def test_a_fold_never_mixes_the_files_of_two_processes(
     store: Store, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without their locks: another process writes the whole fold while this one is about to."""
+    """Without locks: another process writes the whole fold just before this one does."""
     write_run("a", folds=(0, 2))
     write_run("a", seed=2, folds=(1,))
     alone = store.read_run("a")
@@ -449,7 +449,7 @@ def test_another_config_may_redo_all_of_a_runs_folds(store: Store, write_run: Wr
         store.check_config("a", "another", redone={1, 2})
 
 
-def test_any_config_fits_a_run_that_is_not_there(store: Store) -> None:
+def test_a_new_run_may_have_any_config(store: Store) -> None:
     store.check_config("a", "any")
     with pytest.raises(ConfigError, match="NAME"):
         store.check_config("../a", "any")
@@ -458,7 +458,7 @@ def test_any_config_fits_a_run_that_is_not_there(store: Store) -> None:
 # Data and folds
 
 
-def test_the_datas_name_is_bound_to_its_index(store: Store, workspace: Workspace, data: DataConfig) -> None:
+def test_a_data_name_is_bound_to_one_index(store: Store, workspace: Workspace, data: DataConfig) -> None:
     bound = json.loads(workspace.data_binding("tiny").read_text())
     assert bound == {"name": "tiny", "index_hash": store.competition.index_hash}
     open_store(workspace, data)  # the same data again

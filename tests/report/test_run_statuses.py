@@ -154,7 +154,7 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     statuses = by_run(store)
     assert "a has changed" in statuses["a_calibrated"].entry.stale
     assert "a has changed" in statuses["ensemble"].entry.stale
-    assert Catalogue(store).meant_blend() is None
+    assert Catalogue(store).meant_blend is None
     steps = next_steps(store, [*statuses.values()])
     assert [step.split(":")[0] for step in steps] == [
         "make calibrate RUNS=a NAME=a_calibrated",

@@ -95,7 +95,7 @@ def _judge(store: Store, name: str) -> Run | None:
     """The run whose predictions judge the labels; None while there is none."""
     if name:
         return store.read_run(name)
-    meant = Catalogue(store).meant_run()
+    meant = Catalogue(store).meant_run
     if meant is None or meant.predictions.leaky:
         return None
     meant.log("RUN")

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
-from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit_sources
-from distracted.ensemble.members import open_sources, scored_rows
+from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit
+from distracted.ensemble.members import open_sources
 from distracted.errors import StoreError
-from distracted.metrics import (
-    Interval,
-    log_loss,
-    log_losses,
-    prior_log_loss,
-    scores,
-    subject_bootstrap,
-)
+from distracted.metrics import Interval, log_loss, log_losses, prior_log_loss, scores, subject_bootstrap
 from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, Subset
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.lineage import check_parents
@@ -100,24 +93,28 @@ def blend_runs(
         )
     if len(members) == 1:
         _log.info("one run only: %s passes through with weight 1", members[0].name)
-    scored = scored_rows(store.folds)
-    if len(members) > 1 and len(blenders) > 1 and scored.num_folds < MIN_FOLDS:
-        folds = f"{scored.num_folds} folds are" if scored.num_folds > 1 else "a single split is"
+    num_folds = store.folds.num_folds
+    if len(members) > 1 and len(blenders) > 1 and num_folds < MIN_FOLDS:
+        folds = f"{num_folds} folds are" if num_folds > 1 else "a single split is"
         _log.info("%s too few to choose a blender by: the simplest is taken", folds)
     shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []
-    config = _config(members, choosable(blenders, scored.num_folds))
-    fit = None
-    blend = None if force else _stored_blend(store, name, members, config)
+    config = {
+        "version": STEP_VERSION,
+        "members": [run.as_parent().model_dump(mode="json") for run in members],
+        "blenders": [blender.key for blender in choosable(blenders, num_folds)],
+        "leaky": any(run.leaky for run in members),
+    }
+    fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
         check_parents(store, name)
         _log.info("%s: done already (FORCE=1 redoes it)", name)
     else:
-        sources = open_sources(store, members, scored)
+        sources = open_sources(store, members)
         if store.finished_folds(name):
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
-        fit = cross_fit_sources(sources, scored, blenders=blenders, shown=shown, progress=progress)
+        fit = cross_fit(sources, blenders=blenders, shown=shown, progress=progress)
         with store.hold(name):
             _write(store, name, members, config, fit)
         blend = store.read_run(name)
@@ -168,15 +165,6 @@ def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[Run]:
     return members
 
 
-def _config(members: Sequence[Run], blenders: Sequence[Blender]) -> dict[str, Any]:
-    return {
-        "version": STEP_VERSION,
-        "members": [run.as_parent().model_dump(mode="json") for run in members],
-        "blenders": [blender.key for blender in blenders],
-        "leaky": any(run.leaky for run in members),
-    }
-
-
 def _stored_blend(store: Store, name: str, members: Sequence[Run], config: Mapping[str, Any]) -> Run | None:
     """The blend of that name, if it is undamaged and the one that these members and settings make."""
     try:
@@ -189,35 +177,24 @@ def _stored_blend(store: Store, name: str, members: Sequence[Run], config: Mappi
 
 
 def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, Any], fit: CrossFit) -> None:
-    parents = [run.as_parent() for run in members]
+    names, parents = [run.name for run in members], [run.as_parent() for run in members]
+    on_all_folds = {
+        "blender": fit.overall.name,
+        "weights": fit.overall.weights_by_run(fit.overall_weights, names),
+        "in_sample": {verdict.blender.name: verdict.in_sample for verdict in fit.verdicts},
+        "cross_fitted": {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts},
+    }
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
         hidden = frozenset({fold})
         valid = fit.source.predict(Subset(fold), hidden)
-        labels = store.folds.labels[store.folds.valid(fold)]
-        store.write_fold(
-            name,
-            fold,
-            kind="blend",
-            config=config,
-            valid=valid,
-            test=fit.source.predict(Subset(fold, test=True), hidden),
-            parents=parents,
-            scores=scores(valid, labels, prefix="valid/"),
-            details=_details(members, fit, blender, weights),
-        )
-
-
-def _details(members: Sequence[Run], fit: CrossFit, blender: Blender, weights: Any) -> dict[str, object]:
-    names = [run.name for run in members]
-    return {
-        "blender": blender.name,
-        "weights": blender.weights_by_run(weights, names),
-        "fitted": weights.tolist(),
-        "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
-        "on_all_folds": {
-            "blender": fit.overall.name,
-            "weights": fit.overall.weights_by_run(fit.overall_weights, names),
-            "in_sample": {verdict.name: verdict.in_sample for verdict in fit.verdicts},
-            "cross_fitted": {verdict.name: verdict.cross_fitted for verdict in fit.verdicts},
-        },
-    }
+        test = fit.source.predict(Subset(fold, test=True), hidden)
+        details = {
+            "blender": blender.name,
+            "weights": blender.weights_by_run(weights, names),
+            "fitted": weights.tolist(),
+            "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
+            "on_all_folds": on_all_folds,
+        }
+        valid_scores = scores(valid, store.folds.labels[store.folds.valid(fold)], prefix="valid/")
+        facts: dict[str, Any] = {"parents": parents, "scores": valid_scores, "details": details}
+        store.write_fold(name, fold, kind="blend", config=config, valid=valid, test=test, **facts)

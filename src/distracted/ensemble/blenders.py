@@ -1,4 +1,4 @@
-"""Blenders: ways to make one prediction of several runs'.
+"""Blenders: ways to combine the predictions of several runs.
 
 `log_probs` always has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
 """
@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.by_class import fit_by_class, pool_by_class
 from distracted.ensemble.newton import Vector
 from distracted.ensemble.pools import (
     equal_weights,
+    fit_by_class,
+    fit_greedy_selection,
     fit_linear_pool,
     fit_log_linear_pool,
     pool_arithmetic,
+    pool_by_class,
     pool_geometric,
 )
-from distracted.ensemble.selection import fit_greedy_selection
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
-from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Subset
+from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Rows
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Blender(Estimator):
     def fit(self, examples: Examples) -> Vector:
         return self.fit_weights(examples.log_probs, examples.labels)
 
-    def predict(self, fitted: Vector, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        return self.pool(log_probs, fitted)
+    def predict(self, fitted: Vector, rows: Rows) -> LogProbs:
+        return self.pool(rows.log_probs, fitted)
 
     def weights_by_run(self, fitted: Vector, runs: Sequence[str]) -> dict[str, float]:
         """Each run's weight, or the mean absolute value of its weights over classes."""

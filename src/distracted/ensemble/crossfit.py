@@ -5,24 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
-from distracted.ensemble.sources import (
-    ChosenSource,
-    FittedSource,
-    ScoredRows,
-    Source,
-    StoredSource,
-    as_good,
-    held_out_log_probs,
-    held_out_losses,
-)
+from distracted.ensemble.sources import NONE, ChosenSource, FittedSource, Source, as_good
 from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
 from distracted.postprocess.step import MIN_FOLDS, LogProbs
 from distracted.progress import Progress, silent
-
-_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -45,14 +33,6 @@ class Verdict:
     chosen_from: bool = True
 
     @property
-    def name(self) -> str:
-        return self.blender.name
-
-    @property
-    def cross_fitted(self) -> float:
-        return self.interval.mean
-
-    @property
     def as_good(self) -> bool:
         """Within one standard error of the best."""
         return as_good(self.difference, self.error)
@@ -71,7 +51,7 @@ class CrossFit:
         source: Predicts any subset.
     """
 
-    log_probs: NDArray[np.float64]
+    log_probs: LogProbs
     chosen: tuple[Blender, ...]
     weights: tuple[Any, ...]
     verdicts: tuple[Verdict, ...]
@@ -81,31 +61,7 @@ class CrossFit:
 
 
 def cross_fit(
-    log_probs: LogProbs,
-    labels: NDArray[np.int64],
-    folds: NDArray[np.int64],
-    subjects: NDArray[np.int64],
-    *,
-    blenders: Sequence[Blender] = BLENDERS,
-    shown: Sequence[Blender] = (),
-    progress: Progress = silent,
-) -> CrossFit:
-    """As `cross_fit_sources`, for predictions in which nothing was fitted on out-of-fold rows.
-
-    Args:
-        log_probs: Members' out-of-fold predictions, shape (num_runs, num_images, num_classes).
-        labels: Class ids, shape (num_images,).
-        folds: 0-based fold of each row, never -1, shape (num_images,).
-        subjects: Subject ids, some of which may not occur, shape (num_images,).
-    """
-    scored = ScoredRows(labels, folds, subjects)
-    members = [StoredSource(f"run {number}", oof, scored) for number, oof in enumerate(log_probs)]
-    return cross_fit_sources(members, scored, blenders=blenders, shown=shown, progress=progress)
-
-
-def cross_fit_sources(
     members: Sequence[Source],
-    scored: ScoredRows,
     *,
     blenders: Sequence[Blender] = BLENDERS,
     shown: Sequence[Blender] = (),
@@ -121,35 +77,22 @@ def cross_fit_sources(
         blenders: Candidates, from the simplest to the most flexible.
         shown: Further blenders, only scored.
     """
-    num_folds = scored.num_folds
-    blenders = choosable(blenders, num_folds)
-    if num_folds < MIN_FOLDS:
-        shown = ()
-    pairs = num_folds * (num_folds - 1) // 2 if num_folds >= MIN_FOLDS and len(blenders) > 1 else 0
-    num_fits = len(blenders) * (1 + num_folds + pairs) + len(shown) * (1 + num_folds)
+    num_folds = members[0].scored.num_folds
+    blenders, can_choose = choosable(blenders, num_folds), num_folds >= MIN_FOLDS
+    every = [*blenders, *(shown if can_choose else ())]
+    pairs = num_folds * (num_folds - 1) // 2 if can_choose and len(blenders) > 1 else 0
+    num_fits = len(every) * (1 + num_folds) + len(blenders) * pairs
     with progress("fitting blends", total=num_fits, unit="fit") as step:
-
-        def fitted(blender: Blender) -> FittedSource:
-            return FittedSource(blender.name, blender, members, scored, step)
-
-        candidates = [fitted(blender) for blender in blenders]
-        blend = ChosenSource("blend", candidates, scored)
-        chosen, weights = [], []
-        for fold in range(num_folds):
-            hidden = frozenset({fold})
-            taken = blend.choice(hidden)
-            chosen.append(blenders[taken])
-            weights.append(candidates[taken].fit(hidden))
-        verdicts = _compare([*candidates, *map(fitted, shown)], [*blenders, *shown], len(blenders), scored)
-        overall = blend.choice(_NONE)
-        overall_weights = candidates[overall].fit(_NONE)
+        fitted = [FittedSource(blender, members, step) for blender in every]
+        blend = ChosenSource(fitted[: len(blenders)])
+        hidden = [frozenset({fold}) for fold in range(num_folds)]
         return CrossFit(
-            log_probs=held_out_log_probs(blend, scored),
-            chosen=tuple(chosen),
-            weights=tuple(weights),
-            verdicts=verdicts,
-            overall=blenders[overall],
-            overall_weights=overall_weights,
+            log_probs=blend.held_out_log_probs(),
+            chosen=tuple(blenders[blend.choice(folds)] for folds in hidden),
+            weights=tuple(map(blend.fit, hidden)),
+            verdicts=_compare(fitted, every, len(blenders)),
+            overall=blenders[blend.choice(NONE)],
+            overall_weights=blend.fit(NONE),
             source=blend,
         )
 
@@ -162,23 +105,23 @@ def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
 
 
 def _compare(
-    candidates: Sequence[FittedSource], blenders: Sequence[Blender], num_chosen_from: int, scored: ScoredRows
+    fitted: Sequence[FittedSource], blenders: Sequence[Blender], num_candidates: int
 ) -> tuple[Verdict, ...]:
-    """Every candidate cross-fitted over all folds."""
-    losses = [held_out_losses(candidate, scored, _NONE) for candidate in candidates]
-    best = min(losses[:num_chosen_from], key=lambda values: float(values.mean()))
+    """Every blender cross-fitted over all folds; the first `num_candidates` can be chosen."""
+    losses, subjects = [source.held_out_losses() for source in fitted], fitted[0].scored.subjects
+    best = min(losses[:num_candidates], key=lambda values: float(values.mean()))
     verdicts = []
-    for number, (candidate, blender) in enumerate(zip(candidates, blenders, strict=True)):
-        difference, error = difference_and_error(losses[number], best, scored.subjects)
-        interval = subject_bootstrap(losses[number], scored.subjects)
-        chosen_from = number < num_chosen_from
-        verdicts.append(Verdict(blender, _in_sample(candidate), interval, difference, error, chosen_from))
+    for number, (source, blender) in enumerate(zip(fitted, blenders, strict=True)):
+        difference, error = difference_and_error(losses[number], best, subjects)
+        interval = subject_bootstrap(losses[number], subjects)
+        in_sample = _in_sample(source)
+        verdicts.append(Verdict(blender, in_sample, interval, difference, error, number < num_candidates))
     return tuple(verdicts)
 
 
-def _in_sample(candidate: FittedSource) -> float:
-    examples, fitted = candidate.examples(_NONE), candidate.fit(_NONE)
+def _in_sample(source: FittedSource) -> float:
+    examples, fitted = source.examples(NONE), source.fit(NONE)
     predicted = np.empty(examples.log_probs.shape[1:])
-    for subset, rows in examples.subsets():
-        predicted[rows] = candidate.estimator.predict(fitted, examples.log_probs[:, rows], subset)
+    for positions, rows in examples.by_fold():
+        predicted[positions] = source.estimator.predict(fitted, rows)
     return log_loss(predicted, examples.labels)

@@ -1,17 +1,16 @@
-"""The run that a step makes of other runs: each fold by what was fitted on the other folds."""
+"""Runs made by a step from other runs: each fold by what was fitted on the other folds."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distracted.ensemble.members import open_sources, scored_rows, step_source
-from distracted.ensemble.sources import ChosenSource, FittedSource, Source
+from distracted.ensemble.members import open_sources, step_source
+from distracted.ensemble.sources import NONE
 from distracted.errors import ConfigError, StoreError
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.step import PredictionStep, Subset
 from distracted.predictions.lineage import check_parents
-from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 
 
@@ -47,17 +46,18 @@ def derive_run(
     start = time.perf_counter() - step.seconds
     parents = [store.read_run(run) for run in dict.fromkeys(runs)]
     names = [parent.name for parent in parents]
-    name = name or _default_name(step, names)
-    _check_enough(store, step, parents)
-    scored = scored_rows(store.folds)
-    folds = range(scored.num_folds)
+    if not name and (not step.suffix or len(names) != 1):
+        raise ConfigError(f"NAME= is missing: the name of the run that {step.name} makes")
+    name = name or f"{names[0]}_{step.suffix}"
+    _check_enough(store, step, len(names))
+    num_folds = store.folds.num_folds
     with store.hold(name):
         derivation = Derivation(store, parents, name, step, whole=True, force=force)
         if not derivation.folds:
             check_parents(store, name)
             return Derived(name, measure_gain(store, parents, store.read_run(name)))
-        source = step_source(name, step, open_sources(store, parents, scored), scored)
-        fits = tuple(_fit(source, frozenset({fold})) for fold in folds)
+        source = step_source(step, open_sources(store, parents))
+        fits = tuple(source.fit(frozenset({fold})) for fold in range(num_folds))
         for fold, fitted in enumerate(fits):
             hidden = frozenset({fold})
             derivation.write(
@@ -65,34 +65,19 @@ def derive_run(
                 valid=source.predict(Subset(fold), hidden),
                 test=source.predict(Subset(fold, test=True), hidden),
                 origin=step.origin(fitted),
-                seconds=(time.perf_counter() - start) / len(folds),
+                seconds=(time.perf_counter() - start) / num_folds,
                 details=step.details(fitted, names),
             )
-    how = step.describe(fits, _fit(source, frozenset()), names)
+    how = step.describe(fits, source.fit(NONE), names)
     return Derived(name, measure_gain(store, parents, store.read_run(name)), fits, how)
 
 
-def _default_name(step: PredictionStep, runs: Sequence[str]) -> str:
-    if not step.suffix or len(runs) != 1:
-        raise ConfigError(f"NAME= is missing: the name of the run that {step.name} makes")
-    return f"{runs[0]}_{step.suffix}"
-
-
-def _check_enough(store: Store, step: PredictionStep, parents: Sequence[Run]) -> None:
-    if step.takes_several and len(parents) < 2:
-        raise ConfigError(f"RUNS: {step.name} takes two runs or more; got {len(parents)}")
-    if not step.takes_several and len(parents) != 1:
-        raise ConfigError(f"RUNS: {step.name} takes one run; got {len(parents)}")
+def _check_enough(store: Store, step: PredictionStep, num_runs: int) -> None:
+    if num_runs < 2 if step.takes_several else num_runs != 1:
+        expected = "two runs or more" if step.takes_several else "one run"
+        raise ConfigError(f"RUNS: {step.name} takes {expected}; got {num_runs}")
     if step.reads_labels and store.folds.num_folds < 2:
         raise StoreError(
             f"{store.competition.name}: a single split has no other fold to fit {step.name} on; expected two "
             "folds or more"
         )
-
-
-def _fit(source: Source, hidden: frozenset[int]) -> Any:
-    """What the step learns from the visible folds, or None if unchanged predictions are as good."""
-    if isinstance(source, ChosenSource):
-        source = source.candidates[source.choice(hidden)]
-    assert isinstance(source, FittedSource)
-    return source.fit(hidden)

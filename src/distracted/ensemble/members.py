@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distracted.data.folds import Folds
 from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source, StoredSource
 from distracted.errors import StoreError
@@ -17,15 +16,13 @@ from distracted.predictions.store import Store
 _TOLERANCE = 1e-3  # of a stored probability and the same made again: float32, other threads
 
 
-def scored_rows(folds: Folds) -> ScoredRows:
+def scored_rows(store: Store) -> ScoredRows:
     """The rows that some fold holds out."""
-    rows = folds.scored
+    folds, rows = store.folds, store.folds.scored
     return ScoredRows(folds.labels[rows], folds.ids[rows], folds.subjects[rows])
 
 
-def open_sources(
-    store: Store, runs: Sequence[Run], scored: ScoredRows, *, from_networks: bool = False
-) -> list[Source]:
+def open_sources(store: Store, runs: Sequence[Run], *, from_networks: bool = False) -> list[Source]:
     """Complete runs as sources: stored predictions, or the step or blend that made them on its parents.
 
     A run that is an input of several others is opened once.
@@ -37,51 +34,42 @@ def open_sources(
     Raises:
         StoreError: an input of a run is gone or has changed, or a run cannot be made again as it is stored.
     """
-    opened: dict[str, Source] = {}
+    scored, opened = scored_rows(store), dict[str, Source]()
 
     def open_run(run: Run) -> Source:
-        if run.name not in opened:
-            check_parents(store, run.name)
-            opened[run.name] = open_fitted(run) if is_opened(run) else as_stored(run)
-        return opened[run.name]
-
-    def is_opened(run: Run) -> bool:
-        if from_networks and run.kind == "derived":
-            return isinstance(open_step(store, run), PredictionStep)
-        return run.fitted
-
-    def as_stored(run: Run) -> Source:
-        return StoredSource(run.name, run.oof[store.folds.scored], scored, run.test)
-
-    def open_fitted(run: Run) -> Source:
+        if run.name in opened:
+            return opened[run.name]
+        check_parents(store, run.name)
         names = [parent.run for parent in run.manifests[0].parents]
-        parents = [opened[name] if name in opened else open_run(store.read_run(name)) for name in names]
-        source = _open_blend(run, parents, scored) if run.kind == "blend" else open_derived(run, parents)
-        _check_same(store, run, source)
+        step = open_step(store, run) if run.kind == "derived" and (run.fitted or from_networks) else None
+        source: Source = StoredSource(run.name, run.oof[store.folds.scored], scored, run.test)
+        if isinstance(step, PredictionStep):
+            source = step_source(step, open_all(names))
+        elif run.kind == "blend":
+            source = _open_blend(run, open_all(names))
+        if not isinstance(source, StoredSource):
+            _check_same(store, run, source)
+        opened[run.name] = source
         return source
 
-    def open_derived(run: Run, parents: Sequence[Source]) -> Source:
-        step = open_step(store, run)
-        assert isinstance(step, PredictionStep)
-        return step_source(run.name, step, parents, scored)
+    def open_all(names: Sequence[str]) -> list[Source]:
+        return [opened[name] if name in opened else open_run(store.read_run(name)) for name in names]
 
     return [open_run(run) for run in runs]
 
 
-def step_source(name: str, step: PredictionStep, parents: Sequence[Source], scored: ScoredRows) -> Source:
+def step_source(step: PredictionStep, parents: Sequence[Source]) -> FittedSource | ChosenSource:
     """A step on its parents, if need be only where it beats `Identity` on rows it was not fitted on."""
-    fitted = FittedSource(name, step, parents, scored)
+    fitted = FittedSource(step, parents)
     if not step.must_beat_identity:
         return fitted
-    return ChosenSource(name, [FittedSource("none", Identity(), parents, scored), fitted], scored)
+    return ChosenSource([FittedSource(Identity(), parents), fitted])
 
 
-def _open_blend(run: Run, parents: Sequence[Source], scored: ScoredRows) -> Source:
+def _open_blend(run: Run, parents: Sequence[Source]) -> Source:
     config = run.manifests[0].config
     check_version(run, config, STEP_VERSION)
-    blenders = find_blenders(config["blenders"])
-    candidates = [FittedSource(blender.name, blender, parents, scored) for blender in blenders]
-    return ChosenSource(run.name, candidates, scored)
+    return ChosenSource([FittedSource(blender, parents) for blender in find_blenders(config["blenders"])])
 
 
 def _check_same(store: Store, run: Run, source: Source) -> None:

@@ -1,13 +1,11 @@
-"""Whether smoothing will help on a test set of many drivers as it does in a fold of few."""
+"""Does smoothing help as much on a test set of many drivers as in a fold of few?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import ScoredRows, held_out_log_probs
 from distracted.metrics import log_loss
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smoothing
@@ -35,23 +33,20 @@ class Distance:
     drivers: float | None
 
 
-#: A subset's neighbours in the space of a name.
-_Near = Callable[[str, Subset], Neighbours]
-
-
 def neighbour_distances(store: Store, spaces: Mapping[str, Space]) -> list[Distance]:
     """How near neighbours are in the folds and in the test set, in each space."""
     distances = []
-    folds = range(store.folds.num_folds)
     for name, space in spaces.items():
         drivers = space.get(Neighbours, ALL_DRIVERS) if _has_all_drivers(space) else None
-        valid = [space.get(Neighbours, Subset(fold)) for fold in folds]
-        test = [space.get(Neighbours, Subset(fold, test=True)) for fold in folds]
+        valid, test = (
+            [space.get(Neighbours, Subset(fold, test)) for fold in range(store.folds.num_folds)]
+            for test in (False, True)
+        )
         most = min(subset.k for subset in (*valid, *test))
         for k in (rank for rank in RANKS if rank <= most):
             in_folds, in_test = (float(np.mean([_median(n, k) for n in part])) for part in (valid, test))
-            among_drivers = None if drivers is None else _median(drivers, k)
-            distances.append(Distance(name, k, in_folds, in_test, among_drivers))
+            at_once = None if drivers is None else _median(drivers, k)
+            distances.append(Distance(name, k, in_folds, in_test, at_once))
     return distances
 
 
@@ -75,50 +70,35 @@ def sensitivity(
         fits: One for each fold.
 
     Returns:
-        Log losses by what was done to the neighbours; empty if no fold is smoothed by neighbours.
+        Log losses by the change to the neighbours; empty if no fold is smoothed by neighbours.
     """
     methods = [fitted.how for fitted in fits if fitted is not None and fitted.how.index is Neighbours]
     if not methods:
         return {}
     most = max(method.k for method in methods)  # type: ignore[attr-defined]  # all with neighbours have k
-    scored = scored_rows(store.folds)
-    [parent] = open_sources(store, [store.read_run(run)], scored)
-    log_probs, rng = held_out_log_probs(parent, scored), np.random.default_rng(0)
+    scored, rng = scored_rows(store), np.random.default_rng(0)
+    [parent] = open_sources(store, [store.read_run(run)])
+    log_probs = parent.held_out_log_probs()
 
-    def near(space: str, subset: Subset) -> Neighbours:
-        return spaces[space].get(Neighbours, subset)
+    def loss(*, share: float = 1.0, at_once: bool = False) -> float:
+        """Log loss if each fold is smoothed as fitted, among its own rows or among those of all folds."""
+        smoothed = log_probs.copy()
+        for fold, fitted in enumerate(fits):
+            if fitted is None or fitted.how.index is not Neighbours:
+                continue
+            rows = scored.folds == fold
+            subset, among = (ALL_DRIVERS, np.ones_like(rows)) if at_once else (Subset(fold), rows)
+            near = spaces[fitted.how.space].get(Neighbours, subset)
+            near = near if share == 1 else near.thinned(share, rng)
+            smoothed[rows] = fitted.how.smooth(log_probs[among], near, np.array(fitted.prior))[rows[among]]
+        return log_loss(smoothed, scored.labels)
 
-    def thinned(share: float) -> _Near:
-        return lambda space, subset: near(space, subset).thinned(share, rng)
-
-    losses = {
-        "none": log_loss(log_probs, scored.labels),
-        "as fitted": _score(log_probs, scored, fits, near),
-    }
-    kept = min(near(space, Subset(fold)).k for space in spaces for fold in range(scored.num_folds))
+    losses = {"none": log_loss(log_probs, scored.labels), "as fitted": loss()}
+    folds = [Subset(fold) for fold in range(scored.num_folds)]
+    kept = min(space.get(Neighbours, fold).k for space in spaces.values() for fold in folds)
     for share in SHARES:
         if most <= share * kept / 2:  # else too few of the stored neighbours would be left
-            losses[f"a random {share:.0%} of the frames"] = _score(log_probs, scored, fits, thinned(share))
-    if all(_has_all_drivers(space) for space in spaces.values()):
-        losses["drivers of all folds at once"] = _score(log_probs, scored, fits, near, at_once=True)
+            losses[f"a random {share:.0%} of the frames"] = loss(share=share)
+    if all(map(_has_all_drivers, spaces.values())):
+        losses["drivers of all folds at once"] = loss(at_once=True)
     return losses
-
-
-def _score(
-    log_probs: NDArray[np.float64],
-    scored: ScoredRows,
-    fits: Sequence[Smoothing | None],
-    near: _Near,
-    *,
-    at_once: bool = False,
-) -> float:
-    """Log loss if each fold is smoothed as fitted, among its own rows or among those of all folds."""
-    smoothed = log_probs.copy()
-    for fold, fitted in enumerate(fits):
-        if fitted is None or fitted.how.index is not Neighbours:
-            continue
-        rows = scored.folds == fold
-        subset, among = (ALL_DRIVERS, np.ones_like(rows)) if at_once else (Subset(fold), rows)
-        neighbours = near(fitted.how.space, subset)
-        smoothed[rows] = fitted.how.smooth(log_probs[among], neighbours, np.array(fitted.prior))[rows[among]]
-    return log_loss(smoothed, scored.labels)

@@ -7,18 +7,21 @@ sources, not as files. If one step stands on another, it is fitted on prediction
 not fitted on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.metrics import difference_and_error, log_losses
-from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, LogProbs, Subset
+from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, LogProbs, Rows, Subset
 
 #: Differences in log loss below this count as equal, however certain they are.
 NEGLIGIBLE = 1e-5
+#: No hidden folds.
+NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +36,6 @@ class ScoredRows:
     def num_folds(self) -> int:
         return int(self.folds.max()) + 1
 
-    def subjects_by_fold(self) -> dict[int, NDArray[np.int64]]:
-        """Subjects of each fold's rows, in the order of `Folds.valid`."""
-        return {fold: self.subjects[self.folds == fold] for fold in range(self.num_folds)}
-
     def visible_folds(self, hidden: frozenset[int]) -> list[int]:
         """The folds that are not hidden."""
         return [fold for fold in range(self.num_folds) if fold not in hidden]
@@ -46,19 +45,17 @@ class ScoredRows:
         return ~np.isin(self.folds, list(hidden))
 
 
-class Source(Protocol):
-    """Predicts any subset without the labels of hidden folds."""
+class Source(ABC):
+    """Predicts any subset without the labels of hidden folds.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        min_folds: Folds that it needs to see; with fewer it leaves something out.
+    """
 
-    @property
-    def num_classes(self) -> int: ...
+    scored: ScoredRows
+    min_folds = 0
 
-    @property
-    def min_folds(self) -> int:
-        """Folds that it needs to see; with fewer it leaves something out."""
-
+    @abstractmethod
     def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
         """Log-probabilities of a subset's rows, (num_images, num_classes).
 
@@ -66,9 +63,37 @@ class Source(Protocol):
             hidden: Folds whose labels nothing fitted on out-of-fold rows may have seen.
         """
 
+    @abstractmethod
+    def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
+        """The same source with other images as its test set; fits and choices stay as they are.
 
-@dataclass(frozen=True, eq=False)
-class StoredSource:
+        Args:
+            predict: Predictions of those images by the `StoredSource` of a name, one for each fold's network,
+                (num_folds, num_images, num_classes).
+        """
+
+    def held_out_log_probs(self, hidden: frozenset[int] = NONE, *, min_folds: int = 0) -> LogProbs:
+        """Predictions of all rows of visible folds, each fold's by fits without it.
+
+        Args:
+            min_folds: A fit that would see fewer folds includes the one that it predicts.
+        """
+        scored, log_probs, positions = self.scored, [], []
+        for fold in scored.visible_folds(hidden):
+            without = hidden | {fold}
+            enough = len(scored.visible_folds(without)) >= min_folds
+            log_probs.append(self.predict(Subset(fold), without if enough else hidden))
+            positions.append(np.flatnonzero(scored.folds == fold))
+        in_order: LogProbs = np.concatenate(log_probs)[np.concatenate(positions).argsort()]
+        return in_order
+
+    def held_out_losses(self, hidden: frozenset[int] = NONE) -> NDArray[np.float64]:
+        """Loss of each row of `held_out_log_probs`."""
+        return log_losses(self.held_out_log_probs(hidden), self.scored.labels[self.scored.visible(hidden)])
+
+
+@dataclass(eq=False)
+class StoredSource(Source):
     """Predictions in which nothing was fitted on out-of-fold rows, such as a network's, as they are stored.
 
     Attributes:
@@ -82,46 +107,40 @@ class StoredSource:
     scored: ScoredRows
     test: LogProbs | None = None
 
-    @property
-    def num_classes(self) -> int:
-        return int(self.oof.shape[1])
-
-    @property
-    def min_folds(self) -> int:
-        return 0
-
     def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
-        if not subset.test:
-            held_out: LogProbs = self.oof[self.scored.folds == subset.fold]
-            return held_out
-        assert self.test is not None, f"{self.name}: no predictions of the test set"
-        rows: LogProbs = self.test[subset.fold]
+        rows: LogProbs
+        if subset.test:
+            assert self.test is not None, f"{self.name}: no predictions of the test set"
+            rows = self.test[subset.fold]
+        else:
+            rows = self.oof[self.scored.folds == subset.fold]
+        return rows
+
+    def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
+        return replace(self, test=predict(self.name))
+
+    def held_out_log_probs(self, hidden: frozenset[int] = NONE, *, min_folds: int = 0) -> LogProbs:
+        rows: LogProbs = self.oof[self.scored.visible(hidden)]
         return rows
 
 
-@dataclass(frozen=True, eq=False)
-class FittedSource:
+@dataclass(eq=False)
+class FittedSource(Source):
     """An estimator on other sources, fitted on the folds that are not hidden.
 
     Attributes:
         on_fit: Called after each fit.
     """
 
-    name: str
     estimator: Estimator
     inputs: Sequence[Source]
-    scored: ScoredRows
     on_fit: Callable[[], None] = lambda: None
     _fits: dict[frozenset[int], Any] = field(default_factory=dict)
-    _predicted: dict[tuple[Subset, frozenset[int]], NDArray[np.float64]] = field(default_factory=dict)
+    _predicted: dict[tuple[Subset, frozenset[int]], LogProbs] = field(default_factory=dict)
 
-    @property
-    def num_classes(self) -> int:
-        return self.inputs[0].num_classes
-
-    @property
-    def min_folds(self) -> int:
-        return max(self.estimator.min_folds, *(source.min_folds for source in self.inputs))
+    def __post_init__(self) -> None:
+        self.scored = self.inputs[0].scored
+        self.min_folds = max(self.estimator.min_folds, *(source.min_folds for source in self.inputs))
 
     def fit(self, hidden: frozenset[int]) -> Any:
         """What the estimator learns from the visible folds; fitted once."""
@@ -130,62 +149,47 @@ class FittedSource:
             self.on_fit()
         return self._fits[hidden]
 
-    def predict(self, subset: Subset, hidden: frozenset[int]) -> NDArray[np.float64]:
+    def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
         key = subset, hidden
         if key in self._predicted:
             return self._predicted[key]
         inputs = np.stack([source.predict(subset, hidden) for source in self.inputs])
-        log_probs = self.estimator.predict(self.fit(hidden), inputs, subset)
+        subjects = None if subset.test else self.scored.subjects[self.scored.folds == subset.fold]
+        log_probs = self.estimator.predict(self.fit(hidden), Rows(subset, inputs, subjects))
         if not subset.test:  # sources on top ask again and again; test sets are large and asked for once
             self._predicted[key] = log_probs
         return log_probs
 
+    def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
+        return replace(self, inputs=[source.with_test_set(predict) for source in self.inputs])
+
     def examples(self, hidden: frozenset[int]) -> Examples:
-        """The inputs' predictions of the visible folds, in the order of the rows."""
+        """The inputs' predictions of the visible folds, in the order of the rows.
+
+        If too few folds remain without the one that an input predicts, its fit includes it: without it a
+        smoothing would not be chosen, and a blend would weigh a run that it does not blend.
+        """
         scored, visible = self.scored, self.scored.visible(hidden)
-        inputs = [_predict_visible(source, scored, hidden) for source in self.inputs]
-        return Examples(
-            np.stack(inputs), scored.labels[visible], scored.folds[visible], scored.subjects[visible]
-        )
+        inputs = [source.held_out_log_probs(hidden, min_folds=source.min_folds) for source in self.inputs]
+        rows = scored.labels[visible], scored.folds[visible], scored.subjects[visible]
+        return Examples(np.stack(inputs), *rows)
 
 
-def _predict_visible(source: Source, scored: ScoredRows, hidden: frozenset[int]) -> LogProbs:
-    """Predictions of the visible folds, each by a fit without it.
-
-    If too few other folds remain, the fit includes it: without it a smoothing would not be chosen, and a
-    blend would weigh a run that it does not blend.
-    """
-    if isinstance(source, StoredSource):
-        return source.oof[scored.visible(hidden)]
-    rows = np.empty((len(scored.labels), source.num_classes))
-    for fold in scored.visible_folds(hidden):
-        without = hidden | {fold}
-        enough = len(scored.visible_folds(without)) >= source.min_folds
-        rows[scored.folds == fold] = source.predict(Subset(fold), without if enough else hidden)
-    return rows[scored.visible(hidden)]
-
-
-@dataclass(frozen=True, eq=False)
-class ChosenSource:
+@dataclass(eq=False)
+class ChosenSource(Source):
     """The simplest of several candidates that is as good as the best on the folds that are not hidden.
 
     Attributes:
         candidates: From the simplest to the most flexible.
     """
 
-    name: str
     candidates: Sequence[FittedSource]
-    scored: ScoredRows
     _choices: dict[frozenset[int], int] = field(default_factory=dict)
 
-    @property
-    def num_classes(self) -> int:
-        return self.candidates[0].num_classes
-
-    @property
-    def min_folds(self) -> int:
+    def __post_init__(self) -> None:
+        self.scored = self.candidates[0].scored
         own = MIN_FOLDS - 1 if len(self.candidates) > 1 else 0
-        return max(own, *(candidate.min_folds for candidate in self.candidates))
+        self.min_folds = max(own, *(candidate.min_folds for candidate in self.candidates))
 
     def choice(self, hidden: frozenset[int]) -> int:
         """Position of the candidate that the visible folds choose; 0 if they are too few to compare."""
@@ -194,54 +198,24 @@ class ChosenSource:
             self._choices[hidden] = 0 if few else self._simplest(hidden)
         return self._choices[hidden]
 
-    def predict(self, subset: Subset, hidden: frozenset[int]) -> NDArray[np.float64]:
+    def fit(self, hidden: frozenset[int]) -> Any:
+        """What the candidate learns that the visible folds choose."""
+        return self.candidates[self.choice(hidden)].fit(hidden)
+
+    def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
         return self.candidates[self.choice(hidden)].predict(subset, hidden)
 
+    def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
+        return replace(self, candidates=[candidate.with_test_set(predict) for candidate in self.candidates])
+
     def _simplest(self, hidden: frozenset[int]) -> int:
-        losses = [held_out_losses(candidate, self.scored, hidden) for candidate in self.candidates]
+        losses = [candidate.held_out_losses(hidden) for candidate in self.candidates]
         subjects = self.scored.subjects[self.scored.visible(hidden)]
         best = min(losses, key=lambda values: float(values.mean()))
         compared = (difference_and_error(values, best, subjects) for values in losses)
         return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
 
 
-def replace_test_set(source: Source, predict: Callable[[str], LogProbs]) -> Source:
-    """The same source with other images as its test set; fits and choices stay as they are.
-
-    Args:
-        predict: Predictions of those images by the `StoredSource` of a name, one for each fold's network,
-            (num_folds, num_images, num_classes).
-    """
-
-    def replaced(fitted: FittedSource) -> FittedSource:
-        return replace(fitted, inputs=[replace_test_set(one, predict) for one in fitted.inputs])
-
-    match source:
-        case StoredSource():
-            return replace(source, test=predict(source.name))
-        case FittedSource():
-            return replaced(source)
-        case ChosenSource():
-            return replace(source, candidates=[replaced(candidate) for candidate in source.candidates])
-    raise AssertionError(source)
-
-
 def as_good(difference: float, error: float) -> bool:
     """Whether a loss above the best one counts as equally good: within one standard error of it."""
     return difference <= max(error, NEGLIGIBLE)
-
-
-def held_out_log_probs(
-    source: Source, scored: ScoredRows, hidden: frozenset[int] = frozenset()
-) -> NDArray[np.float64]:
-    """Predictions of each visible fold by fits without it; the hidden folds' rows are NaN."""
-    rows = np.full((len(scored.labels), source.num_classes), np.nan)
-    for fold in scored.visible_folds(hidden):
-        rows[scored.folds == fold] = source.predict(Subset(fold), hidden | {fold})
-    return rows
-
-
-def held_out_losses(source: Source, scored: ScoredRows, hidden: frozenset[int]) -> NDArray[np.float64]:
-    """Loss of each visible row, predicted as by `held_out_log_probs`."""
-    visible = scored.visible(hidden)
-    return log_losses(held_out_log_probs(source, scored, hidden)[visible], scored.labels[visible])

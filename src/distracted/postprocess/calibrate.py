@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
 from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses, prior_log_probs
-from distracted.postprocess.step import Examples, Labels, LogProbs, PredictionStep, Subset, normalised
-from distracted.predictions.run import Run
-from distracted.predictions.store import Store
+from distracted.postprocess.step import Examples, Labels, LogProbs, PredictionStep, Rows, normalised
+
+Floats = NDArray[np.float64]
 
 #: In the order in which they are fitted and applied.
 CALIBRATIONS = ("prior", "temperature", "clip")
@@ -47,41 +47,25 @@ class Calibrate(PredictionStep):
     They are fitted one after another on out-of-fold rows. The bias reads no label of the rows that it moves:
     it makes their mean probabilities the class shares of other folds (10th place of State Farm). It is left
     out where it gains less than a standard error.
-
-    Attributes:
-        subjects: Subjects of each fold's held-out rows; only `prior` reads them (`subject_biases`).
     """
 
-    parts: tuple[str, ...] = CALIBRATIONS
-    subjects: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    parts: Sequence[str] = CALIBRATIONS
     name: ClassVar[str] = "calibrate"
     suffix: ClassVar[str] = "calibrated"
     target: ClassVar[str] = "calibrate"
 
-    @classmethod
-    def on(cls, store: Store, parts: Sequence[str] = CALIBRATIONS) -> Self:
-        """The step on a store's subjects.
-
-        Raises:
-            ConfigError: no part, or one that is not among `CALIBRATIONS`.
-        """
-        if not parts or (unknown := [part for part in parts if part not in CALIBRATIONS]):
-            got = f"got {unknown[0]!r}" if parts else "got none"
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part not in CALIBRATIONS]
+        if unknown or not self.parts:
+            got = f"got {unknown[0]!r}" if unknown else "got none"
             raise ConfigError(f"PARTS: expected some of {', '.join(CALIBRATIONS)}; {got}")
-        folds = store.folds
-        subjects = {fold: folds.subjects[folds.valid(fold)] for fold in range(folds.num_folds)}
-        return cls(tuple(part for part in CALIBRATIONS if part in parts), subjects)
 
     @classmethod
-    def from_text(cls, store: Store, text: str) -> Self:
-        return cls.on(store, text.split() if text else CALIBRATIONS)
-
-    @classmethod
-    def load(cls, store: Store, run: Run) -> Self:
-        return cls.on(store, run.manifests[0].config["step"]["parts"])
+    def from_text(cls, text: str) -> Self:
+        return cls(text.split() if text else CALIBRATIONS)
 
     def settings(self) -> dict[str, Any]:
-        return {"parts": list(self.parts)}
+        return {"parts": [part for part in CALIBRATIONS if part in self.parts]}
 
     @classmethod
     def variables(cls, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -105,7 +89,7 @@ class Calibrate(PredictionStep):
         to_prior, temperature, clip = False, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
         if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:
-            moved = normalised(log_probs + self._bias_by_other_folds(log_probs, examples))
+            moved = normalised(log_probs + _bias_by_other_folds(log_probs, examples))
             losses = log_losses(log_probs, labels), log_losses(moved, labels)
             gain, error = difference_and_error(*losses, examples.subjects)
             to_prior = gain > error
@@ -117,10 +101,10 @@ class Calibrate(PredictionStep):
             clip = fit_clip(log_probs, labels)
         return Calibration(to_prior, tuple(prior.tolist()), temperature, clip)
 
-    def predict(self, fitted: Calibration, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        (moved,) = floored(log_probs)
+    def predict(self, fitted: Calibration, rows: Rows) -> LogProbs:
+        (moved,) = floored(rows.log_probs)
         if fitted.to_prior:
-            moved = moved + self._bias(moved, np.array(fitted.prior), subset)
+            moved = moved + _bias(moved, np.array(fitted.prior), rows.subjects)
         return clip_probs(soften(moved, fitted.temperature), fitted.clip)
 
     def describe(self, fits: Sequence[Calibration], overall: Calibration, runs: Sequence[str]) -> str:
@@ -130,23 +114,22 @@ class Calibrate(PredictionStep):
             "temperature": f"temperature {overall.temperature:.2f}",
             "clip": f"clip {overall.clip:.1g}",
         }
-        return ", ".join(texts[part] for part in self.parts)
+        return ", ".join(text for part, text in texts.items() if part in self.parts)
 
-    def _bias_by_other_folds(self, log_probs: LogProbs, examples: Examples) -> NDArray[np.float64]:
-        """Each row's bias towards the class shares of the other folds, (num_images, num_classes)."""
-        biases = np.zeros(log_probs.shape)
-        for subset, rows in examples.subsets():
-            others = examples.labels[examples.folds != subset.fold]
-            prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
-            biases[rows] = self._bias(log_probs[rows], prior, subset)
-        return biases
 
-    def _bias(self, log_probs: LogProbs, prior: NDArray[np.float64], subset: Subset) -> NDArray[np.float64]:
-        """What to add to a subset's log-probabilities: (num_classes,), or a row each."""
-        if subset.test:
-            return prior_bias(log_probs, prior)
-        assert subset.fold in self.subjects, "the prior needs the subjects of the rows"
-        return subject_biases(log_probs, prior, self.subjects[subset.fold])
+def _bias_by_other_folds(log_probs: LogProbs, examples: Examples) -> Floats:
+    """Each row's bias towards the class shares of the other folds, (num_images, num_classes)."""
+    biases = np.zeros(log_probs.shape)
+    for positions, rows in examples.by_fold():
+        others = examples.labels[examples.folds != rows.subset.fold]
+        prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
+        biases[positions] = _bias(log_probs[positions], prior, rows.subjects)
+    return biases
+
+
+def _bias(log_probs: LogProbs, prior: Floats, subjects: NDArray[np.int64] | None) -> Floats:
+    """What to add to log-probabilities: (num_classes,) for the test set, else a row each."""
+    return prior_bias(log_probs, prior) if subjects is None else subject_biases(log_probs, prior, subjects)
 
 
 def fit_temperature(log_probs: LogProbs, labels: Labels) -> float:
@@ -174,35 +157,28 @@ def _minimise(loss: Callable[[float], float], log_bounds: tuple[float, float], *
     """The positive number with the lowest loss, searched on a logarithmic scale."""
     from scipy.optimize import minimize_scalar
 
-    def objective(log: float) -> float:
-        return loss(float(np.exp(log)))
-
-    result = minimize_scalar(objective, bounds=log_bounds, method="bounded", options={"xatol": tolerance})
+    result = minimize_scalar(lambda x: loss(np.exp(x)), bounds=log_bounds, options={"xatol": tolerance})
     return float(np.exp(result.x))
 
 
-def floored(log_probs: LogProbs) -> NDArray[np.float64]:
+def floored(log_probs: LogProbs) -> Floats:
     """Log-probabilities clipped as the competition clips them: the loss tells no lower ones apart."""
     return np.maximum(np.asarray(log_probs, dtype=np.float64), np.log(CLIP))
 
 
-def soften(log_probs: LogProbs, temperature: float) -> NDArray[np.float64]:
+def soften(log_probs: LogProbs, temperature: float) -> Floats:
     """Log-probabilities at a temperature, shape (..., num_classes); above 1 they are less certain."""
     return normalised(np.asarray(log_probs, dtype=np.float64) / temperature)
 
 
-def clip_probs(log_probs: LogProbs, clip: float) -> NDArray[np.float64]:
+def clip_probs(log_probs: LogProbs, clip: float) -> Floats:
     """Probabilities below `clip` raised to it, normalised again."""
     return normalised(np.maximum(log_probs, np.log(clip)) if clip else log_probs)
 
 
 def prior_bias(
-    log_probs: LogProbs,
-    prior: NDArray[np.float64],
-    *,
-    weights: NDArray[np.float64] | None = None,
-    start: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
+    log_probs: LogProbs, prior: Floats, *, weights: Floats | None = None, start: Floats | None = None
+) -> Floats:
     """What to add to log-probabilities so that their mean probabilities meet the prior, (num_classes,).
 
     It minimises a convex function whose gradient is the mean probabilities minus the prior.
@@ -216,7 +192,7 @@ def prior_bias(
     shares = np.ones(len(log_probs)) if weights is None else weights
     shares = shares / shares.sum()
 
-    def excess(bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def excess(bias: Floats) -> tuple[float, Floats]:
         scores = log_probs + bias
         tops = scores.max(axis=1)
         odds = np.exp(scores - tops[:, None])
@@ -224,20 +200,13 @@ def prior_bias(
         return float(shares @ (tops + np.log(sums)) - prior @ bias), (shares / sums) @ odds - prior
 
     first = np.zeros(log_probs.shape[1]) if start is None else start
-    result = minimize(
-        excess,
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        options={"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MAX_STEPS},
-    )
-    bias: NDArray[np.float64] = result.x - result.x.mean()
+    options: Any = {"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MAX_STEPS}
+    result = minimize(excess, first, jac=True, method="L-BFGS-B", options=options)
+    bias: Floats = result.x - result.x.mean()
     return bias
 
 
-def subject_biases(
-    log_probs: LogProbs, prior: NDArray[np.float64], subjects: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def subject_biases(log_probs: LogProbs, prior: Floats, subjects: NDArray[np.int64]) -> Floats:
     """Each row's bias towards the prior, shrunk to its strength with many subjects.
 
     A fold has few subjects, and each subject's rows make up much of the mean. A bias that meets the prior

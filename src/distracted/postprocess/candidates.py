@@ -1,4 +1,4 @@
-"""What a smoothing chooses among: by METHODS= and SPACES=, or the one setting of HOW=."""
+"""The candidates of a smoothing: all settings of METHODS= in SPACES=, or the one of HOW=."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields

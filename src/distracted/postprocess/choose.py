@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distracted.metrics import log_loss
-from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Subset, normalised
+from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows, normalised
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Choose(PredictionStep):
         """Position of the best run."""
         return int(np.argmin([log_loss(log_probs, examples.labels) for log_probs in examples.log_probs]))
 
-    def predict(self, fitted: int, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        return normalised(log_probs[fitted])
+    def predict(self, fitted: int, rows: Rows) -> LogProbs:
+        return normalised(rows.log_probs[fitted])
 
     def origin(self, fitted: int) -> int:
         return fitted

@@ -1,6 +1,6 @@
 """Clusters: images of one driver and clip should show the classes in their usual shares."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, Self
@@ -67,22 +67,19 @@ class ClusterMatch(Method):
         sizes = [size for size in SIZES if size <= limits["size"]]
         return [cls(*values) for values in product(spaces, sizes, STRENGTHS)]
 
-    def smooth(self, log_probs: LogProbs, index: Clusters, prior: Prior) -> NDArray[np.float64]:
+    def smooth(self, log_probs: LogProbs, index: Clusters, prior: Prior) -> LogProbs:
         bias = cluster_bias(log_probs, index.by_size[self.size], prior)
         return normalised(log_probs + self.strength * bias)
 
     @classmethod
     def smooth_all(
-        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Callable[[str], Clusters], prior: Prior
-    ) -> Iterator[tuple[Self, NDArray[np.float64]]]:
-        """Candidates that differ only in `strength` share their biases."""
-        biases: dict[tuple[str, int], NDArray[np.float64]] = {}
+        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Clusters, prior: Prior
+    ) -> Iterator[tuple[Self, LogProbs]]:
+        """Candidates that differ only in `strength` share their bias."""
+        sizes = {candidate.size for candidate in candidates}
+        biases = {size: cluster_bias(log_probs, index.by_size[size], prior) for size in sizes}
         for candidate in candidates:
-            key = candidate.space, candidate.size
-            if key not in biases:
-                clusters = index(candidate.space).by_size[candidate.size]
-                biases[key] = cluster_bias(log_probs, clusters, prior)
-            yield candidate, normalised(log_probs + candidate.strength * biases[key])
+            yield candidate, normalised(log_probs + candidate.strength * biases[candidate.size])
 
 
 def find_clusters(

@@ -1,9 +1,9 @@
-"""Derived runs: fold k is made from fold k of other runs, and stored, scored and blended like any run."""
+"""Derived runs: fold k is made from fold k of other runs, then stored, scored and blended like any run."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distracted.errors import StoreError
 from distracted.metrics import difference_and_error, log_losses, scores
 from distracted.postprocess.step import Step
-from distracted.predictions.lineage import ancestors, is_current
+from distracted.predictions.lineage import ancestors
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -32,7 +32,6 @@ class Derivation:
 
     Args:
         parents: Complete runs.
-        name: Name of the derived run.
         whole: Make all folds if one is to be made.
         force: Make all folds, whatever made the existing ones.
 
@@ -41,14 +40,7 @@ class Derivation:
     """
 
     def __init__(
-        self,
-        store: Store,
-        parents: Sequence[Run],
-        name: str,
-        step: Step,
-        *,
-        whole: bool = False,
-        force: bool = False,
+        self, store: Store, parents: Sequence[Run], name: str, step: Step, *, whole: bool = False, force: bool
     ) -> None:
         self.name = name
         self._store, self._step, self._runs = store, step, list(parents)
@@ -72,7 +64,7 @@ class Derivation:
         folds = parents[0].folds
         other_parents = all(self._is_of_same_step(fold) for fold in finished)
         store.check_config(name, hash_config(self._config), redone=folds if force or other_parents else ())
-        current = [] if force else [fold for fold in folds if self._is_current(fold, finished)]
+        current = [fold for fold in finished if not force and self._is_current(fold)]
         if whole and len(current) < len(folds):
             current = []
         for fold in current:
@@ -86,7 +78,7 @@ class Derivation:
         valid: NDArray[np.floating[Any]],
         test: NDArray[np.floating[Any]],
         origin: int = 0,
-        details: Mapping[str, Any] = MappingProxyType({}),
+        details: Mapping[str, Any],
         **facts: Any,
     ) -> Manifest:
         """Write a fold with its scores; arguments as in `Store.write_fold`.
@@ -113,32 +105,27 @@ class Derivation:
     def _is_of_same_step(self, fold: int) -> bool:
         """Whether this step made a fold, from runs of these names."""
         manifest = self._store.find_manifest(self.name, fold)
-        if manifest is None:
+        if manifest is None or manifest.config.get("step") != self._config["step"]:
             return False
-        config = manifest.config
-        return config.get("step") == self._config["step"] and _names(config) == _names(self._config)
+        return [parent.run for parent in manifest.parents] == [parent.run for parent in self._parents]
 
-    def _is_current(self, fold: int, finished: list[int]) -> bool:
-        if fold not in finished:
-            return False
-        store, name = self._store, self.name
-        if is_current(store, name, fold, config_hash=hash_config(self._config), parents=self._parents):
-            details = store.manifest(name, fold).details
-            inputs = self._step.inputs(fold)
-            if {key: details.get(key) for key in inputs} == inputs:
-                return True
+    def _is_current(self, fold: int) -> bool:
+        """Whether a fold is stored, undamaged, and made by this step from these parents and inputs."""
+        manifest, inputs = self._store.find_manifest(self.name, fold), self._step.inputs(fold)
+        made_from = hash_config(self._config), self._parents
+        if manifest is not None and (manifest.config_hash, manifest.parents) == made_from:
+            with suppress(StoreError):
+                self._store.check_files(manifest)
+                if {key: manifest.details.get(key) for key in inputs} == inputs:
+                    return True
         names = ", ".join(parent.name for parent in self._runs)
-        _log.info("%s, fold %d: made again, since it or %s has changed", name, fold, names)
+        _log.info("%s, fold %d: made again, since it or %s has changed", self.name, fold, names)
         return False
-
-
-def _names(config: Mapping[str, Any]) -> list[str]:
-    return [parent["run"] for parent in config.get("parents") or [config["parent"]]]
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a step was worth.
+    """What a step gained.
 
     Attributes:
         before, after: Pooled OOF log loss of the best parent and of the derived run.

@@ -45,7 +45,7 @@ class Diffusion(Method):
         counts = [k for k in COUNTS if k <= limits["k"]]
         return [cls(*values) for values in product(spaces, counts, BANDWIDTHS, SHARES)]
 
-    def smooth(self, log_probs: LogProbs, index: Neighbours, prior: Prior) -> NDArray[np.float64]:
+    def smooth(self, log_probs: LogProbs, index: Neighbours, prior: Prior) -> LogProbs:
         """Log-probabilities after spreading, (num_images, num_classes).
 
         P = (1 - share) (I - share S)^-1 P0 with the rows of S summing to 1, by fixed-point steps. An image

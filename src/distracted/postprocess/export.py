@@ -142,8 +142,4 @@ def run_onnx(model: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-    return forward
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

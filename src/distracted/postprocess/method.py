@@ -1,7 +1,7 @@
-"""What a way to smooth is."""
+"""The base class of ways to smooth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -39,7 +39,7 @@ class Method(ABC):
         """All settings to choose among; `limits` holds the largest value of a field by its name."""
 
     @abstractmethod
-    def smooth(self, log_probs: LogProbs, index: Any, prior: Prior) -> NDArray[np.float64]:
+    def smooth(self, log_probs: LogProbs, index: Any, prior: Prior) -> LogProbs:
         """Smoothed log-probabilities of a subset, (num_images, num_classes).
 
         Args:
@@ -49,12 +49,8 @@ class Method(ABC):
 
     @classmethod
     def smooth_all(
-        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Callable[[str], Any], prior: Prior
-    ) -> Iterator[tuple[Self, NDArray[np.float64]]]:
-        """As `smooth` by each of several candidates, in any order.
-
-        Args:
-            index: The subset's neighbours or clusters by the name of the space.
-        """
+        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Any, prior: Prior
+    ) -> Iterator[tuple[Self, LogProbs]]:
+        """As `smooth` by each of several candidates of one space, in any order."""
         for candidate in candidates:
-            yield candidate, candidate.smooth(log_probs, index(candidate.space), prior)
+            yield candidate, candidate.smooth(log_probs, index, prior)

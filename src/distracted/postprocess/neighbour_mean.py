@@ -1,6 +1,6 @@
 """Neighbour smoothing: a prediction becomes the weighted mean of its own and its neighbours'."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from typing import ClassVar, Self
@@ -42,19 +42,19 @@ class NeighbourMean(Method):
         counts = [k for k in COUNTS if k <= limits["k"]]
         return [cls(*values) for values in product(spaces, MEANS, BANDWIDTHS, counts)]
 
-    def smooth(self, log_probs: LogProbs, index: Neighbours, prior: Prior) -> NDArray[np.float64]:
+    def smooth(self, log_probs: LogProbs, index: Neighbours, prior: Prior) -> LogProbs:
         (smoothed,) = neighbour_means(log_probs, index, self.mean, self.bandwidth, [self.k])
         return smoothed
 
     @classmethod
     def smooth_all(
-        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Callable[[str], Neighbours], prior: Prior
-    ) -> Iterator[tuple[Self, NDArray[np.float64]]]:
+        cls, candidates: Sequence[Self], log_probs: LogProbs, index: Neighbours, prior: Prior
+    ) -> Iterator[tuple[Self, LogProbs]]:
         """Candidates that differ only in `k` share their sums."""
-        for (space, mean, bandwidth), family in groupby(candidates, lambda c: (c.space, c.mean, c.bandwidth)):
-            by_count = sorted(family, key=lambda candidate: candidate.k)
+        for (mean, bandwidth), group in groupby(candidates, lambda one: (one.mean, one.bandwidth)):
+            by_count = sorted(group, key=lambda candidate: candidate.k)
             counts = [candidate.k for candidate in by_count]
-            smoothed = neighbour_means(log_probs, index(space), mean, bandwidth, counts)
+            smoothed = neighbour_means(log_probs, index, mean, bandwidth, counts)
             yield from zip(by_count, smoothed, strict=True)
 
 

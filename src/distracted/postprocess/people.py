@@ -1,4 +1,4 @@
-"""An estimate of how many people the test set shows, for the width of the forecast (docs/expected_score.md).
+"""Estimates how many people the test set shows, for the width of the forecast (docs/expected_score.md).
 
 The forecast's variance is v (2 + S / S_test), where S_test is the number of test people, and State Farm has
 not published it. Images are clustered at the distance that separates the known training people. Half of this
@@ -76,17 +76,15 @@ def count_people(
     """
     from sklearn.metrics import adjusted_rand_score
 
-    rng = np.random.default_rng(seed)
-    mean = train.mean(axis=0)
-    known, unknown = (directions_of(rows, centre=mean) for rows in (train, test))
-    height = _height(_some(known, rng), len(np.unique(subjects)))
+    rng, names = np.random.default_rng(seed), np.unique(subjects)
+    known, unknown = (directions_of(rows, centre=train.mean(axis=0)) for rows in (train, test))
+    height = _height(_some(known, rng), len(names))
     people = len(np.unique(_clusters(_some(unknown, rng), height)))
-    names, ratios, agreements = np.unique(subjects), [], []
+    ratios, agreements = [], []
     for _ in range(_SPLITS):
         teach = np.isin(subjects, rng.permutation(names)[: len(names) // 3])
         learned = _height(_some(known[teach], rng), len(names) // 3)
-        kept = np.flatnonzero(~teach)
-        kept = np.sort(rng.permutation(kept)[:_MAX_IMAGES])
+        kept = np.sort(rng.permutation(np.flatnonzero(~teach))[:_MAX_IMAGES])
         clusters = _clusters(known[kept], learned)
         ratios.append(len(np.unique(clusters)) / len(np.unique(subjects[kept])))
         agreements.append(float(adjusted_rand_score(subjects[kept], clusters)))
@@ -138,14 +136,16 @@ def count_test_people(
             f"MODEL: {config.model.backbone} has no pretrained weights here, and random features do not tell "
             "people apart; expected a network that has, such as efficientnet_lite0"
         )
-    path = store.workspace.test_people(competition.name)
     how = sha256_json([_VERSION, config.hash, resolved.weights.sha256])
     if not force and (kept := _read_count(store)) is not None and kept[1] == how:
         _log.info("people: done already (FORCE=1 redoes it)")
         return kept[0]
     sets = [Images.to_train(competition), Images.to_test(competition)]
     train, test = pretrained_features(resolved, sets, store.workspace.cache(competition.name), progress)
-    count = count_people(train, store.folds.subjects, test)
+    count, path = (
+        count_people(train, store.folds.subjects, test),
+        store.workspace.test_people(competition.name),
+    )
     if count.trusted:
         source = {"backbone": config.model.backbone, "index_hash": competition.index_hash, "how": how}
         write_json(path, {**asdict(count), **source})

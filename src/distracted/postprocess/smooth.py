@@ -8,11 +8,9 @@ are smoothed are never read.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
 from distracted.metrics import log_losses, prior_log_probs
@@ -20,8 +18,8 @@ from distracted.postprocess.clusters import ClusterMatch
 from distracted.postprocess.diffusion import Diffusion
 from distracted.postprocess.method import Method, Prior
 from distracted.postprocess.neighbour_mean import NeighbourMean
-from distracted.postprocess.spaces import Index, Space, stored_spaces
-from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Subset
+from distracted.postprocess.spaces import Space, stored_spaces
+from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 
@@ -55,7 +53,7 @@ class Smooth(PredictionStep):
     target: ClassVar[str] = "smooth"
 
     @classmethod
-    def from_text(cls, store: Store, text: str) -> Self:
+    def from_text(cls, text: str) -> Self:
         raise ConfigError(f"STEP={cls.name}: it needs feature spaces; `make smooth` makes it")
 
     @classmethod
@@ -108,33 +106,30 @@ class Smooth(PredictionStep):
         return {"spaces": self._by_kind(lambda space, kind: space.keys_of_fold(kind, fold))}
 
     def fit(self, examples: Examples) -> Smoothing:
-        (log_probs,) = examples.log_probs
-        prior = np.exp(prior_log_probs(examples.labels, log_probs.shape[1]))
-        how = self.candidates[0] if self.fixed else self._best(log_probs, examples, prior)
+        prior = np.exp(prior_log_probs(examples.labels, examples.log_probs.shape[2]))
+        how = self.candidates[0] if self.fixed else self._best(examples, prior)
         return Smoothing(how, tuple(prior.tolist()))
 
-    def predict(self, fitted: Smoothing, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        (plain,) = log_probs
-        index = self._index(type(fitted.how), subset, fitted.how.space)
-        return fitted.how.smooth(plain, index, np.array(fitted.prior))
+    def predict(self, fitted: Smoothing, rows: Rows) -> LogProbs:
+        how = fitted.how
+        index = self.spaces[how.space].get(how.index, rows.subset)
+        return how.smooth(rows.log_probs[0], index, np.array(fitted.prior))
 
     def describe(self, fits: Sequence[Smoothing | None], overall: Any, runs: Sequence[str]) -> str:
         texts = Counter("none" if fitted is None else in_words(to_json(fitted.how)) for fitted in fits)
         return "; ".join(f"{text} ({number} folds)" for text, number in texts.items())
 
-    def _best(self, log_probs: LogProbs, examples: Examples, prior: Prior) -> Method:
-        labels = examples.labels
-        losses = {candidate: np.empty(len(labels)) for candidate in self.candidates}
-        for method in dict.fromkeys(type(candidate) for candidate in self.candidates):
-            mine = [candidate for candidate in self.candidates if type(candidate) is method]
-            for subset, rows in examples.subsets():
-                index = partial(self._index, method, subset)
-                for candidate, smoothed in method.smooth_all(mine, log_probs[rows], index, prior):
-                    losses[candidate][rows] = log_losses(smoothed, labels[rows])
+    def _best(self, examples: Examples, prior: Prior) -> Method:
+        losses = {candidate: np.empty(len(examples.labels)) for candidate in self.candidates}
+        groups: dict[tuple[type[Method], str], list[Method]] = {}
+        for candidate in self.candidates:
+            groups.setdefault((type(candidate), candidate.space), []).append(candidate)
+        for (method, space), group in groups.items():
+            for positions, rows in examples.by_fold():
+                index = self.spaces[space].get(method.index, rows.subset)
+                for candidate, smoothed in method.smooth_all(group, rows.log_probs[0], index, prior):
+                    losses[candidate][positions] = log_losses(smoothed, examples.labels[positions])
         return min(losses, key=lambda candidate: float(losses[candidate].mean()))
-
-    def _index(self, method: type[Method], subset: Subset, space: str) -> Index:
-        return self.spaces[space].get(method.index, subset)
 
     def _by_kind(self, value: Callable[[Space, str], Any]) -> dict[str, dict[str, Any]]:
         """A value of each space, by the kind of index and the name of the space: the form of manifests."""

@@ -53,6 +53,7 @@ class Index(Protocol):
 
 
 T = TypeVar("T", bound=Index)
+Indices = Sequence[type[Index]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +117,7 @@ def stored_spaces(store: Store, run: Run) -> dict[str, Space]:
 
 
 def make_space(
-    store: Store,
-    indices: Sequence[type[Index]],
-    features: Features,
-    *,
-    description: object,
-    progress: Progress = silent,
+    store: Store, indices: Indices, features: Features, *, description: object, progress: Progress = silent
 ) -> Space:
     """Index some features; what a file holds already is not computed again.
 
@@ -147,29 +143,26 @@ def make_space(
 
 
 def pretrained_space(
-    store: Store, indices: Sequence[type[Index]], resolved: "Resolved", *, progress: Progress = silent
+    store: Store, indices: Indices, resolved: "Resolved", *, progress: Progress = silent
 ) -> Space:
     """The space of one pretrained network, the same for every fold.
 
     Raises:
         StoreError: the network has no pretrained weights, so that its distances mean nothing.
     """
-    from distracted.models.network import build_network
-    from distracted.training.feed import Feed, Images
+    from distracted.training.feed import Images, pretrained_features
 
-    config = resolved.config
+    config, competition = resolved.config, store.competition
     if not resolved.weights.pretrained:
         raise StoreError(
             f"SPACES: {config.model.backbone} has no pretrained weights here, and random features say little "
             f"about which images are alike; expected a network that has, or {OWN}"
         )
-    num_classes = store.competition.num_classes
-    network = build_network(config.model, resolved.weights, num_classes=num_classes).to(resolved.device)
-    feed = Feed(resolved, store.workspace.cache(store.competition.name), progress)
 
     def features() -> Iterator[tuple[Subset, NDArray[np.float32]]]:
-        train = feed.features(network, Images.to_train(store.competition))
-        test = feed.features(network, Images.to_test(store.competition))
+        sets = [Images.to_train(competition), Images.to_test(competition)]
+        cache = store.workspace.cache(competition.name)
+        train, test = pretrained_features(resolved, sets, cache, progress)
         yield ALL_DRIVERS, train[store.folds.scored]
         for fold in range(store.folds.num_folds):
             yield Subset(fold), train[store.folds.valid(fold)]
@@ -181,12 +174,7 @@ def pretrained_space(
 
 
 def own_space(
-    store: Store,
-    indices: Sequence[type[Index]],
-    run: Run,
-    *,
-    runtime: RuntimeConfig,
-    progress: Progress = silent,
+    store: Store, indices: Indices, run: Run, *, runtime: RuntimeConfig, progress: Progress = silent
 ) -> Space:
     """The space of the networks that made a run: fold k's rows and the test set in fold k's features.
 

@@ -1,4 +1,4 @@
-"""What a step is: it makes a run of other runs, and says of itself what the commands need to know."""
+"""The base classes of steps: a step makes a run from other runs, and describes itself to the commands."""
 
 import json
 from abc import ABC, abstractmethod
@@ -33,6 +33,19 @@ class Subset(NamedTuple):
     test: bool = False
 
 
+class Rows(NamedTuple):
+    """The rows of a subset, to be predicted.
+
+    Attributes:
+        log_probs: Predictions of each input run, (num_runs, num_images, num_classes).
+        subjects: Subject ids, (num_images,); None for the test set.
+    """
+
+    subset: Subset
+    log_probs: LogProbs
+    subjects: NDArray[np.int64] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Out-of-fold rows of some folds with their labels: what a step is fitted on.
@@ -49,10 +62,11 @@ class Examples:
     folds: NDArray[np.int64]
     subjects: NDArray[np.int64]
 
-    def subsets(self) -> Iterator[tuple[Subset, NDArray[np.int64]]]:
-        """Each fold's subset and the positions of its rows, in the order of `Folds.valid`."""
+    def by_fold(self) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+        """Each fold's rows, in the order of `Folds.valid`, with their positions."""
         for fold in np.unique(self.folds):
-            yield Subset(int(fold)), np.flatnonzero(self.folds == fold)
+            positions = np.flatnonzero(self.folds == fold)
+            yield positions, Rows(Subset(int(fold)), self.log_probs[:, positions], self.subjects[positions])
 
 
 class Estimator(ABC):
@@ -68,8 +82,8 @@ class Estimator(ABC):
         """What was learned, for `predict`; the estimator itself does not change."""
 
     @abstractmethod
-    def predict(self, fitted: Any, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        """Predict a subset, (num_images, num_classes), from the runs' predictions of it."""
+    def predict(self, fitted: Any, rows: Rows) -> LogProbs:
+        """Log-probabilities of some rows, (num_images, num_classes)."""
 
 
 class Identity(Estimator):
@@ -78,20 +92,20 @@ class Identity(Estimator):
     def fit(self, examples: Examples) -> None:
         return None
 
-    def predict(self, fitted: None, log_probs: LogProbs, subset: Subset) -> NDArray[np.float64]:
-        return normalised(log_probs[0])
+    def predict(self, fitted: None, rows: Rows) -> LogProbs:
+        return normalised(rows.log_probs[0])
 
 
 class Step(ABC):
-    """Makes a run of other runs, and describes itself to the commands.
+    """Makes a run from other runs, and describes itself to the commands.
 
     To add a step: one module with a subclass of `PredictionStep` or `NetworkStep`, a frozen dataclass whose
-    fields are its settings, and one line in `steps.STEPS`. `make derive STEP=<name>` makes it.
+    fields are its settings, and one line in `steps.STEPS`. `make derive STEP=<name>` runs it.
 
     Attributes:
         name: In manifests and on the command line.
         suffix: The new run is called <run>_<suffix> by default; "" if it always has to be named.
-        target: The make target that makes it.
+        target: The make target that runs it.
         version: Stored with the settings; runs of another version are refused. None: not versioned.
     """
 
@@ -108,8 +122,7 @@ class Step(ABC):
     def settings(self) -> dict[str, Any]:
         """All that changes its predictions, as JSON values; by default its fields."""
         fields = asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
-        values: dict[str, Any] = json.loads(json.dumps(fields))
-        return values
+        return dict(json.loads(json.dumps(fields)))
 
     def config(self) -> dict[str, Any]:
         """The step as the config of a derived run holds it, and so as it is hashed."""
@@ -117,7 +130,7 @@ class Step(ABC):
         return {"name": self.name, **version, **self.settings()}
 
     def inputs(self, fold: int) -> dict[str, Any]:
-        """Digests of what a fold is made of besides the parents; the fold's details hold them."""
+        """Digests of a fold's inputs other than the parents; the fold's details hold them."""
         return {}
 
     @classmethod
@@ -128,16 +141,12 @@ class Step(ABC):
 
     @classmethod
     def variables(cls, settings: Mapping[str, Any]) -> dict[str, str]:
-        """The make variables that ask for these stored settings, without STEP, RUNS and NAME.
-
-        Args:
-            settings: Empty for those of another version.
-        """
+        """The make variables for stored settings ({} if of another version), without STEP, RUNS and NAME."""
         return {}
 
     @classmethod
     def command(cls, settings: Mapping[str, Any], run: str, parents: Sequence[str]) -> str:
-        """The command that makes `run` of `parents`; `make status` shows it."""
+        """The command that makes `run` from `parents`; `make status` shows it."""
         step = {"STEP": cls.name} if cls.target == "derive" else {}
         variables = {**step, "RUNS": " ".join(parents), **cls.variables(settings), "NAME": run}
         quoted = {key: f'"{value}"' if " " in value else value for key, value in variables.items()}
@@ -145,9 +154,9 @@ class Step(ABC):
 
     @classmethod
     def needs_all_images(cls, settings: Mapping[str, Any]) -> str:
-        """What it does with all test images together, or "" if it predicts each image by itself.
+        """What it does with all test images together, or "" if it predicts each image on its own.
 
-        `make predict` refuses a run with such a step: a few other photographs are not the test set.
+        `make predict` refuses a run with such a step: a few photographs are not the test set.
         """
         return ""
 
@@ -156,13 +165,13 @@ class PredictionStep(Step, Estimator):
     """A step that turns stored predictions into others.
 
     Attributes:
-        takes_several: It takes two or more runs; otherwise one.
+        takes_several: Whether it takes two or more runs instead of one.
     """
 
     takes_several: ClassVar[bool] = False
 
     @classmethod
-    def from_text(cls, store: Store, text: str) -> Self:
+    def from_text(cls, text: str) -> Self:
         """The step with the settings of HOW= (or of the variable that its own target has for them).
 
         Raises:
@@ -178,7 +187,7 @@ class PredictionStep(Step, Estimator):
 
     @property
     def must_beat_identity(self) -> bool:
-        """Whether it is taken only where it beats unchanged predictions on rows it was not fitted on."""
+        """Whether it is used only where it beats unchanged predictions on rows it was not fitted on."""
         return False
 
     @property
@@ -196,12 +205,12 @@ class PredictionStep(Step, Estimator):
         return 0
 
     def details(self, fitted: Any, runs: Sequence[str]) -> dict[str, Any]:
-        """What a fold's manifest says of the fit; None stands for unchanged predictions."""
+        """What a fold's manifest says about the fit; None stands for unchanged predictions."""
         values = None if fitted is None else asdict(fitted)
         return {"fitted": values, "num_candidates": self.num_candidates}
 
     def describe(self, fits: Sequence[Any], overall: Any, runs: Sequence[str]) -> str:
-        """The folds' fits (None: unchanged) and the fit on all folds, in a few words for a table."""
+        """The folds' fits (None: unchanged) and the fit on all folds, in a few words."""
         return ""
 
 

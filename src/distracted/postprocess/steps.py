@@ -23,11 +23,10 @@ def find_step(name: str) -> type[PredictionStep]:
     Raises:
         ConfigError: there is none, or it needs networks and so a command of its own.
     """
-    known = [key for key, step in STEPS.items() if issubclass(step, PredictionStep)]
-    step = STEPS.get(name)
-    if step is None or not issubclass(step, PredictionStep):
+    known = {key: step for key, step in STEPS.items() if issubclass(step, PredictionStep)}
+    if name not in known:
         raise ConfigError(f"STEP={name}: expected one of {', '.join(known)}")
-    return step
+    return known[name]
 
 
 def open_step(store: Store, run: Run) -> Step:

@@ -1,8 +1,8 @@
-"""`make tta`: a run's networks see each picture in several ways, and the mean is a run like any other."""
+"""`make tta`: test-time augmentation; the mean over several views of each image is a run like any other."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -42,9 +42,6 @@ class Augment(NetworkStep):
 
         stored = run.manifests[0].config["step"]
         return cls(tuple(View(**view) for view in stored["views"]), stored["average"])
-
-    def settings(self) -> dict[str, Any]:
-        return {"views": [asdict(view) for view in self.views], "average": self.average}
 
     @classmethod
     def command(cls, settings: Mapping[str, Any], run: str, parents: Sequence[str]) -> str:

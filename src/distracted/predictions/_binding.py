@@ -16,10 +16,7 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
     """
     path = workspace.data_binding(competition.name)
     bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
-    if create_text(path, bound):
-        return
-    content = path.read_bytes()
-    if content == bound.encode():
+    if create_text(path, bound) or (content := path.read_bytes()) == bound.encode():
         return
     try:
         json.loads(content)["index_hash"]

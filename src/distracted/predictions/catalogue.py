@@ -6,6 +6,7 @@ once; after something was written it makes a new one.
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -37,16 +38,15 @@ class Entry:
 
     @cached_property
     def _read(self) -> tuple[tuple[Manifest, ...], str]:
-        if not self.store.finished_folds(self.name):
-            return (), ""
+        """The manifests, or what is wrong with one of them."""
         try:
-            return self.store.manifests(self.name), ""
+            return self.store.manifests(self.name) if self.store.finished_folds(self.name) else (), ""
         except StoreError as error:
             return (), str(error)
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
-        """Those of its finished folds; none if one of them cannot be read."""
+        """The manifests of its finished folds; empty if one of them cannot be read."""
         return self._read[0]
 
     @property
@@ -62,17 +62,15 @@ class Entry:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        parents = (parent.run for manifest in self.manifests for parent in manifest.parents)
-        return tuple(dict.fromkeys(parents))
+        return tuple({parent.run: None for manifest in self.manifests for parent in manifest.parents})
 
     @property
     def written(self) -> str:
-        """When its last fold was written, UTC, ISO 8601."""
+        """Time at which its last fold was written, UTC, ISO 8601."""
         return max((manifest.written for manifest in self.manifests), default="")
 
     @property
     def seconds(self) -> float:
-        """Seconds that its finished folds took."""
         return sum(manifest.seconds for manifest in self.manifests)
 
     @property
@@ -87,7 +85,7 @@ class Entry:
 
     @property
     def changes_config(self) -> bool:
-        """Whether its folds are being retrained with another config, and some of them are already."""
+        """Whether its folds are being retrained with another config, and some are finished."""
         workspace, name = self.store.workspace, self.store.competition.name
         scratches = (workspace.scratch(name, self.name, fold) for fold in range(self.store.folds.num_folds))
         several = len({manifest.config_hash for manifest in self.manifests}) > 1
@@ -124,7 +122,7 @@ class Entry:
 
     @cached_property
     def stale(self) -> str:
-        """Which of its parents has changed since the run was made, or is gone; or ""."""
+        """The parent that has changed since the run was made, or is gone, in a sentence; or ""."""
         if not self.manifests:
             return ""
         if self.changes_config:
@@ -137,12 +135,12 @@ class Entry:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all folds are there, and can be used."""
+        """Whether all folds are there and usable."""
         return bool(self.pooled) and not self.problem
 
     @property
     def is_current(self) -> bool:
-        """Whether it is complete, and its parents are as they were when it was made."""
+        """Whether it is complete, and its parents have not changed since it was made."""
         return self.is_complete and not self.stale
 
     @property
@@ -154,7 +152,7 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """Which folds are missing, in words."""
+        """The missing folds, in words."""
         num_folds, there = self.store.folds.num_folds, {manifest.fold for manifest in self.manifests}
         names = ", ".join(str(fold) for fold in range(num_folds) if fold not in there)
         return f"fold {names} of {num_folds} is missing"
@@ -168,7 +166,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Meant:
-    """The run that is meant if none is named.
+    """The run that a command takes if none is named.
 
     Attributes:
         run: Its name.
@@ -214,37 +212,32 @@ class Catalogue:
         parents = [parent for parent in self.entry(name).parents if self.store.finished_folds(parent)]
         return 1 + max(map(self.depth, parents), default=0)
 
+    @cached_property
     def meant_blend(self) -> Meant | None:
         """The current blend with the lowest cross-fitted log loss, the newer of equals.
 
         Blends with a leaky member are taken only if there is no other.
         """
-        return self._meant_blend
+        blends = [entry for entry in self.entries() if entry.kind == "blend"]
+        return self._best(blends, "blend", "cross-fitted log loss")
 
     @cached_property
-    def _meant_blend(self) -> Meant | None:
-        return self._best(self._blends(), "blend", "cross-fitted log loss")
-
     def meant_run(self) -> Meant | None:
         """The blend that is meant; without one, the current run with the lowest pooled log loss.
 
         Leaky runs are taken only if there is no other.
         """
-        if (blend := self.meant_blend()) is not None and not blend.predictions.leaky:
+        if (blend := self.meant_blend) is not None and not blend.predictions.leaky:
             return blend
         run = self._best(self.entries(), "run", "pooled log loss")
         return blend if run is None or (blend is not None and run.predictions.leaky) else run
 
-    def _blends(self) -> list[Entry]:
-        """All blends, and what might be one."""
-        return [entry for entry in self.entries() if entry.kind in ("blend", "?")]
-
     def _unusable_blends(self) -> list[str]:
-        """What is wrong with each blend that is not current."""
-        return [entry.not_usable for entry in self._blends() if not entry.is_current]
+        """What is wrong with each blend, and each run that might be one, that is not current."""
+        return [one.not_usable for one in self.entries() if one.kind in ("blend", "?") and not one.is_current]
 
     def why_no_blend(self) -> str:
-        """Why no blend is meant: what is wrong with each, or that there is none."""
+        """Why no blend is meant: the fault of each, or that there is none."""
         return "; ".join(self._unusable_blends()) or "there is no blend yet; `make ensemble` makes one"
 
     def _best(self, entries: Iterable[Entry], noun: str, score: str) -> Meant | None:
@@ -253,31 +246,22 @@ class Catalogue:
         scored = [entry for entry in newest_first if entry.pooled]
         run, current = None, list[Entry]()
         for entry in sorted(scored, key=lambda entry: (entry.leaky, entry.pooled["log_loss"])):
-            if run is None:
-                run = self._read(entry)  # whole, before its files are only hashed: they are opened once
+            if not current:  # read whole, before its files are only hashed: they are opened once
+                run = None
+                with suppress(StoreError):  # `problem` says why
+                    run = self.store.read_run(entry.name, partial=self._partial)
             if run is not None and entry.is_current:
                 current.append(entry)
-            elif not current:
-                run = None
-        if run is None:
+        if run is None or not current:
             return None
-        passed_over = self._unusable_blends()
-        passed_over += [f"{entry.name}: leaky (LEAKY=1)" for entry in current if entry.leaky != run.leaky]
         same = [entry for entry in current if entry.leaky == run.leaky]
-        return Meant(run.name, run, _why(same, noun, score), tuple(passed_over))
-
-    def _read(self, entry: Entry) -> Run | None:
-        try:
-            return self.store.read_run(entry.name, partial=self._partial)
-        except StoreError:  # `problem` says why
-            return None
+        leaky = [f"{entry.name}: leaky (LEAKY=1)" for entry in current if entry.leaky != run.leaky]
+        why = _why(same, f"leaky {noun}" if run.leaky else noun, score)
+        return Meant(run.name, run, why, (*self._unusable_blends(), *leaky))
 
 
 def _why(ranked: list[Entry], noun: str, score: str) -> str:
-    best, *others = ranked
-    noun = f"leaky {noun}" if best.leaky else noun
-    loss = f"{best.pooled['log_loss']:.4f}"
+    (first, loss), *others = [(entry.name, f"{entry.pooled['log_loss']:.4f}") for entry in ranked]
     if not others:
-        return f"{best.name}: the only current {noun} ({score} {loss})"
-    second = f"{others[0].name} {others[0].pooled['log_loss']:.4f}"
-    return f"{best.name}: the best of {len(ranked)} current {noun}s by {score} ({loss}; {second})"
+        return f"{first}: the only current {noun} ({score} {loss})"
+    return f"{first}: the best of {len(ranked)} current {noun}s by {score} ({loss}; {' '.join(others[0])})"

@@ -1,28 +1,14 @@
-"""A run's parents, and whether they are as they were when it was made."""
-
-from collections.abc import Sequence
+"""A run's parents, and whether they have changed since it was made."""
 
 from distracted.errors import StoreError
 from distracted.predictions.manifest import Parent, as_parent
 from distracted.predictions.store import Store
 
 
-def is_current(store: Store, run: str, fold: int, *, config_hash: str, parents: Sequence[Parent]) -> bool:
-    """Whether a fold is stored, undamaged, and made with this config from these parents."""
-    manifest = store.find_manifest(run, fold)
-    if manifest is None or manifest.config_hash != config_hash or manifest.parents != tuple(parents):
-        return False
-    try:
-        store.check_files(manifest)
-    except StoreError:
-        return False
-    return True
-
-
 def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
-    """Refuse a run whose parents, or their parents, are not as they were when it was made.
+    """Refuse a run whose parents, or their parents, have changed since it was made.
 
-    A trained run stands by itself, whatever has become of its teachers.
+    A trained run stays valid, whatever has become of its teachers.
 
     Args:
         partial: Folds of them may be missing.
@@ -55,7 +41,7 @@ def check_parents(store: Store, run: str, *, partial: bool = False) -> None:
 
 
 def parents_of(store: Store, run: str) -> list[Parent]:
-    """The parents of a run as they were then; folds may come from different states of one parent."""
+    """The parents of a run when it was made; its folds may come from different states of one parent."""
     parents = [parent for manifest in store.manifests(run) for parent in manifest.parents]
     return [parent for number, parent in enumerate(parents) if parent not in parents[:number]]
 

@@ -1,4 +1,4 @@
-"""The manifest of a fold's predictions: what made them, from what, and their hashes."""
+"""The manifest of a fold's predictions: the config and inputs that made them, and their hashes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,7 +13,7 @@ Kind = Literal["model", "derived", "blend"]
 
 
 class Parent(BaseModel):
-    """A run that another run was made from, as it was at that time."""
+    """The state of a run when another run was made from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

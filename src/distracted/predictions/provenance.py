@@ -1,22 +1,14 @@
 """The code that made a file: the git commit and the versions of the packages that matter."""
 
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from distracted.paths import CONFIGS
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "scikit-learn",
-    "pandas",
-    "onnxruntime",
-)
+_VISION = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless")
+_PACKAGES = (*_VISION, "numpy", "scikit-learn", "pandas", "onnxruntime")
 
 
 @cache
@@ -24,14 +16,8 @@ def git_commit() -> str | None:
     """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(CONFIGS.parent), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        return done.stdout.strip()
+        command = ["git", "-C", str(CONFIGS.parent), *arguments]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
 
     try:
         commit = git("rev-parse", "HEAD")
@@ -45,8 +31,6 @@ def package_versions() -> dict[str, str]:
     """Installed versions by package name."""
     versions = {}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions

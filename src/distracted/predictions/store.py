@@ -36,7 +36,7 @@ _FINISH: dict[Kind, str] = {
 }
 
 
-class Store:
+class Store(FoldReader):
     """The predictions of all runs on one competition and its folds.
 
     Raises:
@@ -45,10 +45,7 @@ class Store:
 
     def __init__(self, workspace: Workspace, competition: Competition, folds: Folds) -> None:
         bind_data(workspace, competition)
-        self.workspace = workspace
-        self.competition = competition
-        self.folds = folds
-        self._reader = FoldReader(workspace, competition, folds)
+        super().__init__(workspace, competition, folds)
         self._runs = WeakValueDictionary[str, Run]()  # those that somebody still holds: they are large
 
     def runs(self) -> list[str]:
@@ -59,26 +56,14 @@ class Store:
 
     def finished_folds(self, run: str) -> list[int]:
         """Folds of a run that have a manifest."""
-        return [fold for fold in range(self.folds.num_folds) if self._reader.path(run, fold).is_file()]
-
-    def manifest(self, run: str, fold: int) -> Manifest:
-        """Read and check a fold's manifest.
-
-        Raises:
-            StoreError: missing, not a manifest, or of other data or folds.
-        """
-        return self._reader.manifest(run, fold)
+        return [fold for fold in range(self.folds.num_folds) if self.path(run, fold).is_file()]
 
     def find_manifest(self, run: str, fold: int) -> Manifest | None:
         """A fold's manifest; None if it is missing or unreadable."""
-        if self._reader.path(run, fold).is_file():
+        if self.path(run, fold).is_file():
             with suppress(StoreError):
                 return self.manifest(run, fold)
         return None
-
-    def manifest_sha256(self, run: str, fold: int) -> str:
-        """Hex SHA-256 of a fold's manifest.json, readable or not; "" if it is missing."""
-        return self._reader.manifest_sha256(run, fold)
 
     def check_config(self, run: str, config_hash: str, *, redone: Collection[int] = ()) -> None:
         """Refuse to mix configs in a run: all its folds share one hash.
@@ -90,7 +75,7 @@ class Store:
         for fold in self.finished_folds(run):
             if fold not in redone and self.manifest(run, fold).config_hash != config_hash:
                 raise StoreError(
-                    f"{self._reader.path(run, fold).parent} was made with another config; a run has one "
+                    f"{self.path(run, fold).parent} was made with another config; a run has one "
                     f"config over all its folds: give this one a name (NAME={run}_2), or redo all of them in "
                     "one command (FORCE=1)"
                 )
@@ -122,17 +107,16 @@ class Store:
             StoreError: shapes, a value that is not finite, or a row that does not sum to 1.
         """
         self._check_name(run)
-        reader, classes = self._reader, self.competition.classes
-        files = {part: reader.path(run, fold, f"{part}.parquet") for part in PARTS}
+        files = [self.path(run, fold, f"{part}.parquet") for part in PARTS]
         tables = [
-            as_table(reader.imgs(fold, part), log_probs, classes, files[part])
-            for part, log_probs in zip(PARTS, (valid, test), strict=True)
+            as_table(self.imgs(fold, part), log_probs, self.competition.classes, path)
+            for part, log_probs, path in zip(PARTS, (valid, test), files, strict=True)
         ]
-        with atomic_paths([*files.values(), reader.path(run, fold)]) as paths:
-            hashes = {}
-            for part, table, temporary in zip(PARTS, tables, paths, strict=False):
+        with atomic_paths([*files, self.path(run, fold)]) as paths:
+            hashes = []
+            for table, temporary in zip(tables, paths, strict=False):
                 table.to_parquet(temporary, index=False)
-                hashes[part] = sha256_file(temporary)  # before the renaming: others may write there, too
+                hashes.append(sha256_file(temporary))  # before the renaming: others may write there, too
             manifest = Manifest(
                 kind=kind,
                 run=run,
@@ -142,8 +126,8 @@ class Store:
                 config_hash=hash_config(config),
                 index_hash=self.competition.index_hash,
                 folds_hash=self.folds.hash,
-                valid_sha256=hashes["valid"],
-                test_sha256=hashes["test"],
+                valid_sha256=hashes[0],
+                test_sha256=hashes[1],
                 parents=tuple(parents),
                 git_commit=git_commit(),
                 packages=package_versions(),
@@ -175,13 +159,9 @@ class Store:
             for fold in range(self.folds.num_folds) if folds is None else folds:
                 path = self.workspace.lock(name, run, fold)
                 locks.append(stack.enter_context(hold(path, f"{run}, fold {fold}", patience=patience)))
-                remove_leftovers(self._reader.path(run, fold).parent)
+                remove_leftovers(self.path(run, fold).parent)
                 remove_leftovers(path.parent)
             yield locks
-
-    def has_one_config(self, run: str) -> bool:
-        """Whether all of a run's folds have one config; they do not while it is retrained with another."""
-        return len({self.manifest(run, fold).config_hash for fold in self.finished_folds(run)}) == 1
 
     def kinds(self, run: str) -> set[Kind]:
         """The kinds that a run's readable manifests state; empty if there are none."""
@@ -218,10 +198,10 @@ class Store:
         try:
             if (known := self._runs.get(run)) is not None and known.manifests == manifests:
                 for manifest in manifests:
-                    self._reader.check_files(manifest)
+                    self.check_parts(manifest)
                 return known
             oof = self._read_oof(manifests)
-            test = np.stack([self._reader.log_probs(manifest, "test") for manifest in manifests])
+            test = np.stack([self.log_probs(manifest, "test") for manifest in manifests])
         except StoreError:
             if self._has_changed(*manifests):  # retrained while it was read
                 return self.read_run(run, partial=partial)
@@ -263,7 +243,7 @@ class Store:
     def _read_oof(self, manifests: Sequence[Manifest]) -> NDArray[np.float64]:
         oof = np.full((len(self.competition.train), self.competition.num_classes), np.nan)
         for manifest in manifests:
-            oof[self.folds.valid(manifest.fold)] = self._reader.log_probs(manifest, "valid")
+            oof[self.folds.valid(manifest.fold)] = self.log_probs(manifest, "valid")
         return oof
 
     def _check_name(self, run: str) -> None:
@@ -281,7 +261,7 @@ class Store:
         """
         for manifest in manifests:
             try:
-                self._reader.check_files(manifest)
+                self.check_parts(manifest)
             except StoreError as error:
                 if self._has_changed(manifest):
                     raise StoreError(

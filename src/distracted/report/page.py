@@ -162,7 +162,7 @@ def collect(
     catalogue = Catalogue(store)
     if run:
         store.read_run(run)  # raises if it cannot be used
-    meant = None if run else catalogue.meant_run()
+    meant = None if run else catalogue.meant_run
     statuses = run_statuses(catalogue)
     board = make_board(catalogue, progress=progress)
     head = headline(board, run if meant is None else meant.run)

@@ -101,7 +101,7 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
     left = [entry.name for entry in current if entry.name not in blended]
     if left and not any(blend.stale or blend.problem for blend in blends):
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
-    meant = catalogue.meant_blend()
+    meant = catalogue.meant_blend
     if meant is not None and not is_submitted(store, meant.run):
         steps.append(f"make submit NAME={meant.run}: its predictions are not submitted yet")
     return steps

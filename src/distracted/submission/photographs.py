@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.images import read_rgb
-from distracted.ensemble.members import open_sources, scored_rows
-from distracted.ensemble.sources import replace_test_set
+from distracted.ensemble.members import open_sources
 from distracted.errors import DataError, ImageError, StoreError
 from distracted.files import atomic_path
 from distracted.inference.views import VIEWS, average_views
@@ -71,8 +70,8 @@ def predict_photographs(
     def predict(name: str) -> NDArray[np.float64]:
         return _by_networks(store, store.read_run(name), photographs, runtime, progress)
 
-    [source] = open_sources(store, [run], scored_rows(store.folds), from_networks=True)
-    source = replace_test_set(source, predict)
+    [source] = open_sources(store, [run], from_networks=True)
+    source = source.with_test_set(predict)
     by_fold = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in run.folds]
     probs = np.exp(average_views(np.stack(by_fold), "probs"))
     return Photographs([path.relative_to(folder).as_posix() for path in paths], probs, errors)

@@ -105,9 +105,9 @@ def find_run(store: Store, name: str = "", *, partial: bool = False) -> Run:
         check_parents(store, name, partial=partial)
         return run
     catalogue = Catalogue(store)
-    if catalogue.meant_blend() is None and partial:  # with all folds it is the one that other commands name
+    if catalogue.meant_blend is None and partial:  # with all folds it is the one that other commands name
         catalogue = Catalogue(store, partial=True)
-    if (meant := catalogue.meant_blend()) is None:
+    if (meant := catalogue.meant_blend) is None:
         raise SubmissionError(f"{catalogue.why_no_blend()}; NAME=<run> takes a single run")
     meant.log("NAME")
     return meant.predictions

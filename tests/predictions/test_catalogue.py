@@ -110,7 +110,7 @@ def test_with_partial_a_complete_blend_still_goes_before_a_partial_one(
         find_run(two_blends)
 
 
-def test_a_leaky_blend_is_taken_only_if_there_is_no_other(store: Store, write_run: WriteRun) -> None:
+def test_no_command_takes_a_leaky_blend_unless_it_is_named(store: Store, write_run: WriteRun) -> None:
     write_run("honest", skill=0.5)
     folds = range(3)
     for fold in folds:  # one that watched what it is scored on
@@ -119,10 +119,13 @@ def test_a_leaky_blend_is_taken_only_if_there_is_no_other(store: Store, write_ru
         test = np.full((len(store.competition.test), 3), -np.log(3))
         store.write_fold("watched", fold, kind="model", config={"leaky": True}, valid=sure, test=test)
     blend_runs(store, runs=["watched"], name="leaky", leaky=True)
-    meant = Catalogue(store).meant_blend
-    assert meant is not None and meant.run == "leaky"
+    assert Catalogue(store).meant_blend is None
+    with pytest.raises(SubmissionError, match=r"leaky: leaky \(LEAKY=1\); NAME=<run> takes another run"):
+        find_run(store)
+    assert find_run(store, "leaky").leaky
     run = Catalogue(store).meant_run
-    assert run is not None and run.run == "honest"  # a run that is honest goes before it
+    assert run is not None and run.run == "honest"
+    assert collect(store, policies={"none": ()}).why.endswith("passed over: leaky: leaky (LEAKY=1)")
     blend_runs(store, runs=["honest"])
     meant = Catalogue(store).meant_blend
     assert meant is not None and meant.run == "ensemble"

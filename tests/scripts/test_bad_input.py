@@ -404,7 +404,7 @@ def test_invalid_views(trained: Project, arguments: list[str], parts: list[str])
         ("", [], ["IMAGES= is missing: a folder of photographs"]),
         ("nowhere", [], ["nowhere: no such folder"]),
         ("imgs/test", ["--name", "vgg16"], ["there is no run 'vgg16' on tiny; there are: resnet50"]),
-        ("imgs/test", ["--name", ""], ["there is no blend yet", "NAME=<run> takes a single run"]),
+        ("imgs/test", ["--name", ""], ["there is no blend yet", "NAME=<run> takes another run"]),
         ("imgs/test", ["--set", "training.seed=1"], ["training is as the run was trained"]),
         ("imgs/test", ["--set", "runtime.tracking=x"], ["runtime.tracking: input should be"]),
     ],
@@ -770,7 +770,8 @@ def test_a_leaky_run_in_a_blend(project: Project) -> None:
     )
     outcome = project.ensemble("--runs", "watched", "--leaky")
     assert outcome.code == 0 and "macro F1" in outcome.out and "AUC" in outcome.out
-    outcome = project.submit()
+    check(project, project.submit, "ensemble: leaky (LEAKY=1)", "NAME=<run> takes another run")
+    outcome = project.submit("--name", "ensemble")
     assert outcome.code == 0 and "its expected score is too good" in outcome.err
     assert "blend, leaky" in project.status().out
 

@@ -48,8 +48,8 @@ def audit_competition(
 
     Args:
         resolved: A pretrained network, in whose features subjects are compared.
-        run: The run whose out-of-fold predictions judge the labels; by default the run that is meant
-            (`Catalogue.meant_run`), if there is one that is not leaky.
+        run: The run whose out-of-fold predictions judge the labels; by default
+            `Catalogue.meant_run`.
         drops: Also judge the labels of each fold's training side by networks blind to the fold.
         force: Repeat the audit, even if it is up to date.
 
@@ -96,7 +96,7 @@ def _judge(store: Store, name: str) -> Run | None:
     if name:
         return store.read_run(name)
     meant = Catalogue(store).meant_run
-    if meant is None or meant.predictions.leaky:
+    if meant is None:
         return None
     meant.log("RUN")
     return meant.predictions

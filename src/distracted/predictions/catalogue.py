@@ -214,38 +214,31 @@ class Catalogue:
 
     @cached_property
     def meant_blend(self) -> Meant | None:
-        """The current blend with the lowest cross-fitted log loss, the newer of equals.
-
-        Blends with a leaky member are taken only if there is no other.
-        """
+        """The current blend with the lowest cross-fitted log loss, the newer of equals; never a leaky one."""
         blends = [entry for entry in self.entries() if entry.kind == "blend"]
         return self._best(blends, "blend", "cross-fitted log loss")
 
     @cached_property
     def meant_run(self) -> Meant | None:
-        """The blend that is meant; without one, the current run with the lowest pooled log loss.
+        """The blend that is meant; without one, the current run with the lowest pooled log loss."""
+        return self.meant_blend or self._best(self.entries(), "run", "pooled log loss")
 
-        Leaky runs are taken only if there is no other.
-        """
-        if (blend := self.meant_blend) is not None and not blend.predictions.leaky:
-            return blend
-        run = self._best(self.entries(), "run", "pooled log loss")
-        return blend if run is None or (blend is not None and run.predictions.leaky) else run
-
-    def _unusable_blends(self) -> list[str]:
-        """What is wrong with each blend, and each run that might be one, that is not current."""
-        return [one.not_usable for one in self.entries() if one.kind in ("blend", "?") and not one.is_current]
+    def _passed_over(self) -> list[str]:
+        """What is wrong with each blend, and each run that might be one, that is never meant."""
+        blends = [entry for entry in self.entries() if entry.kind in ("blend", "?")]
+        faults = [entry.not_usable or (f"{entry.name}: leaky (LEAKY=1)" * entry.leaky) for entry in blends]
+        return [fault for fault in faults if fault]
 
     def why_no_blend(self) -> str:
         """Why no blend is meant: the fault of each, or that there is none."""
-        return "; ".join(self._unusable_blends()) or "there is no blend yet; `make ensemble` makes one"
+        return "; ".join(self._passed_over()) or "there is no blend yet; `make ensemble` makes one"
 
     def _best(self, entries: Iterable[Entry], noun: str, score: str) -> Meant | None:
-        """The best current run of some: honest before leaky, then by log loss, then the newest."""
+        """The honest, current run with the lowest log loss, the newest of equals."""
         newest_first = sorted(entries, key=lambda entry: entry.written, reverse=True)
-        scored = [entry for entry in newest_first if entry.pooled]
+        scored = [entry for entry in newest_first if entry.pooled and not entry.leaky]
         run, current = None, list[Entry]()
-        for entry in sorted(scored, key=lambda entry: (entry.leaky, entry.pooled["log_loss"])):
+        for entry in sorted(scored, key=lambda entry: entry.pooled["log_loss"]):
             if not current:  # read whole, before its files are only hashed: they are opened once
                 run = None
                 with suppress(StoreError):  # `problem` says why
@@ -254,10 +247,7 @@ class Catalogue:
                 current.append(entry)
         if run is None or not current:
             return None
-        same = [entry for entry in current if entry.leaky == run.leaky]
-        leaky = [f"{entry.name}: leaky (LEAKY=1)" for entry in current if entry.leaky != run.leaky]
-        why = _why(same, f"leaky {noun}" if run.leaky else noun, score)
-        return Meant(run.name, run, why, (*self._unusable_blends(), *leaky))
+        return Meant(run.name, run, _why(current, noun, score), tuple(self._passed_over()))
 
 
 def _why(ranked: list[Entry], noun: str, score: str) -> str:

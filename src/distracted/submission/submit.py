@@ -108,7 +108,7 @@ def find_run(store: Store, name: str = "", *, partial: bool = False) -> Run:
     if catalogue.meant_blend is None and partial:  # with all folds it is the one that other commands name
         catalogue = Catalogue(store, partial=True)
     if (meant := catalogue.meant_blend) is None:
-        raise SubmissionError(f"{catalogue.why_no_blend()}; NAME=<run> takes a single run")
+        raise SubmissionError(f"{catalogue.why_no_blend()}; NAME=<run> takes another run")
     meant.log("NAME")
     return meant.predictions
 

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import stamps
 from distracted.data.folds import Folds
-from distracted.ensemble.blend import Ensemble, blend_runs
+from distracted.ensemble.blend import Ensemble, blend_command, blend_runs
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS
 from distracted.errors import StoreError
 from distracted.metrics import accuracy, log_loss, prior_log_loss, scores
@@ -251,3 +251,18 @@ def test_a_run_that_watched_its_scored_folds_joins_by_the_same_word_alone(
     assert store.read_run("all").leaky  # and says so from then on
     blend_runs(store, runs=["a", "b"], leaky=True, name="ab")
     assert not store.read_run("ab").leaky
+
+
+def test_the_command_of_a_blend_names_its_members_blenders_and_leak(
+    store: Store, write_run: WriteRun
+) -> None:
+    write_run("a", seed=0)
+    write_run("b", seed=1)
+    write_leaky(store, "watched")
+    blend_runs(store, runs=["b", "a"], name="plain")
+    blend_runs(store, runs=["a"], name="one")
+    blend_runs(store, runs=["a", "watched"], blenders=BLENDERS[:1], leaky=True, name="all")
+    assert blend_command(store, "plain") == 'make ensemble RUNS="b a" NAME=plain'
+    assert blend_command(store, "one") == 'make ensemble RUNS="a" NAME=one'
+    ending = f'BLENDERS="{BLENDERS[0].key}" LEAKY=1'
+    assert blend_command(store, "all") == f'make ensemble RUNS="a watched" NAME=all {ending}'

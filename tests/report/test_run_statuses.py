@@ -81,7 +81,7 @@ def test_a_blend_shows_its_cross_fitted_score(store: Store, write_run: WriteRun)
     assert (entry.kind, entry.origin, entry.problem, entry.stale) == ("blend", "", "", "")
     pooled = scores(store.read_run("ensemble").oof, store.folds.labels)
     assert entry.pooled == {key: pooled[key] for key in ("log_loss", "accuracy")}
-    assert entry.parents == ("a", "b") and status.made_by == "make ensemble NAME=ensemble"
+    assert entry.parents == ("a", "b") and status.made_by == 'make ensemble RUNS="a b" NAME=ensemble'
 
 
 def test_missing_folds_are_named_and_nothing_is_pooled(store: Store, write_run: WriteRun) -> None:
@@ -158,7 +158,7 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     steps = next_steps(store, [*statuses.values()])
     assert [step.split(":")[0] for step in steps] == [
         "make calibrate RUNS=a NAME=a_calibrated",
-        "make ensemble NAME=ensemble",
+        'make ensemble RUNS="a_calibrated b" NAME=ensemble',
     ]
 
 

@@ -121,6 +121,17 @@ def blend_runs(
     return _look(store, blend, members, fit)
 
 
+def blend_command(store: Store, blend: str) -> str:
+    """The command that makes a stored blend again, of the same members with the same choice of blenders."""
+    manifest = store.manifests(blend)[0]
+    members, keys = manifest.parents, manifest.config["blenders"]
+    command = f'make ensemble RUNS="{" ".join(parent.run for parent in members)}" NAME={blend}'
+    default = choosable(BLENDERS, store.folds.num_folds) if len(members) > 1 else BLENDERS[:1]
+    if keys != [blender.key for blender in default]:
+        command += f' BLENDERS="{" ".join(keys)}"'
+    return command + " LEAKY=1" * manifest.leaky
+
+
 def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None) -> Ensemble:
     rows, labels = store.folds.scored, store.folds.labels[store.folds.scored]
     oof, details = blend.oof[rows], blend.manifests[0].details

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from distracted.ensemble.blend import blend_command
 from distracted.metrics import scores
 from distracted.postprocess.steps import command_for
 from distracted.predictions.catalogue import Catalogue, Entry
@@ -50,7 +51,7 @@ class RunStatus:
     def made_by(self) -> str:
         """The command that makes a derived run or a blend; "" for a trained run."""
         if self.entry.kind == "blend":
-            return f"make ensemble NAME={self.entry.name}"
+            return blend_command(self.entry.store, self.entry.name)
         return command_for(self.entry.manifests[0]) if self.entry.kind == "derived" else ""
 
 

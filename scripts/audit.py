@@ -18,10 +18,7 @@ def main(
     model: Annotated[
         str, typer.Option(help="A pretrained network, in whose features subjects are compared.")
     ] = "efficientnet_lite0",
-    run: Annotated[
-        str,
-        typer.Option(help="Judge labels by this run; by default by the best blend."),
-    ] = "",
+    run: Annotated[str, typer.Option(help="Judge labels by this run; by default by the best blend.")] = "",
     drops: Annotated[
         bool, typer.Option("--drops", help="Also judge labels for each fold by networks blind to it.")
     ] = False,

@@ -21,14 +21,7 @@ from distracted.report.curves import Curves
 # Placeholder colours, replaced by variables of the page's style sheet.
 _INK, _MUTED, _GRID = "#010203", "#010204", "#010205"
 _TRAIN, _VALID, _OTHER = "#010206", "#010207", "#010208"
-_VARIABLES = {
-    _INK: "ink",
-    _MUTED: "muted",
-    _GRID: "grid",
-    _TRAIN: "train",
-    _VALID: "valid",
-    _OTHER: "other",
-}
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _TRAIN: "train", _VALID: "valid", _OTHER: "other"}
 _STYLE: Any = {
     "text.parse_math": False,  # a name with dollar signs is not a formula
     "svg.fonttype": "none",  # text stays text

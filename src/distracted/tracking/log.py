@@ -27,12 +27,7 @@ _JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "ble
 
 
 def open_fold(
-    workspace: Workspace,
-    config: Mapping[str, Any],
-    *,
-    run: str,
-    fold: int,
-    runtime: RuntimeConfig,
+    workspace: Workspace, config: Mapping[str, Any], *, run: str, fold: int, runtime: RuntimeConfig
 ) -> WandbRun:
     """The W&B run of one fold's training; `config` is the run's resolved config."""
     data = config["data"]["name"]

@@ -99,23 +99,22 @@ def score_chart(bars: Sequence[Bar]) -> str:
         return as_svg()
 
 
-_CURVES = (
-    ("train", _TRAIN, "train"),
-    ("valid", _VALID, "held-out fold"),
-    ("holdout", _OTHER, "inner holdout"),
-)
+_CURVES = {
+    "train": (_TRAIN, "train"),
+    "valid": (_VALID, "held-out fold"),
+    "holdout": (_OTHER, "inner holdout"),
+}
 
 
-def curve_chart(run: str, folds: Sequence[Curves], number: int) -> str:
+def curve_chart(folds: Sequence[Curves], number: int) -> str:
     """Log loss by epoch: the mean over folds, with a band from the lowest to the highest.
 
-    Args:
-        number: The chart's number on its page.
+    `number` is the chart's number on its page.
     """
     with _figure(3.5, 2.5, f"curves-{number}") as (figure, as_svg):
         axes = figure.subplots()
         drawn: list[float] = []
-        for key, colour, label in _CURVES:
+        for key, (colour, label) in _CURVES.items():
             drawn += _plot_curve(axes, folds, key, colour, label)
         phases = {epoch.number: epoch.phase for curves in folds for epoch in curves.epochs}
         numbers = sorted(phases)

@@ -3,9 +3,10 @@
 import base64
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from distracted.report.curves import curves_of_run
 from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
-from distracted.report.inputs import made_from, page_is_of
+from distracted.report.inputs import digests_in, made_from
 from distracted.report.ladder import Rung, measure_ladder, read_ladders
 from distracted.report.sheets import Grid, as_uri, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
@@ -61,12 +62,12 @@ class Errors:
     scored: RowScores
     pooled: Mapping[str, float]
     counts: np.ndarray
-    pairs: list[dict[str, Any]]
+    pairs: list[dict[Hashable, Any]]
     reliability: Reliability
     reliability_chart: str
-    by_class: list[dict[str, Any]]
-    by_subject: list[dict[str, Any]]
-    by_fold: list[dict[str, Any]]
+    by_class: list[dict[Hashable, Any]]
+    by_subject: list[dict[Hashable, Any]]
+    by_fold: list[dict[Hashable, Any]]
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,6 @@ class Ladder:
     model: str
     rungs: list[Rung]
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Rows of pictures in one image, with column and row names."""
-
-    columns: tuple[str, ...]
-    rows: tuple[str, ...]
-    uri: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -107,9 +97,9 @@ class Page:
     errors: Errors | None
     gallery: list[Mistake]
     seen_by: str
-    data: Strip
-    regions: Strip | None
-    augmentation: Strip
+    data: Grid
+    regions: Grid | None
+    augmentation: Grid
     subjects: list[dict[str, Any]]
     audit: Audit | None
     findings: list[Shown]
@@ -141,7 +131,7 @@ def write_report(
     """
     path = path or store.workspace.report(store.competition.name)
     digests = made_from(store, policies=policies, heat=runtime is not None, run=run)
-    if not force and page_is_of(path, digests):
+    if not force and digests_in(path) == digests:
         _log.info("%s: done already (FORCE=1 redoes it)", path)
         return path
     page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
@@ -182,7 +172,7 @@ def collect(
     trained += [name for name in models if name not in trained]
     curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
     drawn = [(name, by_fold) for name, by_fold in curves.items() if by_fold]
-    shown = [(name, curve_chart(name, by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
+    shown = [(name, curve_chart(by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
     bars = [
         Bar(
             row.entry.name + " (leaky)" * row.entry.leaky,
@@ -208,9 +198,9 @@ def collect(
         errors=errors,
         gallery=gallery,
         seen_by=seen_by,
-        data=_strip(data_grid(competition, size=104)),
-        regions=_strip(region_grid(competition, regions, size=160)) if regions else None,
-        augmentation=_strip(augmentation_grid(competition, policies, size=112)),
+        data=data_grid(competition, size=104),
+        regions=region_grid(competition, regions, size=160) if regions else None,
+        augmentation=augmentation_grid(competition, policies, size=112),
         subjects=_subjects(store),
         audit=audit,
         findings=show_audit(store, audit) if audit is not None else [],
@@ -220,23 +210,26 @@ def collect(
 
 
 def render(page: Page, *, made_from: str = "") -> str:
-    """The page as HTML, every name escaped, its own style and script in it and nothing from elsewhere."""
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    """The page as HTML: all text is escaped, style and script are included, nothing is loaded."""
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "largest": _largest,
         "digits": _digits,
         "svg": Markup,
-        "share": _share,
+        "share": "{:.1%}".format,
         "short": _short,
         "minute": _minute,
+        "uri": partial(as_uri, quality=80),
     }
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = environment.get_template("page.html")
-    return template.render(
+    return environment.get_template("page.html").render(
         page=page,
         made_from=made_from,
         competition=page.store.competition,
@@ -248,17 +241,17 @@ def render(page: Page, *, made_from: str = "") -> str:
 
 
 def _largest(values: Iterable[float]) -> float:
-    """The largest of some numbers, those that are none left out; 1 where nothing is left or all are 0."""
+    """The largest finite value; 1 if there is none, or it is 0."""
     return max((value for value in values if np.isfinite(value)), default=1.0) or 1.0
 
 
 def _digits(value: float | None) -> str:
-    """A loss to four digits after the point, or a dash."""
+    """A loss with four decimals, or a dash."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.4f}"
 
 
 def _minute(moment: str) -> str:
-    """A moment in UTC, ISO 8601, to the minute; anything else as it is."""
+    """An ISO 8601 time to the minute, in UTC; other text is left as it is."""
     try:
         return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     except ValueError:
@@ -266,15 +259,11 @@ def _minute(moment: str) -> str:
 
 
 def _short(text: str) -> str:
-    """A number of a CSV in three digits."""
+    """A number in three digits; other text is left as it is."""
     try:
         return f"{float(text):.3g}"
     except ValueError:
         return text
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
 
 
 def _errors(scored: RowScores) -> Errors:
@@ -296,12 +285,12 @@ def _errors(scored: RowScores) -> Errors:
         scored=scored,
         pooled=scores(scored.log_probs, scored.table["label"].to_numpy()),
         counts=counts,
-        pairs=_records(pairs),
+        pairs=pairs.to_dict("records"),
         reliability=calibration,
         reliability_chart=reliability_chart(calibration),
-        by_class=_records(by_class),
-        by_subject=_records(subjects),
-        by_fold=_records(losses_by(scored, "fold")),
+        by_class=by_class.to_dict("records"),
+        by_subject=subjects.to_dict("records"),
+        by_fold=losses_by(scored, "fold").to_dict("records"),
     )
 
 
@@ -322,12 +311,3 @@ def _ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> Ladde
         return Ladder(model, measure_ladder(store, rungs))
     except DistractedError as error:
         return Ladder(model, [], first_line(error))
-
-
-def _strip(grid: Grid) -> Strip:
-    body = grid.body()
-    return Strip(grid.columns, grid.rows, as_uri(body, quality=80), body.shape[1], body.shape[0])
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

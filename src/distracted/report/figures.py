@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from distracted.audit.mistakes import Reliability
+from distracted.report.board import BoardRow
 from distracted.report.curves import Curves
 
 # Placeholder colours, replaced by variables of the page's style sheet.
@@ -67,33 +67,25 @@ def _as_svg(figure: Figure, name: str) -> str:
     return svg
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A run's OOF and expected log loss, each as (mean, low, high)."""
-
-    name: str
-    oof: tuple[float, float, float]
-    expected: tuple[float, float | None, float | None]
-
-
-def score_chart(bars: Sequence[Bar]) -> str:
+def score_chart(board: Sequence[BoardRow]) -> str:
     """OOF log loss and expected score of each run, with their intervals, from top to bottom."""
-    with _figure(7.2, 0.9 + 0.34 * len(bars), "scores") as (figure, as_svg):
+    with _figure(7.2, 0.9 + 0.34 * len(board), "scores") as (figure, as_svg):
         axes = figure.subplots()
-        for number, bar in enumerate(bars):
-            for (mean, low, high), colour, shift, marker in (
-                (bar.oof, _VALID, -0.14, "o"),
-                (bar.expected, _OTHER, 0.14, "D"),
-            ):
-                if low is not None and high is not None:
-                    axes.plot([max(low, 1e-6), high], [number + shift] * 2, color=colour, linewidth=2)
-                axes.plot(mean, number + shift, marker, color=colour, markersize=5)
+        ends: list[float] = []
+        for number, row in enumerate(board):
+            oof, expected = (row.oof, _VALID, number - 0.14, "o"), (row.expected, _OTHER, number + 0.14, "D")
+            for score, colour, height, marker in (oof, expected):
+                if score.low is not None and score.high is not None:
+                    axes.plot([max(score.low, 1e-6), score.high], [height] * 2, color=colour, linewidth=2)
+                    ends += [score.low, score.high]
+                axes.plot(score.mean, height, marker, color=colour, markersize=5)
+                ends.append(score.mean)
         axes.plot([], [], "o-", color=_VALID, label="pooled OOF, 95% bootstrap")
         axes.plot([], [], "D-", color=_OTHER, label="expected on the test set, 95% prediction interval")
-        axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axes.set_ylim(len(bars) - 0.5, -0.5)
+        names = [row.entry.name + " (leaky)" * row.entry.leaky for row in board]
+        axes.set_yticks(range(len(board)), names)
+        axes.set_ylim(len(board) - 0.5, -0.5)
         axes.set_xlabel("log loss")
-        ends = [value for bar in bars for value in (*bar.oof, *bar.expected) if value is not None]
         _log_axis(axes, "x", ends)
         figure.legend(loc="outside lower center", ncols=2)
         return as_svg()

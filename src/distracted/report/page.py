@@ -1,19 +1,14 @@
 """`make report`: everything about a competition on one page that works offline."""
 
-import base64
-import hashlib
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from distracted.audit.findings import Audit, read_audit
 from distracted.audit.mistakes import (
@@ -34,18 +29,18 @@ from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.board import BoardRow, Sent, headline, make_board, read_submissions
 from distracted.report.curves import curves_of_run
-from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
+from distracted.report.figures import curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
 from distracted.report.inputs import digests_in, made_from
 from distracted.report.ladder import Rung, measure_ladder, read_ladders
-from distracted.report.sheets import Grid, as_uri, augmentation_grid, data_grid, region_grid
+from distracted.report.render import render
+from distracted.report.sheets import Grid, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
 
 _log = logging.getLogger(__name__)
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _MOST_CURVES = 24  # runs whose learning curves are drawn, the best first
 _MOST_BARS = 40
 
@@ -83,7 +78,6 @@ class Ladder:
 class Page:
     """All that the report shows."""
 
-    store: Store
     made: str
     statuses: list[RunStatus]
     board: list[BoardRow]
@@ -135,7 +129,7 @@ def write_report(
         _log.info("%s: done already (FORCE=1 redoes it)", path)
         return path
     page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
-    write_text(path, render(page, made_from=digests))
+    write_text(path, render(page, store, made_from=digests))
     return path
 
 
@@ -173,18 +167,9 @@ def collect(
     curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
     drawn = [(name, by_fold) for name, by_fold in curves.items() if by_fold]
     shown = [(name, curve_chart(by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
-    bars = [
-        Bar(
-            row.entry.name + " (leaky)" * row.entry.leaky,
-            (row.oof.mean, row.oof.low, row.oof.high),
-            (row.expected.mean, row.expected.low, row.expected.high),
-        )
-        for row in board[:_MOST_BARS]
-    ]
     regions = competition.config.regions
     audit = read_audit(store)
     return Page(
-        store=store,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         statuses=statuses,
         board=board,
@@ -192,7 +177,7 @@ def collect(
         why=why,
         prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
         steps=next_steps(catalogue, statuses),
-        score_chart=score_chart(bars) if bars else "",
+        score_chart=score_chart(board[:_MOST_BARS]) if board else "",
         curves=shown,
         num_undrawn=len(drawn) - len(shown),
         errors=errors,
@@ -207,63 +192,6 @@ def collect(
         ladders=[_ladder(store, model, rungs) for model, rungs in read_ladders(store).items()],
         submissions=read_submissions(store),
     )
-
-
-def render(page: Page, *, made_from: str = "") -> str:
-    """The page as HTML: all text is escaped, style and script are included, nothing is loaded."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "largest": _largest,
-        "digits": _digits,
-        "svg": Markup,
-        "share": "{:.1%}".format,
-        "short": _short,
-        "minute": _minute,
-        "uri": partial(as_uri, quality=80),
-    }
-    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
-        page=page,
-        made_from=made_from,
-        competition=page.store.competition,
-        folds=page.store.folds,
-        style=Markup(style),
-        script=Markup(script),
-        script_digest=digest,
-    )
-
-
-def _largest(values: Iterable[float]) -> float:
-    """The largest finite value; 1 if there is none, or it is 0."""
-    return max((value for value in values if np.isfinite(value)), default=1.0) or 1.0
-
-
-def _digits(value: float | None) -> str:
-    """A loss with four decimals, or a dash."""
-    return "-" if value is None or not np.isfinite(value) else f"{value:.4f}"
-
-
-def _minute(moment: str) -> str:
-    """An ISO 8601 time to the minute, in UTC; other text is left as it is."""
-    try:
-        return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except ValueError:
-        return moment
-
-
-def _short(text: str) -> str:
-    """A number in three digits; other text is left as it is."""
-    try:
-        return f"{float(text):.3g}"
-    except ValueError:
-        return text
 
 
 def _errors(scored: RowScores) -> Errors:

@@ -48,7 +48,6 @@ def main(
     models: Annotated[str, typer.Option(help="Names in configs/models; by default all.")] = "",
     size: Annotated[int, typer.Option(help="Side of the images; the next that fits is taken.")] = 96,
     one: Annotated[str, typer.Option(hidden=True)] = "",
-    debug: console.Debug = False,
 ) -> None:
     """Measure each model in a process of its own and print the table."""
     if one:

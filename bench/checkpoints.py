@@ -51,7 +51,6 @@ def main(
     models: Annotated[str, typer.Option(help="Names in configs/models.")] = "efficientnet_lite0 resnet50",
     set: console.Set = "phases.finetune.epochs=2 phases.scratch.epochs=2",
     repeats: int = 3,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: each model, a save's size and time, its share of the steps' time, and the ratio."""
     say_header(["network", "a save", "saves", "share of the time", "with / without (medians, range)"])

@@ -63,7 +63,6 @@ def main(
     root: Annotated[Path, typer.Option(help="Where features, predictions and results are kept.")],
     data: Annotated[str, typer.Option(help="A competition's folder; by default subjects are rendered.")] = "",
     competitions: Annotated[int, typer.Option(help="How many are drawn.")] = 200,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: each kind of run, the forecast beside the plain bootstrap of OOF."""
     torch.set_num_threads(1)

@@ -39,7 +39,6 @@ def main(
     ] = "resnet50 convnextv2_tiny eva02_small",
     size: Annotated[int, typer.Option(help="Side of the images; the next that fits is taken.")] = 96,
     batch: Annotated[int, typer.Option(help="Images a step.")] = 32,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table for each model."""
     if not set(_GIVE_BACK.items()) <= set(os.environ.items()):

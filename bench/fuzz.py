@@ -275,7 +275,6 @@ def main(
     minutes: float = 10.0,
     folder: Annotated[Path | None, typer.Option(help="Keeps what failed, for the next time.")] = None,
     only: Annotated[str, typer.Option(help="One target's name.")] = "",
-    debug: console.Debug = False,
 ) -> None:
     """Fuzz each reader for its share of the time; exit code 1 where another error than ours came out."""
     logging.getLogger("distracted").setLevel(logging.ERROR)

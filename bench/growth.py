@@ -41,7 +41,6 @@ def main(
     scale: Annotated[float, typer.Option(help="Of the numbers of images; for a quick look.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
     chart: Annotated[Path | None, typer.Option(help="A PNG of the curves.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: seconds at the largest size, and how many times as long each doubling takes."""
     curves: Curves = {}

@@ -63,7 +63,6 @@ def main(
     train: Annotated[int, typer.Option(help="Training photographs.")] = NUM_TRAIN,
     test: Annotated[int, typer.Option(help="Test photographs.")] = NUM_TEST,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Run the stages and print what each held."""
     folder = folder.absolute()

@@ -39,7 +39,6 @@ def main(
     data: console.Data,
     root: console.Root = console.HERE,
     repeats: Annotated[int, typer.Option(help="Shuffles of each run's features.")] = 5,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: each way, the share of folds left as they are, and the change of the score."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)

@@ -42,7 +42,6 @@ def main(
     source: Annotated[Path, typer.Option(help="A competition's folder.")],
     root: Annotated[Path, typer.Option(help="Where the copy and its runs go.")],
     seed: int = 0,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: each kind of trouble, how much was planted, found, and found rightly."""
     target = root / f"{source.name}-planted"

@@ -34,7 +34,6 @@ Bias = Callable[[LogProbs, Floats, Ints], Floats]
 def main(
     root: Annotated[Path, typer.Option(help="Where bench/coverage.py kept its predictions.")],
     competitions: Annotated[int, typer.Option(help="Of each population.")] = 50,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: each population and head, out-of-fold and true loss by way of calibration."""
     say_header(["people", "heads", *(f"{way}: {side}" for way in BIASES for side in ("OOF", "true"))])

@@ -49,7 +49,6 @@ def main(
     folds: Annotated[int, typer.Option(help="How many.")] = 3,
     suffix: Annotated[str, typer.Option(help="Of the runs' names.")] = "",
     set: console.Set = "",
-    debug: console.Debug = False,
 ) -> None:
     """Train each recipe for about the same time and print the table, the best first."""
     names = recipes.split() or sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))

@@ -29,7 +29,6 @@ def main(
     model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
     seeds: Annotated[int, typer.Option(help="How many.")] = 2,
     set: console.Set = "",
-    debug: console.Debug = False,
 ) -> None:
     """Train what is missing and print the paired comparison."""
     quiet = ["runtime.tracking=none", "runtime.validate_every_epoch=false", *console.overrides(set)]

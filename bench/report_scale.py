@@ -31,7 +31,7 @@ from distracted.postprocess.calibrate import Calibrate
 from distracted.predictions.store import Store, open_store
 from distracted.submission.submit import write_submission
 from distracted.tracking.client import WandbRun
-from distracted.tracking.log import group_of, log_predictions, track_run, track_submission
+from distracted.tracking.log import log_predictions, track_run, track_submission
 from distracted.tracking.panels import confusion_chart, worst_table
 from markdown_table import say_header, say_row
 
@@ -41,7 +41,6 @@ CLASSES = [f"c{number}" for number in range(10)]
 
 def main(
     root: Annotated[Path, typer.Option(help="Where the competition and its runs go; kept from run to run.")],
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: what was made, how large it is, how long it took."""
     folder = root / "large"
@@ -138,7 +137,7 @@ def _track(store: Store, root: Path) -> None:
         manifests = store.manifests(name)
         for manifest in manifests if manifests[0].kind == "model" else ():
             folder = store.workspace.scratch("large", name, manifest.fold)
-            group = group_of("large", name)
+            group = f"large/{name}"
             with WandbRun(
                 folder, runtime=runtime, group=group, name=name, job_type="train", config={}
             ) as run:

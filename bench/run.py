@@ -30,7 +30,6 @@ PARTS: dict[str, list[str]] = {
 def main(
     parts: Annotated[str, typer.Option(help="Names, separated by spaces; by default all.")] = "",
     folder: Annotated[Path, typer.Option(help="For the figures.")] = Path("cache/bench"),
-    debug: console.Debug = False,
 ) -> None:
     """Run the benchmarks and say where their figures are."""
     chosen = parts.split() or list(PARTS)

@@ -20,7 +20,6 @@ from distracted.errors import DataError
 def main(
     report: Annotated[Path, typer.Option(help="As make report wrote it.")] = Path("runs/sample/report.html"),
     folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs/images"),
-    debug: console.Debug = False,
 ) -> None:
     """Read the page, and take its top and the first of the worst mistakes with Grad-CAM."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

@@ -69,7 +69,6 @@ def main(
     root: Annotated[Path, typer.Option(help="Where features and results are kept.")],
     repeats: Annotated[int, typer.Option(help="Shuffles of the labels.")] = 50,
     size: Annotated[int, typer.Option(help="Pictures' side in pixels.")] = 96,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: every blender and step, and by how much its cross-fitted score flatters."""
     torch.set_num_threads(1)

@@ -39,7 +39,6 @@ def main(
     way: Annotated[str, typer.Option(help="One search, in this process: what the others start.")] = "",
     found_in: Annotated[Path | None, typer.Option(help="Where one search keeps what it found.")] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table: each search's seconds and peak memory."""
     if way:

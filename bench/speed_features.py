@@ -38,7 +38,6 @@ def main(
     repeats: Annotated[int, typer.Option(help="Rounds.")] = 5,
     folder: Annotated[Path, typer.Option(help="For photographs and features.")] = Path("cache/bench"),
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table for each network."""
     keep_freed_memory()

@@ -47,7 +47,6 @@ def main(
     repeats: Annotated[int, typer.Option(help="Rounds.")] = 7,
     folder: Annotated[Path, typer.Option(help="For the photographs and the cache.")] = Path("cache/bench"),
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Print two tables: on one core, and on two."""
     paths = find_photographs(folder, photographs)

@@ -42,7 +42,6 @@ def main(
     batches: Annotated[int, typer.Option(help="Of 32 images in a round.")] = 2,
     repeats: Annotated[int, typer.Option(help="Rounds.")] = 7,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Print a table for each network, and how far from the peak each is."""
     keep_freed_memory()

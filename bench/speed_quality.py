@@ -90,7 +90,6 @@ def main(
     rates: Annotated[str, typer.Option(help="Of fine_tune: numbers, or 0 for the finder's.")] = "0",
     repeats: Annotated[int, typer.Option(help="How often all of them run, one after another.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the curves.")] = None,
-    debug: console.Debug = False,
 ) -> None:
     """Print seconds to each log loss, and where each contender ends."""
     config = load_config(model=model, data=data, overrides=QUIET, root=root)

@@ -145,7 +145,6 @@ def main(
     set: console.Set = "",
     kills: int = 30,
     seed: int = 0,
-    debug: console.Debug = False,
 ) -> None:
     """Kill and compare; print a table of the kills."""
     settings = f"runtime.tracking=none {set}"

@@ -10,7 +10,6 @@ from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
 from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 if TYPE_CHECKING:
     from distracted.training.advise import Advice
@@ -23,7 +22,6 @@ def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Measure how far frozen features carry on a data set, and say which recipe follows."""
     from distracted.training.advise import advise
@@ -36,7 +34,7 @@ def main(
     configs = {model: load_config(model=model, data=data, overrides=overrides, root=root) for model in names}
     first = configs[names[0]]
     workspace = Workspace(root)
-    store = open_store(workspace, first.data, num_folds=first.training.num_folds, progress=console.progress)
+    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
     check_split(store.competition, store.folds)
     num_folds = store.folds.num_folds
     advice = advise(
@@ -56,31 +54,14 @@ def main(
 
 def _show(advice: "Advice", unseen: str) -> None:
     size, best = advice.size, advice.measured[0]
-    rows = [
-        [
-            one.model,
-            one.origin,
-            str(one.image_size),
-            str(one.num_features),
-            f"{one.log_loss:.4f}",
-            f"{one.above:.4f} ({one.error:.4f})" if one is not best else "best",
-            f"{one.accuracy:.3f}",
-            f"{one.logme:.3f}",
-            f"{one.seconds:.0f}",
-        ]
-        for one in advice.measured
-    ]
-    columns = [
-        "backbone",
-        "weights",
-        "pixels",
-        "features",
-        "log loss",
-        "above the best (standard error)",
-        "accuracy",
-        "LogME",
-        "seconds",
-    ]
+    rows = []
+    for one in advice.measured:
+        above = "best" if one is best else f"{one.above:.4f} ({one.error:.4f})"
+        backbone = [one.model, one.origin, str(one.image_size), str(one.num_features)]
+        scores = [f"{one.log_loss:.4f}", above, f"{one.accuracy:.3f}", f"{one.logme:.3f}"]
+        rows.append([*backbone, *scores, f"{one.seconds:.0f}"])
+    columns = ["backbone", "weights", "pixels", "features"]
+    columns += ["log loss", "above the best (standard error)", "accuracy", "LogME", "seconds"]
     console.table(f"linear probe on frozen features, scored on {unseen} it never saw", columns, rows)
     console.say(
         f"chance: log loss {advice.prior:.4f}, accuracy {advice.chance:.3f}; the best probe takes "

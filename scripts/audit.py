@@ -8,7 +8,6 @@ import console
 from distracted.config import load_config
 from distracted.errors import DataError, ImagesError
 from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 if TYPE_CHECKING:
     from distracted.audit.findings import Audit
@@ -16,12 +15,9 @@ if TYPE_CHECKING:
 
 def main(
     model: Annotated[
-        str, typer.Option(help="A pretrained network, in whose features subjects are compared.")
+        str, typer.Option(help="A pretrained network; its features are compared between subjects.")
     ] = "efficientnet_lite0",
-    run: Annotated[
-        str,
-        typer.Option(help="Judge labels by this run; by default by the best blend."),
-    ] = "",
+    run: Annotated[str, typer.Option(help="Judge labels by this run; by default by the best blend.")] = "",
     drops: Annotated[
         bool, typer.Option("--drops", help="Also judge labels for each fold by networks blind to it.")
     ] = False,
@@ -29,7 +25,6 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Look for unreadable, odd and double pictures, subjects that look alike, and wrong labels."""
     from distracted.audit.findings import write_unreadable
@@ -40,7 +35,7 @@ def main(
     workspace = Workspace(root)
     num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
     try:
-        store = open_store(workspace, config.data, num_folds=num_folds, progress=console.progress)
+        store = console.open_store(config.data, root, num_folds=num_folds)
     except ImagesError as error:
         path = write_unreadable(workspace, config.data.name, error.problems)
         raise DataError(f"{error}\n{path} names all {len(error.problems)}; mend them first") from error
@@ -52,17 +47,14 @@ def main(
 
 
 def show(audit: "Audit") -> None:
-    """Print how much was found of each, with an example."""
+    """Print the number of findings of each check, with an example."""
+    columns = ["img", "subject", "classname", "other", "other_subject", "other_classname", "note"]
     rows = []
     for check in audit.checks:
-        table = check.findings
-        example = ""
-        if len(table):
-            first = table.iloc[0]
-            words = ("img", "subject", "classname", "other", "other_subject", "other_classname", "note")
-            names = [first[word] for word in words]
-            example = ", ".join(str(name) for name in names if name != "")
-        rows.append([check.title, check.level if len(table) else "", str(len(table)), example])
+        num = len(check.findings)
+        first = check.findings[columns].head(1).to_numpy().ravel()
+        example = ", ".join(str(value) for value in first if value != "")
+        rows.append([check.title, check.level if num else "", str(num), example])
     judged = f"; labels judged by {audit.run}" if audit.run else ""
     console.table(f"audit{judged}", ["check", "", "found", "first"], rows)
 

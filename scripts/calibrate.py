@@ -17,7 +17,6 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Fit class bias, temperature and clip of each fold on the other folds, and write the result as a run."""
     derive.main("calibrate", runs, how=parts, name=name, data=data, set=set, force=force, root=root)

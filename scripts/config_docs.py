@@ -36,10 +36,7 @@ Phases by name, in the order in which they run: `SET="phases.finetune.epochs=3"`
 """
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="The page.")] = PAGE,
-    debug: console.Debug = False,
-) -> None:
+def main(out: Annotated[Path, typer.Option(help="The page.")] = PAGE) -> None:
     """Write docs/config.md."""
     write_text(out, page())
     console.say(f"{out}: written")

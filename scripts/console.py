@@ -1,14 +1,14 @@
-"""Shared by all commands: options, messages, progress on the terminal, errors in one or two lines.
+"""Shared by all commands: options, the store, signals, errors in one or two lines; terminal.py prints.
 
 Commands import heavy packages inside their functions, so that `--help` answers at once.
 """
 
+import inspect
 import logging
 import os
 import re
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,26 +16,26 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 from rich.text import Text
 
+from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError, DistractedError, first_line
-from distracted.progress import Advance
-from distracted.schema import RuntimeConfig
+from distracted.paths import Workspace
+from distracted.schema import DataConfig, RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop, Stopped
+from terminal import err as err
+from terminal import out as out
+from terminal import progress as progress
+from terminal import say as say
+from terminal import table as table
+from terminal import warn as warn
 
 if TYPE_CHECKING:
     from distracted.postprocess.derived import Gain
     from distracted.predictions.store import Store
-
-_WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Data = Annotated[
     str, typer.Option("--data", help="A name in configs/data, or a folder (with a slash in it).")
@@ -44,7 +44,7 @@ Set = Annotated[str, typer.Option("--set", help="Overrides, e.g. 'training.seed=
 Root = Annotated[
     Path, typer.Option("--root", help="Where input/, oof/ and the other folders are.", hidden=True)
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+_Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo what is done already.")]
 TimeLimit = Annotated[
     str, typer.Option("--time-limit", help="Stop in time, such as 8h30m; the same command goes on.")
@@ -62,15 +62,16 @@ _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: 
 #: Names of the scores for readers, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 _LONGEST = 10**8  # seconds of a time limit
-_FIRST_COLUMN = 40  # characters that are not broken up
-_LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run a command; errors that a user can mend are printed in one or two lines, with exit code 1."""
+    """Run a command; errors that a user can fix are printed in one or two lines, with exit code 1.
+
+    Adds the option --debug, which shows the traceback of such an error.
+    """
 
     @wraps(main)
-    def command(*args: Any, **kwargs: Any) -> None:
+    def command(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
         logging.getLogger("distracted").setLevel(logging.INFO)
         os.environ.setdefault("WANDB_DATA_DIR", str(Path("runs/.wandb").absolute()))  # not the home folder
@@ -80,11 +81,11 @@ def run(main: Callable[..., None]) -> None:
         except Stopped as error:
             again = "the same command goes on"
             if kwargs.get("force"):
-                again = "without FORCE=1 the same command goes on with what it had begun"
+                again = f"without FORCE=1 {again} with what it had begun"
             err.print(Text(f"stopped ({error}); what was done is kept, and {again}", style="bold red"))
             raise typer.Exit(RESUMABLE) from None
         except (DistractedError, OSError) as error:
-            if kwargs.get("debug"):
+            if debug:
                 raise
             err.print(Text(f"error: {_describe(error)}", style="bold red"))
             raise typer.Exit(1) from None
@@ -92,6 +93,11 @@ def run(main: Callable[..., None]) -> None:
             err.print(Text("interrupted; finished folds are kept", style="bold red"))
             raise typer.Exit(130) from None
 
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug)
+    signature = inspect.signature(main)
+    signature = signature.replace(parameters=[*signature.parameters.values(), option])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {**main.__annotations__, "debug": _Debug}
     typer.run(command)
 
 
@@ -127,18 +133,15 @@ def time_limit(text: str) -> int:
     if not text:
         return 0
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    seconds = (
-        0
-        if match is None
-        else sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True))
-    )
+    parts = match.groups() if match else (0, 0, 0)
+    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
     if not 0 < seconds <= _LONGEST:
         raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
     return seconds
 
 
 def be_quiet() -> None:
-    """Print only errors: the team's lead prints everything else."""
+    """Print only errors, and no progress: the team's lead prints everything else."""
     logging.getLogger("distracted").setLevel(logging.ERROR)
     out.quiet = True
 
@@ -188,6 +191,19 @@ def overrides(text: str) -> list[str]:
     return settings
 
 
+def runtime(text: str) -> RuntimeConfig:
+    """The runtime section under SET="...", which may set nothing else."""
+    return load_runtime_config(overrides(text))
+
+
+def open_store(data: str | DataConfig, root: Path, *, num_folds: int | None = None) -> "Store":
+    """Open the store of DATA= or of a data config; `num_folds` makes missing folds."""
+    from distracted.predictions import store
+
+    config = load_data_config(data, root=root) if isinstance(data, str) else data
+    return store.open_store(Workspace(root), config, num_folds=num_folds, progress=progress)
+
+
 def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:
     """Log finished runs to W&B, if it is on."""
     if runtime.tracking == "none":
@@ -196,16 +212,6 @@ def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:
 
     for name in names:
         track_run(store, name, runtime)
-
-
-def say(text: str) -> None:
-    """One line of result."""
-    out.print(Text(text))
-
-
-def warn(text: str) -> None:
-    """One line of warning."""
-    err.print(Text(text, style="yellow"))
 
 
 def run_names(runs: str, name: str) -> list[str]:
@@ -232,79 +238,3 @@ def scores(values: Mapping[str, float]) -> str:
     """Scores by name in one line, log loss first."""
     shown = {key.removeprefix("valid/"): value for key, value in values.items()}
     return ", ".join(f"{name} {shown[key]:.4f}" for key, name in SCORES.items() if key in shown)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{_rate(task.speed)} {task.fields['unit']}/s" if task.speed else "")
-
-
-def _rate(speed: float) -> str:
-    return f"{speed:.0f}" if speed >= 1 else f"{speed:.2f}"
-
-
-@contextmanager
-def progress(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
-    """A progress bar with rate and time left on a terminal; elsewhere a line every 20 seconds."""
-    if not err.is_terminal:
-        yield _Lines(label, total, unit)
-        return
-    whole = Column(no_wrap=True, min_width=5)
-    gives_way = Column(no_wrap=True, overflow="ellipsis")  # on a narrow terminal
-    columns = (
-        TextColumn("{task.description}", table_column=gives_way),
-        BarColumn(8),
-        TextColumn("{task.completed}/{task.total}", table_column=whole),
-        _Rate(table_column=whole),
-        TimeRemainingColumn(compact=True, table_column=whole),
-        TextColumn("{task.fields[values]}", table_column=gives_way),
-    )
-    with Progress(*columns, console=err, transient=True, speed_estimate_period=20) as bar:
-        task = bar.add_task(label, total=total, unit=unit, values="")
-
-        def step(count: int = 1, /, **fields: float) -> None:
-            bar.update(task, advance=count)
-            if fields:
-                bar.update(task, values=_fields(fields))
-
-        yield step
-
-
-class _Lines:
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        self._label, self._total, self._unit = label, total, unit
-        self._done, self._start = 0, time.monotonic()
-        self._last = self._start
-        self._values = ""
-
-    def __call__(self, count: int = 1, /, **fields: float) -> None:
-        self._done += count
-        self._values = _fields(fields) or self._values
-        now = time.monotonic()
-        if now - self._last >= _LINE_EVERY:
-            self._last = now
-            rate = self._done / (now - self._start)
-            left = (self._total - self._done) / rate
-            done = f"{self._done}/{self._total}, {_rate(rate)} {self._unit}/s"
-            text = f"{self._label}: {done}, {left:.0f} s left"
-            err.print(Text(text + (f", {self._values}" if self._values else "")))
-
-
-def _fields(fields: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.3g}" for name, value in fields.items())
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with whole cells; numbers are right-aligned, except in the first column.
-
-    The first column names the row and is the last to be broken up.
-    """
-    shown = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        numeric = all(row[number][:1] in "-0123456789." for row in rows)
-        justify: Literal["left", "right"] = "right" if number and numeric else "left"
-        least = 0 if number else min(_FIRST_COLUMN, max((len(row[0]) for row in rows), default=0))
-        shown.add_column(column, justify=justify, overflow="fold", min_width=least)
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    out.print(shown)

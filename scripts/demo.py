@@ -16,10 +16,9 @@ import report
 import sample
 import submit
 import train
-from distracted.config import load_data_config
 from distracted.metrics import prior_log_loss
 from distracted.paths import Workspace
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 from distracted.report.status import pooled_scores
 from distracted.report.truth import Outcome, prior_on_truth, score_on_truth
 
@@ -61,7 +60,6 @@ SHORT = Demo(
 def main(
     short: Annotated[bool, typer.Option("--short", help="Two models and less training, as in CI.")] = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Render the sample, make folds, train, blend, submit, compare with the truth, and write the report."""
     start = time.perf_counter()
@@ -89,13 +87,15 @@ def main(
     step("make submit: check and write the submission")
     submit.main(name=blend, data=DATA, root=root)
     step("the truth: the scores that were read, and those on the test set's labels")
-    store = open_store(Workspace(root), load_data_config(DATA, root=root))
+    store = console.open_store(DATA, root)
     truth = store.competition.config.folder / "test_labels.csv"
     outcomes = score_on_truth(store, [*runs, blend], truth)
     _show(store, outcomes, prior_on_truth(store, truth))
     if not short:
-        _show_flattery(open_store(Workspace(root), load_data_config(FLATTERED, root=root)), outcomes[0])
-    _explain(outcomes[-1])
+        _show_flattery(console.open_store(FLATTERED, root), outcomes[0])
+    last = outcomes[-1]
+    console.say(f"{blend}: expected {submit.describe(last.expected)}")
+    console.say(f"{blend}: true {submit.compare(last.expected, last.test)}")
     step("make audit, make report: what is odd in the data, and all of it on one page")
     audit.main(data=DATA, root=root)
     report.main(data=DATA, root=root)
@@ -130,11 +130,6 @@ def _show_flattery(store: Store, honest: Outcome) -> None:
         f"{honest.run}: on folds by subject {oof:.4f}, on a random image split {flattered:.4f}, "
         f"truly {honest.single:.4f}: the random split flatters {oof / flattered:.1f}-fold"
     )
-
-
-def _explain(blend: Outcome) -> None:
-    console.say(f"{blend.run}: expected {submit.describe(blend.expected)}")
-    console.say(f"{blend.run}: true {submit.compare(blend.expected, blend.test)}")
 
 
 if __name__ == "__main__":

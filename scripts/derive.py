@@ -5,11 +5,8 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.derive import derive_run
-from distracted.paths import Workspace
 from distracted.postprocess.steps import find_step
-from distracted.predictions.store import open_store
 
 
 def main(
@@ -21,13 +18,12 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Fit a step for each fold on the other folds, and write the result as a run."""
     kind = find_step(step)
     chosen = console.run_names(runs, "" if kind.takes_several else name)
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root)
     made_by = kind.from_text(how)
     for run in chosen:
         store.read_run(run)  # refuses all of them before one is made

@@ -4,9 +4,7 @@ import console
 from distracted.config import load_data_config
 
 
-def main(
-    data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
-) -> None:
+def main(data: console.Data = "state_farm", root: console.Root = console.HERE) -> None:
     """Download and unpack a competition into input/."""
     from distracted.data.download import download_competition
 

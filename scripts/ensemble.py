@@ -5,12 +5,9 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config, load_runtime_config
 from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import BLENDERS, find_blenders
 from distracted.ensemble.crossfit import CrossFit, Verdict
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 
 def main(
@@ -26,11 +23,10 @@ def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Blend runs by log loss, cross-fitted by fold, and write the blend as a run like any other."""
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root)
     ensemble = blend_runs(
         store,
         runs=runs.split(),
@@ -66,15 +62,9 @@ def _show_blenders(fit: CrossFit) -> None:
     for verdict in fit.verdicts:
         interval = verdict.interval
         folds = " ".join(str(fold) for fold, name in enumerate(chosen) if name == verdict.blender.name)
-        rows.append(
-            [
-                verdict.blender.name,
-                f"{verdict.in_sample:.4f}",
-                f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})",
-                folds or "none",
-                _why(verdict, taken=verdict.blender is fit.overall),
-            ]
-        )
+        crossfit = f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+        why = _why(verdict, taken=verdict.blender is fit.overall)
+        rows.append([verdict.blender.name, f"{verdict.in_sample:.4f}", crossfit, folds or "none", why])
     columns = ["blender", "in-sample", "cross-fitted (95% over subjects)", "chosen for folds", "on all folds"]
     console.table("blenders, from the simplest on (log loss)", columns, rows)
     if set(chosen) != {fit.overall.name}:

@@ -5,10 +5,7 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 
 def main(
@@ -17,20 +14,18 @@ def main(
     data: console.Data = "state_farm",
     set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.num_workers=2'.")] = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Write runs/<data>/<run>/fold<k>/model.onnx, checked against torch."""
     from distracted.postprocess.export import export_network
 
     if not run.strip():
         raise ConfigError("MODEL= is missing: a trained run; make status lists them")
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root)
     fold = store.folds.check_fold(fold)
     store.manifest(run, fold)  # says what is missing
-    exported = export_network(
-        store, store.read_run(run, partial=True), fold, runtime=runtime, progress=console.progress
-    )
+    trained = store.read_run(run, partial=True)
+    exported = export_network(store, trained, fold, runtime=runtime, progress=console.progress)
     size = exported.path.stat().st_size / 1e6
     console.say(
         f"{exported.path}: {size:.0f} MB; of {exported.num_images} held-out images no log-probability is "

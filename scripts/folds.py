@@ -3,22 +3,18 @@
 import console
 from distracted.config import load_config
 from distracted.data.audit import check_split
-from distracted.paths import Workspace
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 
 
 def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Check the competition's folder, make the folds that every model shares, and audit them."""
     # Any model will do: the split is the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    store = open_store(
-        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
-    )
+    store = console.open_store(config.data, root, num_folds=config.training.num_folds)
     describe(store)
     check_split(store.competition, store.folds)
 

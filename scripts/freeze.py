@@ -20,7 +20,6 @@ def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Show a network's blocks from the input on, and what learns in each phase, at which rate."""
     from distracted.training.plan import plan_run
@@ -35,21 +34,16 @@ def main(
         for row in plan.rows
     ]
     weights = "pretrained weights" if plan.pretrained else "random weights"
-    console.table(
-        f"{model} ({config.model.backbone}), {plan.image_size} pixels, recipe {config.recipe}, {weights}",
-        columns,
-        rows,
-    )
+    title = f"{model} ({config.model.backbone}), {plan.image_size} pixels, recipe {config.recipe}, {weights}"
+    console.table(title, columns, rows)
     total = sum(row.parameters for row in plan.rows)
     console.say(f"{total:,} parameters, with a head for {_CLASSES} classes")
     for name, phase in plan.phases.items():
         if isinstance(phase, TrainPhase):
-            console.say(
-                f"{name}: {phase.epochs} epochs, {phase.optimizer}, {phase.schedule}, BatchNorm's statistics "
-                f"{'move' if phase.batchnorm == 'train' else 'frozen'}"
-                + f", the last {phase.soup} epochs averaged"
-                * (phase.soup > 1)
-            )
+            statistics = "move" if phase.batchnorm == "train" else "frozen"
+            soup = f", the last {phase.soup} epochs averaged" if phase.soup > 1 else ""
+            text = f"{phase.epochs} epochs, {phase.optimizer}, {phase.schedule}"
+            console.say(f"{name}: {text}, BatchNorm's statistics {statistics}{soup}")
     if plan.pretrained:
         console.say("with random weights nothing is frozen: SET='model.weights=none' shows it")
 

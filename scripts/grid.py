@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Self
 
 import typer
@@ -19,9 +18,8 @@ from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError, DistractedError
 from distracted.jobs.grid import Ended, Job, plan_jobs
-from distracted.paths import Workspace
 from distracted.predictions.job_state import ANY_CONFIG, redo_of
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 from distracted.report.status import FoldStatus, fold_status
 from distracted.stopping import Stopped
 from status import cell
@@ -45,7 +43,6 @@ def main(
     leaky: console.Leaky = False,
     time_limit: console.TimeLimit = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Train all (run, fold) jobs that are not done, several at a time; one that fails stops no other."""
     from distracted.inference.device import find_device
@@ -61,9 +58,7 @@ def main(
         for run, (model, text) in settings.items()
     }
     first = next(iter(configs.values()))
-    store = open_store(
-        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
-    )
+    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
     numbers = _folds(store, folds)
     check_split(store.competition, store.folds)
     hashes = dict.fromkeys(configs, ANY_CONFIG)
@@ -79,10 +74,12 @@ def main(
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 
+    place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
+
     def command(job: Job, device: str) -> Sequence[str]:
         model, text = settings[job.run]
         placed = f"{text} runtime.device={device}" if device != "auto" else text
-        arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", _place(data)]
+        arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place]
         arguments += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
         arguments += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
         return [sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
@@ -133,11 +130,6 @@ def _folds(store: Store, text: str) -> list[int]:
         raise ConfigError(f"FOLDS={text!r}: expected numbers separated by spaces, such as '0 1'") from error
 
 
-def _place(data: str) -> str:
-    """A folder's place, wherever a job runs; or a name."""
-    return str(Path(data).expanduser().absolute()) if "/" in data else data
-
-
 class Board:
     """A live table of a grid's folds on a terminal; elsewhere a line for what changes. Used as a context.
 
@@ -158,9 +150,7 @@ class Board:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
             console.live.clear()

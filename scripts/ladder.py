@@ -15,10 +15,9 @@ import train
 import tta
 from distracted.config import load_config
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
 from distracted.postprocess.candidates import all_candidates, find_methods
 from distracted.postprocess.spaces import OWN
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 from distracted.report.ladder import Rung, measure_ladder, write_ladder
 from distracted.report.truth import read_truth
 
@@ -29,16 +28,13 @@ def main(
     models: Annotated[str, typer.Option(help="Models, separated by spaces.")],
     steps: Annotated[str, typer.Option(help="Steps to take, in the ladder's order.")] = " ".join(STEPS),
     views: Annotated[str, typer.Option(help="Groups of test-time views.")] = "scales rotations",
-    spaces: Annotated[
-        str, typer.Option(help="Feature spaces to smooth in: own, or pretrained models.")
-    ] = OWN,
+    spaces: Annotated[str, typer.Option(help="Feature spaces to smooth in: own, pretrained models.")] = OWN,
     methods: Annotated[str, typer.Option(help="Ways to smooth.")] = "neighbours diffusion clusters",
     truth: Annotated[str, typer.Option(help="CSV of the test set's true labels, for a comparison.")] = "",
     data: console.Data = "state_farm",
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Climb from trained models to their blend: calibration, views, smoothing, pseudo-labels."""
     named, taken = list(dict.fromkeys(models.split())), steps.split()
@@ -55,9 +51,7 @@ def main(
         if space != OWN:
             load_config(model=space, data=data, root=root)
     first = configs[0]
-    store = open_store(
-        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
-    )
+    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
     _check(store, taken, views, spaces, methods, truth)  # now, not after hours of training
     shared: dict[str, Any] = {"data": data, "force": force, "root": root}
     climb = _Climb(taken, views, spaces, methods, set, shared)
@@ -79,9 +73,7 @@ def _check(store: Store, steps: Sequence[str], views: str, spaces: str, methods:
     if truth:
         read_truth(store, Path(truth))
     if "calibration" in steps and num_folds < 2:
-        raise ConfigError(
-            f"STEPS: {name} is a single split, with no other fold to calibrate on; leave it out"
-        )
+        raise ConfigError(f"STEPS: {name} is a single split: no other fold to calibrate on; leave it out")
     if "tta" in steps:
         from distracted.inference.views import find_views
 

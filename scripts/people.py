@@ -6,31 +6,25 @@ import typer
 
 import console
 from distracted.config import load_config
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 DEFAULT = "efficientnet_lite0"  # its weights come with the project
 
 
 def main(
-    model: Annotated[
-        str, typer.Option(help="The pretrained network whose features are clustered.")
-    ] = DEFAULT,
+    model: Annotated[str, typer.Option(help="A pretrained network; its features are clustered.")] = DEFAULT,
     data: console.Data = "state_farm",
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Cluster the test images at the height that separates the training subjects."""
     from distracted.postprocess.people import count_test_people
     from distracted.training.resolve import resolve
 
     config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
-    store = open_store(Workspace(root), config.data, progress=console.progress)
-    count = count_test_people(
-        store, resolve(config, num_folds=store.folds.num_folds), force=force, progress=console.progress
-    )
+    store = console.open_store(config.data, root)
+    resolved = resolve(config, num_folds=store.folds.num_folds)
+    count = count_test_people(store, resolved, force=force, progress=console.progress)
     checks = ", ".join(f"{ratio:.2f}" for ratio in count.ratios)
     known = f"checked on known people: counted as {checks} times the truth, agreement {count.agreement:.2f}"
     if count.trusted:

@@ -18,7 +18,6 @@ def main(
     data: console.Data = "sample",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Draw the data, the regions of model.regions, and what each augmentation policy makes of a picture."""
     from distracted.report.sheets import augmentation_grid, data_grid, region_grid, save_jpeg
@@ -29,10 +28,8 @@ def main(
     competition = load_competition(config.data, cache=cache, progress=console.progress)
     if folder is None:  # a competition's photographs may not be passed on: they stay out of the repository
         folder = Path("docs/images") if data == "sample" else Workspace(root).runs(competition.name)
-    grids = {
-        "data": data_grid(competition),
-        "augmentation": augmentation_grid(competition, config.augment.policies),
-    }
+    policies = config.augment.policies
+    grids = {"data": data_grid(competition), "augmentation": augmentation_grid(competition, policies)}
     if config.data.regions:
         grids["regions"] = region_grid(competition, config.data.regions)
     for name, grid in grids.items():

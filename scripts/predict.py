@@ -6,10 +6,7 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 from distracted.submission.submit import find_run
 
 _SHOWN = 5
@@ -22,7 +19,6 @@ def main(
     data: console.Data = "state_farm",
     set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""
     from distracted.submission.photographs import predict_photographs, write_photographs
@@ -31,8 +27,8 @@ def main(
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
     path = Path(out).expanduser() if out else folder.with_name(f"{folder.resolve().name}.csv")
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root)
     run = find_run(store, name)
     predicted = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
     write_photographs(path, predicted, store.competition.classes)

@@ -7,8 +7,6 @@ import typer
 
 import console
 from distracted.config import load_config
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 
 def main(
@@ -18,7 +16,6 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Write runs/<data>/report.html: leaderboard, curves, mistakes, data, audit, ladder, submissions."""
     from distracted.report.page import write_report
@@ -26,7 +23,7 @@ def main(
     start = time.perf_counter()
     # Any model will do: the policies and how to run networks here are the same for all of them.
     config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    store = open_store(Workspace(root), config.data, progress=console.progress)
+    store = console.open_store(config.data, root)
     path = write_report(
         store,
         policies=config.augment.policies,

@@ -15,21 +15,13 @@ def main(
     size: Annotated[int, typer.Option(help="Width of the pictures in pixels.")] = 320,
     seed: int = 0,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Render driver scenes into input/sample, in the competition's layout."""
     from distracted.sample import render_sample
 
     folder = Workspace(root).input("sample")
-    render_sample(
-        folder,
-        num_subjects=subjects,
-        num_test_subjects=test_subjects,
-        num_frames=frames,
-        width=size,
-        seed=seed,
-        progress=console.progress,
-    )
+    people = {"num_subjects": subjects, "num_test_subjects": test_subjects}
+    render_sample(folder, **people, num_frames=frames, width=size, seed=seed, progress=console.progress)
     total = (subjects + test_subjects) * 10 * frames
     console.say(f"{folder}: {subjects} training and {test_subjects} test subjects, {total} images")
 

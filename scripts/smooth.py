@@ -7,17 +7,15 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_config, load_data_config, load_runtime_config
+from distracted.config import load_config, load_runtime_config
 from distracted.ensemble.derive import derive_run
 from distracted.ensemble.nearness import Distance, neighbour_distances, sensitivity
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
 from distracted.postprocess.candidates import all_candidates, find_limits, find_methods, parse_candidate
 from distracted.postprocess.neighbours import Neighbours
 from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.spaces import OWN, Space, own_space, pretrained_space
 from distracted.predictions.run import Run
-from distracted.predictions.store import open_store
 
 
 def main(
@@ -34,7 +32,6 @@ def main(
     ] = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Choose the smoothing of each fold on the other folds, or none, and write the result as a run."""
     chosen, named = console.run_names(runs, name), list(dict.fromkeys(spaces.split()))
@@ -47,7 +44,7 @@ def main(
     if named != [OWN]:  # a stored run is resolved but for runtime.*; a model named here is not
         settings = [item for item in settings if item.startswith("runtime.")]
     runtime = load_runtime_config(settings)
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    store = console.open_store(data, root)
     if how:  # either may be refused before any network runs
         candidates = [parse_candidate(kinds[0], how, named[0], find_limits(store))]
     else:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 import console
-from distracted.config import load_data_config
-from distracted.paths import Workspace
 from distracted.predictions.catalogue import Catalogue
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 from distracted.report.inputs import stale_pages
 from distracted.report.status import FoldStatus, RunStatus, next_steps, run_statuses
 from distracted.submission.expect import expect_run
@@ -15,11 +13,9 @@ from submit import describe
 _SHOWN = ("log_loss", "accuracy")  # the report has the others
 
 
-def main(
-    data: console.Data = "state_farm", root: console.Root = console.HERE, debug: console.Debug = False
-) -> None:
+def main(data: console.Data = "state_farm", root: console.Root = console.HERE) -> None:
     """Show the table of runs and folds, the blend that is meant, and what to run next."""
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    store = console.open_store(data, root)
     catalogue = Catalogue(store)
     meant = catalogue.meant_blend
     statuses = run_statuses(catalogue)

@@ -1,13 +1,11 @@
 """make submit: check and write the submission; SEND=1 sends it."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 import console
-from distracted.config import load_data_config, load_runtime_config
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 from distracted.submission.answers import add_answer, answer_to
 from distracted.submission.expect import Expected
 from distracted.submission.submit import write_submission
@@ -21,30 +19,22 @@ def main(
     set: console.Set = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
-    config, runtime = load_data_config(data, root=root), load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), config, progress=console.progress)
+    runtime, store = console.runtime(set), console.open_store(data, root)
     written = write_submission(store, name=name, partial=partial, force=force)
     expected = written.expected
     checked = "checked" if written.is_new else "as it was checked"
     console.say(f"{written.path}: {checked}\nexpected log loss {describe(expected)}")
     if send and not force and (kept := answer_to(written.path)) is not None:
-        shown = [f"{part} {compare(expected, kept[part])}" for part in ("public", "private") if part in kept]
-        console.say(
-            f"sent already (FORCE=1 sends it again); Kaggle answered: {'; '.join(shown) or 'no score'}"
-        )
+        console.say(f"sent already (FORCE=1 sends it again); Kaggle answered: {_compared(expected, kept)}")
     elif send:
         from distracted.submission.send import send_submission
 
-        message = f"{written.run}: expected {expected.mean:.4f}"
-        answer = send_submission(
-            written.path, competition=config.kaggle, message=message, progress=console.progress
-        )
-        add_answer(written.provenance, expected, answer)
-        shown = [f"{part} {compare(expected, score)}" for part, score in answer.scores.items()]
-        console.say(f"Kaggle answers: {'; '.join(shown) or 'no score'}")
+        kaggle, message = store.competition.config.kaggle, f"{written.run}: expected {expected.mean:.4f}"
+        scores = send_submission(written.path, competition=kaggle, message=message, progress=console.progress)
+        add_answer(written.provenance, expected, scores)
+        console.say(f"Kaggle answers: {_compared(expected, scores)}")
     if (written.is_new or send) and runtime.tracking != "none":
         from distracted.tracking.log import track_submission
 
@@ -61,6 +51,11 @@ def describe(expected: Expected) -> str:
     return (
         f"{expected.mean:.4f}, 95% of such competitions {expected.low:.4f} to {expected.high:.4f} ({parts})"
     )
+
+
+def _compared(expected: Expected, scores: Mapping[str, Any]) -> str:
+    shown = [f"{part} {compare(expected, scores[part])}" for part in ("public", "private") if part in scores]
+    return "; ".join(shown) or "no score"
 
 
 def compare(expected: Expected, score: float) -> str:

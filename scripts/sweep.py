@@ -15,9 +15,9 @@ from distracted.config import load_config
 from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, DistractedError
 from distracted.files import write_text
-from distracted.paths import CONFIGS, Workspace
+from distracted.paths import CONFIGS
 from distracted.postprocess.choose import Choose
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 from distracted.report.status import pooled_scores
 from distracted.schema import RuntimeConfig
 from distracted.tracking.sweep import Trial, listed_settings, read_sweep, run_sweep
@@ -30,7 +30,6 @@ def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Train trials that W&B proposes from configs/sweep.yaml, and choose the best as a run of its own."""
     if not model:
@@ -40,9 +39,7 @@ def main(
     for setting in listed_settings(spec):  # refused now, not after hours of trials
         load_config(model=model, data=data, overrides=[*settings, setting], root=root)
     config = load_config(model=model, data=data, overrides=settings, root=root)
-    store = open_store(
-        Workspace(root), config.data, num_folds=config.training.num_folds, progress=console.progress
-    )
+    store = console.open_store(config.data, root, num_folds=config.training.num_folds)
     os.environ.setdefault("WANDB_DIR", str(Path("runs/.wandb").absolute()))  # the agent's files
 
     def name_of(trial: Trial) -> str:

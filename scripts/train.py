@@ -10,10 +10,8 @@ import console
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
 from distracted.predictions.manifest import Manifest
-from distracted.predictions.store import Store, open_store
-from distracted.progress import silent
+from distracted.predictions.store import Store
 from distracted.report.status import pooled_scores
 
 
@@ -30,7 +28,6 @@ def main(
     patience: Annotated[float, typer.Option(help="Seconds to wait for a held fold.", hidden=True)] = 0.0,
     parent: Annotated[int, typer.Option(help="Process to stop with.", hidden=True)] = 0,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
     from distracted.jobs.fold import train_folds
@@ -50,13 +47,9 @@ def main(
         return
     console.limit_time(time_limit)
     with join_team(config.runtime.device) as team:
-        progress = console.progress
         if not team.is_lead:
             console.be_quiet()
-            progress = silent
-        store = open_store(
-            Workspace(root), config.data, num_folds=config.training.num_folds, progress=progress
-        )
+        store = console.open_store(config.data, root, num_folds=config.training.num_folds)
         num_folds = store.folds.num_folds
         folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
         check_split(store.competition, store.folds)
@@ -71,16 +64,17 @@ def main(
             stop=console.stop,
             patience=patience,
             team=team,
-            progress=progress,
+            progress=console.progress,
         )
         say_pooled(store, run)
 
 
 def say_fold(manifest: Manifest) -> None:
-    """A fold's score, as soon as it is there."""
+    """Print a fold's scores, speed and, if it was trained, the origin of its weights."""
+    origin = f", weights {manifest.weights['origin']}" if manifest.kind == "model" else ""
     console.say(
         f"{manifest.run}, fold {manifest.fold}: {console.scores(manifest.scores)}, {manifest.seconds:.0f} s, "
-        f"{manifest.images_per_second:.0f} img/s, weights {manifest.weights['origin']}"
+        f"{manifest.images_per_second:.0f} img/s{origin}"
     )
 
 

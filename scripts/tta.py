@@ -5,11 +5,8 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
-from distracted.predictions.manifest import Manifest
-from distracted.predictions.store import open_store
+from train import say_fold
 
 
 def main(
@@ -21,7 +18,6 @@ def main(
     set: Annotated[str, typer.Option(help="Only runtime.*, e.g. 'runtime.device=cpu'.")] = "",
     force: console.Force = False,
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Predict a run's images under several views, write the mean as a run, and print its gain."""
     from distracted.inference.views import find_views
@@ -31,8 +27,8 @@ def main(
         raise ConfigError("RUN= is missing: a trained run; make status lists them")
     name = name or f"{run}_tta"
     chosen = find_views(views.split())
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root)
     gain = augment_run(
         store,
         run=run,
@@ -41,28 +37,16 @@ def main(
         name=name,
         runtime=runtime,
         force=force,
-        after_fold=_say_fold,
+        after_fold=say_fold,
         progress=console.progress,
     )
     console.track(store, runtime, name)
     seconds = sum(store.manifest(name, fold).seconds for fold in store.finished_folds(name))
     columns = ["run", "pooled OOF log loss", "difference (standard error)", "forward passes", "time"]
     difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
-    console.table(
-        f"{' '.join(view.name for view in chosen)}: mean of {average}",
-        columns,
-        [
-            [run, f"{gain.before:.4f}", "", "1", ""],
-            [name, f"{gain.after:.4f}", difference, str(len(chosen)), f"{seconds:.0f} s"],
-        ],
-    )
-
-
-def _say_fold(manifest: Manifest) -> None:
-    console.say(
-        f"{manifest.run}, fold {manifest.fold}: {console.scores(manifest.scores)}, {manifest.seconds:.0f} s, "
-        f"{manifest.images_per_second:.0f} img/s"
-    )
+    before = [run, f"{gain.before:.4f}", "", "1", ""]
+    after = [name, f"{gain.after:.4f}", difference, str(len(chosen)), f"{seconds:.0f} s"]
+    console.table(f"{' '.join(view.name for view in chosen)}: mean of {average}", columns, [before, after])
 
 
 if __name__ == "__main__":

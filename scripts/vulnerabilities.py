@@ -16,7 +16,6 @@ _SECONDS = 300.0
 
 def main(
     lock: Annotated[Path, typer.Option(help="The locked packages.")] = Path("requirements.lock"),
-    debug: console.Debug = False,
 ) -> None:
     """Ask pip-audit; say aloud where its database cannot be reached."""
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--format", "json"]

@@ -1,23 +1,19 @@
 """make wandb-sync: send offline recordings to W&B, with the files and the lineage of all runs."""
 
 import console
-from distracted.config import load_data_config, load_runtime_config
 from distracted.errors import TrackingError
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 
 
 def main(
     data: console.Data = "state_farm",
     set: console.Set = "",
     root: console.Root = console.HERE,
-    debug: console.Debug = False,
 ) -> None:
     """Send the offline recordings of a competition, then its artifacts and their lineage."""
     from distracted.tracking.sync import sync
 
-    runtime = load_runtime_config(console.overrides(set))
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root)
     done = sync(store, runtime, progress=console.progress)
     sent = f"{done.recordings} recordings sent; files and lineage of {done.updated} runs"
     console.say(f"{store.competition.name}: {sent}")

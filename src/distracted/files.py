@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_CHUNK = 1 << 20
-
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -33,7 +31,8 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
         temporaries = [stack.enter_context(_temporary(path)) for path in paths]
         yield temporaries
         for temporary in temporaries:
-            _flush(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         *others, last = paths
         if others:
             last.unlink(missing_ok=True)
@@ -54,11 +53,6 @@ def _temporary(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def flush_folder(folder: Path) -> None:
     """Flush renames in a folder to disk, where the file system supports it."""
     try:
@@ -75,8 +69,7 @@ def flush_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path, of: str = "") -> None:
     """Remove temporary files that killed processes left; the caller must be the folder's only writer.
 
-    Args:
-        of: Only files whose final name starts with this.
+    Only files whose final name starts with `of` are removed.
     """
     for path in folder.glob(f".{of}*.tmp"):
         path.unlink(missing_ok=True)
@@ -125,26 +118,18 @@ def create_text(path: Path, text: str) -> bool:
         except FileExistsError:
             return False
         except OSError:  # no hard links (exFAT), or the winner has removed our temporary file
-            return _create_in_place(path, text)
-    return True
-
-
-def _create_in_place(path: Path, text: str) -> bool:
-    try:
-        with path.open("xb") as file:
-            file.write(text.encode())
-    except FileExistsError:
-        return False
+            try:
+                with path.open("xb") as file:
+                    file.write(text.encode())
+            except FileExistsError:
+                return False
     return True
 
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -73,9 +73,8 @@ class Lock:
     """
 
     def __init__(self, path: Path, owner: Owner, after: Owner | None) -> None:
-        self.path, self.after = path, after
+        self.path, self.after, self._owner = path, after, owner
         self.is_lost = False
-        self._owner = owner
 
     def check(self) -> None:
         """Check, before writing, that this process still holds the lock.
@@ -146,8 +145,7 @@ def holder(path: Path) -> Owner | None:
 
 def this_process() -> Owner:
     """This process as an owner, with a new token."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    pid = os.getpid()
+    now, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
     return Owner(pid, socket.gethostname(), _place(), _born(pid), now, secrets.token_hex(8))
 
 

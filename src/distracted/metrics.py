@@ -10,7 +10,7 @@ Ints = NDArray[np.integer]
 
 #: The competition scores max(min(p, 1 - 1e-15), 1e-15).
 CLIP = 1e-15
-_DRAWS_AT_ONCE = 100
+_DRAWS_AT_ONCE = 100  # all at once would fill the memory if each image were a subject
 
 
 def log_losses(log_probs: Floats, labels: Ints) -> NDArray[np.float64]:
@@ -104,13 +104,10 @@ def prior_log_loss(labels: Ints, folds: Ints, num_classes: int) -> float:
     return float(np.concatenate(losses).mean())
 
 
-def difference_and_error(
-    losses: Floats, reference: Floats, subjects: NDArray[np.int64]
-) -> tuple[float, float]:
+def difference_and_error(losses: Floats, reference: Floats, subjects: Ints) -> tuple[float, float]:
     """Mean of `losses - reference` over rows and its standard error over subjects.
 
-    It is a ratio estimator's error with subjects as the sampled units, since rows of one subject err
-    together.
+    A ratio estimator's error with subjects as the sampled units, since rows of one subject err together.
 
     Args:
         losses: Loss of each row, shape (num_images,).
@@ -139,14 +136,10 @@ class Interval:
     high: float
 
 
-def subject_bootstrap(
-    losses: Floats, subjects: NDArray[np.int64], *, num_draws: int = 2000, seed: int = 0
-) -> Interval:
+def subject_bootstrap(losses: Floats, subjects: Ints, *, num_draws: int = 2000, seed: int = 0) -> Interval:
     """95% bootstrap interval of a mean loss; subjects, not rows, are resampled.
 
-    Args:
-        losses: Loss of each row, shape (num_images,).
-        subjects: Subject ids, not all of them need occur, shape (num_images,).
+    Arguments as in `difference_and_error`.
     """
     counts = np.bincount(subjects)
     present = counts > 0
@@ -155,9 +148,7 @@ def subject_bootstrap(
     num = len(counts)
     rng, shares = np.random.default_rng(seed), np.full(num, 1 / num)
     means = []
-    for first in range(
-        0, num_draws, _DRAWS_AT_ONCE
-    ):  # all at once would fill memory if each image is a subject
+    for first in range(0, num_draws, _DRAWS_AT_ONCE):
         draws = rng.multinomial(num, shares, size=min(_DRAWS_AT_ONCE, num_draws - first))
         means.append((draws @ sums) / (draws @ counts))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])

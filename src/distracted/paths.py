@@ -57,24 +57,16 @@ class Workspace:
         return self.root / "runs" / data
 
     def run_scratch(self, data: str, run: str) -> Path:
-        """By-products of a run over all its folds: its W&B files."""
+        """W&B's files of a run over all its folds."""
         return self.runs(data) / run
 
     def scratch(self, data: str, run: str, fold: int) -> Path:
-        """A fold's by-products: checkpoints, network, metrics, lock, log, W&B files."""
+        """A fold's by-products: checkpoints, network, metrics, lock, log, W&B's files."""
         return self.run_scratch(data, run) / f"fold{fold}"
-
-    def jobs(self, data: str) -> list[Path]:
-        """The training state of every fold of every run."""
-        return self._in_each_fold(data, JOB)
 
     def metrics(self, data: str, run: str, fold: int) -> Path:
         """Measurements of a fold's training, one JSON object per line."""
         return self.scratch(data, run, fold) / METRICS
-
-    def all_metrics(self, data: str) -> list[Path]:
-        """The measurements of every fold of every run."""
-        return self._in_each_fold(data, METRICS)
 
     def log(self, data: str, run: str, fold: int) -> Path:
         """Output of the process that trained a fold in a grid."""
@@ -88,23 +80,16 @@ class Workspace:
         """Exists while a finished fold waits to be retrained."""
         return self.scratch(data, run, fold) / REDO
 
-    def redos(self, data: str) -> list[Path]:
-        """The retraining marks of every run."""
-        return self._in_each_fold(data, REDO)
-
     def network(self, data: str, run: str, fold: int) -> Path:
         """The weights that made a fold's predictions."""
         return self.scratch(data, run, fold) / NETWORK
-
-    def networks(self, data: str) -> list[Path]:
-        """The weights of every fold of every run."""
-        return self._in_each_fold(data, NETWORK)
 
     def onnx(self, data: str, run: str, fold: int) -> Path:
         """A fold's network exported to ONNX."""
         return self.network(data, run, fold).with_suffix(".onnx")
 
-    def _in_each_fold(self, data: str, name: str) -> list[Path]:
+    def in_each_fold(self, data: str, name: str) -> list[Path]:
+        """The files of one name, such as `JOB`, in the scratch folders of all runs."""
         return sorted(self.runs(data).glob(f"*/fold*/{name}"))
 
     # By-products of no single run: a run's name never begins with a dot and is never AUDIT or REPORT.

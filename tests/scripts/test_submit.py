@@ -9,7 +9,6 @@ import submit
 from distracted.predictions.store import Store
 from distracted.submission import send
 from distracted.submission.expect import Expected
-from distracted.submission.send import Answer
 
 EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, "assumed", 0.42, 0.44)
 
@@ -50,7 +49,7 @@ def test_kaggles_answer_is_printed_and_stored(
 ) -> None:
     write_run("a", skill=2.0)
     sent = []
-    monkeypatch.setattr(send, "send_submission", lambda path, **_: sent.append(path) or Answer("0.75", ""))
+    monkeypatch.setattr(send, "send_submission", lambda path, **_: sent.append(path) or {"public": 0.75})
     data = str(store.competition.config.folder)
     submit.main(name="a", send=True, data=data, root=store.workspace.root)
     submit.main(name="a", data=data, root=store.workspace.root)

@@ -8,7 +8,6 @@ import pytest
 from distracted.files import write_json
 from distracted.submission.answers import add_answer, answer_to, read_answers
 from distracted.submission.expect import Expected
-from distracted.submission.send import Answer
 
 EXPECTED = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, "stated", 0.4, 0.4)
 
@@ -21,7 +20,7 @@ def provenance(tmp_path: Path) -> Path:
 
 
 def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
-    add_answer(provenance, EXPECTED, Answer("0.6", "0.2"))
+    add_answer(provenance, EXPECTED, {"public": 0.6, "private": 0.2})
     content = json.loads(provenance.read_text())
     assert content["run"] == "ensemble"
     (answer,) = content["answers"]
@@ -32,9 +31,9 @@ def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
 
 
 def test_answers_to_earlier_files_are_kept(provenance: Path) -> None:
-    add_answer(provenance, EXPECTED, Answer("0.6", ""))
+    add_answer(provenance, EXPECTED, {"public": 0.6})
     write_json(provenance, {"sha256": "b", "answers": read_answers(provenance)})
-    add_answer(provenance, EXPECTED, Answer("0.5", "0.3"))
+    add_answer(provenance, EXPECTED, {"public": 0.5, "private": 0.3})
     answers = read_answers(provenance)
     assert [(answer["sha256"], answer["public"]) for answer in answers] == [("a", 0.6), ("b", 0.5)]
     assert "private" not in answers[0]
@@ -46,11 +45,6 @@ def test_a_missing_or_damaged_file_has_no_answers(provenance: Path, content: str
     if content is not None:
         provenance.write_text(content)
     assert read_answers(provenance) == []
-
-
-@pytest.mark.parametrize("text", ["", "None", "nan", "-", None])
-def test_text_that_is_no_number_is_no_score(text: str | None) -> None:
-    assert Answer(text, "0.25").scores == {"private": 0.25}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("damaged", [None, 3, [None], ["x"], [[1]]])

@@ -6,6 +6,7 @@ Tests cannot reach Kaggle: a stand-in for its client answers with the client's o
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -15,7 +16,7 @@ from kagglesdk.competitions.types.submission_status import SubmissionStatus
 from conftest import RecordedProgress
 from distracted.errors import CredentialsError, SubmissionError
 from distracted.submission import send
-from distracted.submission.send import Answer, send_submission
+from distracted.submission.send import read_scores, send_submission
 
 REF = 77
 
@@ -72,16 +73,21 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send, "_POLL_SECONDS", 0)
 
 
-def send_by(client: object, path: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
+def send_by(client: object, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(send, "sign_in", lambda: client)
     return send_submission(path, competition="state-farm", message="ensemble: expected 0.2500")
 
 
 def test_scores_come_back_when_kaggle_has_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.PENDING, SubmissionStatus.COMPLETE)
-    assert send_by(client, path, monkeypatch) == Answer(public="0.25", private="0.5")
+    assert send_by(client, path, monkeypatch) == {"public": 0.25, "private": 0.5}
     assert client.sent == [(str(path), "ensemble: expected 0.2500", "state-farm")]
     assert client.polls == 3
+
+
+@pytest.mark.parametrize("text", ["", "None", "nan", "-", None])
+def test_text_that_is_no_number_is_no_score(text: str | None) -> None:
+    assert read_scores(SimpleNamespace(public_score=text, private_score="0.25")) == {"private": 0.25}
 
 
 def test_a_rejection_quotes_kaggles_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

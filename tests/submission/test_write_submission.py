@@ -15,7 +15,6 @@ from distracted.metrics import log_loss
 from distracted.predictions.store import Store
 from distracted.submission.answers import add_answer, read_answers
 from distracted.submission.doctor import check_submission
-from distracted.submission.send import Answer
 from distracted.submission.submit import is_submitted, write_submission
 
 pytestmark = pytest.mark.slow
@@ -123,9 +122,9 @@ def test_a_single_run_can_be_submitted_by_name(store: Store, blend: str) -> None
     )
 
 
-def test_answers_stay_when_the_submission_is_written_anew(store: Store, blend: str) -> None:
+def test_rewriting_a_submission_keeps_its_answers(store: Store, blend: str) -> None:
     submission = write_submission(store)
-    add_answer(submission.provenance, submission.expected, Answer("1.5", ""))
+    add_answer(submission.provenance, submission.expected, {"public": 1.5})
     answers = read_answers(submission.provenance)
     assert answers[0]["sha256"] == sha256_file(submission.path)
     assert json.loads(write_submission(store).provenance.read_text())["answers"] == answers

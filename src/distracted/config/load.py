@@ -47,8 +47,8 @@ def load_config(
         ConfigError: a name, key or value does not exist or is invalid; says which, and what is valid.
     """
     model_layer = read_layer(configs / "models", model, "model")
-    layers = [read_layer(configs, "train", "defaults"), model_layer, data_layer(configs, data)]
-    layers.append(parse_overrides(overrides))
+    defaults = read_layer(configs, "train", "defaults")
+    layers = [defaults, model_layer, data_layer(configs, data), parse_overrides(overrides)]
     recipe = recipe_name(layers)
     layers.insert(1, read_recipe(configs, recipe))
     known_phases = {name for layer in layers[:2] for name in mapping(layer, "phases")}

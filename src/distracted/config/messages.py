@@ -44,10 +44,9 @@ def _problem(item: ErrorDetails, content: Mapping[str, Any], prefix: str) -> str
         near = get_close_matches(key, known, n=1)
         return f"unknown key {key}; {f'nearest: {near[0]}' if near else 'docs/config.md lists the keys'}"
     if kind == "union_tag_not_found":
-        phases = ", ".join(
-            name for name, value in content["phases"].items() if isinstance(value, dict) and "kind" in value
-        )
-        return f"unknown phase {key}; there are {phases} (a new one says its kind: features, head or train)"
+        phases = [name for name, at in content["phases"].items() if isinstance(at, dict) and "kind" in at]
+        hint = "(a new one says its kind: features, head or train)"
+        return f"unknown phase {key}; there are {', '.join(phases)} {hint}"
     return f"{key}: {message}" if kind == "missing" else f"{key}: {message}, got {item['input']!r}"
 
 

@@ -27,8 +27,7 @@ class BoardRow:
         oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
         pooled: All pooled scores by name, as `metrics.scores`.
         by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
-        blenders: For a blend: the blender chosen for each fold.
-        weights: For a blend: each fold's weights by member.
+        blenders, weights: For a blend: the blender chosen for each fold, and its weights by member.
         overall: For a blend: the weights over all folds together, for information.
     """
 
@@ -66,19 +65,17 @@ def _row(store: Store, entry: Entry) -> BoardRow:
     labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
     losses = log_losses(run.oof[rows], labels)
     ids = store.folds.ids[rows]
-    by_fold = [losses[ids == fold] for fold in range(store.folds.num_folds)]
-    by_class = [losses[labels == label] for label in range(store.competition.num_classes)]
-    details = [manifest.details for manifest in run.manifests]
+    details = [manifest.details for manifest in run.manifests] if run.kind == "blend" else []
     return BoardRow(
         entry,
         subject_bootstrap(losses, subjects),
         scores(run.oof[rows], labels),
         expect_run(store, run),
-        tuple(map(_mean, by_fold)),
-        tuple(map(_mean, by_class)),
-        blenders=tuple(d["blender"] for d in details) if run.kind == "blend" else (),
-        weights=tuple(d["weights"] for d in details) if run.kind == "blend" else (),
-        overall=details[0]["on_all_folds"]["weights"] if run.kind == "blend" else None,
+        tuple(_mean(losses[ids == fold]) for fold in range(store.folds.num_folds)),
+        tuple(_mean(losses[labels == label]) for label in range(store.competition.num_classes)),
+        blenders=tuple(fold["blender"] for fold in details),
+        weights=tuple(fold["weights"] for fold in details),
+        overall=details[0]["on_all_folds"]["weights"] if details else None,
     )
 
 
@@ -86,24 +83,10 @@ def _mean(losses: NDArray[np.float64]) -> float:
     return float(losses.mean()) if len(losses) else float("nan")  # no scored row has that class
 
 
-#: Keys that a submission's provenance needs to be shown.
-_PROVENANCE = (
-    "written",
-    "run",
-    "kind",
-    "folds",
-    "members",
-    "weights",
-    "expected_log_loss",
-    "cross_fitted_log_loss",
-    "predictions",
-    "answers",
-    "sha256",
-    "index_hash",
-    "folds_hash",
-    "git_commit",
-    "packages",
-)
+# Keys that a submission's provenance needs to be shown.
+_MADE_FROM = ("run", "kind", "folds", "members", "weights", "predictions", "index_hash", "folds_hash")
+_WRITTEN = ("written", "sha256", "git_commit", "packages", "answers")
+_PROVENANCE = (*_MADE_FROM, *_WRITTEN, "expected_log_loss", "cross_fitted_log_loss")
 
 
 @dataclass(frozen=True)

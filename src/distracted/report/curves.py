@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,11 @@ class Curves:
 
     Attributes:
         steps: One mapping per logging interval within an epoch: step, phase and `train/...`.
-        finished: Whether training was completed.
     """
 
     fold: int
     epochs: tuple[Epoch, ...]
     steps: tuple[Mapping[str, Any], ...]
-    finished: bool
-
-    @property
-    def phases(self) -> list[str]:
-        """Names in the order of training."""
-        return list(dict.fromkeys(epoch.phase for epoch in self.epochs))
 
 
 def read_curves(path: Path, fold: int) -> Curves:
@@ -62,7 +56,7 @@ def read_curves(path: Path, fold: int) -> Curves:
         if type(line.get("epoch")) is int  # a boolean is an int, too
     ]
     steps = [line for line in lines if "train/loss" in line and type(line.get("step")) is int]
-    return Curves(fold, tuple(epochs), tuple(steps), any("summary" in line for line in lines))
+    return Curves(fold, tuple(epochs), tuple(steps))
 
 
 def curves_of_run(store: Store, run: str, folds: Sequence[int]) -> list[Curves]:
@@ -73,19 +67,12 @@ def curves_of_run(store: Store, run: str, folds: Sequence[int]) -> list[Curves]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
     lines = []
-    for line in text.splitlines():
-        try:
-            parsed = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(parsed, dict):
-            lines.append(parsed)
-    return lines
+    with suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _number(line: Mapping[str, Any], key: str) -> float | None:

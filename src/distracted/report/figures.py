@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
@@ -16,19 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from distracted.audit.mistakes import Reliability
+from distracted.report.board import BoardRow
 from distracted.report.curves import Curves
 
 # Placeholder colours, replaced by variables of the page's style sheet.
 _INK, _MUTED, _GRID = "#010203", "#010204", "#010205"
 _TRAIN, _VALID, _OTHER = "#010206", "#010207", "#010208"
-_VARIABLES = {
-    _INK: "ink",
-    _MUTED: "muted",
-    _GRID: "grid",
-    _TRAIN: "train",
-    _VALID: "valid",
-    _OTHER: "other",
-}
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _TRAIN: "train", _VALID: "valid", _OTHER: "other"}
 _STYLE: Any = {
     "text.parse_math": False,  # a name with dollar signs is not a formula
     "svg.fonttype": "none",  # text stays text
@@ -74,55 +67,46 @@ def _as_svg(figure: Figure, name: str) -> str:
     return svg
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A run's OOF and expected log loss, each as (mean, low, high)."""
-
-    name: str
-    oof: tuple[float, float, float]
-    expected: tuple[float, float | None, float | None]
-
-
-def score_chart(bars: Sequence[Bar]) -> str:
+def score_chart(board: Sequence[BoardRow]) -> str:
     """OOF log loss and expected score of each run, with their intervals, from top to bottom."""
-    with _figure(7.2, 0.9 + 0.34 * len(bars), "scores") as (figure, as_svg):
+    with _figure(7.2, 0.9 + 0.34 * len(board), "scores") as (figure, as_svg):
         axes = figure.subplots()
-        for number, bar in enumerate(bars):
-            for (mean, low, high), colour, shift, marker in (
-                (bar.oof, _VALID, -0.14, "o"),
-                (bar.expected, _OTHER, 0.14, "D"),
-            ):
-                if low is not None and high is not None:
-                    axes.plot([max(low, 1e-6), high], [number + shift] * 2, color=colour, linewidth=2)
-                axes.plot(mean, number + shift, marker, color=colour, markersize=5)
+        ends: list[float] = []
+        for number, row in enumerate(board):
+            oof, expected = (row.oof, _VALID, number - 0.14, "o"), (row.expected, _OTHER, number + 0.14, "D")
+            for score, colour, height, marker in (oof, expected):
+                if score.low is not None and score.high is not None:
+                    axes.plot([max(score.low, 1e-6), score.high], [height] * 2, color=colour, linewidth=2)
+                    ends += [score.low, score.high]
+                axes.plot(score.mean, height, marker, color=colour, markersize=5)
+                ends.append(score.mean)
         axes.plot([], [], "o-", color=_VALID, label="pooled OOF, 95% bootstrap")
         axes.plot([], [], "D-", color=_OTHER, label="expected on the test set, 95% prediction interval")
-        axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axes.set_ylim(len(bars) - 0.5, -0.5)
+        names = [row.entry.name + " (leaky)" * row.entry.leaky for row in board]
+        axes.set_yticks(range(len(board)), names)
+        axes.set_ylim(len(board) - 0.5, -0.5)
         axes.set_xlabel("log loss")
-        ends = [value for bar in bars for value in (*bar.oof, *bar.expected) if value is not None]
         _log_axis(axes, "x", ends)
         figure.legend(loc="outside lower center", ncols=2)
         return as_svg()
 
 
-_CURVES = (
-    ("train", _TRAIN, "train"),
-    ("valid", _VALID, "held-out fold"),
-    ("holdout", _OTHER, "inner holdout"),
-)
+_CURVES = {
+    "train": (_TRAIN, "train"),
+    "valid": (_VALID, "held-out fold"),
+    "holdout": (_OTHER, "inner holdout"),
+}
 
 
-def curve_chart(run: str, folds: Sequence[Curves], number: int) -> str:
+def curve_chart(folds: Sequence[Curves], number: int) -> str:
     """Log loss by epoch: the mean over folds, with a band from the lowest to the highest.
 
-    Args:
-        number: The chart's number on its page.
+    `number` is the chart's number on its page.
     """
     with _figure(3.5, 2.5, f"curves-{number}") as (figure, as_svg):
         axes = figure.subplots()
         drawn: list[float] = []
-        for key, colour, label in _CURVES:
+        for key, (colour, label) in _CURVES.items():
             drawn += _plot_curve(axes, folds, key, colour, label)
         phases = {epoch.number: epoch.phase for curves in folds for epoch in curves.epochs}
         numbers = sorted(phases)

@@ -35,14 +35,9 @@ class Shown:
 def show_audit(store: Store, audit: Audit) -> list[Shown]:
     """Add thumbnails to an audit's findings; checks without findings come last."""
     competition = store.competition
-    paths = {
-        (part, img): path
-        for part, table, table_paths in (
-            ("train", competition.train, competition.train_paths()),
-            ("test", competition.test, competition.test_paths()),
-        )
-        for img, path in zip(table["img"], table_paths, strict=True)
-    }
+    train = zip(competition.train["img"], competition.train_paths(), strict=True)
+    test = zip(competition.test["img"], competition.test_paths(), strict=True)
+    paths = {("train", img): path for img, path in train} | {("test", img): path for img, path in test}
     shown = []
     for check in audit.checks:
         rows = check.findings.head(_MAX_SHOWN).to_dict("records")

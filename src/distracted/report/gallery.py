@@ -25,25 +25,20 @@ _WIDTH = 192  # pixels
 
 @dataclass(frozen=True)
 class Mistake:
-    """One of the rows with the largest losses.
+    """One of the images with the largest losses.
 
     Attributes:
-        row: Its row in `Competition.train`.
-        loss: Log loss.
-        of_true: Probability of the true class.
         top: The most probable classes with their probabilities.
         picture: The image as a data: URI.
         cam_predicted, cam_true: The image overlaid with Grad-CAM of that class, as a data: URI, or "".
     """
 
-    row: int
     img: str
     subject: str
     fold: int
+    loss: float
     label: str
     predicted: str
-    loss: float
-    of_true: float
     top: list[tuple[str, float]]
     picture: str
     cam_predicted: str = ""
@@ -77,22 +72,16 @@ def make_gallery(
         if row in cams:
             maps, crop = cams[row]
             overlays = [as_uri(heat_over(small, heat, crop=crop)) for heat in maps]
-        mistakes.append(
-            Mistake(
-                row=row,
-                img=record["img"],
-                subject=record["subject"],
-                fold=record["fold"],
-                label=classes[record["label"]],
-                predicted=classes[record["predicted"]],
-                loss=record["loss"],
-                of_true=record["of_true"],
-                top=[(classes[label], prob) for label, prob in top],
-                picture=as_uri(small),
-                cam_predicted=overlays[0],
-                cam_true=overlays[1],
-            )
+        mistake = Mistake(
+            **{key: record[key] for key in ("img", "subject", "fold", "loss")},
+            label=classes[record["label"]],
+            predicted=classes[record["predicted"]],
+            top=[(classes[label], prob) for label, prob in top],
+            picture=as_uri(small),
+            cam_predicted=overlays[0],
+            cam_true=overlays[1],
         )
+        mistakes.append(mistake)
     return mistakes, seen_by.name if seen_by is not None and cams else ""
 
 

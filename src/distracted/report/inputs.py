@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distracted.audit.findings import read_audit
 from distracted.files import sha256_file, sha256_json
+from distracted.paths import JOB, METRICS, NETWORK, REDO
 from distracted.predictions.job_state import read_job_state
 from distracted.predictions.manifest import MANIFEST
 from distracted.predictions.store import Store
@@ -22,17 +23,9 @@ _HEAD = 4096  # bytes, among which the page says what it was made from
 
 def made_from(store: Store, *, policies: Mapping[str, "Policy"], heat: bool, run: str) -> str:
     """Two digests: of the stored files, and of the options and the code that make the page."""
-    code = {
-        str(path.relative_to(_CODE)): sha256_file(path)
-        for path in sorted(_CODE.rglob("*"))
-        if path.suffix in (".py", ".html", ".css", ".js")
-    }
+    paths = sorted(path for path in _CODE.rglob("*") if path.suffix in (".py", ".html", ".css", ".js"))
+    code = {str(path.relative_to(_CODE)): sha256_file(path) for path in paths}
     return f"{_stored(store)} {sha256_json([policies, heat, run, code])}"
-
-
-def page_is_of(path: Path, digests: str) -> bool:
-    """Whether a complete page with these digests is there."""
-    return _digests_in(path) == digests
 
 
 def stale_pages(store: Store) -> list[str]:
@@ -41,12 +34,12 @@ def stale_pages(store: Store) -> list[str]:
     audit, page = read_audit(store), store.workspace.report(store.competition.name)
     if audit is not None and not audit.is_current:
         steps.append("make audit: the data, or the predictions that it looked at, have changed since")
-    if page.is_file() and _digests_in(page).partition(" ")[0] != _stored(store):
+    if page.is_file() and digests_in(page).partition(" ")[0] != _stored(store):
         steps.append("make report: what it shows has changed since")
     return steps
 
 
-def _digests_in(path: Path) -> str:
+def digests_in(path: Path) -> str:
     """The digests that a complete page states, or ""."""
     try:
         with path.open("rb") as file:
@@ -67,9 +60,9 @@ def _stored(store: Store) -> str:
         for fold in store.finished_folds(run):
             path = workspace.fold(competition.name, run, fold) / MANIFEST
             files[str(path.relative_to(workspace.root))] = store.manifest_sha256(run, fold)
-    states = [read_job_state(path.parent) for path in workspace.jobs(competition.name)]  # alive or killed
-    jobs = [asdict(state) for state in states if state is not None]
-    paths = workspace.networks(competition.name)
+    states = [read_job_state(path.parent) for path in workspace.in_each_fold(competition.name, JOB)]
+    jobs = [asdict(state) for state in states if state is not None]  # alive or killed
+    paths = workspace.in_each_fold(competition.name, NETWORK)
     networks = [[str(path), *_stamp(path)] for path in paths]  # too large to read
     data = [competition.index_hash, store.folds.hash, competition.config.model_dump(mode="json")]
     return sha256_json([data, files, jobs, networks])
@@ -92,9 +85,9 @@ def _stamp(path: Path) -> list[int]:
 
 def _files(store: Store) -> Iterator[Path]:
     workspace, name = store.workspace, store.competition.name
-    yield from workspace.all_metrics(name)
+    yield from workspace.in_each_fold(name, METRICS)
     yield from workspace.ladders(name).glob("*.json")
     yield from workspace.audit(name).glob("[!.]*.*")
     yield from workspace.submissions(name).glob("[!.]*.*")
-    yield from workspace.redos(name)
+    yield from workspace.in_each_fold(name, REDO)
     yield from (path for path in [workspace.test_people(name)] if path.is_file())

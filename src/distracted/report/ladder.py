@@ -22,15 +22,13 @@ class Rung:
     """One rung of the ladder.
 
     Attributes:
-        step: The technique that it adds, such as "smoothing".
-        run: The run with this technique and those below.
+        step, run: The technique that it adds, and the run with it and those below.
         oof: Pooled, cross-fitted OOF log loss with its 95% bootstrap interval over subjects.
         expected: Forecast of the log loss on the test set.
         gain: Paired difference of OOF log loss: the rung below less this one; None on the lowest rung.
         low, high: 95% interval of the gain over subjects.
         seconds: Time to make the run and those of its ancestors that no lower rung uses.
-        test: True log loss on the test set, None where the labels are unknown.
-        true_gain: True log loss of the rung below less this one's.
+        test, true_gain: True log loss on the test set and its gain; None where the labels are unknown.
     """
 
     step: str

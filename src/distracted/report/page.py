@@ -1,18 +1,14 @@
 """`make report`: everything about a competition on one page that works offline."""
 
-import base64
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from distracted.audit.findings import Audit, read_audit
 from distracted.audit.mistakes import (
@@ -33,18 +29,18 @@ from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.board import BoardRow, Sent, headline, make_board, read_submissions
 from distracted.report.curves import curves_of_run
-from distracted.report.figures import Bar, curve_chart, reliability_chart, score_chart
+from distracted.report.figures import curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
-from distracted.report.inputs import made_from, page_is_of
+from distracted.report.inputs import digests_in, made_from
 from distracted.report.ladder import Rung, measure_ladder, read_ladders
-from distracted.report.sheets import Grid, as_uri, augmentation_grid, data_grid, region_grid
+from distracted.report.render import render
+from distracted.report.sheets import Grid, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
 
 _log = logging.getLogger(__name__)
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _MOST_CURVES = 24  # runs whose learning curves are drawn, the best first
 _MOST_BARS = 40
 
@@ -61,12 +57,12 @@ class Errors:
     scored: RowScores
     pooled: Mapping[str, float]
     counts: np.ndarray
-    pairs: list[dict[str, Any]]
+    pairs: list[dict[Hashable, Any]]
     reliability: Reliability
     reliability_chart: str
-    by_class: list[dict[str, Any]]
-    by_subject: list[dict[str, Any]]
-    by_fold: list[dict[str, Any]]
+    by_class: list[dict[Hashable, Any]]
+    by_subject: list[dict[Hashable, Any]]
+    by_fold: list[dict[Hashable, Any]]
 
 
 @dataclass(frozen=True)
@@ -79,21 +75,9 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Rows of pictures in one image, with column and row names."""
-
-    columns: tuple[str, ...]
-    rows: tuple[str, ...]
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class Page:
     """All that the report shows."""
 
-    store: Store
     made: str
     statuses: list[RunStatus]
     board: list[BoardRow]
@@ -107,9 +91,9 @@ class Page:
     errors: Errors | None
     gallery: list[Mistake]
     seen_by: str
-    data: Strip
-    regions: Strip | None
-    augmentation: Strip
+    data: Grid
+    regions: Grid | None
+    augmentation: Grid
     subjects: list[dict[str, Any]]
     audit: Audit | None
     findings: list[Shown]
@@ -141,11 +125,11 @@ def write_report(
     """
     path = path or store.workspace.report(store.competition.name)
     digests = made_from(store, policies=policies, heat=runtime is not None, run=run)
-    if not force and page_is_of(path, digests):
+    if not force and digests_in(path) == digests:
         _log.info("%s: done already (FORCE=1 redoes it)", path)
         return path
     page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
-    write_text(path, render(page, made_from=digests))
+    write_text(path, render(page, store, made_from=digests))
     return path
 
 
@@ -182,19 +166,10 @@ def collect(
     trained += [name for name in models if name not in trained]
     curves = {name: curves_of_run(store, name, range(store.folds.num_folds)) for name in trained}
     drawn = [(name, by_fold) for name, by_fold in curves.items() if by_fold]
-    shown = [(name, curve_chart(name, by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
-    bars = [
-        Bar(
-            row.entry.name + " (leaky)" * row.entry.leaky,
-            (row.oof.mean, row.oof.low, row.oof.high),
-            (row.expected.mean, row.expected.low, row.expected.high),
-        )
-        for row in board[:_MOST_BARS]
-    ]
+    shown = [(name, curve_chart(by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
     regions = competition.config.regions
     audit = read_audit(store)
     return Page(
-        store=store,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         statuses=statuses,
         board=board,
@@ -202,79 +177,21 @@ def collect(
         why=why,
         prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
         steps=next_steps(catalogue, statuses),
-        score_chart=score_chart(bars) if bars else "",
+        score_chart=score_chart(board[:_MOST_BARS]) if board else "",
         curves=shown,
         num_undrawn=len(drawn) - len(shown),
         errors=errors,
         gallery=gallery,
         seen_by=seen_by,
-        data=_strip(data_grid(competition, size=104)),
-        regions=_strip(region_grid(competition, regions, size=160)) if regions else None,
-        augmentation=_strip(augmentation_grid(competition, policies, size=112)),
+        data=data_grid(competition, size=104),
+        regions=region_grid(competition, regions, size=160) if regions else None,
+        augmentation=augmentation_grid(competition, policies, size=112),
         subjects=_subjects(store),
         audit=audit,
         findings=show_audit(store, audit) if audit is not None else [],
         ladders=[_ladder(store, model, rungs) for model, rungs in read_ladders(store).items()],
         submissions=read_submissions(store),
     )
-
-
-def render(page: Page, *, made_from: str = "") -> str:
-    """The page as HTML, every name escaped, its own style and script in it and nothing from elsewhere."""
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "largest": _largest,
-        "digits": _digits,
-        "svg": Markup,
-        "share": _share,
-        "short": _short,
-        "minute": _minute,
-    }
-    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = environment.get_template("page.html")
-    return template.render(
-        page=page,
-        made_from=made_from,
-        competition=page.store.competition,
-        folds=page.store.folds,
-        style=Markup(style),
-        script=Markup(script),
-        script_digest=digest,
-    )
-
-
-def _largest(values: Iterable[float]) -> float:
-    """The largest of some numbers, those that are none left out; 1 where nothing is left or all are 0."""
-    return max((value for value in values if np.isfinite(value)), default=1.0) or 1.0
-
-
-def _digits(value: float | None) -> str:
-    """A loss to four digits after the point, or a dash."""
-    return "-" if value is None or not np.isfinite(value) else f"{value:.4f}"
-
-
-def _minute(moment: str) -> str:
-    """A moment in UTC, ISO 8601, to the minute; anything else as it is."""
-    try:
-        return datetime.fromisoformat(moment).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except ValueError:
-        return moment
-
-
-def _short(text: str) -> str:
-    """A number of a CSV in three digits."""
-    try:
-        return f"{float(text):.3g}"
-    except ValueError:
-        return text
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
 
 
 def _errors(scored: RowScores) -> Errors:
@@ -296,12 +213,12 @@ def _errors(scored: RowScores) -> Errors:
         scored=scored,
         pooled=scores(scored.log_probs, scored.table["label"].to_numpy()),
         counts=counts,
-        pairs=_records(pairs),
+        pairs=pairs.to_dict("records"),
         reliability=calibration,
         reliability_chart=reliability_chart(calibration),
-        by_class=_records(by_class),
-        by_subject=_records(subjects),
-        by_fold=_records(losses_by(scored, "fold")),
+        by_class=by_class.to_dict("records"),
+        by_subject=subjects.to_dict("records"),
+        by_fold=losses_by(scored, "fold").to_dict("records"),
     )
 
 
@@ -322,12 +239,3 @@ def _ladder(store: Store, model: str, rungs: Sequence[tuple[str, str]]) -> Ladde
         return Ladder(model, measure_ladder(store, rungs))
     except DistractedError as error:
         return Ladder(model, [], first_line(error))
-
-
-def _strip(grid: Grid) -> Strip:
-    body = grid.body()
-    return Strip(grid.columns, grid.rows, as_uri(body, quality=80), body.shape[1], body.shape[0])
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

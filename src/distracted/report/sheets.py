@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -20,24 +21,20 @@ _MARGIN = 26  # pixels for the names above columns
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A grid of images of equal size.
-
-    Attributes:
-        columns, rows: Name of each column and row, or "".
-        pictures: One tuple of images per row.
-    """
+    """A grid of images of equal size, one tuple per row; `columns` and `rows` are their names, or ""."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]
     pictures: tuple[tuple[Image, ...], ...]
 
+    @cached_property
     def body(self) -> Image:
         """The whole grid as one image."""
         return np.vstack([np.hstack(row) for row in self.pictures])
 
     def sheet(self) -> Image:
         """The whole grid as one image, with the columns' names above it."""
-        body = self.body()
+        body = self.body
         width = body.shape[1] // len(self.columns)
         header = np.full((_MARGIN, body.shape[1], 3), 255, np.uint8)
         for number, name in enumerate(self.columns):

@@ -5,6 +5,7 @@ from typing import Literal
 
 from distracted.ensemble.blend import blend_command
 from distracted.metrics import scores
+from distracted.paths import JOB
 from distracted.postprocess.steps import command_for
 from distracted.predictions.catalogue import Catalogue, Entry
 from distracted.predictions.job_state import JobState, read_job_state, redo_of
@@ -63,7 +64,7 @@ def run_statuses(catalogue: Catalogue) -> list[RunStatus]:
 
 def _begun(store: Store) -> set[str]:
     """Runs with a fold that was begun and is not done; not those whose predictions were removed."""
-    paths = store.workspace.jobs(store.competition.name)
+    paths = store.workspace.in_each_fold(store.competition.name, JOB)
     states = {path: read_job_state(path.parent) for path in paths}
     return {path.parents[1].name for path, job in states.items() if job is not None and job.state != "done"}
 

@@ -36,14 +36,7 @@ class Outcome:
 
 
 def score_on_truth(store: Store, runs: Sequence[str], truth: Path) -> list[Outcome]:
-    """Score runs on the test set's true labels.
-
-    Args:
-        truth: CSV with the columns subject, classname, img.
-
-    Raises:
-        DataError: the file is missing or belongs to another test set.
-    """
+    """Score runs on the test set's true labels; `truth` and errors as in `read_truth`."""
     labels = read_truth(store, truth)
     outcomes = []
     for name in runs:

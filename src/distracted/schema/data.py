@@ -26,10 +26,8 @@ def _check_box(value: Any) -> Any:
     except (TypeError, ValueError):  # not four, or no numbers
         fits = False
     if not fits:
-        raise ValueError(
-            "expected [x0, y0, x1, y1] as shares of the picture's width and height, 0 <= x0 < x1 <= 1 and "
-            "0 <= y0 < y1 <= 1"
-        )
+        wanted = "expected [x0, y0, x1, y1] as shares of the picture's width and height"
+        raise ValueError(f"{wanted}, 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
     return value
 
 

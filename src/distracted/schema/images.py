@@ -56,8 +56,6 @@ class MixingConfig(Section):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (total := fsum(self.probs)) > 1:
-            raise ValueError(
-                "a batch is mixed in one way at most, and prob of stitch, mixup and cutmix add up to "
-                f"{total:g}; expected at most 1"
-            )
+            several = "a batch is mixed in one way at most, and prob of stitch, mixup and cutmix add up to"
+            raise ValueError(f"{several} {total:g}; expected at most 1")
         return self

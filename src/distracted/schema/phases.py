@@ -31,10 +31,8 @@ def _name_or_range(value: Any) -> str:
     return "part" if isinstance(value, dict | BlockRange) else "name"
 
 
-Unfreeze = Annotated[
-    Annotated[Literal["head", "all", "gradual"], Tag("name")] | Annotated[BlockRange, Tag("part")],
-    Discriminator(_name_or_range),
-]
+_Name = Annotated[Literal["head", "all", "gradual"], Tag("name")]
+Unfreeze = Annotated[_Name | Annotated[BlockRange, Tag("part")], Discriminator(_name_or_range)]
 
 
 class FeaturesPhase(Section):

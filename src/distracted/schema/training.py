@@ -70,9 +70,7 @@ class PseudoConfig(Section):
     def _one_weight_each(self) -> Self:
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError("a teacher is named twice; expected each once")
-        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
-            raise ValueError(
-                f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers; expected as "
-                "many"
-            )
+        num, wanted = len(self.teacher_weights), len(self.teachers)
+        if num and num != wanted:
+            raise ValueError(f"{num} teacher_weights for {wanted} teachers; expected as many")
         return self

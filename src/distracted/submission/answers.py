@@ -2,13 +2,13 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from distracted.files import sha256_file, write_json
 from distracted.submission.expect import Expected
-from distracted.submission.send import Answer
 
 _log = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ def answer_to(path: Path) -> dict[str, Any] | None:
     return next((answer for answer in reversed(answers) if answer.get("sha256") == sha256), None)
 
 
-def add_answer(provenance: Path, expected: Expected, answer: Answer) -> None:
-    """Add an answer and the forecast for this file to a submission's JSON file."""
+def add_answer(provenance: Path, expected: Expected, scores: Mapping[str, float]) -> None:
+    """Add Kaggle's scores and the forecast for this file to a submission's JSON file."""
     content = json.loads(provenance.read_text())
     entry = {
         "sha256": content["sha256"],
         "expected": expected.mean,
         "low": expected.low,
         "high": expected.high,
-        **answer.scores,
-        "standard_errors_off": {part: expected.errors_off(score) for part, score in answer.scores.items()},
+        **scores,
+        "standard_errors_off": {part: expected.errors_off(score) for part, score in scores.items()},
         "received": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(provenance, {**content, "answers": [*read_answers(provenance), entry]})

@@ -40,9 +40,8 @@ def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> N
 
 def _check_images(imgs: "pd.Series[str]", expected: "pd.Series[str]", path: Path) -> None:
     if len(repeated := imgs[imgs.duplicated()]):
-        raise SubmissionError(
-            f"{path}, row {repeated.index[0] + 2}: image {repeated.iloc[0]} occurs more than once"
-        )
+        row = repeated.index[0] + 2
+        raise SubmissionError(f"{path}, row {row}: image {repeated.iloc[0]} occurs more than once")
     if extra := set(imgs) - set(expected):
         raise SubmissionError(f"{path}: {len(extra)} images are not in the test set, such as {min(extra)}")
     if missing := set(expected) - set(imgs):

@@ -3,29 +3,24 @@
 Each out-of-fold row is scored by one network, each test row by the mean over the folds' networks. So the
 forecast has two parts: the loss of a single network on the test set's subjects, and the gain from averaging.
 
-Single network. The pooled OOF loss is a mean over few subjects, and the test set is another sample of
-subjects. With v the variance of a mean over S subjects (ratio estimator, subjects as units), the difference
-of the two has the variance v (2 + S / S_test). The 2 would be 1 if the subjects' OOF losses were independent.
-But of two subjects each helps to train the network that scores the other, and more so the more alike they
-are. Each pair within one sample counts twice in the variance that such pairs add (Hoeffding's decomposition),
-so the factor lies between 1 and 2, closer to 2 the fewer subjects there are; we use 2. What all networks have
-in common cancels, since the same networks are submitted. Losses of subjects are positive and skewed, so the
-interval is computed on the log scale, with t quantiles. Skewness also makes v uncertain: the degrees of
-freedom follow from the subjects' kurtosis (matching of moments as in Satterthwaite, Biometrics Bulletin
-1946; at most S - 1, the normal distribution's).
+Single network. With v the variance of a mean over S subjects (ratio estimator, subjects as units), OOF loss
+and test loss differ with the variance v (2 + S / S_test). The 2 would be 1 if the subjects' OOF losses were
+independent. But each subject helps to train the networks that score the others, and each pair counts twice in
+the variance that this adds (Hoeffding's decomposition), so the factor lies between 1 and 2, closer to 2 the
+fewer subjects there are. Losses are positive and skewed, so the interval is computed on the log scale, with
+t quantiles. Skewness also makes v uncertain: the degrees of freedom follow from the subjects' kurtosis
+(matching of moments as in Satterthwaite, Biometrics Bulletin 1946; at most S - 1, the normal distribution's).
 
-Mean of K networks. Its loss on unlabelled images would be known if the labels' probabilities were. We cannot
-use the networks' own probabilities: overconfident networks gain most from averaging but predict the smallest
-gain. So these probabilities, the belief, are tempered, q = belief^b / sum, until the expected loss of single
-networks under q equals the forecast for one network. The loss of the mean under the same q is the expected
-score. The belief is half-way, in logarithms, between the networks' arithmetic and geometric mean: with
-overconfident networks the first overrates the accuracy of the mean and the second underrates it. The expected
-score never exceeds that of single networks (Jensen's inequality), equals it for K = 1, and both ends of the
-interval are adjusted in the same way.
+Mean of K networks. Its loss on unlabelled images would be known if the labels' probabilities were. The
+networks' own probabilities will not do: overconfident networks gain most from averaging but predict the
+smallest gain. So these probabilities, the belief, are tempered, q = belief^b / sum, until the expected loss
+of single networks under q equals the forecast for one network. The loss of the mean under the same q is the
+expected score; it never exceeds that of single networks (Jensen's inequality). The belief is half-way, in
+logarithms, between the networks' arithmetic and geometric mean: with overconfident networks the first
+overrates the accuracy of the mean and the second underrates it.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -40,8 +35,6 @@ from distracted.predictions.store import Store
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
-#: Source of the number of test subjects: data.num_test_subjects, `make people`, or the number of images.
-Counted = Literal["stated", "estimated", "assumed"]
 #: With fewer subjects their spread says too little for an interval.
 MIN_SUBJECTS = 3
 #: The largest log loss, since the competition clips probabilities.
@@ -64,9 +57,8 @@ class Expected:
         bagging: Change by averaging over the folds, never above 0; `mean` is `oof + bagging`.
         error: Standard error of the logarithm of one network's loss on the test set; None without interval.
         quantile: Quantile of Student's t for the interval; None without interval.
-        num_subjects: Number of subjects in the OOF rows.
-        num_test_subjects: Number of subjects in the test set.
-        counted: Source of that number.
+        num_subjects, num_test_subjects: Number of subjects in the OOF rows, and in the test set.
+        counted: Source of the latter: data.num_test_subjects, `make people`, or the number of images.
         unsure_half, sure_half: The expected score if only half of the test images were scored: those on which
             the mean is less confident, or those on which it is more confident.
     """
@@ -80,7 +72,7 @@ class Expected:
     quantile: float | None
     num_subjects: int
     num_test_subjects: int
-    counted: Counted
+    counted: Literal["stated", "estimated", "assumed"]
     unsure_half: float
     sure_half: float
 
@@ -210,10 +202,16 @@ class Bag:
         If no b explains `single`, the ratio of the two losses is taken at the nearest b.
         """
 
-        def excess(b: float) -> float:
+        from scipy.optimize import brentq  # slow to import
+
+        def excess(b: float) -> float:  # decreases
             return self._losses(b)[0] - single
 
-        single_loss, pooled_loss = self._losses(_root(excess, 0.0, _MAX_B))
+        if excess(0.0) <= 0:
+            b = 0.0
+        else:
+            b = _MAX_B if excess(_MAX_B) >= 0 else float(brentq(excess, 0.0, _MAX_B, xtol=_TOLERANCE))
+        single_loss, pooled_loss = self._losses(b)
         return single * pooled_loss / single_loss
 
     def _losses(self, b: float) -> tuple[float, float]:
@@ -223,17 +221,6 @@ class Bag:
         belief = np.exp(log_softmax(b / 2 * (self.pooled + self.single), axis=1))
         num = len(belief)
         return -float((belief * self.single).sum()) / num, -float((belief * self.pooled).sum()) / num
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Root of a decreasing function, or the nearer end of the interval if it has no root there."""
-    from scipy.optimize import brentq  # slow to import
-
-    if function(low) <= 0:
-        return low
-    if function(high) >= 0:
-        return high
-    return float(brentq(function, low, high, xtol=_TOLERANCE))
 
 
 def _spread(losses: NDArray[np.float64], subjects: Ints) -> tuple[float, float] | None:

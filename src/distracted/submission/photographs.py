@@ -52,10 +52,7 @@ def predict_photographs(
     """Predict the photographs in a folder and its subfolders by a complete run.
 
     They are predicted like test images: each fold's networks predict, a blend or a calibration does what it
-    does for that fold, and probabilities are averaged over the folds. All networks of a run share decoding.
-
-    Args:
-        runtime: How to run here; everything else is as in the training of the run's networks.
+    does for that fold, and probabilities are averaged over the folds.
 
     Raises:
         DataError: no such folder, or no readable photograph in it.

@@ -3,7 +3,6 @@
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +17,13 @@ _POLL_SECONDS = 5
 _MAX_POLLS = 60
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Kaggle's scores as text; empty for a score that Kaggle does not show."""
-
-    public: str
-    private: str
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The scores that are finite numbers, under the keys public and private."""
-        scores = {}
-        for part, text in (("public", self.public), ("private", self.private)):
-            with suppress(ValueError, TypeError):
-                scores[part] = float(text)
-        return {part: score for part, score in scores.items() if math.isfinite(score)}
-
-
 def send_submission(
     path: Path, *, competition: str | None, message: str, progress: Progress = silent
-) -> Answer:
+) -> dict[str, float]:
     """Send a file and wait until it is scored.
+
+    Returns:
+        The scores that Kaggle shows, under the keys public and private.
 
     Raises:
         CredentialsError: no Kaggle credentials.
@@ -67,7 +52,16 @@ def send_submission(
         raise SubmissionError(f"{path} was sent, but Kaggle has not scored it yet; {look}")
     if scored.status.name == "ERROR":
         raise SubmissionError(f"{path}: Kaggle rejects it: {scored.error_description}")
-    return Answer(scored.public_score, scored.private_score)
+    return read_scores(scored)
+
+
+def read_scores(scored: Any) -> dict[str, float]:
+    """The finite scores in Kaggle's record, where an unknown score is an empty text."""
+    scores = {}
+    for part in ("public", "private"):
+        with suppress(ValueError, TypeError):
+            scores[part] = float(getattr(scored, f"{part}_score"))
+    return {part: score for part, score in scores.items() if math.isfinite(score)}
 
 
 def _wait_until_scored(api: "KaggleApi", ref: int, competition: str, progress: Progress) -> Any:

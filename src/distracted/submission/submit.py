@@ -28,12 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Submission:
-    """A checked submission file.
-
-    Attributes:
-        expected: What the competition is expected to answer.
-        is_new: Whether it was written just now; otherwise the same file was there already.
-    """
+    """A checked submission file with its forecast; `is_new` is False if the same file was there already."""
 
     path: Path
     run: str

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from distracted.errors import DistractedError, TrackingError, first_line
@@ -104,7 +103,6 @@ class WandbRun:
         return self._run is not None and bool(self._run.settings._offline)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Log metrics."""
         self._try(lambda run: run.log(dict(metrics)))
 
     def show(self, make: Callable[[], Mapping[str, Any]]) -> None:
@@ -146,10 +144,8 @@ class WandbRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.finish(failed=kind is not None)
+    def __exit__(self, *error: object) -> None:
+        self.finish(failed=error[0] is not None)
 
     def _try(self, call: Callable[["Run"], object]) -> None:
         if self._run is None:
@@ -237,9 +233,8 @@ def find_wandb_mode() -> Literal["online", "offline"]:
     if settings.mode == "offline" or not (settings.api_key or get_netrc_auth(settings.base_url)):
         return "offline"
     if not answers(settings.base_url):
-        _log.warning(
-            "W&B's server does not answer; keeping the run offline (`make wandb-sync` sends it later)"
-        )
+        text = "W&B's server does not answer; keeping the run offline"
+        _log.warning("%s (`make wandb-sync` sends it later)", text)
         return "offline"
     return "online"
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import wandb
@@ -27,19 +26,17 @@ _JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "ble
 
 
 def open_fold(
-    workspace: Workspace,
-    config: Mapping[str, Any],
-    *,
-    run: str,
-    fold: int,
-    runtime: RuntimeConfig,
+    workspace: Workspace, config: Mapping[str, Any], *, run: str, fold: int, runtime: RuntimeConfig
 ) -> WandbRun:
-    """The W&B run of one fold's training; `config` is the run's resolved config."""
+    """The W&B run of one fold's training; `config` is the run's resolved config.
+
+    The data's name is part of the group, since a model may be trained on several data sets.
+    """
     data = config["data"]["name"]
     return WandbRun(
         workspace.scratch(data, run, fold),
         runtime=runtime,
-        group=group_of(data, run),
+        group=f"{data}/{run}",
         name=f"{run}-fold{fold}",
         job_type="train",
         config={**config, "run": run, "fold": fold},
@@ -86,11 +83,9 @@ class FoldTracker(Tracker):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.__exit__(kind, error, trace)
-        self._run.finish(failed=kind is not None)
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+        self._run.finish(failed=error[0] is not None)
 
 
 def open_run(store: Store, name: str, runtime: RuntimeConfig, *, config: Mapping[str, Any]) -> WandbRun:
@@ -99,7 +94,7 @@ def open_run(store: Store, name: str, runtime: RuntimeConfig, *, config: Mapping
     return WandbRun(
         store.workspace.run_scratch(first.data, name),
         runtime=runtime,
-        group=group_of(first.data, name),
+        group=f"{first.data}/{name}",
         name=name,
         job_type=_JOB_TYPES[first.kind],
         config=config,
@@ -115,7 +110,7 @@ def open_submission(
     return WandbRun(
         store.workspace.submission_scratch(data, csv.stem),
         runtime=runtime,
-        group=group_of(data, run),
+        group=f"{data}/{run}",
         name=f"submission {csv.stem}",
         job_type="submission",
         config=config,
@@ -136,12 +131,8 @@ def track_run(store: Store, name: str, runtime: RuntimeConfig) -> None:
 
     manifests = store.manifests(name)
     kind = manifests[0].kind
-    config = {
-        **manifests[0].config,
-        "run": name,
-        "kind": kind,
-        "members": [p.run for p in parents_of(store, name)],
-    }
+    members = [parent.run for parent in parents_of(store, name)]
+    config = {**manifests[0].config, "run": name, "kind": kind, "members": members}
     with open_run(store, name, runtime, config=config) as wandb_run:
         wandb_run.show(lambda: _error_panels(store, score_rows(store, run())))
         if kind == "blend":
@@ -214,11 +205,8 @@ def log_submission(wandb_run: WandbRun, store: Store, csv: Path, provenance: Map
     sha256 = str(provenance["sha256"])
 
     def make() -> wandb.Artifact:
-        artifact = wandb.Artifact(
-            _plain(f"submission-{store.competition.name}-{csv.stem}"),
-            "submission",
-            metadata={"sha256": sha256},
-        )
+        name = _plain(f"submission-{store.competition.name}-{csv.stem}")
+        artifact = wandb.Artifact(name, "submission", metadata={"sha256": sha256})
         for path in (csv, csv.with_suffix(".json")):
             artifact.add_file(str(path), policy="immutable")  # no copy in the home folder
         return artifact
@@ -229,15 +217,8 @@ def log_submission(wandb_run: WandbRun, store: Store, csv: Path, provenance: Map
 def artifacts_of(store: Store, parent: Parent) -> list[str]:
     """W&B's names of a run's predictions, one per fold, in the state that `parent` describes."""
     name = store.competition.name
-    return [
-        f"{_artifact_name(name, parent.run, int(fold))}:{digest[:16]}"
-        for fold, digest in sorted(parent.predictions.items())
-    ]
-
-
-def group_of(data: str, run: str) -> str:
-    """W&B's group of a run; the data's name is in it, since a model may be trained on several data sets."""
-    return f"{data}/{run}"
+    folds = sorted(parent.predictions.items())
+    return [f"{_artifact_name(name, parent.run, int(fold))}:{digest[:16]}" for fold, digest in folds]
 
 
 def log_predictions(wandb_run: WandbRun, store: Store, manifest: Manifest) -> None:
@@ -246,11 +227,10 @@ def log_predictions(wandb_run: WandbRun, store: Store, manifest: Manifest) -> No
     def make() -> wandb.Artifact:
         folder = store.workspace.fold(manifest.data, manifest.run, manifest.fold)
         hashes = ("config_hash", "index_hash", "folds_hash", "valid_sha256", "test_sha256")
-        metadata = {"run": manifest.run, "fold": manifest.fold, "kind": manifest.kind}
+        metadata: dict[str, Any] = {"run": manifest.run, "fold": manifest.fold, "kind": manifest.kind}
+        metadata |= manifest.scores | {key: getattr(manifest, key) for key in hashes}
         artifact = wandb.Artifact(
-            _artifact_name(manifest.data, manifest.run, manifest.fold),
-            "oof",
-            metadata={**metadata, **manifest.scores, **{key: getattr(manifest, key) for key in hashes}},
+            _artifact_name(manifest.data, manifest.run, manifest.fold), "oof", metadata=metadata
         )
         for name in ("valid.parquet", "manifest.json"):
             artifact.add_file(str(folder / name), policy="immutable")
@@ -265,5 +245,5 @@ def _artifact_name(data: str, run: str, fold: int) -> str:
 
 
 def _plain(name: str) -> str:
-    """Replaces what W&B does not take, such as a plus: it takes letters, digits, `.`, `-` and `_`."""
+    """A name with an underscore for each character that W&B rejects, such as a plus."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)

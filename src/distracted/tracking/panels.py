@@ -38,17 +38,9 @@ def worst_table(store: Store, scored: RowScores) -> "wandb.Table":
     table = wandb.Table(columns=["picture", *facts])
     for index, row in worst_rows(scored, num=NUM_PICTURES, per_class=0).iterrows():
         picture = wandb.Image(shrink(read_rgb(paths[int(str(index))]), width=PICTURE_SIZE), file_type="jpg")
-        table.add_data(
-            picture,
-            row["img"],
-            row["subject"],
-            int(row["fold"]),
-            classes[row["label"]],
-            classes[row["predicted"]],
-            float(row["loss"]),
-            float(row["of_true"]),
-            float(row["confidence"]),
-        )
+        names = [classes[row[column]] for column in ("label", "predicted")]
+        numbers = [float(row[column]) for column in ("loss", "of_true", "confidence")]
+        table.add_data(picture, row["img"], row["subject"], int(row["fold"]), *names, *numbers)
     return table
 
 

@@ -56,11 +56,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
         key = sorted(reserved)[0]
         raise ConfigError(f"{path}: remove {key}: the objective is always {OBJECTIVE}, pooled over all folds")
     parameters = content["parameters"]
-    if (
-        not isinstance(parameters, dict)
-        or not parameters
-        or any(isinstance(spec, dict) and "parameters" in spec for spec in parameters.values())
-    ):
+    specs = list(parameters.values()) if isinstance(parameters, dict) else []
+    if not specs or any(isinstance(spec, dict) and "parameters" in spec for spec in specs):  # nested
         raise ConfigError(f"{path}: expected parameters by dotted names such as phases.finetune.lr")
     if content["method"] not in METHODS:
         raise ConfigError(

@@ -88,11 +88,8 @@ def sync(store: Store, runtime: RuntimeConfig, *, progress: Progress = silent) -
 
 def find_recordings(store: Store) -> list[Path]:
     """Folders of complete recordings that are not, or not wholly, sent yet; oldest first."""
-    unsent = [
-        path
-        for path in store.workspace.runs(store.competition.name).rglob("wandb/*run-*")
-        if not _was_sent(path) and list(path.glob("*.wandb"))
-    ]
+    paths = store.workspace.runs(store.competition.name).rglob("wandb/*run-*")
+    unsent = [path for path in paths if not _was_sent(path) and list(path.glob("*.wandb"))]
     finished = [path for path in unsent if not _grows(path)]
     return sorted(finished, key=lambda path: path.name.removeprefix("offline-"))
 
@@ -105,11 +102,8 @@ def _was_sent(recording: Path) -> bool:
 
 def _grows(recording: Path) -> bool:
     """Whether a process still writes it: its owner is alive, or its fold is being trained."""
-    job = read_job_state(recording.parents[1])
-    if job is not None and job.is_alive:
-        return True
     owner = read_owner(recording / OPEN)
-    return owner is not None and not owner.is_gone
+    return _is_trained_now(recording.parents[1]) or (owner is not None and not owner.is_gone)
 
 
 def _send(recordings: Sequence[Path]) -> list[str]:
@@ -143,7 +137,7 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
         if problem := entry.problem or entry.stale:
             done.problems.append(problem.splitlines()[0])
             continue
-        busy = [m.fold for m in manifests if _is_trained_now(store, name, m.fold)]
+        busy = [m.fold for m in manifests if _is_trained_now(store.workspace.scratch(m.data, name, m.fold))]
         if busy:
             done.waiting.append(f"{name}: fold {', '.join(map(str, busy))} is being retrained")
             continue
@@ -155,11 +149,8 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
                 partial(log_predictions, store=store, manifest=manifest),
             )
         if len(manifests) == store.folds.num_folds:
-            yield _Job(
-                name,
-                partial(open_run, store, name, runtime, config={}),
-                partial(log_lineage, store=store, name=name),
-            )
+            open_this = partial(open_run, store, name, runtime, config={})
+            yield _Job(name, open_this, partial(log_lineage, store=store, name=name))
     for path in sorted(store.workspace.submissions(store.competition.name).glob("*.json")):
         try:
             provenance = json.loads(path.read_text())
@@ -176,6 +167,6 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
         )
 
 
-def _is_trained_now(store: Store, run: str, fold: int) -> bool:
-    job = read_job_state(store.workspace.scratch(store.competition.name, run, fold))
+def _is_trained_now(scratch: Path) -> bool:
+    job = read_job_state(scratch)
     return job is not None and job.is_alive

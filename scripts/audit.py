@@ -26,7 +26,7 @@ def main(
     force: console.Force = False,
     root: console.Root = console.HERE,
 ) -> None:
-    """Look for unreadable, odd and double pictures, subjects that look alike, and wrong labels."""
+    """Look for unreadable, odd and duplicate images, subjects that look alike, and wrong labels."""
     from distracted.audit.findings import write_unreadable
     from distracted.audit.run import audit_competition
     from distracted.training.resolve import resolve
@@ -38,7 +38,7 @@ def main(
         store = console.open_store(config.data, root, num_folds=num_folds)
     except ImagesError as error:
         path = write_unreadable(workspace, config.data.name, error.problems)
-        raise DataError(f"{error}\n{path} names all {len(error.problems)}; mend them first") from error
+        raise DataError(f"{error}\n{path} names all {len(error.problems)}; fix them first") from error
     resolved = resolve(config, num_folds=store.folds.num_folds)
     audit = audit_competition(store, resolved, run=run, drops=drops, force=force, progress=console.progress)
     show(audit)

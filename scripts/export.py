@@ -12,7 +12,7 @@ def main(
     run: Annotated[str, typer.Option(help="A trained run.")],
     fold: Annotated[int, typer.Option(help="One of its folds.")] = 0,
     data: console.Data = "state_farm",
-    set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.num_workers=2'.")] = "",
+    set: Annotated[str, typer.Option(help="Settings of runtime.* only, e.g. 'runtime.num_workers=2'.")] = "",
     root: console.Root = console.HERE,
 ) -> None:
     """Write runs/<data>/<run>/fold<k>/model.onnx, checked against torch."""

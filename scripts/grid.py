@@ -32,8 +32,8 @@ _LINE_EVERY = 60.0  # seconds between lines where there is no terminal
 
 def main(
     models: Annotated[str, typer.Option(help="Names in configs/models, separated by spaces.")],
-    folds: Annotated[str, typer.Option(help="Numbers of folds; all of them where it is left out.")] = "",
-    seeds: Annotated[str, typer.Option(help="Of a run each, named <model>_seed<seed>.")] = "",
+    folds: Annotated[str, typer.Option(help="Numbers of folds; by default all.")] = "",
+    seeds: Annotated[str, typer.Option(help="One run for each, named <model>_seed<seed>.")] = "",
     cluster: Annotated[str, typer.Option(help="Address of a Ray cluster: auto, or host:port.")] = "",
     jobs: Annotated[int, typer.Option(help="At most so many at once here; 0: as there is room.", min=0)] = 0,
     name: Annotated[str, typer.Option(help="The run's name, where it is not the model's.")] = "",

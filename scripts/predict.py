@@ -17,7 +17,7 @@ def main(
     name: Annotated[str, typer.Option(help="A run; by default the best current blend.")] = "",
     out: Annotated[str, typer.Option(help="The CSV; by default <folder>.csv next to the folder.")] = "",
     data: console.Data = "state_farm",
-    set: Annotated[str, typer.Option(help="Of runtime.* alone, e.g. 'runtime.device=cpu'.")] = "",
+    set: Annotated[str, typer.Option(help="Settings of runtime.* only, e.g. 'runtime.device=cpu'.")] = "",
     root: console.Root = console.HERE,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""

@@ -14,7 +14,7 @@ _SHOWN = ("log_loss", "accuracy")  # the report has the others
 
 
 def main(data: console.Data = "state_farm", root: console.Root = console.HERE) -> None:
-    """Show the table of runs and folds, the blend that is meant, and what to run next."""
+    """Show all runs and folds, the default blend, and what to run next."""
     store = console.open_store(data, root)
     catalogue = Catalogue(store)
     meant = catalogue.meant_blend
@@ -27,10 +27,12 @@ def main(data: console.Data = "state_farm", root: console.Root = console.HERE) -
             console.warn(f"passed over: {reason}")
         console.say(meant.why)
         console.say(f"{meant.run}: expected {describe(expect_run(store, meant.predictions))}")
+    elif any(entry.kind == "blend" for entry in catalogue.entries()):
+        console.warn(f"no blend can be the default: {catalogue.why_no_blend()}")
     steps = [*next_steps(catalogue, statuses), *stale_pages(store)]
-    console.say(
-        "next: " + ("\n      ".join(steps) if steps else "nothing is left to do; `make report` shows it")
-    )
+    where = "" if data == "state_farm" else f" (add DATA={data})"
+    left = "\n      ".join(steps) or "nothing is left to do; `make report` shows it"
+    console.say(f"next{where}: {left}")
 
 
 def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:

@@ -42,7 +42,7 @@ def main(
 
 
 def describe(expected: Expected) -> str:
-    """The forecast, what it is made of, and for whom it holds."""
+    """The forecast, its terms, and the numbers of people that it holds for."""
     about = "" if expected.counted == "stated" else "about "
     people = f"{expected.num_subjects} training and {about}{expected.num_test_subjects} test subjects"
     parts = f"OOF {expected.oof:.4f}, mean over folds {expected.bagging:+.4f}, {people}"

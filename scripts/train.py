@@ -17,7 +17,7 @@ from distracted.report.status import pooled_scores
 
 def main(
     model: Annotated[str, typer.Option(help="A name in configs/models.")],
-    fold: Annotated[int | None, typer.Option(help="One fold; all of them where it is left out.")] = None,
+    fold: Annotated[int | None, typer.Option(help="One fold; by default all.")] = None,
     name: Annotated[str, typer.Option(help="The run's name, where it is not the model's.")] = "",
     data: console.Data = "state_farm",
     set: console.Set = "",

@@ -291,7 +291,7 @@ def test_a_run_derived_from_a_blend_is_no_member(store: Store, write_run: WriteR
     derived = calibrate(store, "ensemble")
     assert derived.gain.after < 5
     assert blend_runs(store, name="other", blenders=LINEAR).members == ("a", "b")
-    with pytest.raises(StoreError, match="ensemble_calibrated is a blend, or made of one"):
+    with pytest.raises(StoreError, match="ensemble_calibrated is a blend, or made from one"):
         blend_runs(store, runs=["a", "ensemble_calibrated"], name="third", blenders=LINEAR)
 
 
@@ -331,7 +331,9 @@ def test_no_run_is_derived_from_itself(store: Store, write_run: WriteRun) -> Non
     calibrate(store, "a", name="x")
     calibrate(store, "x", name="y")
     for run in ("x", "y"):
-        with pytest.raises(StoreError, match=f"NAME=x: {run} is made of it, or is it; choose another name"):
+        with pytest.raises(
+            StoreError, match=f"NAME=x: {run} is that run, or made from it; choose another name"
+        ):
             calibrate(store, run, name="x", force=True)
     assert calibrate(store, "y", name="z").name == "z"
 

@@ -73,7 +73,8 @@ def test_an_audit_by_a_missing_run(trained: Project) -> None:
 def test_the_status_shows_each_folds_state_and_the_next_command(trained: Project) -> None:
     outcome = trained.status()
     assert outcome.code == 0, outcome.err
-    assert "resnet50" in outcome.out and "next: make ensemble: no blend holds resnet50" in outcome.out
+    hint = f"next (add DATA={trained.folder}): make ensemble: no blend holds resnet50"
+    assert "resnet50" in outcome.out and hint in outcome.out
     assert trained.ensemble().code == 0
     outcome = trained.status()
     assert "ensemble: the only current blend" in outcome.out and "make submit NAME=ensemble" in outcome.out

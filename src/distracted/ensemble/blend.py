@@ -84,7 +84,7 @@ def blend_runs(
         members = _complete_runs(catalogue, but=name, leaky=leaky)
     if blends := [run.name for run in members if catalogue.entry(run.name).holds_a_blend]:
         raise StoreError(
-            f"RUNS: {blends[0]} is a blend, or made of one: its members would count twice; name them instead"
+            f"RUNS: {blends[0]} is a blend, or made from one: its members would count twice; name these"
         )
     if not leaky and (watched := [run.name for run in members if run.leaky]):
         raise StoreError(

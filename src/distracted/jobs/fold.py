@@ -89,7 +89,7 @@ def train_and_store(
         The fold's manifest.
 
     Raises:
-        DistractedError: anything that the user can mend; the fold's earlier predictions stay as they were.
+        DistractedError: anything that the user can fix; the fold's earlier predictions stay as they were.
         Stopped: by request; the same call resumes the training.
     """
     store.folds.check_fold(fold)

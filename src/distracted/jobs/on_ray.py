@@ -40,7 +40,9 @@ class OnRay(AbstractContextManager["OnRay"]):
         try:
             import ray
         except ImportError as error:
-            raise ClusterError("CLUSTER=: Ray is not installed; pip install -e '.[cluster]'") from error
+            raise ClusterError(
+                "CLUSTER=: Ray is not installed; pip install -e '.[cluster]' -c requirements.lock"
+            ) from error
         self._ray: Any = ray
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and not _listens(host, port):  # Ray itself tries for five minutes

@@ -60,7 +60,9 @@ class Derivation:
             )
         for parent in parents:
             if name in ancestors(store, parent.name):
-                raise StoreError(f"NAME={name}: {parent.name} is made of it, or is it; choose another name")
+                raise StoreError(
+                    f"NAME={name}: {parent.name} is that run, or made from it; choose another name"
+                )
         folds = parents[0].folds
         other_parents = all(self._is_of_same_step(fold) for fold in finished)
         store.check_config(name, hash_config(self._config), redone=folds if force or other_parents else ())

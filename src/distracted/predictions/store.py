@@ -283,7 +283,7 @@ def open_store(
         num_folds: Make this many folds if there are none yet; None only reads them.
 
     Raises:
-        DataError, FoldsError, StoreError: the data, the folds or the name do not fit; says how to mend it.
+        DataError, FoldsError, StoreError: the data, the folds or the name do not fit; says how to fix it.
     """
     competition = load_competition(data, cache=workspace.cache(data.name), progress=progress)
     path = workspace.folds(competition.name)

@@ -81,7 +81,7 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
         if status.is_trained_now:
             steps.append(f"wait: {entry.name} is being trained")
         elif entry.problem:
-            steps.append(f"mend {entry.name}: {entry.problem}")
+            steps.append(f"fix {entry.name}: {entry.problem}")
         elif entry.stale and status.made_by:
             steps.append(f"{status.made_by}: {entry.stale}")
         elif open_folds and entry.kind in ("model", "?"):

@@ -39,18 +39,18 @@ class DataConfig(Section):
     """The data set. These keys are set in configs/data/<data>.yaml, not by SET=."""
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-    """Folder name in oof/, runs/ and cache/."""
+    """Folder name in oof/, runs/, submissions/ and cache/."""
     folder: Path = Field(exclude=True)
     """Where the files are; enters no hash."""
     drop_list: Path | None = Field(default=None, exclude=True)
-    """configs/data/<data>_drop.csv, if it exists: images left out of training."""
+    """configs/data/<data>_drop.csv, if there: images left out of training. Its content enters the hash."""
     drops: str | None = added_later(None)
     """SHA-256 of the drop list; filled in."""
     kaggle: str | None = Field(default=None, exclude=True)
     """Name of the competition on Kaggle; enters no hash."""
     num_test_subjects: PositiveInt | None = Field(default=None, exclude=True)
-    """Number of people in the test set, for the expected score; null: as `make people` estimates, else as
-    many images each as in training. Enters no hash."""
+    """Number of people in the test set, for the expected score; null: as `make people` estimates; without
+    an estimate, people are taken to have as many images as in training. Enters no hash."""
     train_list: str = "driver_imgs_list.csv"
     """CSV of the training images."""
     train_images: str = "imgs/train"
@@ -61,5 +61,5 @@ class DataConfig(Section):
     """The competition's sample submission: its columns are the classes in order."""
     columns: ColumnsConfig
     regions: dict[str, Box] = Field(default={})
-    """Parts of the pictures that model.regions may name: [left, top, right, bottom] as shares of width and
+    """Parts of the images that model.regions may name: [left, top, right, bottom] as shares of width and
     height."""

@@ -12,7 +12,7 @@ class AugmentConfig(Section):
     """Augmentation of single images."""
 
     short_side: PositiveInt | Literal["auto"] | None = added_later(None)
-    """Shorter side in pixels that pictures are reduced to, once, before they are augmented; `auto`: 8/7 of
+    """Shorter side in pixels that images are reduced to, once, before they are augmented; `auto`: 8/7 of
     what the network sees; null: not reduced."""
     policy: str
     """Name of the policy that training uses; a phase may name another."""

@@ -37,9 +37,9 @@ class ModelConfig(Section):
     image_size: Annotated[int, Field(ge=16)] | Literal["auto"]
     """Side of the square input in pixels; `auto`: the backbone's own."""
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
-    """Central share of each side of the picture that the network sees; `auto`: the backbone's own."""
+    """Central share of each side of the image that the network sees; `auto`: the backbone's own."""
     regions: tuple[str, ...] = ()
-    """Names of data.regions that the network sees in addition to the whole picture, with shared weights."""
+    """Names of data.regions that the network sees in addition to the whole image, with shared weights."""
     head: HeadConfig
 
     @field_validator("regions")

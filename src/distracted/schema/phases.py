@@ -96,13 +96,13 @@ class TrainPhase(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the steps in which the rate rises."""
     reduce_after: PositiveInt = 2
-    """For `plateau`: epochs without improvement before the rate falls ..."""
+    """For `plateau`: epochs without improvement before the rate falls."""
     reduce_to: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """... to this share."""
+    """For `plateau`: the share to which the rate falls."""
     patience: PositiveInt | None = None
     """Stop after so many epochs without improvement on training.holdout; null: never."""
     keep: Literal["last", "best"] = "last"
-    """The epoch whose weights go on: the last, or the best on training.holdout."""
+    """Whose weights the phase returns: the last epoch's, or the best's on training.holdout."""
     soup: PositiveInt = 1
     """Average the weights at the ends of so many last epochs."""
     augment: str | None = None

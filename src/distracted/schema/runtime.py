@@ -22,7 +22,7 @@ class RuntimeConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
     """Processes that load images; results do not depend on it."""
     cache_gb: NonNegativeFloat | Literal["auto"]
-    """Disk space for decoded training pictures, in GB; `auto`: half of what is free; 0: no cache."""
+    """Disk space for decoded training images, in GB; `auto`: half of what is free; 0: no cache."""
     tracking: Literal["wandb", "none"]
     """Where metrics go in addition to metrics.jsonl."""
     project: str

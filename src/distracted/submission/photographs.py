@@ -125,7 +125,7 @@ def check_steps(store: Store, run: Run) -> None:
         if does := needs_all_images(store.manifests(name)[0]):
             raise StoreError(
                 f"NAME={run.name}: {name} {does}, which takes all test images together; take the run that it "
-                "was made of, or a blend without it"
+                "was made from, or a blend without it"
             )
 
 

@@ -226,7 +226,7 @@ def run_names(runs: str, name: str) -> list[str]:
 
 def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     """Print what a step gained: for each run its name, the new run's name, the gain, and how."""
-    columns = ["run", "pooled OOF", "made", "pooled OOF", "difference (standard error)", "how"]
+    columns = ["run", "pooled OOF", "new run", "pooled OOF", "difference (standard error)", "how"]
     cells = []
     for run, made, gain, how in rows:
         difference = f"{gain.difference:+.4f} ({gain.error:.4f})"

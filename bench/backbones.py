@@ -1,9 +1,10 @@
-"""Every listed backbone: does its origin's file fit, does it learn, how fast is it (docs/backbones.md).
+"""Every listed backbone: does the original weights file fit, does it learn, how fast is it
+(docs/backbones.md).
 
     PYTHONPATH=scripts python bench/backbones.py --out <folder> [--models "vgg16 resnet50"] [--size 96]
 
-Each model runs in a process of its own and leaves a JSON file; those that are there are not repeated. Weights
-are random numbers in the origin's format: torchvision's own network where torchvision has it, else timm's.
+Each model runs in its own process and leaves a JSON file; models with a file are skipped. Weights are random
+numbers in the format of their origin: torchvision's network if torchvision has it, else timm's.
 """
 
 import json
@@ -35,7 +36,7 @@ from distracted.paths import CONFIGS
 from distracted.schema import ModelConfig
 from markdown_table import say_header, say_row
 
-#: timm's names whose networks torchvision has under another.
+#: timm's names of networks that torchvision has under another name.
 _TORCHVISION = {"mobilenetv2_100": "mobilenet_v2"}
 _MEAN, _STD = (
     torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -71,7 +72,7 @@ def _measure(name: str, size: int) -> dict[str, Any]:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (_BATCH, size, size, 3), dtype=torch.uint8)
     labels = torch.arange(_BATCH) % 10
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "model": name,
         "backbone": model.backbone,
         "own_size": backbone.image_size,
@@ -81,14 +82,14 @@ def _measure(name: str, size: int) -> dict[str, Any]:
         "layers": count_layers(network.blocks),
     }
     if backbone.source:
-        found |= _origin(model, size)
-    found |= _learn(network, images, labels)
-    found |= _speed(network, images, labels)
-    return found
+        row |= _origin(model, size)
+    row |= _learn(network, images, labels)
+    row |= _speed(network, images, labels)
+    return row
 
 
 def build_smallest(model: ModelConfig, size: int) -> tuple[Network, int]:
-    """At this image size or the next one that the network takes."""
+    """Build the network at this image size or the next one that it takes."""
     for at in range(size, 2 * size, 2):
         try:
             sized = model.model_copy(update={"image_size": at})
@@ -149,7 +150,7 @@ def _timm(name: str, size: int) -> Any:
 
 
 def _learn(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """A few dozen steps on one batch, from random weights, everything learning."""
+    """Take a few dozen steps on one batch, from random weights, with all layers learning."""
     network.freeze_first(0)
     network.train_learning(batchnorm=True)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-4)
@@ -173,7 +174,7 @@ def take_step(
 
 
 def _speed(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """Images a second: forward, a step with the base frozen, a step with everything; taking turns."""
+    """Images per second of a forward pass, a step with a frozen base and a step of all layers, in turns."""
 
     @torch.no_grad()
     def forward() -> None:
@@ -194,7 +195,7 @@ def _speed(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict
         for name, turn in turns.items():
             start = time.perf_counter()
             turn()
-            if repeat:  # the first of each warms up
+            if repeat:  # the first round warms up
                 took[name].append(time.perf_counter() - start)
     return {f"{name}_per_second": _BATCH / statistics.median(values) for name, values in took.items()}
 

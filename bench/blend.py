@@ -1,12 +1,11 @@
-"""Time the fitted pools beside scipy's SLSQP and hillclimbers on the same losses, and show what useless runs
-cost.
+"""Time the fitted pools, scipy's SLSQP and hillclimbers on the same losses, and the cost of useless runs.
 
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/blend.py --repeats 5 --out blend.json
 
 The runs are simulated at the competition's size: 22,424 images of 26 drivers in 10 classes. They share errors
-(a driver's and a photograph's), add their own, and differ in skill and sharpness. Solvers take turns, so that
-a machine's other work falls on all of them alike. Loss and KKT residual (zero at the optimum) are computed
-here, from the same functions for every solver.
+(by driver and by photograph), have errors of their own, and differ in skill and sharpness. Solvers take
+turns, so that other load on the machine affects all of them equally. Loss and KKT residual (zero at the
+optimum) are computed here, by the same functions for every solver.
 """
 
 import argparse
@@ -61,7 +60,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solver:
-    """A way to fit a pool: gives weights and how often it evaluated the loss."""
+    """A way to fit a pool; `fit` returns weights and the number of loss evaluations, if known."""
 
     name: str
     pool: str
@@ -71,7 +70,7 @@ class Solver:
 
 @dataclass
 class Result:
-    """What a solver did."""
+    """Times and weights of one solver."""
 
     solver: str
     pool: str
@@ -87,7 +86,7 @@ class Result:
 
 
 def simulate(num_runs: int, num_images: int, seed: int, num_classes: int = NUM_CLASSES) -> Problem:
-    """Out-of-fold predictions of runs that err together and apart."""
+    """Out-of-fold predictions of runs with shared and separate errors."""
     rng = np.random.default_rng(seed)
     subjects = np.arange(num_images) * NUM_SUBJECTS // num_images
     labels = rng.integers(0, num_classes, num_images)
@@ -104,7 +103,7 @@ def simulate(num_runs: int, num_images: int, seed: int, num_classes: int = NUM_C
 
 
 def with_useless_runs(problem: Problem, num_useless: int, seed: int) -> Problem:
-    """The same with further runs that know nothing: almost uniform, with a little noise."""
+    """Add runs without information: almost uniform, with a little noise."""
     noise = np.random.default_rng(seed).normal(size=(num_useless, *problem.log_probs.shape[1:]))
     useless = log_softmax(0.1 * noise, axis=2)
     return replace(problem, log_probs=np.concatenate([problem.log_probs, useless]))
@@ -132,7 +131,7 @@ def linear_loss(problem: Problem) -> Callable[[Floats], ValueAndGradient]:
 
 
 def linear_value(problem: Problem) -> Callable[[Floats], float]:
-    """The same loss alone, at the least cost: what SLSQP calls where it must find the slopes by trying."""
+    """The same loss without gradient: SLSQP calls it where it estimates gradients by differences."""
     probs = true_probs(problem)
     return lambda weights: float(-np.log(probs @ weights).mean())
 
@@ -176,7 +175,7 @@ def add_up(flat: Floats, weights: Floats) -> tuple[Floats, Floats]:
 
 
 def loss_and_kkt(problem: Problem, pool: str, weights: Floats) -> tuple[float, float]:
-    """Loss and distance from optimal; on the simplex the gradient is -1 there where a weight is positive."""
+    """Loss and KKT residual; at the optimum on the simplex the gradient of positive weights is -1."""
     if pool == "linear":
         value, gradient = linear_loss(problem)(weights / weights.sum())
         return value, kkt_residual(weights / weights.sum(), gradient + 1)
@@ -233,10 +232,10 @@ def _slsqp(
 
 
 def climb_hill(problem: Problem) -> tuple[Floats, None]:
-    """The linear pool by the package `hillclimbers`, as it comes.
+    """The linear pool by the package `hillclimbers`, with its defaults.
 
-    Its predictions are one column to a run: of the log loss the probabilities of the true classes say all.
-    Its weights are what it makes of a test set of unit vectors.
+    It takes one column per run; the probabilities of the true classes determine the log loss. Its weights are
+    its predictions for a test set of unit vectors.
     """
     from hillclimbers import climb_hill, partial
 
@@ -259,20 +258,20 @@ def climb_hill(problem: Problem) -> tuple[Floats, None]:
 
 
 def solvers(*, slow: bool, max_steps: int) -> list[Solver]:
-    """All that are compared; the slow ones run once whatever the repeats."""
-    found = []
+    """All solvers to compare; slow ones run once, whatever the repeats."""
+    listed = []
     for pool, ours, slsqp in (
         ("linear", fit_linear_pool, slsqp_linear),
         ("log-linear", fit_log_linear_pool, slsqp_log_linear),
     ):
-        found.append(Solver("this project", pool, partial(_fit_ours, ours)))
-        found.append(Solver("SLSQP, gradient", pool, partial(slsqp, gradient=True, max_steps=max_steps)))
+        listed.append(Solver("this project", pool, partial(_fit_ours, ours)))
+        listed.append(Solver("SLSQP, gradient", pool, partial(slsqp, gradient=True, max_steps=max_steps)))
         if slow:
             without = partial(slsqp, gradient=False, max_steps=max_steps)
-            found.append(Solver("SLSQP, no gradient", pool, without, once=True))
+            listed.append(Solver("SLSQP, no gradient", pool, without, once=True))
     if slow and importlib.util.find_spec("hillclimbers") is not None:
-        found.append(Solver("hillclimbers", "linear", climb_hill, once=True))
-    return found
+        listed.append(Solver("hillclimbers", "linear", climb_hill, once=True))
+    return listed
 
 
 def _fit_ours(fit: Callable[[Floats, Ints], Floats], problem: Problem) -> tuple[Floats, None]:
@@ -280,7 +279,7 @@ def _fit_ours(fit: Callable[[Floats, Ints], Floats], problem: Problem) -> tuple[
 
 
 def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) -> list[Result]:
-    """Every solver once a round, so that slow minutes of the machine hit all of them."""
+    """Time every solver once per round, so that slow minutes of the machine affect all of them."""
     results: dict[tuple[str, str], Result] = {}
     for number in range(repeats):
         for solver in competitors:
@@ -300,16 +299,15 @@ def time_solvers(problem: Problem, competitors: Sequence[Solver], repeats: int) 
 
 
 def cross_fitted_scores(problem: Problem) -> dict[str, float]:
-    """Cross-fitted log loss of each blender, and of the blend with the choice of the blender included."""
+    """Cross-fitted log loss of each blender, and of the blend that chooses its blender for each fold."""
     fit = cross_fit(problem.sources())
     scores = {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts}
     return scores | {"chosen for each fold": log_loss(fit.log_probs, problem.labels)}
 
 
 def time_blenders(problem: Problem, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Seconds of one fit of every blender, as the number of runs grows, and of all fits of a cross-fitted
-    blend with the choice among the default ones."""
-    found = []
+    """Seconds of one fit of every blender at each number of runs."""
+    rows = []
     for number in numbers:
         log_probs = problem.log_probs[:number]
         for blender in ALL_BLENDERS:
@@ -317,15 +315,15 @@ def time_blenders(problem: Problem, numbers: Sequence[int]) -> list[dict[str, An
             weights = blender.fit_weights(log_probs, problem.labels)
             seconds = time.perf_counter() - start
             loss = log_loss(blender.pool(log_probs, weights), problem.labels)
-            found.append({"blender": blender.name, "runs": number, "seconds": seconds, "in_sample": loss})
+            rows.append({"blender": blender.name, "runs": number, "seconds": seconds, "in_sample": loss})
             print(f"  {number} runs, {blender.name}: {seconds:.2f} s", flush=True)
-    return found
+    return rows
 
 
-def show_blenders(found: Sequence[dict[str, Any]], numbers: Sequence[int]) -> None:
-    """Print the seconds of a fit, a column for each number of runs."""
+def show_blenders(rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> None:
+    """Print the seconds of a fit, one column per number of runs."""
     by_blender: dict[str, list[str]] = {}
-    for row in found:
+    for row in rows:
         by_blender.setdefault(row["blender"], []).append(f"{row['seconds']:.2f}")
     show(
         ["seconds of a fit", "", *(f"{n} runs" for n in numbers)],
@@ -334,7 +332,7 @@ def show_blenders(found: Sequence[dict[str, Any]], numbers: Sequence[int]) -> No
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, the first two columns to the left and figures to the right."""
+    """Print a table: the first two columns left-aligned, numbers right-aligned."""
     widths = [max(len(row[number]) for row in [columns, *rows]) for number in range(len(columns))]
     for row in (columns, *rows):
         cells = zip(row, widths, strict=True)
@@ -342,7 +340,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def show_results(results: Sequence[Result]) -> None:
-    """Print times, losses and residuals, each pool's solvers together."""
+    """Print times, losses and residuals, grouped by pool."""
     ours = {result.pool: result for result in results if result.solver == "this project"}
     rows = []
     for result in sorted(results, key=lambda result: result.pool):
@@ -378,14 +376,14 @@ def show_results(results: Sequence[Result]) -> None:
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; what takes minutes runs once")
-    parser.add_argument("--without-slow", action="store_true", help="leave out what takes minutes")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; slow solvers run once")
+    parser.add_argument("--without-slow", action="store_true", help="leave out solvers that take minutes")
     parser.add_argument("--runs", type=int, default=50, help="simulated runs")
     parser.add_argument("--images", type=int, default=NUM_IMAGES, help="simulated images")
     parser.add_argument("--max-steps", type=int, default=200, help="SLSQP's cap on its iterations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--growth", type=int, nargs="*", default=[], help="numbers of runs to time all blenders at"
+        "--growth", type=int, nargs="*", default=[], help="numbers of runs at which all blenders are timed"
     )
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()

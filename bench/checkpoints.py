@@ -1,9 +1,9 @@
-"""What keeping checkpoints costs a training, at the default interval.
+"""Time that a training spends on checkpoints at the default interval.
 
     PYTHONPATH=scripts python bench/checkpoints.py --data <folder> [--models "resnet50" --repeats 3]
 
-Trains fold 0 with and without checkpoints, in turn, in one process: seconds of training steps (the loader's
-share included), the share of them that was spent on saving, and how long one save takes and how large it is.
+Trains fold 0 with and without checkpoints, in turns, in one process, and reports the share of the time spent
+on saving, and the time and size of one save.
 """
 
 import statistics
@@ -77,7 +77,7 @@ def main(
                 train_fold(context)
                 return time.perf_counter() - start
 
-            train(None)  # the features of the frozen base, and whatever warms up
+            train(None)  # fills the cache of features, and warms up
             ratios, shares, measured = [], [], Measured(Path(folder) / "0")
             for number in range(repeats):
                 without = train(None)

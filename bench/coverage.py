@@ -1,16 +1,16 @@
-"""How often the expected score's 95% interval holds the truth: competitions drawn from labelled people.
+"""How often the 95% interval of the expected score holds the true score, on competitions with known labels.
 
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/coverage.py --root <folder> [--data <competition>]
 
-Each competition has 26 training and 52 test subjects, nobody in both. With --data they are drawn from the
-competition's labelled subjects, so that draws share people. Without, the sample's renderer makes 50 groups of
-78 subjects, each group with nuisance strengths of its own (camera, light and habits, each 0.4 to 2 times the
-usual), and each competition deals a group's subjects out anew.
+Each competition has 26 training and 52 other test subjects. With --data they are drawn from the competition's
+labelled subjects, so that draws share people. Without it, the sample's renderer makes 50 groups of 78
+subjects, each group with its own nuisance strengths (camera, light and habits, each 0.4 to 2 times the
+default), and each competition splits a group's subjects at random.
 
-A competition's runs are logistic heads on EfficientNet-Lite0's features over five folds by subject, three of
-them from well calibrated to over-confident, one of them calibrated by `make calibrate`, and cross-fitted
-blends of the three and of the three calibrated. The truth is the log loss of the mean over folds on the test
-subjects' labels. Features, predictions and scores are kept below --root: what is there is not made again.
+A competition's runs are logistic heads on EfficientNet-Lite0's features over five folds by subject: three
+heads from well calibrated to over-confident, one of them after `make calibrate`, and cross-fitted blends of
+the three and of the three calibrated heads. The truth is the log loss of the mean over folds on the test
+subjects' labels. Features, predictions and scores are kept below --root and not computed again.
 """
 
 import json
@@ -50,7 +50,7 @@ NUM_TRAIN, NUM_TEST = 26, 52
 NUM_GROUPS = 50  # rendered
 RENDERED_WIDTH, RENDERED_SIZE, LABELLED_SIZE = 96, 64, 96  # pixels
 STRENGTHS = 0.4, 2.0
-#: Of the heads: inverse strength of the penalty, and how many of the features it sees (None: all).
+#: Heads: inverse strength of the penalty, and the number of features (None: all).
 HEADS: dict[str, tuple[float, int | None]] = {"plain": (0.03, None), "sure": (100.0, None), "few": (3.0, 128)}
 METHODS = "expected", "OOF bootstrap"
 
@@ -64,7 +64,7 @@ def main(
     data: Annotated[str, typer.Option(help="A competition's folder; by default subjects are rendered.")] = "",
     competitions: Annotated[int, typer.Option(help="How many are drawn.")] = 200,
 ) -> None:
-    """Print a table: each kind of run, the forecast beside the plain bootstrap of OOF."""
+    """Print a table: for each kind of run, the forecast and the plain bootstrap of the OOF loss."""
     torch.set_num_threads(1)
     name = Path(data).name if data else "rendered"
     groups = (
@@ -133,23 +133,23 @@ def _features(network: Network, images: NDArray[np.uint8]) -> NDArray[np.float32
 
 
 def _compete(people: People, rng: np.random.Generator) -> Arrays:
-    """Draw a competition and predict it: what a run's store would hold, and the truth."""
+    """Draw a competition and predict it; returns the heads' predictions and the true labels."""
     drawn = rng.permutation(people.subjects.max() + 1)[: NUM_TRAIN + NUM_TEST]
     train, test = (people.of(part) for part in np.split(drawn, [NUM_TRAIN]))
     scored, runs = fold_people(train), []
     for c, num_features in HEADS.values():
         columns = some_columns(people.features.shape[1], num_features, rng)
         runs.append(fit_heads(train, test, scored, columns, c=c, max_iter=_MAX_ITER))
-    found: Arrays = {"labels": train.labels, "subjects": train.subjects, "test_labels": test.labels}
+    arrays: Arrays = {"labels": train.labels, "subjects": train.subjects, "test_labels": test.labels}
     for name, (oof, of_test) in zip(HEADS, runs, strict=True):
-        found |= {f"{name}_oof": oof.astype(np.float32), f"{name}_test": of_test.astype(np.float32)}
-    return found
+        arrays |= {f"{name}_oof": oof.astype(np.float32), f"{name}_test": of_test.astype(np.float32)}
+    return arrays
 
 
-def _derived(found: Arrays) -> Iterator[tuple[str, tuple[LogProbs, Floats]]]:
-    """What is fitted on the heads' predictions: a blend, a calibrated run, and a blend of such runs."""
-    scored = fold_people(People(np.empty((0, 0), np.float32), found["labels"], found["subjects"]))
-    heads = [StoredSource(name, found[f"{name}_oof"], scored, found[f"{name}_test"]) for name in HEADS]
+def _derived(arrays: Arrays) -> Iterator[tuple[str, tuple[LogProbs, Floats]]]:
+    """Predictions fitted on the heads': a calibrated run, a blend, and a blend of calibrated runs."""
+    scored = fold_people(People(np.empty((0, 0), np.float32), arrays["labels"], arrays["subjects"]))
+    heads = [StoredSource(name, arrays[f"{name}_oof"], scored, arrays[f"{name}_test"]) for name in HEADS]
     calibrated = [FittedSource(Calibrate(), [head]) for head in heads]
     blend = cross_fit(heads).source
     better = cross_fit(calibrated).source
@@ -162,12 +162,12 @@ def _derived(found: Arrays) -> Iterator[tuple[str, tuple[LogProbs, Floats]]]:
         yield name, (source.held_out_log_probs(), np.stack(test))
 
 
-def _score(found: Arrays) -> list[dict[str, Any]]:
-    """Forecasts of each run beside its true score."""
-    labels, subjects, rows = found["labels"], found["subjects"], []
-    runs = {name: (found[f"{name}_oof"], found[f"{name}_test"]) for name in HEADS}
-    for name, (oof, test) in (runs | dict(_derived(found))).items():
-        truth = log_loss(Bag.of(test).pooled, found["test_labels"])
+def _score(arrays: Arrays) -> list[dict[str, Any]]:
+    """Forecasts and true score of each run."""
+    labels, subjects, rows = arrays["labels"], arrays["subjects"], []
+    runs = {name: (arrays[f"{name}_oof"], arrays[f"{name}_test"]) for name in HEADS}
+    for name, (oof, test) in (runs | dict(_derived(arrays))).items():
+        truth = log_loss(Bag.of(test).pooled, arrays["test_labels"])
         ours = expect_score(oof, labels, subjects, test, num_test_subjects=NUM_TEST)
         plain = subject_bootstrap(log_losses(oof, labels), subjects)
         ends = (ours.mean, ours.low, ours.high), (plain.mean, plain.low, plain.high)

@@ -1,11 +1,10 @@
-"""Every way to freeze on three unlike backbones: what changes, what is stored, what a step costs.
+"""Every freezing policy on three different backbones: which tensors change, memory and time of a step.
 
     PYTHONPATH=scripts python bench/freezing.py [--models "resnet50 convnextv2_tiny eva02_small"] [--batch 32]
 
-For each policy one training step from random weights on random images: which parameters changed beside those
-that were said to, whether a BatchNorm statistic moved, the bytes that autograd keeps for the way back, the
-peak of the process's memory above what it held before the step (Linux), and the step's time, all policies
-taking turns.
+For each policy, one training step from random weights on random images: which parameters changed against the
+policy, whether a BatchNorm statistic moved, the bytes that autograd keeps for the backward pass, the peak of
+the process's memory above its level before the step (Linux), and the step's time. Policies take turns.
 """
 
 import os
@@ -52,7 +51,7 @@ def main(
         "others changed",
         "statistics moved",
     ]
-    columns += ["stored for the way back", "peak memory", "step", "of all layers"]
+    columns += ["stored for the backward pass", "peak memory", "step", "of all layers"]
     say_header(columns)
     for model in models.split():
         _table(model, size, batch)
@@ -60,7 +59,7 @@ def main(
 
 def _policies(network: Network) -> dict[str, TrainPhase]:
     middle = network.blocks[len(network.blocks) // 2].name
-    said: dict[str, dict[str, object]] = {
+    policies: dict[str, dict[str, object]] = {
         "unfreeze: all": {"unfreeze": "all"},
         "freeze: {layers: 10}": {"freeze": {"layers": 10}},
         f"unfreeze: {{from: {middle}}}": {"unfreeze": {"from": middle}},
@@ -71,14 +70,14 @@ def _policies(network: Network) -> dict[str, TrainPhase]:
     }
     return {
         name: TrainPhase.model_validate({"kind": "train", "epochs": 1, "lr": 1e-3, **settings})
-        for name, settings in said.items()
+        for name, settings in policies.items()
     }
 
 
 def _table(model: str, size: int, batch: int) -> None:
     network, size = build_smallest(load_config(model=model, data="sample").model, size)
     torch.manual_seed(0)
-    with torch.no_grad():  # some norms start at zero, and what lies before them gets no gradient
+    with torch.no_grad():  # some norms start at zero: layers before them get no gradient
         for parameter in network.trunk.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
@@ -127,21 +126,23 @@ def _timed(network: Network, num_frozen: int, images: torch.Tensor, labels: torc
 def _changes(
     network: Network, num_frozen: int, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[int, int, int]:
-    """Tensors that changed though frozen or stayed though learning; statistics that moved; what learns."""
+    """Number of parameters that changed although frozen or did not although learning, number of statistics
+    that moved, and number of learning weights."""
     optimizer = _prepare(network, num_frozen, torch.optim.Adam)  # moves each weight that has a gradient
     before = {name: tensor.clone() for name, tensor in network.trunk.state_dict().items()}
     take_step(network, images, labels, optimizer)
     layers = [layer for block in network.blocks for layer in block.layers]
-    said = {name for layer in layers[num_frozen:] for name in layer}
+    learning = {name for layer in layers[num_frozen:] for name in layer}
     changed = {name for name, tensor in network.trunk.state_dict().items() if not tensor.equal(before[name])}
     parameters = dict(network.trunk.named_parameters())
-    wrong = (changed & set(parameters)) ^ said
-    size = sum(parameters[name].numel() for name in said) + sum(p.numel() for p in network.head.parameters())
+    wrong = (changed & set(parameters)) ^ learning
+    size = sum(parameters[name].numel() for name in learning)
+    size += sum(p.numel() for p in network.head.parameters())
     return len(wrong), len(changed - set(parameters)), size
 
 
 def _memory(network: Network, num_frozen: int, images: torch.Tensor, labels: torch.Tensor) -> tuple[int, int]:
-    """Bytes that autograd keeps of a forward pass, weights apart, and the step's peak above its start."""
+    """Bytes that autograd keeps of a forward pass, without weights, and the step's peak above its start."""
     optimizer = _prepare(network, num_frozen)
     known = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}
@@ -157,7 +158,7 @@ def _memory(network: Network, num_frozen: int, images: torch.Tensor, labels: tor
     stored = sum(kept.values())
     del loss
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     take_step(network, images, labels, optimizer)
     return stored, _resident("VmHWM") - before
 

@@ -1,11 +1,11 @@
-"""Readers of files against damaged ones: only the project's own errors may come out.
+"""Fuzzes the readers of files: a damaged file may raise only the project's own errors.
 
     PYTHONPATH=scripts python bench/fuzz.py --minutes 10
 
 Takes valid files of a tiny competition and its store (lists, folds, drop list, configs, manifests, parquet
 files, checkpoints, networks, locks, job states, submissions), changes their bytes, fields or values as
-hypothesis proposes, and reads them as the commands do. What is found is printed with the smallest example
-and counted; a second run with the same folder tries first what failed before.
+hypothesis proposes, and reads them as the commands do. Other errors are printed with the smallest example
+and counted; a second run with the same folder starts with the examples that failed.
 """
 
 import json
@@ -53,7 +53,7 @@ from distracted.submission.submit import is_submitted, write_submission
 from distracted.training.checkpoints import newest_state, write_state
 
 _EXAMPLES = 150  # a round
-#: What readers stumble over.
+#: Texts that readers are likely to mishandle.
 _PIECES = [
     "\0",
     "\n",
@@ -75,11 +75,7 @@ _PIECES += ["9" * 30, "${x}", "&a *a", "!!python/object:os.system", "\xe9", "Tru
 
 @dataclass(frozen=True)
 class Target:
-    """A file, and what reads it.
-
-    Attributes:
-        text: Whether its changes are those of a text, too.
-    """
+    """A file and its reader; the lines of a `text` file are also removed, repeated and reordered."""
 
     name: str
     path: Path
@@ -88,7 +84,7 @@ class Target:
 
 
 def changed(valid: bytes, *, text: bool) -> st.SearchStrategy[bytes]:
-    """The bytes with some of them cut out, changed, doubled or put in; or anything at all."""
+    """The bytes with some removed, replaced or inserted; or arbitrary bytes."""
     where = st.integers(0, max(0, len(valid) - 1))
     pieces = st.one_of(st.binary(max_size=12), st.sampled_from([piece.encode() for piece in _PIECES]))
 
@@ -119,7 +115,7 @@ def json_like() -> st.SearchStrategy[Any]:
 
 
 def with_other_values(valid: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """The JSON object with a value, somewhere in it, replaced or removed."""
+    """The JSON object with one value, at any depth, replaced or removed."""
     paths = list(_paths(valid))
 
     @st.composite
@@ -144,7 +140,7 @@ def _paths(tree: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def make_targets(folder: Path) -> list[Target]:
-    """A tiny competition with a run, and all that is read of it."""
+    """Make a tiny competition with a run; returns all its files with their readers."""
     data = folder / "tiny"
     render_sample(data, num_subjects=6, num_test_subjects=1, num_frames=1, width=64)
     config = load_data_config(str(data))
@@ -162,8 +158,8 @@ def make_targets(folder: Path) -> list[Target]:
     torch.save({"a.weight": torch.ones(2, 2)}, weights)
     shutil.copytree(CONFIGS, configs)
     sent = write_submission(store, name="a")
-    found = as_findings([{"img": "x.jpg", "value": 1.0}])
-    write_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", found)], "a", "how")
+    findings = as_findings([{"img": "x.jpg", "value": 1.0}])
+    write_audit(store, [Check("empty", "Pictures that show nothing", "about", "error", findings)], "a", "how")
     people, page = workspace.test_people("tiny"), workspace.report("tiny")
     write_json(
         people, {"people": 3, "ratios": [1.0], "agreement": 1.0, "index_hash": store.competition.index_hash}
@@ -234,12 +230,12 @@ def _write_scratch(scratch: Path) -> None:
 
 
 def _read_mended(store: Store, fold: Path) -> object:
-    """Read predictions whose manifest says that they are these bytes: what the hash would have caught."""
+    """Read predictions after correcting the manifest's hash, which would reject any change."""
     path = fold / "manifest.json"
     before = path.read_text()
-    told = json.loads(before)
-    told["valid_sha256"] = sha256_file(fold / "valid.parquet")
-    path.write_text(json.dumps(told))
+    manifest = json.loads(before)
+    manifest["valid_sha256"] = sha256_file(fold / "valid.parquet")
+    path.write_text(json.dumps(manifest))
     try:
         return store.read_run("a")
     finally:
@@ -273,10 +269,11 @@ def tables_with_other_cells(path: Path) -> st.SearchStrategy[bytes]:
 
 def main(
     minutes: float = 10.0,
-    folder: Annotated[Path | None, typer.Option(help="Keeps what failed, for the next time.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keeps failing examples for the next run.")] = None,
     only: Annotated[str, typer.Option(help="One target's name.")] = "",
 ) -> None:
-    """Fuzz each reader for its share of the time; exit code 1 where another error than ours came out."""
+    """Fuzz each reader for its share of the time; exit code 1 if one raised an error that is not the
+    project's."""
     logging.getLogger("distracted").setLevel(logging.ERROR)
     place = Path(tempfile.mkdtemp(prefix="fuzz-"))
     database = DirectoryBasedExampleDatabase((folder or place) / "examples")
@@ -322,7 +319,7 @@ def _fuzz(target: Target, seconds: float, database: DirectoryBasedExampleDatabas
             before = time.monotonic()
             try:
                 attempt()
-            except Exception:  # whatever it is: that is what is looked for
+            except Exception:  # any other error is a finding
                 problem = traceback.format_exc(limit=-4)
             step(round(min(left, time.monotonic() - before)))
     target.path.write_bytes(valid)

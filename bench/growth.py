@@ -49,8 +49,8 @@ def main(
         for axis in first:
             curves.setdefault(axis, {}).update(grow(make, first, axis, doublings, repeats))
     say_header(["doubling", "what", *(f"x{2**step}" for step in range(doublings + 1)), "a doubling takes"])
-    for axis, found in curves.items():
-        for name, timings in found.items():
+    for axis, by_name in curves.items():
+        for name, timings in by_name.items():
             seconds = [timing.median for timing in timings.values()]
             times = [later / sooner for sooner, later in itertools.pairwise(seconds)]
             shown = " ".join(f"{ratio:.1f}" for ratio in times)
@@ -68,12 +68,12 @@ def grow(
     repeats: int,
 ) -> dict[str, dict[int, Timing]]:
     """Time what `make` gives at each size of an axis."""
-    found: dict[str, dict[int, Timing]] = {}
+    by_name: dict[str, dict[int, Timing]] = {}
     for size in (first[axis] * 2**step for step in range(doublings + 1)):
         timed = take_turns(f"{size} {axis}", make({**first, axis: size}), repeats=repeats, warm_up=False)
         for timing in timed:
-            found.setdefault(timing.name, {})[size] = timing
-    return found
+            by_name.setdefault(timing.name, {})[size] = timing
+    return by_name
 
 
 def blending(sizes: dict[str, int]) -> dict[str, Callable[[], int]]:
@@ -93,7 +93,7 @@ def blending(sizes: dict[str, int]) -> dict[str, Callable[[], int]]:
 
 
 def searching(sizes: dict[str, int]) -> dict[str, Callable[[], int]]:
-    """The exact search for neighbours: each image beside each other."""
+    """The exact search for neighbours: each image against each other."""
     frames = simulate_frames(sizes["images"], _FEATURES)
 
     def search() -> int:
@@ -109,10 +109,10 @@ def smoothing(sizes: dict[str, int]) -> dict[str, Callable[[], int]]:
     log_probs = np.log(rng.dirichlet(np.full(sizes["classes"], 0.3), images) + 1e-6)
     indices = rng.integers(0, images, (images, _NEIGHBOURS), dtype=np.int32)
     distances = np.sort(rng.random((images, _NEIGHBOURS), dtype=np.float32), axis=1)
-    found = Neighbours(indices, distances)
+    neighbours = Neighbours(indices, distances)
 
     def smooth() -> int:
-        neighbour_means(log_probs, found, "arithmetic", 0.3, [_NEIGHBOURS])
+        neighbour_means(log_probs, neighbours, "arithmetic", 0.3, [_NEIGHBOURS])
         return images
 
     return {"mean over neighbours": smooth}
@@ -125,14 +125,14 @@ def draw(curves: Curves, path: Path) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, len(curves), sharey=True)
     colours: dict[str, str] = {}
-    for ax, (axis, found) in zip(axes, curves.items(), strict=True):
-        for name, timings in found.items():
+    for ax, (axis, by_name) in zip(axes, curves.items(), strict=True):
+        for name, timings in by_name.items():
             colour = colours.setdefault(name, f"C{len(colours)}")
             seconds = [timing.median for timing in timings.values()]
             linear = [seconds[0] * 2**step for step in range(len(seconds))]
             ax.loglog(list(timings), seconds, marker="o", markersize=4, color=colour, label=name)
             ax.loglog(list(timings), linear, color="grey", linestyle=":", linewidth=0.8)
-        sizes = [size for timings in found.values() for size in timings]
+        sizes = [size for timings in by_name.values() for size in timings]
         ticks = [min(sizes) * 2**step for step in range((max(sizes) // min(sizes)).bit_length())]
         ax.set_xticks(ticks, [f"{size:,}" for size in ticks])
         ax.set_xticks([], minor=True)

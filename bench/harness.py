@@ -1,8 +1,8 @@
-"""What the benchmarks of speed share: contenders take turns, and their figures become a table and JSON.
+"""Shared by the benchmarks of speed: contenders take turns, and their times become a table and JSON.
 
-A machine's other work falls on all contenders alike, since each is timed once in every round. Rates are of
-the median round; the ratio to another contender is the median of the rounds' ratios, with the smallest and
-the largest beside it.
+Each contender is timed once in every round, so that other load on the machine affects all of them equally.
+Rates are those of the median round; the ratio to another contender is the median of the rounds' ratios, shown
+with the smallest and the largest.
 """
 
 import json
@@ -27,7 +27,7 @@ class Timing:
 
     Attributes:
         work: Units in each round, such as images.
-        seconds: Of each round.
+        seconds: Time of each round.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Timing:
 
     @property
     def rate(self) -> float:
-        """Units a second in the median round."""
+        """Units per second in the median round."""
         return self.work / self.median
 
-    def beside(self, other: "Timing") -> tuple[float, float, float]:
-        """How many times as fast as another: the median of the rounds, the smallest and the largest."""
+    def ratio_to(self, other: "Timing") -> tuple[float, float, float]:
+        """Ratio to another contender's rate: the median of the rounds, the smallest and the largest."""
         pairs = zip(self.seconds, other.seconds, strict=True)
         ratios = [(theirs / other.work) / (ours / self.work) for ours, theirs in pairs]
         return statistics.median(ratios), min(ratios), max(ratios)
@@ -57,8 +57,8 @@ def take_turns(
     """Time contenders, one after another in each round.
 
     Args:
-        contenders: By name; each does its work once and says how many units that was.
-        warm_up: Let each of them work once before, untimed.
+        contenders: By name; each does its work once and returns the number of units.
+        warm_up: Let each of them work once, untimed, before the first round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     work: dict[str, int] = {}
@@ -75,10 +75,10 @@ def take_turns(
 
 
 class Apart:
-    """A contender in a process of its own, as it comes: what ours sets up in this one does not reach it.
+    """A contender in its own process, which our settings in this one do not affect.
 
     Args:
-        make: Makes the contender there; it and its arguments have to be importable.
+        make: Makes the contender there; it and its arguments must be picklable.
     """
 
     def __init__(self, make: Callable[..., Callable[[], int]], *arguments: object) -> None:
@@ -106,32 +106,32 @@ def _serve(pipe: Connection, make: Callable[..., Callable[[], int]], arguments: 
         pipe.send(contender())
 
 
-def say_rates(title: str, timings: Sequence[Timing], *, unit: str, beside: Sequence[str]) -> None:
-    """A table of rates, with ratios to some of the contenders."""
-    others = [next(t for t in timings if t.name == name) for name in beside]
+def say_rates(title: str, timings: Sequence[Timing], *, unit: str, compared_with: Sequence[str]) -> None:
+    """Print a table of rates, with ratios to some of the contenders."""
+    others = [next(t for t in timings if t.name == name) for name in compared_with]
     console.say(f"\n{title}\n")
     say_header([title.split(":")[0], f"{unit} a second", *(f"times {other.name}" for other in others)])
     for timing in timings:
-        ratios = [timing.beside(other) for other in others]
+        ratios = [timing.ratio_to(other) for other in others]
         cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in ratios]
         say_row([timing.name, f"{timing.rate:.4g}", *cells])
 
 
 def save(out: Path | None, figures: Mapping[str, object]) -> None:
-    """Write figures with what they were measured on, where a file is asked for."""
+    """Write figures and a description of the machine to `out`, if it is given."""
     if out is not None:
         write_json(out, {"machine": machine(), **json.loads(json.dumps(figures, default=asdict))})
 
 
 def machine() -> dict[str, object]:
-    """The processor, and the packages that figures depend on."""
+    """The processor, the system, and the versions of packages."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    found: dict[str, object] = {
+    facts: dict[str, object] = {
         "processor": names[0] if names else platform.processor(),
         "cores": len(names),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    return found | package_versions()
+    return facts | package_versions()

@@ -1,4 +1,4 @@
-"""Small competitions for measurements: features of labelled people, and runs that are heads on them."""
+"""Small competitions for measurements: features of labelled people, and logistic heads as runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,27 +31,22 @@ class People:
     subjects: Ints
 
     def of(self, subjects: Ints) -> "People":
-        """Some of them, their subjects numbered anew."""
+        """The images of some subjects, which are renumbered from 0."""
         rows = np.isin(self.subjects, subjects)
         ids = np.unique(self.subjects[rows], return_inverse=True)[1].astype(np.int64)
         return People(self.features[rows], self.labels[rows], ids)
 
 
 def resolve_features(data: str, size: int) -> Resolved:
-    """EfficientNet-Lite0 as it comes, at some pixels a side."""
-    settings = [
-        f"model.image_size={size}",
-        "recipe=features",
-        "runtime.tracking=none",
-        "runtime.num_workers=0",
-    ]
-    return resolve(
-        load_config(model="efficientnet_lite0", data=data, overrides=settings), num_folds=NUM_FOLDS
-    )
+    """Resolve EfficientNet-Lite0's frozen features at `size` pixels a side."""
+    settings = [f"model.image_size={size}", "recipe=features"]
+    settings += ["runtime.tracking=none", "runtime.num_workers=0"]
+    config = load_config(model="efficientnet_lite0", data=data, overrides=settings)
+    return resolve(config, num_folds=NUM_FOLDS)
 
 
 def labelled_people(data: str, root: Path, size: int) -> People:
-    """The labelled side of a competition."""
+    """Features, labels and subjects of a competition's training images."""
     resolved = resolve_features(data, size)
     competition = load_competition(resolved.config.data, cache=root / "cache", progress=console.progress)
     network = build_network(resolved.config.model, resolved.weights, num_classes=competition.num_classes)
@@ -71,18 +66,18 @@ def fold_people(people: People) -> ScoredRows:
 
 
 def some_columns(num_features: int, taken: int | None, rng: np.random.Generator) -> Ints:
-    """Which features a run sees; None: all."""
+    """Random columns for a run; None takes all."""
     return np.arange(num_features) if taken is None else rng.choice(num_features, taken, replace=False)
 
 
 def fit_heads(
     people: People, others: People, scored: ScoredRows, columns: Ints, *, c: float, max_iter: int
 ) -> tuple[Floats, Floats]:
-    """A run of logistic heads.
+    """Fit a run of logistic heads.
 
     Returns:
-        Out-of-fold log-probabilities, (num_images, num_classes), and those of the others by each fold's
-        head, (num_folds, num_others, num_classes).
+        Out-of-fold log-probabilities, (num_images, num_classes), and each fold's log-probabilities of the
+        others, (num_folds, num_others, num_classes).
     """
     oof, of_others = np.empty((len(people.labels), int(people.labels.max()) + 1)), []
     for fold in range(NUM_FOLDS):

@@ -1,4 +1,4 @@
-"""The tables that the benchmarks print, as docs/ take them."""
+"""Markdown tables for the benchmarks, to be copied into docs/."""
 
 from collections.abc import Iterable
 

@@ -2,11 +2,11 @@
 
     PYTHONPATH=scripts python bench/memory.py --folder <folder> --out cache/bench/memory.json
 
-22,424 training and 79,726 test photographs of 640 x 480 pixels are made of a few hundred rendered ones, each
-with a comment of its own, so that no two files are the same (5 GB). The stages run as users run them, one
-after another, on EfficientNet-Lite0; what each process and its children hold is looked at ten times a second.
-`own` is memory that a process wrote; `mapped` are pages of files, such as the decoded pictures, which the
-system takes back when it needs them. What is done is not repeated: the figures are kept.
+22,424 training and 79,726 test photographs of 640 x 480 pixels are copies of a few hundred rendered ones,
+each with its own JPEG comment, so that no two files are the same (5 GB). The stages run as users run them,
+one after another, on EfficientNet-Lite0; the memory of each process and its children is read ten times a
+second. `own` is memory that a process wrote; `mapped` are pages of files, such as the decoded images, which
+the system reclaims when it needs memory. Results are kept, and finished stages are skipped.
 """
 
 import json
@@ -51,7 +51,7 @@ STAGES = {
 
 @dataclass
 class Peak:
-    """Of a stage: MB that its processes held together at most, and how long it took."""
+    """A stage's peak memory in MB, summed over its processes, and its duration."""
 
     own: float
     mapped: float
@@ -64,33 +64,33 @@ def main(
     test: Annotated[int, typer.Option(help="Test photographs.")] = NUM_TEST,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
-    """Run the stages and print what each held."""
+    """Run the stages and print the peak memory of each."""
     folder = folder.absolute()
     images = train + test
     data = folder / f"simulated_{train}_{test}"
     if not data.exists():
         simulate(data, find_photographs(folder, 400), train, test)
     kept = folder / "memory.json"
-    told = json.loads(kept.read_text()) if kept.exists() else {}
-    found = {name: Peak(**peak) for name, peak in told.items()}
+    stored = json.loads(kept.read_text()) if kept.exists() else {}
+    peaks = {name: Peak(**peak) for name, peak in stored.items()}
     for name, command in STAGES.items():
-        if name in found:
+        if name in peaks:
             continue
         script, *arguments = shlex.split(command)
         path = Path(__file__).parents[1] / "scripts" / script
         where = ["--data", f"{data}/", "--root", str(folder)]
         console.say(f"{name}: {script}")
-        found[name] = watch([sys.executable, str(path), *arguments, *where])
-        kept.write_text(json.dumps({name: asdict(peak) for name, peak in found.items()}))
+        peaks[name] = watch([sys.executable, str(path), *arguments, *where])
+        kept.write_text(json.dumps({name: asdict(peak) for name, peak in peaks.items()}))
     say_header(["stage", "own, GB", "mapped, GB", "minutes"])
-    for name, peak in found.items():
+    for name, peak in peaks.items():
         say_row([name, f"{peak.own / 1e3:.2f}", f"{peak.mapped / 1e3:.2f}", f"{peak.seconds / 60:.1f}"])
     console.say(f"\nthe photographs, decoded: {images * 640 * 480 * 3 / 1e9:.0f} GB")
-    save(out, {"train": train, "test": test, "stages": found})
+    save(out, {"train": train, "test": test, "stages": peaks})
 
 
 def simulate(folder: Path, photographs: list[Path], train: int, test: int) -> None:
-    """A competition in its own layout, made of some photographs."""
+    """Write a competition that consists of copies of some photographs."""
     rng = np.random.default_rng(0)
     pixels = [path.read_bytes() for path in photographs]
     whole = folder.with_name(f"{folder.name}.part")
@@ -125,7 +125,7 @@ def simulate(folder: Path, photographs: list[Path], train: int, test: int) -> No
 
 
 def watch(command: list[str]) -> Peak:
-    """Run a command and look at the memory of its processes."""
+    """Run a command and measure the peak memory of its processes."""
     start, own, mapped = time.perf_counter(), 0.0, 0.0
     process = subprocess.Popen(command)
     while process.poll() is None:
@@ -138,7 +138,7 @@ def watch(command: list[str]) -> Peak:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and those that it has started."""
+    """A process and its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -147,7 +147,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _held(pid: int) -> tuple[float, float]:
-    """MB that a process wrote itself (shared memory included), and that it maps of files."""
+    """MB that a process wrote (including shared memory), and MB of mapped files."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

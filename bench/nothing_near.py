@@ -1,10 +1,10 @@
-"""Where neighbours say nothing, does the cross-fitted choice smooth nothing?
+"""Does the cross-fitted choice leave predictions unsmoothed if neighbours carry no information?
 
     PYTHONPATH=scripts python bench/nothing_near.py --data <competition> --root <workspace with runs>
 
-Every trained run of a store is calibrated, and then offered to each way to smooth (and to all at once) in
-a space of random features: what is near an image is anybody. Counted is how often a fold is left as it is,
-and what the choice did to the score. Where subjects have too few images for clusters, there are none.
+Every trained run of a store is calibrated and then smoothed by each method (and by the choice among all) in a
+space of random features, where an image's neighbours are arbitrary. The table shows how often a fold is left
+unsmoothed, and the change of the score. Clusters are left out if subjects have too few images for them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ def main(
     root: console.Root = console.HERE,
     repeats: Annotated[int, typer.Option(help="Shuffles of each run's features.")] = 5,
 ) -> None:
-    """Print a table: each way, the share of folds left as they are, and the change of the score."""
+    """Print a table: for each method, the share of folds left unsmoothed, and the change of the score."""
     store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
     scored = scored_rows(store)
     runs = [store.read_run(name) for name in store.runs() if store.manifest(name, 0).kind == "model"]
@@ -64,7 +64,7 @@ def main(
                     after = source.held_out_losses()
                     changes[name].append(difference_and_error(after, plain, scored.subjects)[0])
                 step()
-    say_header(["smoothing", "folds left as they are", "mean change of log loss", "largest rise"])
+    say_header(["smoothing", "folds left unsmoothed", "mean change of log loss", "largest rise"])
     for name, (kept, total) in none_of.items():
         values = np.array(changes[name])
         share = f"{kept} of {total} ({kept / total:.1%})"

@@ -1,11 +1,11 @@
-"""Trouble planted in a copy of a competition, and how much of it `make audit` finds.
+"""How many errors, planted in a copy of a competition, `make audit` finds.
 
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/planted.py --source <folder> --root <folder>
 
-Plants wrong labels, copies under another subject and black pictures (bench/planting.py), trains
-EfficientNet-Lite0 on the copy with its default settings (finished folds are kept), and counts what each
-check names. People are also split in two, in memory: how many of the pairs the list of subjects that look
-alike holds.
+Plants wrong labels, copies under another subject and black images (bench/planting.py), trains
+EfficientNet-Lite0 on the copy with its default settings (finished folds are kept), and counts the findings of
+each check. Subjects are also split in two, in memory, to count how many of these pairs are listed as subjects
+that look alike.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def main(
     root: Annotated[Path, typer.Option(help="Where the copy and its runs go.")],
     seed: int = 0,
 ) -> None:
-    """Print a table: each kind of trouble, how much was planted, found, and found rightly."""
+    """Print a table: for each kind of error, the numbers planted and found, recall and precision."""
     target = root / f"{source.name}-planted"
     truth = plant(source, target, Dose(), seed=seed)
     train.main(model=MODEL, data=str(target), root=root)
@@ -53,9 +53,9 @@ def main(
     folder = store.workspace.audit(store.competition.name)
     say_header(["planted", "number", "found", "recall", "precision"])
     for kind, key in CHECKS.items():
-        found = pd.read_csv(folder / f"{key}.csv", dtype=str, keep_default_na=False)
+        reported = pd.read_csv(folder / f"{key}.csv", dtype=str, keep_default_na=False)
         planted = truth[truth["kind"] == kind]
-        _say(kind, set(_names(planted)), set(_names(found)))
+        _say(kind, set(_names(planted)), set(_names(reported)))
     features = _features(store)
     wrong = set(truth.loc[truth["kind"] == "flipped", "img"])
     imgs = store.competition.train["img"].to_numpy()
@@ -71,15 +71,15 @@ def main(
 
 
 def _names(table: pd.DataFrame) -> Iterator[frozenset[str]]:
-    """A finding by the images that it names, whichever comes first."""
+    """The images of each finding, without order."""
     for img, other in table[["img", "other"]].to_numpy():
         yield frozenset(name for name in (img, other) if name)
 
 
-def _say(kind: str, planted: set[frozenset[str]], found: set[frozenset[str]]) -> None:
-    right = len(planted & found)
-    recall, precision = right / max(1, len(planted)), right / max(1, len(found))
-    say_row([kind, str(len(planted)), str(len(found)), f"{recall:.2f}", f"{precision:.2f}"])
+def _say(kind: str, planted: set[frozenset[str]], reported: set[frozenset[str]]) -> None:
+    right = len(planted & reported)
+    recall, precision = right / max(1, len(planted)), right / max(1, len(reported))
+    say_row([kind, str(len(planted)), str(len(reported)), f"{recall:.2f}", f"{precision:.2f}"])
 
 
 def _features(store: Store) -> np.ndarray:
@@ -90,7 +90,7 @@ def _features(store: Store) -> np.ndarray:
 
 
 def _split_people(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> None:
-    """Ten people at a time under two names each: how many of the 20 most alike pairs are they."""
+    """Split ten subjects in two, five times; counts these pairs among the 20 most similar."""
     right, num = 0, 0
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -102,11 +102,11 @@ def _split_people(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray
         ids, compact = np.unique(split, return_inverse=True)
         similarity = np.triu(subject_similarity(features, labels, compact), 1)
         order = np.argsort(-similarity, axis=None)[:20]
-        found = {
+        reported = {
             (int(ids[left]), int(ids[right]))
             for left, right in zip(*np.unravel_index(order, similarity.shape), strict=True)
         }
-        right, num = right + len(planted & found), num + len(planted)
+        right, num = right + len(planted & reported), num + len(planted)
     say_row(
         [
             "one person under two names, first 20 pairs",

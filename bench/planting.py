@@ -1,4 +1,4 @@
-"""Trouble planted in a copy of a competition, so that what an audit finds can be counted."""
+"""Plants errors in a copy of a competition, so that an audit's recall and precision can be measured."""
 
 import shutil
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ TRUTH = "planted.csv"
 
 @dataclass(frozen=True)
 class Dose:
-    """How much of each kind.
+    """Amount of each kind of error.
 
     Attributes:
-        flipped: Share of the images whose label becomes another one, drawn at random.
-        exact, recompressed: Images that come again, as another subject's, under another name: byte for byte,
-            or at three quarters of their size and JPEG quality 60.
-        black: Images that become black, but for a sensor's noise.
+        flipped: Share of the images that get a wrong label, drawn at random.
+        exact, recompressed: Images that are copied to another subject under another name: byte for byte, or
+            at three quarters of their size and JPEG quality 60.
+        black: Images that become black, with a sensor's noise.
     """
 
     flipped: float = 0.03
@@ -32,11 +32,11 @@ class Dose:
 
 
 def plant(source: Path, target: Path, dose: Dose, *, seed: int) -> pd.DataFrame:
-    """Copy a competition and plant trouble in the copy.
+    """Copy a competition and plant errors in the copy.
 
     Returns:
-        What was planted: kind, img, other (the picture that a duplicate shows, else ""), also kept in
-        planted.csv of the copy.
+        One row per error: kind, img, other (the original of a copied image, else ""); it is also kept in the
+        copy's planted.csv.
     """
     if (target / TRUTH).is_file():
         return pd.read_csv(target / TRUTH, dtype=str, keep_default_na=False)

@@ -84,15 +84,15 @@ def _by_fold(log_probs: LogProbs, prior: Floats, subjects: Ints) -> Floats:
 BIASES: dict[str, Bias] = {"temperature": _none, "by fold": _by_fold, "own rows less": subject_biases}
 
 
-def _scores(found: dict[str, Any], head: str) -> list[float]:
-    scored = fold_people(People(np.empty((0, 0), np.float32), found["labels"], found["subjects"]))
-    stored = StoredSource(head, found[f"{head}_oof"], scored, found[f"{head}_test"])
+def _scores(arrays: dict[str, Any], head: str) -> list[float]:
+    scored = fold_people(People(np.empty((0, 0), np.float32), arrays["labels"], arrays["subjects"]))
+    stored = StoredSource(head, arrays[f"{head}_oof"], scored, arrays[f"{head}_test"])
     cells = []
     for bias in BIASES.values():
         source = FittedSource(Moved(bias), [stored])
         test = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in range(NUM_FOLDS)]
         cells.append(float(source.held_out_losses().mean()))
-        cells.append(float(np.mean([log_loss(rows, found["test_labels"]) for rows in test])))
+        cells.append(float(np.mean([log_loss(rows, arrays["test_labels"]) for rows in test])))
     return cells
 
 

@@ -5,7 +5,7 @@
 What a fit is made of is timed first, all recipes taking turns, so that a machine whose speed drifts treats
 them alike: looking at an image, training on one in each phase, fitting a head. From that follow the epochs
 that make a fit as long as asked, and the table's seconds: those of a machine as fast as it was then, with
-the base's features computed anew. The timings are kept, and folds that are done are not repeated.
+the base's features computed again. Timings are kept, and finished folds are skipped.
 """
 
 import json
@@ -109,7 +109,7 @@ def _given_epochs(phase: Phase) -> int:
 
 
 def _costs(store: Store, configs: dict[str, RunConfig]) -> dict[str, Cost]:
-    """What each recipe's fit of fold 0 is made of, timed in turns; kept beside the workspace's folders."""
+    """The parts of each recipe's fit of fold 0, timed in turns; kept next to the workspace's folders."""
     kept = store.workspace.root / f"{store.competition.name}_costs.json"
     if kept.is_file():
         known = {recipe: Cost(**cost) for recipe, cost in json.loads(kept.read_text()).items()}
@@ -213,14 +213,14 @@ def _show(store: Store, runs: dict[str, Timed]) -> None:
     columns += ["seconds a fit", "epochs"]
     say_header(columns)
     for run in order:
-        found = scores(oof[run].oof, labels)
+        pooled = scores(oof[run].oof, labels)
         by_fold = [manifest.scores["valid/log_loss"] for manifest in oof[run].manifests]
         difference, error = difference_and_error(losses[run], losses[order[0]], subjects)
         cells = [
             f"`{run}`",
-            f"{found['log_loss']:.3f}",
+            f"{pooled['log_loss']:.3f}",
             f"{min(by_fold):.3f} to {max(by_fold):.3f}",
-            f"{found['accuracy']:.3f}",
+            f"{pooled['accuracy']:.3f}",
             f"{difference:.3f} ({error:.3f})" if run != order[0] else "",
             f"{runs[run].seconds:.0f}",
             ", ".join(f"{name} {number}" for name, number in runs[run].epochs.items()),

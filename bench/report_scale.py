@@ -107,8 +107,8 @@ def _predict(store: Store) -> None:
 def _metrics(rng: np.random.Generator) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
     for step in range(10, 5601, 10):
-        told = {"train/loss": rng.random(), "train/lr": 1e-3, "train/grad_norm": rng.random()}
-        lines.append({"step": step, "phase": "finetune", "train/epoch": step / 1400, **told})
+        metrics = {"train/loss": rng.random(), "train/lr": 1e-3, "train/grad_norm": rng.random()}
+        lines.append({"step": step, "phase": "finetune", "train/epoch": step / 1400, **metrics})
         if step % 1400 == 0:
             losses = {"train/epoch_loss": rng.random(), "valid/log_loss": rng.random()}
             lines.append({"step": step, "phase": "finetune", "epoch": step // 1400, **losses})

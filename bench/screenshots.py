@@ -63,8 +63,8 @@ def _read(page: Page) -> list[str]:
     values = "[...document.querySelectorAll('#board-table tbody tr')].map(r => +r.cells[1].dataset.v)"
     for down in (False, True):
         head.get_by_role("button").click()
-        found = page.evaluate(values)
-        if found != sorted(found, reverse=down):
+        losses = page.evaluate(values)
+        if losses != sorted(losses, reverse=down):
             trouble.append("the leaderboard does not sort")
     cards = page.locator(".mistake")
     if cards.count():

@@ -1,15 +1,15 @@
-"""What cross-fitting still flatters: base models trained on shuffled labels, and everything on top of them.
+"""How much cross-fitted scores still flatter, measured on base models trained on shuffled labels.
 
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/shuffled.py --data <competition> --root <folder>
 
-Where labels are shuffled nothing can be learned, and an honest score on held-out rows is that on new people.
-Each repeat draws half of a competition's subjects for training and keeps the rest as new ones, shuffles the
-labels, trains logistic heads on frozen features over five folds by subject, and puts every blender and step
-on their out-of-fold predictions. Shown is the cross-fitted log loss minus that of the same fold's models on
-the new people, below zero where a score flatters. Out-of-fold predictions of shuffled labels are
-anti-correlated with them (a class that a fold holds more of, its training side holds less of), which a free
-sign can turn to use: a log-linear pool that may have negative weights stands beside the project's blenders.
-Results are kept below --root, one file a repeat: what is there is not made again.
+Nothing can be learned from shuffled labels, so an honest score on held-out rows equals the score on new
+people. Each repeat draws half of a competition's subjects for training and keeps the rest as new people,
+shuffles the labels, trains logistic heads on frozen features over five folds by subject, and applies every
+blender and step to their out-of-fold predictions. The table shows the cross-fitted log loss minus the log
+loss of the same fold's models on the new people; it is negative if a score flatters. Out-of-fold predictions
+of shuffled labels are anti-correlated with them (if a fold holds more of a class, its training side holds
+less), which negative weights can exploit: for comparison, the table includes a log-linear pool that may have
+them. Results are kept below --root, one file per repeat, and not computed again.
 """
 
 import json
@@ -40,7 +40,7 @@ from distracted.progress import silent
 from heads import NUM_FOLDS, Floats, Ints, People, fit_heads, fold_people, labelled_people, some_columns
 from markdown_table import say_header, say_row
 
-#: Of the members: inverse strength of the penalty, and how many random features it sees (None: all).
+#: Members: inverse strength of the penalty, and the number of random features (None: all).
 HEADS = ((0.01, None), (0.1, 128), (1.0, 128), (1.0, 64), (100.0, 64), (100.0, 32))
 _MAX_ITER = 200
 
@@ -60,7 +60,7 @@ def _fit_free_signs(log_probs: LogProbs, labels: Labels) -> Floats:
     return weights
 
 
-#: What the project does not offer, to be measured beside what it does.
+#: A pool that the project does not offer, for comparison.
 FREE_SIGNS = Blender("log-linear pool, free signs", _fit_free_signs, pool_geometric)
 
 
@@ -73,20 +73,20 @@ def main(
     """Print a table: every blender and step, and by how much its cross-fitted score flatters."""
     torch.set_num_threads(1)
     people = labelled_people(data, root, size)
-    found = []
+    results = []
     with console.progress("shuffles", total=repeats, unit="shuffle") as step:
         for repeat in range(repeats):
             path = root / "shuffled" / f"{repeat:03}.json"
             if not path.is_file():
                 rng = np.random.default_rng([2, repeat])
                 write_json(path, dict(_repeat(people, rng)))
-            found.append(json.loads(path.read_text()))
+            results.append(json.loads(path.read_text()))
             step()
-    _show(found)
+    _show(results)
 
 
 def _repeat(people: People, rng: np.random.Generator) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Of each blender and step the cross-fitted log loss, and that on new people."""
+    """For each blender and step, the cross-fitted log loss and the log loss on new people."""
     drawn = rng.permutation(people.subjects.max() + 1)
     train, new = (_shuffled(people.of(half), rng) for half in np.array_split(drawn, 2))
     scored, answers = fold_people(train), new.labels
@@ -129,7 +129,7 @@ def _member(
 def _student(
     train: People, new: People, scored: ScoredRows, teacher: StoredSource, *, own: bool
 ) -> StoredSource:
-    """Heads that learn from a teacher's likeliest classes of the new people, too."""
+    """Heads that also learn from the new people, labelled with a teacher's most probable classes."""
     assert teacher.test is not None
     columns = slice(0, 64)
     oof, test = np.empty(teacher.oof.shape), []
@@ -139,8 +139,8 @@ def _student(
         if own:
             pool.append((train.features[valid], teacher.oof[valid]))
         rows = np.concatenate([train.features[~valid], *(rows for rows, _ in pool)])[:, columns]
-        taught = np.concatenate([train.labels[~valid], *(said.argmax(axis=1) for _, said in pool)])
-        fit = fit_logistic(rows, taught, c=1.0, max_iter=_MAX_ITER)
+        targets = np.concatenate([train.labels[~valid], *(probs.argmax(axis=1) for _, probs in pool)])
+        fit = fit_logistic(rows, targets, c=1.0, max_iter=_MAX_ITER)
         oof[valid] = linear_log_probs(train.features[valid][:, columns], *fit)
         test.append(linear_log_probs(new.features[:, columns], *fit))
     return StoredSource("student", oof, scored, np.stack(test))
@@ -167,7 +167,7 @@ def _losses(source: Source, scored: ScoredRows, answers: Ints) -> tuple[float, f
     return float(losses.mean()), float(np.mean(new))
 
 
-def _show(found: Sequence[dict[str, tuple[float, float]]]) -> None:
+def _show(results: Sequence[dict[str, tuple[float, float]]]) -> None:
     columns = [
         "blender or step",
         "on new people",
@@ -176,8 +176,8 @@ def _show(found: Sequence[dict[str, tuple[float, float]]]) -> None:
         "errors from 0",
     ]
     say_header(columns)
-    for name in found[0]:
-        losses = np.array([repeat[name] for repeat in found])
+    for name in results[0]:
+        losses = np.array([repeat[name] for repeat in results])
         flattery, new = losses[:, 0] - losses[:, 1], losses[:, 1].mean()
         mean, error = flattery.mean(), flattery.std(ddof=1) / np.sqrt(len(flattery))
         say_row([name, f"{new:.3f}", f"{mean:+.5f}", f"{error:.5f}", f"{mean / error:+.1f}"])

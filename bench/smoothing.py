@@ -4,8 +4,8 @@
 
 79,726 frames of 2,048 features are simulated as clips: frames of a clip lie near each other, a driver's clips
 less so. Each search runs in a process of its own, one after the other, so that its peak memory is its own.
-Ours is the project's search and the smoothing of one fold's predictions; beside it scikit-learn's brute force
-as a user would write it. What both find is compared.
+Ours is the project's search and the smoothing of one fold's predictions, compared with scikit-learn's brute
+force as a user would write it. The neighbours of both are compared.
 """
 
 import json
@@ -34,29 +34,29 @@ WAYS = ("faiss", "sklearn", "scikit-learn as it comes")
 
 def main(
     frames: Annotated[int, typer.Option(help="Images.")] = 79_726,
-    features: Annotated[int, typer.Option(help="Features of each.")] = 2_048,
-    neighbours: Annotated[int, typer.Option(help="Of each image.")] = 50,
-    way: Annotated[str, typer.Option(help="One search, in this process: what the others start.")] = "",
-    found_in: Annotated[Path | None, typer.Option(help="Where one search keeps what it found.")] = None,
+    features: Annotated[int, typer.Option(help="Features of each image.")] = 2_048,
+    neighbours: Annotated[int, typer.Option(help="Neighbours of each image.")] = 50,
+    way: Annotated[str, typer.Option(help="Run one search in this process (internal).")] = "",
+    out_indices: Annotated[Path | None, typer.Option(help="Its indices (internal).")] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
     """Print a table: each search's seconds and peak memory."""
     if way:
-        assert found_in is not None
-        _search(way, frames, features, neighbours, found_in)
+        assert out_indices is not None
+        _search(way, frames, features, neighbours, out_indices)
         return
     kept: dict[str, dict[str, float]] = {}
     say_header(["search", "search, s", "smoothing, s", "peak memory, GiB", "neighbours as ours"])
     with TemporaryDirectory() as folder:
-        found: dict[str, NDArray[np.int64]] = {}
+        indices: dict[str, NDArray[np.int64]] = {}
         for name in WAYS:
-            path = Path(folder) / f"{len(found)}.npz"
+            path = Path(folder) / f"{len(indices)}.npz"
             sizes = ["--frames", str(frames), "--features", str(features), "--neighbours", str(neighbours)]
-            command = [sys.executable, __file__, *sizes, "--way", name, "--found-in", str(path)]
+            command = [sys.executable, __file__, *sizes, "--way", name, "--out-indices", str(path)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             figures = json.loads(done.stdout.splitlines()[-1])
-            found[name] = np.load(path)["indices"]
-            same = float((found[name] == found[WAYS[0]]).mean())
+            indices[name] = np.load(path)["indices"]
+            same = float((indices[name] == indices[WAYS[0]]).mean())
             kept[name] = {**figures, "same": same}
             say_row(
                 [
@@ -79,11 +79,11 @@ def _search(way: str, frames: int, features: int, k: int, out: Path) -> None:
         indices = _as_it_comes(rows, k)
         search = time.perf_counter() - start
     else:
-        found = nearest_neighbours(rows, k, exact=way, progress=console.progress)
+        neighbours = nearest_neighbours(rows, k, exact=way, progress=console.progress)
         search = time.perf_counter() - start
-        neighbour_means(log_probs, found, "arithmetic", 0.3, [k])
+        neighbour_means(log_probs, neighbours, "arithmetic", 0.3, [k])
         smoothing = time.perf_counter() - start - search
-        indices = found.indices.astype(np.int64)
+        indices = neighbours.indices.astype(np.int64)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     np.savez(out, indices=indices)
     print(json.dumps({"search": search, "smoothing": smoothing, "peak": peak}))

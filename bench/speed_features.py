@@ -1,4 +1,4 @@
-"""Frozen features of photographs a second: ours, anew and from the cache, beside a plain loop.
+"""Frozen features of photographs a second: ours, computed and from the cache, against a plain loop.
 
     PYTHONPATH=scripts python bench/speed_features.py --out cache/bench/features.json
 
@@ -47,13 +47,13 @@ def main(
         apart = Apart(make_plain, model, paths)
         ours = make_ours(model, paths, folder / "features")
 
-        def anew(ours: Callable[[], int] = ours) -> int:
+        def computed(ours: Callable[[], int] = ours) -> int:
             rmtree(folder / "features", ignore_errors=True)
             return ours()
 
-        figures[model] = take_turns(model, {PLAIN: apart, OURS: anew, KEPT: ours}, repeats=repeats)
+        figures[model] = take_turns(model, {PLAIN: apart, OURS: computed, KEPT: ours}, repeats=repeats)
         apart.close()
-        say_rates(f"{model}: features", figures[model], unit="images", beside=[PLAIN])
+        say_rates(f"{model}: features", figures[model], unit="images", compared_with=[PLAIN])
     save(out, figures)
 
 
@@ -87,7 +87,7 @@ def make_ours(model: str, paths: list[Path], folder: Path) -> Callable[[], int]:
     def extract() -> int:
         augmenter = Augmenter((), size=size, crop=1.0, seed=0)
         loader = Loader(Files(paths), np.arange(len(paths)), augmenter, batch_size=BATCH, num_workers=0)
-        found = cached_features(
+        features = cached_features(
             network,
             loader,
             contents=contents,
@@ -96,7 +96,7 @@ def make_ours(model: str, paths: list[Path], folder: Path) -> Callable[[], int]:
             folder=folder,
             precision="fp32",
         )
-        return len(np.asarray(found))
+        return len(np.asarray(features))
 
     return extract
 

@@ -1,4 +1,4 @@
-"""Augmented training pictures a second: ours beside what competitors write, on the same photographs.
+"""Augmented training pictures a second: ours against common loaders, on the same photographs.
 
     PYTHONPATH=scripts python bench/speed_loader.py --out cache/bench/loader.json
 
@@ -75,7 +75,7 @@ def main(
         name = "one core" if number == 1 else f"{number} cores"
         timings = take_turns(name, contenders, repeats=repeats)
         figures[name] = timings
-        say_rates(f"{name}: pictures", timings, unit="pictures", beside=[PLAIN, TIMM])
+        say_rates(f"{name}: pictures", timings, unit="pictures", compared_with=[PLAIN, TIMM])
     save(out, figures)
 
 
@@ -92,7 +92,7 @@ def find_photographs(folder: Path, count: int) -> list[Path]:
 def make_contenders(
     paths: list[Path], kept: Pictures, *, num_workers: int, passes: int
 ) -> dict[str, Callable[[], int]]:
-    """Each passes over all photographs so many times; on one core without a process beside it."""
+    """Each passes over all photographs so many times; on one core without a worker process."""
     policy = load_config(model="resnet50", data="sample").augment.policies["heavy"]
 
     def ours(pictures: Pictures) -> Callable[[], int]:

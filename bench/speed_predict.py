@@ -1,4 +1,4 @@
-"""Predictions a second on a CPU: ours beside eager PyTorch, and how far from the peak both are.
+"""Predictions a second on a CPU: ours against eager PyTorch, and both against the peak.
 
     PYTHONPATH=scripts python bench/speed_predict.py --out cache/bench/predict.json
 
@@ -65,7 +65,7 @@ def main(
             process.close()
         off = compare(model)
         flops = count_flops(model)
-        say_rates(f"{model}: prediction", timings, unit="images", beside=[EAGER])
+        say_rates(f"{model}: prediction", timings, unit="images", compared_with=[EAGER])
         best = max(timings, key=lambda timing: timing.rate)
         rows.append([model, f"{flops / 1e9:.2f}", share_of_peak(timings[0], flops, peak), best.name])
         rows[-1] += [share_of_peak(best, flops, peak), f"{off:.1g}"]
@@ -147,8 +147,8 @@ def compare(model: str) -> float:
     network, images = make_network(model)
     forward = Forward(network, "logits", num_images=10_000, precision="fp32")
     with torch.no_grad():
-        found, expected = forward(images).log_softmax(1), network(images).log_softmax(1)
-    return float(np.abs(found.numpy() - expected.numpy()).max())
+        ours, expected = forward(images).log_softmax(1), network(images).log_softmax(1)
+    return float(np.abs(ours.numpy() - expected.numpy()).max())
 
 
 def count_flops(model: str) -> float:

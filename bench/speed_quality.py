@@ -1,14 +1,14 @@
-"""Seconds to a log loss on unseen people: the default recipe beside fastai, a linear probe and the textbook.
+"""Seconds to reach a log loss on unseen people: the default recipe, fastai, a linear probe, the textbook.
 
     pip install -r bench/requirements.txt -c requirements.lock
     PYTHONPATH=scripts python bench/speed_quality.py --data <folder> --root <workspace> --out quality.json
 
-One fold, the same network from the same ImageNet weights, the same pictures' size and batch. Each contender
-is looked at every so many steps while its clock stands still, and when it is done. fastai is `fine_tune` with
-the rate that its own finder names, whose seconds do not count, or with `--rates` that are given, and with
-BatchNorm frozen where its base is frozen (`train_bn=False` and `BnFreeze`); the probe is scikit-learn's
-logistic regression, as it comes, on features by eager PyTorch, each penalty as if it alone had been tried;
-the textbook is the recipe `tutorial_rmsprop`, on our loader.
+One fold, the same network and ImageNet weights, the same image and batch size. Each contender is scored every
+few steps, with its clock stopped, and at the end. fastai: `fine_tune` with the learning rate of its own
+finder (whose seconds do not count) or with `--rates`, and with BatchNorm frozen while the base is frozen
+(`train_bn=False` and `BnFreeze`). Linear probe: scikit-learn's logistic regression with default settings on
+features by eager PyTorch, each penalty timed as if it were the only one. Textbook: the recipe
+`tutorial_rmsprop` on our loader.
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ from harness import save
 from markdown_table import say_header, say_row
 
 LEVELS = (0.3, 0.1, 0.05)
-EVERY = 10  # steps between looks
+EVERY = 10  # steps between scores
 PENALTIES = (0.01, 0.03, 0.1, 1.0, 10.0)  # of the probe, inverse; scikit-learn's default is 1
 QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "runtime.num_workers=0"]
 OURS, PROBE, TEXTBOOK = "ours (recipe full)", "linear probe", "textbook (tutorial_rmsprop)"
@@ -60,7 +60,7 @@ OURS, PROBE, TEXTBOOK = "ours (recipe full)", "linear probe", "textbook (tutoria
 
 @dataclass
 class Curve:
-    """Log loss by seconds of one contender, whose clock stands still while it is looked at."""
+    """Log loss of one contender by seconds; its clock is stopped while it is scored."""
 
     points: list[tuple[float, float]] = field(default_factory=list)
     _spent: float = 0.0
@@ -68,7 +68,7 @@ class Curve:
 
     @contextmanager
     def looking(self) -> Iterator[float]:
-        """Within this block no time passes; gives the seconds so far."""
+        """Stop the clock during this block; yields the seconds so far."""
         self._spent += time.perf_counter() - self._since
         yield self._spent
         self._since = time.perf_counter()
@@ -153,7 +153,7 @@ def show(curves: dict[str, list[Curve]]) -> None:
 
 
 class Looks(Checkpoints):
-    """Looks at the network every so many steps; keeps no state."""
+    """Scores the network every `EVERY` steps; keeps no state."""
 
     def __init__(self, folder: Path, curve: Curve, look: Callable[[State], float]) -> None:
         super().__init__(folder, {})
@@ -171,7 +171,7 @@ class Looks(Checkpoints):
 
 
 def train_ours(store: Store, resolved: Resolved, fold: int) -> Curve:
-    """One fold from nothing: no features and no pictures in a cache."""
+    """Train one fold with empty caches."""
     looked = build_network(resolved.config.model, resolved.weights, num_classes=store.competition.num_classes)
     train, rows = Images.to_train(store.competition), store.folds.valid(fold)
     labels = store.folds.labels[rows]
@@ -210,14 +210,14 @@ def fit_probe(store: Store, resolved: Resolved, fold: int) -> Curve:
     size, crop = config.image_size, config.crop
 
     def features(chosen: np.ndarray) -> np.ndarray:
-        found = []
+        batches = []
         for batch in np.array_split(chosen, -(-len(chosen) // 32)):
             images = np.stack([resize_and_crop(read_rgb(paths[row]), size=size, crop=crop) for row in batch])
             with torch.inference_mode():
                 inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float()
                 inputs = (inputs - network.mean) / network.std
-                found.append(network.trunk(inputs.contiguous()).flatten(1).numpy())
-        return np.concatenate(found)
+                batches.append(network.trunk(inputs.contiguous()).flatten(1).numpy())
+        return np.concatenate(batches)
 
     curve = Curve()
     network.eval()
@@ -234,7 +234,7 @@ def fit_probe(store: Store, resolved: Resolved, fold: int) -> Curve:
 
 
 def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, rate: float) -> Curve:
-    """`fine_tune` of its `vision_learner`, on timm's network with the same weights; rate 0: its finder's."""
+    """fastai's `vision_learner.fine_tune` on timm's network with the same weights; rate 0: by its finder."""
     from fastai.vision import all as fastai
 
     config, competition = resolved.config, store.competition
@@ -274,7 +274,7 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
             finder.freeze()
             with finder.no_bar():
                 rate = float(finder.lr_find(show_plot=False).valley)
-        console.say(f"its finder names a rate of {rate:.2g}")
+        console.say(f"fastai's finder chose a rate of {rate:.2g}")
     learner = make_learner()
     steps = 0
 
@@ -297,7 +297,7 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
                         curve.points.append((seconds, look(self.learn.model)))
 
         def before_validate(self) -> None:
-            raise fastai.CancelValidException  # its own look at the fold would cost it time
+            raise fastai.CancelValidException  # its own validation would cost it time
 
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(epochs, base_lr=rate, cbs=[Watch()])

@@ -1,4 +1,4 @@
-"""Training steps a second: ours beside a bare PyTorch loop on the same network, with and without the loader.
+"""Training steps a second: ours against a bare PyTorch loop on the same network, with and without the loader.
 
     PYTHONPATH=scripts python bench/speed_train.py --out cache/bench/train.json
 
@@ -6,7 +6,7 @@ The bare loop runs in a process of its own, as it comes: floats that lie in memo
 else. It is timed with BatchNorm that learns, as PyTorch has it, and with BatchNorm frozen, as ours has it.
 Ours takes uint8 images, clips gradients and does all else that a phase does. The loader decodes nothing: its
 pictures come from the cache, and augmentation is the heavy policy. What ours leaves out is timed, too:
-contiguous tensors, and a process for the loader beside the network's threads.
+contiguous tensors, and a worker process for the loader next to the network's threads.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ MODELS = ("efficientnet_lite0", "resnet50", "inception_v3", "vgg16")
 NUM_CLASSES = 10
 BARE, BARE_FROZEN = "bare loop", "bare loop, BatchNorm frozen"
 OURS, LOADED, HEAD = "ours", "ours, loader included", "ours, base frozen"
-CONTIGUOUS, BESIDE = "ours, contiguous", "ours, loader in a process beside"
+CONTIGUOUS, WORKER = "ours, contiguous", "ours, loader in a worker process"
 CPU = torch.device("cpu")
 
 
@@ -69,14 +69,14 @@ def main(
                 LOADED: make_ours(model, batch_size, steps, folder=folder, loaded=True),
                 HEAD: make_ours(model, batch_size, steps, folder=folder, unfreeze="head"),
                 CONTIGUOUS: make_ours(model, batch_size, steps, folder=folder, contiguous=True),
-                BESIDE: make_ours(model, batch_size, steps, folder=folder, loaded=True, workers=1),
+                WORKER: make_ours(model, batch_size, steps, folder=folder, loaded=True, workers=1),
             },
             repeats=repeats,
         )
         for process in apart:
             process.close()
         figures[model] = timings
-        say_rates(f"{model}: training", timings, unit="images", beside=[BARE, BARE_FROZEN])
+        say_rates(f"{model}: training", timings, unit="images", compared_with=[BARE, BARE_FROZEN])
     save(out, figures)
 
 

@@ -1,12 +1,12 @@
-"""make torture: one fold is killed again and again, and in the end nothing shows it.
+"""make torture: kills one fold's training again and again; the result must be the same as without kills.
 
     PYTHONPATH=scripts python bench/torture.py --folder <folder> [--model MODEL --data DATA --kills 30]
 
 Trains fold 0 once without interruption and once with `--kills` SIGKILLs: at random moments of its work, every
-third while a checkpoint is being written, the last tenth while it predicts. Each time the same command is
-called again; where the training ends before all kills were made, another takes the rest. In the end the
-predictions have to be the same bytes, the metrics the same but for times, and nothing half-written may be
-left. All trainings are kept in the folder; what was measured goes to torture.json there.
+third while a checkpoint is being written, the last tenth while it predicts. After each kill the same command
+runs again; if the training ends before all kills were made, another training takes the rest. In the end the
+predictions must be the same bytes and the metrics the same except for times, and no half-written file may be
+left. All trainings are kept in the folder, and the measurements in its torture.json.
 """
 
 import json
@@ -37,8 +37,8 @@ from distracted.progress import Advance
 from distracted.training.checkpoints import LAST, newest_state
 
 _SCRIPTS = CONFIGS.parent / "scripts"
-_LOOK = 0.002  # seconds between looks for what a kill waits for
-_LOST = 900.0  # seconds in which a training has to begin
+_LOOK = 0.002  # seconds between checks whether the moment of a kill has come
+_LOST = 900.0  # seconds within which a training must begin
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,11 @@ class Kill:
     """One kill.
 
     Attributes:
-        where: The phase that was under way, as far as the checkpoint knows, or predicting.
+        where: The current phase by the newest checkpoint, or predicting.
         wrote: Whether a checkpoint was being written.
-        begins: Seconds from the command to the moment at which the fold is held: Python, torch, the index.
+        begins: Seconds from the command until the fold's lock is held: Python, torch, the index.
         works: Seconds from there to the kill.
-        kept: Seconds of work that the checkpoint had behind it after the kill; it counts from the fold's
-            beginning on.
+        kept: Seconds of work, since the beginning of the fold, in the newest checkpoint after the kill.
     """
 
     where: str
@@ -78,7 +77,7 @@ class Victim:
         return self._workspace.scratch(self.name, self._run, 0)
 
     def check(self) -> None:
-        """Read the predictions as every later stage does."""
+        """Read the predictions as later stages do."""
         store = open_store(self._workspace, load_data_config(self._data, root=self.root))
         store.read_run(self._run, partial=True)
 
@@ -103,23 +102,23 @@ class Victim:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the last epoch is behind, and the rest is predicting."""
+        """Whether the last epoch is done, and the fold is being predicted."""
         state, path = read_job_state(self.scratch), self._workspace.metrics(self.name, self._run, 0)
         if state is None or not path.is_file():
             return False
         return any(line.get("epoch") == state.epochs for line in map(json.loads, _whole_lines(path)))
 
     def predicting(self) -> float:
-        """Seconds that a training which is done has predicted for: from the last epoch to the end."""
+        """Seconds of prediction in a finished training: from the last epoch to the end."""
         done = self._workspace.fold(self.name, self._run, 0) / "manifest.json"
         return done.stat().st_mtime - self._trained_at
 
     def behind(self) -> tuple[str, float]:
-        """What is under way after the newest checkpoint, and the seconds of work behind it."""
-        found = newest_state(self.scratch)
-        if found is None:
+        """The current phase by the newest checkpoint, and the seconds of work in it."""
+        newest = newest_state(self.scratch)
+        if newest is None:
             return "before the first checkpoint", 0.0
-        _, _, state = found
+        _, _, state = newest
         doing = "predicting" if self.is_trained else f"phase {state['num_phases'] + 1}"
         return doing, float(state["seconds"])
 
@@ -128,18 +127,18 @@ class Victim:
         return {part: sha256_file(folder / f"{part}.parquet") for part in ("valid", "test")}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What was tracked, but for times."""
+        """The metrics without times."""
         lines = self._workspace.metrics(self.name, self._run, 0).read_text().splitlines()
         return [_without_times(json.loads(line)) for line in lines]
 
     def leftovers(self) -> list[str]:
-        """Half-written files and checkpoints, where the fold is done."""
-        found = [*self.root.rglob(".*.tmp"), *self.scratch.glob("*.ckpt"), *self.scratch.glob("lock.json*")]
-        return [str(path.relative_to(self.root)) for path in found]
+        """Half-written files and checkpoints that a finished fold must not leave."""
+        paths = [*self.root.rglob(".*.tmp"), *self.scratch.glob("*.ckpt"), *self.scratch.glob("lock.json*")]
+        return [str(path.relative_to(self.root)) for path in paths]
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where both trainings go; what is there is removed.")],
+    folder: Annotated[Path, typer.Option(help="For both trainings; its contents are removed.")],
     model: str = "efficientnet_lite0",
     data: console.Data = "sample",
     set: console.Set = "",
@@ -222,7 +221,7 @@ def _kill(
     wrote = victim.is_writing
     os.kill(process.pid, signal.SIGKILL)
     works = time.perf_counter() - start
-    if process.wait() == 0:  # it was faster
+    if process.wait() == 0:  # the training ended first
         return None
     where, kept = victim.behind()
     return Kill(where, wrote, begins, works, kept)
@@ -264,7 +263,7 @@ def _without_times(line: dict[str, Any]) -> dict[str, Any]:
 
 def _show(folder: Path, sittings: Sequence[Sequence[Kill]], lost: float) -> None:
     kills = [kill for done in sittings for kill in done]
-    found = [seconds for done in sittings for seconds in _redone(done)]
+    redone = [seconds for done in sittings for seconds in _redone(done)]
     where = Counter(kill.where for kill in kills)
     in_writes = sum(kill.wrote for kill in kills)
     console.table("kills", ["killed in", "kills"], [[w, str(n)] for w, n in sorted(where.items())])
@@ -275,20 +274,20 @@ def _show(folder: Path, sittings: Sequence[Sequence[Kill]], lost: float) -> None
         "in_a_write": in_writes,
         "seconds_lost_a_kill": lost / len(kills),
         "of_it_until_the_training_begins": begins,
-        "work_redone_a_kill": sum(found) / len(found),
-        "work_redone_at_most": max(found),
+        "work_redone_a_kill": sum(redone) / len(redone),
+        "work_redone_at_most": max(redone),
     }
     write_json(folder / "torture.json", {**figures, "all": [asdict(kill) for kill in kills]})
     console.say(
         f"{len(kills)} kills of {len(sittings)} trainings, {in_writes} of them in a write: each time the "
         f"training went on; predictions and metrics are the same, nothing is left behind\n"
         f"lost a kill: {lost / len(kills):.1f} s, {begins:.1f} s of it until Python, torch and the index are "
-        f"there; work done again {figures['work_redone_a_kill']:.1f} s, at most {max(found):.1f} s"
+        f"there; work done again {figures['work_redone_a_kill']:.1f} s, at most {max(redone):.1f} s"
     )
 
 
 def _redone(kills: Sequence[Kill]) -> Iterator[float]:
-    """Seconds of each sitting's work that no checkpoint held."""
+    """Seconds of work between kills that no checkpoint held."""
     before = 0.0
     for kill in kills:
         yield max(0.0, kill.works - (kill.kept - before))

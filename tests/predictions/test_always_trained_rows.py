@@ -10,7 +10,7 @@ from distracted.predictions.store import Store
 
 @pytest.fixture
 def store(store_with: Callable[[dict[str, int]], Store]) -> Store:
-    """Of six subjects two are held out in fold 0, one in fold 1, and three never."""
+    """Six subjects: two are held out in fold 0, one in fold 1, and three never."""
     return store_with({"p000": 0, "p001": 0, "p002": 1})
 
 

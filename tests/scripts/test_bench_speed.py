@@ -30,7 +30,7 @@ def run(script: str, *options: str, out: Path) -> tuple[dict[str, Any], str]:
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
     ours, theirs = Timing("ours", 20, [1.0, 2.0, 4.0]), Timing("theirs", 10, [1.0, 1.0, 8.0])
     assert ours.rate == 10.0
-    assert ours.beside(theirs) == (2.0, 1.0, 4.0)
+    assert ours.ratio_to(theirs) == (2.0, 1.0, 4.0)
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_a_fold_under_way_says_how_far_it_is(store: Store, configure: Configure)
     assert run_statuses(store) == []  # it ended well, and its predictions were removed
 
 
-def test_a_run_that_is_trained_anew_stays_what_it_is(
+def test_a_run_stays_done_while_it_is_retrained(
     store: Store, configure: Configure, write_run: WriteRun
 ) -> None:
     write_run("a")
@@ -144,7 +144,7 @@ def test_a_fold_whose_process_was_killed_is_stopped(store: Store, configure: Con
         assert run_statuses(store) == []  # nothing is known of it
 
 
-def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_run: WriteRun) -> None:
+def test_runs_whose_parent_changed_are_stale(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     write_run("b", seed=1)
     calibrate(store, "a")
@@ -162,7 +162,7 @@ def test_what_was_made_of_something_that_changed_is_stale(store: Store, write_ru
     ]
 
 
-def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Configure) -> None:
+def test_a_fold_marked_for_retraining_is_named(store: Store, configure: Configure) -> None:
     resolved = resolve(configure(), num_folds=3)
     train_folds(store, resolved, run="a", folds=range(3))
     stop = Stop()
@@ -180,7 +180,7 @@ def test_a_fold_that_is_to_be_made_anew_is_named(store: Store, configure: Config
     assert [fold.redo for fold in run_statuses(store)[0].folds] == ["", "", ""]
 
 
-def test_a_run_half_made_anew_with_another_config_is_named(store: Store, configure: Configure) -> None:
+def test_a_run_half_retrained_with_another_config_is_named(store: Store, configure: Configure) -> None:
     old, new = (resolve(configure(f"training.seed={seed}"), num_folds=3) for seed in (0, 1))
     train_folds(store, old, run="a", folds=range(3))
 
@@ -203,7 +203,7 @@ def test_a_run_half_made_anew_with_another_config_is_named(store: Store, configu
     assert run_statuses(store)[0].entry.is_current
 
 
-def test_what_comes_next_ends_with_the_submission(store: Store, write_run: WriteRun) -> None:
+def test_the_next_steps_end_with_the_submission(store: Store, write_run: WriteRun) -> None:
     write_run("a", seed=0)
     write_run("b", seed=1)
     assert next_steps(store, run_statuses(store)) == ["make ensemble: no blend holds a, b"]

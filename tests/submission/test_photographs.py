@@ -31,7 +31,7 @@ def photographs(store: Store, tmp_path: Path) -> Path:
 
 
 def make(store: Store, kind: str) -> str:
-    """A run of a kind, and its name."""
+    """Write a run of some kind; returns its name."""
     write_untrained(store)
     match kind:
         case "model":
@@ -59,7 +59,7 @@ def test_the_test_sets_own_images_get_their_predictions(store: Store, photograph
     np.testing.assert_allclose(found.probs.sum(axis=1), 1)
 
 
-def test_one_that_cannot_be_read_is_named_and_the_others_are_predicted(
+def test_an_unreadable_photograph_is_named_and_the_others_are_predicted(
     store: Store, photographs: Path, tmp_path: Path
 ) -> None:
     (photographs / "day0/0.JPG").write_bytes(b"")
@@ -84,7 +84,7 @@ def test_a_folder_without_photographs_is_refused(store: Store, tmp_path: Path, c
         predict_photographs(store, store.read_run(make(store, "model")), folder, runtime=RUNTIME)
 
 
-def test_what_takes_all_test_images_together_is_refused(store: Store, photographs: Path) -> None:
+def test_steps_that_need_all_test_images_are_refused(store: Store, photographs: Path) -> None:
     write_untrained(store)
     name = calibrate(store, "tiny").name
     blend = blend_runs(store, runs=["tiny", name]).name

@@ -1,4 +1,4 @@
-"""A submission is written only where the doctor takes it and its run is what it was; it says what it is."""
+"""A submission is written only if the doctor accepts it and its run is unchanged; it states its origin."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def written(store: Store) -> list[str]:
 
 
 def date(store: Store, run: str, day: int) -> None:
-    """Have a run's manifests say that they were written on another day."""
+    """Set the date in the manifests of a run."""
     for path in store.workspace.run("tiny", run).glob("fold*/manifest.json"):
         content = json.loads(path.read_text()) | {"written": f"2030-01-{day:02}T00:00:00+00:00"}
         path.write_text(json.dumps(content))
@@ -70,7 +70,7 @@ def test_the_file_holds_the_runs_test_probabilities(store: Store, blend: str) ->
     assert written(store) == ["ensemble.csv", "ensemble.json"]
 
 
-def test_what_is_written_already_is_left(store: Store, blend: str, write_run: WriteRun) -> None:
+def test_an_existing_submission_is_not_rewritten(store: Store, blend: str, write_run: WriteRun) -> None:
     first = write_submission(store)
     before = [path.stat() for path in (first.path, first.provenance)]
     assert first.is_new and is_submitted(store, blend)
@@ -156,7 +156,7 @@ def test_a_blend_whose_member_has_changed_is_passed_over_and_refused_by_name(
     assert write_submission(store).run == "ensemble"
 
 
-def test_where_no_blend_is_current_the_reason_is_told(store: Store, write_run: WriteRun) -> None:
+def test_without_a_current_blend_the_error_says_why(store: Store, write_run: WriteRun) -> None:
     refused(store, "there is no blend yet; `make ensemble` makes one; NAME=<run>")
     write_run("a", skill=2.0)
     refused(store, "there is no blend yet")
@@ -210,7 +210,7 @@ def test_a_member_with_missing_folds_is_refused_unless_partial(store: Store, ble
 
 
 def test_nothing_is_written_where_the_doctor_refuses(store: Store, blend: str) -> None:
-    """The competition's sample is another than when the store was opened; an earlier submission stays."""
+    """The sample submission changed after the store was opened; an earlier submission stays."""
     path = sample_of(store)
     sample = pd.read_csv(path)
     sample[["img", "c1", "c0", "c2"]].to_csv(path, index=False)
@@ -234,7 +234,7 @@ def test_nothing_is_written_where_the_doctor_refuses(store: Store, blend: str) -
 
 
 def test_a_probability_above_1_by_rounding_is_no_fault(store: Store) -> None:
-    """Every fold's network is sure: the mean of three ones."""
+    """Every network predicts probability 1; the mean of three such predictions can exceed 1 by rounding."""
     sure = np.tile([0.0, -100.0, -100.0], (len(store.competition.test), 1))
     for fold in range(3):
         valid = np.full((len(store.folds.valid(fold)), 3), -np.log(3))

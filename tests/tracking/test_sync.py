@@ -49,7 +49,7 @@ def compete(store: Store, config: RunConfig) -> None:
 
 
 def check_lineage(store: Store, server: StandIn) -> None:
-    """What was made of what, as the graph would show it: from the submission down to the folds."""
+    """The lineage as a graph: from the submission down to the folds."""
     ids = {run["displayName"]: name for name, run in server.runs.items()}
     for name, users in {
         "net": {"net", "net_calibrated", "ensemble"},
@@ -116,7 +116,7 @@ def test_recordings_are_sent_and_lineage_is_rebuilt(
     check_lineage(store, server)
 
 
-def test_with_a_server_all_of_it_is_there_at_once(
+def test_with_a_server_everything_is_sent_during_the_run(
     store: Store, config: RunConfig, server: StandIn, go: Go
 ) -> None:
     go("online")
@@ -172,7 +172,7 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
         assert losses == {step["step"]: step["train/loss"] for step in curves.steps}
 
 
-def test_what_is_still_being_made_is_left_alone(
+def test_unfinished_recordings_and_folds_are_not_sent(
     store: Store, config: RunConfig, server: StandIn, go: Go
 ) -> None:
     """A recording that a process still writes is not sent, nor is a fold that is being retrained."""
@@ -198,6 +198,6 @@ def test_what_is_still_being_made_is_left_alone(
 
 
 def find_recording_folder(store: Store) -> Path:
-    """The folder of a recording that was made with a server."""
+    """The folder of a recording made online."""
     folder = store.workspace.run_scratch("tiny", "net") / "wandb"
     return sorted(path for path in folder.iterdir() if path.name.startswith("run-"))[0]

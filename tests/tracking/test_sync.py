@@ -158,7 +158,7 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
     train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
     assert streamed.is_set() and store.finished_folds("net") == [0, 1, 2]
     for fold in range(3):
-        assert read_curves(store.workspace.metrics("tiny", "net", fold), fold).finished
+        assert '"summary"' in store.workspace.metrics("tiny", "net", fold).read_text()  # its last line
     wandb.teardown()
     server.broken, server.requests = False, []
     go("online")

@@ -51,12 +51,12 @@ def make(store: Store, kind: str) -> str:
 @pytest.mark.parametrize("kind", ["model", "views", "calibrated", "blend"])
 def test_the_test_sets_own_images_get_their_predictions(store: Store, photographs: Path, kind: str) -> None:
     run = store.read_run(make(store, kind))
-    found = predict_photographs(store, run, photographs, runtime=RUNTIME)
-    numbers = [int(Path(name).stem) for name in found.names]
-    assert sorted(numbers) == list(range(7)) and found.errors == []
-    assert found.names[0].startswith("day0/")
-    np.testing.assert_allclose(found.probs, np.exp(run.test_log_probs[numbers]), atol=1e-5)
-    np.testing.assert_allclose(found.probs.sum(axis=1), 1)
+    predicted = predict_photographs(store, run, photographs, runtime=RUNTIME)
+    numbers = [int(Path(name).stem) for name in predicted.names]
+    assert sorted(numbers) == list(range(7)) and predicted.errors == []
+    assert predicted.names[0].startswith("day0/")
+    np.testing.assert_allclose(predicted.probs, np.exp(run.test_log_probs[numbers]), atol=1e-5)
+    np.testing.assert_allclose(predicted.probs.sum(axis=1), 1)
 
 
 def test_an_unreadable_photograph_is_named_and_the_others_are_predicted(
@@ -64,13 +64,13 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_predicted(
 ) -> None:
     (photographs / "day0/0.JPG").write_bytes(b"")
     (photographs / "notes.txt").write_text("no photograph")
-    found = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
-    [error] = found.errors
+    predicted = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
+    [error] = predicted.errors
     assert error.startswith(f"{photographs}/day0/0.JPG: the file is empty")
-    write_photographs(tmp_path / "found.csv", found, store.competition.classes)
-    table = pd.read_csv(tmp_path / "found.csv")
+    write_photographs(tmp_path / "predicted.csv", predicted, store.competition.classes)
+    table = pd.read_csv(tmp_path / "predicted.csv")
     assert table.columns.tolist() == ["img", *store.competition.classes]
-    assert table["img"].tolist() == found.names and len(table) == 6
+    assert table["img"].tolist() == predicted.names and len(table) == 6
 
 
 @pytest.mark.parametrize("content", [None, "nothing", "garbage"])

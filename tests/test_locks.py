@@ -141,35 +141,39 @@ def test_a_damaged_lock_holds_until_it_is_old(tmp_path: Path, text: str) -> None
         assert holder(path).pid == os.getpid()
 
 
-def _take(path: Path, go: Connection, result: Connection) -> None:
-    go.recv()
-    try:
-        with hold(path, "work"):
-            result.send("held")
-            go.recv()
-    except LockError:
-        result.send("refused")
+def _take_again_and_again(path: Path, orders: Connection, answers: Connection) -> None:
+    while orders.recv() == "take":
+        try:
+            with hold(path, "work"):
+                answers.send("held")
+                orders.recv()
+            answers.send("released")
+        except LockError:
+            answers.send("refused")
 
 
 @pytest.mark.slow
 def test_one_of_many_processes_gets_a_dead_owners_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     context = multiprocessing.get_context("spawn")
+    ends, processes = [], []
+    for _ in range(4):
+        (orders, their_orders), (answers, their_answers) = context.Pipe(), context.Pipe()
+        process = context.Process(target=_take_again_and_again, args=(path, their_orders, their_answers))
+        process.start()
+        processes.append(process)
+        ends.append((orders, answers))
     for _ in range(5):
         write_owner(path, dead_owner())
-        ends, processes = [], []
-        for _ in range(4):
-            go, their_go = context.Pipe()
-            result, their_result = context.Pipe()
-            process = context.Process(target=_take, args=(path, their_go, their_result))
-            process.start()
-            processes.append(process)
-            ends.append((go, result))
-        for go, _ in ends:
-            go.send("go")
-        answers = [result.recv() for _, result in ends]
-        assert sorted(answers) == ["held", "refused", "refused", "refused"]
-        ends[answers.index("held")][0].send("done")
-        for process in processes:
-            process.join()
+        for orders, _ in ends:
+            orders.send("take")
+        outcomes = [answers.recv() for _, answers in ends]
+        assert sorted(outcomes) == ["held", "refused", "refused", "refused"]
+        orders, answers = ends[outcomes.index("held")]
+        orders.send("release")
+        assert answers.recv() == "released"
         assert list(tmp_path.iterdir()) == []
+    for orders, _ in ends:
+        orders.send("end")
+    for process in processes:
+        process.join()

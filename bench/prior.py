@@ -1,11 +1,10 @@
-"""What calibration towards the class prior promises in folds of few subjects, and what it keeps among many.
+"""Compares calibrations towards the class prior in folds of few subjects and on many new people.
 
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/prior.py --root <folder of bench/coverage.py>
 
-On the competitions that bench/coverage.py has drawn and predicted: the pooled OOF loss of one network, and
-its loss on the test subjects' labels; with a temperature alone, and with a bias before it that is taken
-whatever it gains: the one that brings each fold's mean to the prior, and the project's, in which a subject's
-own rows count for less.
+On the competitions of bench/coverage.py, the pooled OOF loss of one network and its loss on the test
+subjects' labels: with a temperature only, and with a bias fitted before it and always applied. One bias
+brings each fold's mean to the prior; in the project's, a subject's own rows count for less.
 """
 
 from collections.abc import Callable
@@ -27,13 +26,13 @@ from markdown_table import say_header, say_row
 
 POPULATIONS = "sign-digits", "rendered"
 HEADS = "plain", "sure", "few"
-#: Of log-probabilities, the prior and the rows' subjects: what to add, (num_images, num_classes).
+#: Maps log-probabilities, the prior and the rows' subjects to a term to add, (num_images, num_classes).
 Bias = Callable[[LogProbs, Floats, Ints], Floats]
 
 
 def main(
-    root: Annotated[Path, typer.Option(help="Where bench/coverage.py kept its predictions.")],
-    competitions: Annotated[int, typer.Option(help="Of each population.")] = 50,
+    root: Annotated[Path, typer.Option(help="The folder of bench/coverage.py's predictions.")],
+    competitions: Annotated[int, typer.Option(help="Number of competitions of each population.")] = 50,
 ) -> None:
     """Print a table: each population and head, out-of-fold and true loss by way of calibration."""
     say_header(["people", "heads", *(f"{way}: {side}" for way in BIASES for side in ("OOF", "true"))])

@@ -58,7 +58,7 @@ def main(
 
 
 def make_plain(model: str, paths: list[Path]) -> Callable[[], int]:
-    """What somebody writes who wants features once."""
+    """A plain loop, as a user writes it who needs features once."""
     network, images = make_network(model)
     network = network.to(memory_format=torch.contiguous_format)
     size = images.shape[1]

@@ -111,7 +111,7 @@ def make_network(model: str) -> tuple[Network, torch.Tensor]:
 
 
 def make_eager(model: str, batches: int, keep: bool, channels_last: bool) -> Callable[[], int]:
-    """What somebody writes who has a network: floats in, softmax out."""
+    """A plain loop over a network, as a user writes it: floats in, softmax out."""
     if keep:
         keep_freed_memory()
     network, images = make_network(model)

@@ -224,7 +224,7 @@ class Catalogue:
         return self.meant_blend or self._best(self.entries(), "run", "pooled log loss")
 
     def _passed_over(self) -> list[str]:
-        """What is wrong with each blend, and each run that might be one, that is never meant."""
+        """Why each unusable or leaky blend, or run with an unreadable manifest, cannot be the default."""
         blends = [entry for entry in self.entries() if entry.kind in ("blend", "?")]
         faults = [entry.not_usable or (f"{entry.name}: leaky (LEAKY=1)" * entry.leaky) for entry in blends]
         return [fault for fault in faults if fault]

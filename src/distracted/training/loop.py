@@ -490,12 +490,11 @@ class PhaseTraining:
         if self.phase.batchnorm == "train":
             for network in (self.network, self.predictor):
                 self.team.average_statistics(network)
-        scores = self.training.evaluate(self.predictor)
-        loss = self.loss_sum / self.loss_count
-        self._track({"epoch": self.clock.epoch + 1, "train/epoch_loss": loss, **scores})
+        metrics, loss = self.training.evaluate(self.predictor), self.loss_sum / self.loss_count
+        self._track({"epoch": self.clock.epoch + 1, "train/epoch_loss": loss, **metrics})
         if self.phase.watches:
             warming_up = self.steps_done < self.phase.warmup * self.num_steps
-            self.early_stopping.update(scores[self._watched], self.predictor, warming_up=warming_up)
+            self.early_stopping.update(metrics[self._watched], self.predictor, warming_up=warming_up)
         self.clock.epoch += 1
         self.epoch, self.batch, self.loss_sum, self.loss_count = self.epoch + 1, 0, 0.0, 0
         self.training.checkpoint(boundary=True)

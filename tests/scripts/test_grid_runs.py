@@ -1,5 +1,6 @@
 """`make grid` with real processes, and on a real Ray cluster of two nodes, one of which is killed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -130,14 +131,19 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
     cluster, root = two_nodes, tmp_path / "work"
     process = grid(competition, root, "--cluster", cluster.address)  # type: ignore[attr-defined]
     [node] = list(cluster.worker_nodes)  # type: ignore[attr-defined]
-    killed, looks = False, 0
+    killed, looks = None, 0
     deadline = time.monotonic() + 4 * SECONDS
     while process.poll() is None:
         assert time.monotonic() < deadline
-        working = [path for path in (root / "runs").rglob("metrics.jsonl") if path.stat().st_size]
-        if len(working) > 1 and not killed:  # both nodes are in the middle of a fold
+        if killed is None and (job := suspend_a_job_of(node, root)) is not None:
+            fold, pid = job
+            worker = parent(pid)
             cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
-            killed = True
+            while parent(pid) == worker:  # the worker would report its job's end
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+            killed = fold
         if (root / "oof/tiny/folds.csv").exists():
             store = open_store(Workspace(root), load_data_config(str(competition)))
             for run in store.runs():
@@ -145,7 +151,38 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
                 looks += 1
         time.sleep(0.1)  # leaves the cores to the jobs
     output, _ = process.communicate()
-    assert process.returncode == 0 and killed and looks > 10, output
+    assert process.returncode == 0 and killed is not None and looks, output
     assert predictions(root) == predictions(local)
-    logs = [path.read_text() for path in (root / "runs").rglob("log.txt")]
-    assert len(logs) == 6 and any("goes on from step" in log for log in logs)
+    assert len(list((root / "runs").rglob("log.txt"))) == 6
+    assert "goes on from step" in (killed / "log.txt").read_text()
+
+
+def suspend_a_job_of(node: "object", root: Path) -> tuple[Path, int] | None:
+    """Stop a job of a Ray node in the middle of its fold; the fold's folder and the process, or None."""
+    raylets = [info.process.pid for info in node.all_processes["raylet"]]  # type: ignore[attr-defined]
+    for lock in (root / "runs").rglob("lock.json"):
+        fold, owner = lock.parent, holder(lock)
+        if owner is None or parent(parent(owner.pid)) not in raylets:
+            continue
+        if not in_the_middle(fold):
+            continue
+        os.kill(owner.pid, signal.SIGSTOP)
+        if in_the_middle(fold) and holder(lock) == owner:
+            return fold, owner.pid
+        os.kill(owner.pid, signal.SIGCONT)  # it ended meanwhile
+    return None
+
+
+def in_the_middle(fold: Path) -> bool:
+    """Whether a fold's training has a checkpoint to go on from, and epochs to go."""
+    metrics = fold / "metrics.jsonl"
+    epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    return (fold / "last.ckpt").exists() and 0 < epochs < 30
+
+
+def parent(pid: int) -> int:
+    """The process that started a process; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0

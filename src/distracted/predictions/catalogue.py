@@ -152,10 +152,8 @@ class Entry:
 
     @property
     def missing(self) -> str:
-        """The missing folds, in words."""
-        num_folds, there = self.store.folds.num_folds, {manifest.fold for manifest in self.manifests}
-        names = ", ".join(str(fold) for fold in range(num_folds) if fold not in there)
-        return f"fold {names} of {num_folds} is missing"
+        """The missing folds, in words; "" if there are none."""
+        return self.store.missing_folds(self.manifests)
 
     @cached_property
     def holds_a_blend(self) -> bool:

@@ -225,17 +225,19 @@ class Store(FoldReader):
                 return self.read_oof(run, partial=partial)
             raise
 
+    def missing_folds(self, manifests: Sequence[Manifest]) -> str:
+        """The folds that a run with these manifests lacks, in words; "" if it has all."""
+        missing = sorted(set(range(self.folds.num_folds)) - {manifest.fold for manifest in manifests})
+        names = ", ".join(map(str, missing))
+        return f"fold {names} of {self.folds.num_folds} is missing" if missing else ""
+
     def _usable_manifests(self, run: str, partial: bool) -> tuple[Manifest, ...]:
         """The manifests of a run; refuses missing folds, unless `partial`, and several configs."""
         manifests = self.manifests(run)
         finish = _FINISH[manifests[0].kind]
-        missing = sorted(set(range(self.folds.num_folds)) - {manifest.fold for manifest in manifests})
+        missing = self.missing_folds(manifests)
         if missing and not partial:
-            names = ", ".join(map(str, missing))
-            raise StoreError(
-                f"{run}: fold {names} of {self.folds.num_folds} is missing; {finish} (make submit takes "
-                "PARTIAL=1)"
-            )
+            raise StoreError(f"{run}: {missing}; {finish} (make submit takes PARTIAL=1)")
         if len({manifest.config_hash for manifest in manifests}) > 1:
             raise StoreError(f"{run}: its folds were made with different configs; {finish}, with FORCE=1")
         return manifests

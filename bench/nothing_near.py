@@ -17,17 +17,14 @@ import typer
 from numpy.typing import NDArray
 
 import console
-from distracted.config import load_data_config
 from distracted.ensemble.members import open_sources, scored_rows, step_source
 from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source
 from distracted.metrics import difference_and_error
-from distracted.paths import Workspace
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.candidates import find_limits
 from distracted.postprocess.method import Method
 from distracted.postprocess.smooth import METHODS, Smooth
 from distracted.postprocess.step import Subset
-from distracted.predictions.store import open_store
 from distracted.progress import silent
 from markdown_table import say_header, say_row
 
@@ -41,7 +38,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Shuffles of each run's features.")] = 5,
 ) -> None:
     """Print a table: for each method, the share of folds left unsmoothed, and the change of the score."""
-    store = open_store(Workspace(root), load_data_config(data, root=root), progress=console.progress)
+    store = console.open_store(data, root)
     scored = scored_rows(store)
     runs = [store.read_run(name) for name in store.runs() if store.manifest(name, 0).kind == "model"]
     limits = find_limits(store)

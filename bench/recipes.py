@@ -25,8 +25,8 @@ from distracted.files import write_json
 from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses, scores
 from distracted.models.network import build_network
-from distracted.paths import CONFIGS, Workspace
-from distracted.predictions.store import Store, open_store
+from distracted.paths import CONFIGS
+from distracted.predictions.store import Store
 from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainPhase
 from distracted.training.context import FoldContext
 from distracted.training.feed import Feed, Images
@@ -54,7 +54,7 @@ def main(
     names = recipes.split() or sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
     settings = [*_QUIET, f"training.num_folds={folds}", *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=settings, root=root)
-    store = open_store(Workspace(root), first.data, num_folds=folds, progress=console.progress)
+    store = console.open_store(first.data, root, num_folds=folds)
     configs = {
         recipe: load_config(model=model, data=data, overrides=[*settings, f"recipe={recipe}"], root=root)
         for recipe in names

@@ -15,8 +15,6 @@ import console
 from distracted.config import load_config
 from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses
-from distracted.paths import Workspace
-from distracted.predictions.store import open_store
 from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
@@ -33,9 +31,7 @@ def main(
     """Train what is missing and print the paired comparison."""
     quiet = ["runtime.tracking=none", "runtime.validate_every_epoch=false", *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=quiet, root=root)
-    store = open_store(
-        Workspace(root), first.data, num_folds=first.training.num_folds, progress=console.progress
-    )
+    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
     labels, subjects = store.folds.labels, store.folds.subjects
     losses: dict[str, list[np.ndarray]] = {way: [] for way in _WAYS}
     say_header(["seed", *(f"from {way} pictures" for way in _WAYS)])

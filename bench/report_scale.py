@@ -23,12 +23,11 @@ from distracted.audit.duplicates import check_exact, check_near
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
 from distracted.audit.scan import scan_images
-from distracted.config import load_data_config, load_runtime_config
+from distracted.config import load_runtime_config
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.derive import derive_run
-from distracted.paths import Workspace
 from distracted.postprocess.calibrate import Calibrate
-from distracted.predictions.store import Store, open_store
+from distracted.predictions.store import Store
 from distracted.submission.submit import write_submission
 from distracted.tracking.client import WandbRun
 from distracted.tracking.log import log_predictions, track_run, track_submission
@@ -46,9 +45,7 @@ def main(
     folder = root / "large"
     if not (folder / "sample_submission.csv").is_file():
         _draw(folder)
-    store = open_store(
-        Workspace(root), load_data_config(str(folder)), num_folds=NUM_FOLDS, progress=console.progress
-    )
+    store = console.open_store(str(folder), root, num_folds=NUM_FOLDS)
     if "ensemble" not in store.runs():
         _predict(store)
     say_header(["what", "size", "seconds"])

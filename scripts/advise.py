@@ -9,7 +9,6 @@ import console
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
-from distracted.paths import Workspace
 
 if TYPE_CHECKING:
     from distracted.training.advise import Advice
@@ -33,7 +32,6 @@ def main(
     overrides = console.overrides(set)
     configs = {model: load_config(model=model, data=data, overrides=overrides, root=root) for model in names}
     first = configs[names[0]]
-    workspace = Workspace(root)
     store = console.open_store(first.data, root, num_folds=first.training.num_folds)
     check_split(store.competition, store.folds)
     num_folds = store.folds.num_folds
@@ -41,15 +39,15 @@ def main(
         {model: resolve(config, num_folds=num_folds) for model, config in configs.items()},
         competition=store.competition,
         folds=store.folds,
-        cache=workspace.cache(store.competition.name),
+        cache=store.workspace.cache(store.competition.name),
         progress=console.progress,
     )
     by_subject = first.data.columns.group is not None
     _show(advice, "subjects" if by_subject else "images")
     name = f"{advice.model}_{advice.case.recipe}"
     settings = shlex.join([*overrides, f"recipe={advice.case.recipe}"])
-    data_given = "" if data == "state_farm" else f" DATA={shlex.quote(data)}"
-    console.say(f"make cv MODEL={advice.model}{data_given} NAME={name} SET={shlex.quote(settings)}")
+    given = console.data_variable(data)
+    console.say(f"make cv MODEL={advice.model}{given} NAME={name} SET={shlex.quote(settings)}")
 
 
 def _show(advice: "Advice", unseen: str) -> None:

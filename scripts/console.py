@@ -204,6 +204,11 @@ def open_store(data: str | DataConfig, root: Path, *, num_folds: int | None = No
     return store.open_store(Workspace(root), config, num_folds=num_folds, progress=progress)
 
 
+def data_variable(data: str) -> str:
+    """What a command that is shown needs after a space to mean this data: " DATA=...", or ""."""
+    return "" if data == "state_farm" else f" DATA={shlex.quote(data)}"
+
+
 def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:
     """Log finished runs to W&B, if it is on."""
     if runtime.tracking == "none":

@@ -182,7 +182,7 @@ class Board:
         return "" if score is None else f", log loss {score:.4f}"
 
     def _status(self, job: Job) -> FoldStatus:
-        redone = redo_of(self._store.workspace.scratch(self._store.competition.name, job.run, job.fold))
+        redone = redo_of(self._store.scratch(job.run, job.fold))
         manifest = None if redone is not None else self._store.find_manifest(job.run, job.fold)
         return fold_status(self._store, job.run, job.fold, manifest)
 

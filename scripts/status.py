@@ -30,7 +30,8 @@ def main(data: console.Data = "state_farm", root: console.Root = console.HERE) -
     elif any(entry.kind == "blend" for entry in catalogue.entries()):
         console.warn(f"no blend can be the default: {catalogue.why_no_blend()}")
     steps = [*next_steps(catalogue, statuses), *stale_pages(store)]
-    where = "" if data == "state_farm" else f" (add DATA={data})"
+    given = console.data_variable(data)
+    where = f" (add{given})" if given else ""
     left = "\n      ".join(steps) or "nothing is left to do; `make report` shows it"
     console.say(f"next{where}: {left}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trainings import SCRIPTS, SECONDS
+from trainings import SCRIPTS, SECONDS, has_lines, wait_for
 
 from conftest import TINY, write_competition
 from distracted.config import load_data_config
@@ -104,12 +104,7 @@ def test_the_jobs_of_a_killed_grid_stop_by_themselves(competition: Path, tmp_pat
 
 
 def wait_for_steps(process: subprocess.Popen[str], root: Path, run: str, fold: int) -> None:
-    metrics = Workspace(root).metrics("tiny", run, fold)
-    deadline = time.monotonic() + SECONDS
-    while not (metrics.is_file() and metrics.stat().st_size):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(process, lambda: has_lines(Workspace(root).metrics("tiny", run, fold)))
 
 
 @pytest.fixture
@@ -151,7 +146,7 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
                 looks += 1
         time.sleep(0.1)  # leaves the cores to the jobs
     output, _ = process.communicate()
-    assert process.returncode == 0 and killed is not None and looks, output
+    assert process.returncode == 0 and killed is not None and looks > 10, output
     assert predictions(root) == predictions(local)
     assert len(list((root / "runs").rglob("log.txt"))) == 6
     assert "goes on from step" in (killed / "log.txt").read_text()
@@ -162,9 +157,7 @@ def suspend_a_job_of(node: "object", root: Path) -> tuple[Path, int] | None:
     raylets = [info.process.pid for info in node.all_processes["raylet"]]  # type: ignore[attr-defined]
     for lock in (root / "runs").rglob("lock.json"):
         fold, owner = lock.parent, holder(lock)
-        if owner is None or parent(parent(owner.pid)) not in raylets:
-            continue
-        if not in_the_middle(fold):
+        if owner is None or parent(parent(owner.pid)) not in raylets or not in_the_middle(fold):
             continue
         os.kill(owner.pid, signal.SIGSTOP)
         if in_the_middle(fold) and holder(lock) == owner:

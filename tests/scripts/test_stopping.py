@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from trainings import SECONDS, Training
+from trainings import SECONDS, Training, wait_for
 
 from conftest import write_competition
 
@@ -88,7 +88,7 @@ def test_a_second_process_on_the_same_fold_names_the_first_and_exits(
 def test_a_stopped_retraining_continues_without_force(training: Training, whole: Training) -> None:
     assert training.run("--fold", "0")[0] == 0
     process = training.start("--fold", "0", "--force")
-    training.wait_for(process, lambda: {"last.ckpt", "redo"} <= {path.name for path in training.leftovers()})
+    wait_for(process, lambda: {"last.ckpt", "redo"} <= {path.name for path in training.leftovers()})
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 75 and "without FORCE=1 the same command goes on" in output

@@ -17,6 +17,20 @@ SCRIPTS = CONFIGS.parent / "scripts"
 SECONDS = 300.0  # the longest wait for anything
 
 
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    """Wait for a condition that a running process will fulfil."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_lines(path: Path) -> bool:
+    """Whether a file exists and is not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 @dataclass(frozen=True)
 class Training:
     """The run `net` on a competition's folder."""
@@ -50,17 +64,7 @@ class Training:
     def wait_for_work(self, process: subprocess.Popen[str], fold: int = 0) -> None:
         """Wait until a new fold has logged its first steps."""
         metrics = self.workspace.metrics("tiny", "net", fold)
-        self.wait_for(
-            process, lambda: metrics.is_file() and metrics.stat().st_size > 0 and holder(self.lock(fold))
-        )
-
-    def wait_for(self, process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
-        """Wait for a condition that a running process will fulfil."""
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(process, lambda: has_lines(metrics) and holder(self.lock(fold)))
 
     def step(self, fold: int = 0) -> int:
         """Number of steps in its newest checkpoint."""

@@ -110,13 +110,8 @@ def test_a_batch_in_micro_batches_is_the_same_step(
     phase = make(weights)
     with caplog.at_level(logging.WARNING):
         in_parts = phase.step(batch)
-    assert phase.micro_batches == 4 and fitted == [
-        4,
-        2,
-        2,
-        2,
-        3,
-    ]  # of two micro-batches, the second had 5
+    # of two micro-batches, the second had 5 images
+    assert phase.micro_batches == 4 and fitted == [4, 2, 2, 2, 3]
     assert "each batch of 9 is computed in 4 micro-batches" in caplog.text
     torch.testing.assert_close(in_parts, whole)
     for name, tensor in network.state_dict().items():

@@ -17,8 +17,8 @@ from distracted.predictions.store import Store
 
 _log = logging.getLogger(__name__)
 
-#: Columns of a finding: an image (`part` is train or test), perhaps a second one, a number and a remark.
 _IMAGE = ("img", "part", "subject", "classname")
+#: Columns of a finding: an image (`part` is train or test), perhaps a second one, a number and a remark.
 COLUMNS = (*_IMAGE, "other", "other_part", "other_subject", "other_classname", "value", "note")
 _SUMMARY = "findings.json"
 

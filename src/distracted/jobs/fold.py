@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from distracted.errors import LockError, StoreError
 from distracted.locks import Lock
@@ -129,14 +128,14 @@ def train_and_store(
             _log.info("%s, fold %d: taken over from %s, which has ended", run, fold, lock.after)
         checkpoints = _checkpoints(store, context, run, stop, lock)
         with (
-            job_state(_scratch(store, run, fold), config),  # before W&B: `wandb-sync` reads it
+            job_state(store.scratch(run, fold), config),  # before W&B: `wandb-sync` reads it
             FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
             stop.waiting(),
         ):
             result = train_fold(replace(context, tracker=tracker, checkpoints=checkpoints))
             lock.check()
             manifest = _write(store, context, run, result, teachers)
-            (_scratch(store, run, fold) / REDO).unlink(missing_ok=True)
+            (store.scratch(run, fold) / REDO).unlink(missing_ok=True)
             checkpoints.remove()
             team.wait()
             tracker.show_fold(store, manifest)
@@ -149,12 +148,8 @@ def _checkpoints(store: Store, context: FoldContext, run: str, stop: Stop, lock:
         "config": context.config.resolved(),
         "data": {"index": store.competition.index_hash, "folds": store.folds.hash},
     }
-    scratch, every = _scratch(store, run, context.fold), context.config.runtime.checkpoint_steps
+    scratch, every = store.scratch(run, context.fold), context.config.runtime.checkpoint_steps
     return Checkpoints(scratch, made_for, every=every, stop=stop, lock=lock, team=context.team)
-
-
-def _scratch(store: Store, run: str, fold: int) -> Path:
-    return store.workspace.scratch(store.competition.name, run, fold)
 
 
 def _write(
@@ -188,7 +183,7 @@ def _write(
 
 def _remove_leftovers(store: Store, run: str, fold: int) -> None:
     """Remove the checkpoints and lock of a process that was killed after it wrote the predictions."""
-    scratch = _scratch(store, run, fold)
+    scratch = store.scratch(run, fold)
     checkpoints = Checkpoints(scratch, {})
     killed = checkpoints.exist or (scratch / LOCK).exists()
     if killed and redo_of(scratch) is None:
@@ -224,7 +219,7 @@ def begin_again(
     """
     with stop.waiting(), store.hold(run, folds):
         for fold in folds:
-            scratch = _scratch(store, run, fold)
+            scratch = store.scratch(run, fold)
             Checkpoints(scratch, {}).remove()
             forget_run(scratch)
             (scratch / JOB).unlink(missing_ok=True)  # it describes the earlier training
@@ -233,7 +228,7 @@ def begin_again(
 
 def is_to_redo(store: Store, run: str, fold: int, config_hash: str = ANY_CONFIG) -> bool:
     """Whether a fold is marked to be retrained with this config."""
-    marked = redo_of(_scratch(store, run, fold))
+    marked = redo_of(store.scratch(run, fold))
     return marked is not None and (ANY_CONFIG in (marked, config_hash) or marked == config_hash)
 
 

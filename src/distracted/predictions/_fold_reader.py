@@ -43,6 +43,10 @@ class FoldReader:
     def path(self, run: str, fold: int, name: str = MANIFEST) -> Path:
         return self.workspace.fold(self.competition.name, run, fold) / name
 
+    def scratch(self, run: str, fold: int) -> Path:
+        """The folder of a fold's by-products, as `Workspace.scratch`."""
+        return self.workspace.scratch(self.competition.name, run, fold)
+
     def manifest(self, run: str, fold: int) -> Manifest:
         """Read and check a fold's manifest.
 

@@ -86,8 +86,7 @@ class Entry:
     @property
     def changes_config(self) -> bool:
         """Whether its folds are being retrained with another config, and some are finished."""
-        workspace, name = self.store.workspace, self.store.competition.name
-        scratches = (workspace.scratch(name, self.name, fold) for fold in range(self.store.folds.num_folds))
+        scratches = (self.store.scratch(self.name, fold) for fold in range(self.store.folds.num_folds))
         several = len({manifest.config_hash for manifest in self.manifests}) > 1
         return self.has_all_folds and several and any(redo_of(scratch) is not None for scratch in scratches)
 

@@ -127,8 +127,7 @@ def _status(store: Store, entry: Entry) -> RunStatus:
 
 def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:
     """The state of one fold, by its manifest (None: it has none) and what its training says of itself."""
-    name = store.competition.name
-    scratch = store.workspace.scratch(name, run, fold)
+    scratch = store.scratch(run, fold)
     job = read_job_state(scratch)
     if manifest is not None:
         score = manifest.scores.get("valid/log_loss", float("nan"))

@@ -137,7 +137,7 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
         if problem := entry.problem or entry.stale:
             done.problems.append(problem.splitlines()[0])
             continue
-        busy = [m.fold for m in manifests if _is_trained_now(store.workspace.scratch(m.data, name, m.fold))]
+        busy = [m.fold for m in manifests if _is_trained_now(store.scratch(name, m.fold))]
         if busy:
             done.waiting.append(f"{name}: fold {', '.join(map(str, busy))} is being retrained")
             continue

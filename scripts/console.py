@@ -56,7 +56,7 @@ Leaky = Annotated[
 HERE = Path()
 #: Asked by SIGTERM, SIGINT and the time limit.
 stop = Stop()
-#: Set while a live table is drawn, which shows a stop by itself.
+#: Set while a live table, or another process of the command, shows a stop.
 live = threading.Event()
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
 #: Names of the scores for readers, log loss first.
@@ -108,7 +108,7 @@ def _listening() -> Iterator[None]:
     def ask(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         name = _SIGNALS[signal.Signals(number)]
-        if not live.is_set():
+        if not (live.is_set() or out.quiet):
             os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
         stop.ask(name)
 

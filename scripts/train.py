@@ -43,7 +43,8 @@ def main(
         from distracted.jobs.launch import run_team
 
         console.time_limit(time_limit)  # refused here, once
-        run_team(gpus, [sys.executable, *sys.argv, "--parent", str(os.getpid())])
+        console.live.set()  # the team's lead says that it stops
+        run_team(gpus, [sys.executable, *sys.argv, "--parent", str(os.getpid())], stop=console.stop)
         return
     console.limit_time(time_limit)
     with join_team(config.runtime.device) as team:

@@ -1,5 +1,7 @@
 """An epoch holds every row, does not depend on the number of workers, and stops at unreadable images."""
 
+import subprocess
+import sys
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -244,3 +246,21 @@ def test_extra_rows_change_with_the_epoch_and_do_not_reorder_the_others() -> Non
     assert first == split(sampler) and first[0] == split(plain)[0]
     sampler.epoch = 1
     assert split(sampler)[1] != first[1]
+
+
+@pytest.mark.slow
+def test_a_process_that_exits_within_an_epoch_ends_its_workers(competition: Competition) -> None:
+    """Workers ignore the SIGTERM by which multiprocessing would end them."""
+    code = f"""
+import numpy as np
+from pathlib import Path
+from distracted.data.augment import Augmenter
+from distracted.data.loading import Loader
+from distracted.data.packs import Files
+files = Files([Path({str(competition.train_paths()[0])!r})] * 40)
+plain = Augmenter((), size=24, crop=1.0, seed=0)
+loader = Loader(files, np.arange(40), plain, batch_size=2, num_workers=1)
+batches = loader.epoch()
+next(batches)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

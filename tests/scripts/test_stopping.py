@@ -49,6 +49,21 @@ def test_after_a_signal_the_same_command_continues(
     assert training.leftovers() == []
 
 
+def test_a_signal_to_the_process_group_spares_the_workers(
+    competition: Path, whole: Training, tmp_path: Path
+) -> None:
+    """SLURM, systemd and torch's launcher signal a whole group: the loader's workers, too."""
+    training = Training(competition, tmp_path / "work", f"{whole.settings} runtime.num_workers=2")
+    process = training.start("--fold", "0", group=True)
+    training.wait_for_work(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=SECONDS)  # returns when the workers have ended, too
+    assert process.returncode == 75 and "memory" not in output, output
+    code, output = training.run("--fold", "0")
+    assert code == 0 and "goes on from step" in output, output
+    assert training.predictions(0) == whole.predictions(0)
+
+
 def test_a_second_signal_stops_at_once(training: Training, whole: Training) -> None:
     process = training.start("--fold", "0")
     training.wait_for_work(process)

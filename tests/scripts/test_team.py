@@ -1,7 +1,11 @@
 """Two processes that share a fold's training get the same result as one."""
 
 import json
+import os
+import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +62,12 @@ def tracked(training: Training) -> list[dict[str, float]]:
     return [line for line in map(json.loads, lines) if "train/loss" in line]
 
 
+def children(parent: int) -> list[int]:
+    """Processes that a process has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
 def losses(training: Training) -> list[float]:
     return [line["train/loss"] for line in tracked(training)]
 
@@ -94,6 +104,53 @@ def test_a_stopped_team_continues(competition: Path, tmp_path: Path) -> None:
     code, output = training.run("--fold", "0", "--gpus", "2")
     assert code == 0 and f"goes on from step {step}" in output, output
     assert training.predictions(0) == whole.predictions(0)
+
+
+def test_a_signal_to_a_teams_process_group_stops_it_and_it_continues(
+    competition: Path, settings: str, alone: Training, tmp_path: Path
+) -> None:
+    training = Training(competition, tmp_path / "work", f"{settings} runtime.num_workers=1")
+    process = training.start("--fold", "0", "--gpus", "2", group=True)
+    training.wait_for_work(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75 and "memory" not in output, output
+    code, output = training.run("--fold", "0", "--gpus", "2")
+    assert code == 0 and "goes on from step" in output, output
+    np.testing.assert_allclose(losses(training), losses(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("lead_hangs", [False, True])
+def test_a_process_that_fails_ends_its_team_within_seconds(
+    competition: Path, tmp_path: Path, lead_hangs: bool
+) -> None:
+    """Even a process that hears no signal, such as one that waits in an exchange on GPUs."""
+    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=5000")
+    process = training.start("--fold", "0", "--gpus", "2")
+    training.wait_for_work(process)
+    lead = holder(training.lock())
+    assert lead is not None
+    [second] = set(children(process.pid)) - {lead.pid}
+    if lead_hangs:
+        os.kill(lead.pid, signal.SIGSTOP)
+    os.kill(second, signal.SIGKILL)
+    begin = time.monotonic()
+    output, _ = process.communicate(timeout=SECONDS)
+    assert time.monotonic() - begin < 15
+    assert process.returncode == 1 and "a process of the team was ended by signal 9" in output, output
+
+
+def test_an_error_of_the_second_process_is_the_teams(competition: Path, tmp_path: Path) -> None:
+    """An image that only the second process reads is gone."""
+    folder = shutil.copytree(competition, tmp_path / "tiny")
+    training = Training(folder, tmp_path / "work", "runtime.cache_gb=0")
+    process = training.start("--fold", "0", "--gpus", "2")
+    training.wait_for_work(process)
+    test_images = sorted((folder / "imgs" / "test").iterdir())
+    test_images[-1].unlink()
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1 and f"error: {test_images[-1]}" in output, output
+    assert "a process of the team failed with exit code 1; see above" in output
 
 
 def test_an_error_in_a_team_is_printed_and_sets_the_exit_code(competition: Path, tmp_path: Path) -> None:

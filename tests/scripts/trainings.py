@@ -49,11 +49,16 @@ class Training:
         settings = f"{' '.join(TINY)} {self.settings}"
         return [sys.executable, str(SCRIPTS / script), *run, "--set", settings, *more]
 
-    def start(self, *more: str, script: str = "train.py") -> subprocess.Popen[str]:
-        """Start it at low priority, so that the test reacts at once; its output goes to a pipe."""
+    def start(self, *more: str, script: str = "train.py", group: bool = False) -> subprocess.Popen[str]:
+        """Start it at low priority, so that the test reacts at once; its output goes to a pipe.
+
+        With `group` it leads a process group of its own.
+        """
         self.root.mkdir(exist_ok=True)
-        command = ["nice", *self.arguments(script, *more)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command, pipe = ["nice", *self.arguments(script, *more)], subprocess.PIPE
+        return subprocess.Popen(
+            command, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=group
+        )
 
     def run(self, *more: str, script: str = "train.py") -> tuple[int, str]:
         """Run it to its end; returns its exit code and its output."""

@@ -1,10 +1,11 @@
 """Load images in batches: decoded and augmented on the CPU as uint8; the network normalises them."""
 
 import signal
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -208,6 +209,7 @@ class Loader:
             pin_memory=pin_memory,
             generator=torch.Generator(),  # otherwise each epoch draws from dropout's generator
         )
+        weakref.finalize(self, _end_workers, self._loader)
 
     def __len__(self) -> int:
         """Number of batches per epoch."""
@@ -238,7 +240,18 @@ class Loader:
 
 def _init_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the workers
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group of processes, whose
+        signal.signal(number, signal.SIG_IGN)  # parent goes on to the next good moment and ends the workers
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    """End the workers of a loader that is gone, or of a process that exits.
+
+    At exit multiprocessing would send SIGTERM, which they ignore, and wait for them.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:

@@ -1,52 +1,87 @@
-"""Starts the processes that train one fold together, by torch's launcher."""
+"""Starts the processes that train one fold together on this machine, and ends them together."""
 
-import logging
-import os
 import signal
-import tempfile
+import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from distracted.errors import ClusterError
-from distracted.stopping import RESUMABLE, Stopped
+from distracted.stopping import RESUMABLE, Stop, Stopped
+
+_LOOK = 0.2  # seconds between looks at the processes
+_GRACE = 5.0  # seconds that the others get to end after one has failed
 
 
-def run_team(size: int, command: Sequence[str]) -> None:
-    """Run a command as a team of processes on this machine, as `torchrun --nproc-per-node` does.
+def run_team(size: int, command: Sequence[str], *, stop: Stop) -> None:
+    """Run a command as a team of processes on this machine.
+
+    Each process learns of the team by the environment variables of torch's launcher. `torchrun` itself is not
+    used: it does not tell how processes ended that it was told to stop.
+
+    Args:
+        stop: Passed on to the processes, which save the fold's state.
 
     Raises:
-        ClusterError: one of them failed; its message has been printed.
+        ClusterError: one of them failed; its message has been printed. The others were ended.
         Stopped: they were told to stop; the fold's state is saved.
     """
-    with tempfile.TemporaryDirectory() as logs:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=size,
-            run_id=str(os.getpid()),
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-            monitor_interval=0.2,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
-        )
-        # its many lines are replaced by the error below
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-        threads = max(1, torch.get_num_threads() // size)
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "TORCHELASTIC_RUN_ID": "team",
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # they meet at the store of this process
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": store.port,
+        "WORLD_SIZE": size,
+        "OMP_NUM_THREADS": max(1, torch.get_num_threads() // size),
+    }
+    processes: list[subprocess.Popen[bytes]] = []
+    with stop.waiting():
         try:
-            elastic_launch(config, "env")(f"OMP_NUM_THREADS={threads}", *command)
-        except ChildFailedError as error:
-            codes = {failure.exitcode for failure in error.failures.values()}
-            if RESUMABLE in codes:
-                raise Stopped("the processes were told to stop") from None
-            first = next((code for code in sorted(codes) if code != -signal.SIGTERM), -signal.SIGTERM)
-            ended = f"was ended by signal {-first}" if first < 0 else f"failed with exit code {first}"
-            raise ClusterError(f"a process of the team {ended}; see above") from None
-        except SignalException as error:
-            raise Stopped(error.sigval.name) from None
+            for rank in range(size):
+                variables = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+                assigned = [f"{name}={value}" for name, value in variables.items()]
+                processes.append(subprocess.Popen(["env", *assigned, *command]))
+            failure = _watch(processes, stop)
+        finally:
+            _end(processes)
+    if failure:
+        how = f"was ended by signal {-failure}" if failure < 0 else f"failed with exit code {failure}"
+        out = " (memory may have run out)" if failure == -signal.SIGKILL else ""
+        raise ClusterError(f"a process of the team {how}{out}; see above")
+    if any(process.returncode for process in processes):
+        raise Stopped(stop.reason or "the processes were told to stop")
+
+
+def _watch(processes: Sequence[subprocess.Popen[bytes]], stop: Stop) -> int:
+    """Wait until all have ended or one has failed; returns the failure's exit code, or 0."""
+    stop_sent = False
+    while True:
+        codes = [process.poll() for process in processes]
+        stopped = [RESUMABLE, -signal.SIGTERM, -signal.SIGINT] if stop_sent else [RESUMABLE]
+        for code in codes:
+            if code and code not in stopped:
+                return code
+        if None not in codes:
+            return 0
+        if stop.reason and not stop_sent:
+            stop_sent = True
+            for process in processes:
+                process.terminate()
+        time.sleep(_LOOK)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes that are left: one that waits for another in an exchange hears no signal but SIGKILL."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + _GRACE
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.wait()

@@ -1,4 +1,4 @@
-"""One fold on several devices: the processes that torch's launcher started, and how they agree.
+"""One fold on several devices: the processes that a launcher started, and how they agree.
 
 Each process has the whole network and a share of each batch. The first, the lead, writes files; the others
 only compute. A process that the launcher did not start is a team of one and exchanges nothing.
@@ -18,6 +18,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distracted.errors import TrainingError
+from distracted.inference.device import find_device
 from distracted.models.network import Network
 
 #: Keeps each process's BatchNorm statistics its own; torch 2.13 has renamed the argument.
@@ -125,7 +126,7 @@ def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def in_team() -> bool:
-    """Whether torch's launcher started this process."""
+    """Whether `run_team` or torch's launcher started this process."""
     return distributed.is_torchelastic_launched() and "RANK" in os.environ
 
 
@@ -149,7 +150,7 @@ def naming_lost_peers() -> Iterator[None]:
 
 @contextmanager
 def join_team(device: str) -> Iterator[Team]:
-    """The team that torch's launcher has put this process in, by its environment variables.
+    """The team that the launcher has put this process in, by the environment variables of torch's launcher.
 
     Args:
         device: `runtime.device`; processes on CUDA exchange gradients by NCCL, others by gloo.
@@ -160,13 +161,12 @@ def join_team(device: str) -> Iterator[Team]:
     if not in_team():
         yield ALONE
         return
-    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_cuda:
+    if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    on_cuda = find_device(device).type == "cuda"
     distributed.init_process_group("nccl" if on_cuda else "gloo")
-    try:
-        control = distributed.new_group(backend="gloo")
-        with naming_lost_peers():
-            yield Team(distributed.get_rank(), distributed.get_world_size(), control)
-    finally:
-        distributed.destroy_process_group()
+    control = distributed.new_group(backend="gloo")
+    with naming_lost_peers():
+        yield Team(distributed.get_rank(), distributed.get_world_size(), control)
+    # Not after an error: it would wait for the others, which wait until the launcher ends them.
+    distributed.destroy_process_group()

@@ -524,7 +524,8 @@ class PhaseTraining:
             "batch": self.batch,
             "total": self.loss_sum,
             "count": self.loss_count,
-            "waiting": self.unread,
+            "waiting": self.unread,  # of the lead
+            "waiting_of_team": self.team.gather([tensor.cpu() for tensor in self.unread]),
             "earlier": list(self.epoch_ends),
             "watch": self.early_stopping.state_dict(),
             "stepper": {
@@ -542,7 +543,10 @@ class PhaseTraining:
         """Go on from a state of the same phase."""
         self.has_begun, self.epoch, self.batch = state["begun"], state["epoch"], state["batch"]
         self.loss_sum, self.loss_count = state["total"], state["count"]
-        self.unread = [tensor.to(self.device) for tensor in state["waiting"]]
+        unread, of_team = state["waiting"], state.get("waiting_of_team", [])
+        if len(of_team) == self.team.size:
+            unread = of_team[self.team.rank]
+        self.unread = [tensor.to(self.device) for tensor in unread]
         self.epoch_ends.extend(state["earlier"])
         self.early_stopping.load_state_dict(state["watch"])
         step = state["stepper"]

@@ -14,7 +14,7 @@ from distracted.predictions.store import Store
 from distracted.schema import RunConfig, TrainPhase
 from distracted.training.averaging import copy_state
 from distracted.training.context import FoldContext
-from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.loop import FoldTraining, PhaseTraining, train_fold
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import resolve
 
@@ -130,6 +130,46 @@ def test_too_little_memory_for_one_image_is_an_error(
     small_memory(0)
     with pytest.raises(TrainingError, match=r"does not hold 1 images at a time; .* model.image_size"):
         make().step(batch)
+
+
+def test_the_gradients_of_a_failed_try_are_freed(
+    network: Network, make: Make, batch: Batch, small_memory: Callable[[int], list[int]]
+) -> None:
+    """They are gone when the allocator returns its memory, before the next try."""
+    small_memory(4)  # of two micro-batches, the first fits
+    phase, held = make(), []
+    halve = phase._halve_micro_batches
+
+    def look(num_here: int, num_images: int) -> None:
+        before = [p.grad is not None for p in phase.parameters]
+        halve(num_here, num_images)
+        held.append((any(before), any(p.grad is not None for p in phase.parameters)))
+
+    phase._halve_micro_batches = look  # type: ignore[method-assign]
+    phase.step(batch)
+    assert held == [(False, False), (True, False)]
+
+
+def test_memory_that_runs_out_in_the_optimisers_first_step_is_an_error(
+    store: Store, configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smaller parts would not help: the state that it allocates does not depend on the batch."""
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    config = configure()
+    context = FoldContext(
+        resolve(config, num_folds=3),
+        0,
+        competition=store.competition,
+        folds=store.folds,
+        cache=tmp_path / "cache",
+        tracker=Tracker(),
+    )
+    with pytest.raises(TrainingError, match=r"memory ran out \(CUDA out of memory\).*optimizer: sgd"):
+        train_fold(context)
 
 
 def test_the_losses_of_a_team_add_up_to_that_of_the_batch(network: Network, make: Make, batch: Batch) -> None:

@@ -4,6 +4,7 @@ Each BatchNorm is folded into the convolution before it. If the folded network d
 the first images, the original is used.
 """
 
+import logging
 from copy import deepcopy
 from typing import Literal
 
@@ -12,8 +13,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from distracted.errors import TrainingError
 from distracted.inference.device import Precision, autocast
+from distracted.inference.memory import Attempt, release_memory
 from distracted.models.network import Network
+
+_log = logging.getLogger(__name__)
 
 #: What to compute: logits (B, num_classes), or the head's input (B, num_features).
 Output = Literal["logits", "features"]
@@ -34,17 +39,40 @@ class Forward:
     def __init__(self, network: Network, output: Output, *, num_images: int, precision: Precision) -> None:
         self._network, self._output, self._precision = network.eval(), output, precision
         self._is_ready = not worth_folding(num_images)
+        self._most = 0  # images at a time; 0: all of a batch
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Map a batch, in parts if the device runs out of memory; the size that fits is kept.
+
+        Raises:
+            TrainingError: the memory does not hold one image.
+        """
         if not self._is_ready:
             self._fold(images[:_NUM_COMPARED])
-        return self._run(self._network, images)
+        while True:
+            size = self._most or len(images)
+            with Attempt() as attempt:
+                return torch.cat([self._run(self._network, part) for part in images.split(size)])
+            self._halve(min(size, len(images)), attempt.failure)
+            release_memory(images.device)
+
+    def _halve(self, size: int, failure: str) -> None:
+        if size == 1:
+            raise TrainingError(
+                f"the device's memory does not hold one image ({failure}); a smaller model.image_size needs "
+                "less, and so does a device without other processes"
+            )
+        self._most = size // 2
+        _log.warning("the device ran out of memory: from now on %d images at a time", self._most)
 
     def _fold(self, images: torch.Tensor) -> None:
         self._is_ready = True
-        folded = fold_batchnorm(self._network, images)
-        if folded is not None and self._agree(self._run(folded, images), self._run(self._network, images)):
-            self._network = folded
+        with Attempt():  # without memory for a second network the first is used as it is
+            folded = fold_batchnorm(self._network, images)
+            if folded is None:
+                return
+            if self._agree(self._run(folded, images), self._run(self._network, images)):
+                self._network = folded
 
     def _run(self, network: Network, images: torch.Tensor) -> torch.Tensor:
         with autocast(images.device, self._precision):

@@ -95,14 +95,5 @@ def predict_from_features(
 
 
 def _log_probs(forward: Forward, images: torch.Tensor) -> NDArray[np.float64]:
-    """Predict a batch, in halves if the device runs out of memory."""
-    try:
-        logits = forward(images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-        logits = None
-    if logits is None:  # outside of `except`: the traceback keeps the failed pass's tensors alive
-        return np.concatenate([_log_probs(forward, half) for half in images.tensor_split(2)])
-    log_probs: NDArray[np.float64] = torch.log_softmax(logits.cpu().double(), dim=1).numpy()
+    log_probs: NDArray[np.float64] = torch.log_softmax(forward(images).cpu().double(), dim=1).numpy()
     return log_probs

@@ -91,6 +91,13 @@ class Network(nn.Module):
         With R views per image, shape (B, R, H, W, 3), the trunk is applied to each view and their features
         are concatenated in order.
         """
+        try:
+            return self._features(images)
+        finally:
+            self._outputs.clear()
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        """As `features`, but leaves the outputs of hooked blocks in `_outputs`."""
         features = self._trunk_features(images.flatten(0, -4))
         return features.reshape(-1, images.shape[1] * features.shape[1]) if images.ndim == 5 else features
 
@@ -119,7 +126,6 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 images, shape (B, H, W, 3) or (B, R, H, W, 3), to logits, shape (B, num_classes)."""
         logits: torch.Tensor = self.head(self.features(images))
-        self._outputs.clear()
         return logits
 
     def weighted_logits(self, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
@@ -127,13 +133,16 @@ class Network(nn.Module):
 
         An auxiliary head sees one view at a time; its logits are averaged over an image's views.
         """
-        logits = [(1.0, self.head(self.features(images)))]
-        for head in self.auxiliary_heads():
-            output = self._outputs.pop(head.block)
-            if output.requires_grad:  # else no layer below it is trained
-                by_view = head(output).unflatten(0, (len(images), -1))
-                logits.append((self._auxiliary_weight, by_view.mean(1)))
-        return logits
+        try:
+            logits = [(1.0, self.head(self._features(images)))]
+            for head in self.auxiliary_heads():
+                output = self._outputs[head.block]
+                if output.requires_grad:  # else no layer below it is trained
+                    by_view = head(output).unflatten(0, (len(images), -1))
+                    logits.append((self._auxiliary_weight, by_view.mean(1)))
+            return logits
+        finally:
+            self._outputs.clear()  # also when memory ran out: they hold the graph of the pass
 
     def freeze_first(self, num_layers: int) -> None:
         """Freeze the trunk's first `num_layers` layers; the other layers and the heads are trained.

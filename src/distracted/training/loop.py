@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distracted.data.loading import Batch, Loader, naming_dead_workers
 from distracted.errors import TrainingError
 from distracted.inference.device import autocast, prefetch
+from distracted.inference.memory import Attempt, naming_exhausted_memory, release_memory
 from distracted.inference.predict import predict_from_features
 from distracted.metrics import scores
 from distracted.models.blocks import frozen_layers
@@ -92,7 +93,7 @@ def train_fold(context: FoldContext) -> FoldResult:
         CheckpointError: the checkpoint belongs to another training.
         Stopped: a stop was requested; the state is on disk.
     """
-    with naming_dead_workers(), naming_lost_peers():
+    with naming_dead_workers(), naming_lost_peers(), naming_exhausted_memory():
         context.team.wait()  # until the lead has the fold's lock
         seed_everything(context.config.training.seed, context.fold)
         training = FoldTraining(context)
@@ -424,7 +425,7 @@ class PhaseTraining:
         total = torch.zeros((), device=self.device)
         bounds = [len(images) * n // self.micro_batches for n in range(self.micro_batches + 1)]
         slices = [slice(start, end) for start, end in pairwise(bounds) if end > start]
-        try:
+        with Attempt() as attempt:
             for number, rows in enumerate(slices, start=1):
                 waits = isinstance(self.model, DistributedDataParallel) and number < len(slices)
                 with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
@@ -439,9 +440,7 @@ class PhaseTraining:
                     # DDP averages gradients over processes; here each has its share of one mean
                     self.scaler.scale(loss * self.team.size).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
-        except torch.OutOfMemoryError:
-            return None
-        return total
+        return None if attempt.failure else total
 
     def _halve_micro_batches(self, num_here: int, num_images: int) -> None:
         if self.team.size > 1 or self.micro_batches >= num_here:
@@ -450,12 +449,12 @@ class PhaseTraining:
                 "smaller training.batch_size, a smaller model.image_size or training.precision=bf16 need less"
             )
         self.micro_batches *= 2
+        self.optimizer.zero_grad(set_to_none=True)
+        release_memory(self.device)
         _log.warning(
             f"the device ran out of memory: from now on each batch of {num_images} is computed in "
             f"{self.micro_batches} micro-batches; for the optimiser it stays one batch"
         )
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def set_modes(self) -> None:
         """Set which layers learn and which modules are in training mode."""

@@ -40,10 +40,25 @@ def test_the_moving_average_follows_its_definition(network: Network) -> None:
         network.head.classifier.bias.fill_(1.0)
     expected = 0.0
     for step in (1, 2, 3):
-        ema.update(network)
+        ema.update()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * 1.0
     torch.testing.assert_close(ema.network.head.classifier.bias, torch.full((3,), expected))
+
+
+def test_the_moving_average_follows_a_resumed_network(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading a state changes tensors in place; a step asks for no state_dict, which takes milliseconds."""
+    ema, state = Ema(network, decay=0.9), network.state_dict()
+    network.load_state_dict({n: t + 1 if t.is_floating_point() else t + 7 for n, t in state.items()})
+    ema.load_state_dict(ema.state_dict())
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.Module, "state_dict", None)
+        for _ in range(100):
+            ema.update()
+    for name, tensor in ema.network.state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[name], atol=1e-3, rtol=0)
 
 
 def test_an_average_of_known_states(network: Network, loader: Loader) -> None:

@@ -52,7 +52,7 @@ class Forward:
         while True:
             size = self._most or len(images)
             with Attempt() as attempt:
-                return torch.cat([self._run(self._network, part) for part in images.split(size)])
+                return torch.cat([self._run(self._network, part) for part in torch.split(images, size)])
             self._halve(min(size, len(images)), attempt.failure)
             release_memory(images.device)
 

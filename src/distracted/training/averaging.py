@@ -20,6 +20,9 @@ from distracted.models.weights import StateDict
 class Ema:
     """Exponential moving average of a network; the decay warms up, so that short runs forget the start.
 
+    Args:
+        network: Its tensors may change in place only, as training and `load_state_dict` do.
+
     Attributes:
         network: A copy of the network that holds the average.
     """
@@ -28,20 +31,22 @@ class Ema:
         self.network = deepcopy(network)
         self._decay = decay
         self._steps = 0
+        # Collected once: two state_dicts of a large network take milliseconds, in every step.
+        averages, values = self.network.state_dict().values(), network.state_dict().values()
+        pairs = list(zip(averages, values, strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # BatchNorm's counters
 
     @torch.no_grad()
-    def update(self, network: Network) -> None:
+    def update(self) -> None:
+        """Move the average towards the network's present tensors."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        averages, values = [], []
-        averaged, current = self.network.state_dict(), network.state_dict()
-        for average, value in zip(averaged.values(), current.values(), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:  # BatchNorm's counters
-                average.copy_(value)
+        averages, values = zip(*self._averaged, strict=True)
         torch._foreach_lerp_(averages, values, 1 - decay)
+        if self._copied:
+            averages, values = zip(*self._copied, strict=True)
+            torch._foreach_copy_(averages, values)
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "steps": self._steps}

@@ -413,7 +413,7 @@ class PhaseTraining:
         self.scaler.update()
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update(self.network)
+            self.ema.update()
         self.steps_done += 1
         return torch.stack([loss, norm])
 

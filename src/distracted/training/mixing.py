@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from distracted.inference.device import move
 from distracted.schema import MixingConfig
 
 #: Range of the cut in a stitched image, as a share of its width.
@@ -104,10 +105,10 @@ def stitch(images: Tensor, partners: Ints, cuts: Ints) -> Tensor:
         images: Shape (B, ..., H, W, 3).
         cuts: First column of the partner's part, shape (B,).
     """
-    stitched = images.clone()
-    for image, partner, cut in zip(stitched, partners.tolist(), cuts.tolist(), strict=True):
-        image[..., cut:, :] = images[partner, ..., cut:, :]
-    return stitched
+    columns = torch.arange(images.shape[-2], device=images.device)
+    is_partners = columns >= _on(images, cuts)[:, None]
+    shape = len(images), *[1] * (images.ndim - 3), images.shape[-2], 1
+    return torch.where(is_partners.view(shape), images[_on(images, partners)], images)
 
 
 def mixup(images: Tensor, partners: Ints, share: float) -> Tensor:
@@ -147,4 +148,6 @@ def soft_targets(targets: Tensor, partners: Ints, share: float, *, num_classes: 
 
 
 def _on(tensor: Tensor, positions: Ints) -> Tensor:
-    return torch.from_numpy(positions).to(tensor.device)
+    """Positions on the device of a tensor; from pinned memory, so that nothing waits for the copy."""
+    copied = torch.from_numpy(positions)
+    return move(copied.pin_memory() if tensor.is_cuda else copied, tensor.device)

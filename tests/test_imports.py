@@ -230,7 +230,12 @@ def environment_reads(source: Source) -> list[str]:
 def test_the_library_reads_no_environment() -> None:
     """Except switches that packages read when imported, WANDB_MODE, and torchrun's variables."""
     reads = {source.module: uses for source in SOURCES if (uses := environment_reads(source))}
-    switches = ("distracted.data.transforms", "distracted.postprocess.export", "distracted.tracking")
+    switches = (
+        "distracted.data.transforms",
+        "distracted.inference",
+        "distracted.postprocess.export",
+        "distracted.tracking",
+    )
     torchrun = reads.pop("distracted.training.distributed")
     assert set(torchrun) == {"os.environ"}
     wandb_mode = {"distracted.tracking.client": ["os.environ"]}

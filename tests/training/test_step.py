@@ -1,6 +1,7 @@
 """One optimiser step: in micro-batches if memory runs out, and shared by the processes of a team."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,29 @@ def test_memory_that_runs_out_in_the_optimisers_first_step_is_an_error(
     )
     with pytest.raises(TrainingError, match=r"memory ran out \(CUDA out of memory\).*optimizer: sgd"):
         train_fold(context)
+
+
+def test_an_operation_without_a_deterministic_implementation_is_named_and_allowed(
+    network: Network, make: Make, batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`put_` has none on any device; on CUDA it is GoogLeNet's adaptive pooling."""
+
+    def put(*_: object) -> None:
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+
+    start = copy_state(network)
+    expected = make().step(batch)
+    network.load_state_dict(start)
+    network.head.register_forward_hook(put)
+    phase = make()
+    with warnings.catch_warnings():
+        torch.use_deterministic_algorithms(True)
+        try:
+            torch.testing.assert_close(phase.step(batch), expected)
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert "put_ has no deterministic implementation" in caplog.text
 
 
 def test_the_losses_of_a_team_add_up_to_that_of_the_batch(network: Network, make: Make, batch: Batch) -> None:

@@ -16,6 +16,7 @@ from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs, predict_together
+from distracted.inference.repeatable import repeat_exactly
 from distracted.inference.views import View, Viewer
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress
@@ -68,6 +69,7 @@ class Feed:
     team: Team = ALONE
 
     def __post_init__(self) -> None:
+        repeat_exactly(self.resolved.device)
         if self.resolved.device.type == "cpu":
             keep_freed_memory()
 

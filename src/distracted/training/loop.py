@@ -27,6 +27,7 @@ from distracted.errors import TrainingError
 from distracted.inference.device import autocast, prefetch
 from distracted.inference.memory import Attempt, naming_exhausted_memory, release_memory
 from distracted.inference.predict import predict_from_features
+from distracted.inference.repeatable import give_up_repeating
 from distracted.metrics import scores
 from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
@@ -403,7 +404,7 @@ class PhaseTraining:
         num_images = self.loader.num_before(number) - self.loader.num_before(self.batch)
         if self._num_frozen() != self.network.num_frozen:  # unfreeze: gradual
             self.set_modes()
-        while (loss := self._forward_backward(images, targets, image_weights, num_images)) is None:
+        while (loss := self._try_forward_backward(images, targets, image_weights, num_images)) is None:
             self._halve_micro_batches(len(images), num_images)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -416,6 +417,14 @@ class PhaseTraining:
             self.ema.update()
         self.steps_done += 1
         return torch.stack([loss, norm])
+
+    def _try_forward_backward(self, *inputs: Any) -> Tensor | None:
+        try:
+            return self._forward_backward(*inputs)
+        except RuntimeError as error:
+            if not give_up_repeating(error):
+                raise
+        return self._forward_backward(*inputs)
 
     def _forward_backward(
         self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int

@@ -36,9 +36,8 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def seed_everything(seed: int, fold: int) -> None:
-    """Seed the global generators by run and fold, and make cuDNN repeat itself."""
+    """Seed the global generators by run and fold."""
     derived = int(np.random.SeedSequence([seed % 2**63, fold]).generate_state(1)[0])
     torch.manual_seed(derived)
     np.random.seed(derived)  # noqa: NPY002 - third parties draw from it
     random.seed(derived)
-    torch.backends.cudnn.deterministic = True  # its fastest convolutions add in any order

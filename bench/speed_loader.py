@@ -54,9 +54,9 @@ def main(
     console.say(f"{len(paths)} JPEGs of 640 x 480 pixels, {size:.0f} kB each")
     rmtree(folder / "pictures", ignore_errors=True)
     kept = cached_pictures(
-        paths,
+        Files(paths, short_side=SHORT_SIDE),
         digest_images(paths, root=folder),
-        short_side=SHORT_SIDE,
+        kind=str(SHORT_SIDE),
         folder=folder / "pictures",
         limit="auto",
         progress=console.progress,

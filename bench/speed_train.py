@@ -24,7 +24,7 @@ from distracted.config import load_config, load_data_config
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Batch, Loader
-from distracted.data.packs import cached_pictures
+from distracted.data.packs import Files, cached_pictures
 from distracted.inference.device import keep_freed_memory
 from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network
@@ -176,9 +176,9 @@ def load(
     size, crop = resolved.image_size, resolved.crop
     assert isinstance(size, int) and isinstance(crop, float)
     pictures = cached_pictures(
-        paths,
+        Files(paths, short_side=round(size * 8 / 7)),
         digest_images(paths, root=folder),
-        short_side=round(size * 8 / 7),
+        kind=str(round(size * 8 / 7)),
         folder=folder / "pictures",
         limit="auto",
         progress=console.progress,

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,8 +41,10 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def cache_images(paths: list[Path], folder: Path, **options: object) -> Pictures:
-    settings = {"short_side": 64, "limit": "auto", **options}
-    return cached_pictures(paths, [f"content of {path.name}" for path in paths], folder=folder, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"short_side": 64, "limit": "auto", **options}
+    short_side, contents = settings.pop("short_side"), [f"content of {path.name}" for path in paths]
+    files = Files(paths, short_side=short_side)
+    return cached_pictures(files, contents, kind=str(short_side or "full"), folder=folder, **settings)
 
 
 def packs(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
-"""A cache of decoded images at the size that training needs, in memory-mapped files ("packs").
+"""A cache of decoded images at the size that a network needs, in memory-mapped files ("packs").
 
-The cache holds the pixels that decoding gives, so a run's results do not depend on it.
+The cache holds the pixels that decoding gives, so a run's results do not depend on it. Training keeps reduced
+images, which are augmented; evaluation keeps the network's input itself.
 """
 
 import errno
@@ -28,6 +29,7 @@ from distracted.progress import Progress, silent
 _log = logging.getLogger(__name__)
 
 _VERSION = 1  # part of the packs' names; to be increased when images are shrunk in another way
+_HASH = 16  # characters of a pack's hash of its contents, in its name
 _CHUNK = 64  # images in memory at once during decoding
 _NUM_SAMPLED = 32  # images from which the size of all of them is estimated
 _GB = 1e9
@@ -58,15 +60,28 @@ class Files:
         return read_rgb(self._paths[index], short_side=self._short_side)
 
 
+class Transformed:
+    """Images that are transformed in the same way at each access."""
+
+    def __init__(self, pictures: Pictures, transform: Callable[[Image], Image]) -> None:
+        self._pictures, self._transform = pictures, transform
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Image:
+        return self._transform(self._pictures[index])
+
+
 class CachedPictures:
     """Images from packs; those that are in no pack are decoded at each access.
 
     Args:
-        contents: Digest of each file.
+        contents: Digest of each image file.
     """
 
-    def __init__(self, files: Files, contents: Sequence[str], packs: Sequence["Pack"]) -> None:
-        self._files, self._packs = files, list(packs)
+    def __init__(self, pictures: Pictures, contents: Sequence[str], packs: Sequence["Pack"]) -> None:
+        self._pictures, self._packs = pictures, list(packs)
         places = {
             content: (number, row)
             for number, pack in enumerate(packs)
@@ -76,11 +91,16 @@ class CachedPictures:
         self._places = np.array([places.get(content, (-1, 0)) for content in contents], dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._pictures)
 
     def __getitem__(self, index: int) -> Image:
         number, row = self._places[index]
-        return self._files[index] if number < 0 else self._packs[number][int(row)]
+        return self._pictures[index] if number < 0 else self._packs[number][int(row)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of them are in packs."""
+        return bool((self._places[:, 0] >= 0).all())
 
 
 @dataclass
@@ -118,34 +138,33 @@ class Pack:
 
 
 def cached_pictures(
-    paths: Sequence[Path],
+    pictures: Pictures,
     contents: Sequence[str],
     *,
-    short_side: int | None,
+    kind: str,
     folder: Path,
     limit: float | Literal["auto"],
     progress: Progress = silent,
     after_chunk: Callable[[], None] = lambda: None,
 ) -> Pictures:
-    """Decode the images that the cache lacks, if there is room, and return all of them.
+    """Decode the images that the cache lacks, if there is room, and return all of them from there.
 
     If several processes call this at once, one decodes and the others wait. Without room the missing images
     are decoded at each access, and a warning says so.
 
     Args:
-        contents: Digest of each file.
-        short_side: As for `read_rgb`.
+        contents: Digest of each image file.
+        kind: Says how the pictures are made of the files, such as their size; part of the packs' names.
         folder: The data set's decoded images; may be deleted at any time.
         limit: Maximum size of the folder in GB; "auto": half of the disk's free space, 0: no cache.
         after_chunk: Called after each chunk of images; may raise, to stop.
     """
-    files = Files(paths, short_side=short_side)
     if limit == 0:
-        return files
-    name = f"{_VERSION}-{short_side or 'full'}"
+        return pictures
+    name = f"{_VERSION}-{kind}"
     packs = list(_find_packs(folder, name))
     if not _missing(contents, packs):
-        return CachedPictures(files, contents, packs)
+        return CachedPictures(pictures, contents, packs)
     lock_path, work = folder / "pictures.lock", "decoding images"
     if (owner := holder(lock_path)) is not None:
         _log.info("waiting for %s, which decodes the images", owner)
@@ -159,11 +178,11 @@ def cached_pictures(
         remove_leftovers(folder)
         packs = list(_find_packs(folder, name))
         missing = _missing(contents, packs)
-        missing_files = Files([paths[i] for i in missing], short_side=short_side)
-        if missing and _has_room(missing_files, folder, limit):
-            pack = _decode(missing_files, [contents[i] for i in missing], folder, name, progress, check)
+        if missing and _has_room(pictures, missing, folder, limit):
+            digests = [contents[index] for index in missing]
+            pack = _decode(pictures, missing, digests, folder, name, progress, check)
             packs += [pack] if pack is not None else []
-    return CachedPictures(files, contents, packs)
+    return CachedPictures(pictures, contents, packs)
 
 
 def _missing(contents: Sequence[str], packs: Sequence[Pack]) -> list[int]:
@@ -173,7 +192,7 @@ def _missing(contents: Sequence[str], packs: Sequence[Pack]) -> list[int]:
 
 
 def _find_packs(folder: Path, name: str) -> Iterator[Pack]:
-    for path in sorted(folder.glob(f"{name}-*.parquet")):
+    for path in sorted(folder.glob(f"{name}-{'?' * _HASH}.parquet")):  # not those of a longer kind
         try:
             table = pd.read_parquet(path)
             sizes = table[["height", "width"]].to_numpy(dtype=np.int64)
@@ -189,18 +208,19 @@ def _find_packs(folder: Path, name: str) -> Iterator[Pack]:
 
 
 def _decode(
-    files: Files,
+    pictures: Pictures,
+    indices: list[int],
     contents: list[str],
     folder: Path,
     name: str,
     progress: Progress,
     after_chunk: Callable[[], None],
 ) -> Pack | None:
-    """Write a pack of all files; None if the disk is full."""
-    path = folder / f"{name}-{sha256(''.join(contents).encode()).hexdigest()[:16]}.u8"
+    """Write a pack of some images; None if the disk is full."""
+    path = folder / f"{name}-{sha256(''.join(contents).encode()).hexdigest()[:_HASH]}.u8"
     try:
         with atomic_paths([path, path.with_suffix(".parquet")]) as [pixels, table]:
-            sizes = _write_pixels(files, pixels, progress, after_chunk)
+            sizes = _write_pixels(pictures, indices, pixels, progress, after_chunk)
             columns = {"content": contents, "height": sizes[:, 0], "width": sizes[:, 1]}
             pd.DataFrame(columns).to_parquet(table, index=False)
     except OSError as error:
@@ -211,15 +231,15 @@ def _decode(
     return Pack(path, contents, sizes)
 
 
-def _has_room(files: Files, folder: Path, limit: float | Literal["auto"]) -> bool:
-    """Whether a pack of all files fits into the folder; log the answer."""
-    sample = np.unique(np.linspace(0, len(files) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
-    sizes = [image.size for image in (_try(files, index) for index in sample) if image is not None]
-    size = len(files) * float(np.mean(sizes)) if sizes else 0.0
+def _has_room(pictures: Pictures, indices: list[int], folder: Path, limit: float | Literal["auto"]) -> bool:
+    """Whether a pack of some images fits into the folder; log the answer."""
+    sample = np.unique(np.linspace(0, len(indices) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
+    sizes = [image.size for image in (_try(pictures, indices[i]) for i in sample) if image is not None]
+    size = len(indices) * float(np.mean(sizes)) if sizes else 0.0
     taken = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     free = shutil.disk_usage(folder).free
     room = free / 2 if limit == "auto" else min(limit * _GB - taken, free)
-    need = f"{len(files):,} decoded images take about {_amount(size)}"
+    need = f"{len(indices):,} decoded images take about {_amount(size)}"
     if size <= room:
         _log.info("%s in %s: decoded once, for all runs with this image size", need, folder)
         return True
@@ -232,30 +252,31 @@ def _has_room(files: Files, folder: Path, limit: float | Literal["auto"]) -> boo
 
 
 def _write_pixels(
-    files: Files, path: Path, progress: Progress, after_chunk: Callable[[], None]
+    pictures: Pictures, indices: list[int], path: Path, progress: Progress, after_chunk: Callable[[], None]
 ) -> NDArray[np.int64]:
-    """Decode all files into one file; returns heights and widths, shape (num_images, 2)."""
-    sizes = np.zeros((len(files), 2), dtype=np.int64)
+    """Decode some images into one file; returns heights and widths, shape (num_images, 2)."""
+    sizes = np.zeros((len(indices), 2), dtype=np.int64)
     with (
         path.open("wb") as out,
-        progress("decoding images", total=len(files), unit="img") as step,
+        progress("decoding images", total=len(indices), unit="img") as step,
         ThreadPoolExecutor(torch.get_num_threads()) as pool,  # decoding releases the GIL
     ):
-        for start in range(0, len(files), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(files)))
-            for row, image in zip(rows, pool.map(lambda i: _try(files, i), rows), strict=True):
+        for start in range(0, len(indices), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(indices)))
+            chunk = pool.map(lambda row: _try(pictures, indices[row]), rows)
+            for row, image in zip(rows, chunk, strict=True):
                 if image is not None:
                     sizes[row] = image.shape[:2]
-                    out.write(image.data)
+                    out.write(np.ascontiguousarray(image).data)
             step(len(rows))
             after_chunk()
     return sizes
 
 
-def _try(files: Files, index: int) -> Image | None:
+def _try(pictures: Pictures, index: int) -> Image | None:
     """Decode an image; None if it cannot be read, which is an error only for those who access it."""
     try:
-        return files[index]
+        return pictures[index]
     except ImageError:
         return None
 

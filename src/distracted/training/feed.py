@@ -1,7 +1,8 @@
 """Feeds a competition's images to a network: batches, features of the frozen base, predictions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
-from distracted.data.loading import ExtraRows, Loader, Transform
-from distracted.data.packs import Files, cached_pictures
+from distracted.data.images import Image
+from distracted.data.loading import ExtraRows, Loader
+from distracted.data.packs import CachedPictures, Files, Pictures, Transformed, cached_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.features import cached_features
@@ -20,13 +22,18 @@ from distracted.inference.repeatable import repeat_exactly
 from distracted.inference.views import View, Viewer
 from distracted.models.network import Network, build_network
 from distracted.progress import Progress
+from distracted.schema import ModelConfig
 from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Resolved
 
 
 @dataclass(frozen=True)
 class Images:
-    """Image files and digests of their contents, such as all training or all test images in order."""
+    """Image files and digests of their contents, such as all training or all test images in order.
+
+    Attributes:
+        contents: "" for images of which nothing is to be cached.
+    """
 
     paths: list[Path]
     contents: list[str]
@@ -53,6 +60,31 @@ class Images:
 
 
 @dataclass(frozen=True)
+class _Input:
+    """Makes the network's input of an image: a square, or one for the whole image and each region.
+
+    Args:
+        plain: Without augmentation.
+    """
+
+    plain: Augmenter
+    model: ModelConfig
+
+    def make(self, image: Image) -> Image:
+        """As one picture, (H, W, 3), which the cache can hold: regions below each other."""
+        return self.plain(image, epoch=0, index=0).reshape(-1, self._size, 3)
+
+    def __call__(self, image: Image, *, epoch: int, index: int, repeat: int) -> Image:
+        """A loader's transform: as the network takes it."""
+        return image.reshape(-1, self._size, self._size, 3) if self.model.regions else image
+
+    @property
+    def _size(self) -> int:
+        assert isinstance(self.model.image_size, int)
+        return self.model.image_size
+
+
+@dataclass(frozen=True)
 class Feed:
     """Feeds images to a network with the settings of a resolved config.
 
@@ -67,6 +99,7 @@ class Feed:
     progress: Progress
     after_batch: Callable[[], None] = lambda: None
     team: Team = ALONE
+    _evaluations: dict[int, Loader] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         repeat_exactly(self.resolved.device)
@@ -84,7 +117,7 @@ class Feed:
     ) -> Loader:
         """Batches of some rows: in order for evaluation, or shuffled and augmented by a policy.
 
-        Evaluation decodes whole pictures; augmentation starts from reduced pictures in the cache.
+        Evaluation reads the network's input from the cache; augmentation starts from reduced pictures there.
 
         Args:
             subjects: Subject of each row, if an epoch is to draw each subject equally often.
@@ -93,19 +126,11 @@ class Feed:
         config = self.resolved.config
         batch_size, seed = config.training.batch_size, config.training.seed
         if policy is None:
-            return self._evaluation(images, rows, Augmenter((), seed=seed, **self._input()))
-        assert config.augment.short_side != "auto"
-        pictures = cached_pictures(
-            images.paths,
-            images.contents,
-            short_side=config.augment.short_side,
-            folder=self.cache / "pictures",
-            limit=config.runtime.cache_gb,
-            progress=self.progress,
-            after_chunk=self.after_batch,
-        )
+            return self._evaluation(images, rows)
+        short_side = config.augment.short_side
+        assert short_side != "auto"
         loader = Loader(
-            pictures,
+            self._cached(Files(images.paths, short_side=short_side), images, str(short_side or "full")),
             rows,
             Augmenter(config.augment.policies[policy], seed=seed, **self._input()),
             batch_size=batch_size,
@@ -169,13 +194,44 @@ class Feed:
         label: str,
     ) -> NDArray[np.float32]:
         """Log-probabilities of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
-        loader = self._evaluation(images, rows, Viewer(views, **self._input()))
+        viewer, batch_size = Viewer(views, **self._input()), self.resolved.config.inference.batch_size
+        loader = Loader(Files(images.paths), rows, viewer, batch_size=batch_size, **self._workers())
         precision, progress = self.resolved.precision, self.progress
         return predict_together(networks, loader, precision=precision, label=label, progress=progress)
 
-    def _evaluation(self, images: Images, rows: NDArray[np.int64], transform: Transform) -> Loader:
-        batch_size = self.resolved.config.inference.batch_size
-        return Loader(Files(images.paths), rows, transform, batch_size=batch_size, **self._workers())
+    def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
+        """Batches of the network's input; kept, so that their worker processes start once."""
+        images = images.take(rows)
+        key = hash((*images.paths, *images.contents))
+        if key not in self._evaluations:
+            ready = _Input(Augmenter((), seed=0, **self._input()), self.resolved.config.model)
+            pictures: Pictures = Transformed(Files(images.paths), ready.make)
+            if all(images.contents):
+                pictures = self._cached(pictures, images, self._input_kind)
+            batch_size, workers = self.resolved.config.inference.batch_size, self._workers()
+            if isinstance(pictures, CachedPictures) and pictures.is_complete:
+                workers["num_workers"] = 0  # nothing to decode
+            loader = Loader(pictures, images.rows, ready, batch_size=batch_size, **workers)
+            self._evaluations[key] = loader
+        return self._evaluations[key]
+
+    def _cached(self, pictures: Pictures, images: Images, kind: str) -> Pictures:
+        return cached_pictures(
+            pictures,
+            images.contents,
+            kind=kind,
+            folder=self.cache / "pictures",
+            limit=self.resolved.config.runtime.cache_gb,
+            progress=self.progress,
+            after_chunk=self.after_batch,
+        )
+
+    @property
+    def _input_kind(self) -> str:
+        """Names what the network's input depends on, apart from the image."""
+        size, crop, regions = self._input().values()
+        boxes = f"-{sha256(repr(regions).encode()).hexdigest()[:8]}" if regions else ""
+        return f"input{size}-{crop:g}{boxes}"
 
     def _workers(self) -> dict[str, Any]:
         device = self.resolved.device

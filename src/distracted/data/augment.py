@@ -23,21 +23,37 @@ def resize_and_crop(image: Image, *, size: int, crop: float, across: float = 0.5
         down: Vertical position of the crop, 0 (top) to 1 (bottom).
     """
     height, width = image.shape[:2]
-    crop_height, crop_width = max(1, round(height * crop)), max(1, round(width * crop))
-    top, left = int((height - crop_height) * down), int((width - crop_width) * across)
-    image = image[top : top + crop_height, left : left + crop_width]
-    interpolation = cv2.INTER_AREA if crop_height * crop_width > size * size else cv2.INTER_CUBIC
+    rows, columns = crop_box(height, width, crop, across, down)
+    image = image[rows, columns]
+    interpolation = resize_interpolation(image.shape[0], image.shape[1], size)
     resized: Image = cv2.resize(image, (size, size), interpolation=interpolation)
     return resized
 
 
+def crop_box(height: int, width: int, crop: float, across: float, down: float) -> tuple[slice, slice]:
+    """Rows and columns of the crop that `resize_and_crop` takes of an image."""
+    crop_height, crop_width = max(1, round(height * crop)), max(1, round(width * crop))
+    top, left = int((height - crop_height) * down), int((width - crop_width) * across)
+    return slice(top, top + crop_height), slice(left, left + crop_width)
+
+
+def resize_interpolation(height: int, width: int, size: int) -> int:
+    """OpenCV's interpolation for a resize of (height, width) to (size, size)."""
+    return cv2.INTER_AREA if height * width > size * size else cv2.INTER_CUBIC
+
+
 def cut_region(image: Image, box: Box) -> Image:
     """Copy the part of an image (H, W, 3) in a box, at full resolution; at least one pixel."""
-    height, width = image.shape[:2]
+    rows, columns = region_box(image.shape[0], image.shape[1], box)
+    return image[rows, columns].copy()  # transforms may work in place
+
+
+def region_box(height: int, width: int, box: Box) -> tuple[slice, slice]:
+    """Rows and columns of a box in an image; at least one of each."""
     x0, y0, x1, y1 = box
     left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
     right, bottom = max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
-    return image[top:bottom, left:right].copy()  # transforms may work in place
+    return slice(top, bottom), slice(left, right)
 
 
 class Draws:

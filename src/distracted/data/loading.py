@@ -34,17 +34,27 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8, shape (B, size, size, 3). Regions, the whole image first, add a dimension after the
             first; views add one before that of regions.
+            A loader of untransformed images has all of their bytes in one row instead.
         indices: Shape (B,).
+        sizes: Height and width of each untransformed image, shape (B, 2).
     """
 
     images: torch.Tensor
     indices: torch.Tensor
+    sizes: torch.Tensor | None = None
+
+    def untransformed(self) -> list[torch.Tensor]:
+        """The images of a loader without a transform, uint8, shape (H, W, 3) each."""
+        assert self.sizes is not None
+        sizes = self.sizes.tolist()
+        parts = torch.split(self.images, [3 * height * width for height, width in sizes])
+        return [part.view(height, width, 3) for part, (height, width) in zip(parts, sizes, strict=True)]
 
 
 class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
     """Transformed images by `Key`; an error is returned, not raised, so that it survives a worker process."""
 
-    def __init__(self, pictures: Pictures, transform: Transform) -> None:
+    def __init__(self, pictures: Pictures, transform: Transform | None) -> None:
         self._pictures = pictures
         self._transform = transform
 
@@ -54,7 +64,10 @@ class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
     def __getitem__(self, key: Key) -> tuple[int, Image | DistractedError]:
         epoch, index, repeat = key
         try:
-            return index, self._transform(self._pictures[index], epoch=epoch, index=index, repeat=repeat)
+            image = self._pictures[index]
+            if self._transform is not None:
+                image = self._transform(image, epoch=epoch, index=index, repeat=repeat)
+            return index, image
         except DistractedError as error:
             return index, error
 
@@ -175,7 +188,7 @@ class Loader:
 
     Args:
         rows: Positions in `pictures`, shape (num_rows,).
-        transform: Makes the network's input, such as an `Augmenter`.
+        transform: Makes the network's input, such as an `Augmenter`; None leaves images as they are.
         batch_size: Maximum number of images per batch.
         num_workers: Processes that decode; 0 decodes in this one. Batches do not depend on it.
         seed, subjects, extra, part: As for `BatchSampler`.
@@ -185,7 +198,7 @@ class Loader:
         self,
         pictures: Pictures,
         rows: NDArray[np.int64],
-        transform: Transform,
+        transform: Transform | None,
         *,
         batch_size: int,
         num_workers: int,
@@ -203,7 +216,7 @@ class Loader:
             ImageDataset(pictures, transform),
             batch_sampler=self._sampler,
             num_workers=num_workers,
-            collate_fn=_collate,
+            collate_fn=_collate if transform is not None else _collate_untransformed,
             persistent_workers=num_workers > 0,
             worker_init_fn=_init_worker,
             pin_memory=pin_memory,
@@ -255,9 +268,26 @@ def _end_workers(loader: DataLoader[Any]) -> None:
 
 
 def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:
+    images = _images(items)
+    if isinstance(images, DistractedError):
+        return images
+    return Batch(torch.from_numpy(np.stack(images)), torch.tensor([index for index, _ in items]))
+
+
+def _collate_untransformed(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:
+    images = _images(items)
+    if isinstance(images, DistractedError):
+        return images
+    joined = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
+    sizes = torch.tensor([image.shape[:2] for image in images])
+    return Batch(joined, torch.tensor([index for index, _ in items]), sizes)
+
+
+def _images(items: list[tuple[int, Image | DistractedError]]) -> list[Image] | DistractedError:
+    """The images of a batch, or the first error."""
     images = []
     for _, image in items:
         if isinstance(image, DistractedError):
             return image
         images.append(image)
-    return Batch(torch.from_numpy(np.stack(images)), torch.tensor([index for index, _ in items]))
+    return images

@@ -51,6 +51,7 @@ def predict_together(
     networks: Sequence[Network],
     loader: Loader,
     *,
+    viewer: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None,
     precision: Precision,
     label: str = "predicting",
     progress: Progress = silent,
@@ -62,6 +63,7 @@ def predict_together(
 
     Args:
         loader: Yields images with a view dimension after the batch dimension.
+        viewer: Makes the views on the device; the loader then yields untransformed images.
 
     Returns:
         Natural log-probabilities, shape (num_networks, num_views, num_images, num_classes).
@@ -71,9 +73,10 @@ def predict_together(
     batches = []
     with progress(label, total=num_images, unit="img") as step:
         for batch in prefetch(loader.epoch(), networks[0].mean.device):
-            views = [view.contiguous() for view in batch.images.unbind(1)]
+            images = batch.images if viewer is None else viewer(batch.untransformed())
+            views = [view.contiguous() for view in images.unbind(1)]
             batches.append([[_log_probs(forward, view) for view in views] for forward in forwards])
-            step(len(batch.images))
+            step(len(batch.indices))
     return np.concatenate(batches, axis=2).astype(np.float32)
 
 

@@ -47,7 +47,7 @@ class View:
             image = _rotate(image, self.degrees)
         image = resize_and_crop(image, size=size, crop=crop * self.share, across=self.across, down=self.down)
         if self.gamma != 1 or self.contrast != 1:
-            image = cv2.LUT(image, _lookup_table(self.gamma, self.contrast))
+            image = cv2.LUT(image, lookup_table(self.gamma, self.contrast))
         return image
 
 
@@ -144,12 +144,19 @@ def average_views(log_probs: NDArray[np.floating], average: str) -> NDArray[np.f
 
 def _rotate(image: Image, degrees: float) -> Image:
     height, width = image.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    matrix = rotation_matrix(height, width, degrees)
     rotated: Image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     return rotated
 
 
+def rotation_matrix(height: int, width: int, degrees: float) -> NDArray[np.float64]:
+    """The affine map of a counter-clockwise rotation about an image's centre, shape (2, 3)."""
+    matrix: NDArray[np.float64] = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return matrix
+
+
 @cache
-def _lookup_table(gamma: float, contrast: float) -> NDArray[np.uint8]:
+def lookup_table(gamma: float, contrast: float) -> NDArray[np.uint8]:
+    """The new value of each of the 256 pixel values."""
     values = 255 * (np.arange(256) / 255) ** gamma
     return np.clip(np.rint(127.5 + contrast * (values - 127.5)), 0, 255).astype(np.uint8)

@@ -16,6 +16,7 @@ from distracted.data.loading import ExtraRows, Loader
 from distracted.data.packs import CachedPictures, Files, Pictures, Transformed, cached_pictures
 from distracted.errors import ConfigError
 from distracted.inference.device import find_workers, keep_freed_memory
+from distracted.inference.device_views import DeviceViewer
 from distracted.inference.features import cached_features
 from distracted.inference.predict import predict_log_probs, predict_together
 from distracted.inference.repeatable import repeat_exactly
@@ -194,10 +195,17 @@ class Feed:
         label: str,
     ) -> NDArray[np.float32]:
         """Log-probabilities of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
-        viewer, batch_size = Viewer(views, **self._input()), self.resolved.config.inference.batch_size
-        loader = Loader(Files(images.paths), rows, viewer, batch_size=batch_size, **self._workers())
-        precision, progress = self.resolved.precision, self.progress
-        return predict_together(networks, loader, precision=precision, label=label, progress=progress)
+        files, batch_size = Files(images.paths), self.resolved.config.inference.batch_size
+        on_device = None if self.resolved.device.type == "cpu" else DeviceViewer(views, **self._input())
+        transform = Viewer(views, **self._input()) if on_device is None else None
+        return predict_together(
+            networks,
+            Loader(files, rows, transform, batch_size=batch_size, **self._workers()),
+            viewer=on_device,
+            precision=self.resolved.precision,
+            label=label,
+            progress=self.progress,
+        )
 
     def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
         """Batches of the network's input; kept, so that their worker processes start once."""

@@ -1,0 +1,98 @@
+"""Views of images made on the device: one upload of each image; crops, rotations and colour are done there.
+
+The pixels are those of `View` within rounding. A resize is linear along each axis, so it is a product with a
+matrix of weights for the rows and one for the columns; OpenCV gives the weights.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distracted.data.augment import crop_box, region_box, resize_interpolation
+from distracted.inference.views import View, lookup_table, rotation_matrix
+from distracted.schema import Box
+
+
+class DeviceViewer:
+    """Makes all views of images on their device; arguments as for `Viewer`."""
+
+    def __init__(self, views: Sequence[View], *, size: int, crop: float, regions: Sequence[Box] = ()) -> None:
+        self._views, self._size, self._crop = tuple(views), size, crop
+        self._regions = tuple(regions)
+
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        """All views of images of any sizes, uint8, shape (H, W, 3) each.
+
+        Returns:
+            Shape (B, num_views, size, size, 3); with regions (B, num_views, 1 + num_regions, size, size, 3).
+        """
+        num_regions = [1 + len(self._regions)] if self._regions else []
+        shape = len(images), len(self._views), *num_regions, self._size, self._size, 3
+        views = torch.empty(shape, dtype=torch.uint8, device=images[0].device)
+        by_shape: dict[torch.Size, list[int]] = {}
+        for number, image in enumerate(images):
+            by_shape.setdefault(image.shape, []).append(number)
+        for numbers in by_shape.values():
+            views[numbers] = self._of_one_size(torch.stack([images[number] for number in numbers]))
+        return views
+
+    def _of_one_size(self, images: Tensor) -> Tensor:
+        """Views of images, shape (B, H, W, 3)."""
+        height, width = images.shape[1:3]
+        boxes = [(slice(0, height), slice(0, width))]
+        boxes += [region_box(height, width, box) for box in self._regions]
+        parts = [images[:, rows, columns].permute(0, 3, 1, 2).float() for rows, columns in boxes]
+        views = [torch.stack([self._view(part, view) for part in parts], dim=1) for view in self._views]
+        stacked = torch.stack(views, dim=1)
+        return stacked if self._regions else stacked[:, :, 0]
+
+    def _view(self, images: Tensor, view: View) -> Tensor:
+        """One view of images (B, 3, H, W) with values from 0 to 255: uint8, shape (B, size, size, 3)."""
+        if view.degrees:
+            images = _rotate(images, view.degrees)
+        height, width = images.shape[2:]
+        rows, columns = crop_box(height, width, self._crop * view.share, view.across, view.down)
+        images, size = images[:, :, rows, columns], self._size
+        height, width = images.shape[2:]
+        by_row = _weights(height, size, width < size, resize_interpolation(height, width, size))
+        by_column = _weights(width, size, height < size, resize_interpolation(height, width, size))
+        by_row, by_column = by_row.to(images.device), by_column.to(images.device)
+        resized = (by_row @ images @ by_column.T).round_().clamp_(0, 255).permute(0, 2, 3, 1)
+        if view.gamma == 1 and view.contrast == 1:
+            return resized.to(torch.uint8)
+        table = torch.from_numpy(lookup_table(view.gamma, view.contrast)).to(images.device)
+        return table[resized.long()]
+
+
+@cache
+def _weights(length: int, size: int, other_grows: bool, interpolation: int) -> Tensor:
+    """Weights of OpenCV's resize along one axis, shape (size, length).
+
+    Args:
+        other_grows: Whether the other axis is enlarged, in which case INTER_AREA is bilinear on both.
+    """
+    identity = np.eye(length, dtype=np.float32)
+    is_bilinear = interpolation == cv2.INTER_AREA and other_grows
+    factor = 2 if is_bilinear else 1  # twice as many columns, of which each second one is a copy
+    weights = cv2.resize(identity, (factor * length, size), interpolation=interpolation)
+    return torch.from_numpy(np.ascontiguousarray(weights[:, ::factor]))
+
+
+def _rotate(images: Tensor, degrees: float) -> Tensor:
+    """Rotate counter-clockwise about the centre; bilinear, rounded, the border filled by reflection."""
+    height, width = images.shape[2:]
+    inverse = cv2.invertAffineTransform(rotation_matrix(height, width, degrees))
+    matrix = torch.from_numpy(inverse).to(images.device, torch.float32)
+    y, x = torch.meshgrid(
+        torch.arange(height, device=images.device), torch.arange(width, device=images.device), indexing="ij"
+    )
+    source = torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ matrix.T
+    ends = torch.tensor([width - 1, height - 1], device=images.device)
+    grid = (2 * source / ends - 1).expand(len(images), -1, -1, -1)
+    rotated = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
+    return rotated.round_().clamp_(0, 255)

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from distracted.data.loading import Loader
+from distracted.errors import TrainingError
 from distracted.files import remove_leftovers, write_json
 from distracted.inference.device import Precision, prefetch
 from distracted.inference.forward import Forward, worth_folding
@@ -40,6 +41,7 @@ def cached_features(
     loader: Loader,
     *,
     contents: list[str],
+    paths: Sequence[Path] = (),
     size: int,
     crop: float,
     regions: Sequence[Box] = (),
@@ -56,9 +58,13 @@ def cached_features(
 
     Args:
         contents: Digest of each image, in the loader's order.
+        paths: File of each of the loader's pictures, for messages.
         regions: Boxes that the loader shows in addition to the whole image.
         folder: Folder of feature files; may be deleted at any time.
         after_batch: Called after each batch; may raise, to stop.
+
+    Raises:
+        TrainingError: features are not finite; nothing is cached.
     """
     trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk), *network.taken]
     normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
@@ -81,6 +87,9 @@ def cached_features(
         with _GrowingFile(path, loader) as file, progress(_LABEL, total=file.num_left, unit="img") as step:
             for batch in prefetch(loader.epoch(after=file.num_batches), network.mean.device):
                 rows = forward(batch.images).cpu().numpy()
+                if why := _not_finite(rows, batch.indices.tolist(), paths, precision):
+                    file.discard()
+                    raise TrainingError(why)
                 file.write(rows)
                 step(len(rows))
                 after_batch()
@@ -90,6 +99,21 @@ def cached_features(
     features = _load(path, len(contents))
     assert features is not None
     return features
+
+
+def _not_finite(
+    rows: NDArray[np.float32], indices: list[int], paths: Sequence[Path], precision: Precision
+) -> str:
+    """What is wrong with a batch of features that are not all finite, and the remedy; "" if they are."""
+    wrong = [index for index, row in zip(indices, rows, strict=True) if not np.isfinite(row).all()]
+    if not wrong:
+        return ""
+    where = str(paths[wrong[0]]) if paths else f"image {wrong[0]}"
+    more = f" and those of {len(wrong) - 1} others in its batch of {len(rows)}" if len(wrong) > 1 else ""
+    remedy = "the weights are damaged or do not fit the backbone (model.weights, model.backbone)"
+    if precision != "fp32":
+        remedy = "SET='training.precision=fp32' computes them in a wider range"
+    return f"{where}: its features{more} are not finite in {precision}; {remedy}"
 
 
 def _load(path: Path, num_images: int) -> NDArray[np.float32] | None:
@@ -130,7 +154,7 @@ class _GrowingFile(AbstractContextManager["_GrowingFile"]):
         self._file: BinaryIO = self._part.open("r+b" if self._done else "wb")
         self._file.truncate(size)
         self._file.seek(size)
-        self._last_sync = time.monotonic()
+        self._last_sync, self._keeps = time.monotonic(), True
 
     def write(self, rows: NDArray[np.float32]) -> None:
         """Append a batch; not through a memory map, where a full disk would kill the process."""
@@ -141,18 +165,25 @@ class _GrowingFile(AbstractContextManager["_GrowingFile"]):
         if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
             self._sync()
 
+    def discard(self) -> None:
+        """Keep nothing of what was written."""
+        self._keeps = False
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._flush()
                 self._part.replace(self._path)
                 self._proven.unlink(missing_ok=True)
-            else:
+            elif self._keeps:
                 with suppress(OSError):  # perhaps a full disk; the last successful sync still counts
                     self._sync()
         finally:
             with suppress(OSError):  # closing flushes again, and fails again on a full disk
                 self._file.close()
+            if not self._keeps:
+                self._part.unlink(missing_ok=True)
+                self._proven.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         self._file.flush()

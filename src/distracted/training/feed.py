@@ -126,6 +126,7 @@ class Feed:
             network,
             self.loader(images, images.rows),
             contents=images.contents,
+            paths=images.paths,
             folder=self.cache / "features",
             precision=self.resolved.precision,
             progress=self.progress,
@@ -177,7 +178,8 @@ class Feed:
 
     def _workers(self) -> dict[str, Any]:
         device = self.resolved.device
-        num_workers = find_workers(self.resolved.config.runtime.num_workers, device)
+        asked = self.resolved.config.runtime.num_workers
+        num_workers = find_workers(asked, device, num_processes=self.team.size)
         return {"num_workers": num_workers, "pin_memory": device.type == "cuda"}
 
     def _input(self) -> dict[str, Any]:

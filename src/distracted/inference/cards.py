@@ -106,7 +106,8 @@ def why_unusable(device: torch.device) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if device.type == "cuda":
             return f"{card}{explain(error)}"
-        return f"not available on this machine ({first_line(error)}); expected auto, cpu, cuda or mps"
+        reason = first_line(error).partition(". ")[0]  # MPS goes on with a list of all backends
+        return f"not available on this machine ({reason}); expected auto, cpu, cuda or mps"
     return ""
 
 

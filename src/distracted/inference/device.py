@@ -37,8 +37,8 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"runtime.device={name}: expected auto, cpu, cuda, cuda:1 or mps") from error
-    if device.type == "cuda" and device.index is not None:
-        _check_index(device.index)
+    if device.type == "cuda" and device.index is not None and sees_cuda():
+        check_index(device.index, torch.cuda.device_count())
     if why := why_unusable(device):
         raise ConfigError(f"runtime.device={name}: {why}")
     return device
@@ -58,9 +58,13 @@ def _best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _check_index(index: int) -> None:
-    num_cards = torch.cuda.device_count() if sees_cuda() else 0
-    if 0 < num_cards <= index:
+def check_index(index: int, num_cards: int) -> None:
+    """Refuse `runtime.device=cuda:<index>` where there are fewer GPUs.
+
+    Raises:
+        ConfigError: says how many there are.
+    """
+    if index >= num_cards:
         raise ConfigError(
             f"runtime.device=cuda:{index}: the number of GPUs here is {num_cards}; expected "
             f"{'cuda:0' if num_cards == 1 else f'cuda:0 to cuda:{num_cards - 1}'}"

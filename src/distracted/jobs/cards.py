@@ -149,10 +149,10 @@ def team_cards(size: int, device: str, visible: str | None) -> list[str]:
     if device not in ("auto", "cuda"):
         raise ConfigError(f"GPUS={size} with runtime.device={device}: expected auto, cuda or cpu")
     names = find_cards(visible)[: torch.cuda.device_count()]  # NCCL takes no MIG slices
-    cards = choose_team(size, device, try_cards(names))
-    if not cards:
-        find_device(device)  # warns of an idle card
-    return cards
+    tried = try_cards(names)
+    if all(tried.values()):
+        find_device(device)  # says why none works: an error, or with auto a warning
+    return choose_team(size, device, tried)
 
 
 def choose_team(size: int, device: str, tried: Mapping[str, str]) -> list[str]:

@@ -89,7 +89,7 @@ def make_ours(model: str, paths: list[Path], folder: Path) -> Callable[[], int]:
         loader = Loader(Files(paths), np.arange(len(paths)), augmenter, batch_size=BATCH, num_workers=0)
         features = cached_features(
             network,
-            loader,
+            lambda: loader,
             contents=contents,
             size=size,
             crop=1.0,

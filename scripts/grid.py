@@ -17,7 +17,7 @@ import console
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError, DistractedError
-from distracted.jobs.grid import Ended, Job, plan_jobs
+from distracted.jobs.grid import Ended, Job, placement, plan_jobs
 from distracted.predictions.job_state import ANY_CONFIG, redo_of
 from distracted.predictions.store import Store
 from distracted.report.status import FoldStatus, fold_status
@@ -45,7 +45,8 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Train all (run, fold) jobs that are not done, several at a time; one that fails stops no other."""
-    from distracted.inference.device import find_device
+    from distracted.cores import usable_cores
+    from distracted.jobs.cards import grid_cards, job_device
     from distracted.jobs.fold import begin_again, is_done, refuse_other_config
     from distracted.jobs.local import Here
     from distracted.jobs.on_ray import OnRay
@@ -62,10 +63,10 @@ def main(
     numbers = _folds(store, folds)
     check_split(store.competition, store.folds)
     hashes = dict.fromkeys(configs, ANY_CONFIG)
+    cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), configs.values())
     for run, config in configs.items():
-        resolved = resolve(config, num_folds=store.folds.num_folds)
-        elsewhere = cluster or (config.runtime.num_gpus == 0 and find_device("auto").type == "cuda")
-        if not elsewhere and not config.pseudo.teachers:  # another machine may resolve it otherwise
+        resolved = resolve(config, num_folds=store.folds.num_folds, device=job_device(config, cards))
+        if not cluster and not config.pseudo.teachers:  # another machine may resolve it otherwise
             hashes[run] = resolved.config.hash
             refuse_other_config(store, resolved, run, retrained=numbers if force else ())
     every = [(run, n) for run in configs for n in numbers]
@@ -78,7 +79,7 @@ def main(
 
     def command(job: Job, device: str) -> Sequence[str]:
         model, text = settings[job.run]
-        placed = f"{text} runtime.device={device}" if device != "auto" else text
+        placed = f"{text} {placement(job, device, configs[job.run].runtime)}".strip()
         arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place]
         arguments += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
         arguments += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
@@ -88,7 +89,7 @@ def main(
         return store.workspace.log(store.competition.name, job.run, job.fold).absolute()
 
     with ExitStack() as stack:
-        here = Here(os.cpu_count() or 1, at_once=jobs)
+        here = Here(usable_cores(), at_once=jobs, cards=list(cards))
         engine = stack.enter_context(OnRay(cluster)) if cluster else here
         runtimes = {run: config.runtime for run, config in configs.items()}
         planned = plan_jobs(todo, runtimes, engine, num_all=len(configs) * len(numbers))

@@ -40,11 +40,18 @@ def main(
         raise ConfigError("MODEL= is missing: a name in configs/models")
     config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
     if gpus > 1 and not in_team():
+        from distracted.jobs.cards import team_cards
         from distracted.jobs.launch import run_team
 
         console.time_limit(time_limit)  # refused here, once
-        console.live.set()  # the team's lead says that it stops
-        run_team(gpus, [sys.executable, *sys.argv, "--parent", str(os.getpid())], stop=console.stop)
+        command = [sys.executable, *sys.argv, "--parent", str(os.getpid())]
+        if cards := team_cards(gpus, config.runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES")):
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
+        elif config.runtime.device != "mps":
+            console.say(f"GPUS={gpus}: {gpus} processes share the CPU")
+            command += ["--set", f"{set} runtime.device=cpu"]
+        console.live.set()  # the lead says that the team stops
+        run_team(gpus, command, stop=console.stop)
         return
     console.limit_time(time_limit)
     with join_team(config.runtime.device) as team:

@@ -9,6 +9,7 @@ import sys
 os.environ["WANDB_MODE"] = "disabled"  # tests of W&B enable it themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same tests on a machine with a GPU, in processes they start too
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ TINY = (
     "training.num_folds=3",
     "phases.scratch.epochs=1",
 )
+
+
+torch.backends.mps.is_available = lambda: False  # type: ignore[method-assign]  # no variable hides a Mac's GPU
 
 
 @pytest.fixture(autouse=True)

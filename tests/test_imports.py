@@ -38,6 +38,7 @@ LEAVES = (
     "progress",
     "stopping",
     "locks",
+    "cores",
     "reach",
     "kaggle_client",
 )

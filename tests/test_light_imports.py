@@ -4,7 +4,18 @@ import subprocess
 import sys
 
 HEAVY = {"albumentations", "cv2", "kaggle", "matplotlib", "requests", "scipy", "sklearn", "timm", "torch"}
-LEAVES = ("errors", "files", "kaggle_client", "locks", "metrics", "paths", "progress", "reach", "stopping")
+LEAVES = (
+    "cores",
+    "errors",
+    "files",
+    "kaggle_client",
+    "locks",
+    "metrics",
+    "paths",
+    "progress",
+    "reach",
+    "stopping",
+)
 DATA = ("audit", "competition", "contents", "download", "drops", "folds", "sampling", "split", "tables")
 
 

@@ -11,7 +11,7 @@ from distracted.data.competition import Competition
 from distracted.data.loading import Loader
 from distracted.data.packs import Files
 from distracted.inference.device_views import DeviceViewer
-from distracted.inference.predict import predict_together
+from distracted.inference.predict import Together
 from distracted.inference.views import VIEWS, Viewer
 from distracted.models.network import Network
 
@@ -68,8 +68,8 @@ def test_predictions_of_a_devices_views(network: Network, competition: Competiti
     def load(transform: Viewer | None) -> Loader:
         return Loader(files, rows, transform, batch_size=3, num_workers=num_workers)
 
-    expected = predict_together([network], load(Viewer(views, size=32, crop=0.9)), precision="fp32")
+    expected = Together([network], 12, "fp32").all_of(load(Viewer(views, size=32, crop=0.9)), "views")
     viewer = DeviceViewer(views, size=32, crop=0.9)
-    log_probs = predict_together([network], load(None), viewer=viewer, precision="fp32")
+    log_probs = Together([network], 7, "fp32", viewer).all_of(load(None), "views")
     assert log_probs.shape == (1, 5, 7, 3)
     np.testing.assert_allclose(log_probs, expected, atol=0.02)

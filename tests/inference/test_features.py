@@ -15,8 +15,7 @@ from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
 from distracted.data.packs import Files
-from distracted.errors import ConfigError
-from distracted.inference.device import find_device, find_precision, find_workers
+from distracted.errors import TrainingError
 from distracted.inference.features import cached_features
 from distracted.locks import this_process
 from distracted.models.network import Network, build_network
@@ -28,11 +27,12 @@ CPU = torch.device("cpu")
 def extract(
     network: Network, competition: Competition, folder: Path, *, batch_size: int = 8, **changes: object
 ) -> np.ndarray:
-    settings = {"size": 32, "crop": 1.0, "contents": competition.train["content"].tolist(), **changes}
+    settings: dict[str, object] = {"size": 32, "crop": 1.0, "precision": "fp32"}
+    settings |= {"contents": competition.train["content"].tolist(), **changes}
     augmenter = Augmenter((), size=32, crop=1.0, seed=0)
     rows = np.arange(len(competition.train))
     loader = Loader(Files(competition.train_paths()), rows, augmenter, batch_size=batch_size, num_workers=0)
-    return cached_features(network, loader, folder=folder / "features", precision="fp32", **settings)  # type: ignore[arg-type]
+    return cached_features(network, lambda: loader, folder=folder / "features", **settings)  # type: ignore[arg-type]
 
 
 def test_cached_features_equal_those_of_the_network(
@@ -192,10 +192,47 @@ def test_leftovers_of_a_process_killed_at_its_very_end_are_removed(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_unavailable_devices_and_precisions_are_rejected() -> None:
-    assert find_precision("auto", CPU) == "fp32"
-    assert find_workers("auto", CPU) == 0 and find_workers(3, CPU) == 3
-    with pytest.raises(ConfigError, match=r"runtime\.device=nonsense"):
-        find_device("nonsense")
-    with pytest.raises(ConfigError, match=r"training\.precision=fp16"):
-        find_precision("fp16", CPU)
+def test_features_that_overflow_in_fp16_are_an_error_and_nothing_is_cached(
+    network: Network, competition: Competition, tmp_path: Path
+) -> None:
+    """A few images are dark enough not to overflow, so that rows are written before the error."""
+    with torch.no_grad():
+        network.eval()
+        whole = extract(network, competition, tmp_path / "before", batch_size=2)
+        norm = [module for module in network.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+        factor = 65504 / np.sort(np.abs(whole).max(axis=1))[-3]  # the largest that fp16 holds
+        norm.weight.mul_(factor)
+        norm.bias.mul_(factor)
+    paths = competition.train_paths()
+    with pytest.raises(TrainingError, match=r"not finite in fp16; SET='training\.precision=fp32'") as error:
+        extract(network, competition, tmp_path, batch_size=2, precision="fp16", paths=paths)
+    assert str(error.value).partition(": ")[0] in map(str, paths)
+    assert list((tmp_path / "features").iterdir()) == []
+    features = extract(network, competition, tmp_path, batch_size=2)
+    assert np.isfinite(features).all() and np.abs(features).max() > 65504
+    [path] = (tmp_path / "features").iterdir()
+    assert path.suffix == ".npy"
+
+
+def test_an_interrupted_pass_that_meets_features_that_are_not_finite_leaves_nothing(
+    network: Network, competition: Competition, tmp_path: Path
+) -> None:
+    batches = []
+
+    def stop_at_the_second() -> None:
+        batches.append(1)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(network, competition, tmp_path, after_batch=stop_at_the_second)
+    assert {path.suffix for path in (tmp_path / "features").iterdir()} == {".part", ".proven"}
+    before = network.trunk.forward
+
+    def infinite(images: torch.Tensor) -> torch.Tensor:
+        return before(images) * torch.inf
+
+    network.trunk.forward = infinite  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"image 16: .* 7 others .* in fp32; the weights are damaged"):
+        extract(network, competition, tmp_path)
+    assert list((tmp_path / "features").iterdir()) == []

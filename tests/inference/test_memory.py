@@ -147,9 +147,9 @@ def test_features_are_computed_with_the_size_that_fits(
     network: Network, loader: Loader, most: Callable[[int], list[int]], tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"contents": ["a"] * 33, "size": 32, "crop": 1.0, "precision": "fp32"}
-    expected = cached_features(network, loader, folder=tmp_path / "whole", **settings)
+    expected = cached_features(network, lambda: loader, folder=tmp_path / "whole", **settings)
     tried = most(6)
-    features = cached_features(network, loader, folder=tmp_path / "parts", **settings)
+    features = cached_features(network, lambda: loader, folder=tmp_path / "parts", **settings)
     assert tried == [11, *[5, 5, 1] * 3]
     np.testing.assert_allclose(features, expected, atol=1e-5)
 

@@ -15,7 +15,7 @@ from distracted.data.images import read_rgb
 from distracted.data.loading import Loader
 from distracted.data.packs import Files
 from distracted.errors import ConfigError
-from distracted.inference.predict import predict_log_probs, predict_together
+from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.views import AVERAGES, VIEWS, View, Viewer, average_views, check_average, find_views
 from distracted.models.network import Network
 
@@ -177,11 +177,11 @@ def test_views_together_give_the_predictions_of_views_alone(
     """Exactly, and in the rows' order."""
     views = find_views(["five_crops", "colour"])
     rows = np.array([11, 0, 5, 4, 30, 2, 53])
-    [together] = predict_together([network], loaded(*views, rows=rows), precision="fp32")
+    [together] = Together([network], 12, "fp32").all_of(loaded(*views, rows=rows), "views")
     assert together.shape == (9, 7, 3) and together.dtype == np.float32
     for log_probs, view in zip(together, views, strict=True):
         batches = loaded(view, rows=rows)
-        [alone] = predict_together([network], batches, precision="fp32")
+        [alone] = Together([network], 12, "fp32").all_of(batches, "views")
         assert (log_probs == alone[0]).all()
 
 
@@ -191,7 +191,7 @@ def test_the_centre_view_gives_the_plain_predictions(
     plain = Augmenter((), size=32, crop=0.9, seed=0)
     loader = Loader(Files(competition.train_paths()), np.arange(12), plain, batch_size=5, num_workers=0)
     expected = predict_log_probs(network, loader, precision="fp32")
-    [log_probs] = predict_together([network], loaded(*VIEWS["centre"]), precision="fp32")
+    [log_probs] = Together([network], 12, "fp32").all_of(loaded(*VIEWS["centre"]), "views")
     assert (log_probs[0] == expected).all()
 
 

@@ -66,6 +66,16 @@ def test_a_finished_fold_is_skipped_unless_forced(
     assert forced.seconds != first.seconds and forced.valid_sha256 == first.valid_sha256
 
 
+def test_each_training_says_how_it_runs_in_one_line(
+    store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train_folds(store, configure("runtime.device=cpu", "training.batch_size=4"), run="tiny", folds=[0, 1])
+    said = [line for line in caplog.messages if "loader workers" in line]
+    how = "on the CPU (1 thread), fp32, 0 loader workers, batches of 4"
+    assert said == [f"tiny, fold 0: {how}", f"tiny, fold 1: {how}"]
+
+
 def test_another_config_is_refused_before_training(store: Store, configure: Configure) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
     with pytest.raises(StoreError, match="NAME=tiny_2"):
@@ -84,7 +94,7 @@ def test_a_failed_job_keeps_the_earlier_predictions(store: Store, configure: Con
     first = train_and_store(store, configure(), run="tiny", fold=0)
     store.competition.test_paths()[0].write_bytes(b"")
     with pytest.raises(ImageError, match="zero bytes"):
-        train_folds(store, configure(), run="tiny", folds=[0], force=True)
+        train_folds(store, configure("runtime.cache_gb=0"), run="tiny", folds=[0], force=True)
     assert store.manifest("tiny", 0) == first
     assert store.read_run("tiny", partial=True).folds == (0,)
 

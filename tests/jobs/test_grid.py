@@ -8,7 +8,7 @@ import pytest
 
 from distracted.config import load_runtime_config
 from distracted.errors import ClusterError
-from distracted.jobs.grid import Ended, Job, judge, plan_jobs
+from distracted.jobs.grid import Ended, Job, judge, placement, plan_jobs
 from distracted.jobs.local import Here
 from distracted.jobs.on_ray import OnRay
 from distracted.stopping import Stop
@@ -35,6 +35,11 @@ class Machine:
         (Machine(96, num_gpus=8), 30, {}, 12, 1),
         (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5}, 4, 0.5),
         (Machine(8, num_gpus=1), 30, {"num_gpus": 0.5, "num_cpus": 3}, 3, 0.5),
+        (Machine(4, num_gpus=2), 15, {}, 2, 1),  # a notebook
+        (Machine(4, num_gpus=1), 15, {"num_gpus": 0.33}, 1, 0.33),
+        (Machine(24, num_gpus=2), 15, {"num_gpus": 0.33}, 4, 0.33),  # a third of 12
+        (Machine(24, num_gpus=2), 15, {"num_gpus": 1 / 3}, 4, 1 / 3),
+        (Machine(8, num_gpus=2), 15, {"device": "cpu", "num_gpus": 0.5}, 1, 0),  # the CPU is asked for
         (Machine(64), 30, {}, 1, 0),  # a cluster: the size of its nodes is unknown
         (Machine(64), 30, {"num_gpus": 1, "num_cpus": 8}, 8, 1),  # a cluster without GPUs so far
         (Machine(2, at_once=2), 6, {"num_gpus": 0.5}, 1, 0),  # this machine has no GPU
@@ -79,7 +84,8 @@ def run_jobs(tmp_path: Path) -> Run:
         def command(job: Job, device: str) -> list[str]:
             say = f"import os; say = lambda what: open({str(events)!r}, 'a').write(what + '\\n')"
             name = f"{job.run}{job.fold} {device}"
-            begin, end = (f"say('{what} {name} ' + os.environ['OMP_NUM_THREADS'])" for what in ("+", "-"))
+            seen = "os.environ['OMP_NUM_THREADS'] + ' ' + os.environ.get('CUDA_VISIBLE_DEVICES', 'all')"
+            begin, end = (f"say('{what} {name} ' + {seen})" for what in ("+", "-"))
             return [sys.executable, "-c", f"{say}\n{begin}\n{body.format(fold=job.fold)}\n{end}"]
 
         ended = engine.run(
@@ -105,33 +111,61 @@ def most_at_once(events: Sequence[str]) -> int:
 @pytest.mark.parametrize(("at_once", "most"), [(0, 3), (2, 2), (1, 1)])
 def test_no_more_jobs_run_at_once_than_allowed(run_jobs: Run, at_once: int, most: int) -> None:
     jobs = [Job("a", fold) for fold in range(5)]
-    ended, events = run_jobs(Here(3, at_once=at_once, num_gpus=0), jobs)
+    ended, events = run_jobs(Here(3, at_once=at_once), jobs)
     assert {one.job for one in ended} == set(jobs) and {one.state for one in ended} == {"done"}
     assert len(events) == 10 and most_at_once(events) <= most
-    assert all(line.endswith("auto 1") for line in events)  # one thread each
+    assert all(line.endswith("auto 1 ") for line in events)  # one thread each, and what this process sees
 
 
 def test_gpus_are_shared_by_the_requested_fractions(run_jobs: Run) -> None:
     jobs = [Job("whole", 0, 1, 1.0), *(Job("half", fold, 1, 0.5) for fold in range(4))]
-    _, events = run_jobs(Here(8, num_gpus=2), jobs)
-    used = [line.split()[1:3] for line in events if line.startswith("+")]
-    assert sorted({device for _, device in used}) == ["cuda:0", "cuda:1"]
-    now: dict[str, float] = {"cuda:0": 0.0, "cuda:1": 0.0}
+    _, events = run_jobs(Here(8, cards=["3", "MIG-5c89852c"]), jobs)
+    now: dict[str, float] = {"3": 0.0, "MIG-5c89852c": 0.0}
     for line in events:
-        sign, name, device, _ = line.split()
-        now[device] += (1.0 if name.startswith("whole") else 0.5) * (1 if sign == "+" else -1)
-        assert now[device] <= 1.0
+        sign, name, device, _, card = line.split()
+        assert device == "cuda"  # the only one that it sees
+        now[card] += (1.0 if name.startswith("whole") else 0.5) * (1 if sign == "+" else -1)
+        assert now[card] <= 1.0
+    assert {line.split()[4] for line in events} == set(now)
 
 
-def test_a_job_that_needs_no_gpu_runs_on_the_cpu(run_jobs: Run) -> None:
-    _, events = run_jobs(Here(2, num_gpus=1), [Job("a", 0)])
-    assert events[0].split()[2] == "cpu"
+@pytest.mark.parametrize("share", [0.33, 1 / 3])
+def test_three_jobs_share_a_gpu(run_jobs: Run, share: float) -> None:
+    """Six of them: the last three get what the first three gave back."""
+    jobs = [Job("a", fold, 1, share) for fold in range(6)]
+    engine = Here(8, cards=["0"])
+    ended, events = run_jobs(engine, jobs, body="import time; time.sleep(0.3)")
+    assert {one.state for one in ended} == {"done"} and most_at_once(events) == 3
+    assert engine._free == pytest.approx({"0": 1.0})
+
+
+def test_shared_gpus_are_all_used_before_one_is_shared(run_jobs: Run) -> None:
+    jobs = [Job("a", fold, 1, 0.5) for fold in range(2)]
+    _, events = run_jobs(Here(8, cards=["0", "1"]), jobs)
+    assert {line.split()[4] for line in events} == {"0", "1"}
+
+
+def test_a_job_that_needs_no_gpu_runs_on_the_cpu_and_sees_no_gpu(run_jobs: Run) -> None:
+    _, events = run_jobs(Here(2, cards=["0"]), [Job("a", 0)])
+    assert events[0] == "+ a0 cpu 1 "
+
+
+def test_a_jobs_settings_follow_from_its_device_and_its_cores() -> None:
+    with_gpu, without = Job("a", 0, 2, 1.0), Job("a", 0, 2)
+    assert placement(with_gpu, "cuda", RUNTIME) == "runtime.device=cuda runtime.num_workers=2"
+    assert placement(Job("a", 0, 24, 1.0), "cuda", RUNTIME).endswith("num_workers=16")
+    chosen = RUNTIME.model_copy(update={"num_workers": 5})
+    assert placement(with_gpu, "cuda", chosen) == "runtime.device=cuda"
+    assert (
+        placement(without, "cpu", RUNTIME) == "runtime.device=cpu"
+        and placement(without, "auto", RUNTIME) == ""
+    )
 
 
 def test_a_failed_job_stops_no_other(run_jobs: Run) -> None:
     jobs = [Job("a", fold) for fold in range(3)]
     body = "if {fold} == 0: raise SystemExit('error: this one cannot')"
-    ended, _ = run_jobs(Here(1, num_gpus=0), jobs, body=body)
+    ended, _ = run_jobs(Here(1), jobs, body=body)
     assert {one.job.fold: one.state for one in ended} == {0: "failed", 1: "done", 2: "done"}
     assert ended[0].reason == "this one cannot"
 
@@ -145,7 +179,7 @@ def test_a_stop_reaches_running_jobs_and_starts_no_others(run_jobs: Run, tmp_pat
         f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
         "time.sleep(60)"
     )
-    engine = Here(1, num_gpus=0)
+    engine = Here(1)
     jobs = [Job("a", fold) for fold in range(3)]
     with stop.waiting():
         watched = engine.run
@@ -166,7 +200,7 @@ def test_a_stop_reaches_running_jobs_and_starts_no_others(run_jobs: Run, tmp_pat
 def test_a_job_that_can_never_fit_is_refused_before_any_starts(run_jobs: Run, tmp_path: Path) -> None:
     refused = r"b, fold 1: asks for 4 cores and 0 GPUs .* this machine has 2 cores"
     with pytest.raises(ClusterError, match=refused):
-        run_jobs(Here(2, num_gpus=0), [Job("a", 0), Job("b", 1, 4)])
+        run_jobs(Here(2), [Job("a", 0), Job("b", 1, 4)])
     assert (tmp_path / "events").read_text() == ""
 
 

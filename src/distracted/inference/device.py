@@ -1,6 +1,7 @@
 """The device and precision that networks run in, and moving batches to the device."""
 
 import ctypes
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -9,55 +10,112 @@ from typing import Literal
 
 import torch
 
+from distracted.cores import usable_cores, workers_for
 from distracted.data.loading import Batch
 from distracted.errors import ConfigError
+from distracted.inference.cards import has_card, sees_cuda, why_unusable
+
+_log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_MAX_WORKERS = 8
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's options, from malloc.h
 
 
 def find_device(name: str) -> torch.device:
-    """Resolve `runtime.device`; "auto" is CUDA, else MPS, else the CPU.
+    """Resolve `runtime.device` and try it; "auto" is CUDA, else MPS, else the CPU.
+
+    With "auto", a card that cannot be used is a logged warning. A named card, such as "cuda:1", becomes the
+    process's current one, so that nothing is allocated on another.
 
     Raises:
-        ConfigError: the device is not available on this machine.
+        ConfigError: the device cannot be used; says why, and the remedy.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return _best_device()
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"runtime.device={name}: not available on this machine; expected auto, cpu, cuda or mps"
-        ) from error
+    except RuntimeError as error:
+        raise ConfigError(f"runtime.device={name}: expected auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cuda" and device.index is not None and sees_cuda():
+        check_index(device.index, torch.cuda.device_count())
+    if why := why_unusable(device):
+        raise ConfigError(f"runtime.device={name}: {why}")
     return device
 
 
-def find_precision(name: str, device: torch.device) -> Precision:
-    """Resolve `training.precision`; "auto" is bf16 on CUDA where supported, else fp16; fp32 off CUDA.
+@cache
+def _best_device() -> torch.device:
+    """The device for "auto"; cached, so that a process warns of an unused card once."""
+    if sees_cuda() or torch.backends.mps.is_available():
+        device = torch.device("cuda" if sees_cuda() else "mps")
+        if not (why := why_unusable(device)):
+            return device
+        _log.warning("the GPU is not used: %s. The CPU is used instead (runtime.device=cpu asks for it)", why)
+    elif has_card():
+        why = why_unusable(torch.device("cuda"))
+        _log.warning("an NVIDIA card is idle: %s. The CPU is used (runtime.device=cpu asks for it)", why)
+    return torch.device("cpu")
+
+
+def check_index(index: int, num_cards: int) -> None:
+    """Refuse `runtime.device=cuda:<index>` where there are fewer GPUs.
 
     Raises:
-        ConfigError: fp16 on a CPU.
+        ConfigError: says how many there are.
     """
+    if index >= num_cards:
+        raise ConfigError(
+            f"runtime.device=cuda:{index}: the number of GPUs here is {num_cards}; expected "
+            f"{'cuda:0' if num_cards == 1 else f'cuda:0 to cuda:{num_cards - 1}'}"
+        )
+
+
+def find_precision(name: str, device: torch.device, backbone: str) -> Precision:
+    """Resolve `training.precision`; "auto" is what the card computes fast and the backbone bears.
+
+    Off CUDA that is fp32.
+
+    Args:
+        backbone: Its name in timm.
+
+    Raises:
+        ConfigError: fp16 on a CPU, or with a backbone that overflows in it.
+    """
+    overflows = "dinov3" in backbone.lower()  # its authors: no fp16 (facebookresearch/dinov3, issue 181)
     if name == "auto":
         if device.type != "cuda":
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        fast = fast_precision(torch.cuda.get_device_capability(device))
+        return "fp32" if overflows and fast == "fp16" else fast
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("training.precision=fp16: not supported on a CPU; expected auto, fp32 or bf16")
+    if name == "fp16" and overflows:
+        raise ConfigError(
+            f"training.precision=fp16: the activations of {backbone} exceed what fp16 can hold; expected "
+            "auto, bf16 or fp32"
+        )
     return name  # type: ignore[return-value]
+
+
+def fast_precision(capability: tuple[int, int]) -> Precision:
+    """The precision that cards of a compute capability train fastest in.
+
+    bf16 is native from 8.0 (Ampere) on. Tensor cores for fp16 begin at 7.0 (Volta). Before that, only 6.0
+    (P100) multiplies fp16 at twice fp32's rate; 6.1 (GTX 10, P4, P40) does at a 64th of it (CUDA C++
+    Programming Guide, "Arithmetic Instructions"), so fp16 would only add its overflows there.
+    """
+    if capability >= (8, 0):
+        return "bf16"
+    return "fp16" if capability >= (7, 0) or capability == (6, 0) else "fp32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """The context manager for forward passes in a precision."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 @cache
@@ -113,13 +171,15 @@ def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:
     return batch
 
 
-def find_workers(num_workers: int | Literal["auto"], device: torch.device) -> int:
+def find_workers(num_workers: int | Literal["auto"], device: torch.device, *, num_processes: int = 1) -> int:
     """Resolve `runtime.num_workers`, the number of loader processes.
 
-    "auto" is 0 on a CPU, where decoding would compete with the network. On other devices it is torch's thread
-    count, which is this process's share of the cores in a grid or team, less one for the process itself; at
-    least 1 and at most 8.
+    "auto" is 0 on a CPU, where decoding would compete with the network. On other devices it is the number of
+    usable cores, at most 16: the process itself mostly waits for the device.
+
+    Args:
+        num_processes: Processes that train together on this machine; each gets its part of the cores.
     """
     if num_workers != "auto":
         return num_workers
-    return 0 if device.type == "cpu" else min(_MAX_WORKERS, max(1, torch.get_num_threads() - 1))
+    return 0 if device.type == "cpu" else workers_for(usable_cores() // num_processes)

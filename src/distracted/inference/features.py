@@ -1,45 +1,30 @@
-"""Features of the frozen base, computed once and cached on disk under a hash of their inputs.
+"""Features of the frozen base, computed once and cached on disk under a hash of their inputs."""
 
-One process computes them while others wait. After an interruption the next process continues from the rows
-that are on disk.
-"""
-
-import json
-import logging
-import os
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 
-from distracted.data.loading import Loader
-from distracted.files import remove_leftovers, write_json
-from distracted.inference.device import Precision, prefetch
+from distracted.data.loading import Batch, Loader
+from distracted.errors import TrainingError
+from distracted.inference.cached_rows import cached_rows
+from distracted.inference.device import Precision
 from distracted.inference.forward import Forward, worth_folding
-from distracted.locks import hold, holder
-from distracted.models.network import Network, fingerprint
+from distracted.models.network import Network
 from distracted.progress import Progress, silent
 from distracted.schema import Box
-
-_log = logging.getLogger(__name__)
-
-_SYNC_SECONDS = 5.0  # between the moments at which rows are flushed to disk and counted
-_LABEL = "features of the frozen base"
 
 
 @torch.no_grad()
 def cached_features(
     network: Network,
-    loader: Loader,
+    loader: Callable[[], Loader],
     *,
     contents: list[str],
+    paths: Sequence[Path] = (),
     size: int,
     crop: float,
     regions: Sequence[Box] = (),
@@ -48,135 +33,60 @@ def cached_features(
     progress: Progress = silent,
     after_batch: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
-    """The head's input for a loader's images, in the loader's order, shape (num_images, num_features).
+    """The head's input for some images, in their order, shape (num_images, num_features).
 
     The file's name is a hash of all inputs: the images' contents, the trunk's architecture and weights, where
     its features are taken, and the input's size, crop and regions. A change of any of them leads to a new
     file. The array is memory-mapped, since features without pooling can be large.
 
     Args:
-        contents: Digest of each image, in the loader's order.
+        loader: Returns a loader of the images; called if the features are not in the cache.
+        contents: Digest of each image.
+        paths: File of each image, for messages.
         regions: Boxes that the loader shows in addition to the whole image.
         folder: Folder of feature files; may be deleted at any time.
         after_batch: Called after each batch; may raise, to stop.
+
+    Raises:
+        TrainingError: features are not finite; nothing is cached.
     """
-    trunk = [network.backbone.name, timm.__version__, fingerprint(network.trunk), *network.taken]
-    normalisation = [tensor.flatten().tolist() for tensor in (network.mean, network.std)]
-    device = network.mean.device.type
+    device = network.mean.device
     folding = "folded" if worth_folding(len(contents)) else "plain"  # they round differently
-    inputs = [*trunk, size, crop, *regions, normalisation, precision, device, folding, *contents]
+    image = [size, crop, *regions, network.normalisation]
+    inputs = [*network.trunk_identity(), *image, precision, device.type, folding, *contents]
     key = sha256(repr(inputs).encode()).hexdigest()[:32]
-    path = folder / f"{key}.npy"
-    lock = path.with_suffix(".lock")
-    if not lock.exists() and (features := _load(path, len(contents))) is not None:
-        return features
-    if (owner := holder(lock)) is not None:
-        _log.info("%s: being computed by %s; waiting for them", _LABEL, owner)
-    with hold(lock, _LABEL, patience=float("inf"), while_waiting=after_batch) as held:
-        remove_leftovers(folder, of=key)
-        if (features := _load(path, len(contents))) is not None:
-            path.with_suffix(".proven").unlink(missing_ok=True)  # left by a process killed at its very end
-            return features
-        forward = Forward(network, "features", num_images=loader.num_images, precision=precision)
-        with _GrowingFile(path, loader) as file, progress(_LABEL, total=file.num_left, unit="img") as step:
-            for batch in prefetch(loader.epoch(after=file.num_batches), network.mean.device):
-                rows = forward(batch.images).cpu().numpy()
-                file.write(rows)
-                step(len(rows))
-                after_batch()
-                if held.is_lost:
-                    held.check()
-            held.check()
-    features = _load(path, len(contents))
-    assert features is not None
-    return features
+
+    def start() -> tuple[Loader, Callable[[Batch], NDArray[np.float32]]]:
+        forward = Forward(network, "features", num_images=len(contents), precision=precision)
+
+        def compute(batch: Batch) -> NDArray[np.float32]:
+            rows = forward(batch.images).cpu().numpy()
+            _check_finite(rows, batch.indices.tolist(), paths, precision)
+            return rows
+
+        return loader(), compute
+
+    return cached_rows(
+        folder / f"{key}.npy",
+        len(contents),
+        start=start,
+        device=device,
+        label="features of the frozen base",
+        progress=progress,
+        after_batch=after_batch,
+    )
 
 
-def _load(path: Path, num_images: int) -> NDArray[np.float32] | None:
-    if path.is_file():
-        try:
-            features: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-            if features.ndim == 2 and len(features) == num_images:
-                return features
-        except (ValueError, EOFError):
-            pass
-        _log.warning("%s is damaged; computing the features again", path)
-    return None
-
-
-class _GrowingFile(AbstractContextManager["_GrowingFile"]):
-    """An .npy file written batch by batch as *.part, and renamed when complete.
-
-    An interrupted pass can be resumed, because a pass is long: features of 100,000 images take hours by a
-    large backbone on a CPU, and notebook sessions end after nine hours. Rows count as written only once they
-    are flushed to disk and their number is in *.proven: after a power cut the file may have its full size and
-    contain zeros.
-
-    Attributes:
-        num_batches: Batches on disk from an interrupted pass.
-        num_left: Rows that were missing at the start.
-    """
-
-    def __init__(self, path: Path, loader: Loader) -> None:
-        self._path, self._num_rows = path, loader.num_images
-        self._part, self._proven = path.with_suffix(".part"), path.with_suffix(".proven")
-        self._done, size = self._read_proven()
-        batches = [n for n in range(len(loader) + 1) if loader.num_before(n) == self._done]
-        if not batches:  # written with another batch size
-            batches, self._done, size = [0], 0, 0
-        [self.num_batches] = batches
-        self.num_left = self._num_rows - self._done
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self._part.open("r+b" if self._done else "wb")
-        self._file.truncate(size)
-        self._file.seek(size)
-        self._last_sync = time.monotonic()
-
-    def write(self, rows: NDArray[np.float32]) -> None:
-        """Append a batch; not through a memory map, where a full disk would kill the process."""
-        if not self._done:
-            _write_header(self._file, (self._num_rows, rows.shape[1]))
-        self._file.write(rows.tobytes())
-        self._done += len(rows)
-        if time.monotonic() - self._last_sync >= _SYNC_SECONDS:
-            self._sync()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._flush()
-                self._part.replace(self._path)
-                self._proven.unlink(missing_ok=True)
-            else:
-                with suppress(OSError):  # perhaps a full disk; the last successful sync still counts
-                    self._sync()
-        finally:
-            with suppress(OSError):  # closing flushes again, and fails again on a full disk
-                self._file.close()
-
-    def _flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _sync(self) -> None:
-        self._flush()
-        write_json(self._proven, {"rows": self._done, "size": self._file.tell()})
-        self._last_sync = time.monotonic()
-
-    def _read_proven(self) -> tuple[int, int]:
-        """Rows and bytes that are known to be on disk; zeros where nothing is."""
-        try:
-            proven = json.loads(self._proven.read_text())
-            rows, size = int(proven["rows"]), int(proven["size"])
-            if rows > 0 and self._part.stat().st_size >= size > 0:
-                return rows, size
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return 0, 0
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    """Write the header of an .npy file of float32."""
-    descr = np.lib.format.dtype_to_descr(np.dtype(np.float32))
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+def _check_finite(
+    rows: NDArray[np.float32], indices: list[int], paths: Sequence[Path], precision: Precision
+) -> None:
+    """Raise TrainingError if features of a batch are not finite; says whose, and the remedy."""
+    wrong = [index for index, row in zip(indices, rows, strict=True) if not np.isfinite(row).all()]
+    if not wrong:
+        return
+    where = str(paths[wrong[0]]) if paths else f"image {wrong[0]}"
+    more = f" and those of {len(wrong) - 1} others in its batch of {len(rows)}" if len(wrong) > 1 else ""
+    remedy = "the weights are damaged or do not fit the backbone (model.weights, model.backbone)"
+    if precision != "fp32":
+        remedy = "SET='training.precision=fp32' computes them in a wider range"
+    raise TrainingError(f"{where}: its features{more} are not finite in {precision}; {remedy}")

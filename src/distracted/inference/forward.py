@@ -1,10 +1,12 @@
 """A fast forward pass of a trained network over many images.
 
-Each BatchNorm is folded into the convolution before it. If the folded network disagrees with the original on
-the first images, the original is used.
+Each BatchNorm is folded into the convolution before it; for half precision the trunk's weights are cast once,
+while the normalisation of images and the head stay in fp32. If the result disagrees with the original network
+on the first images, the original is used, under autocast.
 """
 
 import logging
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Literal
 
@@ -14,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distracted.errors import TrainingError
-from distracted.inference.device import Precision, autocast
-from distracted.inference.memory import Attempt, release_memory
+from distracted.inference.device import DTYPES, Precision, autocast
+from distracted.inference.memory import Attempt, is_out_of_memory, release_memory
 from distracted.models.network import Network
 
 _log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ Output = Literal["logits", "features"]
 
 _WORTH_FOLDING = 500  # images: for fewer, folding takes as long as it saves
 _TOLERANCE = 1e-4  # absolute for log-probabilities, relative to the largest for features
-_HALF_TOLERANCE = 0.1  # the same in half precision, where folding changes the rounding
+_MORE_ERROR = 2.0  # times autocast's error: what a network with a cast trunk may be off full precision
 _NUM_COMPARED = 4  # images on which the two networks are compared
 
 
@@ -39,6 +41,7 @@ class Forward:
     def __init__(self, network: Network, output: Output, *, num_images: int, precision: Precision) -> None:
         self._network, self._output, self._precision = network.eval(), output, precision
         self._is_ready = not worth_folding(num_images)
+        self._is_cast = False  # autocast then has nothing to do
         self._most = 0  # images at a time; 0: all of a batch
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -48,7 +51,7 @@ class Forward:
             TrainingError: the memory does not hold one image.
         """
         if not self._is_ready:
-            self._fold(images[:_NUM_COMPARED])
+            self._prepare(images[:_NUM_COMPARED])
         while True:
             size = self._most or len(images)
             with Attempt() as attempt:
@@ -65,25 +68,42 @@ class Forward:
         self._most = size // 2
         _log.warning("the device ran out of memory: from now on %d images at a time", self._most)
 
-    def _fold(self, images: torch.Tensor) -> None:
+    def _prepare(self, images: torch.Tensor) -> None:
+        """Replace the network by a faster one, if that agrees with it on some images."""
         self._is_ready = True
         with Attempt():  # without memory for a second network the first is used as it is
-            folded = fold_batchnorm(self._network, images)
-            if folded is None:
-                return
-            if self._agree(self._run(folded, images), self._run(self._network, images)):
-                self._network = folded
+            faster = fold_batchnorm(self._network, images)
+            if self._precision != "fp32":
+                faster = faster or deepcopy(self._network)
+                faster.cast_trunk(DTYPES[self._precision])
+            if faster is not None and self._agrees(faster, images):
+                self._network, self._is_cast = faster, self._precision != "fp32"
+
+    def _agrees(self, faster: Network, images: torch.Tensor) -> bool:
+        network = self._network
+        if self._precision == "fp32":
+            return self._difference(self._rows(faster, images), self._rows(network, images)) <= _TOLERANCE
+        exact = self._rows(network, images)
+        error = self._difference(self._run(network, images), exact)
+        try:
+            return self._difference(self._rows(faster, images), exact) <= _MORE_ERROR * error + _TOLERANCE
+        except RuntimeError as failed:  # an architecture with layers of mixed types
+            if is_out_of_memory(failed):
+                raise
+            return False
 
     def _run(self, network: Network, images: torch.Tensor) -> torch.Tensor:
-        with autocast(images.device, self._precision):
-            rows = network(images) if self._output == "logits" else network.features(images)
-        return rows.float()
+        with nullcontext() if self._is_cast else autocast(images.device, self._precision):
+            return self._rows(network, images)
 
-    def _agree(self, rows: torch.Tensor, expected: torch.Tensor) -> bool:
-        tolerance = _TOLERANCE if self._precision == "fp32" else _HALF_TOLERANCE
+    def _rows(self, network: Network, images: torch.Tensor) -> torch.Tensor:
+        return (network(images) if self._output == "logits" else network.features(images)).float()
+
+    def _difference(self, rows: torch.Tensor, expected: torch.Tensor) -> float:
+        """Largest difference of log-probabilities, or of features as a share of the largest."""
         if self._output == "logits":
-            return bool((rows.log_softmax(1) - expected.log_softmax(1)).abs().max() <= tolerance)
-        return bool((rows - expected).abs().max() <= tolerance * expected.abs().max())
+            return float((rows.log_softmax(1) - expected.log_softmax(1)).abs().max())
+        return float((rows - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
 def worth_folding(num_images: int) -> bool:

@@ -1,12 +1,14 @@
 """Predictions over a set of images."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distracted.data.loading import Loader
+from distracted.data.loading import Batch, Loader
 from distracted.inference.device import Precision, prefetch
 from distracted.inference.forward import Forward
 from distracted.models.network import Network
@@ -46,38 +48,46 @@ def predict_log_probs(
     return np.concatenate(batches)
 
 
-@torch.no_grad()
-def predict_together(
-    networks: Sequence[Network],
-    loader: Loader,
-    *,
-    viewer: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None,
-    precision: Precision,
-    label: str = "predicting",
-    progress: Progress = silent,
-) -> NDArray[np.float32]:
-    """Predict all views of each image by several networks with the same input, decoding each image once.
+@dataclass(frozen=True)
+class Together:
+    """Predicts views of images by several networks with the same input; each image is decoded once.
 
     Networks see one view of a batch at a time, so memory is that of one batch and the results equal those of
     separate passes.
 
     Args:
-        loader: Yields images with a view dimension after the batch dimension.
-        viewer: Makes the views on the device; the loader then yields untransformed images.
-
-    Returns:
-        Natural log-probabilities, shape (num_networks, num_views, num_images, num_classes).
+        networks: On one device.
+        num_images: Number of images to come, as for `Forward`.
+        viewer: Makes the views on the device, from untransformed images; by default batches hold the views,
+            with a dimension after the first.
     """
-    num_images = loader.num_images
-    forwards = [Forward(net, "logits", num_images=num_images, precision=precision) for net in networks]
-    batches = []
-    with progress(label, total=num_images, unit="img") as step:
-        for batch in prefetch(loader.epoch(), networks[0].mean.device):
-            images = batch.images if viewer is None else viewer(batch.untransformed())
-            views = [view.contiguous() for view in images.unbind(1)]
-            batches.append([[_log_probs(forward, view) for view in views] for forward in forwards])
-            step(len(batch.indices))
-    return np.concatenate(batches, axis=2).astype(np.float32)
+
+    networks: Sequence[Network]
+    num_images: int
+    precision: Precision
+    viewer: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None
+
+    @cached_property
+    def _forwards(self) -> list[Forward]:
+        num_images, precision = self.num_images, self.precision
+        return [Forward(net, "logits", num_images=num_images, precision=precision) for net in self.networks]
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """Log-probabilities of a batch on the device, shape (B, num_networks, num_views, num_classes)."""
+        images = batch.images if self.viewer is None else self.viewer(batch.untransformed())
+        views = [view.contiguous() for view in images.unbind(1)]
+        log_probs = np.stack([[_log_probs(forward, view) for view in views] for forward in self._forwards])
+        return np.moveaxis(log_probs, 2, 0).astype(np.float32)
+
+    def all_of(self, loader: Loader, label: str, progress: Progress = silent) -> NDArray[np.float32]:
+        """Log-probabilities of a loader's images, (num_networks, num_views, num_images, num_classes)."""
+        batches = []
+        with progress(label, total=loader.num_images, unit="img") as step:
+            for batch in prefetch(loader.epoch(), self.networks[0].mean.device):
+                batches.append(self(batch))
+                step(len(batch.indices))
+        return np.moveaxis(np.concatenate(batches), 0, 2)
 
 
 @torch.no_grad()

@@ -132,6 +132,7 @@ def train_and_store(
             FoldTracker(store.workspace, config, run=run, fold=fold) as tracker,
             stop.waiting(),
         ):
+            _log.info("%s: %s", context.label, resolved.describe(team.size))
             result = train_fold(replace(context, tracker=tracker, checkpoints=checkpoints))
             lock.check()
             manifest = _write(store, context, run, result, teachers)

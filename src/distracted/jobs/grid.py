@@ -4,9 +4,11 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
 
+from distracted.cores import workers_for
 from distracted.schema import RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop
 
@@ -44,7 +46,7 @@ class Ended:
     reason: str = ""
 
 
-#: Returns the command that trains a job's fold on a device ("auto": the best that the process sees).
+#: Returns the command that trains a job's fold on a device: cuda, cpu, or auto for the best that there is.
 Command = Callable[[Job, str], Sequence[str]]
 #: Returns the file that a job's output goes to.
 Log = Callable[[Job], Path]
@@ -87,24 +89,45 @@ def plan_jobs(
     for run, fold in todo:
         runtime = runtimes[run]
         num_gpus = 1.0 if engine.num_gpus and runtime.device != "cpu" else 0.0
-        if runtime.num_gpus != "auto" and (engine.num_gpus or engine.grows):
+        if runtime.num_gpus != "auto" and (engine.num_gpus or engine.grows) and runtime.device != "cpu":
             num_gpus = runtime.num_gpus
         if runtime.num_cpus != "auto":
             num_cpus = runtime.num_cpus
         elif num_gpus and engine.num_gpus:
-            num_cpus = max(1, int(engine.num_cpus / engine.num_gpus * num_gpus))
+            share = Fraction(num_gpus).limit_denominator(10)  # 0.33 is a third
+            num_cpus = max(1, int(engine.num_cpus * share / engine.num_gpus))
         else:
             num_cpus = max(1, engine.num_cpus // min(engine.at_once, num_all)) if engine.at_once else 1
         jobs.append(Job(run, fold, num_cpus, num_gpus))
     return jobs
 
 
-def start(command: Sequence[str], log: Path, num_cpus: int) -> subprocess.Popen[bytes]:
-    """Start a job's command with a number of threads; its output is appended to its log."""
+def placement(job: Job, device: str, runtime: RuntimeConfig) -> str:
+    """Further settings, as in SET=, of a job that runs on a device with its share of the cores.
+
+    A job with a GPU loads images in as many processes as it has cores. They are given as a number: the job
+    sees all of the machine's cores.
+    """
+    settings = [] if device == "auto" else [f"runtime.device={device}"]
+    if job.num_gpus and runtime.num_workers == "auto":
+        settings += [f"runtime.num_workers={workers_for(job.num_cpus)}"]
+    return " ".join(settings)
+
+
+def start(
+    command: Sequence[str], log: Path, num_cpus: int, *, card: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a job's command with a number of threads; its output is appended to its log.
+
+    Args:
+        card: The GPU that it sees, as CUDA_VISIBLE_DEVICES names it; "": none; None: what this process sees.
+    """
+    environment = [f"OMP_NUM_THREADS={num_cpus}"]
+    environment += [] if card is None else [f"CUDA_VISIBLE_DEVICES={card}"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         # by `env`: torch reads the number of threads when it is imported
-        return subprocess.Popen(["env", f"OMP_NUM_THREADS={num_cpus}", *command], stdout=file, stderr=file)
+        return subprocess.Popen(["env", *environment, *command], stdout=file, stderr=file)
 
 
 def judge(job: Job, code: int, log: Path, *, stop_sent: bool = False) -> Ended:

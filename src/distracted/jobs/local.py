@@ -4,8 +4,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-import torch
-
 from distracted.errors import ClusterError
 from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start
 from distracted.stopping import Stop
@@ -19,51 +17,53 @@ class Here:
     Args:
         num_cpus: Cores to use.
         at_once: Most jobs at a time; 0: as many as there is room for.
-        num_gpus: GPUs to use; None: all.
+        cards: GPUs to use, as CUDA_VISIBLE_DEVICES names them; each job sees its own only.
     """
 
     grows = False
 
-    def __init__(self, num_cpus: int, *, at_once: int = 0, num_gpus: int | None = None) -> None:
+    def __init__(self, num_cpus: int, *, at_once: int = 0, cards: Sequence[str] = ()) -> None:
         self.num_cpus = num_cpus
-        self.num_gpus = torch.cuda.device_count() if num_gpus is None else num_gpus
+        self.num_gpus = len(cards)
         self.at_once = at_once or num_cpus
         self._free_cpus, self._free_slots = num_cpus, self.at_once
-        self._free = {f"cuda:{number}": 1.0 for number in range(self.num_gpus)}
+        self._free = dict.fromkeys(cards, 1.0)
+        self._packs = False  # whether jobs share a GPU while another is free
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuse a job that asks for more than this machine has."""
         for job in jobs:
-            if (device := self._take(job)) is None:
+            if (card := self._take(job)) is None:
                 raise ClusterError(
                     f"{job}: asks for {job.num_cpus} cores and {job.num_gpus:g} GPUs (runtime.num_cpus, "
                     f"runtime.num_gpus); this machine has {self.num_cpus} cores and {self.num_gpus} GPUs"
                 )
-            self._give_back(job, device)
+            self._give_back(job, card)
 
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
         """Run jobs as processes."""
         self.check(jobs)
+        self._packs = any(job.num_gpus > 0.5 for job in jobs)  # these need a free one
         waiting, ended = list(jobs), list[Ended]()
         running: dict[subprocess.Popen[bytes], tuple[Job, str]] = {}
         stop_sent = False
         try:
             while running or (waiting and not stop.reason):
                 for job in [] if stop.reason else list(waiting):
-                    if (device := self._take(job)) is not None:
+                    if (card := self._take(job)) is not None:
                         waiting.remove(job)
-                        process = start(command(job, device), log(job), job.num_cpus)
-                        running[process] = job, device
+                        process = self._start(job, card, command, log)
+                        running[process] = job, card
                 if stop.reason and not stop_sent:
                     stop_sent = True
                     for process in running:
                         process.terminate()
-                for process, (job, device) in list(running.items()):
+                for process, (job, card) in list(running.items()):
                     if (code := process.poll()) is not None:
                         del running[process]
-                        self._give_back(job, device)
+                        self._give_back(job, card)
                         ended.append(judge(job, code, log(job), stop_sent=stop_sent))
                 watch(ended)
                 time.sleep(_LOOK)
@@ -72,23 +72,28 @@ class Here:
                 process.terminate()
         return [*ended, *(Ended(job, "stopped", "not started") for job in waiting)]
 
+    def _start(self, job: Job, card: str, command: Command, log: Log) -> subprocess.Popen[bytes]:
+        if not self.num_gpus:  # auto may be a Mac's GPU
+            return start(command(job, "auto"), log(job), job.num_cpus)
+        return start(command(job, "cuda" if card else "cpu"), log(job), job.num_cpus, card=card)
+
     def _take(self, job: Job) -> str | None:
-        """Reserve a device for a job; None: it has to wait."""
+        """Reserve a GPU for a job, "" if it needs none; None: it has to wait."""
         if job.num_cpus > self._free_cpus or not self._free_slots:
             return None
-        device = "cpu" if self.num_gpus else "auto"  # auto may be a Mac's GPU
+        card = ""
         if job.num_gpus:
             enough = [name for name, share in self._free.items() if share >= job.num_gpus - 1e-9]
             if not enough:
                 return None
-            device = min(enough, key=lambda name: self._free[name])  # keeps whole GPUs free
-            self._free[device] -= job.num_gpus
+            card = (min if self._packs else max)(enough, key=lambda name: self._free[name])
+            self._free[card] -= job.num_gpus
         self._free_cpus -= job.num_cpus
         self._free_slots -= 1
-        return device
+        return card
 
-    def _give_back(self, job: Job, device: str) -> None:
+    def _give_back(self, job: Job, card: str) -> None:
         self._free_cpus += job.num_cpus
         self._free_slots += 1
-        if job.num_gpus:
-            self._free[device] += job.num_gpus
+        if card:
+            self._free[card] += job.num_gpus

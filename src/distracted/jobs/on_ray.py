@@ -69,8 +69,9 @@ class OnRay(AbstractContextManager["OnRay"]):
         waiting = {}
         for job in jobs:
             placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
-            device = "auto" if job.num_gpus else "cpu"  # a node may show its GPUs to every task
-            waiting[placed.remote(list(command(job, device)), str(log(job)), job.num_cpus)] = job
+            device = "cuda" if job.num_gpus else "cpu"  # a node may show its GPUs to every task
+            card = None if job.num_gpus else ""  # Ray chooses a task's GPU, and shows it that one
+            waiting[placed.remote(list(command(job, device)), str(log(job)), job.num_cpus, card)] = job
         return _collect(self._ray, waiting, log, stop, watch)
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -114,9 +115,9 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
     return ended
 
 
-def _work(command: list[str], log: str, num_cpus: int) -> int:
+def _work(command: list[str], log: str, num_cpus: int, card: str | None) -> int:
     """Run a job's command on a node; returns its exit code."""
-    process = start(command, Path(log), num_cpus)
+    process = start(command, Path(log), num_cpus, card=card)
     try:
         return process.wait()
     except BaseException:  # cancelled: let the fold save its state

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from hashlib import blake2b
 
+import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -71,6 +72,7 @@ class Network(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self._outputs: dict[str, torch.Tensor] = {}  # of hooked blocks, during one forward pass
         self.num_frozen = 0
+        self._trunk_dtype: torch.dtype | None = None  # None: that of the head
         self._flatten = config.pooling == "flatten"
         self._last: str | None = None  # the head's block where that is not the trunk's last one
         if config.block != "last":
@@ -104,19 +106,36 @@ class Network(nn.Module):
     def _trunk_features(self, views: torch.Tensor) -> torch.Tensor:
         x = views.permute(0, 3, 1, 2)  # channels-last in memory already
         x = (x.to(self.mean.dtype) - self.mean) / self.std
+        if self._trunk_dtype is not None:
+            x = x.to(self._trunk_dtype)
         if self._last is not None:
             try:
                 self.trunk(x)
             except _StopForward:
                 output = self._outputs.pop(self._last)
-                return output.flatten(1) if self._flatten else self._pool(output)
-            raise AssertionError(f"{self._last} was not reached")
-        if self._flatten and hasattr(self.trunk, "forward_features"):
+                x = output if self._flatten else self._pool(output)
+            else:
+                raise AssertionError(f"{self._last} was not reached")
+        elif self._flatten and hasattr(self.trunk, "forward_features"):
             x = self.trunk.forward_features(x)  # type: ignore[operator]
         else:
             x = self.trunk(x)
         flat: torch.Tensor = x.flatten(1)
-        return flat
+        return flat if self._trunk_dtype is None else flat.to(self.mean.dtype)
+
+    def cast_trunk(self, dtype: torch.dtype) -> None:
+        """Keep the trunk's weights in another type, for inference; the head and the normalisation stay."""
+        self.trunk.to(dtype)
+        self._trunk_dtype = dtype
+
+    def trunk_identity(self) -> list[str | bool]:
+        """What features depend on apart from the images: the trunk's code and weights, and where it ends."""
+        return [self.backbone.name, timm.__version__, fingerprint(self.trunk), *self.taken]
+
+    @property
+    def normalisation(self) -> list[list[float]]:
+        """Mean and standard deviation of each channel, on the scale of uint8 pixels."""
+        return [tensor.flatten().tolist() for tensor in (self.mean, self.std)]
 
     @property
     def taken(self) -> tuple[str, bool]:

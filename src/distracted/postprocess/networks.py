@@ -64,7 +64,7 @@ def load_trained(
     network = load_network(path, config, config_hash=manifest.config_hash, classes=classes)
     device = find_device(runtime.device)
     try:
-        find_precision(config.training.precision, device)
+        find_precision(config.training.precision, device, config.model.backbone)
     except ConfigError:
         _log.info("%s: %s is unavailable here; fp32 instead", run.name, config.training.precision)
         training = config.training.model_copy(update={"precision": "fp32"})

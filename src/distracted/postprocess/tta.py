@@ -95,17 +95,22 @@ def augment_run(
     with store.hold(name):
         derivation = Derivation(store, [parent], name, step, force=force)
         train, test = Images.to_train(store.competition), Images.to_test(store.competition)
-        for fold in derivation.folds:
-            trained = load_trained(store, parent, fold, runtime=runtime, progress=progress)
-            label, rows = f"{name}, fold {fold}", store.folds.valid(fold)
-            start = time.perf_counter()
-            (of_valid,) = step.predict([trained], train, rows, f"{label}, held-out subjects")
-            (of_test,) = step.predict([trained], test, test.rows, f"{label}, test set")
-            seconds = time.perf_counter() - start
+        folds, of_test = list(derivation.folds), dict[int, NDArray[np.float64]]()
+        begin = time.perf_counter()
+        networks = [load_trained(store, parent, fold, runtime=runtime, progress=progress) for fold in folds]
+        if networks:  # all in one pass: each test image is decoded once
+            of_test = dict(
+                zip(folds, step.predict(networks, test, test.rows, f"{name}, test set"), strict=True)
+            )
+        share = (time.perf_counter() - begin) / max(1, len(folds))
+        for fold, trained in zip(folds, networks, strict=True):
+            start, rows = time.perf_counter(), store.folds.valid(fold)
+            (of_valid,) = step.predict([trained], train, rows, f"{name}, fold {fold}, held-out subjects")
+            seconds = share + time.perf_counter() - start
             manifest = derivation.write(
                 fold,
                 valid=of_valid,
-                test=of_test,
+                test=of_test[fold],
                 seconds=seconds,
                 images_per_second=(len(rows) + len(test.rows)) / seconds,
                 details={"num_views": len(views), "seconds_per_view": seconds / len(views)},

@@ -18,9 +18,9 @@ class RuntimeConfig(Section):
     """How to run, not what: nothing here changes the hash."""
 
     device: str
-    """`auto` (CUDA, else MPS, else the CPU), cpu, cuda or mps."""
+    """`auto` (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1 (that GPU alone) or mps."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
-    """Processes that load images; results do not depend on it."""
+    """Processes that load images; `auto`: with a GPU one a core, at most 16. It changes no result."""
     cache_gb: NonNegativeFloat | Literal["auto"]
     """Disk space for decoded training images, in GB; `auto`: half of what is free; 0: no cache."""
     tracking: Literal["wandb", "none"]

@@ -15,13 +15,14 @@ from distracted.data.images import Image
 from distracted.data.loading import ExtraRows, Loader
 from distracted.data.packs import CachedPictures, Files, Pictures, Transformed, cached_pictures
 from distracted.errors import ConfigError
+from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.device_views import DeviceViewer
 from distracted.inference.features import cached_features
-from distracted.inference.predict import predict_log_probs, predict_together
+from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.repeatable import repeat_exactly
 from distracted.inference.views import View, Viewer
-from distracted.models.network import Network, build_network
+from distracted.models.network import Network, build_network, fingerprint
 from distracted.progress import Progress
 from distracted.schema import ModelConfig
 from distracted.training.distributed import ALONE, Team
@@ -152,8 +153,9 @@ class Feed:
         """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
         return cached_features(
             network,
-            self.loader(images, images.rows),
+            lambda: self.loader(images, images.rows),
             contents=images.contents,
+            paths=images.paths,
             folder=self.cache / "features",
             precision=self.resolved.precision,
             progress=self.progress,
@@ -194,18 +196,37 @@ class Feed:
         views: Sequence[View],
         label: str,
     ) -> NDArray[np.float32]:
-        """Log-probabilities of each view of some rows, (num_networks, num_views, num_rows, num_classes)."""
-        files, batch_size = Files(images.paths), self.resolved.config.inference.batch_size
-        on_device = None if self.resolved.device.type == "cpu" else DeviceViewer(views, **self._input())
-        transform = Viewer(views, **self._input()) if on_device is None else None
-        return predict_together(
-            networks,
-            Loader(files, rows, transform, batch_size=batch_size, **self._workers()),
-            viewer=on_device,
-            precision=self.resolved.precision,
+        """Log-probabilities of each view of some rows, (num_networks, num_views, num_rows, num_classes).
+
+        They are kept in the cache, so that an interrupted pass goes on.
+        """
+        images = images.take(rows)
+        device, precision = self.resolved.device, self.resolved.precision
+        viewer = None if device.type == "cpu" else DeviceViewer(views, **self._input())
+        together = Together(networks, len(rows), precision, viewer)
+
+        def start() -> tuple[Loader, Together]:
+            transform = Viewer(views, **self._input()) if viewer is None else None
+            batch_size = self.resolved.config.inference.batch_size
+            files = Files(images.paths)
+            return Loader(files, images.rows, transform, batch_size=batch_size, **self._workers()), together
+
+        if not all(images.contents):
+            return together.all_of(start()[0], label, self.progress)
+        identity = [(*network.trunk_identity(), fingerprint(network.head)) for network in networks]
+        inputs = [*identity, views, self._input(), networks[0].normalisation, precision, device.type]
+        key = sha256(repr([*inputs, *images.contents]).encode()).hexdigest()[:32]
+        flat = cached_rows(
+            self.cache / "views" / f"{key}.npy",
+            len(rows),
+            start=start,
+            device=device,
             label=label,
             progress=self.progress,
+            after_batch=self.after_batch,
         )
+        log_probs = np.array(flat).reshape(len(rows), len(networks), len(views), -1)
+        return np.moveaxis(log_probs, 0, 2)
 
     def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
         """Batches of the network's input; kept, so that their worker processes start once."""
@@ -243,7 +264,8 @@ class Feed:
 
     def _workers(self) -> dict[str, Any]:
         device = self.resolved.device
-        num_workers = find_workers(self.resolved.config.runtime.num_workers, device)
+        asked = self.resolved.config.runtime.num_workers
+        num_workers = find_workers(asked, device, num_processes=self.team.size)
         return {"num_workers": num_workers, "pin_memory": device.type == "cuda"}
 
     def _input(self) -> dict[str, Any]:

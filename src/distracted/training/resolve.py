@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from distracted.errors import ConfigError, WeightsError
-from distracted.inference.device import Precision, find_device, find_precision
+from distracted.inference.cards import describe
+from distracted.inference.device import Precision, find_device, find_precision, find_workers
 from distracted.models.backbone import Backbone, find_backbone
 from distracted.models.weights import Weights, find_weights, trained_on
 from distracted.schema import FeaturesPhase, ModelConfig, Phase, RunConfig, TrainPhase
@@ -37,21 +38,31 @@ class Resolved:
         assert precision != "auto"
         return precision
 
+    def describe(self, num_processes: int = 1) -> str:
+        """Device, precision, loader workers and batch size of a training, in one line for readers."""
+        num_workers = find_workers(self.config.runtime.num_workers, self.device, num_processes=num_processes)
+        workers = f"{num_workers} loader worker{'' if num_workers == 1 else 's'}"
+        parts = [f"on {describe(self.device)}", self.precision, workers]
+        parts += [f"batches of {self.config.training.batch_size}"]
+        parts += [f"{num_processes} processes with a part each"] if num_processes > 1 else []
+        return ", ".join(parts)
 
-def resolve(config: RunConfig, *, num_folds: int) -> Resolved:
+
+def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = None) -> Resolved:
     """Resolve weights, image size, crop, precision, number of folds, and which phases apply.
 
     Unused policies and regions are left out: they are no part of the run's identity.
 
     Args:
         num_folds: Number of folds in folds.csv.
+        device: The device, where it is known already; by default `runtime.device`, which is tried.
 
     Raises:
         ConfigError, WeightsError: weights, device or precision named in the config are unavailable.
     """
     check_loss(config.training)
     backbone = find_backbone(config.model.backbone)
-    device = find_device(config.runtime.device)
+    device = find_device(config.runtime.device) if device is None else device
     weights = find_weights(config.model.backbone, config.model.weights, source=backbone.source)
     if trained_on(weights) == config.data.name:
         raise WeightsError(
@@ -69,7 +80,7 @@ def resolve(config: RunConfig, *, num_folds: int) -> Resolved:
     augment = config.augment.model_copy(update={"policies": policies, "short_side": short_side})
     training = config.training.model_copy(
         update={
-            "precision": find_precision(config.training.precision, device),
+            "precision": find_precision(config.training.precision, device, config.model.backbone),
             "num_folds": num_folds,
             "tuned_share": _tuned_share(config, phases, pretrained=weights.pretrained),
         }

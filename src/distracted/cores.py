@@ -1,0 +1,63 @@
+"""The processor cores that this process may use."""
+
+import os
+from math import ceil, inf
+from pathlib import Path, PurePosixPath
+
+_MOST_WORKERS = 16  # more loader processes only take memory: one GPU trains no faster than these decode
+
+
+def usable_cores() -> int:
+    """Number of cores in the process's affinity, at most its cgroup's CPU quota rounded up; at least 1.
+
+    `os.cpu_count()` is the whole machine's number, also in a container or job that has a part of it. joblib's
+    count misses the quota of a systemd service, such as a JupyterHub user's.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, ceil(min(cores, cpu_quota())))
+
+
+def workers_for(num_cores: int) -> int:
+    """Number of loader processes for a network on a GPU that has this many cores to itself."""
+    return min(_MOST_WORKERS, max(1, num_cores))
+
+
+def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float:
+    """The CPU quota of this process in cores: the least of its cgroup's and those above; inf: none.
+
+    Reads cgroups of version 1 and 2. A container may see its host's path for its cgroup, which does not exist
+    there; what is mounted as the root is then its own.
+
+    Args:
+        own: File that names the process's cgroups.
+        mount: Folder of the cgroup file system.
+    """
+    least = inf
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mount / "cpu" if controllers else mount
+        parts = PurePosixPath(path).parts[1:]
+        for depth in range(len(parts) + 1):
+            least = min(least, _quota(root.joinpath(*parts[:depth])))
+    return least
+
+
+def _quota(cgroup: Path) -> float:
+    """One cgroup's own quota: microseconds of CPU time a period, over the period; `max` or -1: none."""
+    both = _read(cgroup / "cpu.max").split()
+    if not both:
+        both = [_read(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+    try:
+        quota, period = map(int, both)
+    except ValueError:
+        return inf
+    return quota / period if quota > 0 and period > 0 else inf
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

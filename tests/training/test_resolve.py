@@ -1,0 +1,42 @@
+"""A config resolved for a card that is not here: its precision, and what is said of it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from distracted.config import load_config
+from distracted.errors import ConfigError
+from distracted.inference import device as device_module
+from distracted.training.resolve import Resolved, resolve
+
+CUDA = torch.device("cuda")
+T4 = SimpleNamespace(name="Tesla T4", major=7, minor=5, total_memory=15_843_721_216)
+
+
+@pytest.fixture(autouse=True)
+def four_cores_and_a_t4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: T4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(device_module, "usable_cores", lambda: 4)
+
+
+def resolve_on_it(model: str, *overrides: str) -> Resolved:
+    config = load_config(model=model, data="sample", overrides=["model.weights=none", *overrides])
+    return resolve(config, num_folds=5, device=CUDA)
+
+
+def test_the_precision_follows_the_card_and_the_model() -> None:
+    assert resolve_on_it("resnet50").precision == "fp16"
+    assert resolve_on_it("dinov3_base").precision == "fp32"
+    assert resolve_on_it("dinov3_base", "training.precision=bf16").precision == "bf16"
+    with pytest.raises(ConfigError, match=r"training\.precision=fp16: .*dinov3.* exceed what fp16 can hold"):
+        resolve_on_it("dinov3_base", "training.precision=fp16")
+
+
+def test_a_training_is_described_in_one_line() -> None:
+    resolved = resolve_on_it("resnet50", "training.batch_size=32")
+    assert resolved.describe() == "on cuda:0 (Tesla T4, 15 GB), fp16, 4 loader workers, batches of 32"
+    team = "on cuda:0 (Tesla T4, 15 GB), fp16, 2 loader workers, batches of 32, 2 processes with a part each"
+    assert resolved.describe(2) == team

@@ -5,8 +5,11 @@ SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
 given = $(if $(filter command line,$(origin $(1))),$(strip $($(1))))
+typed = $(if $(call given,$(1)),$(value $(1)))
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(call given,$(1)),$(2) $(call quoted,$(call given,$(1))))
+# A path may hold several spaces in a row, and a $.
+path = $(if $(call typed,$(1)),$(2) $(call quoted,$(call typed,$(1))))
 flag = $(if $(filter 1 yes true,$(call given,$(1))),$(2),$(if $(filter-out 0 no false,$(call given,$(1))),$(error $(1)=$($(1)): expected 1 or 0),$(if $(call given,$(1)),$(3))))
 export SETTINGS := $(if $(call given,SET),$(value SET))
 
@@ -14,7 +17,7 @@ PYTHON ?= python3
 ENV := $(or $(call given,VENV),.venv)
 PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
-DATA_OPT = $(call option,DATA,--data)
+DATA_OPT = $(call path,DATA,--data)
 PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile)
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky) $(call option,TIME_LIMIT,--time-limit)
 
@@ -85,7 +88,7 @@ export: $(STAMP)  ## Write one fold's network as an ONNX model (MODEL= or NAME=,
 	@$(PY) scripts/export.py --run $(call quoted,$(or $(call given,NAME),$(call given,MODEL))) --fold $(call quoted,$(or $(call given,FOLD),0)) $(DATA_OPT) --set "$$SETTINGS"
 
 predict: $(STAMP)  ## Predict a folder of new photographs (IMAGES= NAME= OUT= DATA= SET=)
-	@$(PY) scripts/predict.py --images $(call quoted,$(call given,IMAGES)) $(call option,NAME,--name) $(call option,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
+	@$(PY) scripts/predict.py --images $(call quoted,$(call typed,IMAGES)) $(call option,NAME,--name) $(call path,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
 
 status: $(STAMP)  ## Show which folds of each run are done, running, failed or missing, and what to run next (DATA=)
 	@$(PY) scripts/status.py $(DATA_OPT)
@@ -115,7 +118,7 @@ bench: $(STAMP)  ## Compare the speed with other libraries (PARTS="loader train 
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
 torture: $(STAMP)  ## Kill one fold's training again and again, and compare the result with an undisturbed one (KILLS=30 MODEL= DATA= SET= FOLDER=)
-	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(call option,DATA,--data) --set "$$SETTINGS"
+	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS"
 
 clean:  ## Remove the environment, caches and the rendered sample, which can all be remade
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

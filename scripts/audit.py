@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import console
-from distracted.config import load_config
 from distracted.errors import DataError, ImagesError
 from distracted.paths import Workspace
 
@@ -31,7 +30,7 @@ def main(
     from distracted.audit.run import audit_competition
     from distracted.training.resolve import resolve
 
-    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
+    config = console.run_config(model, data, set, root)
     workspace = Workspace(root)
     num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
     try:

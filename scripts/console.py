@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from distracted.config import load_data_config, load_runtime_config
+from distracted.config import DataFolder, load_config, load_data_config, load_runtime_config
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.paths import Workspace
-from distracted.schema import DataConfig, RuntimeConfig
+from distracted.schema import DataConfig, RunConfig, RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop, Stopped
 from terminal import err as err
 from terminal import out as out
@@ -196,11 +196,28 @@ def runtime(text: str) -> RuntimeConfig:
     return load_runtime_config(overrides(text))
 
 
-def open_store(data: str | DataConfig, root: Path, *, num_folds: int | None = None) -> "Store":
+def place(data: str | DataFolder, root: Path) -> str | DataFolder:
+    """DATA= for `load_config`: a folder goes by the name of the store that its data belongs to."""
+    from distracted.predictions.placing import find_store
+
+    if isinstance(data, DataFolder) or "/" not in data:
+        return data
+    name = find_store(Workspace(root), load_data_config(data, root=root), progress=progress)
+    folder = DataFolder.at(data)
+    return data if name == folder.name else DataFolder(folder.path, name)
+
+
+def run_config(model: str, data: str, set: str, root: Path, *, leaky: bool = False) -> RunConfig:
+    """The config of MODEL=, DATA= and SET="..."."""
+    placed, settings = place(data, root), overrides(set)
+    return load_config(model=model, data=placed, overrides=settings, leaky=leaky, root=root)
+
+
+def open_store(data: str | DataFolder | DataConfig, root: Path, *, num_folds: int | None = None) -> "Store":
     """Open the store of DATA= or of a data config; `num_folds` makes missing folds."""
     from distracted.predictions import store
 
-    config = load_data_config(data, root=root) if isinstance(data, str) else data
+    config = data if isinstance(data, DataConfig) else load_data_config(place(data, root), root=root)
     return store.open_store(Workspace(root), config, num_folds=num_folds, progress=progress)
 
 

@@ -13,7 +13,7 @@ def main(
     """Write leaderboard, curves, errors and blend weights as a workspace of the project on W&B."""
     from distracted.tracking.dashboard import save_dashboard
 
-    config = load_data_config(data, root=root)
+    config = load_data_config(console.place(data, root), root=root)
     runtime = console.runtime(set)
     console.say(save_dashboard(config.name, runtime, Workspace(root).dashboard(config.name)))
 

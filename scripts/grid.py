@@ -53,8 +53,9 @@ def main(
 
     console.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
+    placed = console.place(data, root)
     configs = {
-        run: load_config(model=model, data=data, overrides=console.overrides(text), leaky=leaky, root=root)
+        run: load_config(model=model, data=placed, overrides=console.overrides(text), leaky=leaky, root=root)
         for run, (model, text) in settings.items()
     }
     first = next(iter(configs.values()))

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
 from distracted.predictions.manifest import Manifest
@@ -38,7 +37,9 @@ def main(
     console.stop_with(parent)
     if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
-    config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
+    if in_team() and os.environ["RANK"] != "0":
+        console.be_quiet()
+    config = console.run_config(model, data, set, root, leaky=leaky)
     if gpus > 1 and not in_team():
         from distracted.jobs.launch import run_team
 

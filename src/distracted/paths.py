@@ -1,6 +1,7 @@
 """Names of the project's folders and files; no other module spells them."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 #: The project's configs/, next to src/ (the project is installed in editable mode).
@@ -35,6 +36,10 @@ class Workspace:
         """The hash of the data that the store belongs to."""
         return self.oof(data) / "data.json"
 
+    def data_bindings(self) -> list[Path]:
+        """The bindings of all stores."""
+        return sorted((self.root / "oof").glob("*/data.json"))
+
     def folds(self, data: str) -> Path:
         return self.oof(data) / "folds.csv"
 
@@ -49,8 +54,13 @@ class Workspace:
         return self.root / "submissions" / data
 
     def cache(self, data: str) -> Path:
-        """Decoded images, features and digests; may be deleted at any time."""
+        """Decoded images and features; may be deleted at any time."""
         return self.root / "cache" / data
+
+    def digests(self, folder: Path) -> Path:
+        """Digests of a data folder's images; they depend on the folder alone, not on its store's name."""
+        key = sha256(str(folder.absolute()).encode()).hexdigest()[:12]
+        return self.root / "cache" / ".digests" / key
 
     def runs(self, data: str) -> Path:
         """By-products of one data set's runs."""

@@ -100,6 +100,15 @@ def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], t
     return imgs.tolist(), tuple(table.columns[1:])
 
 
+def read_train_imgs(config: DataConfig) -> set[str]:
+    """The names in the training list; images and other columns are not checked."""
+    path = config.folder / config.train_list
+    table = read_table(path)
+    if config.columns.img not in table.columns:
+        raise DataError(f"{path}: expected the column {config.columns.img!r}, got {', '.join(table.columns)}")
+    return set(table[config.columns.img])
+
+
 def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame:
     path = config.folder / config.train_list
     table = read_table(path)

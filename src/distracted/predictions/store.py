@@ -4,6 +4,7 @@ A fold is a folder with valid.parquet and test.parquet (`img` and a column of na
 each class) and manifest.json, which is written last.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,10 +24,13 @@ from distracted.predictions._binding import bind_data
 from distracted.predictions._fold_reader import PARTS, FoldReader
 from distracted.predictions._rows import as_table
 from distracted.predictions.manifest import MANIFEST, Kind, Manifest, Parent
+from distracted.predictions.placing import other_store
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.run import Run
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config
+
+_log = logging.getLogger(__name__)
 
 #: The command that finishes or repeats a run.
 _FINISH: dict[Kind, str] = {
@@ -287,7 +291,7 @@ def open_store(
     Raises:
         DataError, FoldsError, StoreError: the data, the folds or the name do not fit; says how to fix it.
     """
-    competition = load_competition(data, cache=workspace.cache(data.name), progress=progress)
+    competition = load_competition(data, cache=workspace.digests(data.folder), progress=progress)
     path = workspace.folds(competition.name)
     if num_folds is not None:
         feasible_folds(competition, num_folds)  # first: no name is bound to data that cannot be split
@@ -295,4 +299,8 @@ def open_store(
         folds = ensure_folds(path, competition, num_folds)
     else:
         folds = read_folds(path, competition)
-    return Store(workspace, competition, folds)
+    store = Store(workspace, competition, folds)
+    if other := other_store(workspace, competition.name, competition.index_hash):
+        there = workspace.oof(other)
+        _log.info("%s holds predictions of the same data; DATA=%s/ uses them", there, data.folder)
+    return store

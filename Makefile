@@ -90,8 +90,8 @@ export: $(STAMP)  ## Write one fold's network as an ONNX model (MODEL= or NAME=,
 predict: $(STAMP)  ## Predict a folder of new photographs (IMAGES= NAME= OUT= DATA= SET=)
 	@$(PY) scripts/predict.py --images $(call quoted,$(call typed,IMAGES)) $(call option,NAME,--name) $(call path,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
 
-status: $(STAMP)  ## Show which folds of each run are done, running, failed or missing, and what to run next (DATA=)
-	@$(PY) scripts/status.py $(DATA_OPT)
+status: $(STAMP)  ## Show which folds of each run are done, running, failed or missing, and what to run next (DATA= SET=)
+	@$(PY) scripts/status.py $(DATA_OPT) --set "$$SETTINGS"
 
 audit: $(STAMP)  ## Look for odd and duplicate images, subjects that look alike, and wrong labels (RUN= DROPS=1 MODEL= DATA= FORCE=1)
 	@$(PY) scripts/audit.py $(call option,MODEL,--model) $(call option,RUN,--run) $(call flag,DROPS,--drops) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
@@ -108,8 +108,8 @@ dashboard: $(STAMP)  ## Build the workspace on W&B: leaderboard, curves, errors,
 sweep: $(STAMP)  ## Train settings that W&B proposes, and choose the best, each fold's on the other folds (MODEL= TRIALS= SWEEP= DATA= SET=)
 	@$(PY) scripts/sweep.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,SWEEP,--sweep) $(DATA_OPT) --set "$$SETTINGS"
 
-pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=; default: the sample)
-	@$(PY) scripts/pictures.py $(DATA_OPT)
+pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA= SET=; default: the sample)
+	@$(PY) scripts/pictures.py $(DATA_OPT) --set "$$SETTINGS"
 
 docs: $(STAMP)  ## Write docs/config.md from the schema
 	@$(PY) scripts/config_docs.py

@@ -6,7 +6,6 @@ import typer
 
 import console
 from distracted.errors import DataError, ImagesError
-from distracted.paths import Workspace
 
 if TYPE_CHECKING:
     from distracted.audit.findings import Audit
@@ -31,10 +30,10 @@ def main(
     from distracted.training.resolve import resolve
 
     config = console.run_config(model, data, set, root)
-    workspace = Workspace(root)
+    workspace = console.workspace(root, config.runtime)
     num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
     try:
-        store = console.open_store(config.data, root, num_folds=num_folds)
+        store = console.open_store(config.data, root, config.runtime, num_folds=num_folds)
     except ImagesError as error:
         path = write_unreadable(workspace, config.data.name, error.problems)
         raise DataError(f"{error}\n{path} names all {len(error.problems)}; fix them first") from error

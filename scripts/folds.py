@@ -13,7 +13,7 @@ def main(
     """Check the competition's folder, make the folds that every model shares, and audit them."""
     # Any model will do: the split is the same for all of them.
     config = console.run_config("resnet50", data, set, root)
-    store = console.open_store(config.data, root, num_folds=config.training.num_folds)
+    store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
     describe(store)
     check_split(store.competition, store.folds)
 

@@ -21,7 +21,7 @@ def main(
     from distracted.training.resolve import resolve
 
     config = console.run_config(model, data, set, root)
-    store = console.open_store(config.data, root)
+    store = console.open_store(config.data, root, config.runtime)
     resolved = resolve(config, num_folds=store.folds.num_folds)
     count = count_test_people(store, resolved, force=force, progress=console.progress)
     checks = ", ".join(f"{ratio:.2f}" for ratio in count.ratios)

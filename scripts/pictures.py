@@ -23,7 +23,7 @@ def main(
 
     # Any model will do: the policies are the same for all of them.
     config = console.run_config("resnet50", data, set, root)
-    cache = Workspace(root).digests(config.data.folder)
+    cache = console.workspace(root, config.runtime).digests(config.data.folder)
     competition = load_competition(config.data, cache=cache, progress=console.progress)
     if folder is None:  # a competition's photographs may not be passed on: they stay out of the repository
         folder = Path("docs/images") if data == "sample" else Workspace(root).runs(competition.name)

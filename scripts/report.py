@@ -22,7 +22,7 @@ def main(
     start = time.perf_counter()
     # Any model will do: the policies and how to run networks here are the same for all of them.
     config = console.run_config("resnet50", data, set, root)
-    store = console.open_store(config.data, root)
+    store = console.open_store(config.data, root, config.runtime)
     path = write_report(
         store,
         policies=config.augment.policies,

@@ -44,8 +44,8 @@ def main(
     if named != [OWN]:  # a stored run is resolved but for runtime.*; a model named here is not
         settings = [item for item in settings if item.startswith("runtime.")]
     runtime = load_runtime_config(settings)
-    placed = console.place(data, root)
-    store = console.open_store(placed, root)
+    placed = console.place(data, root, runtime)
+    store = console.open_store(placed, root, runtime)
     if how:  # either may be refused before any network runs
         candidates = [parse_candidate(kinds[0], how, named[0], find_limits(store))]
     else:

@@ -50,7 +50,7 @@ def main(
     with join_team(config.runtime.device) as team:
         if not team.is_lead:
             console.be_quiet()
-        store = console.open_store(config.data, root, num_folds=config.training.num_folds)
+        store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
         num_folds = store.folds.num_folds
         folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
         check_split(store.competition, store.folds)

@@ -23,6 +23,13 @@ class Workspace:
     """Paths of a competitor's files below `root`: the project's folder, or another one for a trial."""
 
     root: Path
+    #: Folder of the cache; None: cache/ below `root`.
+    cache_dir: Path | None = None
+
+    @property
+    def cache_root(self) -> Path:
+        """Holds what may be deleted at any time: the caches of all data sets."""
+        return self.root / "cache" if self.cache_dir is None else self.cache_dir
 
     def input(self, data: str) -> Path:
         """The competition's raw files; never changed."""
@@ -55,12 +62,12 @@ class Workspace:
 
     def cache(self, data: str) -> Path:
         """Decoded images and features; may be deleted at any time."""
-        return self.root / "cache" / data
+        return self.cache_root / data
 
     def digests(self, folder: Path) -> Path:
         """Digests of a data folder's images; they depend on the folder alone, not on its store's name."""
         key = sha256(str(folder.absolute()).encode()).hexdigest()[:12]
-        return self.root / "cache" / ".digests" / key
+        return self.cache_root / ".digests" / key
 
     def runs(self, data: str) -> Path:
         """By-products of one data set's runs."""

@@ -2,21 +2,20 @@
 
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import console
-from distracted.config import DataFolder, load_config, load_data_config
+from distracted.config import DataFolder, load_config, load_data_config, load_runtime_config
 from distracted.data.competition import load_competition
 from distracted.errors import StoreError
 from distracted.paths import Workspace
 from distracted.predictions.placing import find_store
 from distracted.predictions.store import Store, open_store
 
-WriteRun = Callable[..., None]
+RUNTIME = load_runtime_config()
 
 
 def copy(folder: Path, name: str) -> Path:
@@ -45,13 +44,13 @@ def test_a_renamed_folder_has_the_same_store_and_hash(
     bind(workspace, folder)
     renamed = copy(folder, name)
     with caplog.at_level(logging.INFO, "distracted"):
-        placed = console.place(f"{renamed}/", workspace.root)
+        placed = console.place(f"{renamed}/", workspace.root, RUNTIME)
     assert placed == DataFolder(renamed, "tiny")
     assert f"{renamed}: its data is that of {workspace.oof('tiny')}, which is used" in caplog.messages
     was = load_config(model="resnet50", data=str(folder), root=workspace.root)
     now = load_config(model="resnet50", data=placed, root=workspace.root)
     assert now.hash == was.hash and now.data.folder == renamed
-    assert console.open_store(f"{renamed}/", workspace.root).competition.name == "tiny"
+    assert console.open_store(f"{renamed}/", workspace.root, RUNTIME).competition.name == "tiny"
     assert [path.name for path in (workspace.root / "oof").iterdir()] == ["tiny"]
 
 
@@ -59,7 +58,7 @@ def test_a_named_config_applies_to_the_renamed_folder(workspace: Workspace, fold
     """A store that was made with DATA=state_farm keeps its Kaggle competition and its hash."""
     shutil.copytree(folder, workspace.input("state_farm"))
     open_store(workspace, load_data_config("state_farm", root=workspace.root), num_folds=3)
-    placed = console.place(f"{copy(folder, 'attached')}/", workspace.root)
+    placed = console.place(f"{copy(folder, 'attached')}/", workspace.root, RUNTIME)
     config = load_config(model="resnet50", data=placed, root=workspace.root)
     named = load_config(model="resnet50", data="state_farm", root=workspace.root)
     assert config.hash == named.hash and config.data.kaggle == named.data.kaggle is not None
@@ -128,7 +127,7 @@ def test_a_read_only_store_is_found(workspace: Workspace, folder: Path) -> None:
     renamed = copy(folder, "renamed")
     workspace.oof("tiny").chmod(0o555)
     try:
-        store = console.open_store(f"{renamed}/", workspace.root)
+        store = console.open_store(f"{renamed}/", workspace.root, RUNTIME)
     finally:
         workspace.oof("tiny").chmod(0o755)
     assert store.competition.name == "tiny"
@@ -140,7 +139,7 @@ def test_a_name_in_configs_is_kept_and_the_other_store_is_named(
     bind(workspace, folder)
     shutil.copytree(folder, workspace.input("state_farm"))
     with caplog.at_level(logging.INFO, "distracted"):
-        store = console.open_store("state_farm", workspace.root, num_folds=3)
+        store = console.open_store("state_farm", workspace.root, RUNTIME, num_folds=3)
     assert store.competition.name == "state_farm"
     [line] = [line for line in caplog.messages if "holds predictions of the same data" in line]
     assert line.startswith(str(workspace.oof("tiny")))

@@ -237,14 +237,20 @@ def run_config(model: str, data: str, set: str, root: Path, *, leaky: bool = Fal
 
 
 def open_store(
-    data: str | DataFolder | DataConfig, root: Path, runtime: RuntimeConfig, *, num_folds: int | None = None
+    data: str | DataFolder | DataConfig,
+    root: Path,
+    runtime: RuntimeConfig,
+    *,
+    num_folds: int | None = None,
+    images: bool = True,
 ) -> "Store":
-    """Open the store of DATA= or of a data config; `num_folds` makes missing folds."""
+    """Open the store of DATA= or of a data config; arguments as in the library's `open_store`."""
     from distracted.predictions import store
 
     if not isinstance(data, DataConfig):
         data = load_data_config(place(data, root, runtime), root=root)
-    return store.open_store(workspace(root, runtime), data, num_folds=num_folds, progress=progress)
+    place_of_files = workspace(root, runtime)
+    return store.open_store(place_of_files, data, num_folds=num_folds, images=images, progress=progress)
 
 
 def data_variable(data: str) -> str:

@@ -43,6 +43,10 @@ class Workspace:
         """The hash of the data that the store belongs to."""
         return self.oof(data) / "data.json"
 
+    def index(self, data: str) -> Path:
+        """The index that the store belongs to: names, subjects, classes and digests of the images."""
+        return self.oof(data) / "index.parquet"
+
     def data_bindings(self) -> list[Path]:
         """The bindings of all stores."""
         return sorted((self.root / "oof").glob("*/data.json"))

@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -107,6 +107,12 @@ dashboard: $(STAMP)  ## Build the workspace on W&B: leaderboard, curves, errors,
 
 sweep: $(STAMP)  ## Train settings that W&B proposes, and choose the best, each fold's on the other folds (MODEL= TRIALS= SWEEP= DATA= SET=)
 	@$(PY) scripts/sweep.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,SWEEP,--sweep) $(DATA_OPT) --set "$$SETTINGS"
+
+bundle: $(STAMP)  ## Put runs, networks, checkpoints, configs and code into one folder, to go on elsewhere (OUT= RUNS= CODE=0 WHEELS=1 DATA= SET=)
+	@$(PY) scripts/bundle.py --out $(call quoted,$(call typed,OUT)) $(call option,RUNS,--runs) $(call flag,CODE,,--no-code) $(call flag,WHEELS,--wheels) $(DATA_OPT) --set "$$SETTINGS"
+
+restore: $(STAMP)  ## Check a bundle and put its runs into this workspace (BUNDLE= FORCE=1)
+	@$(PY) scripts/restore.py --bundle $(call quoted,$(call typed,BUNDLE)) $(call flag,FORCE,--force)
 
 pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA= SET=; default: the sample)
 	@$(PY) scripts/pictures.py $(DATA_OPT) --set "$$SETTINGS"

@@ -50,8 +50,12 @@ def other_store(workspace: Workspace, name: str, index_hash: str) -> str:
     """Another store of the same data while the named one has no predictions; "" if there is none."""
     if any(workspace.oof(name).glob("*/fold*")):
         return ""
-    names = (other for other in _stores(workspace) if other != name)
-    return next((other for other in names if bound_hash(workspace, other) == index_hash), "")
+    return next((other for other in stores_of(workspace, index_hash) if other != name), "")
+
+
+def stores_of(workspace: Workspace, index_hash: str) -> list[str]:
+    """The names of all stores that are bound to an index."""
+    return [name for name in _stores(workspace) if bound_hash(workspace, name) == index_hash]
 
 
 def _stores(workspace: Workspace) -> list[str]:

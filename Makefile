@@ -1,12 +1,15 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep pictures docs bench torture clean check-venv
+.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture clean check-venv
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
 given = $(if $(filter command line,$(origin $(1))),$(strip $($(1))))
+typed = $(if $(call given,$(1)),$(value $(1)))
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(call given,$(1)),$(2) $(call quoted,$(call given,$(1))))
+# A path may hold several spaces in a row, and a $.
+path = $(if $(call typed,$(1)),$(2) $(call quoted,$(call typed,$(1))))
 flag = $(if $(filter 1 yes true,$(call given,$(1))),$(2),$(if $(filter-out 0 no false,$(call given,$(1))),$(error $(1)=$($(1)): expected 1 or 0),$(if $(call given,$(1)),$(3))))
 export SETTINGS := $(if $(call given,SET),$(value SET))
 
@@ -14,7 +17,7 @@ PYTHON ?= python3
 ENV := $(or $(call given,VENV),.venv)
 PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
-DATA_OPT = $(call option,DATA,--data)
+DATA_OPT = $(call path,DATA,--data)
 PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile)
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky) $(call option,TIME_LIMIT,--time-limit)
 
@@ -85,10 +88,10 @@ export: $(STAMP)  ## Write one fold's network as an ONNX model (MODEL= or NAME=,
 	@$(PY) scripts/export.py --run $(call quoted,$(or $(call given,NAME),$(call given,MODEL))) --fold $(call quoted,$(or $(call given,FOLD),0)) $(DATA_OPT) --set "$$SETTINGS"
 
 predict: $(STAMP)  ## Predict a folder of new photographs (IMAGES= NAME= OUT= DATA= SET=)
-	@$(PY) scripts/predict.py --images $(call quoted,$(call given,IMAGES)) $(call option,NAME,--name) $(call option,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
+	@$(PY) scripts/predict.py --images $(call quoted,$(call typed,IMAGES)) $(call option,NAME,--name) $(call path,OUT,--out) $(DATA_OPT) --set "$$SETTINGS"
 
-status: $(STAMP)  ## Show which folds of each run are done, running, failed or missing, and what to run next (DATA=)
-	@$(PY) scripts/status.py $(DATA_OPT)
+status: $(STAMP)  ## Show which folds of each run are done, running, failed or missing, and what to run next (DATA= SET=)
+	@$(PY) scripts/status.py $(DATA_OPT) --set "$$SETTINGS"
 
 audit: $(STAMP)  ## Look for odd and duplicate images, subjects that look alike, and wrong labels (RUN= DROPS=1 MODEL= DATA= FORCE=1)
 	@$(PY) scripts/audit.py $(call option,MODEL,--model) $(call option,RUN,--run) $(call flag,DROPS,--drops) $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
@@ -105,8 +108,14 @@ dashboard: $(STAMP)  ## Build the workspace on W&B: leaderboard, curves, errors,
 sweep: $(STAMP)  ## Train settings that W&B proposes, and choose the best, each fold's on the other folds (MODEL= TRIALS= SWEEP= DATA= SET=)
 	@$(PY) scripts/sweep.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,SWEEP,--sweep) $(DATA_OPT) --set "$$SETTINGS"
 
-pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA=; default: the sample)
-	@$(PY) scripts/pictures.py $(DATA_OPT)
+bundle: $(STAMP)  ## Put runs, networks, checkpoints, configs and code into one folder, to go on elsewhere (OUT= RUNS= CODE=0 WHEELS=1 DATA= SET=)
+	@$(PY) scripts/bundle.py --out $(call quoted,$(call typed,OUT)) $(call option,RUNS,--runs) $(call flag,CODE,,--no-code) $(call flag,WHEELS,--wheels) $(DATA_OPT) --set "$$SETTINGS"
+
+restore: $(STAMP)  ## Check a bundle and put its runs into this workspace (BUNDLE= FORCE=1)
+	@$(PY) scripts/restore.py --bundle $(call quoted,$(call typed,BUNDLE)) $(call flag,FORCE,--force)
+
+pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation (DATA= SET=; default: the sample)
+	@$(PY) scripts/pictures.py $(DATA_OPT) --set "$$SETTINGS"
 
 docs: $(STAMP)  ## Write docs/config.md from the schema
 	@$(PY) scripts/config_docs.py
@@ -115,7 +124,7 @@ bench: $(STAMP)  ## Compare the speed with other libraries (PARTS="loader train 
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
 torture: $(STAMP)  ## Kill one fold's training again and again, and compare the result with an undisturbed one (KILLS=30 MODEL= DATA= SET= FOLDER=)
-	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(call option,DATA,--data) --set "$$SETTINGS"
+	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS"
 
 clean:  ## Remove the environment, caches and the rendered sample, which can all be remade
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -38,7 +38,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Shuffles of each run's features.")] = 5,
 ) -> None:
     """Print a table: for each method, the share of folds left unsmoothed, and the change of the score."""
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, console.runtime(""))
     scored = scored_rows(store)
     runs = [store.read_run(name) for name in store.runs() if store.manifest(name, 0).kind == "model"]
     limits = find_limits(store)

@@ -54,7 +54,7 @@ def main(
     names = recipes.split() or sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
     settings = [*_QUIET, f"training.num_folds={folds}", *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=settings, root=root)
-    store = console.open_store(first.data, root, num_folds=folds)
+    store = console.open_store(first.data, root, first.runtime, num_folds=folds)
     configs = {
         recipe: load_config(model=model, data=data, overrides=[*settings, f"recipe={recipe}"], root=root)
         for recipe in names

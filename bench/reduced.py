@@ -31,7 +31,7 @@ def main(
     """Train what is missing and print the paired comparison."""
     quiet = ["runtime.tracking=none", "runtime.validate_every_epoch=false", *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=quiet, root=root)
-    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
+    store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     labels, subjects = store.folds.labels, store.folds.subjects
     losses: dict[str, list[np.ndarray]] = {way: [] for way in _WAYS}
     say_header(["seed", *(f"from {way} pictures" for way in _WAYS)])

@@ -45,7 +45,7 @@ def main(
     folder = root / "large"
     if not (folder / "sample_submission.csv").is_file():
         _draw(folder)
-    store = console.open_store(str(folder), root, num_folds=NUM_FOLDS)
+    store = console.open_store(str(folder), root, console.runtime(""), num_folds=NUM_FOLDS)
     if "ensemble" not in store.runs():
         _predict(store)
     say_header(["what", "size", "seconds"])

@@ -30,9 +30,10 @@ def main(
     if not names:
         raise ConfigError("MODELS= is empty: names in configs/models, separated by spaces")
     overrides = console.overrides(set)
-    configs = {model: load_config(model=model, data=data, overrides=overrides, root=root) for model in names}
+    place = console.place(data, root, console.runtime_in(set))
+    configs = {model: load_config(model=model, data=place, overrides=overrides, root=root) for model in names}
     first = configs[names[0]]
-    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
+    store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     check_split(store.competition, store.folds)
     num_folds = store.folds.num_folds
     advice = advise(

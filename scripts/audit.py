@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import console
-from distracted.config import load_config
 from distracted.errors import DataError, ImagesError
-from distracted.paths import Workspace
 
 if TYPE_CHECKING:
     from distracted.audit.findings import Audit
@@ -31,11 +29,11 @@ def main(
     from distracted.audit.run import audit_competition
     from distracted.training.resolve import resolve
 
-    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
-    workspace = Workspace(root)
+    config = console.run_config(model, data, set, root)
+    workspace = console.workspace(root, config.runtime)
     num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
     try:
-        store = console.open_store(config.data, root, num_folds=num_folds)
+        store = console.open_store(config.data, root, config.runtime, num_folds=num_folds)
     except ImagesError as error:
         path = write_unreadable(workspace, config.data.name, error.problems)
         raise DataError(f"{error}\n{path} names all {len(error.problems)}; fix them first") from error

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from distracted.config import load_data_config, load_runtime_config
+from distracted.config import DataFolder, load_config, load_data_config, load_runtime_config
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.paths import Workspace
-from distracted.schema import DataConfig, RuntimeConfig
+from distracted.schema import DataConfig, RunConfig, RuntimeConfig
 from distracted.stopping import RESUMABLE, Stop, Stopped
 from terminal import err as err
 from terminal import out as out
@@ -196,17 +197,70 @@ def runtime(text: str) -> RuntimeConfig:
     return load_runtime_config(overrides(text))
 
 
-def open_store(data: str | DataConfig, root: Path, *, num_folds: int | None = None) -> "Store":
-    """Open the store of DATA= or of a data config; `num_folds` makes missing folds."""
+def runtime_in(text: str) -> RuntimeConfig:
+    """The runtime section under SET="...", which may set other things, too."""
+    return load_runtime_config([item for item in overrides(text) if item.startswith("runtime")])
+
+
+def workspace(root: Path, runtime: RuntimeConfig) -> Workspace:
+    """The workspace with runtime.cache_dir; a cache that is named has to be writable."""
+    if runtime.cache_dir is None:
+        return Workspace(root)
+    folder = root / Path(runtime.cache_dir).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ without a home
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ConfigError(
+            f"runtime.cache_dir={runtime.cache_dir}: {folder} is not writable ({reason}); name another folder"
+        ) from error
+    return Workspace(root, folder)
+
+
+def place(data: str | DataFolder, root: Path, runtime: RuntimeConfig) -> str | DataFolder:
+    """DATA= for `load_config`: a folder goes by the name of the store that its data belongs to."""
+    from distracted.predictions.placing import find_store
+
+    if isinstance(data, DataFolder) or "/" not in data:
+        return data
+    name = find_store(workspace(root, runtime), load_data_config(data, root=root), progress=progress)
+    folder = DataFolder.at(data)
+    return data if name == folder.name else DataFolder(folder.path, name)
+
+
+def run_config(model: str, data: str, set: str, root: Path, *, leaky: bool = False) -> RunConfig:
+    """The config of MODEL=, DATA= and SET="..."."""
+    placed, settings = place(data, root, runtime_in(set)), overrides(set)
+    return load_config(model=model, data=placed, overrides=settings, leaky=leaky, root=root)
+
+
+def open_store(
+    data: str | DataFolder | DataConfig,
+    root: Path,
+    runtime: RuntimeConfig,
+    *,
+    num_folds: int | None = None,
+    images: bool = True,
+) -> "Store":
+    """Open the store of DATA= or of a data config; arguments as in the library's `open_store`."""
     from distracted.predictions import store
 
-    config = load_data_config(data, root=root) if isinstance(data, str) else data
-    return store.open_store(Workspace(root), config, num_folds=num_folds, progress=progress)
+    if not isinstance(data, DataConfig):
+        data = load_data_config(place(data, root, runtime), root=root)
+    place_of_files = workspace(root, runtime)
+    return store.open_store(place_of_files, data, num_folds=num_folds, images=images, progress=progress)
 
 
 def data_variable(data: str) -> str:
     """What a command that is shown needs after a space to mean this data: " DATA=...", or ""."""
-    return "" if data == "state_farm" else f" DATA={shlex.quote(data)}"
+    return "" if data == "state_farm" else f" DATA={quoted(data)}"
+
+
+def quoted(text: str) -> str:
+    """A value for a command that is shown."""
+    return shlex.quote(text)
 
 
 def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:

@@ -13,8 +13,8 @@ def main(
     """Write leaderboard, curves, errors and blend weights as a workspace of the project on W&B."""
     from distracted.tracking.dashboard import save_dashboard
 
-    config = load_data_config(data, root=root)
     runtime = console.runtime(set)
+    config = load_data_config(console.place(data, root, runtime), root=root)
     console.say(save_dashboard(config.name, runtime, Workspace(root).dashboard(config.name)))
 
 

@@ -87,12 +87,12 @@ def main(
     step("make submit: check and write the submission")
     submit.main(name=blend, data=DATA, root=root)
     step("the truth: the scores that were read, and those on the test set's labels")
-    store = console.open_store(DATA, root)
+    store = console.open_store(DATA, root, console.runtime(""))
     truth = store.competition.config.folder / "test_labels.csv"
     outcomes = score_on_truth(store, [*runs, blend], truth)
     _show(store, outcomes, prior_on_truth(store, truth))
     if not short:
-        _show_flattery(console.open_store(FLATTERED, root), outcomes[0])
+        _show_flattery(console.open_store(FLATTERED, root, console.runtime("")), outcomes[0])
     last = outcomes[-1]
     console.say(f"{blend}: expected {submit.describe(last.expected)}")
     console.say(f"{blend}: true {submit.compare(last.expected, last.test)}")

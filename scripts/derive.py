@@ -23,7 +23,7 @@ def main(
     kind = find_step(step)
     chosen = console.run_names(runs, "" if kind.takes_several else name)
     runtime = console.runtime(set)
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, runtime, images=False)
     made_by = kind.from_text(how)
     for run in chosen:
         store.read_run(run)  # refuses all of them before one is made

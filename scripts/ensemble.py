@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Blend runs by log loss, cross-fitted by fold, and write the blend as a run like any other."""
     runtime = console.runtime(set)
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, runtime, images=False)
     ensemble = blend_runs(
         store,
         runs=runs.split(),

@@ -21,7 +21,7 @@ def main(
     if not run.strip():
         raise ConfigError("MODEL= is missing: a trained run; make status lists them")
     runtime = console.runtime(set)
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, runtime)
     fold = store.folds.check_fold(fold)
     store.manifest(run, fold)  # says what is missing
     trained = store.read_run(run, partial=True)

@@ -1,7 +1,6 @@
 """make folds: read and check the competition, make its folds, and say what was found."""
 
 import console
-from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.predictions.store import Store
 
@@ -13,8 +12,8 @@ def main(
 ) -> None:
     """Check the competition's folder, make the folds that every model shares, and audit them."""
     # Any model will do: the split is the same for all of them.
-    config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    store = console.open_store(config.data, root, num_folds=config.training.num_folds)
+    config = console.run_config("resnet50", data, set, root)
+    store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
     describe(store)
     check_split(store.competition, store.folds)
 

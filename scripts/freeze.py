@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import console
-from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.schema import TrainPhase
 
@@ -26,7 +25,7 @@ def main(
 
     if not model:
         raise ConfigError("MODEL= is missing: a name in configs/models")
-    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
+    config = console.run_config(model, data, set, root)
     plan = plan_run(config, num_classes=_CLASSES)
     columns = ["block", "layers", "parameters", *plan.phases]
     rows = [

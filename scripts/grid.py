@@ -54,12 +54,13 @@ def main(
 
     console.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
+    placed = console.place(data, root, console.runtime_in(set))
     configs = {
-        run: load_config(model=model, data=data, overrides=console.overrides(text), leaky=leaky, root=root)
+        run: load_config(model=model, data=placed, overrides=console.overrides(text), leaky=leaky, root=root)
         for run, (model, text) in settings.items()
     }
     first = next(iter(configs.values()))
-    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
+    store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     numbers = _folds(store, folds)
     check_split(store.competition, store.folds)
     hashes = dict.fromkeys(configs, ANY_CONFIG)

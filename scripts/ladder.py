@@ -42,16 +42,17 @@ def main(
         raise ConfigError("MODELS= is missing: one or more names in configs/models")
     if unknown := [step for step in taken if step not in STEPS]:
         raise ConfigError(f"STEPS: there is no {unknown[0]!r}; expected some of {', '.join(STEPS)}")
+    place = console.place(data, root, console.runtime_in(set))
     configs = []
     for model in named:
         teachers = [f"pseudo.teachers=[{model}]"] if "pseudo" in taken else []
         overrides = [*console.overrides(set), *teachers]
-        configs.append(load_config(model=model, data=data, overrides=overrides, root=root))
+        configs.append(load_config(model=model, data=place, overrides=overrides, root=root))
     for space in spaces.split():
         if space != OWN:
-            load_config(model=space, data=data, root=root)
+            load_config(model=space, data=place, root=root)
     first = configs[0]
-    store = console.open_store(first.data, root, num_folds=first.training.num_folds)
+    store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     _check(store, taken, views, spaces, methods, truth)  # now, not after hours of training
     shared: dict[str, Any] = {"data": data, "force": force, "root": root}
     climb = _Climb(taken, views, spaces, methods, set, shared)

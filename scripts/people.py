@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_config
 
 DEFAULT = "efficientnet_lite0"  # its weights come with the project
 
@@ -21,8 +20,8 @@ def main(
     from distracted.postprocess.people import count_test_people
     from distracted.training.resolve import resolve
 
-    config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
-    store = console.open_store(config.data, root)
+    config = console.run_config(model, data, set, root)
+    store = console.open_store(config.data, root, config.runtime)
     resolved = resolve(config, num_folds=store.folds.num_folds)
     count = count_test_people(store, resolved, force=force, progress=console.progress)
     checks = ", ".join(f"{ratio:.2f}" for ratio in count.ratios)

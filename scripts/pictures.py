@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_config
 from distracted.data.competition import load_competition
 from distracted.paths import Workspace
 
@@ -23,8 +22,8 @@ def main(
     from distracted.report.sheets import augmentation_grid, data_grid, region_grid, save_jpeg
 
     # Any model will do: the policies are the same for all of them.
-    config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    cache = Workspace(root).cache(config.data.name)
+    config = console.run_config("resnet50", data, set, root)
+    cache = console.workspace(root, config.runtime).digests(config.data.folder)
     competition = load_competition(config.data, cache=cache, progress=console.progress)
     if folder is None:  # a competition's photographs may not be passed on: they stay out of the repository
         folder = Path("docs/images") if data == "sample" else Workspace(root).runs(competition.name)

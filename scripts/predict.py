@@ -28,7 +28,7 @@ def main(
     folder = Path(images).expanduser()
     path = Path(out).expanduser() if out else folder.with_name(f"{folder.resolve().name}.csv")
     runtime = console.runtime(set)
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, runtime, images=False)
     run = find_run(store, name)
     predicted = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
     write_photographs(path, predicted, store.competition.classes)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_config
 
 
 def main(
@@ -22,8 +21,8 @@ def main(
 
     start = time.perf_counter()
     # Any model will do: the policies and how to run networks here are the same for all of them.
-    config = load_config(model="resnet50", data=data, overrides=console.overrides(set), root=root)
-    store = console.open_store(config.data, root)
+    config = console.run_config("resnet50", data, set, root)
+    store = console.open_store(config.data, root, config.runtime)
     path = write_report(
         store,
         policies=config.augment.policies,

@@ -44,7 +44,8 @@ def main(
     if named != [OWN]:  # a stored run is resolved but for runtime.*; a model named here is not
         settings = [item for item in settings if item.startswith("runtime.")]
     runtime = load_runtime_config(settings)
-    store = console.open_store(data, root)
+    placed = console.place(data, root, runtime)
+    store = console.open_store(placed, root, runtime)
     if how:  # either may be refused before any network runs
         candidates = [parse_candidate(kinds[0], how, named[0], find_limits(store))]
     else:
@@ -55,7 +56,7 @@ def main(
     def pretrained(model: str) -> Space:
         from distracted.training.resolve import resolve
 
-        config = load_config(model=model, data=data, overrides=console.overrides(set), root=root)
+        config = load_config(model=model, data=placed, overrides=console.overrides(set), root=root)
         resolved = resolve(config, num_folds=store.folds.num_folds)
         return pretrained_space(store, indices, resolved, progress=console.progress)
 

@@ -13,9 +13,9 @@ from submit import describe
 _SHOWN = ("log_loss", "accuracy")  # the report has the others
 
 
-def main(data: console.Data = "state_farm", root: console.Root = console.HERE) -> None:
+def main(data: console.Data = "state_farm", set: console.Set = "", root: console.Root = console.HERE) -> None:
     """Show all runs and folds, the default blend, and what to run next."""
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, console.runtime(set), images=False)
     catalogue = Catalogue(store)
     meant = catalogue.meant_blend
     statuses = run_statuses(catalogue)

@@ -21,7 +21,8 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write submissions/<data>/<run>.csv and its provenance, checked as the competition checks it."""
-    runtime, store = console.runtime(set), console.open_store(data, root)
+    runtime = console.runtime(set)
+    store = console.open_store(data, root, runtime, images=False)
     written = write_submission(store, name=name, partial=partial, force=force)
     expected = written.expected
     checked = "checked" if written.is_new else "as it was checked"

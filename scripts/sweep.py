@@ -36,10 +36,11 @@ def main(
         raise ConfigError("MODEL= is missing: a name in configs/models")
     spec = read_sweep(CONFIGS / "sweep.yaml")
     settings = console.overrides(set)
+    place = console.place(data, root, console.runtime_in(set))
     for setting in listed_settings(spec):  # refused now, not after hours of trials
-        load_config(model=model, data=data, overrides=[*settings, setting], root=root)
-    config = load_config(model=model, data=data, overrides=settings, root=root)
-    store = console.open_store(config.data, root, num_folds=config.training.num_folds)
+        load_config(model=model, data=place, overrides=[*settings, setting], root=root)
+    config = load_config(model=model, data=place, overrides=settings, root=root)
+    store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
     os.environ.setdefault("WANDB_DIR", str(Path("runs/.wandb").absolute()))  # the agent's files
 
     def name_of(trial: Trial) -> str:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import console
-from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
 from distracted.predictions.manifest import Manifest
@@ -38,7 +37,9 @@ def main(
     console.stop_with(parent)
     if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
-    config = load_config(model=model, data=data, overrides=console.overrides(set), leaky=leaky, root=root)
+    if in_team() and os.environ["RANK"] != "0":
+        console.be_quiet()
+    config = console.run_config(model, data, set, root, leaky=leaky)
     if gpus > 1 and not in_team():
         from distracted.jobs.cards import team_cards
         from distracted.jobs.launch import run_team
@@ -57,7 +58,7 @@ def main(
     with join_team(config.runtime.device) as team:
         if not team.is_lead:
             console.be_quiet()
-        store = console.open_store(config.data, root, num_folds=config.training.num_folds)
+        store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
         num_folds = store.folds.num_folds
         folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
         check_split(store.competition, store.folds)

@@ -28,7 +28,7 @@ def main(
     name = name or f"{run}_tta"
     chosen = find_views(views.split())
     runtime = console.runtime(set)
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, runtime)
     gain = augment_run(
         store,
         run=run,

@@ -13,7 +13,7 @@ def main(
     from distracted.tracking.sync import sync
 
     runtime = console.runtime(set)
-    store = console.open_store(data, root)
+    store = console.open_store(data, root, runtime, images=False)
     done = sync(store, runtime, progress=console.progress)
     sent = f"{done.recordings} recordings sent; files and lineage of {done.updated} runs"
     console.say(f"{store.competition.name}: {sent}")

@@ -311,10 +311,21 @@ class TestErrors:
         with pytest.raises(ConfigError, match=r"unknown data .*sample, sample_random_split, state_farm"):
             load_data_config(data)
 
-    @pytest.mark.parametrize("folder", ["/", "/tmp/.hidden", "/tmp/my data", "/tmp/-x"])
-    def test_a_folder_whose_name_cannot_name_results(self, folder: str) -> None:
-        with pytest.raises(ConfigError, match=r"the folder's name .*expected letters"):
-            load_data_config(folder)
+    @pytest.mark.parametrize(
+        ("folder", "name"),
+        [
+            ("/kaggle/input/state farm (2)/", "state_farm_2"),
+            ("/tmp/my  data", "my_data"),
+            ("/tmp/.hidden", "hidden"),
+            ("/tmp/-x", "x"),
+            ("/tmp/données", "donnees"),
+            ("/tmp/數據", "data_bd8ac7f3"),
+            ("/tmp/Ok-1.5+x", "Ok-1.5+x"),
+        ],
+    )
+    def test_a_folder_gets_a_safe_name(self, folder: str, name: str) -> None:
+        assert load_data_config(folder).name == name
+        assert load_data_config(folder).folder == Path(folder)
 
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".x", "-x", "a b", "a\n", "ä"])
     def test_a_name_that_cannot_name_a_folder_is_refused(self, name: str) -> None:

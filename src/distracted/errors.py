@@ -14,6 +14,7 @@
     ├── SubmissionError                 a submission that the competition would refuse
     ├── ClusterError                    Ray is not installed or its cluster does not answer
     ├── CredentialsError                Kaggle's credentials are missing or refused
+    ├── BundleError                     a bundle that is damaged, or files that differ from it
     └── TrackingError                   W&B's server is needed but unavailable
 
 Each message names the expected and the actual value, the place (file, row, image) and the remedy.
@@ -91,3 +92,7 @@ class CredentialsError(DistractedError):
 
 class TrackingError(DistractedError):
     """A command needs W&B's server, which cannot be reached or refuses."""
+
+
+class BundleError(DistractedError):
+    """A bundle is incomplete or damaged, or differs from the files that are here."""

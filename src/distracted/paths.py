@@ -1,6 +1,7 @@
 """Names of the project's folders and files; no other module spells them."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 #: The project's configs/, next to src/ (the project is installed in editable mode).
@@ -22,6 +23,13 @@ class Workspace:
     """Paths of a competitor's files below `root`: the project's folder, or another one for a trial."""
 
     root: Path
+    #: Folder of the cache; None: cache/ below `root`.
+    cache_dir: Path | None = None
+
+    @property
+    def cache_root(self) -> Path:
+        """Holds what may be deleted at any time: the caches of all data sets."""
+        return self.root / "cache" if self.cache_dir is None else self.cache_dir
 
     def input(self, data: str) -> Path:
         """The competition's raw files; never changed."""
@@ -34,6 +42,14 @@ class Workspace:
     def data_binding(self, data: str) -> Path:
         """The hash of the data that the store belongs to."""
         return self.oof(data) / "data.json"
+
+    def index(self, data: str) -> Path:
+        """The index that the store belongs to: names, subjects, classes and digests of the images."""
+        return self.oof(data) / "index.parquet"
+
+    def data_bindings(self) -> list[Path]:
+        """The bindings of all stores."""
+        return sorted((self.root / "oof").glob("*/data.json"))
 
     def folds(self, data: str) -> Path:
         return self.oof(data) / "folds.csv"
@@ -49,8 +65,13 @@ class Workspace:
         return self.root / "submissions" / data
 
     def cache(self, data: str) -> Path:
-        """Decoded images, features and digests; may be deleted at any time."""
-        return self.root / "cache" / data
+        """Decoded images and features; may be deleted at any time."""
+        return self.cache_root / data
+
+    def digests(self, folder: Path) -> Path:
+        """Digests of a data folder's images; they depend on the folder alone, not on its store's name."""
+        key = sha256(str(folder.absolute()).encode()).hexdigest()[:12]
+        return self.cache_root / ".digests" / key
 
     def runs(self, data: str) -> Path:
         """By-products of one data set's runs."""

@@ -45,8 +45,8 @@ TINY = (
     "model.backbone=test_resnet model.weights=none model.image_size=32 phases.scratch.epochs=1 "
     "training.num_folds=3 runtime.tracking=none runtime.num_workers=0 runtime.device=cpu"
 )
-#: Files that a failing command may leave: both are complete, and written only after the data was checked.
-BINDING = {"oof/tiny/data.json", "oof/tiny/folds.csv"}
+#: Files that a failing command may leave: all are complete, and written only after the data was checked.
+BINDING = {"oof/tiny/data.json", "oof/tiny/folds.csv", "oof/tiny/index.parquet"}
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def test_a_bad_folder(project: Project, fault: str) -> None:
     check(project, project.train, *expected(project))
 
 
-@pytest.mark.parametrize("fault", ["missing folder", "truncated image"])
+@pytest.mark.parametrize("fault", ["missing training list", "truncated image"])
 def test_a_folder_that_is_damaged_after_training(trained: Project, fault: str) -> None:
     """Every command reports it, and earlier results stay unchanged."""
     plant, expected = FAULTS[fault]

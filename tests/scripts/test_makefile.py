@@ -72,6 +72,14 @@ def test_quotes_in_values_survive() -> None:
     assert r"--data '/home/o'\''brien/data'" in lines and r"--name 'it'\''s'" in lines
 
 
+def test_paths_are_passed_as_typed() -> None:
+    path = "/kaggle/input/it's  $HOME (2)/"
+    line = make("-n", "predict", f"IMAGES={path}", f"OUT={path}x.csv", f"DATA={path}").stdout
+    quoted = path.replace("'", r"'\''")
+    for option, value in {"images": quoted, "out": f"{quoted}x.csv", "data": quoted}.items():
+        assert f"--{option} '{value}'" in line
+
+
 @pytest.mark.parametrize(("value", "on"), [("1", True), ("yes", True), ("0", False), ("no", False)])
 def test_flags_are_on_or_off(value: str, on: bool) -> None:
     assert ("--send" in make("-n", "submit", f"SEND={value}").stdout) is on

@@ -6,6 +6,7 @@ are one choice: a later one replaces an earlier one whole. The recipe is resolve
 and overrides; a recipe that `extends` another is merged over it.
 """
 
+from distracted.config.layers import DataFolder
 from distracted.config.load import load_config, load_data_config, load_runtime_config
 
-__all__ = ["load_config", "load_data_config", "load_runtime_config"]
+__all__ = ["DataFolder", "load_config", "load_data_config", "load_runtime_config"]

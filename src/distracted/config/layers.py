@@ -1,6 +1,7 @@
 """Layers of the config: YAML files and dotted overrides as OmegaConf mappings, and merging them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,24 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from distracted.errors import ConfigError, first_line
-from distracted.schema import NAME, check_name
+from distracted.paths import Workspace
+from distracted.schema import NAME, safe_name
 
 _FREEZING = ("freeze", "unfreeze")  # keys of a phase that are one choice
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder in the competition's layout, and the name of its store in oof/."""
+
+    path: Path
+    name: str
+
+    @classmethod
+    def at(cls, data: str) -> "DataFolder":
+        """The folder of DATA=<folder>; its name is made from the folder's."""
+        path = Path(data).expanduser().absolute()
+        return cls(path, safe_name(path.resolve().name if path.name == ".." else path.name))
 
 
 def read_layer(folder: Path, name: str, what: str) -> DictConfig:
@@ -59,19 +75,35 @@ def recipe_name(layers: Sequence[DictConfig]) -> str:
     return str(recipe)
 
 
-def data_layer(configs: Path, data: str) -> DictConfig:
-    """The data section: of a file in configs/data, or, with a slash in `data`, of that folder."""
-    if "/" not in data:
-        layer = read_layer(configs / "data", data, "data")
-        return OmegaConf.merge({"data": {"name": data, "folder": f"input/{data}"}}, layer)  # type: ignore[return-value]
-    folder = Path(data).expanduser().absolute()
-    try:
-        name = check_name(folder.name, f"DATA={data!r}: the folder's name")
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error}; link to it under such a name (ln -s), or give it one in configs/data/"
-        ) from error
-    return OmegaConf.create({"data": {"name": name, "folder": str(folder)}})
+def data_layer(configs: Path, data: str | DataFolder, root: Path) -> DictConfig:
+    """The data section of DATA=.
+
+    Args:
+        data: A file in configs/data, a store in oof/ without such a file, or, with a slash in it, a folder in
+            the competition's layout.
+        root: The workspace.
+    """
+    if isinstance(data, DataFolder):
+        return _folder_layer(configs, data)
+    if "/" in data:
+        folder = DataFolder.at(data)
+        return OmegaConf.create({"data": {"name": folder.name, "folder": str(folder.path)}})
+    defaults = {"data": {"name": data, "folder": f"input/{data}"}}
+    if not (configs / "data" / f"{data}.yaml").is_file() and _is_store(data, root):
+        return OmegaConf.create(defaults)
+    return OmegaConf.merge(defaults, read_layer(configs / "data", data, "data"))  # type: ignore[return-value]
+
+
+def _folder_layer(configs: Path, folder: DataFolder) -> DictConfig:
+    """The section of a folder: with the settings of the store's own file in configs/data, if there is one."""
+    has_file = (configs / "data" / f"{folder.name}.yaml").is_file()
+    layer = read_layer(configs / "data", folder.name, "data") if has_file else OmegaConf.create({})
+    place = {"data": {"folder": str(folder.path)}}
+    return OmegaConf.merge({"data": {"name": folder.name}}, layer, place)  # type: ignore[return-value]
+
+
+def _is_store(name: str, root: Path) -> bool:
+    return NAME.fullmatch(name) is not None and Workspace(root).data_binding(name).is_file()
 
 
 def parse_overrides(overrides: Sequence[str]) -> DictConfig:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distracted.config.layers import (
+    DataFolder,
     data_layer,
     mapping,
     merge,
@@ -27,7 +28,7 @@ from distracted.schema import DataConfig, RunConfig, RuntimeConfig
 def load_config(
     *,
     model: str,
-    data: str,
+    data: str | DataFolder,
     overrides: Sequence[str] = (),
     leaky: bool = False,
     configs: Path = CONFIGS,
@@ -37,7 +38,7 @@ def load_config(
 
     Args:
         model: A file in configs/models, without its ending.
-        data: A file in configs/data, or, with a slash in it, a folder in the competition's layout.
+        data: As in `data_layer`.
         overrides: Dotted settings such as "training.seed=1".
         leaky: Phases watch the fold that is scored; no config key sets it.
         configs: The folder of YAML files.
@@ -48,7 +49,7 @@ def load_config(
     """
     model_layer = read_layer(configs / "models", model, "model")
     defaults = read_layer(configs, "train", "defaults")
-    layers = [defaults, model_layer, data_layer(configs, data), parse_overrides(overrides)]
+    layers = [defaults, model_layer, data_layer(configs, data, root), parse_overrides(overrides)]
     recipe = recipe_name(layers)
     layers.insert(1, read_recipe(configs, recipe))
     known_phases = {name for layer in layers[:2] for name in mapping(layer, "phases")}
@@ -57,14 +58,14 @@ def load_config(
     if any("leaky" in mapping(layer, "training") for layer in layers):
         raise ConfigError("training.leaky: only LEAKY=1 lets phases watch the fold that is scored")
     word = OmegaConf.create({"training": {"leaky": leaky}})  # below the others: one of them may be wrong
-    return _build(merge([word, *layers]), configs, root, f"model {model}, recipe {recipe}, data {data}")
+    return _build(merge([word, *layers]), configs, root, f"model {model}, recipe {recipe}, {_where(data)}")
 
 
-def load_data_config(data: str, *, configs: Path = CONFIGS, root: Path = Path()) -> DataConfig:
+def load_data_config(data: str | DataFolder, *, configs: Path = CONFIGS, root: Path = Path()) -> DataConfig:
     """The data section alone, for stages that train nothing; arguments as in `load_config`."""
-    merged = to_plain(merge([read_layer(configs, "train", "defaults"), data_layer(configs, data)]))
+    merged = to_plain(merge([read_layer(configs, "train", "defaults"), data_layer(configs, data, root)]))
     placed = _place_data(merged, configs, root)
-    return parse_section(DataConfig, placed["data"], f"data {data}", prefix="data.")
+    return parse_section(DataConfig, placed["data"], _where(data), prefix="data.")
 
 
 def load_runtime_config(overrides: Sequence[str] = (), *, configs: Path = CONFIGS) -> RuntimeConfig:
@@ -81,6 +82,10 @@ def load_runtime_config(overrides: Sequence[str] = (), *, configs: Path = CONFIG
         )
     merged = to_plain(merge([read_layer(configs, "train", "defaults"), dotted]))
     return parse_section(RuntimeConfig, merged["runtime"], "runtime", prefix="runtime.")
+
+
+def _where(data: str | DataFolder) -> str:
+    return f"data {data.name if isinstance(data, DataFolder) else data}"
 
 
 def _place_data(content: dict[str, Any], configs: Path, root: Path) -> dict[str, Any]:

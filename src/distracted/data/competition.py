@@ -27,6 +27,7 @@ class Competition:
         test: One row per image in the sample submission's order: img, content.
         classes: Class names in the sample submission's order.
         index_hash: Hex SHA-256 of names, subjects, classes and contents; identifies the data set.
+        has_images: Whether the images are on this machine; else the index comes from the store.
     """
 
     config: DataConfig
@@ -34,6 +35,7 @@ class Competition:
     test: pd.DataFrame
     classes: tuple[str, ...]
     index_hash: str
+    has_images: bool = True
 
     @property
     def name(self) -> str:
@@ -81,7 +83,7 @@ def load_competition(
     digests = digest_images(paths, root=folder, cache=cache_file, progress=progress)
     train = train.assign(content=digests[: len(train)])
     test = competition.test.assign(content=digests[len(train) :])
-    return Competition(config, train, test, classes, _hash_index(train, test, classes))
+    return Competition(config, train, test, classes, hash_index(train, test, classes))
 
 
 def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
@@ -98,6 +100,15 @@ def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], t
     if not len(table):
         raise DataError(f"{path}: no test images listed")
     return imgs.tolist(), tuple(table.columns[1:])
+
+
+def read_train_imgs(config: DataConfig) -> set[str]:
+    """The names in the training list; images and other columns are not checked."""
+    path = config.folder / config.train_list
+    table = read_table(path)
+    if config.columns.img not in table.columns:
+        raise DataError(f"{path}: expected the column {config.columns.img!r}, got {', '.join(table.columns)}")
+    return set(table[config.columns.img])
 
 
 def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame:
@@ -159,7 +170,8 @@ def _check_files(paths: Sequence[Path], folder: Path) -> None:
         raise DataError(f"{folder}: listed but not on disk: {names}{rest}; fetch the data again")
 
 
-def _hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str]) -> str:
+def hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str]) -> str:
+    """Hex SHA-256 of names, subjects, classes and contents, in the competition's order."""
     digest = sha256("\t".join(classes).encode())
     for table in (train[["img", "subject", "classname", "content"]], test[["img", "content"]]):
         for row in table.itertuples(index=False, name=None):
@@ -173,4 +185,4 @@ def _remedy(config: DataConfig) -> str:
         return "`make sample` renders it"
     if config.kaggle:
         return "`make data` downloads it, DATA=sample uses the embedded sample (`make sample`)"
-    return "DATA= takes a folder in the competition's layout, or a name in configs/data/"
+    return "DATA= takes a folder in the competition's layout, or a name in configs/data/ or oof/"

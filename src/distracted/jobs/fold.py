@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from distracted.errors import LockError, StoreError
+from distracted.files import sha256_file
 from distracted.locks import Lock
 from distracted.models.saved import save_network
 from distracted.paths import JOB, LOCK, REDO
@@ -174,6 +175,7 @@ def _write(
         valid=result.valid,
         test=result.test,
         weights={"origin": weights.origin, "sha256": weights.sha256, "notes": list(weights.notes)},
+        network_sha256=sha256_file(path),
         parents=teachers,
         scores=result.scores,
         details={name: count for name, count in counts.items() if count},

@@ -2,16 +2,19 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from distracted.errors import ConfigError, StoreError, WeightsError
+from distracted.files import sha256_file
 from distracted.inference.device import find_device, find_precision
 from distracted.models.network import Network
 from distracted.models.saved import load_network
 from distracted.models.weights import Weights
+from distracted.predictions.manifest import Manifest
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -41,7 +44,7 @@ def load_trained(
     """Load the network that made a fold's predictions, and check that it repeats them.
 
     It predicts some of the fold's held-out images again. This rejects another fold's network, which has
-    trained on them, and one that was trained later.
+    trained on them, and one that was trained later. Where the images are missing, its SHA-256 is compared.
 
     Args:
         run: A run that has the fold.
@@ -72,17 +75,38 @@ def load_trained(
     resolved = Resolved(config, Weights(f"file:{path.name}", path), device)
     feed = Feed(resolved, store.workspace.cache(store.competition.name), progress)
     trained = Trained(network.to(device), feed)
+    if store.competition.has_images:
+        _check_predictions(store, run, fold, trained, path)
+    else:
+        _check_file(manifest, path)
+    return trained
+
+
+def _check_predictions(store: Store, run: Run, fold: int, trained: Trained, path: Path) -> None:
+    """Refuse a network that does not repeat the fold's stored predictions."""
     rows = store.folds.valid(fold)[:_NUM_CHECKED]
     stored = run.oof[rows]
     train = Images.to_train(store.competition)
-    log_probs = feed.log_probs(trained.network, train, rows, "checking the network")
+    log_probs = trained.feed.log_probs(trained.network, train, rows, "checking the network")
     off, spread = np.abs(log_probs - stored).mean(), np.abs(stored - stored.mean(axis=0)).mean()
     if off > _TOLERANCE * spread + 1e-4:  # 1e-4 for networks that predict the same for every image
         raise WeightsError(
             f"{path}: this is not the network that predicted {run.name}, fold {fold}: its log-probabilities "
             f"are {off:.2g} off the stored ones on average; restore it, or FORCE=1 trains the fold again"
         )
-    return trained
+
+
+def _check_file(manifest: Manifest, path: Path) -> None:
+    """Without training images: refuse a network file that does not have the hash in the fold's manifest."""
+    name = f"{manifest.run}, fold {manifest.fold}"
+    if not manifest.network_sha256:  # written by 0.2.0 or earlier
+        _log.warning("%s: no images here: only its network's config and classes could be checked", name)
+    elif sha256_file(path) != manifest.network_sha256:
+        raise WeightsError(
+            f"{path}: not the network that predicted {name}: its SHA-256 is not the manifest's; restore it"
+        )
+    else:
+        _log.info("%s: its network was checked by its SHA-256 (no training images here)", name)
 
 
 def _run_config(store: Store, stored: dict[str, Any], runtime: RuntimeConfig, where: str) -> RunConfig:

@@ -18,11 +18,27 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
     bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
     if create_text(path, bound) or (content := path.read_bytes()) == bound.encode():
         return
-    try:
-        json.loads(content)["index_hash"]
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path}: damaged; remove this file only, and it is written again") from None
+    if _hash_in(content) is None:
+        raise StoreError(f"{path}: damaged; remove this file only, and it is written again")
+    folder = competition.config.folder
     raise StoreError(
-        f"{path}: the name {competition.name!r} belongs to other data than {competition.config.folder} holds "
-        f"now; rename the folder, or remove {path.parent} (its folds and predictions) to start over"
+        f"{path}: the name {competition.name!r} belongs to other data than {folder} holds now; rename the "
+        f"folder (or link to it under another name: ln -s), or remove {path.parent} (its folds and "
+        "predictions) to start over"
     )
+
+
+def bound_hash(workspace: Workspace, name: str) -> str | None:
+    """The hash of the index that a store is bound to; None if data.json is missing or damaged."""
+    try:
+        return _hash_in(workspace.data_binding(name).read_bytes())
+    except OSError:
+        return None
+
+
+def _hash_in(content: bytes) -> str | None:
+    try:
+        value = json.loads(content)["index_hash"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) else None

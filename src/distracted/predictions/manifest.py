@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distracted.files import sha256_json
+from distracted.schema import added_later
 
 MANIFEST = "manifest.json"
 
@@ -49,6 +50,7 @@ class Manifest(BaseModel):
     details: dict[str, Any] = {}
     git_commit: str | None = None
     packages: dict[str, str] = {}
+    network_sha256: str = added_later("")  # of a trained run's model.safetensors
     written: str = ""  # UTC, ISO 8601
 
     @property

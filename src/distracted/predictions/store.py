@@ -4,6 +4,7 @@ A fold is a folder with valid.parquet and test.parquet (`img` and a column of na
 each class) and manifest.json, which is written last.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,18 +16,22 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
+from distracted.data.stored_index import read_index, write_index
 from distracted.errors import StoreError
 from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
 from distracted.locks import Lock, hold
 from distracted.paths import AUDIT, REPORT, Workspace
-from distracted.predictions._binding import bind_data
+from distracted.predictions._binding import bind_data, bound_hash
 from distracted.predictions._fold_reader import PARTS, FoldReader
 from distracted.predictions._rows import as_table
 from distracted.predictions.manifest import MANIFEST, Kind, Manifest, Parent
+from distracted.predictions.placing import other_store
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.run import Run
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config
+
+_log = logging.getLogger(__name__)
 
 #: The command that finishes or repeats a run.
 _FINISH: dict[Kind, str] = {
@@ -277,17 +282,30 @@ class Store(FoldReader):
 
 
 def open_store(
-    workspace: Workspace, data: DataConfig, *, num_folds: int | None = None, progress: Progress = silent
+    workspace: Workspace,
+    data: DataConfig,
+    *,
+    num_folds: int | None = None,
+    images: bool = True,
+    progress: Progress = silent,
 ) -> Store:
     """Read and check the competition, bind its name to the data, and read its folds.
 
     Args:
         num_folds: Make this many folds if there are none yet; None only reads them.
+        images: Whether the images are needed; if not, and their folder is missing, the stored index is used.
 
     Raises:
         DataError, FoldsError, StoreError: the data, the folds or the name do not fit; says how to fix it.
     """
-    competition = load_competition(data, cache=workspace.cache(data.name), progress=progress)
+    index = workspace.index(data.name)
+    if images or data.folder.exists() or not index.is_file():
+        cache = workspace.digests(data.folder)
+        competition = load_competition(data, cache=cache, progress=progress)
+    else:
+        competition = read_index(index, data, index_hash=bound_hash(workspace, data.name))
+        text = "%s: no such folder; no images are needed here, %s is their index"
+        _log.info(text, data.folder, index)
     path = workspace.folds(competition.name)
     if num_folds is not None:
         feasible_folds(competition, num_folds)  # first: no name is bound to data that cannot be split
@@ -295,4 +313,11 @@ def open_store(
         folds = ensure_folds(path, competition, num_folds)
     else:
         folds = read_folds(path, competition)
-    return Store(workspace, competition, folds)
+    store = Store(workspace, competition, folds)
+    if not index.exists():
+        with suppress(OSError):  # a read-only store: commands on predictions need the images then
+            write_index(index, competition)
+    if other := other_store(workspace, competition.name, competition.index_hash):
+        there = workspace.oof(other)
+        _log.info("%s holds predictions of the same data; DATA=%s/ uses them", there, data.folder)
+    return store

@@ -3,7 +3,7 @@
 The docstring of each key is its documentation: `make docs` writes docs/config.md from them.
 """
 
-from distracted.schema.base import NAME, Section, added_later, check_name
+from distracted.schema.base import NAME, Section, added_later, check_name, safe_name
 from distracted.schema.data import Box, ColumnsConfig, DataConfig
 from distracted.schema.images import MixingConfig
 from distracted.schema.model import HeadConfig, ModelConfig
@@ -34,4 +34,5 @@ __all__ = [
     "added_later",
     "check_name",
     "hash_config",
+    "safe_name",
 ]

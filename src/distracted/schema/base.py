@@ -1,6 +1,8 @@
 """What all sections of the config share."""
 
 import re
+import unicodedata
+from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,3 +39,15 @@ def check_name(name: str, what: str) -> str:
             f"{what} {name!r}: expected letters, digits and . _ + - only, not starting with a dot or a dash"
         )
     return name
+
+
+def safe_name(text: str) -> str:
+    """A name made from any text: accents are removed, other characters become "_".
+
+    A name that is allowed stays as it is. A text without an allowed letter is named after its hash.
+    """
+    if NAME.fullmatch(text):
+        return text
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", plain).strip("_").lstrip(".+-")
+    return name if NAME.fullmatch(name) else f"data_{sha256(text.encode()).hexdigest()[:8]}"

@@ -23,6 +23,9 @@ class RuntimeConfig(Section):
     """Processes that load images; `auto`: with a GPU one a core, at most 16. It changes no result."""
     cache_gb: NonNegativeFloat | Literal["auto"]
     """Disk space for decoded training images, in GB; `auto`: half of what is free; 0: no cache."""
+    cache_dir: str | None = None
+    """Folder of the cache, which may be deleted at any time; a relative one is below the workspace. null:
+    cache/ in the workspace."""
     tracking: Literal["wandb", "none"]
     """Where metrics go in addition to metrics.jsonl."""
     project: str

@@ -12,10 +12,11 @@ from distracted.errors import SubmissionError
 _TOLERANCE = 1e-4  # of the sum of a row
 
 
-def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> None:
+def check_submission(path: Path, sample: Path | pd.DataFrame, *, name: Path | None = None) -> None:
     """Check a submission file against the competition's sample.
 
     Args:
+        sample: The file, or its table: the columns in order, and the images in the first.
         name: The path that errors name, if `path` is a temporary file.
 
     Raises:
@@ -23,7 +24,8 @@ def check_submission(path: Path, sample: Path, *, name: Path | None = None) -> N
         SubmissionError: columns or their order differ; an image is missing, repeated or unknown; a value is
             not a finite number in [0, 1]; a row does not sum to 1. Names the row and image.
     """
-    table, expected = read_table(path), read_table(sample)
+    table = read_table(path)
+    expected = sample if isinstance(sample, pd.DataFrame) else read_table(sample)
     path = name or path
     if list(table.columns) != list(expected.columns):
         raise SubmissionError(

@@ -36,6 +36,8 @@ def worst_table(store: Store, scored: RowScores) -> "wandb.Table":
     paths, classes = store.competition.train_paths(), scored.classes
     facts = ("img", "subject", "fold", "true", "predicted", "loss", "p(true)", "p(predicted)")
     table = wandb.Table(columns=["picture", *facts])
+    if not store.competition.has_images:
+        return table
     for index, row in worst_rows(scored, num=NUM_PICTURES, per_class=0).iterrows():
         picture = wandb.Image(shrink(read_rgb(paths[int(str(index))]), width=PICTURE_SIZE), file_type="jpg")
         names = [classes[row[column]] for column in ("label", "predicted")]

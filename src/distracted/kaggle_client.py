@@ -90,7 +90,8 @@ def _by_status(error: BaseException, response: "requests.Response", competition:
         return f"too many requests (429: {reason}); repeat the command {_wait(response)}"
     if status >= 500:
         return f"Kaggle itself fails ({status}: {reason}); repeat the command later"
-    return f"Kaggle refuses ({status}: {reason})"
+    daily = "; Kaggle counts submissions a day from midnight UTC" if "submission" in reason.lower() else ""
+    return f"Kaggle refuses ({status}: {reason}){daily}"
 
 
 def _refused(credentials: Credentials) -> str:

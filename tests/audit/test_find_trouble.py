@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -29,7 +28,6 @@ from distracted.progress import silent
 from distracted.schema import RunConfig, hash_config
 from distracted.training.resolve import resolve
 
-needs_cleanlab = pytest.mark.skipif(find_spec("cleanlab") is None, reason="the extra is not installed")
 WriteRun = Callable[..., None]
 PACKAGE = ("model.image_size=64", "runtime.tracking=none", "training.num_folds=3", "runtime.num_workers=0")
 
@@ -241,7 +239,6 @@ class TestAlike:
         assert np.triu(similarity, 1).max() < 0.8
 
 
-@needs_cleanlab
 class TestLabels:
     def test_flipped_labels_are_detected_among_confident_predictions(self) -> None:
         rng = np.random.default_rng(0)
@@ -285,7 +282,6 @@ class TestLabels:
         assert after[1].tolist() == before[1]
 
 
-@needs_cleanlab
 def test_an_audit_is_stored_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:

@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture clean check-venv
+.PHONY: help setup setup-dev demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture clean check-venv check-dev always
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -17,6 +17,8 @@ PYTHON ?= python3
 ENV := $(or $(call given,VENV),.venv)
 PY := $(call quoted,$(ENV)/bin/python)
 STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
+DEV_STAMP := $(if $(call given,VENV),check-dev,.venv/.stamp-dev)
+INSTALL = scripts/install.py $(call option,EXTRAS,--extras) $(call option,TORCH_INDEX,--torch-index)
 DATA_OPT = $(call path,DATA,--data)
 PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile)
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky) $(call option,TIME_LIMIT,--time-limit)
@@ -27,13 +29,13 @@ help:  ## Show this list
 demo: $(STAMP)  ## Run the whole job on the embedded sample, from photographs to a submission
 	@$(PY) scripts/demo.py $(call flag,SHORT,--short)
 
-test: $(STAMP)  ## Run all tests
+test: $(DEV_STAMP)  ## Run all tests
 	@$(PY) -m pytest $(PARALLEL)
 
-test-fast: $(STAMP)  ## Run the tests that take under two minutes in all
+test-fast: $(DEV_STAMP)  ## Run the tests that take under two minutes in all
 	@$(PY) -m pytest $(PARALLEL) -m "not slow"
 
-lint: $(STAMP)  ## Check style, types and known vulnerabilities of the locked packages
+lint: $(DEV_STAMP)  ## Check style, types and known vulnerabilities of the locked packages
 	@$(PY) -m ruff check --no-cache . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(PY) scripts/vulnerabilities.py
 
 sample: $(STAMP)  ## Render the embedded sample (SUBJECTS= TEST_SUBJECTS= FRAMES= SIZE= SEED=)
@@ -120,7 +122,7 @@ pictures: $(STAMP)  ## Draw sheets of the data, its regions and the augmentation
 docs: $(STAMP)  ## Write docs/config.md from the schema
 	@$(PY) scripts/config_docs.py
 
-bench: $(STAMP)  ## Compare the speed with other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
+bench: $(DEV_STAMP)  ## Compare the speed with other libraries (PARTS="loader train features predict blend smooth growth" FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/run.py $(call option,PARTS,--parts) $(call option,FOLDER,--folder)
 
 torture: $(STAMP)  ## Kill one fold's training again and again, and compare the result with an undisturbed one (KILLS=30 MODEL= DATA= SET= FOLDER=)
@@ -130,17 +132,25 @@ clean:  ## Remove the environment, caches and the rendered sample, which can all
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: $(STAMP)  ## Set up .venv; every other target does so if it is missing
+setup: $(if $(call given,VENV),,$(STAMP))  ## Set up .venv for users, or add the project to VENV= and keep its torch (EXTRAS="onnx cluster" TORCH_INDEX=)
+	@$(if $(call given,VENV),$(PY) $(INSTALL),echo '.venv is ready')
 
-.venv/.stamp: pyproject.toml requirements.lock
+setup-dev: $(DEV_STAMP)  ## Set up .venv for developers: tests, lint, all extras
+	@echo '$(ENV) is ready'
+
+.venv/.stamp: pyproject.toml requirements.lock $(if $(call given,EXTRAS)$(call given,TORCH_INDEX),always)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=... names one")'
-	@printf 'setting up .venv: a few minutes, once (log: .venv/setup.log) '
-	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --disable-pip-version-check -e '.[dev]' -c requirements.lock >.venv/setup.log 2>&1 & \
-	pid=$$!; trap 'kill $$pid; exit 130' INT TERM; \
-	while kill -0 $$pid 2>/dev/null; do printf .; sleep 3; done; \
-	wait $$pid && echo ' done' || { echo ' failed'; tail -n 20 .venv/setup.log; exit 1; }
+	@$(PYTHON) $(INSTALL) --venv
 	@touch $@
 
+.venv/.stamp-dev: .venv/.stamp
+	@.venv/bin/python scripts/install.py --extras dev
+	@touch $@
+
+always:
+
 check-venv:
-	@$(PY) -c 'import distracted' 2>/dev/null || { echo "VENV="$(call quoted,$(ENV))": the project is not installed there; "$(PY)" -m pip install -e '.[dev]' -c requirements.lock"; exit 1; }
+	@$(PY) -c 'import distracted' 2>/dev/null || { echo "VENV="$(call quoted,$(ENV))": the project is not installed there; make setup VENV="$(call quoted,$(ENV))" installs it and keeps its torch"; exit 1; }
+
+check-dev: check-venv
+	@$(PY) -c 'import pytest' 2>/dev/null || { echo "VENV="$(call quoted,$(ENV))": pytest is not installed there; make setup EXTRAS=dev VENV="$(call quoted,$(ENV))" installs what developers need"; exit 1; }

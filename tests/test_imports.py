@@ -41,6 +41,7 @@ LEAVES = (
     "locks",
     "cores",
     "reach",
+    "kaggle_credentials",
     "kaggle_client",
 )
 
@@ -230,7 +231,7 @@ def environment_reads(source: Source) -> list[str]:
 
 
 def test_the_library_reads_no_environment() -> None:
-    """Except switches that packages read when imported, WANDB_MODE, and torchrun's variables."""
+    """Except switches that packages read when imported, WANDB_MODE, Kaggle's and torchrun's variables."""
     reads = {source.module: uses for source in SOURCES if (uses := environment_reads(source))}
     switches = (
         "distracted.data.transforms",
@@ -239,7 +240,8 @@ def test_the_library_reads_no_environment() -> None:
         "distracted.tracking",
     )
     torchrun = reads.pop("distracted.training.distributed")
-    assert set(torchrun) == {"os.environ"}
+    kaggle = reads.pop("distracted.kaggle_credentials")
+    assert set(torchrun) == set(kaggle) == {"os.environ"}
     wandb_mode = {"distracted.tracking.client": ["os.environ"]}
     assert reads == wandb_mode | {module: ["os.environ.setdefault"] for module in switches}
 

@@ -1,12 +1,11 @@
 """A competition is downloaded completely or not at all, and no archive writes outside of its folder."""
 
-import os
 import random
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,9 @@ from distracted.config import load_data_config
 from distracted.data import download
 from distracted.data.download import download_competition, unpack
 from distracted.errors import CredentialsError, DataError
+from distracted.paths import CONFIGS
 from distracted.schema import DataConfig
+from kaggle_stand_in import TOKEN, Answer, KaggleServer, isolate, kaggle_server
 
 LINK = 0o120777 << 16  # a symbolic link's mode in a member's attributes
 
@@ -231,19 +232,6 @@ class TestDownload:
             download_competition(data)
         assert list(data.folder.parent.iterdir()) == []
 
-    @pytest.mark.parametrize(
-        "error", [PermissionError("403 - Forbidden\nmore"), SystemExit(1), RuntimeError()]
-    )
-    def test_kaggle_refuses(self, data: DataConfig, stand_in: MakeStandIn, error: BaseException) -> None:
-        def refuse(folder: Path) -> None:
-            raise error
-
-        stand_in(refuse)
-        with pytest.raises(CredentialsError, match=r"state-farm.* cannot be .*accept .*rules") as info:
-            download_competition(data)
-        assert "\n" not in str(info.value)
-        assert list(data.folder.parent.iterdir()) == []
-
     def test_an_existing_folder_is_not_touched(self, data: DataConfig, stand_in: MakeStandIn) -> None:
         client = stand_in(lambda folder: None)
         data.folder.mkdir(parents=True)
@@ -260,43 +248,78 @@ class TestDownload:
         assert not client.asked
 
 
-def test_without_credentials_two_lines_say_where_to_put_them(tmp_path: Path) -> None:
-    """The real client signs in on import, so it runs in another process with an empty home folder."""
-    code = (
-        "from distracted.errors import CredentialsError\n"
-        "from distracted.kaggle_client import sign_in\n"
-        "try:\n    sign_in()\nexcept CredentialsError as error:\n    print(error, end='')"
-    )
-    others = {name: value for name, value in os.environ.items() if not name.startswith(("KAGGLE", "XDG"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=others | {"HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stderr == ""  # the client's own help is suppressed
-    first, second = done.stdout.splitlines()
-    assert "no Kaggle credentials found" in first
-    assert "~/.kaggle/kaggle.json" in first
-    assert "KAGGLE_USERNAME and KAGGLE_KEY" in second
-    assert done.returncode == 0
+class TestKaggle:
+    """With Kaggle's own client and a local server."""
 
+    @pytest.fixture(autouse=True)
+    def kaggle(
+        self, archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> Iterator[KaggleServer]:
+        content = write_zip(archive, {"imgs/test/img_1.jpg": b"x"}).read_bytes()
+        with kaggle_server(content) as server:
+            isolate(monkeypatch, tmp_path / "home", server.url)
+            monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+            yield server
 
-def test_a_client_that_calls_exit(monkeypatch: pytest.MonkeyPatch, data: DataConfig) -> None:
-    """Kaggle's client does so without credentials; its output is suppressed."""
-
-    class KaggleApi:
-        def authenticate(self) -> None:
-            print("Could not find kaggle.json")
-            raise SystemExit(1)
-
-    module = type(sys)("kaggle.api.kaggle_api_extended")
-    module.KaggleApi = KaggleApi  # type: ignore[attr-defined]
-    for name in ("kaggle", "kaggle.api"):
-        monkeypatch.setitem(sys.modules, name, type(sys)(name))
-    monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", module)
-    with pytest.raises(CredentialsError, match="no Kaggle credentials found") as info:
+    def test_a_download(
+        self, data: DataConfig, kaggle: KaggleServer, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         download_competition(data)
-    assert len(str(info.value).splitlines()) == 2
-    assert not data.folder.parent.exists()
+        assert tree(data.folder) == {"imgs/test/img_1.jpg": b"x"}
+        assert kaggle.names()[-2:] == ["DownloadDataFiles", "all.zip"]
+        assert kaggle.asked[-2][1] == f"Bearer {TOKEN}"
+        assert "secret" not in "".join(capfd.readouterr())
+
+    @pytest.mark.parametrize(
+        ("status", "message", "problem"),
+        [
+            (401, "Unauthenticated", "KAGGLE_API_TOKEN is wrong, expired or revoked; create a new token"),
+            (403, "You must accept this competition's rules", r"denies access .*accept this competition's"),
+            (403, "Permission 'competitions.participate' was denied", r"competitions/state-farm-.*/rules"),
+            (404, "", r"no competition state-farm-.* \(404\); data\.kaggle"),
+            (429, "Too many", r"too many requests \(429: Too many\); repeat the command in 90 seconds"),
+            (500, "", r"Kaggle itself fails \(500: 500 Server Error: .*\); repeat the command later"),
+        ],
+    )
+    def test_kaggle_refuses(
+        self, data: DataConfig, kaggle: KaggleServer, status: int, message: str, problem: str
+    ) -> None:
+        kaggle.refuse("DownloadDataFiles", status, message, Retry_After="90")
+        with pytest.raises(DataError, match=problem) as info:
+            download_competition(data)
+        assert len(str(info.value).splitlines()) <= 2
+        assert "localhost" not in str(info.value) and TOKEN not in str(info.value)
+        assert list(data.folder.parent.iterdir()) == []
+
+    def test_the_storage_refuses(self, data: DataConfig, kaggle: KaggleServer) -> None:
+        """The archive's address holds a signature."""
+        kaggle.refuse("all.zip", 403)
+        with pytest.raises(DataError, match="denies access") as info:
+            download_competition(data)
+        assert "secret" not in str(info.value)
+
+    def test_the_network_fails(self, data: DataConfig, kaggle: KaggleServer) -> None:
+        kaggle.answers["DownloadDataFiles"] = Answer(drop=True)
+        with pytest.raises(DataError, match="Kaggle cannot be reached; check the network"):
+            download_competition(data)
+
+    def test_without_credentials(self, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("KAGGLE_API_TOKEN")
+        with pytest.raises(CredentialsError, match="no Kaggle credentials found"):
+            download_competition(data)
+        assert not data.folder.parent.exists()
+
+    @pytest.mark.slow
+    def test_the_command(self, tmp_path: Path, kaggle: KaggleServer) -> None:
+        """As a process of its own: first the rules are not accepted, then they are."""
+        command = [sys.executable, "scripts/download.py", "--root", str(tmp_path)]
+        page = "https://www.kaggle.com/competitions/state-farm-distracted-driver-detection/rules"
+        accepted = kaggle.answers["DownloadDataFiles"]
+        kaggle.refuse("DownloadDataFiles", 403, "You must accept this competition's rules")
+        done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True)
+        assert done.returncode == 1 and page in done.stderr.replace("\n", "")
+        assert "Traceback" not in done.stderr and "secret" not in done.stdout + done.stderr
+        kaggle.answers["DownloadDataFiles"] = accepted
+        done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert tree(tmp_path / "input/state_farm") == {"imgs/test/img_1.jpg": b"x"}

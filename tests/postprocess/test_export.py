@@ -5,7 +5,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ from distracted.predictions.store import Store
 from networks_with_statistics import BACKBONES, make_network, pictures
 from untrained import RUNTIME, write_untrained
 
+onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 pytestmark = pytest.mark.slow  # networks in each
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from distracted.postprocess.smooth import METHODS, Smooth, from_json, to_json
 from distracted.postprocess.step import Examples, Subset
 
 Floats = np.ndarray
+EXACT = ["faiss", "sklearn"] if find_spec("faiss") else ["sklearn"]
 PRIOR = np.full(3, 1 / 3)
 MANY = {"k": 50, "size": 100}
 
@@ -35,7 +37,7 @@ def log_probs_of(num_images: int = 60, *, seed: int = 1) -> Floats:
 # Neighbours
 
 
-@pytest.mark.parametrize("exact", ["faiss", "sklearn"])
+@pytest.mark.parametrize("exact", EXACT)
 def test_neighbours_are_the_nearest_directions_from_the_mean(exact: str) -> None:
     features = features_of()
     neighbours = nearest_neighbours(features, 5, exact=exact)
@@ -47,7 +49,7 @@ def test_neighbours_are_the_nearest_directions_from_the_mean(exact: str) -> None
     np.testing.assert_allclose(neighbours.distances, np.sort(distances, axis=1)[:, :5], atol=2e-3)
 
 
-@pytest.mark.parametrize("exact", ["faiss", "sklearn"])
+@pytest.mark.parametrize("exact", EXACT)
 def test_no_image_is_its_own_neighbour_even_where_many_are_alike(exact: str) -> None:
     features = np.repeat(features_of(6), 5, axis=0)
     neighbours = nearest_neighbours(features, 7, exact=exact)

@@ -1,9 +1,9 @@
 """Sending a submission ends with a score, a rejection or a one-line error, and never changes the file.
 
-Tests cannot reach Kaggle: a stand-in for its client answers with the client's own types.
+Tests cannot reach Kaggle: a stand-in for its client answers with the client's own types, or a local server
+answers the client itself.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from conftest import RecordedProgress
 from distracted.errors import CredentialsError, SubmissionError
 from distracted.submission import send
 from distracted.submission.send import read_scores, send_submission
+from kaggle_stand_in import TOKEN, Answer, KaggleServer, isolate, kaggle_server
 
 REF = 77
 
@@ -121,16 +122,6 @@ def test_a_broken_upload_is_reported_at_once(path: Path, monkeypatch: pytest.Mon
     assert client.polls == 0
 
 
-@pytest.mark.parametrize(
-    "error", [requests.ConnectionError("no route to host"), requests.HTTPError("403 Client Error: Forbidden")]
-)
-def test_errors_of_the_client_become_one_line(
-    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    with pytest.raises(SubmissionError, match=f"is valid, but could not be sent: {error}"):
-        send_by(StandIn(fails=error), path, monkeypatch)
-
-
 def test_an_error_after_sending_warns_against_sending_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +131,7 @@ def test_an_error_after_sending_warns_against_sending_again(
         raise requests.ConnectionError("reset by peer")
 
     monkeypatch.setattr(client, "competition_submissions", fail)
-    with pytest.raises(SubmissionError, match=r"was sent, but .*reset by peer.*before sending it again"):
+    with pytest.raises(SubmissionError, match=r"was sent, but .*cannot be reached.*before sending it again"):
         send_by(client, path, monkeypatch)
     assert len(client.sent) == 1
 
@@ -151,23 +142,71 @@ def test_data_without_a_competition_is_not_sent(path: Path, monkeypatch: pytest.
         send_submission(path, competition=None, message="")
 
 
-def test_without_credentials_the_error_names_the_remedy(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With Kaggle's own client, which looks for credentials in the home folder and the environment."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(CredentialsError, match=r"kaggle\.json") as refusal:
-        send_submission(path, competition="state-farm", message="")
-    assert len(str(refusal.value).splitlines()) == 2
-
-
 def test_progress_counts_the_polls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = StandIn(SubmissionStatus.PENDING, SubmissionStatus.PENDING, SubmissionStatus.COMPLETE)
     monkeypatch.setattr(send, "sign_in", lambda: client)
     progress = RecordedProgress()
     send_submission(path, competition="state-farm", message="", progress=progress)
     assert progress.tasks == [(60, 2)]
+
+
+class TestKaggle:
+    """With Kaggle's own client and a local server."""
+
+    @pytest.fixture(autouse=True)
+    def kaggle(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleServer]:
+        with kaggle_server() as server:
+            isolate(monkeypatch, tmp_path / "home", server.url)
+            monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+            yield server
+
+    def send(self, path: Path) -> dict[str, float]:
+        return send_submission(path, competition="state-farm", message="ensemble: expected 0.2500")
+
+    def test_the_file_is_sent_and_scored(
+        self, path: Path, kaggle: KaggleServer, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.send(path) == {"public": 0.25, "private": 0.5}
+        names = ["StartSubmissionUpload", "upload", "CreateSubmission", "ListSubmissions"]
+        assert kaggle.names()[-4:] == names
+        _, authorization, content = kaggle.asked[-3]
+        assert (authorization, content) == ("", path.read_bytes())  # storage gets no token
+        assert "secret" not in "".join(capfd.readouterr())
+
+    @pytest.mark.parametrize("call", ["StartSubmissionUpload", "CreateSubmission"])
+    @pytest.mark.parametrize(
+        ("status", "message", "problem"),
+        [
+            (400, "Your team has used its daily Submission allowance (5)", "daily Submission allowance"),
+            (401, "", "KAGGLE_API_TOKEN is wrong, expired or revoked"),
+            (403, "Permission denied", "accept the rules on https://www.kaggle.com/competitions/state-farm/"),
+            (404, "", "Kaggle has no competition state-farm"),
+            (429, "Too many requests", "repeat the command in a few minutes"),
+            (503, "", "Kaggle itself fails"),
+        ],
+    )
+    def test_kaggle_refuses(
+        self, path: Path, kaggle: KaggleServer, call: str, status: int, message: str, problem: str
+    ) -> None:
+        kaggle.refuse(call, status, message)
+        with pytest.raises(SubmissionError, match=f"is valid, but could not be sent: .*{problem}") as info:
+            self.send(path)
+        assert len(str(info.value).splitlines()) <= 2 and TOKEN not in str(info.value)
+
+    def test_the_storage_refuses_the_file(
+        self, path: Path, kaggle: KaggleServer, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        kaggle.refuse("upload", 403)
+        with pytest.raises(SubmissionError, match="could not be sent: Could not submit to competition"):
+            self.send(path)
+        assert "secret" not in "".join(capfd.readouterr())
+
+    def test_the_network_fails_while_the_score_is_awaited(self, path: Path, kaggle: KaggleServer) -> None:
+        kaggle.answers["ListSubmissions"] = Answer(drop=True)
+        with pytest.raises(SubmissionError, match=r"was sent, but .*cannot be reached.*before sending it"):
+            self.send(path)
+
+    def test_without_credentials(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("KAGGLE_API_TOKEN")
+        with pytest.raises(CredentialsError, match="no Kaggle credentials found"):
+            self.send(path)

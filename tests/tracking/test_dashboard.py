@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from distracted.errors import TrackingError
 from distracted.tracking.dashboard import build_dashboard, save_dashboard
 
 RUNTIME = load_runtime_config()
+needs_workspaces = pytest.mark.skipif(not find_spec("wandb_workspaces"), reason="the extra is not installed")
 # wandb-workspaces uses deprecated features of pydantic.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -22,6 +24,7 @@ def panels(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {section["name"]: section["panels"] for section in sections}
 
 
+@needs_workspaces
 @pytest.mark.slow
 def test_a_workspace_is_saved_and_replaced(
     server: StandIn, go: Callable[[str], None], tmp_path: Path
@@ -42,6 +45,7 @@ def test_a_workspace_is_saved_and_replaced(
     assert (curve["groupAgg"], curve["groupArea"]) == ("mean", "minmax")
 
 
+@needs_workspaces
 def test_panels_use_metrics_that_are_logged() -> None:
     """The library's source contains every metric key and table that a panel uses."""
     spec = build_dashboard("tiny", entity="somebody", project="p")._to_model().model_dump(by_alias=True)

@@ -30,9 +30,7 @@ def can_judge() -> bool:
     """Whether cleanlab is installed; logs how to install it if not."""
     if find_spec("cleanlab") is not None:
         return True
-    _log.warning(
-        "labels are not checked: cleanlab is not installed (pip install -e '.[audit]' -c requirements.lock)"
-    )
+    _log.warning("labels are not checked: cleanlab is not installed; make setup installs it")
     return False
 
 

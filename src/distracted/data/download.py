@@ -7,8 +7,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from distracted.errors import CredentialsError, DataError, first_line
-from distracted.kaggle_client import sign_in
+from distracted.errors import DataError
+from distracted.kaggle_client import refusal, sign_in
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
 
@@ -25,7 +25,8 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
 
     Raises:
         CredentialsError: Kaggle's credentials are missing or refused.
-        DataError: the folder exists, `data.kaggle` is not set, or the archive is damaged or unsafe.
+        DataError: the folder exists, `data.kaggle` is not set, Kaggle refuses the download, or the archive is
+            damaged or unsafe.
     """
     if config.kaggle is None:
         only = "only competitions on Kaggle can be downloaded"
@@ -39,9 +40,8 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
         try:
             api.competition_download_files(config.kaggle, path=temporary, quiet=False)
         except (Exception, SystemExit) as error:  # those of requests and of the client have no common base
-            raise CredentialsError(
-                f"{config.kaggle} cannot be downloaded ({first_line(error)}): unless it is the network or "
-                "the disk, check the credentials and accept the competition's rules on its page"
+            raise DataError(
+                f"{config.kaggle} cannot be downloaded: {refusal(error, config.kaggle)}"
             ) from error
         content = Path(temporary) / "content"
         for folder in (content.parent, content):  # competitions of 2016 have archives within the archive

@@ -40,9 +40,7 @@ class OnRay(AbstractContextManager["OnRay"]):
         try:
             import ray
         except ImportError as error:
-            raise ClusterError(
-                "CLUSTER=: Ray is not installed; pip install -e '.[cluster]' -c requirements.lock"
-            ) from error
+            raise ClusterError("Ray is not installed; make setup EXTRAS=cluster installs it") from error
         self._ray: Any = ray
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and not _listens(host, port):  # Ray itself tries for five minutes

@@ -56,7 +56,7 @@ def export_network(
         WeightsError: the network is gone, damaged or another, or the ONNX model's predictions differ.
     """
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
-        raise ConfigError("make export needs the extra: pip install -e '.[onnx]' -c requirements.lock")
+        raise ConfigError("ONNX is not installed; make setup EXTRAS=onnx installs it")
     on_cpu = runtime.model_copy(update={"device": "cpu"})
     trained = load_trained(store, run, fold, runtime=on_cpu, progress=progress)
     rows = store.folds.valid(fold)[:_NUM_CHECKED]

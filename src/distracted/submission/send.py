@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distracted.errors import SubmissionError, first_line
-from distracted.kaggle_client import sign_in
+from distracted.errors import SubmissionError
+from distracted.kaggle_client import quiet, refusal, sign_in
 from distracted.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -36,9 +36,12 @@ def send_submission(
         )
     api = sign_in()
     try:
-        sent = api.competition_submit(str(path), message, competition, quiet=True)
+        with quiet():
+            sent = api.competition_submit(str(path), message, competition, quiet=True)
     except (Exception, SystemExit) as error:  # the client's exceptions have no common base
-        raise SubmissionError(f"{path} is valid, but could not be sent: {first_line(error)}") from error
+        raise SubmissionError(
+            f"{path} is valid, but could not be sent: {refusal(error, competition)}"
+        ) from error
     if not sent.ref:  # after a broken upload the client raises nothing and returns no number
         raise SubmissionError(f"{path} is valid, but could not be sent: {sent.message}")
     look = "look at the competition's page before sending it again"
@@ -46,7 +49,7 @@ def send_submission(
         scored = _wait_until_scored(api, sent.ref, competition, progress)
     except (Exception, SystemExit) as error:
         raise SubmissionError(
-            f"{path} was sent, but its score could not be requested ({first_line(error)}); {look}"
+            f"{path} was sent, but its score could not be requested: {refusal(error, competition)}; {look}"
         ) from error
     if scored is None:
         raise SubmissionError(f"{path} was sent, but Kaggle has not scored it yet; {look}")

@@ -17,9 +17,7 @@ def build_dashboard(data: str, *, entity: str, project: str) -> Any:
         TrackingError: wandb-workspaces is not installed.
     """
     if find_spec("wandb_workspaces") is None:
-        raise TrackingError(
-            "wandb-workspaces is not installed: pip install -e '.[dashboard]' -c requirements.lock adds it"
-        )
+        raise TrackingError("wandb-workspaces is not installed; make setup EXTRAS=dashboard installs it")
     import wandb_workspaces.workspaces as ws  # slow to import, and an extra
 
     sections = _make_panels().items()

@@ -39,6 +39,7 @@ def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str]) -> N
         path.touch()
         mode = path.stat().st_mode  # follows the umask; the library would restrict the file to its owner
         save_file(tensors, path, metadata=metadata)
+        _sort_metadata(path)
         with suppress(OSError):  # some mounts have no modes
             path.chmod(mode)
     except SafetensorError as error:
@@ -46,6 +47,21 @@ def write_tensors(path: Path, tensors: StateDict, metadata: dict[str, str]) -> N
             raise
         number = int(match[1])
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file in place: the library writes it in another order each time.
+
+    The header is its length, as 8 bytes, and JSON, padded with spaces.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
 
 
 def load_network(path: Path, config: RunConfig, *, config_hash: str, classes: Sequence[str]) -> Network:

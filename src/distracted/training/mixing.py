@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from distracted.inference.device import move
 from distracted.schema import MixingConfig
@@ -143,7 +142,8 @@ def cutmix(images: Tensor, partners: Ints, box: tuple[int, int, int, int]) -> tu
 
 def soft_targets(targets: Tensor, partners: Ints, share: float, *, num_classes: int) -> Tensor:
     """Probabilities, shape (B, num_classes): `share` for the own class, the rest for the partner's."""
-    own = F.one_hot(targets, num_classes).float()
+    # F.one_hot would look at the values on some devices, and wait for them
+    own = (targets[:, None] == torch.arange(num_classes, device=targets.device)).float()
     return torch.lerp(own[_on(targets, partners)], own, share)
 
 

@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture clean check-venv check-dev always
+.PHONY: help setup setup-dev demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -127,6 +127,9 @@ bench: $(DEV_STAMP)  ## Compare the speed with other libraries (PARTS="loader tr
 
 torture: $(STAMP)  ## Kill one fold's training again and again, and compare the result with an undisturbed one (KILLS=30 MODEL= DATA= SET= FOLDER=)
 	@PYTHONPATH=scripts $(PY) bench/torture.py --folder $(call quoted,$(or $(call given,FOLDER),cache/torture)) $(call option,KILLS,--kills) $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS"
+
+gpu-check: $(STAMP)  ## Check and time training and prediction on this machine's card, in 10 minutes (PARTS= OUT= FOLDER= SHORT=1)
+	@PYTHONPATH=scripts $(PY) bench/gpu_check.py $(call option,PARTS,--parts) $(call path,OUT,--out) $(call path,FOLDER,--folder) $(call flag,SHORT,--short)
 
 clean:  ## Remove the environment, caches and the rendered sample, which can all be remade
 	rm -rf .venv cache input/sample src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The parts of `make gpu-check`; each yields rows of its table."""

@@ -58,12 +58,22 @@ def _driver() -> str:
 def check_device(place: Place) -> Iterator[Row]:
     """The device, its messages, and the precision of the card and the model."""
     device = find_device(place.device)
-    expected = "an NVIDIA card is used" if has_card() else "there is no NVIDIA card"
-    yield judged("runtime.device=auto", describe(device), expected, has_card() == (device.type == "cuda"))
+    yield _found(os.environ.get("CUDA_VISIBLE_DEVICES"))
     yield _training_line(place)
     yield from _wrong_names(device)
     yield from _idle_card(place)
     yield from _precision(device)
+
+
+def _found(visible: str | None) -> Row:
+    """The device that `auto` finds: a card, if there is one that is not hidden on purpose."""
+    with logged() as lines:
+        device = find_device("auto")
+    seen = "; ".join([describe(device), *lines])
+    if has_card() and device.type != "cuda" and visible in ("", "-1"):
+        return skipped("runtime.device=auto", f"CUDA_VISIBLE_DEVICES={visible} hides the card; {seen}")
+    expected = "an NVIDIA card is used" if has_card() else "there is no NVIDIA card"
+    return judged("runtime.device=auto", seen, expected, device.type == "cuda" or not has_card())
 
 
 def _training_line(place: Place) -> Row:

@@ -36,7 +36,7 @@ def _training(place: Place) -> Iterator[Row]:
     batch_size = 8 if place.is_short else 64
     settings = [*network, f"training.batch_size={batch_size}", "phases.scratch.epochs=2"]
     fresh(place.folder / "memory")
-    need = _batch_memory(place, settings, batch_size) if place.is_cuda else 0
+    need = _batch_memory(place, settings) if place.is_cuda else 0
     place.train("memory", "resnet50", *settings, run="whole")
     with _too_little(need, limit=batch_size // 2), _watched() as leaks, logged():
         halved, lines = place.train("memory", "resnet50", *settings, run="halved")
@@ -60,11 +60,12 @@ def _steps(place: Place, run: str) -> int:
     return max(int(line.get("step", 0)) for line in map(json.loads, lines))
 
 
-def _batch_memory(place: Place, settings: list[str], batch_size: int) -> int:
+def _batch_memory(place: Place, settings: list[str]) -> int:
     """Bytes that this process may use, so that a batch does not fit and half of it does."""
     run = place.phase("resnet50", *settings)
     size = run.context.config.model.image_size
     assert isinstance(size, int)
+    batch_size = run.loader.num_before(1)  # the largest: batches are made of nearly equal size
     images = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8, device=run.device)
     batch = Batch(images, torch.arange(batch_size))
     run.step(batch)

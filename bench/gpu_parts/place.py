@@ -1,5 +1,6 @@
 """Where the parts of `make gpu-check` work: the device, a folder, photographs, and trainings on them."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -110,6 +111,7 @@ class Place:
         Args:
             lasts: Epochs of the phase.
         """
+        gc.collect()  # earlier phases, whose parts refer to each other
         context = self.context(model, f"phases.scratch.epochs={lasts}", *overrides, name=name)
         training = FoldTraining(context)
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from distracted.data.loading import Batch
-from distracted.errors import DistractedError
+from distracted.errors import DistractedError, first_line
 from distracted.files import sha256_file
 from distracted.models.network import fingerprint
 from distracted.paths import CONFIGS
@@ -98,8 +98,8 @@ def check_models(place: Place) -> Iterator[Row]:
         try:
             with logged() as lines:
                 digests = {_three_steps(place, name, settings) for _ in range(2)}
-        except DistractedError as error:
-            yield judged(name, str(error), "three steps, twice", False)
+        except (DistractedError, RuntimeError) as error:
+            yield judged(name, first_line(error), "three steps, twice", False)
             continue
         named = next((line for line in lines if _NAMED in line), "")
         same = len(digests) == 1

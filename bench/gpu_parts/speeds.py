@@ -99,7 +99,9 @@ def check_steps(place: Place) -> Iterator[Row]:
                 run = place.phase(model, *settings)
                 try:
                     work = _stepping(run, cycle([_batch(run, size)]))
-                    found[str(size)] = rate(work, place.device, seconds=_seconds(place))
+                    speed = rate(work, place.device, seconds=_seconds(place))
+                    parts = f" in {run.micro_batches} parts" if run.micro_batches > 1 else ""
+                    found[f"{size}{parts}"] = speed
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise

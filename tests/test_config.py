@@ -371,6 +371,7 @@ class TestHash:
         [
             "runtime.device=cpu",
             "runtime.num_workers=3",
+            "runtime.prediction_batch_size=64",
             "runtime.tracking=none",
             "runtime.project=other",
             "runtime.validate_every_epoch=false",

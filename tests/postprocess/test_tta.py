@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from distracted.postprocess.networks import load_trained
 from distracted.postprocess.tta import augment_run
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
+from distracted.progress import Advance
 from distracted.submission.submit import write_submission
 from distracted.training.feed import Images
 from untrained import RUNTIME, write_untrained
@@ -93,7 +97,32 @@ def test_the_gain_is_the_paired_difference(store: Store, parent: Run) -> None:
 def test_progress_counts_every_image_once(store: Store, parent: Run) -> None:
     progress = RecordedProgress()
     augment_run(store, run="tiny", views=VIEWS["scales"], runtime=RUNTIME, progress=progress)
-    assert progress.tasks == [(18, 18), (18, 18), (7, 7)] * 3  # the check, held-out subjects, the test set
+    checks, held_out, test_set = [(18, 18)] * 3, [(18, 18)] * 3, [(7, 7)]  # one pass for all folds
+    assert progress.tasks == checks + test_set + held_out
+
+
+def test_an_interrupted_pass_over_the_test_set_goes_on(store: Store, parent: Run) -> None:
+    class Interrupted(Exception):
+        pass
+
+    @contextmanager
+    def stopping(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
+        def advance(number: int = 1, /, **_: float) -> None:
+            if "test set" in label:
+                raise Interrupted
+
+        yield advance
+
+    runtime = RUNTIME.model_copy(update={"prediction_batch_size": 3})
+    options: dict[str, Any] = {"run": "tiny", "views": VIEWS["scales"], "runtime": runtime}
+    augment_run(store, name="whole", **options)
+    shutil.rmtree(store.workspace.cache("tiny") / "views")
+    with pytest.raises(Interrupted):
+        augment_run(store, **options, progress=stopping)
+    progress = RecordedProgress()
+    augment_run(store, **options, progress=progress)
+    assert (4, 4) in progress.tasks and (7, 7) not in progress.tasks  # of seven, three were done
+    assert store.read_run("tiny_tta").test.tobytes() == store.read_run("whole").test.tobytes()
 
 
 # What is done already

@@ -58,12 +58,12 @@ onnx = ["onnx"]
 LOCK = "helper==1.0\nnumpy==2.4\nonnx==1.0\npytest==9.0\ntorch==2.14\ntorchvision==0.29\n"
 
 
-def write_wheel(folder: Path, name: str, version: str, *needs: str) -> None:
-    """A package of one module that holds its version."""
+def write_wheel(folder: Path, name: str, version: str, *needs: str, module: str = "") -> None:
+    """A package of one module, by default of its own name, that holds its version."""
     info = f"{name}-{version}.dist-info"
     metadata = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {need}" for need in needs)]
     files = {
-        f"{name}.py": f"__version__ = {version!r}\n",
+        f"{module or name}.py": f"__version__ = {version!r}\n",
         f"{info}/METADATA": "\n".join(["Metadata-Version: 2.1", *metadata, ""]),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -279,6 +279,22 @@ class TestForeignEnvironment:
         output, _ = process.communicate(timeout=120)
         assert process.returncode != 0 and "torchvision 0.29 depends on torch==2.14" in output
         assert project.versions(host) == {"torch": "2.6", "numpy": "2.1"}
+
+    def test_an_old_kaggle_does_not_take_the_files_of_the_new_one_away(
+        self, project: Project, host: Path
+    ) -> None:
+        """kaggle 1.7 holds kagglesdk, later a package of its own; pip removes the old files last."""
+        write_wheel(project.wheels, "kaggle", "1.7", module="kagglesdk")
+        write_wheel(project.wheels, "kaggle", "2.2", "kagglesdk")
+        write_wheel(project.wheels, "kagglesdk", "0.1")
+        pip_install(project, host, "kaggle==1.7")
+        text = (project.folder / "pyproject.toml").read_text()
+        (project.folder / "pyproject.toml").write_text(text.replace('"helper"', '"helper", "kaggle>=2.1"'))
+        assert "changed (restart a notebook that has imported one): kaggle 1.7 -> 2.2" in project.make(
+            "setup", f"VENV={host}"
+        )
+        (module,) = host.glob("lib/*/site-packages/kagglesdk.py")
+        assert "0.1" in module.read_text()
 
 
 def test_constraints_of_a_foreign_environment() -> None:

@@ -53,6 +53,14 @@ def test_the_number_of_workers_changes_no_byte(train: Train) -> None:
     assert none.test.tobytes() == two.test.tobytes()
 
 
+def test_the_batch_size_of_prediction_changes_only_rounding(train: Train) -> None:
+    """On a CPU `auto` is that of the config, which runs of earlier versions may have set."""
+    one, many = (train(f"runtime.prediction_batch_size={number}") for number in (1, 40))
+    np.testing.assert_allclose(one.test, many.test, atol=1e-5)
+    earlier = train("inference.batch_size=1")
+    assert earlier.test.tobytes() == one.test.tobytes()
+
+
 def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Path) -> None:
     overrides = "augment.policy=heavy", "augment.short_side=12"
     cached, uncached = (train(*overrides, f"runtime.cache_gb={limit}") for limit in ("auto", 0))

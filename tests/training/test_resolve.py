@@ -8,6 +8,7 @@ import torch
 from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.inference import device as device_module
+from distracted.schema import TrainPhase
 from distracted.training.resolve import Resolved, resolve
 
 CUDA = torch.device("cuda")
@@ -40,3 +41,26 @@ def test_a_training_is_described_in_one_line() -> None:
     assert resolved.describe() == "on cuda:0 (Tesla T4, 15 GB), fp16, 4 loader workers, batches of 32"
     team = "on cuda:0 (Tesla T4, 15 GB), fp16, 2 loader workers, batches of 32, 2 processes with a part each"
     assert resolved.describe(2) == team
+
+
+def resolve_on_cpu(*overrides: str) -> Resolved:
+    config = load_config(model="resnet50", data="sample", overrides=["model.weights=none", *overrides])
+    return resolve(config, num_folds=5, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("optimizer", "factor"), [("sgd", 4.0), ("adamw", 2.0), ("rmsprop", 2.0)])
+def test_rates_scale_with_the_batch(optimizer: str, factor: float) -> None:
+    scratch = f"phases.scratch.optimizer={optimizer}", "phases.scratch.head_lr=0.01"
+    plain = resolve_on_cpu(*scratch).config.phases["scratch"]
+    scaled = resolve_on_cpu(*scratch, "training.batch_size=64", "training.rates_for=16").config
+    phase = scaled.phases["scratch"]
+    assert isinstance(plain, TrainPhase) and isinstance(phase, TrainPhase)
+    assert phase.lr == pytest.approx(plain.lr * factor)
+    assert phase.head_lr == pytest.approx(0.01 * factor)
+    named = f"phases.scratch.lr={phase.lr!r}", f"phases.scratch.head_lr={phase.head_lr!r}"
+    assert resolve_on_cpu(scratch[0], *named, "training.batch_size=64").config.hash == scaled.hash
+
+
+def test_rates_for_the_same_batch_change_no_hash() -> None:
+    batch_size = resolve_on_cpu().config.training.batch_size
+    assert resolve_on_cpu(f"training.rates_for={batch_size}").config.hash == resolve_on_cpu().config.hash

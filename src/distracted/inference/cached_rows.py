@@ -41,6 +41,8 @@ def cached_rows(
 ) -> NDArray[np.float32]:
     """A row of numbers for each image of a loader, in its order, memory-mapped, shape (num_images, width).
 
+    Where the function computes an array for each image, the row is that array, flattened.
+
     Args:
         path: The .npy file; its name stands for all inputs.
         start: Called if rows are missing; returns the loader, and the function that computes the rows of a
@@ -65,7 +67,7 @@ def cached_rows(
                 except TrainingError:
                     file.discard()
                     raise
-                file.write(computed)
+                file.write(computed.reshape(len(computed), -1))
                 step(len(computed))
                 after_batch()
                 if held.is_lost:

@@ -25,7 +25,7 @@ class RunConfig(Section):
     phases: dict[str, Phase]
     """Phases by name, in the order in which they run."""
     training: TrainingConfig
-    inference: InferenceConfig
+    inference: InferenceConfig = InferenceConfig()
     data: DataConfig
     runtime: RuntimeConfig
 

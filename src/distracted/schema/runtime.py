@@ -1,4 +1,4 @@
-"""How to run: device, workers, tracking; and the batch size of predictions."""
+"""How to run: device, workers, cache, tracking."""
 
 from typing import Annotated, Literal
 
@@ -10,8 +10,8 @@ from distracted.schema.base import Section
 class InferenceConfig(Section):
     """Forward passes over validation and test images."""
 
-    batch_size: PositiveInt
-    """Images in a batch of predictions; it enters the hash, since it changes rounding."""
+    batch_size: PositiveInt = 32
+    """Only for runs of earlier versions, whose hash it is part of: runtime.prediction_batch_size counts."""
 
 
 class RuntimeConfig(Section):
@@ -21,6 +21,8 @@ class RuntimeConfig(Section):
     """`auto` (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1 (that GPU alone) or mps."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
     """Processes that load images; `auto`: with a GPU one a core, at most 16. It changes no result."""
+    prediction_batch_size: PositiveInt | Literal["auto"]
+    """Images in a batch of predictions; `auto`: 32 on a CPU, 256 elsewhere. Where memory runs out, less."""
     cache_gb: NonNegativeFloat | Literal["auto"]
     """Disk space for decoded training images, in GB; `auto`: half of what is free; 0: no cache."""
     cache_dir: str | None = None

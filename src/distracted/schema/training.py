@@ -40,6 +40,9 @@ class TrainingConfig(Section):
     classes."""
     focal_gamma: NonNegativeFloat = added_later(2.0)
     """Exponent of the focal loss."""
+    rates_for: PositiveInt | None = added_later(None)
+    """Batch size that the rates of train phases are meant for: with a larger one they grow, linearly for
+    sgd, with the square root for the others. null: they stay as they are."""
 
     @model_validator(mode="after")
     def _gamma_of_focal(self) -> Self:

@@ -28,6 +28,8 @@ from distracted.schema import ModelConfig
 from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Resolved
 
+_GPU_BATCH = 256  # images in a batch of predictions: enough to keep a GPU busy
+
 
 @dataclass(frozen=True)
 class Images:
@@ -207,9 +209,11 @@ class Feed:
 
         def start() -> tuple[Loader, Together]:
             transform = Viewer(views, **self._input()) if viewer is None else None
-            batch_size = self.resolved.config.inference.batch_size
             files = Files(images.paths)
-            return Loader(files, images.rows, transform, batch_size=batch_size, **self._workers()), together
+            loader = Loader(
+                files, images.rows, transform, batch_size=self._prediction_batch_size, **self._workers()
+            )
+            return loader, together
 
         if not all(images.contents):
             return together.all_of(start()[0], label, self.progress)
@@ -237,7 +241,7 @@ class Feed:
             pictures: Pictures = Transformed(Files(images.paths), ready.make)
             if all(images.contents):
                 pictures = self._cached(pictures, images, self._input_kind)
-            batch_size, workers = self.resolved.config.inference.batch_size, self._workers()
+            batch_size, workers = self._prediction_batch_size, self._workers()
             if isinstance(pictures, CachedPictures) and pictures.is_complete:
                 workers["num_workers"] = 0  # nothing to decode
             loader = Loader(pictures, images.rows, ready, batch_size=batch_size, **workers)
@@ -254,6 +258,15 @@ class Feed:
             progress=self.progress,
             after_chunk=self.after_batch,
         )
+
+    @property
+    def _prediction_batch_size(self) -> int:
+        config = self.resolved.config
+        asked = config.runtime.prediction_batch_size
+        if asked != "auto":
+            return asked
+        # a run of an earlier version may have been begun with another one
+        return config.inference.batch_size if self.resolved.device.type == "cpu" else _GPU_BATCH
 
     @property
     def _input_kind(self) -> str:

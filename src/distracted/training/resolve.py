@@ -11,7 +11,7 @@ from distracted.inference.cards import describe
 from distracted.inference.device import Precision, find_device, find_precision, find_workers
 from distracted.models.backbone import Backbone, find_backbone
 from distracted.models.weights import Weights, find_weights, trained_on
-from distracted.schema import FeaturesPhase, ModelConfig, Phase, RunConfig, TrainPhase
+from distracted.schema import FeaturesPhase, ModelConfig, Phase, RunConfig, TrainingConfig, TrainPhase
 from distracted.training.losses import check_loss
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     model = with_input(config.model, backbone).model_copy(
         update={"weights": weights.origin, "weights_sha256": weights.sha256}
     )
-    phases = applying_phases(config, pretrained=weights.pretrained)
+    phases = with_scaled_rates(applying_phases(config, pretrained=weights.pretrained), config.training)
     _say_unused(config, phases)
     own = {p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment}
     policies = {name: config.augment.policies[name] for name in sorted({config.augment.policy} | own)}
@@ -82,6 +82,7 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
         update={
             "precision": find_precision(config.training.precision, device, config.model.backbone),
             "num_folds": num_folds,
+            "rates_for": None,  # done
             "tuned_share": _tuned_share(config, phases, pretrained=weights.pretrained),
         }
     )
@@ -156,6 +157,24 @@ def applying_phases(config: RunConfig, *, pretrained: bool) -> dict[str, Phase]:
                 _log.info("phases.%s: from random weights nothing is frozen", name)
                 phases[name] = thawed
     return phases
+
+
+def with_scaled_rates(phases: Mapping[str, Phase], training: TrainingConfig) -> dict[str, Phase]:
+    """The phases with the rates of train phases scaled from `training.rates_for` to the batch size.
+
+    Linear for SGD (Goyal et al. 2017), with the square root for adaptive optimisers (Malladi et al. 2022,
+    who also change the moments' decay).
+    """
+    if training.rates_for is None:
+        return dict(phases)
+    ratio = training.batch_size / training.rates_for
+    scaled = dict(phases)
+    for name, phase in phases.items():
+        if isinstance(phase, TrainPhase):
+            factor = ratio if phase.optimizer == "sgd" else ratio**0.5
+            head_lr = None if phase.head_lr is None else phase.head_lr * factor
+            scaled[name] = phase.model_copy(update={"lr": phase.lr * factor, "head_lr": head_lr})
+    return scaled
 
 
 def _tuned_share(config: RunConfig, phases: Mapping[str, Phase], *, pretrained: bool) -> float:

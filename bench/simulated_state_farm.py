@@ -4,6 +4,7 @@ Each driver has a few rendered frames. Each file is one of them with its own shi
 quality, so that no two files are the same; most have 40 to 50 kB.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,7 @@ def write_driver(folder: Path, key: tuple[int, int], pictures: list[Picture], fr
     missing = [picture for picture in pictures if not picture.path(folder).exists()]
     if not missing:
         return
+    frames = min(frames, max(Counter(picture.label for picture in pictures).values()))
     rendered: dict[int, list[NDArray[np.uint8]]] = {label: [] for label in range(10)}
     for label, frame in render_subject([0, *key], num_frames=frames, width=WIDTH):
         rendered[label].append(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -1,10 +1,10 @@
-"""How often each picture is decoded for cv, tta and smooth of one model over five folds, of State Farm's size.
+"""How often each picture is decoded for cv, tta and smooth of a model over five folds, at State Farm's size.
 
     PYTHONPATH=scripts python bench/state_farm_size.py --folder <folder> --out cache/bench/decodes.json
 
 The competition is simulated (bench/simulated_state_farm.py; 5 GB), and the commands are those that users run,
-with the default recipe on a tiny network of random weights. The number of decodes depends on the stages, not on
-the network. Finished stages are skipped when the script runs again.
+with the default recipe on a tiny network of random weights. The number of decodes depends on the stages, not
+on the network. Finished stages are skipped when the script runs again.
 
 Another version of the project is measured by its own commands:
 
@@ -98,7 +98,7 @@ def run(stage: str, command: str, data: Path, root: Path, scripts: Path) -> dict
 
 def decodes(counts: Path, data: Path) -> dict[str, float]:
     """Mean, least and most decodes of a training picture and of a test picture."""
-    by_number, figures = np.fromfile(counts, dtype=np.uint32), {}
+    by_number, figures = np.fromfile(counts, dtype=np.uint32), dict[str, float]()
     for part, name in (("train", "driver_imgs_list.csv"), ("test", "sample_submission.csv")):
         imgs = pd.read_csv(data / name)["img"].str.extract(r"(\d+)")[0].astype(int)
         of_part = by_number[imgs.to_numpy()]

@@ -2,8 +2,9 @@
 
     PYTHONPATH=scripts python bench/state_farm_views.py --folder <folder> --out cache/bench/views.json
 
-The photographs are those of bench/state_farm_size.py. Counted is the processor time (user and system) of reading,
-decoding, making views of 224 pixels and collating batches on one thread; no network runs. Contenders take turns:
+The photographs are those of bench/state_farm_size.py. Counted is the processor time (user and system) of
+reading, decoding, making views of 224 pixels and collating batches on one thread; no network runs. Contenders
+take turns:
 
 - a pass for each fold, as before version 0.3.0: five decodes, five times all views;
 - one pass for all folds, with the views made on the CPU: what a machine without a GPU does;

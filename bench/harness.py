@@ -90,7 +90,15 @@ class Apart:
         self._ours.recv()  # it is ready
 
     def __call__(self) -> int:
+        self.begin()
+        return self.end()
+
+    def begin(self) -> None:
+        """Let it start to work."""
         self._ours.send(True)
+
+    def end(self) -> int:
+        """Wait until it has done its work; returns the number of units."""
         return int(self._ours.recv())
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ from terminal import progress as progress
 from terminal import say as say
 from terminal import table as table
 from terminal import warn as warn
+from threads import share_machine
 
 if TYPE_CHECKING:
     from distracted.postprocess.derived import Gain
@@ -75,6 +76,7 @@ def run(main: Callable[..., None]) -> None:
     def command(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
         logging.getLogger("distracted").setLevel(logging.INFO)
+        share_machine()
         os.environ.setdefault("WANDB_DATA_DIR", str(Path("runs/.wandb").absolute()))  # not the home folder
         try:
             with _listening():

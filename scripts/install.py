@@ -96,9 +96,7 @@ def install(extras: list[str], torch_index: str) -> int:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(constraints_for(before, ours=ours)) + "\n")
         commands = pip_commands(extras, torch_index, constraints)
-        if (
-            "kaggle" in before and "kagglesdk" not in before
-        ):  # removed last, the old one takes its files
+        if "kaggle" in before and "kagglesdk" not in before:  # removed last, the old one takes its files
             commands.append([*commands[-1][:-2], "--force-reinstall", "--no-deps", "kagglesdk"])
         failed = any(run_logged(command, log) for command in commands)
     print("failed" if failed else "done", flush=True)

@@ -60,6 +60,14 @@ def test_each_benchmark_of_networks_times_all_contenders(
 
 
 @pytest.mark.slow
+def test_the_contention_benchmark_times_each_situation(tmp_path: Path) -> None:
+    sizes = ["--steps", "1", "--batch-size", "4", "--repeats", "1", "--folder", str(tmp_path)]
+    figures, output = run("contention.py", *sizes, out=tmp_path / "out.json")
+    assert len(figures["contention"]) == 6
+    assert output.count("as our commands set it") == output.count("as torch comes") == 3
+
+
+@pytest.mark.slow
 def test_smoothings_neighbour_searches_agree_with_brute_force(tmp_path: Path) -> None:
     sizes = ["--frames", "900", "--features", "16", "--neighbours", "5"]
     figures, _ = run("smoothing.py", *sizes, out=tmp_path / "out.json")

@@ -1,0 +1,109 @@
+"""A training alone, beside busy processes, and two side by side: as torch comes, and as our commands set it.
+
+    PYTHONPATH=scripts python bench/contention.py --out cache/bench/contention.json
+
+Each training is a process of its own that repeats our step of EfficientNet-Lite0. The busy processes, one a
+core, have equal priority: a training beside them has a fair share of one half of the machine.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import console
+from distracted.cores import usable_cores
+from harness import Apart, Timing, save, take_turns
+from markdown_table import say_header, say_row
+from speed_train import make_ours
+from threads import share_machine
+
+AS_IT_COMES, OURS = "as torch comes", "as our commands set it"
+ALONE, BESIDE, TWO = "alone", "beside busy processes", "two side by side"
+_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="In a round.")] = 12,
+    batch_size: Annotated[int, typer.Option(help="Images in a step.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Rounds.")] = 7,
+    model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
+    folder: Annotated[Path, typer.Option(help="For photographs and their cache.")] = Path("cache/bench"),
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+) -> None:
+    """Print a table: images a second, as shares of a quiet machine's as torch comes."""
+    pairs: dict[str, list[Apart]] = {}
+    for name in (AS_IT_COMES, OURS):
+        with settings(name):
+            pairs[name] = [Apart(make_training, model, batch_size, steps, folder) for _ in range(2)]
+    contenders: dict[str, Callable[[], int]] = {}
+    for name, (first, second) in pairs.items():
+        contenders[f"{ALONE}, {name}"] = first
+        contenders[f"{BESIDE}, {name}"] = beside_busy_processes(first)
+        contenders[f"{TWO}, {name}"] = together(first, second)
+    timings = take_turns("contention", contenders, repeats=repeats)
+    for process in (process for pair in pairs.values() for process in pair):
+        process.close()
+    say_table({timing.name: timing for timing in timings})
+    save(out, {"contention": timings})
+
+
+def say_table(timings: dict[str, Timing]) -> None:
+    """Print the rates and, of what is possible, the share: half of a quiet machine, or all of it."""
+    quiet = timings[f"{ALONE}, {AS_IT_COMES}"]
+    say_header(["training", "threads", "images a second", "of the fair share (smallest, largest)"])
+    for situation, fair in ((ALONE, 1.0), (BESIDE, 0.5), (TWO, 1.0)):
+        for name in (AS_IT_COMES, OURS):
+            timing = timings[f"{situation}, {name}"]
+            middle, low, high = (ratio / fair for ratio in timing.ratio_to(quiet))
+            say_row([situation, name, f"{timing.rate:.4g}", f"{middle:.2f} ({low:.2f}, {high:.2f})"])
+
+
+@contextmanager
+def settings(name: str) -> Iterator[None]:
+    """The environment for processes that are started in this block."""
+    before = dict(os.environ)
+    for variable in _VARIABLES:
+        os.environ.pop(variable, None)
+    if name == OURS:
+        share_machine()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def make_training(model: str, batch_size: int, steps: int, folder: Path) -> Callable[[], int]:
+    return make_ours(model, batch_size, steps, folder=folder)
+
+
+def beside_busy_processes(training: Apart) -> Callable[[], int]:
+    def train() -> int:
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+        try:
+            return training()
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+
+    return train
+
+
+def together(first: Apart, second: Apart) -> Callable[[], int]:
+    def train() -> int:
+        first.begin()
+        second.begin()
+        return first.end() + second.end()
+
+    return train
+
+
+if __name__ == "__main__":
+    console.run(main)

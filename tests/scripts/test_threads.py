@@ -1,0 +1,59 @@
+"""How OpenMP's threads wait is set before torch is imported, unless the user has decided."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import threads
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment without OpenMP's variables, on eight cores without a quota."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "GOMP", "KMP"))}
+    monkeypatch.setattr(threads.os, "environ", kept)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    return kept
+
+
+def test_threads_spin_shortly(environment: dict[str, str]) -> None:
+    threads.share_machine()
+    assert 100 <= int(environment["GOMP_SPINCOUNT"]) <= 5000
+    assert "OMP_NUM_THREADS" not in environment  # torch's own number is right
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_what_the_user_has_set_stays(environment: dict[str, str], name: str) -> None:
+    environment[name] = "7"
+    before = dict(environment)
+    threads.share_machine()
+    assert environment == before
+
+
+def test_a_quota_limits_the_number_of_threads(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container with two cores' time on a machine of eight: eight threads would wait for each other."""
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    threads.share_machine()
+    assert environment["OMP_NUM_THREADS"] == "2"
+    environment["OMP_NUM_THREADS"] = "5"
+    threads.share_machine()
+    assert environment["OMP_NUM_THREADS"] == "5"
+
+
+def test_it_is_set_before_torch_is_imported() -> None:
+    """GNU's OpenMP prints what it has read when it is loaded."""
+    code = "import console, sys; assert 'torch' not in sys.modules; console.share_machine(); import torch"
+    left_out = ("OMP", "GOMP", "KMP")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    env |= {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{env.get('PYTHONPATH', '')}", "OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" in done.stderr:  # not so on macOS
+        assert f"GOMP_SPINCOUNT = '{threads._SPIN}'" in done.stderr

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 os.environ["WANDB_MODE"] = "disabled"  # tests of W&B enable it themselves
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,6 +26,7 @@ import torch
 import wandb
 
 from distracted.config import load_config, load_data_config
+from distracted.data import images
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import read_folds
 from distracted.ensemble.derive import Derived, derive_run
@@ -67,6 +69,19 @@ def one_thread() -> Iterator[None]:
     """Tiny networks are fastest on one thread, and parallel tests do not compete for cores."""
     torch.set_num_threads(1)
     yield
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often this process has decoded each file since the test began."""
+    counts, decode = Counter[Path](), images.decode_rgb
+
+    def counting(data: bytes, path: Path, *, short_side: int | None = None) -> images.Image:
+        counts[path] += 1
+        return decode(data, path, short_side=short_side)
+
+    monkeypatch.setattr(images, "decode_rgb", counting)
+    return counts
 
 
 def write_competition(

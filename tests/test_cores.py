@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distracted.cores import cpu_quota, usable_cores, workers_for
+from distracted.cores import cpu_quota, decoding_threads, usable_cores, workers_for
 
 
 @pytest.fixture
@@ -94,3 +94,11 @@ def test_a_process_bound_to_one_core_has_one() -> None:
 
 def test_the_workers_of_a_network_on_a_gpu() -> None:
     assert [workers_for(cores) for cores in (0, 1, 2, 16, 96)] == [1, 1, 2, 16, 16]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_images_are_decoded_by_all_cores_whatever_torch_may_use() -> None:
+    code = "import os; from distracted.cores import decoding_threads; print(decoding_threads())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a job of a grid, say
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert int(printed) == decoding_threads() == min(16, usable_cores())

@@ -22,6 +22,15 @@ def workers_for(num_cores: int) -> int:
     return min(_MOST_WORKERS, max(1, num_cores))
 
 
+def decoding_threads() -> int:
+    """Number of threads that decode images into the cache: one a core that this process may use, at most 16.
+
+    Not torch's number of threads, which is a job's share in a grid: one process decodes, and those that need
+    the same images wait for it.
+    """
+    return workers_for(usable_cores())
+
+
 def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float:
     """The CPU quota of this process in cores: the least of its cgroup's and those above; inf: none.
 

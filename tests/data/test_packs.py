@@ -6,16 +6,19 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, current_thread, main_thread
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import dead_owner, write_owner
-from distracted.data.images import read_rgb
+from distracted.data import packs as packs_module
+from distracted.data.images import Image, read_rgb
 from distracted.data.packs import CachedPictures, Files, Pictures, cached_pictures
 from distracted.errors import ImageError
 from distracted.schema import RunConfig
@@ -227,3 +230,29 @@ def test_the_short_side_that_a_run_uses(
 ) -> None:
     config = configure(*overrides, tiny=["model.weights=none"], model="mobilenet_v1")
     assert resolve(config, num_folds=3).config.augment.short_side == expected
+
+
+class Meeting:
+    """Pictures of which none is made before two threads want one."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._files, self._barrier = Files(paths), Barrier(2)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Image:
+        if current_thread() is not main_thread():  # which samples the sizes alone
+            self._barrier.wait(timeout=30)
+        return self._files[index]
+
+
+def test_all_cores_decode_though_torch_has_one_thread(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs_module, "decoding_threads", lambda: 2)
+    assert torch.get_num_threads() == 1
+    cached = cached_pictures(
+        Meeting(paths[:4]), list("abcd"), kind="a", folder=tmp_path / "cache", limit="auto"
+    )
+    assert isinstance(cached, CachedPictures) and cached.is_complete

@@ -93,3 +93,16 @@ def test_an_unknown_part_is_an_error(tmp_path: Path) -> None:
     )
     assert done.returncode != 0 and "unknown part 'loder'; there are loader, train" in done.stderr
     assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.slow
+def test_decodes_are_counted_stage_by_stage(tmp_path: Path) -> None:
+    options = ["--folder", str(tmp_path), "--share", "0.001"]
+    figures, output = run("state_farm_size.py", *options, out=tmp_path / "out.json")
+    stages = figures["stages"]
+    assert list(stages) == ["cv", "tta", "smooth"] and "| all |" in output
+    assert stages["cv"]["test_least"] == stages["tta"]["test_most"] == stages["tta"]["train_most"] == 1
+    assert stages["cv"]["train_least"] == 2 and stages["smooth"]["test_most"] == 0
+    options = ["--folder", str(tmp_path), "--pictures", "8", "--repeats", "1"]
+    loading, output = run("state_farm_views.py", *options, out=tmp_path / "views.json")
+    assert len(loading["cpu_seconds"]) == 3 and "a pass for each fold" in output

@@ -1,6 +1,7 @@
 """New photographs are predicted as the test set was: through blends, calibrations and views alike."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,23 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_predicted(
     table = pd.read_csv(tmp_path / "predicted.csv")
     assert table.columns.tolist() == ["img", *store.competition.classes]
     assert table["img"].tolist() == predicted.names and len(table) == 6
+
+
+def test_each_photograph_is_decoded_once_for_all_folds(
+    store: Store, photographs: Path, decoded: Counter[Path]
+) -> None:
+    run = store.read_run(make(store, "model"))
+    decoded.clear()
+    predict_photographs(store, run, photographs, runtime=RUNTIME)
+    assert sorted(count for path, count in decoded.items() if photographs in path.parents) == [1] * 7
+
+
+def test_a_complete_file_that_is_not_an_image_is_named(store: Store, photographs: Path) -> None:
+    (photographs / "day0/0.JPG").write_bytes(b"\xff\xd8\xff\xda\x00\x02 no image \xff\xd9")
+    predicted = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
+    [error] = predicted.errors
+    assert error.startswith(f"{photographs}/day0/0.JPG: not a readable image")
+    assert len(predicted.names) == 6
 
 
 @pytest.mark.parametrize("content", [None, "nothing", "garbage"])

@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
+from distracted.cores import decoding_threads
 from distracted.data.images import Image, read_rgb
 from distracted.errors import ImageError
 from distracted.files import atomic_paths, remove_leftovers
@@ -259,7 +259,7 @@ def _write_pixels(
     with (
         path.open("wb") as out,
         progress("decoding images", total=len(indices), unit="img") as step,
-        ThreadPoolExecutor(torch.get_num_threads()) as pool,  # decoding releases the GIL
+        ThreadPoolExecutor(decoding_threads()) as pool,  # decoding releases the GIL
     ):
         for start in range(0, len(indices), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(indices)))

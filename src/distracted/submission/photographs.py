@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from distracted.data.images import read_rgb
+from distracted.cores import decoding_threads
+from distracted.data.images import check_bytes, read_bytes, read_rgb
 from distracted.ensemble.members import open_sources
 from distracted.errors import DataError, ImageError, StoreError
 from distracted.files import atomic_path
@@ -61,6 +61,18 @@ def predict_photographs(
     """
     check_steps(store, run)
     paths, errors = find_photographs(folder, progress=progress)
+    try:
+        probs = _predict(store, run, paths, runtime, progress)
+    except ImageError:  # complete by its markers, but not to be decoded: rare, so only now all are decoded
+        paths, errors = find_photographs(folder, decode=True, progress=progress)
+        probs = _predict(store, run, paths, runtime, progress)
+    return Photographs([path.relative_to(folder).as_posix() for path in paths], probs, errors)
+
+
+def _predict(
+    store: Store, run: Run, paths: list[Path], runtime: RuntimeConfig, progress: Progress
+) -> NDArray[np.float64]:
+    """Probability of each class, (num_photographs, num_classes)."""
     photographs = Images(paths, ["" for _ in paths])
 
     @cache
@@ -70,8 +82,7 @@ def predict_photographs(
     [source] = open_sources(store, [run], from_networks=True)
     source = source.with_test_set(predict)
     by_fold = [source.predict(Subset(fold, test=True), frozenset({fold})) for fold in run.folds]
-    probs = np.exp(average_views(np.stack(by_fold), "probs"))
-    return Photographs([path.relative_to(folder).as_posix() for path in paths], probs, errors)
+    return np.exp(average_views(np.stack(by_fold), "probs"))
 
 
 def write_photographs(path: Path, photographs: Photographs, classes: Sequence[str]) -> None:
@@ -82,8 +93,13 @@ def write_photographs(path: Path, photographs: Photographs, classes: Sequence[st
         table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
 
 
-def find_photographs(folder: Path, *, progress: Progress = silent) -> tuple[list[Path], list[str]]:
+def find_photographs(
+    folder: Path, *, decode: bool = False, progress: Progress = silent
+) -> tuple[list[Path], list[str]]:
     """The readable photographs in a folder, by name, and an error for each of the others.
+
+    Args:
+        decode: Decode each; by default only look whether the file is a complete image.
 
     Raises:
         DataError: no such folder, or no readable photograph in it.
@@ -94,11 +110,12 @@ def find_photographs(folder: Path, *, progress: Progress = silent) -> tuple[list
     if not paths:
         raise DataError(f"IMAGES={folder}: no photographs in it ({', '.join(SUFFIXES)})")
     readable, errors = [], []
+    check = partial(_read_error, decode=decode)
     with (
         progress("reading photographs", total=len(paths), unit="img") as step,
-        ThreadPoolExecutor(torch.get_num_threads()) as pool,
+        ThreadPoolExecutor(decoding_threads()) as pool,
     ):
-        for path, error in zip(paths, pool.map(_read_error, paths), strict=True):
+        for path, error in zip(paths, pool.map(check, paths), strict=True):
             if error is None:
                 readable.append(path)
             else:
@@ -111,9 +128,12 @@ def find_photographs(folder: Path, *, progress: Progress = silent) -> tuple[list
     return readable, errors
 
 
-def _read_error(path: Path) -> str | None:
+def _read_error(path: Path, *, decode: bool) -> str | None:
     try:
-        read_rgb(path)
+        if decode:
+            read_rgb(path)
+        else:
+            check_bytes(read_bytes(path), path)
     except ImageError as error:
         return str(error)
     return None

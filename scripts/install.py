@@ -168,7 +168,7 @@ def pip_commands(extras: list[str], torch_index: str, constraints: Path, wheels:
     project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
     if wheels:
         pip += ["--no-index", "--find-links", str(Path(wheels).absolute())]
-        return [[*pip, "setuptools>=64"], [*pip, "--no-build-isolation", "-e", project]]
+        return [[*pip, "setuptools>=70.1"], [*pip, "--no-build-isolation", "-e", project]]
     first = [[*pip, "--no-deps", "--index-url", torch_index, "torch", "torchvision"]] if torch_index else []
     return [*first, [*pip, "-e", project]]
 

@@ -14,7 +14,7 @@ from distracted.progress import Progress, silent
 #: The host keeps its own, which fit its driver, and what they bring along.
 HOST = frozenset({"torch", "torchvision"})
 #: Installs the project; Python 3.12 and later bring none along.
-_BACKEND = "setuptools>=64"
+_BACKEND = "setuptools>=70.1"  # the first that needs no package wheel
 _CHUNK = 10  # packages for each call of pip
 
 

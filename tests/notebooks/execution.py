@@ -1,12 +1,13 @@
 """Executes a notebook as a hosted one runs: without network, git, make and HOME, its input read-only."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -60,20 +61,29 @@ def execute(
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(values))
     work.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
-        tools = Path(scratch, "bin")
+        tools, file = Path(scratch, "bin"), Path(scratch, "notebook.ipynb")
         tools.mkdir()
+        nbformat.write(notebook, file)
         environment = {"PATH": str(tools), "OMP_NUM_THREADS": "1"} | _OFFLINE_PIP
-        manager = AsyncKernelManager(transport="ipc", connection_file=f"{scratch}/kernel.json")
-        manager._kernel_spec = KernelSpec(argv=_kernel(python, given), display_name="host", language="python")
-        resources = {"metadata": {"path": str(work)}}
-        client = NotebookClient(
-            notebook, km=manager, timeout=_SECONDS, startup_timeout=_SECONDS, resources=resources
-        )
-        client.execute(env=environment)
-    return notebook
+        job = {"kernel": _kernel(python, given), "work": str(work), "environment": environment}
+        command = [sys.executable, __file__, scratch, json.dumps(job)]  # Jupyter's client leaves sockets open
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return nbformat.read(file, as_version=4)
 
 
-def _kernel(python: Path, given: Path) -> Sequence[str]:
+def _execute_in_place(scratch: Path, *, kernel: list[str], work: str, environment: dict[str, str]) -> None:
+    """Execute notebook.ipynb; the kernel is reached by sockets in the folder, also from other namespaces."""
+    notebook = nbformat.read(scratch / "notebook.ipynb", as_version=4)
+    manager = AsyncKernelManager(transport="ipc", connection_file=f"{scratch}/kernel.json")
+    manager._kernel_spec = KernelSpec(argv=kernel, display_name="host", language="python")
+    client = NotebookClient(notebook, km=manager, resources={"metadata": {"path": work}})
+    client.timeout = client.startup_timeout = _SECONDS
+    client.execute(env=environment)
+    nbformat.write(notebook, scratch / "notebook.ipynb")
+
+
+def _kernel(python: Path, given: Path) -> list[str]:
     command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     if not can_shut_in():
         return command
@@ -87,3 +97,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     """Everything that the cells printed."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "".join(output.get("text", "") for output in outputs)
+
+
+if __name__ == "__main__":
+    _execute_in_place(Path(sys.argv[1]), **json.loads(sys.argv[2]))

@@ -169,7 +169,6 @@ def third(sessions: Sessions, second: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Jupyter's client
 class TestSessions:
     def test_a_stopped_session_saves_what_was_begun(self, sessions: Sessions, first: str) -> None:
         assert "installing into" in first and "no bundle attached: a new start" in first

@@ -79,7 +79,7 @@ def run(main: Callable[..., None]) -> None:
         share_machine()
         os.environ.setdefault("WANDB_DATA_DIR", str(Path("runs/.wandb").absolute()))  # not the home folder
         try:
-            with _listening():
+            with _listening(), _stops_first():
                 main(*args, **kwargs)
         except Stopped as error:
             again = "the same command goes on"
@@ -102,6 +102,22 @@ def run(main: Callable[..., None]) -> None:
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {**main.__annotations__, "debug": _Debug}
     typer.run(command)
+
+
+@contextmanager
+def _stops_first() -> Iterator[None]:
+    """Raise the stop again that another error took the place of, as a library's clean-up may fail on it."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Stopped):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 @contextmanager

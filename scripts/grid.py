@@ -23,6 +23,7 @@ from distracted.predictions.store import Store
 from distracted.report.status import FoldStatus, fold_status
 from distracted.stopping import Stopped
 from status import cell
+from terminal import can_redraw
 from train import say_pooled
 
 _PATIENCE = 150.0  # seconds that a job waits for its fold's holder: a lost node's lock is taken over before
@@ -140,7 +141,7 @@ class Board:
 
     def __init__(self, store: Store, jobs: Sequence[Job]) -> None:
         self._store, self._jobs = store, jobs
-        self._live = Live(console=console.err, auto_refresh=False) if console.err.is_terminal else None
+        self._live = Live(console=console.err, auto_refresh=False) if can_redraw() else None
         self._start, self._shown = time.monotonic(), -_SHOW_EVERY
         self._begun_with: float | None = None
         self._told: dict[Job, str] = {}

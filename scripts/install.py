@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("--venv", action="store_true", help="install into .venv; make it if it is missing")
     parser.add_argument("--extras", default="", help="extras of pyproject.toml, e.g. 'onnx cluster'")
     parser.add_argument("--torch-index", default="", help="package index for torch and torchvision alone")
+    parser.add_argument(
+        "--wheels", default="", help="take packages from this folder alone, without a network"
+    )
     options = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036
         return refuse("Python 3.11 or newer is needed; make PYTHON=... names one")
@@ -41,7 +44,7 @@ def main() -> int:
     try:
         if options.venv:
             return install_in(VENV, sys.argv[1:])
-        return install(options.extras.replace(",", " ").split(), options.torch_index)
+        return install(options.extras.replace(",", " ").split(), options.torch_index, options.wheels)
     except KeyboardInterrupt:
         return refuse("\ninterrupted; the same command continues", code=130)
 
@@ -77,11 +80,13 @@ def runs(python: Path) -> bool:
     return done.returncode == 0
 
 
-def install(extras: list[str], torch_index: str) -> int:
+def install(extras: list[str], torch_index: str, wheels: str = "") -> int:
     """Install the project with its extras into the environment of this Python."""
     known = declared_extras()
     if unknown := sorted(set(extras) - set(known)):
         return refuse(f"EXTRAS: unknown {', '.join(unknown)}; pyproject.toml has {', '.join(known)}")
+    if wheels and not Path(wheels).is_dir():
+        return refuse(f"--wheels {wheels}: no such folder; make bundle WHEELS=1 makes one in a bundle")
     ours = Path(sys.prefix).resolve() == VENV.resolve()
     if ours:
         remove_leftovers(Path(sysconfig.get_path("purelib")))
@@ -94,8 +99,9 @@ def install(extras: list[str], torch_index: str) -> int:
     print(f"{announcement(ours, extras, before)} (log: {os.path.relpath(log)}) ", end="", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("\n".join(constraints_for(before, ours=ours)) + "\n")
-        commands = pip_commands(extras, torch_index, constraints)
+        lines = constraints_for(before, ours=ours, locked=not wheels)
+        constraints.write_text("\n".join(lines) + "\n")
+        commands = pip_commands(extras, torch_index, constraints, wheels)
         if "kaggle" in before and "kagglesdk" not in before:  # removed last, the old one takes its files
             commands.append([*commands[-1][:-2], "--force-reinstall", "--no-deps", "kagglesdk"])
         failed = any(run_logged(command, log) for command in commands)
@@ -138,12 +144,15 @@ def normalised(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def constraints_for(before: dict[str, str], *, ours: bool) -> list[str]:
-    """Lines for pip's option -c: in a foreign environment the lock counts for missing packages only."""
-    locked = LOCK.read_text().split()
+def constraints_for(before: dict[str, str], *, ours: bool, locked: bool = True) -> list[str]:
+    """Lines for pip's option -c: in a foreign environment the lock counts for missing packages only.
+
+    With `locked` False it does not count: a folder of wheels has the versions of the machine that made it.
+    """
+    lock = LOCK.read_text().split() if locked else []
     if ours:
-        return locked
-    lines = [line for line in locked if normalised(line.split("==")[0]) not in before]
+        return lock
+    lines = [line for line in lock if normalised(line.split("==")[0]) not in before]
     lines += [f"{name}=={before[name]}" for name in KEPT if name in before]
     present = [name for name in OPENCV if name in before]
     if present and "opencv-python-headless" not in before:
@@ -152,10 +161,16 @@ def constraints_for(before: dict[str, str], *, ours: bool) -> list[str]:
     return lines
 
 
-def pip_commands(extras: list[str], torch_index: str, constraints: Path) -> list[list[str]]:
-    """The calls of pip: torch and torchvision from their own index, if there is one, then everything."""
+def pip_commands(extras: list[str], torch_index: str, constraints: Path, wheels: str = "") -> list[list[str]]:
+    """The calls of pip: torch and torchvision from their own index, if there is one, then everything.
+
+    From a folder of wheels the build backend comes first, since pip's isolated build needs an index.
+    """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-c", str(constraints)]
     project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
+    if wheels:
+        pip += ["--no-index", "--find-links", str(Path(wheels).absolute())]
+        return [[*pip, "setuptools>=70.1"], [*pip, "--no-build-isolation", "-e", project]]
     first = [[*pip, "--no-deps", "--index-url", torch_index, "torch", "torchvision"]] if torch_index else []
     return [*first, [*pip, "-e", project]]
 

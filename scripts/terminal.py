@@ -55,13 +55,18 @@ def _rate(speed: float) -> str:
     return f"{speed:.0f}" if speed >= 1 else f"{speed:.2f}"
 
 
+def can_redraw() -> bool:
+    """Whether a bar or table can be drawn again in its place; a notebook shows colours, but not that."""
+    return err.is_terminal and sys.stderr.isatty()
+
+
 @contextmanager
 def progress(label: str, /, *, total: int, unit: str) -> Iterator[Advance]:
     """A progress bar with rate and time left on a terminal; elsewhere a line every 20 seconds."""
     if out.quiet:
         yield lambda count=1, **fields: None
         return
-    if not err.is_terminal:
+    if not can_redraw():
         yield _lines(label, total, unit)
         return
     whole = Column(no_wrap=True, min_width=5)

@@ -64,6 +64,25 @@ def test_a_named_config_applies_to_the_renamed_folder(workspace: Workspace, fold
     assert config.hash == named.hash and config.data.kaggle == named.data.kaggle is not None
 
 
+COMPETITION = "state-farm-distracted-driver-detection"
+
+
+def test_a_folder_named_like_a_competition_has_its_settings(workspace: Workspace, folder: Path) -> None:
+    """As Kaggle mounts it; the submission can be sent."""
+    data = load_data_config(f"{copy(folder, COMPETITION)}/")
+    assert (data.name, data.kaggle) == ("state_farm", COMPETITION)
+    assert data.folder.name == COMPETITION
+    assert find(workspace, data.folder) == "state_farm"
+    named = load_config(model="resnet50", data="state_farm")
+    assert load_config(model="resnet50", data=f"{data.folder}/").hash == named.hash
+
+
+def test_a_store_that_has_the_competitions_name_stays(workspace: Workspace, folder: Path) -> None:
+    mounted = copy(folder, COMPETITION)
+    open_store(workspace, load_data_config(DataFolder(mounted, COMPETITION)), num_folds=3)
+    assert console.place(f"{mounted}/", workspace.root, RUNTIME) == DataFolder(mounted, COMPETITION)
+
+
 def test_other_images_under_the_same_names_are_other_data(workspace: Workspace, folder: Path) -> None:
     bind(workspace, folder)
     changed = copy(folder, "smaller")

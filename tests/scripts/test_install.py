@@ -261,6 +261,21 @@ class TestForeignEnvironment:
         assert "kept as they are: torch 2.6, torchvision 0.21, numpy 2.1" in output
         assert not project.venv.exists()
 
+    def test_without_a_network_from_a_folder_of_wheels(self, project: Project, host: Path) -> None:
+        """Its versions are those of the machine that made the bundle, whatever the lock says."""
+        folder = project.folder / "my bundle/wheels"
+        write_wheel(folder, "helper", "0.9")
+        write_wheel(folder, "setuptools", "80.0")
+        write_wheel(folder, "numpy", "2.4")
+        environment = {"PATH": "", "PIP_CONFIG_FILE": os.devnull}
+        command = [host / "bin/python", project.folder / "scripts/install.py", "--wheels", folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        kept = {"torch": "2.6", "torchvision": "0.21", "numpy": "2.1"}
+        assert project.versions(host) == USERS | kept | {"helper": "0.9"}
+        done = subprocess.run([*command[:-1], folder / "no"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and "no such folder; make bundle WHEELS=1" in done.stderr
+
     def test_a_torch_that_is_too_old_is_refused(self, project: Project, host: Path) -> None:
         text = (project.folder / "pyproject.toml").read_text()
         (project.folder / "pyproject.toml").write_text(text.replace("torch>=2.6", "torch>=2.7"))

@@ -13,6 +13,8 @@ from distracted.progress import Progress, silent
 
 #: The host keeps its own, which fit its driver, and what they bring along.
 HOST = frozenset({"torch", "torchvision"})
+#: Installs the project; Python 3.12 and later bring none along.
+_BACKEND = "setuptools>=70.1"  # the first that needs no package wheel
 _CHUNK = 10  # packages for each call of pip
 
 
@@ -48,7 +50,7 @@ def collect_wheels(folder: Path, project: Path, *, progress: Progress = silent) 
     Raises:
         BundleError: pip fails; its last lines are shown.
     """
-    packages = [f"{name}=={version}" for name, version in needed_packages().items()]
+    packages = [*(f"{name}=={version}" for name, version in needed_packages().items()), _BACKEND]
     with progress("fetching wheels", total=len(packages), unit="packages") as step:
         for start in range(0, len(packages), _CHUNK):
             some = packages[start : start + _CHUNK]

@@ -1,6 +1,7 @@
 """Layers of the config: YAML files and dotted overrides as OmegaConf mappings, and merging them."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from distracted.errors import ConfigError, first_line
-from distracted.paths import Workspace
+from distracted.paths import CONFIGS, Workspace
 from distracted.schema import NAME, safe_name
 
 _FREEZING = ("freeze", "unfreeze")  # keys of a phase that are one choice
@@ -25,9 +26,13 @@ class DataFolder:
 
     @classmethod
     def at(cls, data: str) -> "DataFolder":
-        """The folder of DATA=<folder>; its name is made from the folder's."""
+        """The folder of DATA=<folder>; its name is made from the folder's.
+
+        Kaggle mounts a competition under the name that `kaggle:` in configs/data states: that file's name.
+        """
         path = Path(data).expanduser().absolute()
-        return cls(path, safe_name(path.resolve().name if path.name == ".." else path.name))
+        name = path.resolve().name if path.name == ".." else path.name
+        return cls(path, _of_competition(name) or safe_name(name))
 
 
 def read_layer(folder: Path, name: str, what: str) -> DictConfig:
@@ -87,6 +92,8 @@ def data_layer(configs: Path, data: str | DataFolder, root: Path) -> DictConfig:
         return _folder_layer(configs, data)
     if "/" in data:
         folder = DataFolder.at(data)
+        if folder.name == _of_competition(folder.path.name):
+            return _folder_layer(configs, folder)
         return OmegaConf.create({"data": {"name": folder.name, "folder": str(folder.path)}})
     defaults = {"data": {"name": data, "folder": f"input/{data}"}}
     if not (configs / "data" / f"{data}.yaml").is_file() and _is_store(data, root):
@@ -100,6 +107,16 @@ def _folder_layer(configs: Path, folder: DataFolder) -> DictConfig:
     layer = read_layer(configs / "data", folder.name, "data") if has_file else OmegaConf.create({})
     place = {"data": {"folder": str(folder.path)}}
     return OmegaConf.merge({"data": {"name": folder.name}}, layer, place)  # type: ignore[return-value]
+
+
+def _of_competition(name: str) -> str:
+    """The only file in configs/data whose competition on Kaggle has this name; "" if there is none."""
+    found = []
+    for path in sorted((CONFIGS / "data").glob("*.yaml")):
+        with suppress(ConfigError):  # the command that names a damaged file says it
+            if mapping(read_layer(path.parent, path.stem, "data"), "data").get("kaggle") == name:
+                found.append(path.stem)
+    return found[0] if len(found) == 1 else ""
 
 
 def _is_store(name: str, root: Path) -> bool:

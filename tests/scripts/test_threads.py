@@ -48,6 +48,16 @@ def test_a_quota_limits_the_number_of_threads(
     assert environment["OMP_NUM_THREADS"] == "5"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has turns of a chosen length")
+def test_short_turns_leave_the_priority_as_it_is() -> None:
+    """Also that of a process with a lower one, which could not take a higher one."""
+    code = "import os, threads; os.nice(7); print(threads.ask_for_short_turns(), os.nice(0))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
+    )
+    assert done.stdout in ("True 7\n", "False 7\n")
+
+
 def test_it_is_set_before_torch_is_imported() -> None:
     """GNU's OpenMP prints what it has read when it is loaded."""
     code = "import console, sys; assert 'torch' not in sys.modules; console.share_machine(); import torch"

@@ -21,10 +21,11 @@ from distracted.cores import usable_cores
 from harness import Apart, Timing, save, take_turns
 from markdown_table import say_header, say_row
 from speed_train import make_ours
-from threads import share_machine
+from threads import share_machine, take_turns_of
 
 AS_IT_COMES, OURS = "as torch comes", "as our commands set it"
 ALONE, BESIDE, TWO = "alone", "beside busy processes", "two side by side"
+_BUSY = "import threads; threads.take_turns_of(0)\nwhile True: pass"
 _VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 
 
@@ -40,7 +41,7 @@ def main(
     pairs: dict[str, list[Apart]] = {}
     for name in (AS_IT_COMES, OURS):
         with settings(name):
-            pairs[name] = [Apart(make_training, model, batch_size, steps, folder) for _ in range(2)]
+            pairs[name] = [Apart(make_training, name, model, batch_size, steps, folder) for _ in range(2)]
     contenders: dict[str, Callable[[], int]] = {}
     for name, (first, second) in pairs.items():
         contenders[f"{ALONE}, {name}"] = first
@@ -79,13 +80,15 @@ def settings(name: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def make_training(model: str, batch_size: int, steps: int, folder: Path) -> Callable[[], int]:
+def make_training(name: str, model: str, batch_size: int, steps: int, folder: Path) -> Callable[[], int]:
+    if name == AS_IT_COMES:  # this process has inherited our command's turns
+        take_turns_of(0)
     return make_ours(model, batch_size, steps, folder=folder)
 
 
 def beside_busy_processes(training: Apart) -> Callable[[], int]:
     def train() -> int:
-        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+        busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(usable_cores())]
         try:
             return training()
         finally:

@@ -31,7 +31,7 @@ def share_machine() -> None:
     """
     if not any(name in os.environ for name in _CHOSEN):
         os.environ["GOMP_SPINCOUNT"] = str(_SPIN)
-        ask_for_short_turns()
+        take_turns_of(_TURN)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     if (usable := usable_cores()) < cores:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable))
@@ -52,8 +52,8 @@ class _Attributes(ctypes.Structure):
     )
 
 
-def ask_for_short_turns() -> bool:
-    """Let this process take turns with others more often; its share of the time stays the same.
+def take_turns_of(nanoseconds: int) -> bool:
+    """Ask for turns of this length on the processor; 0 is the system's own. The share of its time stays.
 
     Linux heeds it from version 6.12 on. Returns whether the system took the request.
     """
@@ -61,5 +61,5 @@ def ask_for_short_turns() -> bool:
     if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    wanted = _Attributes(ctypes.sizeof(_Attributes), os.SCHED_OTHER, 0, nice, 0, _TURN, 0, 0)
+    wanted = _Attributes(ctypes.sizeof(_Attributes), os.SCHED_OTHER, 0, nice, 0, nanoseconds, 0, 0)
     return bool(ctypes.CDLL(None).syscall(number, 0, ctypes.byref(wanted), 0) == 0)

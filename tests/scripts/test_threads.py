@@ -51,7 +51,7 @@ def test_a_quota_limits_the_number_of_threads(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has turns of a chosen length")
 def test_short_turns_leave_the_priority_as_it_is() -> None:
     """Also that of a process with a lower one, which could not take a higher one."""
-    code = "import os, threads; os.nice(7); print(threads.ask_for_short_turns(), os.nice(0))"
+    code = "import os, threads; os.nice(7); print(threads.take_turns_of(100_000), os.nice(0))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )

@@ -73,6 +73,25 @@ class Transformed:
         return self._transform(self._pictures[index])
 
 
+class Selected:
+    """Some rows of a larger set of pictures, each under its position there.
+
+    Args:
+        pictures: The selected ones, in the order of `rows`.
+        rows: Their positions in the larger set.
+    """
+
+    def __init__(self, pictures: Pictures, rows: NDArray[np.int64]) -> None:
+        self._pictures = pictures
+        self._place = {row: place for place, row in enumerate(rows.tolist())}
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Image:
+        return self._pictures[self._place[index]]
+
+
 class CachedPictures:
     """Images from packs; those that are in no pack are decoded at each access.
 

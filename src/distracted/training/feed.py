@@ -13,7 +13,7 @@ from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import Image
 from distracted.data.loading import ExtraRows, Loader
-from distracted.data.packs import CachedPictures, Files, Pictures, Transformed, cached_pictures
+from distracted.data.packs import CachedPictures, Files, Pictures, Selected, Transformed, cached_pictures
 from distracted.errors import ConfigError
 from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
@@ -235,7 +235,7 @@ class Feed:
     def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
         """Batches of the network's input; kept, so that their worker processes start once."""
         images = images.take(rows)
-        key = hash((*images.paths, *images.contents))
+        key = hash((rows.tobytes(), *images.paths, *images.contents))
         if key not in self._evaluations:
             ready = _Input(Augmenter((), seed=0, **self._input()), self.resolved.config.model)
             pictures: Pictures = Transformed(Files(images.paths), ready.make)
@@ -244,7 +244,7 @@ class Feed:
             batch_size, workers = self._prediction_batch_size, self._workers()
             if isinstance(pictures, CachedPictures) and pictures.is_complete:
                 workers["num_workers"] = 0  # nothing to decode
-            loader = Loader(pictures, images.rows, ready, batch_size=batch_size, **workers)
+            loader = Loader(Selected(pictures, rows), rows, ready, batch_size=batch_size, **workers)
             self._evaluations[key] = loader
         return self._evaluations[key]
 

@@ -1,5 +1,6 @@
 """make bundle: one folder of plain files from which work goes on elsewhere."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def main(
         f"{folder}: {len(bundle.runs)} runs of {bundle.data}{unfinished}; {len(bundle.files)} files, "
         f"{bundle.size / 1e6:.1f} MB"
     )
-    console.say(f"elsewhere: make restore BUNDLE={console.quoted(str(folder))}")
+    console.say(f"elsewhere: make restore BUNDLE={shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

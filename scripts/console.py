@@ -273,12 +273,7 @@ def open_store(
 
 def data_variable(data: str) -> str:
     """What a command that is shown needs after a space to mean this data: " DATA=...", or ""."""
-    return "" if data == "state_farm" else f" DATA={quoted(data)}"
-
-
-def quoted(text: str) -> str:
-    """A value for a command that is shown."""
-    return shlex.quote(text)
+    return "" if data == "state_farm" else f" DATA={shlex.quote(data)}"
 
 
 def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:

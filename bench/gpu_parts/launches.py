@@ -37,7 +37,7 @@ def check_launches(place: Place) -> Iterator[Row]:
 
 
 def _compiled(place: Place, precision: Precision) -> Row:
-    """Of the small network alone: compiling takes a minute or more."""
+    """Measure torch.compile on the small network only, since compiling takes a minute or more."""
     size, batch_size = 128, 16
     network = place.phase("efficientnet_lite0", f"model.image_size={size}").network
     eager = rate(BareStep(network, batch_size, size, precision), "cuda", seconds=1.0)

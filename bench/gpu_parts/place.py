@@ -27,7 +27,7 @@ from distracted.predictions.store import Store, open_store
 from distracted.progress import Progress, silent
 from distracted.sample import render_sample
 from distracted.schema import TrainPhase
-from distracted.training.checkpoints import Checkpoints, newest_state
+from distracted.training.checkpoints import newest_state
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import Tracker
@@ -222,7 +222,7 @@ class Command:
     def step(self) -> int:
         """Step of the newest checkpoint; 0: none."""
         scratch = self.workspace.scratch(self.place.photographs.name, "net", 0)
-        newest = newest_state(scratch) if Checkpoints(scratch, {}).exist else None
+        newest = newest_state(scratch)
         return int(newest[2]["clock"]["step"]) if newest is not None else 0
 
 

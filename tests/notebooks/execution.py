@@ -51,7 +51,7 @@ def execute(
     """Execute a notebook in a folder with other parameters; returns it with its outputs.
 
     Args:
-        python: Of the environment in which its kernel runs.
+        python: The interpreter that runs the kernel.
         work: Where it starts, and what it may fill.
         given: Its input.
     """

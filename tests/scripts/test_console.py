@@ -10,7 +10,7 @@ from distracted.stopping import RESUMABLE, Stopped
 
 
 def exit_code(fail: Exception, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """Of a command that is stopped while a library cleans up by failing in this way."""
+    """The exit code of a command that is stopped while a library's clean-up raises this error."""
 
     def main() -> None:
         try:

@@ -69,20 +69,30 @@ Make = Callable[..., PhaseTraining]
 
 
 @pytest.fixture
-def make(network: Network, store: Store, configure: Callable[..., RunConfig], tmp_path: Path) -> Make:
-    """Makes a phase that trains the small network without dropout on 36 images in batches of nine."""
+def context_of(
+    store: Store, configure: Callable[..., RunConfig], tmp_path: Path
+) -> Callable[..., FoldContext]:
+    """Makes the context of fold 0 from overrides of the config."""
 
-    def make(weights: torch.Tensor | None = None) -> PhaseTraining:
-        config = configure("training.batch_size=9", "training.ema=0", "augment.policy=none")
-        context = FoldContext(
-            resolve(config, num_folds=3),
+    def make(*overrides: str) -> FoldContext:
+        return FoldContext(
+            resolve(configure(*overrides), num_folds=3),
             0,
             competition=store.competition,
             folds=store.folds,
             cache=tmp_path / "cache",
             tracker=Tracker(),
         )
-        training = FoldTraining(context)
+
+    return make
+
+
+@pytest.fixture
+def make(network: Network, context_of: Callable[..., FoldContext]) -> Make:
+    """Makes a phase that trains the small network without dropout on 36 images in batches of nine."""
+
+    def make(weights: torch.Tensor | None = None) -> PhaseTraining:
+        training = FoldTraining(context_of("training.batch_size=9", "training.ema=0", "augment.policy=none"))
         training.network = network
         phase = PhaseTraining(training, "finetune", PHASE)
         phase.training_set = FixedInputs(weights)  # type: ignore[assignment]
@@ -152,7 +162,7 @@ def test_the_gradients_of_a_failed_try_are_freed(
 
 
 def test_memory_that_runs_out_in_the_optimisers_first_step_is_an_error(
-    store: Store, configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context_of: Callable[..., FoldContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Smaller parts would not help: the state that it allocates does not depend on the batch."""
 
@@ -160,17 +170,8 @@ def test_memory_that_runs_out_in_the_optimisers_first_step_is_an_error(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", fail)
-    config = configure()
-    context = FoldContext(
-        resolve(config, num_folds=3),
-        0,
-        competition=store.competition,
-        folds=store.folds,
-        cache=tmp_path / "cache",
-        tracker=Tracker(),
-    )
     with pytest.raises(TrainingError, match=r"memory ran out \(CUDA out of memory\).*optimizer: sgd"):
-        train_fold(context)
+        train_fold(context_of())
 
 
 def test_an_operation_without_a_deterministic_implementation_is_named_and_allowed(

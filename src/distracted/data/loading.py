@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -216,7 +217,7 @@ class Loader:
             ImageDataset(pictures, transform),
             batch_sampler=self._sampler,
             num_workers=num_workers,
-            collate_fn=_collate if transform is not None else _collate_untransformed,
+            collate_fn=partial(_collate, stacked=transform is not None),
             persistent_workers=num_workers > 0,
             worker_init_fn=_init_worker,
             pin_memory=pin_memory,
@@ -267,27 +268,15 @@ def _end_workers(loader: DataLoader[Any]) -> None:
         iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _collate(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:
-    images = _images(items)
-    if isinstance(images, DistractedError):
-        return images
-    return Batch(torch.from_numpy(np.stack(images)), torch.tensor([index for index, _ in items]))
-
-
-def _collate_untransformed(items: list[tuple[int, Image | DistractedError]]) -> Batch | DistractedError:
-    images = _images(items)
-    if isinstance(images, DistractedError):
-        return images
-    joined = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
-    sizes = torch.tensor([image.shape[:2] for image in images])
-    return Batch(joined, torch.tensor([index for index, _ in items]), sizes)
-
-
-def _images(items: list[tuple[int, Image | DistractedError]]) -> list[Image] | DistractedError:
-    """The images of a batch, or the first error."""
+def _collate(items: list[tuple[int, Image | DistractedError]], *, stacked: bool) -> Batch | DistractedError:
+    """A batch, or its first error; images that are not transformed have several sizes and are not stacked."""
     images = []
     for _, image in items:
         if isinstance(image, DistractedError):
             return image
         images.append(image)
-    return images
+    indices = torch.tensor([index for index, _ in items])
+    if stacked:
+        return Batch(torch.from_numpy(np.stack(images)), indices)
+    joined = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
+    return Batch(joined, indices, torch.tensor([image.shape[:2] for image in images]))

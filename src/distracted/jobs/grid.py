@@ -138,11 +138,20 @@ def judge(job: Job, code: int, log: Path, *, stop_sent: bool = False) -> Ended:
     """
     if code == 0:
         return Ended(job, "done")
-    if code == RESUMABLE or (stop_sent and code in (-signal.SIGTERM, -signal.SIGINT)):
+    if is_stop(code, stop_sent=stop_sent):
         return Ended(job, "stopped", "it goes on when the grid is run again")
     if code < 0:
-        out = " (memory may have run out)" if code == -9 else ""
-        return Ended(job, "failed", f"ended by signal {-code}{out}; {log} has its output")
+        return Ended(job, "failed", f"{by_signal(code)}; {log} has its output")
     last = log.read_text(errors="replace").rstrip().splitlines()[-_LINES:]  # not those of an earlier run
     errors = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
     return Ended(job, "failed", errors[-1] if errors else f"exit code {code}; see {log}")
+
+
+def is_stop(code: int, *, stop_sent: bool) -> bool:
+    """Whether a process that ended with this exit code was stopped, and goes on later; as for `judge`."""
+    return code == RESUMABLE or (stop_sent and code in (-signal.SIGTERM, -signal.SIGINT))
+
+
+def by_signal(code: int) -> str:
+    """How a process ended whose exit code is minus a signal's number, in words."""
+    return f"ended by signal {-code}" + (" (memory may have run out)" if code == -signal.SIGKILL else "")

@@ -1,6 +1,5 @@
 """Starts the processes that train one fold together on this machine, and ends them together."""
 
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,7 +9,8 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from distracted.errors import ClusterError
-from distracted.stopping import RESUMABLE, Stop, Stopped
+from distracted.jobs.grid import by_signal, is_stop
+from distracted.stopping import Stop, Stopped
 
 _LOOK = 0.2  # seconds between looks at the processes
 _GRACE = 5.0  # seconds that the others get to end after one has failed
@@ -50,9 +50,8 @@ def run_team(size: int, command: Sequence[str], *, stop: Stop) -> None:
         finally:
             _end(processes)
     if failure:
-        how = f"was ended by signal {-failure}" if failure < 0 else f"failed with exit code {failure}"
-        out = " (memory may have run out)" if failure == -signal.SIGKILL else ""
-        raise ClusterError(f"a process of the team {how}{out}; see above")
+        how = f"was {by_signal(failure)}" if failure < 0 else f"failed with exit code {failure}"
+        raise ClusterError(f"a process of the team {how}; see above")
     if any(process.returncode for process in processes):
         raise Stopped(stop.reason or "the processes were told to stop")
 
@@ -62,9 +61,8 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], stop: Stop) -> int:
     stop_sent = False
     while True:
         codes = [process.poll() for process in processes]
-        stopped = [RESUMABLE, -signal.SIGTERM, -signal.SIGINT] if stop_sent else [RESUMABLE]
         for code in codes:
-            if code and code not in stopped:
+            if code and not is_stop(code, stop_sent=stop_sent):
                 return code
         if None not in codes:
             return 0

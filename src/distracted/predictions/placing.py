@@ -24,7 +24,7 @@ def find_store(workspace: Workspace, data: DataConfig, *, progress: Progress = s
     The images are read only if another store lists the same training images.
 
     Args:
-        data: Of a folder, under the name that is made from the folder's.
+        data: The config of a data folder; its name is made from the folder's name.
 
     Raises:
         DataError: as `load_competition`, where the images have to be read.

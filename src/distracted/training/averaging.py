@@ -32,21 +32,20 @@ class Ema:
         self._decay = decay
         self._steps = 0
         # Collected once: two state_dicts of a large network take milliseconds, in every step.
-        averages, values = self.network.state_dict().values(), network.state_dict().values()
-        pairs = list(zip(averages, values, strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # BatchNorm's counters
+        averages, values = list(self.network.state_dict().values()), list(network.state_dict().values())
+        self._averages = [tensor for tensor in averages if tensor.is_floating_point()]
+        self._values = [tensor for tensor in values if tensor.is_floating_point()]
+        self._counters = [tensor for tensor in averages if not tensor.is_floating_point()]  # of BatchNorm
+        self._counts = [tensor for tensor in values if not tensor.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the network's present tensors."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        averages, values = zip(*self._averaged, strict=True)
-        torch._foreach_lerp_(averages, values, 1 - decay)
-        if self._copied:
-            averages, values = zip(*self._copied, strict=True)
-            torch._foreach_copy_(averages, values)
+        torch._foreach_lerp_(self._averages, self._values, 1 - decay)
+        if self._counters:
+            torch._foreach_copy_(self._counters, self._counts)
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "steps": self._steps}

@@ -3,12 +3,14 @@
     PYTHONPATH=scripts python bench/contention.py --out cache/bench/contention.json
 
 Each training is a process of its own that repeats our step of EfficientNet-Lite0. The busy processes, one a
-core, have equal priority: a training beside them has a fair share of one half of the machine.
+core, have equal priority: a training beside them has a fair share of one half of the machine. They are there
+when it begins, or come later.
 """
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +20,14 @@ import typer
 
 import console
 from distracted.cores import usable_cores
+from distracted.inference.device import keep_freed_memory
 from harness import Apart, Timing, save, take_turns
 from markdown_table import say_header, say_row
 from speed_train import make_ours
 from threads import share_machine, take_turns_of
 
 AS_IT_COMES, OURS = "as torch comes", "as our commands set it"
-ALONE, BESIDE, TWO = "alone", "beside busy processes", "two side by side"
+ALONE, BESIDE, LATER, TWO = "alone", "beside busy processes", "busy processes came later", "two side by side"
 _BUSY = "import threads; threads.take_turns_of(0)\nwhile True: pass"
 _VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 
@@ -38,18 +41,28 @@ def main(
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
     """Print a table: images a second, as shares of a quiet machine's as torch comes."""
-    pairs: dict[str, list[Apart]] = {}
-    for name in (AS_IT_COMES, OURS):
-        with settings(name):
-            pairs[name] = [Apart(make_training, name, model, batch_size, steps, folder) for _ in range(2)]
     contenders: dict[str, Callable[[], int]] = {}
-    for name, (first, second) in pairs.items():
+    trainings = []
+    for name in (AS_IT_COMES, OURS):
+
+        def start(name: str = name) -> Apart:
+            with settings(name):
+                return Apart(make_training, name, model, batch_size, steps, folder)
+
+        first = start()
+        with working(first):
+            second = start()
+        with busy_processes():
+            time.sleep(0.3)  # until they have begun
+            third = start()
+        trainings += [first, second, third]
         contenders[f"{ALONE}, {name}"] = first
-        contenders[f"{BESIDE}, {name}"] = beside_busy_processes(first)
+        contenders[f"{BESIDE}, {name}"] = beside_busy_processes(third)
+        contenders[f"{LATER}, {name}"] = beside_busy_processes(first)
         contenders[f"{TWO}, {name}"] = together(first, second)
     timings = take_turns("contention", contenders, repeats=repeats)
-    for process in (process for pair in pairs.values() for process in pair):
-        process.close()
+    for training in trainings:
+        training.close()
     say_table({timing.name: timing for timing in timings})
     save(out, {"contention": timings})
 
@@ -58,7 +71,7 @@ def say_table(timings: dict[str, Timing]) -> None:
     """Print the rates and, of what is possible, the share: half of a quiet machine, or all of it."""
     quiet = timings[f"{ALONE}, {AS_IT_COMES}"]
     say_header(["training", "threads", "images a second", "of the fair share (smallest, largest)"])
-    for situation, fair in ((ALONE, 1.0), (BESIDE, 0.5), (TWO, 1.0)):
+    for situation, fair in ((ALONE, 1.0), (BESIDE, 0.5), (LATER, 0.5), (TWO, 1.0)):
         for name in (AS_IT_COMES, OURS):
             timing = timings[f"{situation}, {name}"]
             middle, low, high = (ratio / fair for ratio in timing.ratio_to(quiet))
@@ -83,18 +96,33 @@ def settings(name: str) -> Iterator[None]:
 def make_training(name: str, model: str, batch_size: int, steps: int, folder: Path) -> Callable[[], int]:
     if name == AS_IT_COMES:  # this process has inherited our command's turns
         take_turns_of(0)
+    keep_freed_memory()
     return make_ours(model, batch_size, steps, folder=folder)
+
+
+@contextmanager
+def busy_processes() -> Iterator[None]:
+    """One a core, of equal priority."""
+    busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(usable_cores())]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def working(training: Apart) -> Iterator[None]:
+    training.begin()
+    yield
+    training.end()
 
 
 def beside_busy_processes(training: Apart) -> Callable[[], int]:
     def train() -> int:
-        busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(usable_cores())]
-        try:
+        with busy_processes():
             return training()
-        finally:
-            for process in busy:
-                process.kill()
-                process.wait()
 
     return train
 

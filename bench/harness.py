@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from random import Random
 
 import console
 from distracted.files import write_json
@@ -54,7 +55,7 @@ class Timing:
 def take_turns(
     label: str, contenders: Mapping[str, Callable[[], int]], *, repeats: int, warm_up: bool = True
 ) -> list[Timing]:
-    """Time contenders, one after another in each round.
+    """Time contenders, one after another in each round, in another order each time: each leaves traces.
 
     Args:
         contenders: By name; each does its work once and returns the number of units.
@@ -65,7 +66,9 @@ def take_turns(
     rounds = repeats + warm_up
     with console.progress(label, total=rounds * len(contenders), unit="turn") as step:
         for number in range(rounds):
-            for name, contender in contenders.items():
+            order = list(contenders.items())
+            Random(number).shuffle(order)
+            for name, contender in order:
                 start = time.perf_counter()
                 work[name] = contender()
                 if number or not warm_up:

@@ -2,24 +2,29 @@
 
 By default a thread that waits for others at the end of a parallel loop spins for milliseconds. Beside other
 work it spins while the one that it waits for cannot run. Asleep at once, on the other hand, threads that have
-a machine to themselves wake too late. A short spin costs neither, and short turns on the processor let a
-thread that wakes run sooner (docs/performance.md).
+a machine to themselves wake too late. So the spin is shorter than the default, and much shorter where others
+use the cores already. Short turns on the processor let a thread that wakes run sooner (docs/performance.md).
 """
 
 import ctypes
 import os
 import platform
+import time
+from pathlib import Path
 
 from distracted.cores import usable_cores
 
 #: Turns of the waiting loop in GNU's OpenMP, which torch's builds for Linux use; its own default is 300,000.
-_SPIN = 2000
+_SPIN = 5000
+#: The same beside other work.
+_SHORT_SPIN = 1000
+#: Cores that others use, from which on there is other work; less is what any system does.
+_OTHER_WORK = 0.5
+_LOOK_SECONDS = 0.1
 #: Variables by which a user decides on the waiting.
 _CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-
-
-#: Nanoseconds of a turn on the processor, the least that Linux takes; its default is some milliseconds.
-_TURN = 100_000
+#: Nanoseconds of a turn on the processor; Linux takes 100,000 and more, and its default is some milliseconds.
+_TURN = 300_000
 #: Number of Linux's call sched_setattr, which Python's os module lacks.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 
@@ -30,11 +35,37 @@ def share_machine() -> None:
     What the user has set stays. Processes that this one starts inherit it.
     """
     if not any(name in os.environ for name in _CHOSEN):
-        os.environ["GOMP_SPINCOUNT"] = str(_SPIN)
+        spin = _SHORT_SPIN if cores_in_use() >= _OTHER_WORK else _SPIN
+        os.environ["GOMP_SPINCOUNT"] = str(spin)
         take_turns_of(_TURN)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     if (usable := usable_cores()) < cores:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable))
+
+
+def cores_in_use(statistics: Path = Path("/proc/stat")) -> float:
+    """Cores of this process that others use in a tenth of a second; 0 where the system is not Linux."""
+    before = _ticks(statistics)
+    time.sleep(_LOOK_SECONDS if before else 0.0)
+    after = _ticks(statistics)
+    shares = [(busy - before[cpu][0], total - before[cpu][1]) for cpu, (busy, total) in after.items()]
+    return sum(busy / total for busy, total in shares if total > 0)
+
+
+def _ticks(statistics: Path) -> dict[int, tuple[int, int]]:
+    """Of each core that this process may use: the time that it was busy, and all time."""
+    if not hasattr(os, "sched_getaffinity") or not statistics.exists():
+        return {}
+    ours, ticks = os.sched_getaffinity(0), {}
+    for line in statistics.read_text().splitlines():
+        name, *fields = line.split()
+        number = name.removeprefix("cpu")
+        if number.isdigit() and name.startswith("cpu") and int(number) in ours:
+            times = [
+                int(field) for field in fields[:8]
+            ]  # user, nice, system, idle, iowait, irq, softirq, steal
+            ticks[int(number)] = (sum(times) - times[3] - times[4], sum(times))
+    return ticks
 
 
 class _Attributes(ctypes.Structure):

@@ -19,13 +19,49 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(threads.os, "environ", kept)
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    monkeypatch.setattr(threads, "cores_in_use", lambda: 0.1)
     return kept
 
 
-def test_threads_spin_shortly(environment: dict[str, str]) -> None:
+def test_threads_spin_shortly_and_beside_other_work_more_shortly(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads.share_machine()
-    assert 100 <= int(environment["GOMP_SPINCOUNT"]) <= 5000
+    quiet = int(environment.pop("GOMP_SPINCOUNT"))
+    assert 1000 <= quiet <= 10_000
     assert "OMP_NUM_THREADS" not in environment  # torch's own number is right
+    monkeypatch.setattr(threads, "cores_in_use", lambda: 1.0)
+    threads.share_machine()
+    assert 100 <= int(environment["GOMP_SPINCOUNT"]) < quiet
+
+
+class Counted:
+    """A file like /proc/stat of which each reading is the next of some texts."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = iter(texts)
+
+    def exists(self) -> bool:
+        return True
+
+    def read_text(self) -> str:
+        return next(self.texts)
+
+
+def test_the_cores_that_others_use_are_counted_among_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a disk is no use, time that a host takes is."""
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    before = "cpu 9 9\ncpu0 10 0 0 5 5 0 0 0 9 9\ncpu1 0 0 0 0 0 0 0 0 0 0\ncpu2 1 1 1 1 1 1 1 1 0 0\n"
+    after = "cpu 9 9\ncpu0 15 0 0 6 8 0 0 1 9 9\ncpu1 1 2 3 4 0 0 0 0 0 0\ncpu2 1 1 1 1 1 1 1 1 0 0\n"
+    others = "cpu3 {} 0 0 0 0 0 0 0 0 0\nintr 1 2\ncpufreq 3\n"
+    counted = Counted(before + others.format(0), after + others.format(9))
+    assert threads.cores_in_use(counted) == pytest.approx(6 / 10 + 6 / 10)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them")
+def test_the_systems_own_file_is_read() -> None:
+    assert 0 <= threads.cores_in_use() <= len(os.sched_getaffinity(0))
+    assert threads.cores_in_use(Path("/none")) == 0
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
@@ -66,4 +102,5 @@ def test_it_is_set_before_torch_is_imported() -> None:
     env |= {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{env.get('PYTHONPATH', '')}", "OMP_DISPLAY_ENV": "verbose"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     if "GOMP_SPINCOUNT" in done.stderr:  # not so on macOS
-        assert f"GOMP_SPINCOUNT = '{threads._SPIN}'" in done.stderr
+        spins = (threads._SPIN, threads._SHORT_SPIN)
+        assert any(f"GOMP_SPINCOUNT = '{spin}'" in done.stderr for spin in spins)

@@ -63,8 +63,8 @@ def test_each_benchmark_of_networks_times_all_contenders(
 def test_the_contention_benchmark_times_each_situation(tmp_path: Path) -> None:
     sizes = ["--steps", "1", "--batch-size", "4", "--repeats", "1", "--folder", str(tmp_path)]
     figures, output = run("contention.py", *sizes, out=tmp_path / "out.json")
-    assert len(figures["contention"]) == 6
-    assert output.count("as our commands set it") == output.count("as torch comes") == 3
+    assert len(figures["contention"]) == 8
+    assert output.count("as our commands set it") == output.count("as torch comes") == 4
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -44,11 +45,7 @@ def main(
     contenders: dict[str, Callable[[], int]] = {}
     trainings = []
     for name in (AS_IT_COMES, OURS):
-
-        def start(name: str = name) -> Apart:
-            with settings(name):
-                return Apart(make_training, name, model, batch_size, steps, folder)
-
+        start = partial(start_training, name, model, batch_size, steps, folder)
         first = start()
         with working(first):
             second = start()
@@ -91,6 +88,11 @@ def settings(name: str) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def start_training(name: str, *arguments: object) -> Apart:
+    with settings(name):
+        return Apart(make_training, name, *arguments)
 
 
 def make_training(name: str, model: str, batch_size: int, steps: int, folder: Path) -> Callable[[], int]:

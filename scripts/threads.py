@@ -46,14 +46,16 @@ def share_machine() -> None:
 def cores_in_use(statistics: Path = Path("/proc/stat")) -> float:
     """Cores of this process that others use in a tenth of a second; 0 where the system is not Linux."""
     before = _ticks(statistics)
-    time.sleep(_LOOK_SECONDS if before else 0.0)
+    if not before:
+        return 0.0
+    time.sleep(_LOOK_SECONDS)
     after = _ticks(statistics)
     shares = [(busy - before[cpu][0], total - before[cpu][1]) for cpu, (busy, total) in after.items()]
     return sum(busy / total for busy, total in shares if total > 0)
 
 
 def _ticks(statistics: Path) -> dict[int, tuple[int, int]]:
-    """Of each core that this process may use: the time that it was busy, and all time."""
+    """Busy and total clock ticks of each core that this process may use."""
     if not hasattr(os, "sched_getaffinity") or not statistics.exists():
         return {}
     ours, ticks = os.sched_getaffinity(0), {}

@@ -28,7 +28,7 @@ def test_threads_spin_shortly_and_beside_other_work_more_shortly(
 ) -> None:
     threads.share_machine()
     quiet = int(environment.pop("GOMP_SPINCOUNT"))
-    assert 1000 <= quiet <= 10_000
+    assert 100 <= quiet <= 5000
     assert "OMP_NUM_THREADS" not in environment  # torch's own number is right
     monkeypatch.setattr(threads, "cores_in_use", lambda: 1.0)
     threads.share_machine()
@@ -96,11 +96,13 @@ def test_short_turns_leave_the_priority_as_it_is() -> None:
 
 def test_it_is_set_before_torch_is_imported() -> None:
     """GNU's OpenMP prints what it has read when it is loaded."""
+    quiet = "import threads; threads.cores_in_use = lambda: 0.0"
     code = "import console, sys; assert 'torch' not in sys.modules; console.share_machine(); import torch"
     left_out = ("OMP", "GOMP", "KMP")
     env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     env |= {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{env.get('PYTHONPATH', '')}", "OMP_DISPLAY_ENV": "verbose"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{quiet}; {code}"], env=env, capture_output=True, text=True, check=True
+    )
     if "GOMP_SPINCOUNT" in done.stderr:  # not so on macOS
-        spins = (threads._SPIN, threads._SHORT_SPIN)
-        assert any(f"GOMP_SPINCOUNT = '{spin}'" in done.stderr for spin in spins)
+        assert f"GOMP_SPINCOUNT = '{threads._SPIN}'" in done.stderr

@@ -2,7 +2,7 @@
 
 By default a thread that waits for others at the end of a parallel loop spins for milliseconds. Beside other
 work it spins while the one that it waits for cannot run. Asleep at once, on the other hand, threads that have
-a machine to themselves wake too late. So the spin is shorter than the default, and much shorter where others
+a machine to themselves wake too late. So the spin is shorter than the default, and shorter still where others
 use the cores already. Short turns on the processor let a thread that wakes run sooner (docs/performance.md).
 """
 
@@ -50,8 +50,9 @@ def cores_in_use(statistics: Path = Path("/proc/stat")) -> float:
         return 0.0
     time.sleep(_LOOK_SECONDS)
     after = _ticks(statistics)
-    shares = [(busy - before[cpu][0], total - before[cpu][1]) for cpu, (busy, total) in after.items()]
-    return sum(busy / total for busy, total in shares if total > 0)
+    cores = before.keys() & after.keys()  # a core may be switched on or off meanwhile
+    spent = [(after[core][0] - before[core][0], after[core][1] - before[core][1]) for core in cores]
+    return sum(busy / total for busy, total in spent if total > 0)
 
 
 def _ticks(statistics: Path) -> dict[int, tuple[int, int]]:
@@ -61,12 +62,9 @@ def _ticks(statistics: Path) -> dict[int, tuple[int, int]]:
     ours, ticks = os.sched_getaffinity(0), {}
     for line in statistics.read_text().splitlines():
         name, *fields = line.split()
-        number = name.removeprefix("cpu")
-        if number.isdigit() and name.startswith("cpu") and int(number) in ours:
-            times = [
-                int(field) for field in fields[:8]
-            ]  # user, nice, system, idle, iowait, irq, softirq, steal
-            ticks[int(number)] = (sum(times) - times[3] - times[4], sum(times))
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in ours:
+            times = [int(field) for field in fields[:8]]  # idle and waiting for a disk are fields 3 and 4
+            ticks[int(name[3:])] = (sum(times) - times[3] - times[4], sum(times))
     return ticks
 
 

@@ -20,7 +20,7 @@ import console
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.inference.device import keep_freed_memory
 from distracted.inference.features import cached_features
 from harness import Apart, save, say_rates, take_turns

@@ -30,7 +30,8 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter, Draws
 from distracted.data.contents import digest_images
 from distracted.data.loading import Loader
-from distracted.data.packs import Files, Pictures, cached_pictures
+from distracted.data.packs import cached_pictures
+from distracted.data.picture_sets import Files, Pictures
 from distracted.sample import render_sample
 from harness import Timing, save, say_rates, take_turns
 

@@ -24,7 +24,8 @@ from distracted.config import load_config, load_data_config
 from distracted.data.augment import Augmenter
 from distracted.data.contents import digest_images
 from distracted.data.loading import Batch, Loader
-from distracted.data.packs import Files, cached_pictures
+from distracted.data.packs import cached_pictures
+from distracted.data.picture_sets import Files
 from distracted.inference.device import keep_freed_memory
 from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network

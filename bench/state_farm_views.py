@@ -24,7 +24,7 @@ import typer
 
 import console
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.errors import DataError
 from distracted.inference.views import VIEWS, Viewer
 from harness import save

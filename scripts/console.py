@@ -1,32 +1,28 @@
-"""Shared by all commands: options, the store, signals, errors in one or two lines; terminal.py prints.
+"""Shared by all commands: options, the store, errors in one or two lines.
 
-Commands import heavy packages inside their functions, so that `--help` answers at once.
+Printing is in terminal.py, stopping in signals.py. Commands import heavy packages inside their functions, so
+that `--help` answers at once.
 """
 
 import inspect
 import logging
 import os
-import re
 import shlex
-import signal
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
+import signals
 from distracted.config import DataFolder, load_config, load_data_config, load_runtime_config
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.paths import Workspace
 from distracted.schema import DataConfig, RunConfig, RuntimeConfig
-from distracted.stopping import RESUMABLE, Stop, Stopped
+from distracted.stopping import RESUMABLE, Stopped
 from terminal import err as err
 from terminal import out as out
 from terminal import progress as progress
@@ -56,14 +52,8 @@ Leaky = Annotated[
 ]
 
 HERE = Path()
-#: Asked by SIGTERM, SIGINT and the time limit.
-stop = Stop()
-#: Set while a live table, or another process of the command, shows a stop.
-live = threading.Event()
-_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
 #: Names of the scores for readers, log loss first.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
-_LONGEST = 10**8  # seconds of a time limit
 
 
 def run(main: Callable[..., None]) -> None:
@@ -79,7 +69,7 @@ def run(main: Callable[..., None]) -> None:
         share_machine()
         os.environ.setdefault("WANDB_DATA_DIR", str(Path("runs/.wandb").absolute()))  # not the home folder
         try:
-            with _listening(), _stops_first():
+            with signals.listening(), signals.stops_first():
                 main(*args, **kwargs)
         except Stopped as error:
             again = "the same command goes on"
@@ -104,77 +94,10 @@ def run(main: Callable[..., None]) -> None:
     typer.run(command)
 
 
-@contextmanager
-def _stops_first() -> Iterator[None]:
-    """Raise the stop again that another error took the place of, as a library's clean-up may fail on it."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, Stopped):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
-
-
-@contextmanager
-def _listening() -> Iterator[None]:
-    """Within this block a signal or the time limit asks to stop; a second Ctrl-C exits at once."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        name = _SIGNALS[signal.Signals(number)]
-        if not (live.is_set() or out.quiet):
-            os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
-        stop.ask(name)
-
-    stop.reason = ""
-    before = {number: signal.signal(number, ask) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def limit_time(text: str) -> None:
-    """Ask to stop after TIME_LIMIT, such as 8h30m; "" is no limit."""
-    if seconds := time_limit(text):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def time_limit(text: str) -> int:
-    """TIME_LIMIT in seconds; 0 is none."""
-    if not text:
-        return 0
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    parts = match.groups() if match else (0, 0, 0)
-    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
-    if not 0 < seconds <= _LONGEST:
-        raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
-    return seconds
-
-
 def be_quiet() -> None:
     """Print only errors, and no progress: the team's lead prints everything else."""
     logging.getLogger("distracted").setLevel(logging.ERROR)
     out.quiet = True
-
-
-def stop_with(parent: int) -> None:
-    """Ask to stop when the parent process has ended; 0: no parent."""
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if parent:
-        threading.Thread(target=look, daemon=True, name="parent").start()
 
 
 def _describe(error: DistractedError | OSError) -> str:

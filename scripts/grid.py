@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import console
+import signals
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError, DistractedError
@@ -53,7 +54,7 @@ def main(
     from distracted.jobs.on_ray import OnRay
     from distracted.training.resolve import resolve
 
-    console.limit_time(time_limit)
+    signals.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
     placed = console.place(data, root, console.runtime_in(set))
     configs = {
@@ -98,14 +99,14 @@ def main(
         engine.check(planned)
         if force:  # last, now that nothing is in the way
             for run in configs:
-                begin_again(store, run, numbers, config_hash=hashes[run], stop=console.stop)
+                begin_again(store, run, numbers, config_hash=hashes[run], stop=signals.stop)
         watch = stack.enter_context(Board(store, planned))
-        stack.enter_context(console.stop.waiting())
-        ended = engine.run(planned, command=command, log=log, stop=console.stop, watch=watch)
+        stack.enter_context(signals.stop.waiting())
+        ended = engine.run(planned, command=command, log=log, stop=signals.stop, watch=watch)
     if failed := [f"{one.job}: {one.reason}" for one in ended if one.state == "failed"]:
         raise DistractedError("\n".join([f"{len(failed)} of {len(planned)} jobs failed", *failed]))
     if stopped := [one for one in ended if one.state == "stopped"]:
-        raise Stopped(console.stop.reason or f"{len(stopped)} jobs were stopped")
+        raise Stopped(signals.stop.reason or f"{len(stopped)} jobs were stopped")
     for run in configs:
         say_pooled(store, run)
 
@@ -149,20 +150,20 @@ class Board:
 
     def __enter__(self) -> Self:
         if self._live is not None:
-            console.live.set()
+            signals.live.set()
             self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
-            console.live.clear()
+            signals.live.clear()
 
     def __call__(self, ended: Sequence[Ended]) -> None:
         for one in ended:
             self._tell(one.job, f"{one.state}{f': {one.reason}' if one.reason else self._score(one.job)}")
         every = _SHOW_EVERY if self._live is not None else _LINE_EVERY
-        stops = bool(console.stop.reason) and not self._stops  # is to be seen at once
+        stops = bool(signals.stop.reason) and not self._stops  # is to be seen at once
         self._stops = self._stops or stops
         if not self._jobs or (time.monotonic() - self._shown < every and not stops):
             return
@@ -198,8 +199,8 @@ class Board:
         text = f"{done} of {len(states)} folds done, {running} running"
         if others := len(ended) - done:
             text += f", {others} failed or stopped"
-        if console.stop.reason:
-            return f"{console.stop.reason}: stopping at the next good moment; {text}"
+        if signals.stop.reason:
+            return f"{signals.stop.reason}: stopping at the next good moment; {text}"
         if (gained := behind - self._begun_with) > 0 and behind < 1:
             left = (time.monotonic() - self._start) * (1 - behind) / gained
             text += f", about {max(1, round(left / 60))} min left"

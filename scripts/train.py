@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import console
+import signals
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
 from distracted.predictions.manifest import Manifest
@@ -34,7 +35,7 @@ def main(
     from distracted.training.distributed import in_team, join_team
     from distracted.training.resolve import resolve
 
-    console.stop_with(parent)
+    signals.stop_with(parent)
     if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
     if in_team() and os.environ["RANK"] != "0":
@@ -44,17 +45,17 @@ def main(
         from distracted.jobs.cards import team_cards
         from distracted.jobs.launch import run_team
 
-        console.time_limit(time_limit)  # refused here, once
+        signals.time_limit(time_limit)  # refused here, once
         command = [sys.executable, *sys.argv, "--parent", str(os.getpid())]
         if cards := team_cards(gpus, config.runtime.device, os.environ.get("CUDA_VISIBLE_DEVICES")):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
         elif config.runtime.device != "mps":
             console.say(f"GPUS={gpus}: {gpus} processes share the CPU")
             command += ["--set", f"{set} runtime.device=cpu"]
-        console.live.set()  # the lead says that the team stops
-        run_team(gpus, command, stop=console.stop)
+        signals.live.set()  # the lead says that the team stops
+        run_team(gpus, command, stop=signals.stop)
         return
-    console.limit_time(time_limit)
+    signals.limit_time(time_limit)
     with join_team(config.runtime.device) as team:
         if not team.is_lead:
             console.be_quiet()
@@ -70,7 +71,7 @@ def main(
             folds=folds,
             force=force,
             after_fold=say_fold,
-            stop=console.stop,
+            stop=signals.stop,
             patience=patience,
             team=team,
             progress=console.progress,

@@ -16,7 +16,7 @@ from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
 from distracted.data.loading import BatchSampler, ExtraRows, Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.errors import ConfigError, DistractedError, ImageError
 
 HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]
@@ -256,7 +256,7 @@ import numpy as np
 from pathlib import Path
 from distracted.data.augment import Augmenter
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 files = Files([Path({str(competition.train_paths()[0])!r})] * 40)
 plain = Augmenter((), size=24, crop=1.0, seed=0)
 loader = Loader(files, np.arange(40), plain, batch_size=2, num_workers=1)

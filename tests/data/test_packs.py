@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from conftest import dead_owner, write_owner
 from distracted.data import packs as packs_module
 from distracted.data.images import Image, read_rgb
-from distracted.data.packs import CachedPictures, Files, Pictures, cached_pictures
+from distracted.data.packs import CachedPictures, cached_pictures
+from distracted.data.picture_sets import Files, Pictures
 from distracted.errors import ImageError
 from distracted.schema import RunConfig
 from distracted.training.resolve import resolve

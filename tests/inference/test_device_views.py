@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
+from distracted.inference import device_views
 from distracted.inference.device_views import DeviceViewer
 from distracted.inference.predict import Together
 from distracted.inference.views import VIEWS, Viewer
@@ -58,6 +59,19 @@ def test_images_of_several_sizes_keep_their_order() -> None:
     assert together.shape == (5, 2, 32, 32, 3) and together.dtype == torch.uint8
     for views, image in zip(together, images, strict=True):
         assert torch.equal(views, viewer([image])[0])
+
+
+def test_large_images_are_transformed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 photographs of 12 megapixels are 37 GB as floats."""
+    viewer = DeviceViewer(VIEWS["rotations"], size=32, crop=0.9)
+    images = [torch.from_numpy(photograph(60, 80, seed=n)) for n in range(5)]
+    expected, taken, of_one_size = viewer(images), [], viewer._of_one_size
+    monkeypatch.setattr(device_views, "_PIXELS", 2 * 60 * 80)
+    monkeypatch.setattr(viewer, "_of_one_size", lambda some: taken.append(len(some)) or of_one_size(some))
+    assert torch.equal(viewer(images), expected)
+    assert taken == [2, 2, 1]
+    monkeypatch.setattr(device_views, "_PIXELS", 1)
+    assert torch.equal(viewer(images), expected)
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])

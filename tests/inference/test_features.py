@@ -14,7 +14,7 @@ from conftest import RecordedProgress, dead_owner, model_config, write_owner
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.errors import TrainingError
 from distracted.inference.features import cached_features
 from distracted.locks import this_process

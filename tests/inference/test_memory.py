@@ -16,7 +16,7 @@ from conftest import model_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.errors import TrainingError
 from distracted.inference.features import cached_features
 from distracted.inference.forward import Forward

@@ -13,7 +13,7 @@ from distracted.data.augment import Augmenter, resize_and_crop
 from distracted.data.competition import Competition
 from distracted.data.images import read_rgb
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.errors import ConfigError
 from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.views import AVERAGES, VIEWS, View, Viewer, average_views, check_average, find_views

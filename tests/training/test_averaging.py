@@ -9,7 +9,7 @@ from conftest import model_config
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.models.network import Network, build_network
 from distracted.models.weights import StateDict, Weights
 from distracted.training.averaging import Ema, average, copy_state

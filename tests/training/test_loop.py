@@ -14,7 +14,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.folds import split_holdout
 from distracted.data.loading import Loader
-from distracted.data.packs import Files
+from distracted.data.picture_sets import Files
 from distracted.errors import ConfigError, ImageError, TrainingError
 from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss

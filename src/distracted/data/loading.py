@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distracted.data.images import Image
-from distracted.data.packs import Pictures
+from distracted.data.picture_sets import Pictures
 from distracted.data.sampling import balance_subjects
 from distracted.errors import DistractedError, TrainingError, first_line
 

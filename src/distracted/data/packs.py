@@ -13,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.cores import decoding_threads
-from distracted.data.images import Image, read_rgb
+from distracted.data.images import Image
+from distracted.data.picture_sets import Pictures, spread
 from distracted.errors import ImageError
 from distracted.files import atomic_paths, remove_leftovers
 from distracted.locks import hold, holder
@@ -33,63 +34,6 @@ _HASH = 16  # characters of a pack's hash of its contents, in its name
 _CHUNK = 64  # images in memory at once during decoding
 _NUM_SAMPLED = 32  # images from which the size of all of them is estimated
 _GB = 1e9
-
-
-class Pictures(Protocol):
-    """Decoded images by position: uint8 RGB, shape (H, W, 3), possibly read-only."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Image: ...
-
-
-class Files:
-    """Image files, decoded at each access.
-
-    Args:
-        short_side: As for `read_rgb`.
-    """
-
-    def __init__(self, paths: Sequence[Path], *, short_side: int | None = None) -> None:
-        self._paths, self._short_side = list(paths), short_side
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> Image:
-        return read_rgb(self._paths[index], short_side=self._short_side)
-
-
-class Transformed:
-    """Images that are transformed in the same way at each access."""
-
-    def __init__(self, pictures: Pictures, transform: Callable[[Image], Image]) -> None:
-        self._pictures, self._transform = pictures, transform
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: int) -> Image:
-        return self._transform(self._pictures[index])
-
-
-class Selected:
-    """Some rows of a larger set of pictures, each under its position there.
-
-    Args:
-        pictures: The selected ones, in the order of `rows`.
-        rows: Their positions in the larger set.
-    """
-
-    def __init__(self, pictures: Pictures, rows: NDArray[np.int64]) -> None:
-        self._pictures = pictures
-        self._place = {row: place for place, row in enumerate(rows.tolist())}
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: int) -> Image:
-        return self._pictures[self._place[index]]
 
 
 class CachedPictures:
@@ -252,8 +196,8 @@ def _decode(
 
 def _has_room(pictures: Pictures, indices: list[int], folder: Path, limit: float | Literal["auto"]) -> bool:
     """Whether a pack of some images fits into the folder; log the answer."""
-    sample = np.unique(np.linspace(0, len(indices) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
-    sizes = [image.size for image in (_try(pictures, indices[i]) for i in sample) if image is not None]
+    sampled = (_try(pictures, indices[i]) for i in spread(len(indices), _NUM_SAMPLED))
+    sizes = [image.nbytes for image in sampled if image is not None]
     size = len(indices) * float(np.mean(sizes)) if sizes else 0.0
     taken = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     free = shutil.disk_usage(folder).free

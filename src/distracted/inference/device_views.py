@@ -5,7 +5,7 @@ matrix of weights for the rows and one for the columns; OpenCV gives the weights
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from distracted.data.augment import crop_box, region_box, resize_interpolation
 from distracted.inference.views import View, lookup_table, rotation_matrix
 from distracted.schema import Box
+
+_PIXELS = 2**25  # at once: as floats they take 400 MB of the device's memory, and rotated as much again
 
 
 class DeviceViewer:
@@ -37,8 +39,11 @@ class DeviceViewer:
         by_shape: dict[torch.Size, list[int]] = {}
         for number, image in enumerate(images):
             by_shape.setdefault(image.shape, []).append(number)
-        for numbers in by_shape.values():
-            views[numbers] = self._of_one_size(torch.stack([images[number] for number in numbers]))
+        for (height, width, _), numbers in by_shape.items():
+            at_once = max(1, _PIXELS // (height * width))
+            for start in range(0, len(numbers), at_once):
+                part = numbers[start : start + at_once]
+                views[part] = self._of_one_size(torch.stack([images[number] for number in part]))
         return views
 
     def _of_one_size(self, images: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ class DeviceViewer:
         return table[resized.long()]
 
 
-@cache
+@lru_cache(64)  # photographs from everywhere have any number of sizes
 def _weights(length: int, size: int, other_grows: bool, interpolation: int) -> Tensor:
     """Weights of OpenCV's resize along one axis, shape (size, length).
 

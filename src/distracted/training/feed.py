@@ -13,7 +13,8 @@ from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import Image
 from distracted.data.loading import ExtraRows, Loader
-from distracted.data.packs import CachedPictures, Files, Pictures, Selected, Transformed, cached_pictures
+from distracted.data.packs import CachedPictures, cached_pictures
+from distracted.data.picture_sets import Files, Pictures, Selected, Transformed, number_within
 from distracted.errors import ConfigError
 from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
@@ -29,6 +30,7 @@ from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Resolved
 
 _GPU_BATCH = 256  # images in a batch of predictions: enough to keep a GPU busy
+_WHOLE_BYTES = 2**28  # of whole images in a batch; each loader process has two batches ready
 
 
 @dataclass(frozen=True)
@@ -208,11 +210,11 @@ class Feed:
         together = Together(networks, len(rows), precision, viewer)
 
         def start() -> tuple[Loader, Together]:
+            files, batch_size = Files(images.paths), self._prediction_batch_size
             transform = Viewer(views, **self._input()) if viewer is None else None
-            files = Files(images.paths)
-            loader = Loader(
-                files, images.rows, transform, batch_size=self._prediction_batch_size, **self._workers()
-            )
+            if transform is None:
+                batch_size = min(batch_size, number_within(files, _WHOLE_BYTES))
+            loader = Loader(files, images.rows, transform, batch_size=batch_size, **self._workers())
             return loader, together
 
         if not all(images.contents):

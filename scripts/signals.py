@@ -1,0 +1,88 @@
+"""What asks a command to stop: SIGTERM, Ctrl-C, the time limit, the end of the parent process."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from distracted.errors import ConfigError
+from distracted.stopping import Stop, Stopped
+from terminal import out
+
+#: Asked by SIGTERM, SIGINT and the time limit.
+stop = Stop()
+#: Set while a live table, or another process of the command, shows a stop.
+live = threading.Event()
+_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
+_LONGEST = 10**8  # seconds of a time limit
+
+
+@contextmanager
+def stops_first() -> Iterator[None]:
+    """Raise the stop again that another error took the place of, as a library's clean-up may fail on it."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Stopped):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within this block a signal or the time limit asks to stop; a second Ctrl-C exits at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        name = _SIGNALS[signal.Signals(number)]
+        if not (live.is_set() or out.quiet):
+            os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
+        stop.ask(name)
+
+    stop.reason = ""
+    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def limit_time(text: str) -> None:
+    """Ask to stop after TIME_LIMIT, such as 8h30m; "" is no limit."""
+    if seconds := time_limit(text):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def time_limit(text: str) -> int:
+    """TIME_LIMIT in seconds; 0 is none."""
+    if not text:
+        return 0
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    parts = match.groups() if match else (0, 0, 0)
+    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+    if not 0 < seconds <= _LONGEST:
+        raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
+    return seconds
+
+
+def stop_with(parent: int) -> None:
+    """Ask to stop when the parent process has ended; 0: no parent."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=look, daemon=True, name="parent").start()

@@ -16,10 +16,10 @@ from distracted.training.resolve import resolve
 RUNTIME = load_runtime_config(["runtime.device=cpu", "runtime.num_workers=0"])
 
 
-def write_untrained(store: Store, run: str = "tiny") -> Run:
+def write_untrained(store: Store, run: str = "tiny", *overrides: str) -> Run:
     """Store three networks with different random weights, and their predictions."""
     folder = str(store.competition.config.folder)
-    resolved = resolve(load_config(model="resnet50", data=folder, overrides=TINY), num_folds=3)
+    resolved = resolve(load_config(model="resnet50", data=folder, overrides=[*TINY, *overrides]), num_folds=3)
     feed = Feed(resolved, store.workspace.cache("tiny"), silent)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)
     classes = store.competition.classes

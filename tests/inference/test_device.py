@@ -222,6 +222,18 @@ def test_auto_precision_follows_the_card(
     assert find_precision("auto", CUDA, "resnet50") == precision
 
 
+@pytest.mark.parametrize("capability", [(7, 5), (7, 0), (6, 0)])
+def test_bf16_is_refused_where_torch_would_emulate_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    """Without cuDNN's convolutions, so that it would be very slow."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(
+        ConfigError, match=r"precision=bf16: this card \(compute capability \d\.\d\) has no bf16"
+    ):
+        find_precision("bf16", CUDA, "resnet50")
+
+
 @pytest.mark.parametrize(
     "backbone", ["vit_base_patch16_dinov3.lvd1689m", "convnext_tiny.dinov3_lvd1689m", "vit_7b_patch16_dinov3"]
 )

@@ -53,6 +53,12 @@ def test_a_model_that_differs_from_torch_is_not_written(
     assert not store.workspace.onnx("tiny", "tiny", 0).exists()
 
 
+def test_a_network_that_was_trained_in_half_precision_is_compared_in_full(store: Store) -> None:
+    run = write_untrained(store, "half", "training.precision=bf16")
+    exported = export_network(store, run, 0, runtime=RUNTIME)
+    assert exported.off < 1e-4 and exported.path.is_file()
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_kind_of_backbone_is_exported(backbone: str) -> None:
     network, images = make_network(backbone), pictures(6, 64, 64, 3)

@@ -31,7 +31,10 @@ def resolve_on_it(model: str, *overrides: str) -> Resolved:
 def test_the_precision_follows_the_card_and_the_model() -> None:
     assert resolve_on_it("resnet50").precision == "fp16"
     assert resolve_on_it("dinov3_base").precision == "fp32"
-    assert resolve_on_it("dinov3_base", "training.precision=bf16").precision == "bf16"
+    with pytest.raises(
+        ConfigError, match=r"training\.precision=bf16: .*capability 7\.5\) has no bf16.*or fp32"
+    ):
+        resolve_on_it("dinov3_base", "training.precision=bf16")
     with pytest.raises(ConfigError, match=r"training\.precision=fp16: .*dinov3.* exceed what fp16 can hold"):
         resolve_on_it("dinov3_base", "training.precision=fp16")
 

@@ -233,6 +233,10 @@ class Loader:
         """Number of images in the epoch's batches before this one."""
         return self._sampler.num_before(batch)
 
+    def batches_of(self, num_images: int) -> int:
+        """Number of batches that hold exactly the epoch's first so many images; 0 if a batch would be cut."""
+        return next((n for n in range(len(self) + 1) if self.num_before(n) == num_images), 0)
+
     def epoch(self, epoch: int = 0, *, after: int = 0) -> Iterator[Batch]:
         """The batches of one epoch.
 

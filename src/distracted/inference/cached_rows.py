@@ -107,10 +107,9 @@ class _GrowingFile(AbstractContextManager["_GrowingFile"]):
         self._path, self._num_rows = path, loader.num_images
         self._part, self._proven = path.with_suffix(".part"), path.with_suffix(".proven")
         self._done, size = self._read_proven()
-        batches = [n for n in range(len(loader) + 1) if loader.num_before(n) == self._done]
-        if not batches:  # written with another batch size
-            batches, self._done, size = [0], 0, 0
-        [self.num_batches] = batches
+        self.num_batches = loader.batches_of(self._done)
+        if not self.num_batches:  # nothing there, or written with another batch size
+            self._done, size = 0, 0
         self.num_left = self._num_rows - self._done
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self._part.open("r+b" if self._done else "wb")

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_NATIVE_BF16 = (8, 0)  # compute capability of Ampere
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's options, from malloc.h
 
 
@@ -81,14 +82,19 @@ def find_precision(name: str, device: torch.device, backbone: str) -> Precision:
         backbone: Its name in timm.
 
     Raises:
-        ConfigError: fp16 on a CPU, or with a backbone that overflows in it.
+        ConfigError: fp16 on a CPU, or with a backbone that overflows in it; bf16 on a card without it.
     """
     overflows = "dinov3" in backbone.lower()  # its authors: no fp16 (facebookresearch/dinov3, issue 181)
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     if name == "auto":
-        if device.type != "cuda":
-            return "fp32"
-        fast = fast_precision(torch.cuda.get_device_capability(device))
+        fast = fast_precision(capability) if capability else "fp32"
         return "fp32" if overflows and fast == "fp16" else fast
+    if name == "bf16" and capability and capability < _NATIVE_BF16:
+        major, minor = capability  # torch would emulate it, without cuDNN's convolutions
+        raise ConfigError(
+            f"training.precision=bf16: this card (compute capability {major}.{minor}) has no bf16, cards from "
+            "8.0 on have it; expected auto, fp16 or fp32"
+        )
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("training.precision=fp16: not supported on a CPU; expected auto, fp32 or bf16")
     if name == "fp16" and overflows:
@@ -106,7 +112,7 @@ def fast_precision(capability: tuple[int, int]) -> Precision:
     (P100) multiplies fp16 at twice fp32's rate; 6.1 (GTX 10, P4, P40) does at a 64th of it (CUDA C++
     Programming Guide, "Arithmetic Instructions"), so fp16 would only add its overflows there.
     """
-    if capability >= (8, 0):
+    if capability >= _NATIVE_BF16:
         return "bf16"
     return "fp16" if capability >= (7, 0) or capability == (6, 0) else "fp32"
 
@@ -152,7 +158,7 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         for batch in batches:
             yield batch._replace(images=move(batch.images, device))
         return
-    copy_stream, ahead = torch.cuda.Stream(device), None  # type: ignore[no-untyped-call]
+    copy_stream, ahead = _copy_stream(device), None
     for batch in batches:
         with torch.cuda.stream(copy_stream):
             copied = batch._replace(images=move(batch.images, device)), copy_stream.record_event()
@@ -161,6 +167,12 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         ahead = copied
     if ahead is not None:
         yield _wait_for_copy(*ahead)
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The process's stream for copies: the allocator keeps the free memory of each stream apart."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:

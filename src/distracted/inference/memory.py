@@ -71,6 +71,6 @@ def naming_exhausted_memory() -> Iterator[None]:
             raise
         raise TrainingError(
             f"the device's memory ran out ({first_line(error)}); a smaller model.image_size, "
-            "training.precision=bf16 or optimizer: sgd need less, and so does a device without other "
+            "training.precision=auto or optimizer: sgd need less, and so does a device without other "
             "processes; the same command goes on from the last checkpoint"
         ) from error

@@ -33,15 +33,18 @@ def predict_log_probs(
     The softmax is computed in float64, so that the probabilities of a row sum to 1 within float32's rounding.
 
     Args:
-        done: Results of the batches that were predicted before an interruption. They are not repeated, and
-            those of further batches are appended.
+        done: Results of the batches that were predicted before an interruption. They are not repeated, unless
+            their batches were of another size, and those of further batches are appended.
         after_batch: Called after each batch; may raise, to stop.
     """
     forward = Forward(network, "logits", num_images=loader.num_images, precision=precision)
     batches = [] if done is None else done
-    left = loader.num_images - loader.num_before(len(batches))
+    num_done = loader.batches_of(sum(map(len, batches)))
+    if not num_done:  # none yet, or of another batch size
+        batches.clear()
+    left = loader.num_images - loader.num_before(num_done)
     with progress(label, total=left, unit="img") as step:
-        for batch in prefetch(loader.epoch(after=len(batches)), network.mean.device):
+        for batch in prefetch(loader.epoch(after=num_done), network.mean.device):
             batches.append(_log_probs(forward, batch.images).astype(np.float32))
             step(len(batch.images))
             after_batch()

@@ -58,7 +58,7 @@ def export_network(
     if find_spec("onnxruntime") is None or find_spec("onnx") is None:
         raise ConfigError("ONNX is not installed; make setup EXTRAS=onnx installs it")
     on_cpu = runtime.model_copy(update={"device": "cpu"})
-    trained = load_trained(store, run, fold, runtime=on_cpu, progress=progress)
+    trained = load_trained(store, run, fold, runtime=on_cpu, in_fp32=True, progress=progress)
     rows = store.folds.valid(fold)[:_NUM_CHECKED]
     batches = list(trained.feed.loader(Images.to_train(store.competition), rows).epoch())
     try:

@@ -39,7 +39,13 @@ class Trained:
 
 
 def load_trained(
-    store: Store, run: Run, fold: int, *, runtime: RuntimeConfig, progress: Progress = silent
+    store: Store,
+    run: Run,
+    fold: int,
+    *,
+    runtime: RuntimeConfig,
+    in_fp32: bool = False,
+    progress: Progress = silent,
 ) -> Trained:
     """Load the network that made a fold's predictions, and check that it repeats them.
 
@@ -49,6 +55,7 @@ def load_trained(
     Args:
         run: A run that has the fold.
         runtime: How to run here; everything else is as in the run.
+        in_fp32: Predict in fp32, whatever the run's precision; so it is where that is unavailable, too.
 
     Raises:
         StoreError: the run has no networks, or its config is of another version of the project.
@@ -70,6 +77,8 @@ def load_trained(
         find_precision(config.training.precision, device, config.model.backbone)
     except ConfigError:
         _log.info("%s: %s is unavailable here; fp32 instead", run.name, config.training.precision)
+        in_fp32 = True
+    if in_fp32:
         training = config.training.model_copy(update={"precision": "fp32"})
         config = config.model_copy(update={"training": training})
     resolved = Resolved(config, Weights(f"file:{path.name}", path), device)

@@ -455,7 +455,7 @@ class PhaseTraining:
         if self.team.size > 1 or self.micro_batches >= num_here:
             raise TrainingError(
                 f"the device's memory does not hold {-(-num_here // self.micro_batches)} images at a time; a "
-                "smaller training.batch_size, a smaller model.image_size or training.precision=bf16 need less"
+                "smaller training.batch_size, a smaller model.image_size or training.precision=auto need less"
             )
         self.micro_batches *= 2
         self.optimizer.zero_grad(set_to_none=True)

@@ -36,6 +36,20 @@ def test_the_map_follows_the_definition(network: Network) -> None:
     assert not network.training
 
 
+def test_layers_before_the_map_keep_nothing_for_a_gradient(network: Network) -> None:
+    """For ResNet50 at 224 pixels they would keep 86 MB an image."""
+    kept: list[torch.Size] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        class_activation(network, pictures(2, 32), np.array([[0], [1]]))
+    maps = [shape for shape in kept if len(shape) == 4 and shape[0] == 2]  # (B, C, h, w)
+    assert maps and all(max(shape[2:]) <= 4 for shape in maps)
+
+
 def test_without_evidence_for_a_class_the_map_is_zero(network: Network) -> None:
     with torch.no_grad():
         network.head.classifier.weight.zero_()

@@ -33,6 +33,7 @@ EXHAUSTED = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.18 GB)"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
@@ -58,6 +59,16 @@ def test_exhausted_memory_is_recognised_in_all_its_forms() -> None:
     for other in OTHERS:
         with pytest.raises(type(other)), naming_exhausted_memory(), Attempt():
             raise other
+
+
+@pytest.mark.parametrize("free", [0.0, 0.5])
+def test_cudnn_without_an_algorithm_lacks_memory_only_on_a_full_card(
+    monkeypatch: pytest.MonkeyPatch, free: float
+) -> None:
+    """Elsewhere the card cannot compute such a convolution, and smaller parts would not help."""
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * 15e9), int(15e9)))
+    assert is_out_of_memory(error) == (free == 0)
 
 
 def test_the_error_of_a_real_allocation_is_recognised() -> None:

@@ -1,18 +1,21 @@
 """The mean over views is a run like any other, predicted by each fold's own network."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import RecordedProgress
 from distracted.ensemble.blend import blend_runs
-from distracted.errors import ConfigError, StoreError, WeightsError
-from distracted.inference.views import VIEWS, average_views, find_views
+from distracted.errors import ConfigError, StoreError, TrainingError, WeightsError
+from distracted.inference.views import VIEWS, Viewer, average_views, find_views
 from distracted.metrics import difference_and_error, log_losses
 from distracted.postprocess.networks import load_trained
 from distracted.postprocess.tta import augment_run
@@ -217,3 +220,26 @@ def test_a_run_that_cannot_be_augmented_is_refused(store: Store, parent: Run) ->
     refused(WeightsError, r"fold0.model\.safetensors: no such file.*FORCE=1", name="again")
     store.workspace.fold("tiny", "tiny", 1).joinpath("manifest.json").unlink()
     refused(StoreError, "tiny: fold 1 of 3 is missing; `make cv` finishes a run", name="again")
+
+
+@pytest.mark.parametrize(
+    ("fail", "num_workers", "message"),
+    [
+        ("lack memory", 0, r"memory ran out \(CUDA out of memory\).*the same command goes on"),
+        ("die", 1, r"a process that decodes images was ended by the system .*runtime\.num_workers=2"),
+    ],
+)
+def test_what_ends_a_prediction_is_named(
+    store: Store, parent: Run, monkeypatch: pytest.MonkeyPatch, fail: str, num_workers: int, message: str
+) -> None:
+    """As in training: a container's 64 MB of shared memory, or a GPU that others fill."""
+
+    def view(*_: object, **__: object) -> None:
+        if fail == "die":
+            os.kill(os.getpid(), signal.SIGBUS)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Viewer, "__call__", view)
+    runtime = RUNTIME.model_copy(update={"num_workers": num_workers})
+    with pytest.raises(TrainingError, match=message):
+        tta(store, "scales", runtime=runtime)

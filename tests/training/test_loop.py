@@ -1,6 +1,8 @@
 """Training one fold of the tiny competition: it learns, repeats byte by byte, and stops on errors."""
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +105,17 @@ def test_metrics_are_logged_by_epoch_and_by_step(train: Train, tmp_path: Path) -
     assert [line["step"] for line in steps] == [3, 6]  # 36 images in batches of 16
     assert epochs[0]["train/epoch_loss"] == pytest.approx(steps[0]["train/loss"])
     assert lines[-1]["summary"]["valid/log_loss"] == result.scores["valid/log_loss"]
+
+
+def test_an_earlier_folds_network_is_gone_when_the_next_begins(train: Train) -> None:
+    """On a GPU it would take memory; its owners refer to each other, so that only the collector finds it."""
+    gc.disable()
+    try:
+        earlier = weakref.ref(train(fold=0).network)
+        train(fold=1)
+        assert earlier() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_step_and_rate(train: Train) -> None:

@@ -75,7 +75,7 @@ def stepped(network: Network, optimizer_name: str, *factors: float) -> list[torc
 def test_a_first_step_that_the_gradient_scaler_skips_leaves_no_trace(
     network: Network, optimizer: str
 ) -> None:
-    """In fp16 the first gradients often overflow; torch's fused SGD then leaves its momentum uninitialised."""
+    """In fp16 the first gradients often overflow; torch's fused SGD then has random momentum."""
     expected = stepped(network, optimizer, 1.0, 2.0)
     skipped = stepped(network, optimizer, float("inf"), 1.0, 2.0)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(skipped, expected, strict=True))

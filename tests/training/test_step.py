@@ -161,6 +161,19 @@ def test_the_gradients_of_a_failed_try_are_freed(
     assert held == [(False, False), (True, False)]
 
 
+def test_gradients_that_overflow_in_every_fp16_step_are_an_error(make: Make, batch: Batch) -> None:
+    """The loss is finite, and the gradient scaler skips each step: nothing would be learned."""
+    phase = make()
+    phase.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9)
+    phase.network.head.classifier.weight.register_hook(lambda gradient: gradient * torch.inf)
+    for _ in range(9):
+        phase.unread.append(phase.step(batch))
+    assert set(phase._read_losses(0.1)) == {"train/loss", "train/lr"}  # the scale is not too low yet
+    phase.unread.append(phase.step(batch))
+    with pytest.raises(TrainingError, match=r"gradients overflow in fp16 at every step.*precision=fp32"):
+        phase._read_losses(0.1)
+
+
 def test_memory_that_runs_out_in_the_optimisers_first_step_is_an_error(
     context_of: Callable[..., FoldContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:

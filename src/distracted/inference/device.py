@@ -92,8 +92,8 @@ def find_precision(name: str, device: torch.device, backbone: str) -> Precision:
     if name == "bf16" and capability and capability < _NATIVE_BF16:
         major, minor = capability  # torch would emulate it, without cuDNN's convolutions
         raise ConfigError(
-            f"training.precision=bf16: this card (compute capability {major}.{minor}) has no bf16, cards from "
-            "8.0 on have it; expected auto, fp16 or fp32"
+            f"training.precision=bf16: this card (compute capability {major}.{minor}) has no bf16 (8.0 "
+            "and above have); expected auto, fp16 or fp32"
         )
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("training.precision=fp16: not supported on a CPU; expected auto, fp32 or bf16")
@@ -172,7 +172,7 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 @cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     """The process's stream for copies: the allocator keeps the free memory of each stream apart."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call,no-any-return]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:

@@ -39,13 +39,14 @@ def class_activation(
     leaves: list[torch.Tensor] = []  # the module's output, as a leaf of the autograd graph
 
     def cut(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        torch.set_grad_enabled(True)  # from here on: the layers before need no graph, which is most of it
         leaves.append(output.detach().requires_grad_(True))
         return leaves[0].clone()  # the next module may work in place
 
     module = network.trunk.get_submodule(name)
     handle = module.register_forward_hook(cut, prepend=True)  # before the hook that ends the forward pass
     try:
-        with torch.enable_grad():
+        with torch.no_grad():
             logits = network(images)
             maps = [_activation(network, leaves[0], logits, labels, len(images)) for labels in classes.T]
     finally:

@@ -9,12 +9,17 @@ import torch
 
 from distracted.errors import TrainingError, first_line
 
+#: cuDNN tried all its algorithms: each lacked memory, or none computes such a convolution.
+_NO_ALGORITHM = "unable to find an engine to execute this computation"
+_FULL = 0.1  # a smaller share of a card's memory is free
+
 #: How errors other than torch.OutOfMemoryError say it: CUDA's runtime, cuBLAS, cuDNN 8 and 9, MPS, the CPU.
 _MESSAGES = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED",  # no memory for the library's handle
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",  # no memory for the library's handle
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "can't allocate memory",
@@ -25,7 +30,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory, or the machine's, ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
+    if not isinstance(error, RuntimeError):
+        return False
+    if _NO_ALGORITHM in str(error):
+        free, total = torch.cuda.mem_get_info()
+        return free < _FULL * total
+    return any(text in str(error) for text in _MESSAGES)
 
 
 class Attempt:
@@ -72,5 +82,5 @@ def naming_exhausted_memory() -> Iterator[None]:
         raise TrainingError(
             f"the device's memory ran out ({first_line(error)}); a smaller model.image_size, "
             "training.precision=auto or optimizer: sgd need less, and so does a device without other "
-            "processes; the same command goes on from the last checkpoint"
+            "processes; the same command goes on with what was done"
         ) from error

@@ -8,8 +8,10 @@ import numpy as np
 
 from distracted.audit.mistakes import RowScores, top_classes, worst_rows
 from distracted.data.images import read_rgb
+from distracted.data.loading import naming_dead_workers
 from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
+from distracted.inference.memory import naming_exhausted_memory
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -119,15 +121,18 @@ def _grad_cam(
             held_out = table[table["fold"] == fold]
             if held_out.empty:
                 continue
+            held_out_rows = held_out.index.to_numpy(np.int64)
+            classes = held_out[["predicted", "label"]].to_numpy(np.int64)
             try:
                 trained = load_trained(store, run, fold, runtime=runtime)
+                with naming_dead_workers(), naming_exhausted_memory():
+                    maps = list(_maps(store, trained, held_out_rows, classes))
             except DistractedError as error:
                 _log.warning("no Grad-CAM for fold %d: %s", fold, first_line(error))
                 continue
-            classes = held_out[["predicted", "label"]].to_numpy(np.int64)
-            for row, maps in _maps(store, trained, held_out.index.to_numpy(np.int64), classes):
-                step()
-                yield row, (maps, float(trained.feed.resolved.config.model.crop))
+            step(len(maps))
+            for row, both in maps:
+                yield row, (both, float(trained.feed.resolved.config.model.crop))
 
 
 def _maps(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
 from distracted.data.images import Image
-from distracted.data.loading import ExtraRows, Loader
+from distracted.data.loading import ExtraRows, Loader, naming_dead_workers
 from distracted.data.packs import CachedPictures, cached_pictures
 from distracted.data.picture_sets import Files, Pictures, Selected, Transformed, number_within
 from distracted.errors import ConfigError
@@ -20,6 +20,7 @@ from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.device_views import DeviceViewer
 from distracted.inference.features import cached_features
+from distracted.inference.memory import naming_exhausted_memory
 from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.repeatable import repeat_exactly
 from distracted.inference.views import View, Viewer
@@ -153,6 +154,8 @@ class Feed:
             )
         return loader
 
+    @naming_dead_workers()
+    @naming_exhausted_memory()
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
         return cached_features(
@@ -167,6 +170,8 @@ class Feed:
             **self._input(),
         )
 
+    @naming_dead_workers()
+    @naming_exhausted_memory()
     def log_probs(
         self,
         network: Network,
@@ -192,6 +197,8 @@ class Feed:
         )
         return np.concatenate(self.team.gather(share))
 
+    @naming_dead_workers()
+    @naming_exhausted_memory()
     def log_probs_of_views(
         self,
         networks: Sequence[Network],

@@ -7,6 +7,7 @@ are scored. After each step, and each predicted batch, the state may be saved an
 goes on from there with the same bytes.
 """
 
+import gc
 import logging
 import time
 from collections import deque
@@ -95,6 +96,7 @@ def train_fold(context: FoldContext) -> FoldResult:
         Stopped: a stop was requested; the state is on disk.
     """
     with naming_dead_workers(), naming_lost_peers(), naming_exhausted_memory():
+        gc.collect()  # an earlier fold's network and loader: their owners refer to each other
         context.team.wait()  # until the lead has the fold's lock
         seed_everything(context.config.training.seed, context.fold)
         training = FoldTraining(context)
@@ -488,6 +490,11 @@ class PhaseTraining:
             )
         self.loss_sum, self.loss_count = self.loss_sum + float(losses.sum()), self.loss_count + len(losses)
         self.unread.clear()
+        if not norms.isfinite().any() and self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise TrainingError(
+                f"the gradients overflow in fp16 at every step up to {self.clock.step}, so that nothing is "
+                "learned; SET='training.precision=fp32', or bf16 on a card that has it"
+            )
         metrics = {"train/loss": float(losses.mean()), "train/lr": rate}
         if norms.isfinite().all():  # not so in an fp16 step that the scaler skips
             metrics["train/grad_norm"] = float(norms.mean())

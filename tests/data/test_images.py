@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from distracted.data.images import check_bytes, decode_rgb, read_bytes, read_rgb
+from distracted.data.images import check_bytes, decode_rgb, decoded_bytes, read_bytes, read_rgb
 from distracted.errors import DataError, ImageError
 
 PATH = Path("imgs/train/c0/img_1.jpg")
@@ -153,6 +154,61 @@ class TestTruncated:
         data = encode(picture.resize((600, 400)), quality=95)[:4321]
         with pytest.raises(ImageError, match=r"truncated \(4,321 bytes, no end marker\); fetch it again"):
             check_bytes(data, PATH)
+
+
+class TestDecodedBytes:
+    """Read from the header, and the size of what the decoder gives."""
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "1", "RGBA"])
+    def test_every_format(
+        self, picture: PillowImage.Image, kind: str, mode: str, tmp_path: Path, decoded: Counter[Path]
+    ) -> None:
+        path = tmp_path / "img_1.jpg"
+        try:
+            path.write_bytes(encode(picture.convert(mode), kind))
+        except OSError as error:
+            assert "cannot write mode" in str(error)
+            return
+        assert decoded_bytes(path) == 3 * 40 * 60
+        assert not decoded
+        assert read_rgb(path).nbytes == 3 * 40 * 60
+
+    def test_16_bit_and_rotated_and_several_frames(self, picture: PillowImage.Image, tmp_path: Path) -> None:
+        exif = PillowImage.Exif()
+        exif[ORIENTATION] = 6
+        _, deep = cv2.imencode(".png", np.zeros((40, 60, 3), dtype=np.uint16))
+        second = {"save_all": True, "append_images": [picture.resize((200, 100))]}
+        files = [encode(picture, exif=exif), deep.tobytes(), encode(picture, "TIFF", **second)]
+        for data in [*files, encode(picture, "MPO", **second)]:
+            (tmp_path / "img_1.jpg").write_bytes(data)
+            assert decoded_bytes(tmp_path / "img_1.jpg") == read_rgb(tmp_path / "img_1.jpg").nbytes == 7200
+
+    @pytest.mark.parametrize(("limit", "by_decoding"), [(1500, False), (1000, True)])
+    def test_pillows_limits_are_none(
+        self,
+        picture: PillowImage.Image,
+        tmp_path: Path,
+        decoded: Counter[Path],
+        monkeypatch: pytest.MonkeyPatch,
+        limit: int,
+        by_decoding: bool,
+    ) -> None:
+        """Above its limit of 89 megapixels it warns, and above twice that it opens no image."""
+        path = tmp_path / "img_1.jpg"
+        path.write_bytes(encode(picture))
+        monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", limit)
+        assert decoded_bytes(path) == 3 * 40 * 60
+        assert decoded[path] == by_decoding
+
+    def test_damaged_files_count_as_nothing(self, picture: PillowImage.Image, tmp_path: Path) -> None:
+        path = tmp_path / "img_1.jpg"
+        assert decoded_bytes(path) == 0  # missing
+        for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF"):
+            data = encode(picture, kind)
+            for damaged in (b"", data[:4], data[:20], data[:2] + bytes(60), data[:10] + b"\xff" * 60):
+                path.write_bytes(damaged)
+                assert decoded_bytes(path) in (0, 7200)
 
 
 class TestErrors:

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distracted.data.augment import resize_interpolation
 from distracted.data.competition import Competition
 from distracted.data.loading import Loader
 from distracted.data.picture_sets import Files
 from distracted.inference import device_views
-from distracted.inference.device_views import DeviceViewer
+from distracted.inference.device_views import DeviceViewer, resize_weights
 from distracted.inference.predict import Together
 from distracted.inference.views import VIEWS, Viewer
 from distracted.models.network import Network
@@ -49,6 +50,47 @@ def test_a_device_makes_the_pixels_of_the_cpu(
         difference = np.abs(ours.astype(int) - theirs)
         assert difference.max() <= tolerance, view.name
         assert difference.mean() < 0.3, view.name
+
+
+def weights_differ(height: int, width: int, size: int) -> float:
+    """The largest difference between an image resized by weights and by OpenCV, as floats from 0 to 1.
+
+    OpenCV has positions in float32, so that a cubic weight at pixel 1,900 is off by up to 1e-4.
+    """
+    image = np.random.default_rng(height * width).random((height, width), dtype=np.float32)
+    interpolation = resize_interpolation(height, width, size)
+    expected = cv2.resize(image, (size, size), interpolation=interpolation)
+    by_row, by_column = resize_weights(height, width, size, torch.device("cpu"))
+    assert (by_row.shape, by_column.shape) == ((size, height), (size, width))
+    assert by_row.dtype == by_column.dtype == torch.float32
+    for weights in (by_row, by_column):
+        np.testing.assert_allclose(weights.double().sum(1), 1, atol=1e-5)
+    return float(np.abs((by_row @ torch.from_numpy(image) @ by_column.T).numpy() - expected).max())
+
+
+@pytest.mark.parametrize("size", [20, 57, 64, 224])
+def test_weights_are_those_of_opencv(size: int) -> None:
+    """For sides that shrink, also by whole factors, that stay and that grow, in any combination."""
+    factors = [size // 2, size, 2 * size, 3 * size, 7 * size]
+    sides = [1, 2, 3, size // 3, size - 1, size + 1, size + size // 2, 5 * size // 2, *factors, 1920]
+    wrong = [(h, w) for h in sides for w in sides if weights_differ(h, w, size) > 1e-4]
+    assert not wrong
+
+
+# Here OpenCV's rounding puts the begin of an output pixel before that of an input pixel, not at it.
+@pytest.mark.parametrize(
+    ("length", "size"), [(510, 100), (507, 57), (495, 160), (1960, 224), (65, 100), (200, 224), (506, 518)]
+)
+def test_weights_follow_opencvs_rounding(length: int, size: int) -> None:
+    other = size // 2 if length > size else 3 * size * size // length
+    assert weights_differ(length, other, size) < 1e-4
+    assert weights_differ(other, length, size) < 1e-4
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 1500), width=st.integers(1, 1500), size=st.integers(1, 300))
+def test_weights_of_any_size_are_those_of_opencv(height: int, width: int, size: int) -> None:
+    assert weights_differ(height, width, size) < 1e-4
 
 
 def test_images_of_several_sizes_keep_their_order() -> None:

@@ -1,6 +1,8 @@
 """Decode image files; all image reading goes through this module."""
 
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 _PNG_END = b"IEND\xaeB`\x82"  # including its checksum
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # Pillow's names of those that `check_bytes` lets pass
 
 
 def check_bytes(data: bytes, path: Path) -> None:
@@ -79,6 +82,23 @@ def read_bytes(path: Path) -> bytes:
 def read_rgb(path: Path, *, short_side: int | None = None) -> Image:
     """Decode an image file to uint8 RGB, shape (H, W, 3); see `decode_rgb`."""
     return decode_rgb(read_bytes(path), path, short_side=short_side)
+
+
+def decoded_bytes(path: Path) -> int:
+    """Size in bytes of an image file decoded to RGB, from its header; 0 if it cannot be decoded."""
+    from PIL import Image as Pillow
+
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of odd metadata, and of more than 89 megapixels
+            width, height = Pillow.open(file, formats=_FORMATS).size
+        return 3 * width * height
+    except (
+        Exception
+    ):  # a damaged file raises anything; only OpenCV opens some TIFFs, and above 179 megapixels
+        with suppress(ImageError):
+            return read_rgb(path).nbytes
+        return 0
 
 
 def _shrink(image: Image, short_side: int) -> Image:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from distracted.cores import decoding_threads
 from distracted.data.images import Image
-from distracted.data.picture_sets import Pictures, spread
+from distracted.data.picture_sets import Pictures
 from distracted.errors import ImageError
 from distracted.files import atomic_paths, remove_leftovers
 from distracted.locks import hold, holder
@@ -196,8 +196,8 @@ def _decode(
 
 def _has_room(pictures: Pictures, indices: list[int], folder: Path, limit: float | Literal["auto"]) -> bool:
     """Whether a pack of some images fits into the folder; log the answer."""
-    sampled = (_try(pictures, indices[i]) for i in spread(len(indices), _NUM_SAMPLED))
-    sizes = [image.nbytes for image in sampled if image is not None]
+    sample = np.unique(np.linspace(0, len(indices) - 1, _NUM_SAMPLED).astype(np.int64)).tolist()
+    sizes = [image.nbytes for image in (_try(pictures, indices[i]) for i in sample) if image is not None]
     size = len(indices) * float(np.mean(sizes)) if sizes else 0.0
     taken = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     free = shutil.disk_usage(folder).free

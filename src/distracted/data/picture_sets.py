@@ -65,14 +65,3 @@ class Selected:
 
     def __getitem__(self, index: int) -> Image:
         return self._pictures[self._place[index]]
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most so many positions, evenly spread over a set of `count` pictures."""
-    return np.unique(np.linspace(0, count - 1, most).astype(np.int64)).tolist()  # type: ignore[no-any-return]
-
-
-def number_within(pictures: Pictures, size: float) -> int:
-    """How many pictures take about `size` bytes together, at least 1; judged by the largest of eight."""
-    largest = max(pictures[index].nbytes for index in spread(len(pictures), 8))
-    return max(1, int(size / largest))

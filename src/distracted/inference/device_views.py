@@ -1,14 +1,13 @@
 """Views of images made on the device: one upload of each image; crops, rotations and colour are done there.
 
 The pixels are those of `View` within rounding. A resize is linear along each axis, so it is a product with a
-matrix of weights for the rows and one for the columns; OpenCV gives the weights.
+matrix of weights for the rows and one for the columns: OpenCV's weights, computed on the device.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,11 +61,8 @@ class DeviceViewer:
             images = _rotate(images, view.degrees)
         height, width = images.shape[2:]
         rows, columns = crop_box(height, width, self._crop * view.share, view.across, view.down)
-        images, size = images[:, :, rows, columns], self._size
-        height, width = images.shape[2:]
-        by_row = _weights(height, size, width < size, resize_interpolation(height, width, size))
-        by_column = _weights(width, size, height < size, resize_interpolation(height, width, size))
-        by_row, by_column = by_row.to(images.device), by_column.to(images.device)
+        images = images[:, :, rows, columns]
+        by_row, by_column = resize_weights(*images.shape[2:], self._size, images.device)
         resized = (by_row @ images @ by_column.T).round_().clamp_(0, 255).permute(0, 2, 3, 1)
         if view.gamma == 1 and view.contrast == 1:
             return resized.to(torch.uint8)
@@ -74,18 +70,58 @@ class DeviceViewer:
         return table[resized.long()]
 
 
-@lru_cache(64)  # photographs from everywhere have any number of sizes
-def _weights(length: int, size: int, other_grows: bool, interpolation: int) -> Tensor:
-    """Weights of OpenCV's resize along one axis, shape (size, length).
+@lru_cache(16)  # the views of an image have few sizes
+def resize_weights(height: int, width: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Weights of OpenCV's resize from (height, width) to (size, size), along each axis.
 
-    Args:
-        other_grows: Whether the other axis is enlarged, in which case INTER_AREA is bilinear on both.
+    Positions are integers, in fractions of a pixel, so that the weights are exact on any device.
+
+    Returns:
+        Shapes (size, height) and (size, width).
     """
-    identity = np.eye(length, dtype=np.float32)
-    is_bilinear = interpolation == cv2.INTER_AREA and other_grows
-    factor = 2 if is_bilinear else 1  # twice as many columns, of which each second one is a copy
-    weights = cv2.resize(identity, (factor * length, size), interpolation=interpolation)
-    return torch.from_numpy(np.ascontiguousarray(weights[:, ::factor]))
+    if resize_interpolation(height, width, size) == cv2.INTER_CUBIC:
+        weights = _cubic
+    else:  # OpenCV's INTER_AREA is another method where either side grows
+        weights = _area_growing if min(height, width) < size else _area
+    return weights(height, size, device), weights(width, size, device)
+
+
+def _area(length: int, size: int, device: torch.device) -> Tensor:
+    """INTER_AREA: the share of each output pixel that each input pixel covers.
+
+    OpenCV drops the overlap of less than 0.001 of an input pixel, which changes no grey level by 1.
+    """
+    output = length * torch.arange(size, device=device)[:, None]  # in 1 / size input pixels
+    start = size * torch.arange(length, device=device) - output
+    end = (start + size).clamp_(max=length)
+    return end.sub_(start.clamp_(min=0)).clamp_(min=0) / length
+
+
+def _area_growing(length: int, size: int, device: torch.device) -> Tensor:
+    """INTER_AREA where either side grows: a mean of two pixels.
+
+    The input pixel in which an output pixel starts has the share that it covers; the next one has the rest.
+    Where both start at the same point, rounding decides which pixel is the first; it is that of OpenCV.
+    """
+    ratio, output = size / length, torch.arange(size, dtype=torch.float64)
+    first = (output * (1 / ratio)).floor().clamp(max=length - 1)
+    rest = (output + 1 - (first + 1) * ratio).float().clamp(min=0) % 1
+    rest = rest.masked_fill(first == length - 1, 0).to(device)[:, None]
+    place = torch.arange(length, device=device) - first.long().to(device)[:, None]
+    return (place == 0) * (1 - rest) + (place == 1) * rest
+
+
+def _cubic(length: int, size: int, device: torch.device) -> Tensor:
+    """INTER_CUBIC: Keys' kernel around the centre of each output pixel; the image's border is repeated."""
+    a = -0.75  # OpenCV's
+    centre = length * (2 * torch.arange(size, device=device)[:, None] + 1) - size  # in 1 / (2 * size) pixels
+    d = (centre - 2 * size * torch.arange(-2, length + 2, device=device)).abs() / (2 * size)
+    near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    weights = torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))
+    inside = weights[:, 2:-2].clone()
+    inside[:, 0] += weights[:, :2].sum(1)
+    inside[:, -1] += weights[:, -2:].sum(1)
+    return inside
 
 
 def _rotate(images: Tensor, degrees: float) -> Tensor:

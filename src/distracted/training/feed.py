@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
 from distracted.data.competition import Competition
-from distracted.data.images import Image
+from distracted.data.images import Image, decoded_bytes
 from distracted.data.loading import ExtraRows, Loader, naming_dead_workers
 from distracted.data.packs import CachedPictures, cached_pictures
-from distracted.data.picture_sets import Files, Pictures, Selected, Transformed, number_within
+from distracted.data.picture_sets import Files, Pictures, Selected, Transformed
 from distracted.errors import ConfigError
 from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
@@ -31,7 +31,8 @@ from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Resolved
 
 _GPU_BATCH = 256  # images in a batch of predictions: enough to keep a GPU busy
-_WHOLE_BYTES = 2**28  # of whole images in a batch; each loader process has two batches ready
+_BATCH_BYTES = 2**28  # of a batch of whole images or of views; each loader process has two batches ready
+_FEWEST_WHOLE = 32  # images in such a batch; larger photographs are not worth their way to the device
 
 
 @dataclass(frozen=True)
@@ -213,19 +214,14 @@ class Feed:
         """
         images = images.take(rows)
         device, precision = self.resolved.device, self.resolved.precision
-        viewer = None if device.type == "cpu" else DeviceViewer(views, **self._input())
-        together = Together(networks, len(rows), precision, viewer)
 
         def start() -> tuple[Loader, Together]:
-            files, batch_size = Files(images.paths), self._prediction_batch_size
-            transform = Viewer(views, **self._input()) if viewer is None else None
-            if transform is None:
-                batch_size = min(batch_size, number_within(files, _WHOLE_BYTES))
-            loader = Loader(files, images.rows, transform, batch_size=batch_size, **self._workers())
-            return loader, together
+            loader, viewer = self._load_views(images, views)
+            return loader, Together(networks, len(rows), precision, viewer)
 
         if not all(images.contents):
-            return together.all_of(start()[0], label, self.progress)
+            loader, together = start()
+            return together.all_of(loader, label, self.progress)
         identity = [(*network.trunk_identity(), fingerprint(network.head)) for network in networks]
         inputs = [*identity, views, self._input(), networks[0].normalisation, precision, device.type]
         key = sha256(repr([*inputs, *images.contents]).encode()).hexdigest()[:32]
@@ -240,6 +236,22 @@ class Feed:
         )
         log_probs = np.array(flat).reshape(len(rows), len(networks), len(views), -1)
         return np.moveaxis(log_probs, 0, 2)
+
+    def _load_views(self, images: Images, views: Sequence[View]) -> tuple[Loader, DeviceViewer | None]:
+        """Batches of whole images and what makes their views on the device; or of views, where it is the CPU
+        or the largest image leaves room for too few whole ones.
+        """
+        asked, settings, whole = self._prediction_batch_size, self._input(), 0
+        if self.resolved.device.type != "cpu":
+            whole = min(asked, _BATCH_BYTES // max(1, *map(decoded_bytes, images.paths)))
+        if whole >= min(asked, _FEWEST_WHOLE):
+            transform, viewer, batch_size = None, DeviceViewer(views, **settings), whole
+        else:
+            num_bytes = 3 * settings["size"] ** 2 * len(views) * (1 + len(settings["regions"]))
+            transform, viewer = Viewer(views, **settings), None
+            batch_size = min(asked, max(1, _BATCH_BYTES // num_bytes))
+        loader = Loader(Files(images.paths), images.rows, transform, batch_size=batch_size, **self._workers())
+        return loader, viewer
 
     def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
         """Batches of the network's input; kept, so that their worker processes start once."""

@@ -1,5 +1,6 @@
 """make predict: a folder of new photographs, predicted by a blend or by one run."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,11 @@ def main(
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
-    path = Path(out).expanduser() if out else folder.with_name(f"{folder.resolve().name}.csv")
+    place = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name
+    path = Path(out).expanduser() if out else place.with_name(f"{folder.resolve().name}.csv")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(there, os.W_OK):  # such as a notebook's input
+        raise ConfigError(f"{path}: {there} is not writable; name another file (OUT=)")
     runtime = console.runtime(set)
     store = console.open_store(data, root, runtime, images=False)
     run = find_run(store, name)

@@ -237,6 +237,19 @@ class TestRefusedAtSignIn:
             sign_in()
 
 
+def test_a_user_without_a_home_folder(server: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is only a number."""
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(CredentialsError, match="no Kaggle credentials found"):
+        find_credentials()
+    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+    assert find_credentials().source == "KAGGLE_API_TOKEN"
+
+
 def test_secrets_never_enter_a_message(home: Path) -> None:
     write(home / "access_token", TOKEN)
     assert refusal(RuntimeError(f"bad header Bearer {TOKEN}")) == "bad header Bearer ***"

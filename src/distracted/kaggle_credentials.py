@@ -44,7 +44,7 @@ def find_credentials() -> Credentials:
     Raises:
         CredentialsError: there are none, or a file with credentials cannot be used.
     """
-    kaggle = Path("~/.kaggle").expanduser()
+    kaggle = _home("~/.kaggle")
     if token := _token(kaggle):
         return token
     file = config_folder() / "kaggle.json"
@@ -68,10 +68,18 @@ def config_folder() -> Path:
     """The folder of kaggle.json, as the client chooses it."""
     if folder := os.environ.get("KAGGLE_CONFIG_DIR"):
         return Path(folder)
-    home = Path("~/.kaggle").expanduser()
+    home = _home("~/.kaggle")
     if sys.platform.startswith("linux") and not home.exists():
-        return Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "kaggle"
+        return Path(os.environ.get("XDG_CONFIG_HOME") or _home("~/.config")) / "kaggle"
     return home
+
+
+def _home(path: str) -> Path:
+    """A path in the home folder; where there is none, as for some containers' users, nothing lies there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _variable(key: str) -> str:

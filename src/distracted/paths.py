@@ -111,7 +111,8 @@ class Workspace:
 
     def in_each_fold(self, data: str, name: str) -> list[Path]:
         """The files of one name, such as `JOB`, in the scratch folders of all runs."""
-        return sorted(self.runs(data).glob(f"*/fold*/{name}"))
+        paths = sorted(self.runs(data).glob(f"*/fold*/{name}"))
+        return [path for path in paths if path.parent.name.removeprefix("fold").isdecimal()]  # not a copy
 
     # By-products of no single run: a run's name never begins with a dot and is never AUDIT or REPORT.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from distracted.bundle.make import make_bundle
 from distracted.bundle.manifest import find_bundle, read_bundle
@@ -245,6 +246,41 @@ def test_configs_are_added_and_never_replaced(
     (theirs / "data/tiny_drop.csv").write_text("img,reason\nx,y\n")
     with pytest.raises(BundleError, match=r"tiny_drop.csv: differ"):
         restore_bundle(tmp_path / "out", elsewhere, configs=theirs)
+
+
+def test_wheels_that_cannot_be_had_leave_the_earlier_bundle_whole(
+    filled: Store, bundle: Path, elsewhere: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of a notebook, in a session that has lost its network."""
+    before = (bundle / "bundle.json").read_bytes()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(BundleError, match="WHEELS=1"):
+        make_bundle(filled, bundle, code=False, wheels=True)
+    assert (bundle / "bundle.json").read_bytes() == before
+    restore_bundle(bundle, elsewhere)
+    with pytest.raises(BundleError, match="WHEELS=1"):
+        make_bundle(filled, bundle.with_name("new"), code=False, wheels=True)
+    make_bundle(filled, bundle.with_name("new"), code=False)  # the folder is known as a begun bundle
+    assert read_bundle(bundle.with_name("new")).complete
+
+
+def test_an_index_that_another_pandas_wrote_is_the_same(bundle: Path, elsewhere: Workspace) -> None:
+    """The file names the version that wrote it."""
+    restore_bundle(bundle, elsewhere)
+    index = elsewhere.index("tiny")
+    table = parquet.read_table(index)
+    parquet.write_table(table.replace_schema_metadata({"pandas": "of another version"}), index)
+    there = index.read_bytes()
+    assert restore_bundle(bundle, elsewhere).num_written == 0
+    assert index.read_bytes() == there
+
+
+def test_a_copy_of_a_folds_folder_is_no_fold(filled: Store, tmp_path: Path) -> None:
+    """Cloud drives make them when two machines write at once."""
+    fold = filled.scratch("c", 0)
+    shutil.copytree(fold, fold.with_name("fold0 (1)"))
+    made = make_bundle(filled, tmp_path / "out", code=False)
+    assert [run.begun for run in made.runs if run.name == "c"] == [(0,)]
 
 
 def test_wheels_leave_out_what_the_host_has() -> None:

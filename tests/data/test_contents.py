@@ -1,6 +1,8 @@
 """Images are read again only if their size or modification time has changed."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
@@ -35,6 +37,26 @@ def overwrite_unnoticed(path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_stop_keeps_the_digests_so_far(folder: Path, paths: list[Path], cache: Path) -> None:
+    """From a slow disk the first pass may take longer than a session."""
+
+    @contextmanager
+    def stopping(label: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+        steps = iter(range(total))
+
+        def step() -> None:
+            if next(steps) == 9:
+                raise KeyboardInterrupt
+
+        yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        digest_images(paths, root=folder, cache=cache, progress=stopping)
+    progress = RecordedProgress()
+    assert digest_images(paths, root=folder, cache=cache, progress=progress) == [digest(p) for p in paths]
+    assert progress.tasks == [(len(paths) - 10, len(paths) - 10)]
 
 
 def test_digests_are_those_of_the_files(folder: Path, paths: list[Path], cache: Path) -> None:

@@ -462,6 +462,9 @@ def test_a_data_name_is_bound_to_one_index(store: Store, workspace: Workspace, d
     bound = json.loads(workspace.data_binding("tiny").read_text())
     assert bound == {"name": "tiny", "index_hash": store.competition.index_hash}
     open_store(workspace, data)  # the same data again
+    binding = workspace.data_binding("tiny")
+    binding.write_bytes(binding.read_bytes().replace(b"\n", b"\r\n"))  # as an editor or git may save it
+    open_store(workspace, data)
 
     path = data.folder / data.sample_submission
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")

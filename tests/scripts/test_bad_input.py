@@ -5,6 +5,7 @@ The commands get their arguments as from a shell but run in this process, since 
 
 import io
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -415,6 +416,16 @@ def test_invalid_arguments_for_predicting_photographs(
     given = [str(trained.folder / images) if images else "", "--name", "resnet50", *arguments]
     check(trained, lambda: run(predict.main, "--images", *given, *trained.where), *parts)
     assert not trained.folder.with_name("test.csv").exists()
+
+
+def test_predictions_that_cannot_be_written_are_not_made(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook's input is read-only, and the default is a file beside the photographs."""
+    monkeypatch.setattr(predict.os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.chdir(trained.folder / "imgs/test")
+    message = f"{trained.folder / 'imgs/test.csv'}: {trained.folder / 'imgs'} is not writable"
+    check(trained, lambda: run(predict.main, "--images", ".", *trained.where), message, "OUT=")
 
 
 @pytest.mark.parametrize(

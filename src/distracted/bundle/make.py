@@ -63,9 +63,12 @@ def make_bundle(
             code=code,
             python=".".join(platform.python_version_tuple()[:2]) if wheels else "",
         )
-        Bundle(data=name, index_hash=bundle.index_hash).write(out)  # incomplete until the end
-        if wheels:
+        begun = Bundle(data=name, index_hash=bundle.index_hash)
+        if not (out / NAME).is_file():
+            begun.write(out)
+        if wheels:  # may fail, which leaves an earlier bundle as it is
             sources |= collect_wheels(out / "wheels", configs.parent, progress=progress)
+        begun.write(out)  # incomplete until the end
         files = _copy(sources, out, progress)
     _remove_others(out, sources)
     bundle = bundle.model_copy(update={"files": tuple(files), "complete": True})

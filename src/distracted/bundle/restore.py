@@ -131,6 +131,9 @@ def _plan(
         _log.info("%s, fold %d: further here than in the bundle; kept", name, fold)
     scratches = {workspace.scratch(bundle.data, *run) for run in further}
     left = [item for item in items if item.target.parent not in scratches]
+    # the same index, as data.json says, has other bytes if another version of pandas wrote it
+    index = workspace.index(bundle.data)
+    left = [item for item in left if item.target != index or not index.exists()]
     return [item for item in left if not _is_own_config(item, bundle)]
 
 

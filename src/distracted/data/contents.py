@@ -36,20 +36,26 @@ def digest_images(
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         bad: list[str] = []
-        with (
-            ThreadPoolExecutor(4) as pool,  # hashing and reading release the GIL
-            progress("reading images", total=len(missing), unit="img") as step,
-        ):
-            for index, result in zip(missing, pool.map(lambda i: _digest(paths[i]), missing), strict=True):
-                if isinstance(result, ImageError):
-                    bad.append(str(result))
-                else:
-                    known[keys[index]] = result
-                step()
-        if cache is not None:
-            rows = [(*key, digest) for key, digest in known.items()]
-            with atomic_path(cache) as temporary:
-                pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
+
+        def digest(index: int) -> str | ImageError:
+            return _digest(paths[index])
+
+        try:
+            with (
+                ThreadPoolExecutor(4) as pool,  # hashing and reading release the GIL
+                progress("reading images", total=len(missing), unit="img") as step,
+            ):
+                for index, result in zip(missing, pool.map(digest, missing), strict=True):
+                    if isinstance(result, ImageError):
+                        bad.append(str(result))
+                    else:
+                        known[keys[index]] = result
+                    step()
+        finally:  # a stop costs nothing: from a slow disk this takes hours
+            if cache is not None:
+                rows = [(*key, digest) for key, digest in known.items()]
+                with atomic_path(cache) as temporary:
+                    pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
         if bad:
             rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
             raise ImagesError("\n".join(bad[:_SHOWN]) + rest, tuple(bad))

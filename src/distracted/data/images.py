@@ -93,9 +93,7 @@ def decoded_bytes(path: Path) -> int:
             warnings.simplefilter("ignore")  # of odd metadata, and of more than 89 megapixels
             width, height = Pillow.open(file, formats=_FORMATS).size
         return 3 * width * height
-    except (
-        Exception
-    ):  # a damaged file raises anything; only OpenCV opens some TIFFs, and above 179 megapixels
+    except Exception:  # of damaged files; only OpenCV opens some TIFFs, and above 179 megapixels
         with suppress(ImageError):
             return read_rgb(path).nbytes
         return 0

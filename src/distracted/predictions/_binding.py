@@ -16,9 +16,9 @@ def bind_data(workspace: Workspace, competition: Competition) -> None:
     """
     path = workspace.data_binding(competition.name)
     bound = f'{{"name": "{competition.name}", "index_hash": "{competition.index_hash}"}}\n'
-    if create_text(path, bound) or (content := path.read_bytes()) == bound.encode():
+    if create_text(path, bound) or (held := _hash_in(path.read_bytes())) == competition.index_hash:
         return
-    if _hash_in(content) is None:
+    if held is None:
         raise StoreError(f"{path}: damaged; remove this file only, and it is written again")
     folder = competition.config.folder
     raise StoreError(

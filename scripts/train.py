@@ -32,7 +32,7 @@ def main(
     """Train one fold or all folds of a model, and write their predictions to oof/."""
     from distracted.jobs.fold import train_folds
     from distracted.postprocess.pseudo import with_teachers
-    from distracted.training.distributed import in_team, join_team
+    from distracted.training.distributed import in_team, join_team, take_card
     from distracted.training.resolve import resolve
 
     signals.stop_with(parent)
@@ -52,21 +52,23 @@ def main(
         elif config.runtime.device != "mps":
             console.say(f"GPUS={gpus}: {gpus} processes share the CPU")
             command += ["--set", f"{set} runtime.device=cpu"]
+        if gpus > 2:  # not torch's remark that no parameter is unused
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         signals.live.set()  # the lead says that the team stops
         run_team(gpus, command, stop=signals.stop)
         return
     signals.limit_time(time_limit)
-    with join_team(config.runtime.device) as team:
-        if not team.is_lead:
-            console.be_quiet()
-        store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
-        num_folds = store.folds.num_folds
-        folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
-        check_split(store.competition, store.folds)
-        run = name or model
+    take_card(config.runtime.device)
+    store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)
+    num_folds = store.folds.num_folds
+    folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
+    check_split(store.competition, store.folds)
+    run = name or model
+    resolved = with_teachers(store, resolve(config, num_folds=num_folds), student=run)
+    with join_team(resolved.device) as team:
         train_folds(
             store,
-            with_teachers(store, resolve(config, num_folds=num_folds), student=run),
+            resolved,
             run=run,
             folds=folds,
             force=force,
@@ -76,7 +78,7 @@ def main(
             team=team,
             progress=console.progress,
         )
-        say_pooled(store, run)
+    say_pooled(store, run)
 
 
 def say_fold(manifest: Manifest) -> None:

@@ -45,8 +45,8 @@ class Stop:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """In this block requests do not raise: the block polls `reason`, saves its work and calls `check`."""
-        self._is_waiting = True
+        before, self._is_waiting = self._is_waiting, True
         try:
             yield
         finally:
-            self._is_waiting = False
+            self._is_waiting = before

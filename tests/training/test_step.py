@@ -1,8 +1,7 @@
 """One optimiser step: in micro-batches if memory runs out, and shared by the processes of a team."""
 
 import logging
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,11 @@ from distracted.predictions.store import Store
 from distracted.schema import RunConfig, TrainPhase
 from distracted.training.averaging import copy_state
 from distracted.training.context import FoldContext
+from distracted.training.distributed import Team, data_parallel
 from distracted.training.loop import FoldTraining, PhaseTraining, train_fold
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import resolve
+from unrepeatable import Unrepeatable, only_deterministic
 
 PHASE = TrainPhase.model_validate(
     {"kind": "train", "epochs": 1, "unfreeze": "all", "lr": 0.1, "optimizer": "sgd"}
@@ -63,6 +64,15 @@ def small_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> Callable[
         return fitted
 
     return limit
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """torch's process group, with this process alone."""
+    where = (tmp_path / "processes").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=where, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
 
 Make = Callable[..., PhaseTraining]
@@ -187,27 +197,35 @@ def test_memory_that_runs_out_in_the_optimisers_first_step_is_an_error(
         train_fold(context_of())
 
 
+@pytest.mark.parametrize("in_team", [False, True])
 def test_an_operation_without_a_deterministic_implementation_is_named_and_allowed(
-    network: Network, make: Make, batch: Batch, caplog: pytest.LogCaptureFixture
+    network: Network,
+    make: Make,
+    batch: Batch,
+    process_group: None,
+    caplog: pytest.LogCaptureFixture,
+    in_team: bool,
 ) -> None:
-    """`put_` has none on any device; on CUDA it is GoogLeNet's adaptive pooling."""
+    """It fails in the backward pass, as GoogLeNet's adaptive pooling on CUDA does.
 
-    def put(*_: object) -> None:
-        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
-
-    start = copy_state(network)
-    expected = make().step(batch)
+    A team's gradients are exchanged in that pass: it cannot be done twice.
+    """
+    start, plain = copy_state(network), make()
+    expected = [plain.step(batch) for _ in range(2)]
+    trained = copy_state(network)
     network.load_state_dict(start)
-    network.head.register_forward_hook(put)
+    middle = network.trunk.get_submodule(network.blocks[1].output)  # some gradients are exchanged before
+    middle.register_forward_hook(lambda module, inputs, output: Unrepeatable.apply(output))
     phase = make()
-    with warnings.catch_warnings():
-        torch.use_deterministic_algorithms(True)
-        try:
-            torch.testing.assert_close(phase.step(batch), expected)
-            assert torch.is_deterministic_algorithms_warn_only_enabled()
-        finally:
-            torch.use_deterministic_algorithms(False)
-    assert "put_ has no deterministic implementation" in caplog.text
+    if in_team:
+        phase.model = data_parallel(network, Team(), phase.device)
+    with only_deterministic():
+        for step in expected:
+            torch.testing.assert_close(phase.step(batch), step, rtol=0, atol=0)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert caplog.text.count("put_ has no deterministic implementation") == 1
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, trained[name], rtol=0, atol=0)
 
 
 def test_the_losses_of_a_team_add_up_to_that_of_the_batch(network: Network, make: Make, batch: Batch) -> None:

@@ -6,10 +6,17 @@ implementation on CUDA; a network that needs one says so when it is first traine
 
 import logging
 import warnings
+from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 
+from distracted.inference.memory import Attempt, release_memory
+from distracted.models.network import Network
+
 _log = logging.getLogger(__name__)
+
+_ERROR = 2  # torch's debug mode in which such an operation is an error
 
 
 def repeat_exactly(device: torch.device) -> None:
@@ -28,14 +35,45 @@ def repeat_exactly(device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False
 
 
-def give_up_repeating(error: RuntimeError) -> bool:
-    """Allow operations without a deterministic implementation from now on, if the error is about one.
+def allow_unrepeatable(network: Network, loss: Callable[[Network], torch.Tensor]) -> None:
+    """Allow operations without a deterministic implementation if the network or its loss needs one.
 
-    Returns:
-        Whether it was, so that the same work can be tried again.
+    Such an operation fails, perhaps in the backward pass only, and a step on several devices cannot be tried
+    again. So both passes are tried before the first step, on a copy all of whose layers learn. The network
+    and the random generators stay as they are.
+
+    Args:
+        loss: The loss of a few images, as the step computes it.
     """
+    if torch.get_deterministic_debug_mode() != _ERROR:
+        return
+    device = network.mean.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), Attempt() as attempt:
+        _try_passes(network, loss)
+    if attempt.failure:  # the step itself may need less: its micro-batches get smaller
+        release_memory(device)
+        _log.warning(
+            "too little memory to look for operations without a deterministic implementation (%s); the "
+            "training stops with an error if it meets one",
+            attempt.failure,
+        )
+
+
+def _try_passes(network: Network, loss: Callable[[Network], torch.Tensor]) -> None:
+    copied = deepcopy(network).requires_grad_(True)
+    while True:
+        try:
+            loss(copied).backward()  # type: ignore[no-untyped-call]
+            return
+        except RuntimeError as error:
+            if not _give_up_repeating(error):
+                raise
+
+
+def _give_up_repeating(error: RuntimeError) -> bool:
+    """Allow operations without a deterministic implementation from now on, if the error is about one."""
     text = str(error)
-    if "deterministic" not in text or not torch.are_deterministic_algorithms_enabled():
+    if "deterministic" not in text or torch.get_deterministic_debug_mode() != _ERROR:
         return False
     operation = text.split()[0]
     _log.warning(

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from typing import Any
 
 from distracted.errors import LockError, StoreError
 from distracted.files import sha256_file
@@ -53,14 +54,14 @@ def train_folds(
         if team.is_lead:
             begin_again(store, run, folds, config_hash=resolved.config.hash, stop=stop)
     has_changed = False
-    for fold in folds:
-        stop.check()
-        before = store.find_manifest(run, fold)
-        manifest = train_and_store(
-            store, resolved, run=run, fold=fold, stop=stop, patience=patience, team=team, progress=progress
-        )
-        after_fold(manifest)
-        has_changed = has_changed or manifest != before
+    services: dict[str, Any] = {"stop": stop, "patience": patience, "team": team, "progress": progress}
+    with stop.waiting() if team.size > 1 else nullcontext():  # they stop only where they agree to
+        for fold in folds:
+            team.check(stop)
+            before = store.find_manifest(run, fold)
+            manifest = train_and_store(store, resolved, run=run, fold=fold, **services)
+            after_fold(manifest)
+            has_changed = has_changed or manifest != before
     if team.is_lead and has_changed and len(store.finished_folds(run)) == store.folds.num_folds:
         track_run(store, run, resolved.config.runtime)
 

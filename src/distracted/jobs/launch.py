@@ -1,5 +1,6 @@
 """Starts the processes that train one fold together on this machine, and ends them together."""
 
+import math
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from distracted.stopping import Stop, Stopped
 
 _LOOK = 0.2  # seconds between looks at the processes
 _GRACE = 5.0  # seconds that the others get to end after one has failed
+_LAST_WORK = 60.0  # and after one has stopped, when the state is saved
 
 
 def run_team(size: int, command: Sequence[str], *, stop: Stop) -> None:
@@ -57,16 +59,23 @@ def run_team(size: int, command: Sequence[str], *, stop: Stop) -> None:
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]], stop: Stop) -> int:
-    """Wait until all have ended or one has failed; returns the failure's exit code, or 0."""
-    stop_sent = False
+    """Wait until all have ended or one has failed; returns the failure's exit code, or 0.
+
+    Once one has stopped, the others have to stop soon, too, however they end: one that still waits to meet
+    it, or for an exchange with it, does so in vain.
+    """
+    stop_sent, deadline = False, math.inf
     while True:
         codes = [process.poll() for process in processes]
-        for code in codes:
-            if code and not is_stop(code, stop_sent=stop_sent):
-                return code
-        if None not in codes:
+        stopped = [code for code in codes if code and is_stop(code, stop_sent=stop_sent)]
+        failed = [code for code in codes if code and code not in stopped]
+        if failed and deadline == math.inf:
+            return failed[0]
+        if None not in codes or time.monotonic() >= deadline:
             return 0
-        if stop.reason and not stop_sent:
+        if stopped:
+            deadline = min(deadline, time.monotonic() + _LAST_WORK)
+        if (stop.reason or stopped) and not stop_sent:
             stop_sent = True
             for process in processes:
                 process.terminate()

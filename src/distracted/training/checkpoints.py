@@ -108,6 +108,7 @@ class Checkpoints:
         if asked or due:
             self._save_or_warn(state_dict())
         if asked:
+            self._team.wait()  # until the lead has written
             raise Stopped(self._stop.reason or "another process of the team was asked to")
 
     def _is_due(self, boundary: bool) -> bool:

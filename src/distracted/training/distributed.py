@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from inspect import signature
 from typing import Any
 
@@ -18,9 +19,12 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distracted.errors import TrainingError
-from distracted.inference.device import find_device
 from distracted.models.network import Network
+from distracted.stopping import Stop, Stopped
 
+#: For the slowest of a team, which may decode a large test set. A lost process is the launcher's concern: it
+#: ends the others within seconds.
+_LONGEST_WAIT = timedelta(days=7)
 #: Keeps each process's BatchNorm statistics its own; torch 2.13 has renamed the argument.
 _SYNC_BUFFERS = max(
     {"forward_sync_buffers", "broadcast_buffers"} & {*signature(DistributedDataParallel).parameters}
@@ -56,6 +60,12 @@ class Team:
         tensor = torch.tensor(flags, dtype=torch.uint8)
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self.control)
         return [bool(flag) for flag in tensor]
+
+    def check(self, stop: Stop) -> None:
+        """Raise Stopped in all processes if any was asked to stop."""
+        [asked] = self.agree(bool(stop.reason))
+        if asked:
+            raise Stopped(stop.reason or "another process of the team was asked to")
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor on the CPU over the processes."""
@@ -113,9 +123,14 @@ class WeightedLogits(nn.Module):
 
 
 def data_parallel(network: Network, team: Team, device: torch.device) -> DistributedDataParallel:
-    """The network's weighted logits, with gradients averaged over the team, for the layers that learn now."""
+    """The network's weighted logits, with gradients averaged over the team, for the layers that learn now.
+
+    A sum over three or more processes depends on the place of a gradient in its bucket. DDP forms new buckets
+    after its first step, so a resumed training would round differently, unless it has to look for unused
+    parameters in each step; then it keeps the first ones.
+    """
     ids = [torch.cuda.current_device()] if device.type == "cuda" else None
-    options: dict[str, Any] = {_SYNC_BUFFERS: False}
+    options: dict[str, Any] = {_SYNC_BUFFERS: False, "find_unused_parameters": team.size > 2}
     return DistributedDataParallel(WeightedLogits(network), device_ids=ids, init_sync=False, **options)
 
 
@@ -148,12 +163,20 @@ def naming_lost_peers() -> Iterator[None]:
         ) from error
 
 
+def take_card(device: str) -> None:
+    """Make the GPU of this process of a team the current one, before anything is allocated."""
+    if in_team() and device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
 @contextmanager
-def join_team(device: str) -> Iterator[Team]:
+def join_team(device: torch.device) -> Iterator[Team]:
     """The team that the launcher has put this process in, by the environment variables of torch's launcher.
 
+    In this block a process raises Stopped only where all do, or when it has nothing left to exchange.
+
     Args:
-        device: `runtime.device`; processes on CUDA exchange gradients by NCCL, others by gloo.
+        device: The resolved one; processes on CUDA exchange gradients by NCCL, others by gloo.
 
     Raises:
         TrainingError: as `naming_lost_peers`.
@@ -161,12 +184,14 @@ def join_team(device: str) -> Iterator[Team]:
     if not in_team():
         yield ALONE
         return
-    if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    on_cuda = find_device(device).type == "cuda"
-    distributed.init_process_group("nccl" if on_cuda else "gloo")
-    control = distributed.new_group(backend="gloo")
     with naming_lost_peers():
-        yield Team(distributed.get_rank(), distributed.get_world_size(), control)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
+        control = distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        try:
+            yield Team(distributed.get_rank(), distributed.get_world_size(), control)
+        except Stopped:
+            distributed.destroy_process_group()
+            raise
     # Not after an error: it would wait for the others, which wait until the launcher ends them.
     distributed.destroy_process_group()

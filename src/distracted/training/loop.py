@@ -28,7 +28,7 @@ from distracted.errors import TrainingError
 from distracted.inference.device import autocast, prefetch
 from distracted.inference.memory import Attempt, naming_exhausted_memory, release_memory
 from distracted.inference.predict import predict_from_features
-from distracted.inference.repeatable import give_up_repeating
+from distracted.inference.repeatable import allow_unrepeatable
 from distracted.metrics import scores
 from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
@@ -334,6 +334,7 @@ class PhaseTraining:
         self.model: nn.Module = WeightedLogits(network)
         self.micro_batches = 1
         self.has_begun = False
+        self.is_tried = False  # on a copy of the network, by this process
         self.epoch, self.batch, self.steps_done = 0, 0, 0  # of the phase, of the epoch, of the phase
         self.loss_sum, self.loss_count = 0.0, 0  # of the epoch
         self.unread: list[Tensor] = []  # losses and gradient norms that are still on the device
@@ -406,7 +407,9 @@ class PhaseTraining:
         num_images = self.loader.num_before(number) - self.loader.num_before(self.batch)
         if self._num_frozen() != self.network.num_frozen:  # unfreeze: gradual
             self.set_modes()
-        while (loss := self._try_forward_backward(images, targets, image_weights, num_images)) is None:
+        if not self.is_tried:
+            self._try_on_copy(images[:2], targets[:2], None if image_weights is None else image_weights[:2])
+        while (loss := self._forward_backward(images, targets, image_weights, num_images)) is None:
             self._halve_micro_batches(len(images), num_images)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -420,13 +423,22 @@ class PhaseTraining:
         self.steps_done += 1
         return torch.stack([loss, norm])
 
-    def _try_forward_backward(self, *inputs: Any) -> Tensor | None:
-        try:
-            return self._forward_backward(*inputs)
-        except RuntimeError as error:
-            if not give_up_repeating(error):
-                raise
-        return self._forward_backward(*inputs)
+    def _try_on_copy(self, images: Tensor, targets: Tensor, image_weights: Tensor | None) -> None:
+        """Find operations that the device cannot repeat before a step of the phase meets one."""
+
+        def loss(network: Network) -> Tensor:
+            with autocast(self.device, self.context.precision):
+                return self._loss(network.weighted_logits(images), targets, image_weights)
+
+        allow_unrepeatable(self.network, loss)
+        self.is_tried = True
+
+    def _loss(
+        self, outputs: list[tuple[float, Tensor]], targets: Tensor, image_weights: Tensor | None
+    ) -> Tensor:
+        """Mean loss of some images: the head's and those of the auxiliary heads."""
+        losses = [weight * self.criterion(logits, targets, image_weights) for weight, logits in outputs]
+        return torch.stack(losses).sum()
 
     def _forward_backward(
         self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int
@@ -442,10 +454,7 @@ class PhaseTraining:
                 with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
                     with autocast(self.device, self.context.precision):
                         weights = None if image_weights is None else image_weights[rows]
-                        losses = []
-                        for head_weight, logits in self.model(images[rows]):  # the head, auxiliary heads
-                            losses.append(head_weight * self.criterion(logits, targets[rows], weights))
-                        loss = torch.stack(losses).sum()
+                        loss = self._loss(self.model(images[rows]), targets[rows], weights)
                         if rows.stop - rows.start != num_images:
                             loss = loss * ((rows.stop - rows.start) / num_images)
                     # DDP averages gradients over processes; here each has its share of one mean

@@ -1,0 +1,92 @@
+"""Processes of a team, each started as users' trainings are: they wait for each other, and stop together."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from distracted.errors import ClusterError
+from distracted.jobs.launch import run_team
+from distracted.stopping import Stop, Stopped
+
+pytestmark = pytest.mark.slow
+
+START = """
+import json, os, sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch
+from torch import distributed, nn
+from distracted.stopping import Stop, Stopped
+from distracted.training.distributed import join_team
+
+rank, stop, folder, cpu = int(os.environ["RANK"]), Stop(), Path(sys.argv[1]), torch.device("cpu")
+
+def tell(**facts):
+    (folder / f"{rank}.json").write_text(json.dumps(facts))
+"""
+
+
+def facts(code: str, folder: Path, size: int = 2) -> list[dict[str, object]]:
+    """What each process of a team told that runs some code."""
+    try:
+        run_team(size, [sys.executable, "-c", START + code, str(folder)], stop=Stop())
+    finally:
+        told = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return told
+
+
+def test_a_process_waits_longer_for_the_others_than_torch_does(tmp_path: Path) -> None:
+    """The others may decode a large test set meanwhile. Torch's limit is made two seconds here."""
+    code = """
+distributed.distributed_c10d.default_pg_timeout = timedelta(seconds=2)
+with join_team(cpu) as team:
+    network = nn.Linear(2, 2)
+    time.sleep(4 * rank)
+    gathered = team.gather(rank)
+    time.sleep(4 * rank)
+    team.follow_lead(network)
+    tell(gathered=gathered, weights=network.weight.sum().item())
+"""
+    one, other = facts(code, tmp_path)
+    assert one == other and one["gathered"] == [0, 1]
+
+
+def test_a_request_to_one_process_stops_all_at_the_same_point(tmp_path: Path) -> None:
+    """And the process group is left in order, so that nothing waits when they exit."""
+    code = """
+rounds = 0
+try:
+    with join_team(cpu) as team, stop.waiting():
+        while True:
+            if rank == 1 and rounds == 3:
+                stop.ask("the test")
+            team.check(stop)
+            rounds += 1
+except Stopped as error:
+    tell(rounds=rounds, reason=str(error), left=not distributed.is_initialized())
+    sys.exit(75)
+"""
+    folder = tmp_path
+    with pytest.raises(Stopped):
+        facts(code, folder)
+    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [one["rounds"] for one in told] == [3, 3] and all(one["left"] for one in told)
+    assert [one["reason"] for one in told] == ["another process of the team was asked to", "the test"]
+
+
+def test_after_an_error_the_process_group_stays_until_the_launcher_ends_it(tmp_path: Path) -> None:
+    code = """
+try:
+    with join_team(cpu) as team:
+        team.wait()
+        if rank == 1:
+            raise ValueError
+        team.wait()
+finally:
+    tell(left=not distributed.is_initialized())
+"""
+    with pytest.raises(ClusterError):
+        facts(code, tmp_path)
+    assert json.loads((tmp_path / "1.json").read_text()) == {"left": False}

@@ -63,6 +63,8 @@ class Team:
 
     def check(self, stop: Stop) -> None:
         """Raise Stopped in all processes if any was asked to stop."""
+        if self.size == 1:
+            stop.check()
         [asked] = self.agree(bool(stop.reason))
         if asked:
             raise Stopped(stop.reason or "another process of the team was asked to")

@@ -1,9 +1,11 @@
 """A local HTTP server that answers Kaggle's own client, which reaches it through the variable http_proxy."""
 
+import gc
 import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,6 +106,20 @@ def kaggle_server(archive: bytes = b"") -> Iterator[KaggleServer]:
         finally:
             http.shutdown()
             thread.join()
+            _forget_client()
+
+
+def _forget_client() -> None:
+    """Kaggle's client leaves its connections to the garbage collector, which would warn in a later test."""
+    for name in _client_modules():
+        del sys.modules[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def _client_modules() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "kaggle"]
 
 
 def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, url: str) -> None:
@@ -114,5 +130,5 @@ def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, url: str) -> None:
     home.mkdir(parents=True, exist_ok=True)
     for name, value in (ENVIRONMENT | {"HOME": str(home), "http_proxy": url}).items():
         monkeypatch.setenv(name, value)
-    for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
+    for name in _client_modules():
         monkeypatch.delitem(sys.modules, name)

@@ -1,5 +1,6 @@
 """Feeds a competition's images to a network: batches, features of the frozen base, predictions."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -29,6 +30,8 @@ from distracted.progress import Progress
 from distracted.schema import ModelConfig
 from distracted.training.distributed import ALONE, Team
 from distracted.training.resolve import Resolved
+
+_log = logging.getLogger(__name__)
 
 _GPU_BATCH = 256  # images in a batch of predictions: enough to keep a GPU busy
 _BATCH_BYTES = 2**28  # of a batch of whole images or of views; each loader process has two batches ready
@@ -238,8 +241,8 @@ class Feed:
         return np.moveaxis(log_probs, 0, 2)
 
     def _load_views(self, images: Images, views: Sequence[View]) -> tuple[Loader, DeviceViewer | None]:
-        """Batches of whole images and what makes their views on the device; or of views, where it is the CPU
-        or the largest image leaves room for too few whole ones.
+        """Batches of whole images, and what makes their views on the device; on a CPU, and where the largest
+        image leaves room for few whole ones, batches of views.
         """
         asked, settings, whole = self._prediction_batch_size, self._input(), 0
         if self.resolved.device.type != "cpu":
@@ -247,6 +250,8 @@ class Feed:
         if whole >= min(asked, _FEWEST_WHOLE):
             transform, viewer, batch_size = None, DeviceViewer(views, **settings), whole
         else:
+            if self.resolved.device.type != "cpu":
+                _log.info("large images: their views are made by the loader, not on %s", self.resolved.device)
             num_bytes = 3 * settings["size"] ** 2 * len(views) * (1 + len(settings["regions"]))
             transform, viewer = Viewer(views, **settings), None
             batch_size = min(asked, max(1, _BATCH_BYTES // num_bytes))

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 import console
 from distracted.config import load_config
 from distracted.data.competition import load_competition
+from distracted.data.picture_sets import Images
 from distracted.data.split import split_by_subject
 from distracted.ensemble.sources import ScoredRows
 from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.models.network import build_network
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.resolve import Resolved, resolve
 
 NUM_FOLDS = 5

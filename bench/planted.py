@@ -22,9 +22,10 @@ import train
 from distracted.audit.alike import subject_similarity
 from distracted.audit.labels import blind_label_issues
 from distracted.config import load_config
+from distracted.data.picture_sets import Images
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
-from distracted.training.feed import Images, pretrained_features
+from distracted.training.feed import pretrained_features
 from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 from planting import Dose, plant

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import console
 from distracted.config import load_config
+from distracted.data.picture_sets import Images
 from distracted.files import write_json
 from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses, scores
@@ -29,7 +30,7 @@ from distracted.paths import CONFIGS
 from distracted.predictions.store import Store
 from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainPhase
 from distracted.training.context import FoldContext
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.heads import fit_head, train_head
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import Tracker

@@ -36,6 +36,7 @@ import console
 from distracted.config import load_config
 from distracted.data.augment import resize_and_crop
 from distracted.data.images import read_rgb
+from distracted.data.picture_sets import Images
 from distracted.metrics import log_loss
 from distracted.models.network import build_network
 from distracted.models.weights import load_weights
@@ -44,7 +45,7 @@ from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
 from distracted.training.checkpoints import Checkpoints, State
 from distracted.training.context import FoldContext
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import Resolved, resolve

@@ -4,13 +4,14 @@ import torch
 
 from conftest import TINY
 from distracted.config import load_config, load_runtime_config
+from distracted.data.picture_sets import Images
 from distracted.metrics import scores
 from distracted.models.network import build_network
 from distracted.models.saved import save_network
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import silent
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.resolve import resolve
 
 RUNTIME = load_runtime_config(["runtime.device=cpu", "runtime.num_workers=0"])

@@ -11,7 +11,7 @@ from distracted.errors import ClusterError
 from distracted.jobs import launch
 from distracted.stopping import Stop, Stopped
 
-#: Of rank 0, which waits for another in vain: it hears no signal, as in an exchange.
+#: Code of a process that ignores SIGTERM, like one that is blocked in an exchange with another.
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY
 from distracted.config import load_config
+from distracted.data.picture_sets import Images
 from distracted.errors import DistractedError, StoreError, WeightsError
 from distracted.jobs.fold import train_and_store
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
-from distracted.training.feed import Images
 from distracted.training.resolve import resolve
 from untrained import RUNTIME, write_untrained
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY, calibrate
 from distracted.config import load_config
 from distracted.data.folds import Folds
+from distracted.data.picture_sets import Images
 from distracted.ensemble.blend import blend_runs
 from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.derive import derive_run
@@ -25,7 +26,6 @@ from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig, RunConfig
 from distracted.training.context import PseudoLabels
-from distracted.training.feed import Images
 from distracted.training.resolve import resolve
 from distracted.training.training_set import joint_targets
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from conftest import TINY
 from distracted.config import load_config
+from distracted.data.picture_sets import Images
 from distracted.errors import StoreError
 from distracted.models.network import Network, build_network
 from distracted.postprocess.neighbours import MAX_NEIGHBOURS, Neighbours, nearest_neighbours
@@ -17,7 +18,7 @@ from distracted.postprocess.spaces import ALL_DRIVERS, Space, own_space, pretrai
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.progress import silent
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.resolve import resolve
 from untrained import RUNTIME, write_untrained
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import RecordedProgress
+from distracted.data.picture_sets import Images
 from distracted.ensemble.blend import blend_runs
 from distracted.errors import ConfigError, StoreError, TrainingError, WeightsError
 from distracted.inference.views import VIEWS, Viewer, average_views, find_views
@@ -23,7 +24,6 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Advance
 from distracted.submission.submit import write_submission
-from distracted.training.feed import Images
 from untrained import RUNTIME, write_untrained
 
 CENTRE = VIEWS["centre"]

@@ -125,13 +125,19 @@ def test_a_signal_to_a_teams_process_group_stops_it_and_it_continues(
     np.testing.assert_allclose(losses(training), losses(alone), atol=1e-5)
 
 
-def test_a_signal_to_one_process_alone_stops_its_team(competition: Path, tmp_path: Path) -> None:
-    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=5000")
+def start_two(training: Training) -> tuple[subprocess.Popen[str], int, int]:
+    """A team of two that works: its launcher, and the process numbers of the lead and of the second."""
     process = training.start("--fold", "0", "--gpus", "2")
     training.wait_for_work(process)
     lead = holder(training.lock())
     assert lead is not None
     [second] = set(children(process.pid)) - {lead.pid}
+    return process, lead.pid, second
+
+
+def test_a_signal_to_one_process_alone_stops_its_team(competition: Path, tmp_path: Path) -> None:
+    training = Training(competition, tmp_path / "work", "phases.scratch.epochs=5000")
+    process, _, second = start_two(training)
     os.kill(second, signal.SIGTERM)
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 75 and "another process of the team was asked to" in output, output
@@ -144,13 +150,9 @@ def test_a_process_that_fails_ends_its_team_within_seconds(
 ) -> None:
     """Even a process that hears no signal, such as one that waits in an exchange on GPUs."""
     training = Training(competition, tmp_path / "work", "phases.scratch.epochs=5000")
-    process = training.start("--fold", "0", "--gpus", "2")
-    training.wait_for_work(process)
-    lead = holder(training.lock())
-    assert lead is not None
-    [second] = set(children(process.pid)) - {lead.pid}
+    process, lead, second = start_two(training)
     if lead_hangs:
-        os.kill(lead.pid, signal.SIGSTOP)
+        os.kill(lead, signal.SIGSTOP)
     os.kill(second, signal.SIGKILL)
     begin = time.monotonic()
     output, _ = process.communicate(timeout=SECONDS)

@@ -28,13 +28,14 @@ def tell(**facts):
 """
 
 
-def facts(code: str, folder: Path, size: int = 2) -> list[dict[str, object]]:
-    """What each process of a team told that runs some code."""
-    try:
-        run_team(size, [sys.executable, "-c", START + code, str(folder)], stop=Stop())
-    finally:
-        told = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return told
+def run(code: str, folder: Path) -> None:
+    """Run some code in each of two processes, which may leave facts in the folder."""
+    run_team(2, [sys.executable, "-c", START + code, str(folder)], stop=Stop())
+
+
+def facts(folder: Path) -> list[dict[str, object]]:
+    """What the processes have left, by rank."""
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_a_process_waits_longer_for_the_others_than_torch_does(tmp_path: Path) -> None:
@@ -49,7 +50,8 @@ with join_team(cpu) as team:
     team.follow_lead(network)
     tell(gathered=gathered, weights=network.weight.sum().item())
 """
-    one, other = facts(code, tmp_path)
+    run(code, tmp_path)
+    one, other = facts(tmp_path)
     assert one == other and one["gathered"] == [0, 1]
 
 
@@ -68,10 +70,9 @@ except Stopped as error:
     tell(rounds=rounds, reason=str(error), left=not distributed.is_initialized())
     sys.exit(75)
 """
-    folder = tmp_path
     with pytest.raises(Stopped):
-        facts(code, folder)
-    told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+        run(code, tmp_path)
+    told = facts(tmp_path)
     assert [one["rounds"] for one in told] == [3, 3] and all(one["left"] for one in told)
     assert [one["reason"] for one in told] == ["another process of the team was asked to", "the test"]
 
@@ -88,5 +89,5 @@ finally:
     tell(left=not distributed.is_initialized())
 """
     with pytest.raises(ClusterError):
-        facts(code, tmp_path)
+        run(code, tmp_path)
     assert json.loads((tmp_path / "1.json").read_text()) == {"left": False}

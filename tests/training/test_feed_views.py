@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from distracted.data.picture_sets import Images
 from distracted.errors import ImageError
 from distracted.inference.device_views import DeviceViewer
 from distracted.inference.views import VIEWS
@@ -16,7 +17,7 @@ from distracted.models.network import Network
 from distracted.progress import silent
 from distracted.schema import RunConfig
 from distracted.training import feed as feed_module
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.resolve import resolve
 
 SMALL, NUM_SMALL = (30, 40), 95

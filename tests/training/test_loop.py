@@ -16,7 +16,7 @@ from distracted.config import load_config
 from distracted.data.augment import Augmenter
 from distracted.data.folds import split_holdout
 from distracted.data.loading import Loader
-from distracted.data.picture_sets import Files
+from distracted.data.picture_sets import Files, Images
 from distracted.errors import ConfigError, ImageError, TrainingError
 from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss
@@ -25,7 +25,7 @@ from distracted.predictions.store import Store
 from distracted.progress import silent
 from distracted.schema import DataConfig, RunConfig, TrainPhase
 from distracted.training.context import FoldContext
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import resolve

@@ -17,13 +17,14 @@ from distracted.audit.odd_images import check_pictures, shows_something
 from distracted.audit.scan import scan_images
 from distracted.data.audit import audit_folds
 from distracted.data.drops import COLUMNS as DROP_COLUMNS
+from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError
 from distracted.files import sha256_json, write_text
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
-from distracted.training.feed import Images, pretrained_features
+from distracted.training.feed import pretrained_features
 from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)

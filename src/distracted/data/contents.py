@@ -36,16 +36,13 @@ def digest_images(
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         bad: list[str] = []
-
-        def digest(index: int) -> str | ImageError:
-            return _digest(paths[index])
-
+        files = [paths[index] for index in missing]
         try:
             with (
                 ThreadPoolExecutor(4) as pool,  # hashing and reading release the GIL
                 progress("reading images", total=len(missing), unit="img") as step,
             ):
-                for index, result in zip(missing, pool.map(digest, missing), strict=True):
+                for index, result in zip(missing, pool.map(_digest, files), strict=True):
                     if isinstance(result, ImageError):
                         bad.append(str(result))
                     else:

@@ -1,12 +1,14 @@
-"""Decoded images by position: from files, transformed, or some of a larger set; packs.py adds the cache."""
+"""Sets of images: their files, and the decoded pictures by position; packs.py adds the cache."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.data.competition import Competition
 from distracted.data.images import Image, read_rgb
 
 
@@ -16,6 +18,38 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image files and digests of their contents, such as all training or all test images in order.
+
+    Attributes:
+        contents: "" for images of which nothing is to be cached.
+    """
+
+    paths: list[Path]
+    contents: list[str]
+
+    @classmethod
+    def to_train(cls, competition: Competition) -> Self:
+        return cls(competition.train_paths(), competition.train["content"].tolist())
+
+    @classmethod
+    def to_test(cls, competition: Competition) -> Self:
+        return cls(competition.test_paths(), competition.test["content"].tolist())
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        return np.arange(len(self.paths))
+
+    def and_then(self, others: Self) -> Self:
+        """These images followed by others."""
+        return type(self)(self.paths + others.paths, self.contents + others.contents)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """The images at some rows, in that order."""
+        return type(self)([self.paths[row] for row in rows], [self.contents[row] for row in rows])
 
 
 class Files:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from distracted.errors import LockError, StoreError
 from distracted.files import sha256_file
@@ -53,13 +53,15 @@ def train_folds(
         refuse_other_config(store, resolved, run, retrained=folds)
         if team.is_lead:
             begin_again(store, run, folds, config_hash=resolved.config.hash, stop=stop)
+    train = partial(
+        train_and_store, store, resolved, run=run, stop=stop, patience=patience, team=team, progress=progress
+    )
     has_changed = False
-    services: dict[str, Any] = {"stop": stop, "patience": patience, "team": team, "progress": progress}
     with stop.waiting() if team.size > 1 else nullcontext():  # they stop only where they agree to
         for fold in folds:
             team.check(stop)
             before = store.find_manifest(run, fold)
-            manifest = train_and_store(store, resolved, run=run, fold=fold, **services)
+            manifest = train(fold=fold)
             after_fold(manifest)
             has_changed = has_changed or manifest != before
     if team.is_lead and has_changed and len(store.finished_folds(run)) == store.folds.num_folds:

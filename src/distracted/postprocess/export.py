@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
+from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError, WeightsError
 from distracted.files import write_bytes
 from distracted.models.network import Network
@@ -21,7 +22,6 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-from distracted.training.feed import Images
 
 _NUM_CHECKED = 64  # held-out images that both predict
 _TOLERANCE = 1e-4  # in log-probabilities

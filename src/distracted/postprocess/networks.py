@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError, StoreError, WeightsError
 from distracted.files import sha256_file
 from distracted.inference.device import find_device, find_precision
@@ -19,7 +20,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig, RuntimeConfig
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)

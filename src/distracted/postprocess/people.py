@@ -121,7 +121,8 @@ def count_test_people(
         DataError: there are too few training subjects to learn from.
         ConfigError: the network has no pretrained weights, so that its distances mean nothing.
     """
-    from distracted.training.feed import Images, pretrained_features
+    from distracted.data.picture_sets import Images
+    from distracted.training.feed import pretrained_features
 
     competition = store.competition
     if competition.config.columns.group is None or competition.num_subjects < MIN_SUBJECTS:

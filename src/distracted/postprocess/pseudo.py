@@ -9,6 +9,7 @@ refused.
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.data.picture_sets import Images
 from distracted.errors import StoreError
 from distracted.files import sha256_json
 from distracted.predictions.lineage import check_parents
@@ -17,7 +18,6 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.schema import PseudoConfig
 from distracted.training.context import PseudoLabels
-from distracted.training.feed import Images
 from distracted.training.resolve import Resolved
 
 

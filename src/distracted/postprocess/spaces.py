@@ -150,7 +150,8 @@ def pretrained_space(
     Raises:
         StoreError: the network has no pretrained weights, so that its distances mean nothing.
     """
-    from distracted.training.feed import Images, pretrained_features
+    from distracted.data.picture_sets import Images
+    from distracted.training.feed import pretrained_features
 
     config, competition = resolved.config, store.competition
     if not resolved.weights.pretrained:
@@ -182,8 +183,8 @@ def own_space(
         StoreError: the run was made by several networks a fold.
         WeightsError: a network is gone, or not the one that predicted.
     """
+    from distracted.data.picture_sets import Images
     from distracted.postprocess.networks import load_trained
-    from distracted.training.feed import Images
 
     trained_run = _trained_run(store, run)
     train, test = Images.to_train(store.competition), Images.to_test(store.competition)

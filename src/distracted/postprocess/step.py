@@ -14,8 +14,8 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 
 if TYPE_CHECKING:
+    from distracted.data.picture_sets import Images
     from distracted.postprocess.networks import Trained
-    from distracted.training.feed import Images
 
 LogProbs = NDArray[np.floating]
 Labels = NDArray[np.integer]

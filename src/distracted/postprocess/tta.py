@@ -17,9 +17,9 @@ from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
 
 if TYPE_CHECKING:
+    from distracted.data.picture_sets import Images
     from distracted.inference.views import View
     from distracted.postprocess.networks import Trained
-    from distracted.training.feed import Images
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def augment_run(
         WeightsError: a fold's network is gone, damaged or another.
         ImageError: an image cannot be read.
     """
+    from distracted.data.picture_sets import Images
     from distracted.inference.views import check_average
     from distracted.postprocess.networks import load_trained
-    from distracted.training.feed import Images
 
     parent, step = store.read_run(run), Augment(tuple(views), check_average(average))
     name = name or f"{run}_{step.suffix}"

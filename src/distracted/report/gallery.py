@@ -8,17 +8,16 @@ import numpy as np
 
 from distracted.audit.mistakes import RowScores, top_classes, worst_rows
 from distracted.data.images import read_rgb
-from distracted.data.loading import naming_dead_workers
+from distracted.data.picture_sets import Images
 from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
-from distracted.inference.memory import naming_exhausted_memory
+from distracted.inference.memory import naming_lack_of_memory
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.sheets import as_uri, heat_over, shrink
 from distracted.schema import RuntimeConfig
-from distracted.training.feed import Images
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ def _grad_cam(
             classes = held_out[["predicted", "label"]].to_numpy(np.int64)
             try:
                 trained = load_trained(store, run, fold, runtime=runtime)
-                with naming_dead_workers(), naming_exhausted_memory():
+                with naming_lack_of_memory():
                     maps = list(_maps(store, trained, held_out_rows, classes))
             except DistractedError as error:
                 _log.warning("no Grad-CAM for fold %d: %s", fold, first_line(error))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from distracted.cores import decoding_threads
 from distracted.data.images import check_bytes, read_bytes, read_rgb
+from distracted.data.picture_sets import Images
 from distracted.ensemble.members import open_sources
 from distracted.errors import DataError, ImageError, StoreError
 from distracted.files import atomic_path
@@ -25,7 +26,6 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-from distracted.training.feed import Images
 
 #: Files that count as photographs.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

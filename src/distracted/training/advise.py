@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
 from distracted.data.folds import Folds
+from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError
 from distracted.metrics import accuracy, difference_and_error, log_losses, prior_log_loss
 from distracted.models.linear import logme, probe
 from distracted.progress import Progress, silent
-from distracted.training.feed import Images, pretrained_features
+from distracted.training.feed import pretrained_features
 from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from distracted.errors import CheckpointError, first_line
 from distracted.files import atomic_path, flush_folder
 from distracted.locks import Lock
 from distracted.models.saved import write_tensors
-from distracted.stopping import Stop, Stopped
-from distracted.training.distributed import ALONE, Team
+from distracted.stopping import Stop
+from distracted.training.distributed import ALONE, Team, stop_of_team
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Checkpoints:
             self._save_or_warn(state_dict())
         if asked:
             self._team.wait()  # until the lead has written
-            raise Stopped(self._stop.reason or "another process of the team was asked to")
+            raise stop_of_team(self._stop)
 
     def _is_due(self, boundary: bool) -> bool:
         if self._every != "auto":

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from distracted.data.competition import Competition
 from distracted.data.drops import without_drops
 from distracted.data.folds import Folds, split_holdout
+from distracted.data.picture_sets import Images
 from distracted.inference.device import Precision
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig
 from distracted.training.checkpoints import Checkpoints
 from distracted.training.distributed import ALONE, Team
-from distracted.training.feed import Images
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import Resolved
 

@@ -64,10 +64,10 @@ class Team:
     def check(self, stop: Stop) -> None:
         """Raise Stopped in all processes if any was asked to stop."""
         if self.size == 1:
-            stop.check()
+            return stop.check()
         [asked] = self.agree(bool(stop.reason))
         if asked:
-            raise Stopped(stop.reason or "another process of the team was asked to")
+            raise stop_of_team(stop)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor on the CPU over the processes."""
@@ -111,6 +111,11 @@ class Team:
 
 
 ALONE = Team()
+
+
+def stop_of_team(stop: Stop) -> Stopped:
+    """What each process raises once any of them was asked to stop."""
+    return Stopped(stop.reason or "another process of the team was asked to")
 
 
 class WeightedLogits(nn.Module):

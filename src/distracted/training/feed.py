@@ -5,23 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.data.augment import Augmenter
-from distracted.data.competition import Competition
 from distracted.data.images import Image, decoded_bytes
-from distracted.data.loading import ExtraRows, Loader, naming_dead_workers
+from distracted.data.loading import ExtraRows, Loader
 from distracted.data.packs import CachedPictures, cached_pictures
-from distracted.data.picture_sets import Files, Pictures, Selected, Transformed
+from distracted.data.picture_sets import Files, Images, Pictures, Selected, Transformed
 from distracted.errors import ConfigError
 from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
 from distracted.inference.device_views import DeviceViewer
 from distracted.inference.features import cached_features
-from distracted.inference.memory import naming_exhausted_memory
+from distracted.inference.memory import naming_lack_of_memory
 from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.repeatable import repeat_exactly
 from distracted.inference.views import View, Viewer
@@ -36,38 +35,6 @@ _log = logging.getLogger(__name__)
 _GPU_BATCH = 256  # images in a batch of predictions: enough to keep a GPU busy
 _BATCH_BYTES = 2**28  # of a batch of whole images or of views; each loader process has two batches ready
 _FEWEST_WHOLE = 32  # images in such a batch; larger photographs are not worth their way to the device
-
-
-@dataclass(frozen=True)
-class Images:
-    """Image files and digests of their contents, such as all training or all test images in order.
-
-    Attributes:
-        contents: "" for images of which nothing is to be cached.
-    """
-
-    paths: list[Path]
-    contents: list[str]
-
-    @classmethod
-    def to_train(cls, competition: Competition) -> Self:
-        return cls(competition.train_paths(), competition.train["content"].tolist())
-
-    @classmethod
-    def to_test(cls, competition: Competition) -> Self:
-        return cls(competition.test_paths(), competition.test["content"].tolist())
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        return np.arange(len(self.paths))
-
-    def and_then(self, others: Self) -> Self:
-        """These images followed by others."""
-        return type(self)(self.paths + others.paths, self.contents + others.contents)
-
-    def take(self, rows: NDArray[np.int64]) -> Self:
-        """The images at some rows, in that order."""
-        return type(self)([self.paths[row] for row in rows], [self.contents[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -158,8 +125,7 @@ class Feed:
             )
         return loader
 
-    @naming_dead_workers()
-    @naming_exhausted_memory()
+    @naming_lack_of_memory()
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
         return cached_features(
@@ -174,8 +140,7 @@ class Feed:
             **self._input(),
         )
 
-    @naming_dead_workers()
-    @naming_exhausted_memory()
+    @naming_lack_of_memory()
     def log_probs(
         self,
         network: Network,
@@ -201,8 +166,7 @@ class Feed:
         )
         return np.concatenate(self.team.gather(share))
 
-    @naming_dead_workers()
-    @naming_exhausted_memory()
+    @naming_lack_of_memory()
     def log_probs_of_views(
         self,
         networks: Sequence[Network],

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distracted.data.loading import Batch, Loader, naming_dead_workers
+from distracted.data.loading import Batch, Loader
+from distracted.data.picture_sets import Images
 from distracted.errors import TrainingError
 from distracted.inference.device import autocast, prefetch
-from distracted.inference.memory import Attempt, naming_exhausted_memory, release_memory
+from distracted.inference.memory import Attempt, naming_lack_of_memory, release_memory
 from distracted.inference.predict import predict_from_features
 from distracted.inference.repeatable import allow_unrepeatable
 from distracted.metrics import scores
@@ -45,7 +46,7 @@ from distracted.training.distributed import (
     running_statistics,
 )
 from distracted.training.early_stopping import EarlyStopping
-from distracted.training.feed import Feed, Images
+from distracted.training.feed import Feed
 from distracted.training.heads import fit_head, train_head
 from distracted.training.losses import make_criterion
 from distracted.training.optim import load_optimizer, make_optimizer, make_scheduler
@@ -95,7 +96,7 @@ def train_fold(context: FoldContext) -> FoldResult:
         CheckpointError: the checkpoint belongs to another training.
         Stopped: a stop was requested; the state is on disk.
     """
-    with naming_dead_workers(), naming_lost_peers(), naming_exhausted_memory():
+    with naming_lost_peers(), naming_lack_of_memory():
         gc.collect()  # an earlier fold's network and loader: their owners refer to each other
         context.team.wait()  # until the lead has the fold's lock
         seed_everything(context.config.training.seed, context.fold)

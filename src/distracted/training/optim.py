@@ -79,7 +79,8 @@ def _start_momentum(optimizer: torch.optim.SGD) -> None:
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            if "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 # torch's fused optimisers pass over the weights once a step instead of once an operation: measured on a CPU

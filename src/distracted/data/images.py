@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.errors import ImageError
+from distracted.data.contents import digest_bytes
+from distracted.errors import DataError, ImageError
 
 Image = NDArray[np.uint8]
 
@@ -71,17 +72,31 @@ def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Ima
     return rgb
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read an image file's bytes; raise ImageError if that fails."""
+def read_bytes(path: Path, *, content: str = "") -> bytes:
+    """Read an image file's bytes.
+
+    Args:
+        content: The digest that the file had when its folder was first read; "": unknown.
+
+    Raises:
+        ImageError: the file cannot be read.
+        DataError: it has another digest now.
+    """
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+    if content and digest_bytes(data) != content:
+        raise DataError(
+            f"{path}: the file has changed since this command first read it; run the command again when "
+            "nothing writes to the folder any more"
+        )
+    return data
 
 
-def read_rgb(path: Path, *, short_side: int | None = None) -> Image:
-    """Decode an image file to uint8 RGB, shape (H, W, 3); see `decode_rgb`."""
-    return decode_rgb(read_bytes(path), path, short_side=short_side)
+def read_rgb(path: Path, *, content: str = "", short_side: int | None = None) -> Image:
+    """Decode an image file to uint8 RGB, shape (H, W, 3); see `read_bytes` and `decode_rgb`."""
+    return decode_rgb(read_bytes(path, content=content), path, short_side=short_side)
 
 
 def decoded_bytes(path: Path) -> int:

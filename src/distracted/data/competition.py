@@ -95,7 +95,8 @@ def load_competition(
 def _find_unlisted(config: DataConfig, listed: Sequence[Path]) -> dict[str, tuple[str, ...]]:
     """Pictures that no list names, in the folders of training and of test images."""
     folders = {"train": config.train_images, "test": config.test_images}
-    return {part: find_unlisted(config.folder / folder, listed) for part, folder in folders.items()}
+    names = {str(path) for path in listed}
+    return {part: find_unlisted(config.folder / folder, names) for part, folder in folders.items()}
 
 
 def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:

@@ -2,25 +2,28 @@
 
 import os
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 #: Endings that count as pictures, besides those of the listed images.
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 
 
-def find_unlisted(folder: Path, listed: Collection[Path]) -> tuple[str, ...]:
+def find_unlisted(folder: Path, listed: Collection[str]) -> tuple[str, ...]:
     """Pictures in a folder and its subfolders that are not listed, relative to the folder, sorted.
 
     Hidden files and folders, such as those that macOS leaves, do not count. Linked folders are searched once.
 
     Args:
-        listed: All images that a list names; may lie elsewhere.
+        listed: Paths of all images that a list names; may lie elsewhere.
     """
-    names = {str(path) for path in listed}
-    suffixes = _SUFFIXES | {os.path.splitext(name)[1].lower() for name in names}  # noqa: PTH122 (102,000 of them)
-    start = len(f"{folder}{os.sep}")
-    found = [path[start:] for path in _files(str(folder)) if path not in names]
-    return tuple(sorted(path for path in found if os.path.splitext(path)[1].lower() in suffixes))  # noqa: PTH122
+    others = [path for path in _files(str(folder)) if path not in listed]
+    if not others:  # as it should be: no need to look at the listed ones
+        return ()
+    suffixes = _SUFFIXES | {PurePath(path).suffix.lower() for path in listed}
+    pictures = (PurePath(path) for path in others)
+    return tuple(
+        sorted(str(path.relative_to(folder)) for path in pictures if path.suffix.lower() in suffixes)
+    )
 
 
 def _files(folder: str) -> Iterator[str]:
@@ -32,7 +35,7 @@ def _files(folder: str) -> Iterator[str]:
 
 def _is_new(folder: str, seen: set[str]) -> bool:
     """Whether a folder is neither hidden nor reached before through a link."""
-    if os.path.basename(folder).startswith((".", "__MACOSX")):  # noqa: PTH119
+    if PurePath(folder).name.startswith((".", "__MACOSX")):
         return False
     real = os.path.realpath(folder)
     is_new = real not in seen

@@ -30,7 +30,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: no subjects, a class
     missing from a validation side, a side far from its intended size, identical pictures in two folds or in
-    train and test.
+    train and test, images in the folder of another class than the list says.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -41,6 +41,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
+        *_other_folders(competition),
     ]
 
 
@@ -58,7 +59,7 @@ def check_split(competition: Competition, folds: Folds) -> None:
 
 
 def _no_subjects(competition: Competition) -> list[SplitFinding]:
-    if competition.config.columns.group is not None:
+    if competition.config.has_subjects:
         return []
     text = (
         "no subjects (data.columns.group: null): the split is by image; if images share a person or a clip, "
@@ -117,3 +118,20 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[S
             text = f"identical pictures {where}, {count}: {'; '.join(cases[:_SHOWN])}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _other_folders(competition: Competition) -> list[SplitFinding]:
+    """Images whose label was mended in the list alone, or that were moved: the list counts."""
+    train, classes = competition.train, set(competition.classes)
+    cases = [
+        f"{row.img} (list: {row.classname}, folder: {path.parent.name})"
+        for row, path in zip(train.itertuples(), competition.train_paths(), strict=False)
+        if path.parent.name in classes - {row.classname}
+    ]
+    if not cases:
+        return []
+    lie = "1 image lies" if len(cases) == 1 else f"{len(cases)} images lie"
+    text = (
+        f"{lie} in the folder of another class than the list says, which counts: {'; '.join(cases[:_SHOWN])}"
+    )
+    return [SplitFinding("warning", text)]

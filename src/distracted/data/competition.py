@@ -29,6 +29,8 @@ from distracted.data.train_list import (
     subjects_in_names,
 )
 from distracted.errors import DataError
+from distracted.headline import METRICS, Metric
+from distracted.metrics import Floats, Ints, scores
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
 
@@ -63,8 +65,17 @@ class Competition:
         return self.config.name
 
     @property
+    def metric(self) -> Metric:
+        """The score that runs are judged by."""
+        return METRICS[self.config.metric]
+
+    @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def scores(self, log_probs: Floats, labels: Ints) -> dict[str, float]:
+        """The scores by which runs are judged and compared, by name: `metrics.scores` and the metric."""
+        return {**scores(log_probs, labels), self.metric.name: self.metric.value(log_probs, labels)}
 
     @property
     def num_subjects(self) -> int:

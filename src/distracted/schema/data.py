@@ -10,6 +10,7 @@ from distracted.schema.base import NAME, Section, added_later
 
 #: What the answer to a test image is: a probability for each class, that of the last of two classes, a class.
 SubmissionKind = Literal["probabilities", "probability", "label"]
+MetricName = Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "auc", "quadratic_kappa"]
 
 
 class ColumnsConfig(Section):
@@ -103,6 +104,9 @@ class DataConfig(Section):
     submission: SubmissionKind = Field(default="probabilities", exclude=True)
     """What is asked for: `probabilities`, one column a class; `probability`, one column for the last of two
     classes; `label`, one column with the class. Enters no hash."""
+    metric: MetricName = Field(default="log_loss", exclude=True)
+    """The competition's score, by which runs are ranked and blenders chosen (docs/metrics.md). Enters no
+    hash of a trained run."""
     regions: dict[str, Box] = Field(default={})
     """Parts of the images that model.regions may name: [left, top, right, bottom] as shares of width and
     height."""

@@ -23,18 +23,24 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.submission.answers import read_answers
 from distracted.submission.doctor import check_submission
-from distracted.submission.expect import Expected, expect_run
+from distracted.submission.expect import Expected, OutOfFold, expect_run, judge_run
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A checked submission file with its forecast; `is_new` is False if the same file was there already."""
+    """A checked submission file with its forecast; `is_new` is False if the same file was there already.
+
+    Attributes:
+        expected: The forecast of its log loss.
+        judged: The competition's score out of fold, if that is not the log loss.
+    """
 
     path: Path
     run: str
     expected: Expected
+    judged: OutOfFold | None = None
     is_new: bool = True
 
     @property
@@ -71,7 +77,7 @@ def write_submission(
     folder = store.workspace.submissions(store.competition.name)
     path = folder / f"{run.name}.csv"
     sample = sample_path(store.competition.config)
-    submission = Submission(path, run.name, expect_run(store, run))
+    submission = Submission(path, run.name, expect_run(store, run), judge_run(store, run))
     made_from = _made_from(store, run, submission, sample)
     if not force and _is_made_from(path, made_from):
         _log.info("%s: done already (FORCE=1 redoes it)", path)
@@ -158,6 +164,7 @@ def _made_from(store: Store, run: Run, submission: Submission, sample: Path | No
         "weights": {str(fold): value for fold, value in zip(run.folds, weights, strict=True)},
         "cross_fitted_log_loss": submission.expected.oof,
         "expected_log_loss": submission.expected.as_json(),
+        "out_of_fold": asdict(submission.judged) if submission.judged else None,
         "index_hash": store.competition.index_hash,
         "folds_hash": store.folds.hash,
         "submission": None if form.kind == "probabilities" else asdict(form),  # None: as in older versions

@@ -98,6 +98,10 @@ def _show(new: "NewData", path: Path, name: str) -> None:
     ]
     if new.num_unlisted:
         rows.append(["not in any list", f"{new.num_unlisted:,} images, which are not used"])
+    if left_out := competition.left_out:
+        rows.append(
+            ["left out", f"{len(left_out):,} files that are no images by their ending ({left_out[0]})"]
+        )
     console.table(f"{config.folder}", ["", "understood"], rows)
     for key, question in new.assumed.items():
         value = _value(new, key)

@@ -231,6 +231,19 @@ class TestSameNames:
         assert read_train_imgs(layout.config()) == set(competition.train["img"])
         assert (make_folds(competition, 3)["img"] == competition.train["img"]).all()
 
+    def test_folders_may_be_called_as_the_classes_or_as_the_labels(self, layout: Layout) -> None:
+        numbers = {"c0": "0", "c1": "1", "c2": "2"}
+        for classname in numbers:
+            for number, path in enumerate(sorted((layout.folder / "imgs/train" / classname).iterdir())):
+                path.rename(path.with_name(f"{number:03}.jpg"))
+        frame = [(f"{n:03}.jpg", k, "p0") for k in numbers.values() for n in range(18)]
+        pd.DataFrame(frame, columns=["img", "classname", "subject"]).to_csv(
+            layout.folder / TRAIN, index=False
+        )
+        layout.settings["classes"] = {number: name for name, number in numbers.items()}
+        competition = layout.load()
+        assert competition.train["img"].str.partition("/")[0].equals(competition.train["classname"])
+
     def test_a_mended_label_among_them_asks_for_paths(self, layout: Layout) -> None:
         """Two rows say c1 and 000.jpg; nothing says which is which."""
         for classname in ("c0", "c1"):
@@ -314,6 +327,19 @@ class TestWithoutAList:
             (train / name).parent.mkdir(exist_ok=True)
             (train / name).write_bytes(b"x")
         assert folders.load().index_hash == index_hash
+        assert folders.load().left_out == ()
+        for name in ("c0/a.gif", "c1/notes.txt"):
+            (train / name).write_bytes(b"x")
+        competition = folders.load()
+        assert competition.index_hash == index_hash
+        (warning,) = [
+            finding.text
+            for finding in audit_folds(competition, make_folds(competition, 3))
+            if "left out" in finding.text
+        ]
+        assert warning == (
+            "2 files are no images by the ending, and left out: imgs/train/c0/a.gif, imgs/train/c1/notes.txt"
+        )
 
     def test_a_pattern_finds_subjects_in_names(self, folders: Layout) -> None:
         for number, path in enumerate(sorted((folders.folder / "imgs/train").glob("*/*"))):

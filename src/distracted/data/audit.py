@@ -30,7 +30,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: no subjects, a class
     missing from a validation side, a side far from its intended size, identical pictures in two folds or in
-    train and test, images in the folder of another class than the list says.
+    train and test, images in the folder of another class than the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -42,6 +42,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
         *_other_folders(competition),
+        *_left_out(competition),
     ]
 
 
@@ -118,6 +119,15 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[S
             text = f"identical pictures {where}, {count}: {'; '.join(cases[:_SHOWN])}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _left_out(competition: Competition) -> list[SplitFinding]:
+    """Files beside images that no list names, and that are no images by their ending."""
+    if not (paths := competition.left_out):
+        return []
+    are = "1 file is no image" if len(paths) == 1 else f"{len(paths)} files are no images"
+    text = f"{are} by the ending, and left out: {', '.join(paths[:_SHOWN])}"
+    return [SplitFinding("warning", text)]
 
 
 def _other_folders(competition: Competition) -> list[SplitFinding]:

@@ -48,6 +48,7 @@ class Competition:
         submission: The form in which the competition wants its answers.
         has_images: Whether the images are on this machine; else the index comes from the store.
         train_files, test_files: The images' files, in the order of the rows; empty without images.
+        left_out: Files that are no images by their ending, where no list says which files count.
     """
 
     config: DataConfig
@@ -59,6 +60,7 @@ class Competition:
     has_images: bool = True
     train_files: tuple[Path, ...] = ()
     test_files: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -135,14 +137,17 @@ def read_lists(config: DataConfig) -> Competition:
     missing, hint = list[str](), ""
     if config.train_list is not None:
         listed, path = rows["img"], list_path(config)
-        rows["img"], rows["path"] = match_training_images(listed, rows["label"], files, path)
+        rows["img"], rows["path"] = match_training_images(listed, rows["label"], names, files, path)
         missing, hint = missing_images(listed, rows["path"], files, key="train_images", labels=rows["label"])
     if "subject" not in rows:
         rows["subject"] = subjects_in_names(rows["img"], config)
     rows["classname"] = names
     rows["label_id"] = names.map({name: number for number, name in enumerate(classes)})
     rows = rows.sort_values("img", ignore_index=True)
-    tests, more, test_hint = _find_test_images(config, sample, files, set(rows["path"]))
+    same = config.test_images == config.train_images
+    test_files = files if same else ImageFiles(folder, config.test_images)
+    tests, more, test_hint = _find_test_images(config, sample, test_files, set(rows["path"]))
+    left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
     check_none_missing(folder, [*missing, *more], hint or test_hint)
     return Competition(
         config,
@@ -153,6 +158,7 @@ def read_lists(config: DataConfig) -> Competition:
         submission_format(config, sample, classes),
         train_files=tuple(folder / path for path in rows["path"]),
         test_files=tuple(folder / path for path in tests["path"]),
+        left_out=tuple(sorted(left_out)),
     )
 
 
@@ -166,21 +172,18 @@ def read_train_imgs(config: DataConfig) -> set[str]:
 
 
 def _find_test_images(
-    config: DataConfig, sample: Sample | None, train_files: ImageFiles, taken: Set[str]
+    config: DataConfig, sample: Sample | None, files: ImageFiles, taken: Set[str]
 ) -> tuple[pd.DataFrame, list[str], str]:
     """The test images and their files; the missing ones, and a hint.
 
     Args:
         taken: Files that are training images.
     """
-    same = config.test_images == config.train_images
-    files = train_files if same else ImageFiles(config.folder, config.test_images)
     if sample is not None:
         imgs = pd.Series(sample.imgs, dtype=str)
         paths = match_images(imgs, files, config.folder / str(config.sample_submission))
-        return pd.DataFrame({"img": imgs, "path": paths}), *missing_images(
-            imgs, paths, files, key="test_images"
-        )
+        missing, hint = missing_images(imgs, paths, files, key="test_images")
+        return pd.DataFrame({"img": imgs, "path": paths}), missing, hint
     images = {name: path for name, path in files.images.items() if path not in taken}
     if not images:
         raise DataError(

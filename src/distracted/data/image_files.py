@@ -12,6 +12,7 @@ from pathlib import Path
 
 #: Endings by which an image is recognised where no list names it.
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_BY_SYSTEMS = ("Thumbs.db", "desktop.ini")
 
 
 class ImageFiles:
@@ -54,19 +55,22 @@ class ImageFiles:
 
     @cached_property
     def others(self) -> list[str]:
-        """Files that are no images by their ending; hidden ones do not count."""
-        return sorted(path for path in self.paths if not _is_image(path) and not _is_hidden(path))
+        """Files that are no images by their ending; hidden ones and those that systems leave do not count."""
+        shown = (path for path in self.paths if not _is_hidden(path) and not path.endswith(_BY_SYSTEMS))
+        return [path for path in shown if not _is_image(path)]
 
-    def find(self, name: str, *, classname: str | None = None) -> list[str]:
+    def find(self, name: str, *, folders: Sequence[str] = ()) -> list[str]:
         """Paths, relative to the data folder, of the files that a name may mean: none, one, or several.
 
         The first of these rules that any file fulfils decides: the name in the class's folder; the name; a
         path that ends in the name; the same whatever the case and the Unicode form; the same without the
         file's ending.
+
+        Args:
+            folders: Names that the class's folder may have.
         """
         name = plain(name)
-        within = [f"{classname}/{name}"] if classname is not None else []
-        for exact in (*within, name):
+        for exact in (*(f"{folder}/{name}" for folder in folders), name):
             if exact in self._by_name:
                 return self._by_name[exact]
         near = self._by_stem.get(_stem(name), [])

@@ -25,17 +25,25 @@ def match_images(imgs: "pd.Series[str]", files: ImageFiles, path: Path) -> "pd.S
 
 
 def match_training_images(
-    imgs: "pd.Series[str]", labels: "pd.Series[str]", files: ImageFiles, path: Path
+    imgs: "pd.Series[str]",
+    labels: "pd.Series[str]",
+    classes: "pd.Series[str]",
+    files: ImageFiles,
+    path: Path,
 ) -> tuple["pd.Series[str]", "pd.Series[str]"]:
     """The name and the file of each training image.
 
     A name stays as it is listed. If classes share names, each with a file in its own folder, all images are
     named by their paths in the folder of images.
 
+    Args:
+        labels, classes: Each image's label in the list, and the name of its class: its folder has either.
+
     Raises:
         DataError: as `match_images`; or an image is listed twice.
     """
-    found = [files.find(img, classname=label) for img, label in zip(imgs, labels, strict=True)]
+    rows = zip(imgs, labels, classes, strict=True)
+    found = [files.find(img, folders=(label, name)) for img, label, name in rows]
     if imgs.is_unique:
         return imgs, _one_each(imgs, found, path)
     again = imgs.duplicated(keep=False)

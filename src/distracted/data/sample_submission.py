@@ -89,12 +89,12 @@ def submission_format(config: DataConfig, sample: Sample | None, classes: Sequen
         )
     if kind == "probabilities":
         return SubmissionFormat(kind, sample.columns if sample else (key, *classes))
-    columns = sample.columns if sample else (key, "label")
+    columns = sample.columns if sample else (key, kind)
     if kind == "probability":
         return SubmissionFormat(kind, columns)
     labels = {name: label for label, name in (config.classes or {}).items()}
     by_label = tuple(labels.get(name, name) for name in classes)
-    shown = set(sample.values) if sample else set()
+    shown = set(sample.values) - {""} if sample else set()
     if shown <= set(by_label):
         return SubmissionFormat(kind, columns, by_label)
     if shown <= set(classes):

@@ -43,7 +43,7 @@ def main(
         cache=store.workspace.cache(store.competition.name),
         progress=console.progress,
     )
-    by_subject = first.data.columns.group is not None
+    by_subject = first.data.has_subjects
     _show(advice, "subjects" if by_subject else "images")
     name = f"{advice.model}_{advice.case.recipe}"
     settings = shlex.join([*overrides, f"recipe={advice.case.recipe}"])

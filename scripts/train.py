@@ -94,7 +94,8 @@ def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there, of one config."""
     done = store.finished_folds(run)
     if len(done) == store.folds.num_folds and len({one.config_hash for one in store.manifests(run)}) == 1:
-        console.say(f"{run}: pooled OOF {console.scores(pooled_scores(store, run))}")
+        pooled = console.scores(pooled_scores(store, run), store.competition.metric)
+        console.say(f"{run}: pooled OOF {pooled}")
 
 
 if __name__ == "__main__":

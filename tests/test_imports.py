@@ -41,6 +41,7 @@ LEAVES = (
     "locks",
     "cores",
     "reach",
+    "headline",
     "kaggle_credentials",
     "kaggle_client",
 )

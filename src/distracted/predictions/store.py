@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
-from distracted.data.stored_index import read_index, write_index
+from distracted.data.stored_index import keep_index, read_index
 from distracted.errors import StoreError
 from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
 from distracted.locks import Lock, hold
@@ -315,9 +315,9 @@ def open_store(
     else:
         folds = read_folds(path, competition)
     store = Store(workspace, competition, folds)
-    if not index.exists():
+    if competition.has_images:
         with suppress(OSError):  # a read-only store: commands on predictions need the images then
-            write_index(index, competition)
+            keep_index(index, competition)
     if other := other_store(workspace, competition.name, competition.index_hash):
         there = workspace.oof(other)
         _log.info("%s holds predictions of the same data; DATA=%s/ uses them", there, data.folder)

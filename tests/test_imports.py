@@ -42,6 +42,8 @@ LEAVES = (
     "cores",
     "reach",
     "kaggle_credentials",
+    "kaggle_answers",
+    "kaggle_requests",
     "kaggle_client",
 )
 

@@ -36,7 +36,9 @@ def main(
         from distracted.submission.send import send_submission
 
         kaggle, message = store.competition.config.kaggle, f"{written.run}: expected {expected.mean:.4f}"
-        scores = send_submission(written.path, competition=kaggle, message=message, progress=console.progress)
+        scores = send_submission(
+            written.path, competition=kaggle, message=message, force=force, progress=console.progress
+        )
         add_answer(written.provenance, forecast, scores)
         console.say(f"Kaggle answers: {_compared(forecast, scores)}")
     if (written.is_new or send) and runtime.tracking != "none":

@@ -43,6 +43,8 @@ LEAVES = (
     "reach",
     "headline",
     "kaggle_credentials",
+    "kaggle_answers",
+    "kaggle_requests",
     "kaggle_client",
 )
 

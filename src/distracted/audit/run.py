@@ -29,7 +29,7 @@ from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 1  # raised when the checks change
+_VERSION = 2  # raised when the checks change
 _BAD = 3.0  # a subject is reported from this multiple of the pooled log loss on
 _MOST = 20  # subjects that are reported
 
@@ -182,6 +182,8 @@ def write_candidates(
         for finding in check.findings.to_dict("records"):
             if check.key == "empty" and finding["part"] == "train":
                 rows.append((str(finding["img"]), f"shows nothing ({finding['note']})", ""))
+            elif check.key == "damaged" and finding["part"] == "train":
+                rows.append((str(finding["img"]), f"damaged ({finding['note']})", ""))
             elif check.key in ("exact_duplicates", "near_duplicates"):
                 rows += _apart(folds, {str(key): str(value) for key, value in finding.items()}, check.key)
     if features is not None:

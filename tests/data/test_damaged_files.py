@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,6 +167,14 @@ class TestReading:
     ) -> None:
         for kind in GOOD:
             decode_rgb(GOOD[kind](rng), Path(kind))
+        assert not caplog.messages
+
+    @pytest.mark.usefixtures("quiet")
+    def test_pillow_is_quiet_too(self, rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
+        data = GOOD["TIFF, 16 bits"](rng)
+        samples = struct.pack("<HHI", 277, 3, 1)  # the tag of a sample's number, of which there are 3
+        at = data.find(samples)
+        assert verdict(data[: at + 8] + struct.pack("<H", 9219) + data[at + 10 :])
         assert not caplog.messages
 
     @pytest.mark.usefixtures("quiet")

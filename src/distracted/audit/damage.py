@@ -1,5 +1,6 @@
 """Whether all pixels of an image are there: what the decoder says, and what it cannot notice."""
 
+import io
 import zlib
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def _damage_of_tiff(data: bytes) -> str:
 
     def read() -> str:
         try:
-            with open_with_pillow(data) as image:
+            with open_with_pillow(io.BytesIO(data)) as image:
                 image.load()
                 tags = getattr(image, "tag_v2", {})
                 if tags.get(_COMPRESSION) in _ZLIB:

@@ -82,6 +82,8 @@ def other_kind(data: bytes) -> Other:
     """What a file is that `read_header` does not recognise; its first 4 KB suffice."""
     if (known := _other_format(data)) is not None:
         return known
+    if not data:
+        return Other("empty file", "fetch it again")
     if not data.strip(b"\0"):
         return Other("file of zeros", "a copy was interrupted; fetch it again")
     text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -143,14 +143,20 @@ def _by_opencv(data: bytes, flags: int) -> NDArray[Any] | None:
 
 
 @contextmanager
-def open_with_pillow(data: bytes) -> Iterator["PillowImage"]:
-    """Open an image with Pillow, without warnings and so one thread at a time: their filters are shared."""
+def open_with_pillow(file: BinaryIO) -> Iterator["PillowImage"]:
+    """Open an image with Pillow, without warnings and log, which threads share: one at a time."""
     from PIL import Image as Pillow
 
+    log = logging.getLogger("PIL")
     with _pillow, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata
-        with Pillow.open(io.BytesIO(data), formats=READABLE) as image:
-            yield image
+        warnings.simplefilter("ignore")  # of odd metadata, and of more than 89 megapixels
+        level = log.level
+        log.setLevel(logging.CRITICAL + 1)
+        try:
+            with Pillow.open(file, formats=READABLE) as image:
+                yield image
+        finally:
+            log.setLevel(level)
 
 
 def _by_pillow(data: bytes, header: Header) -> Image | None:
@@ -158,7 +164,7 @@ def _by_pillow(data: bytes, header: Header) -> Image | None:
     from PIL import ImageOps
 
     try:
-        with open_with_pillow(data) as file:
+        with open_with_pillow(io.BytesIO(data)) as file:
             file.load()
             image = ImageOps.exif_transpose(file)
             if image.mode[0] in "IF":  # more than 8 bits
@@ -195,12 +201,9 @@ def read_rgb(path: Path, *, short_side: int | None = None) -> Image:
 
 def decoded_bytes(path: Path) -> int:
     """Size in bytes of an image file decoded to RGB, from its header; 0 if it cannot be decoded."""
-    from PIL import Image as Pillow
-
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # of odd metadata, and of more than 89 megapixels
-            width, height = Pillow.open(file, formats=READABLE).size
+        with path.open("rb") as file, open_with_pillow(file) as image:
+            width, height = image.size
         return 3 * width * height
     except Exception:  # of damaged files; only OpenCV opens some TIFFs, and above 179 megapixels
         with suppress(ImageError):

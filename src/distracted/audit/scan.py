@@ -1,5 +1,6 @@
 """A few statistics of each image, computed once: size, light, a perceptual hash, and its condition."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ _SIDE = 32  # pixels of the grey thumbnail that is hashed
 _LOW = 8  # its lowest frequencies in each direction
 _NUMBERS = ("width", "height", "brightness", "contrast", "colour", "bits")
 _TEXTS = ("damage", "remark", "error")
-_STRIP = 2**20  # pixels whose colours are compared at once: a large image takes little more than itself
+_STRIP = 2**20  # pixels at once
 
 
 def scan_images(
@@ -95,21 +96,26 @@ def _scan(path: Path) -> dict[str, Any]:
         return {**dict.fromkeys(_NUMBERS, 0.0), "hash": 0, **texts}
     image, bits = decoded.rgb, used_bits(decoded.data) if decoded.header.bits == 16 else None
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    light = grey.mean(), grey.std(), _colour(image, grey)
-    numbers = map(float, (image.shape[1], image.shape[0], *light, bits or 8))
+    numbers = map(float, (image.shape[1], image.shape[0], *_light(image, grey), bits or 8))
     condition = examine(decoded)
     texts = {"damage": condition.damage, "remark": condition.remark, "error": ""}
     return {**dict(zip(_NUMBERS, numbers, strict=True)), "hash": perceptual_hash(image), **texts}
 
 
-def _colour(image: Image, grey: NDArray[Any]) -> float:
-    """Mean distance of the channels from grey."""
-    rows = max(1, _STRIP // image.shape[1])
-    total = 0
+def _light(image: Image, grey: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """Mean and standard deviation of grey, and the mean distance of the channels from it.
+
+    In strips, so that a large image takes little more memory than itself.
+    """
+    rows, count = max(1, _STRIP // image.shape[1]), grey.size
+    total = squares = distances = 0
     for start in range(0, len(image), rows):
-        strip = image[start : start + rows], np.dstack([grey[start : start + rows]] * 3)
-        total += int(cv2.absdiff(*strip).sum(dtype=np.int64))
-    return total / image.size
+        strip, channels = grey[start : start + rows], image[start : start + rows]
+        total += int(strip.sum(dtype=np.int64))
+        squares += int(np.square(strip, dtype=np.int64).sum())
+        distances += int(cv2.absdiff(channels, np.dstack([strip] * 3)).sum(dtype=np.int64))
+    deviation = math.sqrt(count * squares - total**2) / count
+    return total / count, deviation, distances / image.size
 
 
 def _read_cache(cache: Path | None) -> pd.DataFrame:

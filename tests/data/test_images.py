@@ -5,6 +5,8 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -64,6 +66,11 @@ def with_thumbnail(picture: PillowImage.Image) -> tuple[bytes, int]:
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def tiff_of(*tags: tuple[int, int, int, int]) -> bytes:
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<4sIH", b"II*\0", 8, len(tags)) + directory + bytes(4)
 
 
 class TestFormats:
@@ -251,9 +258,10 @@ class TestLimit:
         with pytest.raises(ImageError, match="12,000 x 12,000 pixels are 144 megapixels"):
             check_bytes(data, PATH)
 
-    def test_the_loaders_processes_have_it(self, picture: PillowImage.Image, tmp_path: Path) -> None:
-        _init_worker(0.001, 0)
-        assert pixel_limit() == 0.001
+    @pytest.mark.slow
+    def test_a_loaders_process_that_was_not_forked_has_it(self) -> None:
+        with get_context("spawn").Pool(1, initializer=partial(_init_worker, 0.001), initargs=(0,)) as pool:
+            assert pool.apply(pixel_limit) == 0.001
 
 
 class TestDepth:
@@ -313,6 +321,9 @@ class TestOtherFiles:
             ),
             (b"RIFF\x10\0\0\0AVI LIST", "video or sound, which is not supported; save its frames"),
             (b"\xff\x0a\xfa\x1f", "JPEG XL image, which is not supported; convert it"),
+            (b"II*\0\x10\0\0\0CR\2\0", "camera's raw image, which is not supported; convert it"),
+            (tiff_of((50706, 1, 4, 1), (256, 4, 1, 160)), "camera's raw image, which is not supported"),
+            (tiff_of((254, 4, 1, 1), (256, 4, 1, 160), (330, 4, 1, 8)), "camera's raw image, which is not"),
             (b"8BPS\0\1", "Photoshop image, which is not supported; convert it"),
             (b"FUJIFILMCCD-RAW 0201" + b"\xff\xd8\xff", "camera's raw image, which is not supported; conv"),
             (b"<?xml version='1.0'?><svg>", "SVG drawing, which is not supported; convert it"),

@@ -13,6 +13,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # including its checksum
 _TIFF = {b"II*\0": ("<", 4), b"MM\0*": (">", 4), b"II+\0": ("<", 8), b"MM\0+": (">", 8)}  # order, offset size
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
+_TIFF_KIND, _TIFF_PARTS, _DNG = 254, 330, 50706  # kind of a page, directories of other pages, a raw format
 _TIFF_PIECES = ((273, 279), (324, 325))  # offsets and lengths of strips or tiles
 
 
@@ -65,7 +66,7 @@ def read_header(data: bytes) -> Header | None:
     if data.startswith(_PNG):
         return _png(data, 0)
     if data[:4] in _TIFF:
-        return _tiff(data)
+        return None if _is_raw(data) else _tiff(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     if data[:2] == b"BM":
@@ -168,6 +169,8 @@ def _other_format(data: bytes) -> Other | None:
         return _VIDEO
     if data[:4] == b"RIFF" and data[8:12] != b"WEBP":
         return _VIDEO
+    if data[:4] in _TIFF and _is_raw(data):
+        return _image("camera's raw image")
     if data[:1] == b"P" and data[1:2] in b"1234567Ff" and data[2:3].isspace():
         return _image("PPM, PGM, PBM or PFM image")
     return None
@@ -237,6 +240,18 @@ def _tiff(data: bytes) -> Header:
     if (end := max(ends, default=0)) > len(data):
         doubt = _truncated(data, f"its header says {end:,}")
     return Header("TIFF", 0, width, height, bits, doubt)
+
+
+def _is_raw(data: bytes) -> bool:
+    """Whether a TIFF is a camera's raw file (CR2, DNG, NEF, ARW), whose first page is a preview."""
+    if data[8:10] == b"CR":
+        return True
+    try:
+        tags = _tiff_tags(data)
+    except (struct.error, ValueError, OverflowError):
+        return False
+    is_preview = tags.get(_TIFF_KIND, (0,))[0] & 1 and _TIFF_PARTS in tags
+    return _DNG in tags or bool(is_preview)
 
 
 def _truncated(data: bytes, why: str) -> str:

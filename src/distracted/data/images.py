@@ -81,8 +81,10 @@ def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Ima
     decoded = decode(data, path, short_side=short_side)
     if decoded.messages and (damage := damage_in(decoded.messages, decoded.data)):
         _warn(path, f"damaged ({damage}); it is read as far as possible")
-    elif decoded.header.bits == 16 and (bits := used_bits(decoded.data)) is not None and bits <= FEW_BITS:
-        _warn(path, f"uses {bits} of its 16 bits, and is nearly black at 8 bits; convert it")
+    elif decoded.header.bits == 16 and decoded.rgb.max() < 2 ** (FEW_BITS - 8):
+        bits = used_bits(decoded.data)
+        if bits is not None and bits <= FEW_BITS:
+            _warn(path, f"uses {bits} of its 16 bits, and is nearly black at 8 bits; convert it")
     return decoded.rgb
 
 
@@ -105,6 +107,7 @@ def decode(data: bytes, path: Path, *, short_side: int | None = None) -> Decoded
     if bgr is None or is_cut:
         reason = f" ({messages.splitlines()[0]})" if messages else ""
         raise ImageError(f"{path}: {header.doubt or f'not a readable image{reason}; fetch it again'}")
+    check_size(path, bgr.shape[1], bgr.shape[0])  # a header that could not be understood
     if short_side is not None:
         bgr = _shrink(bgr, short_side)
     return Decoded(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), messages, header, data)

@@ -107,7 +107,7 @@ def write_left_out(path: Path, photographs: Photographs) -> None:
     items = [map(in_utf8, item) for item in (*photographs.unreadable, *photographs.left_out)]
     table = pd.DataFrame(items, columns=list(LeftOut._fields))
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n", quoting=2)  # csv.QUOTE_NONNUMERIC
 
 
 def in_utf8(name: str) -> str:

@@ -5,9 +5,11 @@ that `--help` answers at once.
 """
 
 import inspect
+import io
 import logging
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -19,6 +21,7 @@ from rich.text import Text
 
 import signals
 from distracted.config import DataFolder, load_config, load_data_config, load_runtime_config
+from distracted.data.pixel_limit import limit_pixels
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.paths import Workspace
 from distracted.schema import DataConfig, RunConfig, RuntimeConfig
@@ -65,6 +68,9 @@ def run(main: Callable[..., None]) -> None:
 
     @wraps(main)
     def command(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):  # names of files may be of any bytes
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
         logging.getLogger("distracted").setLevel(logging.INFO)
         share_machine()
@@ -145,7 +151,8 @@ def runtime_in(text: str) -> RuntimeConfig:
 
 
 def workspace(root: Path, runtime: RuntimeConfig) -> Workspace:
-    """The workspace with runtime.cache_dir; a cache that is named has to be writable."""
+    """The workspace with runtime.cache_dir, which has to be writable; sets the limit on pixels, too."""
+    limit_pixels(runtime.max_megapixels)
     if runtime.cache_dir is None:
         return Workspace(root)
     folder = root / Path(runtime.cache_dir).expanduser()

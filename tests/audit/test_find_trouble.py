@@ -1,6 +1,7 @@
 """The audit reports planted problems and nothing else, and its files are read back."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
 from distracted.data.contents import digest_bytes
 from distracted.data.drops import without_drops
 from distracted.data.images import read_rgb
+from distracted.data.jpeg import start_of_scan
 from distracted.errors import ConfigError
 from distracted.files import sha256_file
 from distracted.predictions.store import Store, open_store
@@ -134,9 +136,38 @@ class TestPictures:
         assert sizes[["img", "note"]].to_numpy().tolist() == [[train[7], "320 x 240 pixels"]]
         assert checks["unreadable"].findings.empty
 
+    def test_damaged_odd_and_deep_images_are_reported(self, painted: Store) -> None:
+        paths = painted.competition.train_paths()
+        whole = paths[2].read_bytes()
+        scan_at = start_of_scan(whole)
+        cut = whole[: scan_at + (len(whole) - scan_at) // 2] + b"\xff\xd9"
+        paths[2].write_bytes(cut)
+        at = whole.find(b"\xff\xdb")
+        paths[4].write_bytes(whole[:at] + b"\0\0" + whole[at:])
+        both = cut[:at] + b"\0\0" + cut[at:]  # the decoder remarks on the harmless bytes only
+        painted.competition.test_paths()[1].write_bytes(both)
+        deep = scene(3).astype(np.uint16) * 16  # 12 bits
+        paths[6].write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+        store = reopened(painted)
+        checks = by_key(check_pictures(store, scan(store)))
+        train, test = store.competition.train["img"], store.competition.test["img"]
+        damaged = checks["damaged"].findings
+        assert damaged[["img", "part"]].to_numpy().tolist() == [[train[2], "train"], [test[1], "test"]]
+        for note in damaged["note"]:
+            assert re.fullmatch(r".*premature end of data segment; the last [45]\d% of its rows .*", note)
+        assert checks["odd_files"].findings[["img", "note"]].to_numpy().tolist() == [
+            [train[4], "Corrupt JPEG data: 2 extraneous bytes before marker 0xdb"]
+        ]
+        few = checks["few_bits"].findings
+        assert few[["img", "note"]].to_numpy().tolist() == [[train[6], "12 of 16 bits"]]
+        write_candidates(store, list(checks.values()), None, silent)
+        candidates = pd.read_csv(store.workspace.audit("tiny") / "drop_candidates.csv")
+        [reason] = candidates.loc[candidates["img"] == train[2], "reason"]
+        assert reason.startswith("damaged (")
+
     def test_clean_data_has_no_findings(self, painted: Store) -> None:
         checks = check_pictures(painted, scan(painted))
-        assert [len(check.findings) for check in checks] == [0, 0, 0, 0]
+        assert [len(check.findings) for check in checks] == [0] * 7
 
 
 class TestDuplicates:

@@ -183,6 +183,8 @@ def write_candidates(
         for finding in check.findings.to_dict("records"):
             if check.key == "empty" and finding["part"] == "train":
                 rows.append((str(finding["img"]), f"shows nothing ({finding['note']})", ""))
+            elif check.key == "damaged" and finding["part"] == "train":
+                rows.append((str(finding["img"]), f"damaged ({finding['note']})", ""))
             elif check.key in ("exact_duplicates", "near_duplicates"):
                 rows += _apart(folds, {str(key): str(value) for key, value in finding.items()}, check.key)
     if features is not None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distracted.data.images import Image
 from distracted.data.picture_sets import Pictures
+from distracted.data.pixel_limit import limit_pixels, pixel_limit
 from distracted.data.sampling import balance_subjects
 from distracted.errors import DistractedError, TrainingError, first_line
 
@@ -219,7 +220,7 @@ class Loader:
             num_workers=num_workers,
             collate_fn=partial(_collate, stacked=transform is not None),
             persistent_workers=num_workers > 0,
-            worker_init_fn=_init_worker,
+            worker_init_fn=partial(_init_worker, pixel_limit()),
             pin_memory=pin_memory,
             generator=torch.Generator(),  # otherwise each epoch draws from dropout's generator
         )
@@ -256,7 +257,8 @@ class Loader:
             yield batch
 
 
-def _init_worker(worker: int) -> None:
+def _init_worker(megapixels: float, worker: int) -> None:
+    limit_pixels(megapixels)  # a process that was not forked has the default
     cv2.setNumThreads(0)  # the workers are the parallelism
     for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group of processes, whose
         signal.signal(number, signal.SIG_IGN)  # parent goes on to the next good moment and ends the workers

@@ -15,6 +15,7 @@ from distracted.data.images import Image, decoded_bytes
 from distracted.data.loading import ExtraRows, Loader
 from distracted.data.packs import CachedPictures, cached_pictures
 from distracted.data.picture_sets import Files, Images, Pictures, Selected, Transformed
+from distracted.data.pixel_limit import limit_pixels
 from distracted.errors import ConfigError
 from distracted.inference.cached_rows import cached_rows
 from distracted.inference.device import find_workers, keep_freed_memory
@@ -81,6 +82,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         repeat_exactly(self.resolved.device)
+        limit_pixels(self.resolved.config.runtime.max_megapixels)  # a job's process has its own
         if self.resolved.device.type == "cpu":
             keep_freed_memory()
 

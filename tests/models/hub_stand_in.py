@@ -1,6 +1,7 @@
 """A local stand-in for timm's hub and its mirrors, for proxies, and for servers that fail in one way each."""
 
 import hashlib
+import select
 import socket
 import ssl
 import threading
@@ -26,7 +27,7 @@ class Hub:
         delay: Waited for before each of the next answers, one event a request.
         xet: Pretend that files lie in Xet storage, which is not there.
         is_hub: Send a hub's headers.
-        connect_status: The answer to a client that takes this for a proxy and asks for a tunnel.
+        connect_status: The answer to a client that asks for a tunnel, as of a proxy; 200 opens it.
         requests: Method, path, and range or "" of each request.
         tokens: Authorization of each request, or "".
     """
@@ -62,7 +63,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def do_CONNECT(self) -> None:
-        self.send_error(self.hub.connect_status)
+        if self.hub.connect_status != 200:
+            self.send_error(self.hub.connect_status)
+            return
+        host, _, port = self.path.partition(":")
+        self.hub.requests.append((self.command, self.path, ""))
+        self.close_connection = True
+        with socket.create_connection((host, int(port))) as server:
+            self.send_response(200)
+            self.end_headers()
+            other = {self.connection: server, server: self.connection}
+            while ready := select.select(list(other), [], [], 20)[0]:
+                for one in ready:
+                    if not (data := one.recv(1 << 16)):
+                        return
+                    other[one].sendall(data)
 
     def _answer(self, *, body: bool) -> None:
         hub, wanted = self.hub, self.headers.get("Range", "")

@@ -112,6 +112,18 @@ def test_a_damaged_file_of_the_cache_is_downloaded_again(
     fails(REPOSITORY, "HF_HUB_OFFLINE is set", f"{path} is damaged", "remove it")
 
 
+def test_a_file_that_repositories_share_is_whole(mirror: Hub, content: bytes, tmp_path: Path) -> None:
+    """The client may keep files of Xet storage once for all repositories, named after another digest."""
+    path, _ = hub_weights(REPOSITORY)
+    shared = tmp_path / "hub/blobs/ab" / f"ab{'0' * 62}"
+    shared.parent.mkdir(parents=True)
+    blob = path.resolve().replace(shared)
+    (path.parent / path.readlink()).symlink_to(blob)
+    num = len(mirror.requests)
+    downloaded(REPOSITORY, content)
+    assert len(mirror.requests) == num
+
+
 @pytest.mark.parametrize("first", [1, 1000, 100_000])
 def test_a_download_that_is_cut_goes_on(
     first: int, mirror: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
@@ -253,6 +265,22 @@ def test_a_proxy_is_used_and_its_refusal_said(
         hub._unreachable.clear()
         fails("timm/other", "answers 407", "HTTPS_PROXY=http://<name>:<password>@<proxy>:<port>")
         fails("https://files.invalid/files/others.pth", "answers 407")
+
+
+def test_a_companys_proxy_and_certificates_together(
+    authority: Path, content: bytes, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve((authority / "server.pem", authority / "server.key")) as server, serve() as proxy:
+        server.files |= {FILE: content, "files/weights.pth": content}
+        proxy.connect_status = 200
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
+        use(server.url)
+        downloaded(REPOSITORY, content)
+        assert {path for _, path, _ in proxy.requests} == {server.url.removeprefix("https://")}
+        num = len(proxy.requests)
+        downloaded(f"{server.url}/files/weights.pth", content)
+        assert len(proxy.requests) == num + 1
 
 
 @pytest.mark.slow

@@ -94,8 +94,8 @@ def _cached(repo: str) -> Path | None:
 
 
 def _damage(path: Path, sha256: str) -> str:
-    """What is wrong with a file of the hub's cache, or "". The hub names large files after their digest."""
-    name = path.resolve().name
+    """What is wrong with a file of the hub's cache, or "". It links to large files, named after their digest."""
+    name = path.readlink().name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return "" if name == sha256 else "its SHA-256 is not the one that it is named after"
     if path.suffix != ".safetensors":

@@ -81,7 +81,7 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
             return _from_hub(backbone, source)
         except WeightsError as error:
             return _without_hub(backbone, weights, source, error)
-    if weights.startswith("package:") and (packaged := _from_package(backbone)):
+    if (packaged := _from_package(backbone)) is not None and weights == packaged.origin:
         return packaged
     path = Path(weights).expanduser()
     if not path.is_file():

@@ -31,7 +31,10 @@ def main(
         raise ConfigError("MODELS= is empty: names in configs/models, separated by spaces")
     overrides = console.overrides(set)
     place = console.place(data, root, console.runtime_in(set))
-    configs = {model: load_config(model=model, data=place, overrides=overrides, root=root) for model in names}
+    any_weights = ["model.weights=auto_or_none", *overrides]  # a backbone without weights is left out
+    configs = {
+        model: load_config(model=model, data=place, overrides=any_weights, root=root) for model in names
+    }
     first = configs[names[0]]
     store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     check_split(store.competition, store.folds)

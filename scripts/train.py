@@ -30,10 +30,10 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
+    from distracted.jobs.begun import resolve_run
     from distracted.jobs.fold import train_folds
     from distracted.postprocess.pseudo import with_teachers
     from distracted.training.distributed import in_team, join_team, take_card
-    from distracted.training.resolve import resolve
 
     signals.stop_with(parent)
     if not model.strip():
@@ -64,7 +64,7 @@ def main(
     folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
     check_split(store.competition, store.folds)
     run = name or model
-    resolved = with_teachers(store, resolve(config, num_folds=num_folds), student=run)
+    resolved = with_teachers(store, resolve_run(store, config, run, force=force), student=run)
     with join_team(resolved.device) as team:
         train_folds(
             store,

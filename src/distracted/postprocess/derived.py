@@ -66,7 +66,8 @@ class Derivation:
                 )
         folds = parents[0].folds
         other_parents = all(self._is_of_same_step(fold) for fold in finished)
-        store.check_config(name, hash_config(self._config), redone=folds if force or other_parents else ())
+        redone = folds if force or other_parents else ()
+        store.check_config(name, hash_config(self._config), config=self._config, redone=redone)
         current = [fold for fold in finished if not force and self._is_current(fold)]
         if whole and len(current) < len(folds):
             current = []

@@ -35,9 +35,9 @@ from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
 from distracted.models.weights import StateDict
 from distracted.progress import Advance
-from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase
+from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase, differences
 from distracted.training.averaging import Ema, average, copy_state
-from distracted.training.checkpoints import State, differences, rounding_context
+from distracted.training.checkpoints import State, rounding_context
 from distracted.training.context import FoldContext
 from distracted.training.distributed import (
     WeightedLogits,

@@ -58,7 +58,7 @@ class Checkpoints:
         team: Team = ALONE,
     ) -> None:
         self._folder, self._made_for, self._every = folder, dict(made_for), every
-        self._stop, self._lock, self._team = stop or Stop(), lock, team
+        self.stop, self._lock, self._team = stop or Stop(), lock, team
         self._steps_since = 0
         self._save_seconds = 0.0  # of the last save
         self._saved_at = time.perf_counter()
@@ -101,12 +101,12 @@ class Checkpoints:
             self._lock.check()
         self._steps_since += 1
         due = self._team.is_lead and self._is_due(boundary)
-        asked, due = self._team.agree(bool(self._stop.reason), due)
+        asked, due = self._team.agree(bool(self.stop.reason), due)
         if asked or due:
             self._save_or_warn(state_dict())
         if asked:
             self._team.wait()  # until the lead has written
-            raise stop_of_team(self._stop)
+            raise stop_of_team(self.stop)
 
     def _is_due(self, boundary: bool) -> bool:
         if self._every != "auto":

@@ -35,6 +35,16 @@ from distracted.models.weights import Weights, find_weights, load_weights, read_
 State = dict[str, torch.Tensor]
 
 
+@functools.cache
+def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=10)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.randn(2, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    return network, optimizer
+
+
 class Case:
     """One trained network, and the files that its trainers would write.
 
@@ -45,11 +55,7 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        torch.manual_seed(0)
-        self.network = timm.create_model("test_resnet", num_classes=10)
-        self.optimizer = torch.optim.AdamW(self.network.parameters())
-        self.network(torch.randn(2, 3, 64, 64)).sum().backward()
-        self.optimizer.step()
+        self.network, self.optimizer = trained()
         self.state: State = dict(self.network.state_dict())
         self.ema: State = {name: tensor + 1 for name, tensor in self.state.items()}
 

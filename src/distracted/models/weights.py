@@ -33,12 +33,6 @@ _PACKAGES = {
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")  # to look for, not to insist on
 #: Metadata key of a saved network: the name of the data that it was trained on.
 TRAINED_ON = "trained_on"
-_REMEDIES = (
-    "Either give a file (SET='model.weights=<.safetensors or .pth>', torchvision's own files will do; where "
-    "there is a network, `hf download <repository>` fetches one), "
-    "take MODEL=efficientnet_lite0, whose weights come with the project, "
-    "or train from random weights (SET='model.weights=none')"
-)
 #: model.weights: `auto`, and random weights where there are no others.
 AUTO_OR_NONE = "auto_or_none"
 
@@ -131,11 +125,25 @@ def _without_hub(backbone: str, weights: str, source: str | None, error: Weights
     packaged = _from_package(backbone) if weights != "imagenet" else None
     is_baseline = weights == "auto" and source is None and backbone in CUSTOM_TRUNKS
     if packaged is None and not is_baseline and weights != AUTO_OR_NONE:
-        raise WeightsError(f"{error}. {_REMEDIES}") from error
+        raise WeightsError(f"{error}. {_ways_out(source)}") from error
     taken = packaged or Weights("none")
     note = f"{error}; {f'using {taken.origin}' if taken.pretrained else 'starting from random weights'}"
     _log.warning("%s", note)
     return replace(taken, notes=(note,))
+
+
+def _ways_out(source: str | None) -> str:
+    if source is None:
+        fetched = ""
+    elif "://" in source:
+        fetched = f"; {source} is one"
+    else:
+        fetched = f"; where there is a network, `hf download {source}` fetches one"
+    return (
+        f"Either give a file (SET='model.weights=<.safetensors or .pth>'{fetched}), take "
+        "MODEL=efficientnet_lite0, whose weights come with the project, or train from random weights "
+        "(SET='model.weights=none')"
+    )
 
 
 def trained_on(weights: Weights) -> str | None:

@@ -124,7 +124,7 @@ def test_a_file_that_repositories_share_is_whole(mirror: Hub, content: bytes, tm
     assert len(mirror.requests) == num
 
 
-@pytest.mark.parametrize("first", [1, 1000, 100_000])
+@pytest.mark.parametrize("first", [1, 100_000])
 def test_a_download_that_is_cut_goes_on(
     first: int, mirror: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,8 +136,10 @@ def test_a_download_that_is_cut_goes_on(
     assert mirror.sent("GET")[-3:] == ["", f"bytes={kept}-" if kept else "", f"bytes={kept + 1000}-"]
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-@pytest.mark.parametrize("at", range(3))  # the question, the client's own question, the file
+@pytest.mark.parametrize(
+    ("status", "at"),  # 0: the question, 1: the client's own question, 2: the file
+    [*((status, 0) for status in (408, 429, 500, 502, 503, 504)), (503, 1), (429, 2), (503, 2)],
+)
 def test_a_busy_server_is_asked_again(status: int, at: int, mirror: Hub, content: bytes) -> None:
     mirror.statuses = [0] * at + [status]
     mirror.headers = {"Retry-After": "0"}

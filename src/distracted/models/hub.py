@@ -94,7 +94,7 @@ def _cached(repo: str) -> Path | None:
 
 
 def _damage(path: Path, sha256: str) -> str:
-    """What is wrong with a cached file, or ""; the cache links to large files, named by their digest."""
+    """What is wrong with a file of the hub's cache, or ""; the digest of a large file is in its link."""
     name = path.readlink().name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return "" if name == sha256 else "its SHA-256 is not the one that it is named after"

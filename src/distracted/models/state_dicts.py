@@ -73,33 +73,38 @@ class StateFile:
         return state
 
 
-def open_state_dict(path: Path) -> StateFile:
+def open_state_dict(path: Path, *, part: str = "") -> StateFile:
     """Find a file's state_dict by its structure; values are not read yet.
 
     A file may hold several. The largest counts, and of those of about that size an average of weights (EMA).
+
+    Args:
+        part: Where it lies in the file ("state_dict"), in place of that choice.
 
     Raises:
         WeightsError: unreadable, or without a mapping of names to tensors; says what the file holds.
     """
     try:
-        return _open(path)
+        return _open(path, part)
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle may hold anything
         raise refusal(path, f"damaged ({type(error).__name__}: {first_line(error)})") from error
 
 
-def _open(path: Path) -> StateFile:
+def _open(path: Path, part: str) -> StateFile:
     tree = read_tree(path)
-    found = {where: tensors for where, tensors in _state_dicts(tree, "", _DEEPEST, set())}
+    found = dict(_state_dicts(tree, "", _DEEPEST, set()))
     if not found:
         raise refusal(path, f"{_describe(tree)}; {_SAVE}")
+    if part and part not in found:
+        raise WeightsError(f"{path}: it holds no state_dict {part!r}; there are: {', '.join(found)}")
     most = max(len(tensors) for tensors in found.values())
     large = [where for where, tensors in found.items() if len(tensors) >= _NEARLY * most]
-    chosen = next(filter(_is_averaged, large), large[0])
+    chosen = part or next(filter(_is_averaged, large), large[0])
     names = {_WRAPPERS.sub("", name): tensor for name, tensor in found[chosen].items()}
     others = [where or "its top" for where in large if where != chosen]
-    if group := _averaged_group(names):
+    if not part and (group := _averaged_group(names)):
         others.append(chosen or "its top")
         names = {name.removeprefix(group): t for name, t in names.items() if name.startswith(group)}
         chosen = f"{chosen}.{group}".strip(".")

@@ -1,6 +1,7 @@
 """Where a backbone's weights come from, and loading them into it. Nothing here unpickles code."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -32,12 +33,6 @@ _PACKAGES = {
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")  # to look for, not to insist on
 #: Metadata key of a saved network: the name of the data that it was trained on.
 TRAINED_ON = "trained_on"
-_REMEDIES = (
-    "Either give a file (SET='model.weights=<.safetensors or .pth>', torchvision's own files will do; where "
-    "there is a network, `hf download <repository>` fetches one), "
-    "take MODEL=efficientnet_lite0, whose weights come with the project, "
-    "or train from random weights (SET='model.weights=none')"
-)
 #: model.weights: `auto`, and random weights where there are no others.
 AUTO_OR_NONE = "auto_or_none"
 
@@ -51,12 +46,14 @@ class Weights:
         path: The file, None for random weights.
         sha256: The file's digest.
         notes: One line per source that was tried without success.
+        part: Where the state_dict lies in the file, if that was given.
     """
 
     origin: str
     path: Path | None = None
     sha256: str | None = None
     notes: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def pretrained(self) -> bool:
@@ -68,7 +65,8 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
 
     Args:
         weights: "imagenet" (the hub), "none", "auto" (the hub, else the installed package), "auto_or_none", a
-            file's path, or the origin of resolved weights ("package:<name>").
+            file's path, perhaps with the place of its state_dict ("<file>[state_dict]"), or the origin
+            "package:<name>" of an earlier run.
         source: The backbone's default weights (`Backbone.source`), None if it has none.
 
     Raises:
@@ -83,14 +81,17 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
             return _without_hub(backbone, weights, source, error)
     if (packaged := _from_package(backbone)) is not None and weights == packaged.origin:
         return packaged
-    path = Path(weights).expanduser()
+    path, part = Path(weights).expanduser(), ""
+    if not path.exists() and (given := re.fullmatch(r"(.+)\[([^\[\]]+)\]", weights)):
+        path, part = Path(given[1]).expanduser(), given[2]
     if not path.is_file():
         expected = "imagenet, none, auto or a weights file"
         raise WeightsError(f"model.weights={weights}: {_no_file(path)}; expected {expected}")
-    file = open_state_dict(path)
+    file = open_state_dict(path, part=part)
     if file.others:
-        _log.info("%s: takes %s; it also holds %s", path, file.chosen or "its top", ", ".join(file.others))
-    return Weights(f"file:{file.origin}", path, weights_digest(path))
+        others = ", ".join(file.others)
+        _log.info("%s: takes %s; it also holds %s (<file>[...])", path, file.chosen or "its top", others)
+    return Weights(f"file:{file.origin}", path, weights_digest(path), part=part)
 
 
 def _no_file(path: Path) -> str:
@@ -124,11 +125,25 @@ def _without_hub(backbone: str, weights: str, source: str | None, error: Weights
     packaged = _from_package(backbone) if weights != "imagenet" else None
     is_baseline = weights == "auto" and source is None and backbone in CUSTOM_TRUNKS
     if packaged is None and not is_baseline and weights != AUTO_OR_NONE:
-        raise WeightsError(f"{error}. {_REMEDIES}") from error
+        raise WeightsError(f"{error}. {_ways_out(source)}") from error
     taken = packaged or Weights("none")
     note = f"{error}; {f'using {taken.origin}' if taken.pretrained else 'starting from random weights'}"
     _log.warning("%s", note)
     return replace(taken, notes=(note,))
+
+
+def _ways_out(source: str | None) -> str:
+    if source is None:
+        fetched = ""
+    elif "://" in source:
+        fetched = f"; {source} is one"
+    else:
+        fetched = f"; where there is a network, `hf download {source}` fetches one"
+    return (
+        f"Either give a file (SET='model.weights=<.safetensors or .pth>'{fetched}), take "
+        "MODEL=efficientnet_lite0, whose weights come with the project, or train from random weights "
+        "(SET='model.weights=none')"
+    )
 
 
 def trained_on(weights: Weights) -> str | None:
@@ -165,7 +180,7 @@ def load_weights(
     """
     if weights.path is None:
         return
-    file = open_state_dict(weights.path)
+    file = open_state_dict(weights.path, part=weights.part)
     in_order = weights.origin.startswith("package:")
     prefix = load_state_file(trunk, file, backbone, in_order=in_order, auxiliary=auxiliary)
     if prefix:

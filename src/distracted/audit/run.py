@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.audit.alike import check_alike
-from distracted.audit.duplicates import check_exact, check_near
+from distracted.audit.copies import check_exact
+from distracted.audit.duplicates import check_near
 from distracted.audit.findings import Audit, Check, as_findings, describe_image, read_audit, write_audit
 from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
 from distracted.audit.mistakes import RowScores, confused_pairs, losses_by, score_rows
@@ -76,7 +77,7 @@ def audit_competition(
     contents = [*competition.train["content"], *competition.test["content"]]
     scanned = scan_images(paths, contents, cache=cache / "scan.parquet", progress=progress)
     checks = [*check_pictures(store, scanned), *check_exact(store)]
-    checks.append(check_near(store, scanned, progress=progress))
+    checks += check_near(store, scanned, progress=progress)
     features, train = None, scanned.iloc[: len(competition.train)]
     if (train["error"] == "").all():  # features of unreadable pictures cannot be computed
         [features] = pretrained_features(resolved, [Images.to_train(competition)], cache, progress)

@@ -49,7 +49,7 @@ def scan_images(
             ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
             progress("scanning images", total=len(missing), unit="img") as step,
         ):
-            for row in pool.map(_scan, missing.values()):
+            for row in pool.map(_scan, missing.values(), missing):
                 rows.append(row)
                 step()
         scanned = pd.DataFrame(rows, index=pd.Index(missing, name="content")).astype({"hash": np.uint64})
@@ -88,9 +88,9 @@ def differing_bits(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> ND
     return counts
 
 
-def _scan(path: Path) -> dict[str, Any]:
+def _scan(path: Path, content: str) -> dict[str, Any]:
     try:
-        decoded = decode(read_bytes(path), path)
+        decoded = decode(read_bytes(path, content=content), path)
     except ImageError as error:
         texts = {**dict.fromkeys(_TEXTS, ""), "error": str(error)}
         return {**dict.fromkeys(_NUMBERS, 0.0), "hash": 0, **texts}

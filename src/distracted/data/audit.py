@@ -9,6 +9,7 @@ import pandas as pd
 
 from distracted.data.competition import Competition
 from distracted.data.folds import SINGLE_SHARE, Folds
+from distracted.data.subjects import spelled_alike
 from distracted.errors import FoldsError
 
 _log = logging.getLogger(__name__)
@@ -28,16 +29,18 @@ class SplitFinding:
 def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     """Look for leaks and poor balance.
 
-    Errors: a subject in two folds, a class missing from a training side. Warnings: no subjects, a class
-    missing from a validation side, a side far from its intended size, identical pictures in two folds or in
-    train and test.
+    Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
+    names, no subjects, subjects that differ only in spelling, a class missing from a validation side, a side
+    far from its intended size, identical pictures in two folds or in train and test.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
     """
     return [
+        *_unlisted_pictures(competition),
         *_no_subjects(competition),
         *_subjects_in_two_folds(table),
+        *_spelled_alike(competition, table),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -73,6 +76,45 @@ def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
         for subject, folds in table.groupby("subject")["fold"].unique().items()
         if len(folds) > 1
     ]
+
+
+def _unlisted_pictures(competition: Competition) -> list[SplitFinding]:
+    config = competition.config
+    places = {
+        "train": (config.train_images, config.train_list, len(competition.train)),
+        "test": (config.test_images, config.sample_submission, len(competition.test)),
+    }
+    findings = []
+    for part, names in competition.unlisted.items():
+        if names:
+            folder, file, num_listed = places[part]
+            count = "1 picture" if len(names) == 1 else f"{len(names):,} pictures"
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            text = f"{folder}: {count} on disk that no list names ({shown}); {file} names {num_listed:,}"
+            findings.append(SplitFinding("warning", f"{text}: was it cut, or edited?"))
+    return findings
+
+
+def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
+    folds = table.groupby("subject")["fold"].first()
+    together: list[str] = []
+    apart: list[str] = []
+    for names in spelled_alike(table):
+        (apart if folds[names].nunique() > 1 else together).append(" = ".join(map(repr, names)))
+    file, findings = competition.config.train_list, []
+    for cases, what, way_out in (
+        (together, "count as one and share a fold", f"if they are different people, rename them in {file}"),
+        (
+            apart,
+            "are in different folds",
+            f"if they are one person, all scores are too good: mend {file} and make the folds again",
+        ),
+    ):
+        if cases:
+            shown = "; ".join(cases[:_SHOWN]) + (f" and {len(cases) - _SHOWN} more" * (len(cases) > _SHOWN))
+            text = f"subjects whose names differ only in spelling {what}: {shown}; {way_out}"
+            findings.append(SplitFinding("warning", text))
+    return findings
 
 
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:

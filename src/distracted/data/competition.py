@@ -1,14 +1,17 @@
 """Read and check a competition's folder: its images, subjects, labels and classes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from distracted.data.contents import digest_images
+from distracted.data.subjects import one_spelling
 from distracted.data.tables import read_table
+from distracted.data.unlisted import find_unlisted
 from distracted.errors import DataError
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
@@ -28,6 +31,7 @@ class Competition:
         classes: Class names in the sample submission's order.
         index_hash: Hex SHA-256 of names, subjects, classes and contents; identifies the data set.
         has_images: Whether the images are on this machine; else the index comes from the store.
+        unlisted: Pictures on disk that no list names, under "train" and "test"; paths in the images' folder.
     """
 
     config: DataConfig
@@ -36,6 +40,7 @@ class Competition:
     classes: tuple[str, ...]
     index_hash: str
     has_images: bool = True
+    unlisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -47,7 +52,7 @@ class Competition:
 
     @property
     def num_subjects(self) -> int:
-        return int(self.train["subject"].nunique())
+        return int(one_spelling(self.train).nunique())
 
     def train_paths(self) -> list[Path]:
         folder = self.config.folder / self.config.train_images
@@ -83,7 +88,15 @@ def load_competition(
     digests = digest_images(paths, root=folder, cache=cache_file, progress=progress)
     train = train.assign(content=digests[: len(train)])
     test = competition.test.assign(content=digests[len(train) :])
-    return Competition(config, train, test, classes, hash_index(train, test, classes))
+    unlisted = _find_unlisted(config, paths)
+    return Competition(config, train, test, classes, hash_index(train, test, classes), unlisted=unlisted)
+
+
+def _find_unlisted(config: DataConfig, listed: Sequence[Path]) -> dict[str, tuple[str, ...]]:
+    """Pictures that no list names, in the folders of training and of test images."""
+    folders = {"train": config.train_images, "test": config.test_images}
+    names = {str(path) for path in listed}
+    return {part: find_unlisted(config.folder / folder, names) for part, folder in folders.items()}
 
 
 def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
@@ -163,7 +176,7 @@ def _check_unique(imgs: "pd.Series[str]", path: Path) -> None:
 
 
 def _check_files(paths: Sequence[Path], folder: Path) -> None:
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (twice as fast)
     if missing:
         names = ", ".join(str(path.relative_to(folder)) for path in missing[:_SHOWN])
         rest = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""

@@ -3,6 +3,7 @@
 import io
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
 from distracted.data.split import split_by_subject
+from distracted.data.subjects import one_spelling
 from distracted.errors import FoldsError
 from distracted.files import create_text, sha256_bytes
 
@@ -48,10 +50,10 @@ class Folds:
     def labels(self) -> NDArray[np.int64]:
         return self.table["label"].to_numpy(np.int64)
 
-    @property
+    @cached_property
     def subjects(self) -> NDArray[np.int64]:
-        """Subject of each image as an id 0..S-1, shape (num_images,)."""
-        return pd.factorize(self.table["subject"], sort=True)[0].astype(np.int64)
+        """Subject of each image as an id 0..S-1, shape (num_images,); spellings of one name share an id."""
+        return pd.factorize(one_spelling(self.table), sort=True)[0].astype(np.int64)
 
     @property
     def scored(self) -> NDArray[np.int64]:
@@ -99,7 +101,8 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
 
 
 def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
-    return competition.train.groupby("classname")["subject"].nunique()
+    subjects = one_spelling(competition.train)
+    return subjects.groupby(competition.train["classname"]).nunique()
 
 
 def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
@@ -117,7 +120,7 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     """
     train = competition.train
     num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
-    subjects = pd.factorize(train["subject"], sort=True)[0]
+    subjects = pd.factorize(one_spelling(train), sort=True)[0]
     ids = split_by_subject(train["label"].to_numpy(), subjects, num_parts)
     if ids is None:
         fewer = f"ask for fewer: SET='training.num_folds={num_folds - 1}'"

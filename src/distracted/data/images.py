@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.data import jpeg
+from distracted.data.contents import digest_bytes
 from distracted.data.decoders import can_listen, damage_in, listen
 from distracted.data.formats import READABLE, Header, other_kind, read_header
 from distracted.data.pixel_limit import check_size
-from distracted.errors import ImageError
+from distracted.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -189,17 +190,31 @@ def _warn(path: Path, text: str) -> None:
         _log.warning("more images are damaged or nearly black; make audit lists those of a data set")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read an image file's bytes; raise ImageError if that fails."""
+def read_bytes(path: Path, *, content: str = "") -> bytes:
+    """Read an image file's bytes.
+
+    Args:
+        content: The digest that the file had when its folder was first read; "": unknown.
+
+    Raises:
+        ImageError: the file cannot be read.
+        DataError: it has another digest now.
+    """
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+    if content and digest_bytes(data) != content:
+        raise DataError(
+            f"{path}: the file has changed since this command first read it; run the command again when "
+            "nothing writes to the folder any more"
+        )
+    return data
 
 
-def read_rgb(path: Path, *, short_side: int | None = None) -> Image:
-    """Decode an image file to uint8 RGB, shape (H, W, 3); see `decode_rgb`."""
-    return decode_rgb(read_bytes(path), path, short_side=short_side)
+def read_rgb(path: Path, *, content: str = "", short_side: int | None = None) -> Image:
+    """Decode an image file to uint8 RGB, shape (H, W, 3); see `read_bytes` and `decode_rgb`."""
+    return decode_rgb(read_bytes(path, content=content), path, short_side=short_side)
 
 
 def decoded_bytes(path: Path) -> int:

@@ -134,6 +134,7 @@ class Store(FoldReader):
                 valid_sha256=hashes[0],
                 test_sha256=hashes[1],
                 parents=tuple(parents),
+                unlisted={part: len(names) for part, names in self.competition.unlisted.items() if names},
                 git_commit=git_commit(),
                 packages=package_versions(),
                 written=datetime.now(UTC).isoformat(timespec="seconds"),

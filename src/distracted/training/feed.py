@@ -110,7 +110,9 @@ class Feed:
         short_side = config.augment.short_side
         assert short_side != "auto"
         loader = Loader(
-            self._cached(Files(images.paths, short_side=short_side), images, str(short_side or "full")),
+            self._cached(
+                Files(images.paths, images.contents, short_side=short_side), images, str(short_side or "full")
+            ),
             rows,
             Augmenter(config.augment.policies[policy], seed=seed, **self._input()),
             batch_size=batch_size,
@@ -221,7 +223,8 @@ class Feed:
             num_bytes = 3 * settings["size"] ** 2 * len(views) * (1 + len(settings["regions"]))
             transform, viewer = Viewer(views, **settings), None
             batch_size = min(asked, max(1, _BATCH_BYTES // num_bytes))
-        loader = Loader(Files(images.paths), images.rows, transform, batch_size=batch_size, **self._workers())
+        files = Files(images.paths, images.contents)
+        loader = Loader(files, images.rows, transform, batch_size=batch_size, **self._workers())
         return loader, viewer
 
     def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
@@ -230,7 +233,7 @@ class Feed:
         key = hash((rows.tobytes(), *images.paths, *images.contents))
         if key not in self._evaluations:
             ready = _Input(Augmenter((), seed=0, **self._input()), self.resolved.config.model)
-            pictures: Pictures = Transformed(Files(images.paths), ready.make)
+            pictures: Pictures = Transformed(Files(images.paths, images.contents), ready.make)
             if all(images.contents):
                 pictures = self._cached(pictures, images, self._input_kind)
             batch_size, workers = self._prediction_batch_size, self._workers()

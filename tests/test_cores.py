@@ -1,4 +1,4 @@
-"""The cores that a process may use: its affinity, and the quotas of its cgroups."""
+"""The cores and the memory that a process may use: the machine's, and the limits of its cgroups."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distracted.cores import cpu_quota, decoding_threads, usable_cores, workers_for
+from distracted.cores import cpu_quota, decoding_threads, free_memory, usable_cores, workers_for
 
 
 @pytest.fixture
@@ -102,3 +102,59 @@ def test_images_are_decoded_by_all_cores_whatever_torch_may_use() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a job of a grid, say
     printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
     assert int(printed) == decoding_threads() == min(16, usable_cores())
+
+
+GB = 10**9
+MACHINE = f"MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable:    {32 * GB // 1024} kB\nHugePages_Total: 0\n"
+
+
+def v2(limit: object, used: int, cached: int = 0) -> dict[str, str]:
+    stat = f"anon 1\ninactive_file {cached}\nactive_file 7\n"
+    return {"memory.max": f"{limit}\n", "memory.current": f"{used}\n", "memory.stat": stat}
+
+
+def v1(limit: int, used: int, cached: int = 0) -> dict[str, str]:
+    stat = f"cache 1\ninactive_file 5\ntotal_inactive_file {cached}\n"
+    return {"memory.limit_in_bytes": f"{limit}", "memory.usage_in_bytes": f"{used}", "memory.stat": stat}
+
+
+def below(folder: str, files: dict[str, str]) -> dict[str, str]:
+    return {f"{folder}/{name}": text for name, text in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "machine", "free"),
+    [
+        ("0::/\n", {}, MACHINE, 32 * GB),
+        ("0::/\n", v2("max", 5 * GB), MACHINE, 32 * GB),
+        ("0::/\n", v2(4 * GB, 3 * GB), MACHINE, 1 * GB),  # docker run --memory=4g
+        ("0::/\n", v2(4 * GB, 3 * GB, cached=2 * GB), MACHINE, 3 * GB),  # the system drops cached files
+        ("0::/\n", v2(4 * GB, 5 * GB), MACHINE, 0),
+        ("0::/\n", v2(100 * GB, 5 * GB), MACHINE, 32 * GB),
+        ("0::/a/b\n", below("a", v2(6 * GB, 1 * GB)) | below("a/b", v2("max", 0)), MACHINE, 5 * GB),
+        ("0::/docker/0a1b\n", v2(4 * GB, 3 * GB), MACHINE, 1 * GB),  # the host's path, the container's mount
+        ("4:memory:/\n", below("memory", v1(2**63 - 4096, 5 * GB)), MACHINE, 32 * GB),
+        ("4:memory:/x\n", below("memory", v1(8 * GB, 7 * GB, cached=GB)), MACHINE, 2 * GB),
+        ("4:cpu:/\n", below("memory", v1(8 * GB, 7 * GB)), MACHINE, 32 * GB),
+        ("", {}, "", inf),  # not Linux
+        ("0::/\n", v2("what", 1), "MemTotal: 5 kB\n", inf),
+    ],
+)
+def test_free_memory_is_the_least_of_the_machine_and_the_cgroups(
+    tmp_path: Path, own: str, files: dict[str, str], machine: str, free: float
+) -> None:
+    for name, text in {"own": own, "machine": machine, **below("mount", files)}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = free_memory(tmp_path / "own", tmp_path / "mount", tmp_path / "machine")
+    assert found == free or abs(found - free) < 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory is free")
+def test_memory_in_use_is_not_free() -> None:
+    code = (
+        "from distracted.cores import free_memory; before = free_memory(); used = b'x' * 4 * 10**8\n"
+        "print(before - free_memory(), before)"
+    )
+    difference, before = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert 1e8 < difference < 1e9 and before < 1e13

@@ -20,8 +20,6 @@ from distracted.data.picture_sets import Files
 from distracted.errors import ConfigError, DistractedError, ImageError
 
 HEAVY = load_config(model="resnet50", data="sample").augment.policies["heavy"]
-# On one core torch warns of two workers; these tests compare their batches.
-two_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 
 
 def make_loader(
@@ -48,7 +46,6 @@ def indices(loader: Loader, epoch: int) -> list[int]:
     return torch.cat([batch.indices for batch in loader.epoch(epoch)]).tolist()
 
 
-@two_workers
 def test_workers_do_not_change_a_batch(competition: Competition) -> None:
     """Two epochs are compared, since workers persist."""
     ours, workers = make_loader(competition), make_loader(competition, num_workers=2)
@@ -114,7 +111,6 @@ def test_batches_have_nearly_equal_sizes(
     assert sorted(key[1] for key in keys) == list(range(0, 3 * num_rows, 3))
 
 
-@two_workers
 def test_a_repeated_image_is_augmented_differently(competition: Competition) -> None:
     """If subjects count equally, images of small subjects are drawn more than once per epoch."""
     subject = competition.train["subject"]
@@ -160,7 +156,6 @@ def break_image(path: Path, how: str) -> None:
         path.write_bytes(b"<html>")
 
 
-@two_workers
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("how", ["missing", "truncated", "text"])
 def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_workers: int, how: str) -> None:
@@ -172,10 +167,9 @@ def test_an_unreadable_image_stops_the_epoch(competition: Competition, num_worke
     assert "\n" not in message
 
 
-@two_workers
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_wrong_policy_is_an_error_of_one_line(competition: Competition, num_workers: int) -> None:
-    """Also from a worker, where torch would put the traceback into the message."""
+    """Also from a worker."""
     loader = Loader(
         Files(competition.train_paths()),
         np.arange(8),
@@ -188,9 +182,8 @@ def test_a_wrong_policy_is_an_error_of_one_line(competition: Competition, num_wo
     assert "\n" not in message
 
 
-@two_workers
 def test_workers_end_at_once_after_an_unreadable_image(competition: Competition) -> None:
-    """They exit when the loader is deleted; torch does not wait ten seconds and terminate them."""
+    """They exit when the loader is deleted."""
     break_image(competition.train_paths()[17], "text")
     before = set(active_children())
     loader = make_loader(competition, num_workers=2)
@@ -206,7 +199,6 @@ def test_an_unreadable_image_outside_of_the_rows_does_not_matter(competition: Co
     assert indices(make_loader(competition, rows=np.arange(10)), 0)
 
 
-@two_workers
 def test_regions_add_a_dimension(competition: Competition) -> None:
     boxes = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
     augmenter = Augmenter(HEAVY, size=24, crop=1.0, seed=3, regions=boxes)

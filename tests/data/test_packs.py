@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, current_thread, main_thread
+from threading import Barrier, Event, current_thread, main_thread
 from typing import Any
 
 import cv2
@@ -231,6 +231,34 @@ def test_a_stopped_decoding_leaves_no_files(paths: list[Path], tmp_path: Path) -
     with pytest.raises(Enough):
         cache_images(paths, tmp_path / "cache", after_chunk=stop)
     assert packs(tmp_path / "cache") == []
+
+
+def test_a_stop_does_not_wait_for_a_disk(tmp_path: Path) -> None:
+    """One image cannot be read now; the lock is free again, and no file is left."""
+    is_back, asked = Event(), Event()
+
+    class Stalled:
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> Image:
+            if index == 3 and current_thread() is not main_thread():
+                asked.set()
+                assert is_back.wait(60)
+            return np.full((8, 8, 3), index, np.uint8)
+
+    def stop() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    contents = [f"content {number}" for number in range(40)]
+    folder = tmp_path / "cache"
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cached_pictures(Stalled(), contents, kind="8", folder=folder, limit="auto", after_chunk=stop)
+        assert not is_back.is_set() and packs(folder) == []
+    finally:
+        is_back.set()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ from distracted.cores import usable_cores
 from distracted.errors import ConfigError
 from distracted.inference import device as device_module
 from distracted.inference.cards import describe, explain, has_card
-from distracted.inference.device import fast_precision, find_device, find_precision, find_workers
+from distracted.inference.device import (
+    fast_precision,
+    find_device,
+    find_precision,
+    find_workers,
+    workers_that_fit,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"
@@ -261,3 +267,26 @@ def test_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module, "usable_cores", lambda: 12)
     assert [find_workers("auto", CUDA, num_processes=size) for size in (1, 2, 5, 20)] == [12, 6, 2, 1]
     assert find_workers(0, CUDA, num_processes=2) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch", "free", "expected"),
+    [
+        (16, 5_000_000, 32e9, 16),
+        (16, 5_000_000, float("inf"), 16),
+        (0, 5_000_000, 1e6, 0),
+        (16, 200_000_000, 16e9, 7),  # a GB each, and 8 GB for them
+        (16, 200_000_000, 3e9, 1),
+        (16, 200_000_000, 1e9, 0),
+        (2, 200_000_000, 0.0, 0),
+    ],
+)
+def test_loader_processes_need_at_most_half_of_the_free_memory(
+    asked: int, batch: int, free: float, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert workers_that_fit(asked, batch, free) == expected
+    if expected == asked:
+        assert not caplog.records
+    else:
+        [record] = caplog.records
+        assert record.getMessage().startswith(f"{expected} processes load images instead of {asked}: each ")

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed import DistBackendError
 
-from distracted.errors import ClusterError
+from distracted.errors import ClusterError, TrainingError
 from distracted.jobs.launch import run_team
 from distracted.stopping import Stop, Stopped
+from distracted.training.distributed import naming_lost_peers
 
 pytestmark = pytest.mark.slow
 
@@ -91,3 +93,24 @@ finally:
     with pytest.raises(ClusterError):
         run(code, tmp_path)
     assert json.loads((tmp_path / "1.json").read_text()) == {"left": False}
+
+
+@pytest.mark.parametrize(
+    ("last_error", "message"),
+    [
+        (
+            "Error while creating shared memory segment /dev/shm/nccl-WU88OE (size 9637888)",
+            r"too little \(Error while .* \(size 9637888\)\); a container takes --shm-size",
+        ),
+        ("socketProgress: Connection closed by remote peer", "another process of the team has ended"),
+    ],
+)
+def test_a_failed_exchange_is_named(last_error: str, message: str) -> None:
+    """NCCL's messages, without NCCL: there is no GPU."""
+    nccl = (
+        "unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.21.5\nncclSystemError"
+    )
+    with pytest.raises(TrainingError, match=message), naming_lost_peers():
+        raise DistBackendError(
+            f"NCCL error in: NCCLUtils.hpp:317, {nccl}: failed.\nLast error:\n{last_error}"
+        )

@@ -240,7 +240,6 @@ class TestTraining:
         assert first.valid.tobytes() != plain.valid.tobytes()
 
     @pytest.mark.slow
-    @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
     def test_the_number_of_workers_changes_no_byte(self, train: Train) -> None:
         settings = [*SETTINGS["all"], "phases.scratch.epochs=2"]
         none, two = (train(*settings, f"runtime.num_workers={number}") for number in (0, 2))

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -120,7 +120,7 @@ def cached_pictures(
         kind: Says how the pictures are made of the files, such as their size; part of the packs' names.
         folder: The data set's decoded images; may be deleted at any time.
         limit: Maximum size of the folder in GB; "auto": half of the disk's free space, 0: no cache.
-        after_chunk: Called after each chunk of images; may raise, to stop.
+        after_chunk: Called after each chunk of images, and about every second of waiting; may raise, to stop.
     """
     if limit == 0:
         return pictures
@@ -219,20 +219,23 @@ def _write_pixels(
 ) -> NDArray[np.int64]:
     """Decode some images into one file; returns heights and widths, shape (num_images, 2)."""
     sizes = np.zeros((len(indices), 2), dtype=np.int64)
-    with (
-        path.open("wb") as out,
-        progress("decoding images", total=len(indices), unit="img") as step,
-        ThreadPoolExecutor(decoding_threads()) as pool,  # decoding releases the GIL
-    ):
-        for start in range(0, len(indices), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(indices)))
-            chunk = pool.map(lambda row: _try(pictures, indices[row]), rows)
-            for row, image in zip(rows, chunk, strict=True):
-                if image is not None:
-                    sizes[row] = image.shape[:2]
-                    out.write(np.ascontiguousarray(image).data)
-            step(len(rows))
-            after_chunk()
+    pool = ThreadPoolExecutor(decoding_threads())  # decoding releases the GIL
+    try:
+        with path.open("wb") as out, progress("decoding images", total=len(indices), unit="img") as step:
+            for start in range(0, len(indices), _CHUNK):
+                rows = range(start, min(start + _CHUNK, len(indices)))
+                chunk = [pool.submit(_try, pictures, indices[row]) for row in rows]
+                for row, decoding in zip(rows, chunk, strict=True):
+                    while not decoding.done() and wait([decoding], timeout=1.0).not_done:
+                        after_chunk()
+                    image = decoding.result()
+                    if image is not None:
+                        sizes[row] = image.shape[:2]
+                        out.write(np.ascontiguousarray(image).data)
+                step(len(rows))
+                after_chunk()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a stop does not wait for a disk
     return sizes
 
 

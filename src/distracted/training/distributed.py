@@ -5,6 +5,7 @@ only compute. A process that the launcher did not start is a team of one and exc
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,13 +158,19 @@ def naming_lost_peers() -> Iterator[None]:
     """Turn the failure of an exchange between processes into an error that says what happened.
 
     Raises:
-        TrainingError: another process of the team has ended.
+        TrainingError: another process of the team has ended, or there is too little shared memory.
     """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
             raise  # gloo has no error class; its messages name it
+        if lack := re.search(r".*shared memory.*", str(error)):
+            raise TrainingError(
+                "the processes of the team exchange gradients in shared memory, of which there is too little "
+                f"({lack[0].strip()}); a container takes --shm-size=1g, or --ipc=host; or set "
+                "NCCL_SHM_DISABLE=1"
+            ) from error
         raise TrainingError(
             "another process of the team has ended (its message, if any, is printed above); the same command "
             "goes on from the last checkpoint"

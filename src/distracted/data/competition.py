@@ -1,5 +1,7 @@
 """Read and check a competition's folder: its images, subjects, labels and classes."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +17,8 @@ from distracted.schema import DataConfig
 
 _SHOWN = 5
 _LONGEST_NAME = 255  # bytes; the limit of common file systems
+#: Names that need no closer look: up to 62 characters, of which each takes up to four bytes.
+_PLAIN_NAME = re.compile(r"\w(?:[\w. +-]{0,60}\w)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +80,16 @@ def load_competition(
     sample = folder / config.sample_submission
     test_imgs, classes = read_sample_submission(sample, img_column=config.columns.img)
     train = _read_train_list(config, classes)
-    competition = Competition(config, train, pd.DataFrame({"img": test_imgs}), classes, "")
-    paths = competition.train_paths() + competition.test_paths()
+    test = pd.DataFrame({"img": test_imgs})
+    train_folder, test_folder = folder / config.train_images, folder / config.test_images
+    by_class = zip(train["classname"].tolist(), train["img"].tolist(), strict=True)
+    paths = [f"{train_folder}/{classname}/{img}" for classname, img in by_class]
+    paths += [f"{test_folder}/{img}" for img in test_imgs]
     _check_files(paths, folder)
     cache_file = cache / "contents.parquet" if cache else None
     digests = digest_images(paths, root=folder, cache=cache_file, progress=progress)
     train = train.assign(content=digests[: len(train)])
-    test = competition.test.assign(content=digests[len(train) :])
+    test = test.assign(content=digests[len(train) :])
     return Competition(config, train, test, classes, hash_index(train, test, classes))
 
 
@@ -134,7 +141,8 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
             f"{path}, row {unknown.index[0] + 2}: class {unknown.iloc[0]!r} is not in "
             f"{config.sample_submission}, which has {', '.join(classes)}"
         )
-    if empty := [name for name in classes if name not in set(labels)]:
+    present = set(labels.tolist())
+    if empty := [name for name in classes if name not in present]:
         asked = f"which {config.sample_submission} asks for"
         raise DataError(f"{path}: no training image of class {empty[0]!r}, {asked}")
     ids = {name: label for label, name in enumerate(classes)}
@@ -144,7 +152,9 @@ def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame
 
 def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
     """Check that each value is a plain, non-empty file name, since names become parts of paths."""
-    for row, value in enumerate(values, start=2):
+    for row, value in enumerate(values.tolist(), start=2):
+        if _PLAIN_NAME.fullmatch(value):
+            continue
         where = f"{path}, row {row}: column {column!r}"
         if value == "" or value != value.strip():
             raise DataError(f"{where} is empty or padded with spaces: {value!r}")
@@ -162,10 +172,10 @@ def _check_unique(imgs: "pd.Series[str]", path: Path) -> None:
         raise DataError(f"{path}: image {first!r} is listed more than once (rows {rows}); keep one of them")
 
 
-def _check_files(paths: Sequence[Path], folder: Path) -> None:
-    missing = [path for path in paths if not path.is_file()]
+def _check_files(paths: Sequence[str], folder: Path) -> None:
+    missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113  # ten times as fast
     if missing:
-        names = ", ".join(str(path.relative_to(folder)) for path in missing[:_SHOWN])
+        names = ", ".join(path.removeprefix(f"{folder}/") for path in missing[:_SHOWN])
         rest = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise DataError(f"{folder}: listed but not on disk: {names}{rest}; fetch the data again")
 
@@ -174,8 +184,8 @@ def hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str]) 
     """Hex SHA-256 of names, subjects, classes and contents, in the competition's order."""
     digest = sha256("\t".join(classes).encode())
     for table in (train[["img", "subject", "classname", "content"]], test[["img", "content"]]):
-        for row in table.itertuples(index=False, name=None):
-            digest.update(("\n" + "\t".join(row)).encode())
+        rows = zip(*(table[column].tolist() for column in table), strict=True)
+        digest.update("".join("\n" + "\t".join(row) for row in rows).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

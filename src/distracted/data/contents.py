@@ -1,5 +1,6 @@
 """Digests of image files, cached by file size and modification time."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -16,7 +17,7 @@ _COLUMNS = ["name", "size", "mtime_ns", "digest"]
 
 
 def digest_images(
-    paths: Sequence[Path], *, root: Path, cache: Path | None = None, progress: Progress = silent
+    paths: Sequence[Path | str], *, root: Path, cache: Path | None = None, progress: Progress = silent
 ) -> list[str]:
     """BLAKE2b digest of each image file; new and changed files are also checked to be complete images.
 
@@ -29,14 +30,14 @@ def digest_images(
         ImagesError: files are empty, truncated or no images; the message names the first few.
     """
     known = _read_cache(cache)
-    keys = []
-    for path in paths:
-        stat = path.stat()
-        keys.append((path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns))
+    keys, below = [], f"{root}{os.sep}"
+    for path in map(str, paths):  # pathlib would take seconds for State Farm's 100,000 images
+        stat = os.stat(path)  # noqa: PTH116
+        keys.append((path.removeprefix(below), stat.st_size, stat.st_mtime_ns))
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         bad: list[str] = []
-        files = [paths[index] for index in missing]
+        files = [Path(paths[index]) for index in missing]
         try:
             with (
                 ThreadPoolExecutor(4) as pool,  # hashing and reading release the GIL

@@ -14,7 +14,7 @@ from distracted.metrics import difference_and_error, log_losses, scores
 from distracted.postprocess.step import Step
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.manifest import Manifest
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 from distracted.schema import hash_config
 
@@ -40,7 +40,14 @@ class Derivation:
     """
 
     def __init__(
-        self, store: Store, parents: Sequence[Run], name: str, step: Step, *, whole: bool = False, force: bool
+        self,
+        store: Store,
+        parents: Sequence[StoredRun],
+        name: str,
+        step: Step,
+        *,
+        whole: bool = False,
+        force: bool,
     ) -> None:
         self.name = name
         self._store, self._step, self._runs = store, step, list(parents)
@@ -141,11 +148,11 @@ class Gain:
     error: float
 
 
-def measure_gain(store: Store, parents: Sequence[Run], derived: Run) -> Gain:
+def measure_gain(store: Store, parents: Sequence[StoredRun], derived: str) -> Gain:
     """Compare a derived run with its best parent on the out-of-fold rows."""
     rows = store.folds.scored
     labels = store.folds.labels[rows]
-    before = min((log_losses(parent.oof[rows], labels) for parent in parents), key=np.mean)
-    after = log_losses(derived.oof[rows], labels)
+    before = min((log_losses(store.oof(parent)[rows], labels) for parent in parents), key=np.mean)
+    after = log_losses(store.read_oof(derived)[rows], labels)
     difference, error = difference_and_error(after, before, store.folds.subjects[rows])
     return Gain(float(before.mean()), float(after.mean()), difference, error)

@@ -106,6 +106,8 @@ def blend_runs(
         "blenders": [blender.key for blender in choosable(blenders, num_folds)],
         "leaky": any(run.leaky for run in members),
     }
+    labels = store.folds.labels[store.folds.scored]
+    alone = {run.name: log_loss(store.oof(run)[store.folds.scored], labels) for run in members}
     fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
         check_parents(store, name)
@@ -119,7 +121,7 @@ def blend_runs(
         with store.hold(name):
             _write(store, name, members, config, fit, by_fold)
         blend = store.find_run(name)
-    return _look(store, blend, members, fit)
+    return _look(store, blend, alone, fit)
 
 
 def blend_command(store: Store, blend: str) -> str:
@@ -133,13 +135,13 @@ def blend_command(store: Store, blend: str) -> str:
     return command + " LEAKY=1" * manifest.leaky
 
 
-def _look(store: Store, blend: StoredRun, members: Sequence[StoredRun], fit: CrossFit | None) -> Ensemble:
+def _look(store: Store, blend: StoredRun, alone: dict[str, float], fit: CrossFit | None) -> Ensemble:
     rows, labels = store.folds.scored, store.folds.labels[store.folds.scored]
     oof, details = store.oof(blend)[rows], blend.manifests[0].details
     return Ensemble(
         name=blend.name,
-        members=tuple(run.name for run in members),
-        scores={run.name: log_loss(store.oof(run)[rows], labels) for run in members},
+        members=tuple(alone),
+        scores=alone,
         pooled=scores(oof, labels),
         fit=fit,
         interval=subject_bootstrap(log_losses(oof, labels), store.folds.subjects[rows]),

@@ -31,7 +31,7 @@ class _StoredTest:
     run: StoredRun
 
     def __getitem__(self, fold: int) -> LogProbs:
-        return self.store.log_probs(self.run.manifests[self.run.folds.index(fold)], "test")
+        return self.store.test_of(self.run, fold)
 
 
 def open_sources(store: Store, runs: Sequence[StoredRun], *, from_networks: bool = False) -> list[Source]:

@@ -84,7 +84,10 @@ def _read_aligned(content: bytes, imgs: Imgs, classes: Sequence[str], path: Path
     if list(table.columns) != ["img", *classes]:
         raise StoreError(f"{path}: expected the columns img, {', '.join(classes)}; {redo}")
     aligned = _align(table, imgs.to_numpy(), path, redo)
-    return aligned[list(classes)].to_numpy(np.float64).astype(np.float32)
+    try:
+        return aligned[list(classes)].to_numpy(np.float64).astype(np.float32)
+    except (ValueError, TypeError) as error:  # text
+        raise StoreError(f"{path}: not a readable parquet file ({first_line(error)}); {redo}") from error
 
 
 def _align(table: pd.DataFrame, imgs: NDArray[Any], path: Path, redo: str) -> pd.DataFrame:

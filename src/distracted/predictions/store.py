@@ -265,6 +265,16 @@ class Store(FoldReader):
         self._oofs[run.name] = run.manifests, oof
         return oof
 
+    def test_of(self, run: StoredRun, fold: int) -> LogProbs:
+        """The test set's predictions by a fold's network, (num_test, num_classes).
+
+        Raises:
+            StoreError: as `read_run`, and where the run has changed since its manifests were read.
+        """
+        manifest = run.manifests[run.folds.index(fold)]
+        self.check_files(manifest)
+        return self.log_probs(manifest, "test")
+
     def missing_folds(self, manifests: Sequence[Manifest]) -> str:
         """The folds that a run with these manifests lacks, in words; "" if it has all."""
         missing = sorted(set(range(self.folds.num_folds)) - {manifest.fold for manifest in manifests})

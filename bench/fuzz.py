@@ -3,9 +3,9 @@
     PYTHONPATH=scripts python bench/fuzz.py --minutes 10
 
 Takes valid files of a tiny competition and its store (lists, folds, drop list, configs, manifests, parquet
-files, checkpoints, networks, locks, job states, submissions), changes their bytes, fields or values as
-hypothesis proposes, and reads them as the commands do. Other errors are printed with the smallest example
-and counted; a second run with the same folder starts with the examples that failed.
+files, checkpoints, networks, locks, job states, submissions, pictures), changes their bytes, fields or
+values as hypothesis proposes, and reads them as the commands do. Other errors are printed with the smallest
+example and counted; a second run with the same folder starts with the examples that failed.
 """
 
 import json
@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +29,14 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 import console
+from damaged_files import GOOD, encode, photograph
+from distracted.audit.damage import examine
 from distracted.audit.findings import Check, as_findings, read_audit, write_audit
 from distracted.config import load_config, load_data_config
 from distracted.data.competition import load_competition
 from distracted.data.drops import read_drops
 from distracted.data.folds import read_folds
+from distracted.data.images import check_bytes, decode, decode_rgb, decoded_bytes, read_bytes
 from distracted.errors import DistractedError
 from distracted.files import sha256_file, write_json, write_text
 from distracted.locks import holder, this_process
@@ -49,8 +53,10 @@ from distracted.report.status import run_statuses
 from distracted.sample import render_sample
 from distracted.submission.answers import answer_to
 from distracted.submission.doctor import check_submission
+from distracted.submission.photograph_files import find_photographs
 from distracted.submission.submit import is_submitted, write_submission
 from distracted.training.checkpoints import newest_state, write_state
+from fuzzed_weights import load_weights, write_weights
 
 _EXAMPLES = 150  # a round
 #: Texts that readers are likely to mishandle.
@@ -156,6 +162,7 @@ def make_targets(folder: Path) -> list[Target]:
     sample = data / "sample_submission.csv"
     shutil.copy(sample, submission)
     torch.save({"a.weight": torch.ones(2, 2)}, weights)
+    files = write_weights(folder / "weights")
     shutil.copytree(CONFIGS, configs)
     sent = write_submission(store, name="a")
     findings = as_findings([{"img": "x.jpg", "value": 1.0}])
@@ -177,7 +184,9 @@ def make_targets(folder: Path) -> list[Target]:
     def read_all() -> object:
         return store.read_run("a"), read_statuses()
 
+    pictures = _write_pictures(folder / "pictures")
     return [
+        *(Target(path.name, path, partial(_read_picture, path), text=False) for path in pictures),
         Target("train list", data / "driver_imgs_list.csv", lambda: load_competition(config)),
         Target("sample submission", sample, lambda: load_competition(config)),
         Target("folds.csv", folds, lambda: read_folds(folds, store.competition)),
@@ -203,7 +212,44 @@ def make_targets(folder: Path) -> list[Target]:
         Target("people", people, lambda: read_test_people(store)),
         Target("report", page, lambda: stale_pages(store)),
         Target("weights", weights, lambda: read_state_dict(weights), text=False),
+        *[
+            Target(f"weights, {name}", file, partial(load_weights, file), text=False)
+            for name, file in files.items()
+        ],
     ]
+
+
+def _write_pictures(folder: Path) -> list[Path]:
+    """A picture of each format and of each kind of JPEG."""
+    folder.mkdir()
+    picture = photograph(np.random.default_rng(0)).resize((48, 32))
+    kinds: dict[str, dict[str, Any]] = {
+        "JPEG": {},
+        "JPEG, progressive": {"progressive": True},
+        "JPEG, restarts": {"restart_marker_blocks": 1},
+        "PNG": {},
+        "BMP": {},
+        "WEBP": {},
+        "WEBP, lossless": {"lossless": True},
+        "TIFF": {},
+        "TIFF, LZW": {"compression": "tiff_lzw"},
+        "TIFF, BigTIFF": {"big_tiff": True},
+    }
+    for name, options in kinds.items():
+        (folder / name).write_bytes(encode(picture, name.partition(",")[0], **options))
+    (folder / "PNG, 16 bits").write_bytes(GOOD["PNG, 16 bits"](np.random.default_rng(0)))
+    return sorted(folder.iterdir())
+
+
+def _read_picture(path: Path) -> object:
+    """As reading, the audit and the loader do; the numbers of pixels agree."""
+    data = read_bytes(path)
+    check_bytes(data, path)
+    decoded = decode(data, path)
+    examine(decoded)
+    assert decode_rgb(data, path).shape == decoded.rgb.shape
+    assert decoded_bytes(path) > 0
+    return decode_rgb(data, path, short_side=8), find_photographs(path)
 
 
 def _write_run(store: Store) -> None:

@@ -19,7 +19,8 @@ import typer
 
 import console
 import report
-from distracted.audit.duplicates import check_exact, check_near
+from distracted.audit.copies import check_exact
+from distracted.audit.duplicates import check_near
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
 from distracted.audit.scan import scan_images

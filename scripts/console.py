@@ -5,9 +5,11 @@ that `--help` answers at once.
 """
 
 import inspect
+import io
 import logging
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -19,6 +21,7 @@ from rich.text import Text
 
 import signals
 from distracted.config import DataFolder, load_config, load_data_config, load_runtime_config
+from distracted.data.pixel_limit import limit_pixels
 from distracted.errors import ConfigError, DistractedError, first_line
 from distracted.paths import Workspace
 from distracted.schema import DataConfig, RunConfig, RuntimeConfig
@@ -32,6 +35,7 @@ from terminal import warn as warn
 from threads import share_machine
 
 if TYPE_CHECKING:
+    from distracted.headline import Metric
     from distracted.postprocess.derived import Gain
     from distracted.predictions.store import Store
 
@@ -52,7 +56,7 @@ Leaky = Annotated[
 ]
 
 HERE = Path()
-#: Names of the scores for readers, log loss first.
+#: Names of the scores that are always shown, for readers.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 
 
@@ -64,6 +68,9 @@ def run(main: Callable[..., None]) -> None:
 
     @wraps(main)
     def command(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):  # names of files may be of any bytes
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
         logging.getLogger("distracted").setLevel(logging.INFO)
         share_machine()
@@ -144,7 +151,8 @@ def runtime_in(text: str) -> RuntimeConfig:
 
 
 def workspace(root: Path, runtime: RuntimeConfig) -> Workspace:
-    """The workspace with runtime.cache_dir; a cache that is named has to be writable."""
+    """The workspace with runtime.cache_dir, which has to be writable; sets the limit on pixels, too."""
+    limit_pixels(runtime.max_megapixels)
     if runtime.cache_dir is None:
         return Workspace(root)
     folder = root / Path(runtime.cache_dir).expanduser()
@@ -221,7 +229,9 @@ def run_names(runs: str, name: str) -> list[str]:
 
 def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     """Print what a step gained: for each run its name, the new run's name, the gain, and how."""
-    columns = ["run", "pooled OOF", "new run", "pooled OOF", "difference (standard error)", "how"]
+    titles = {gain.metric.title for _, _, gain, _ in rows} - {"log loss"}
+    pooled = " ".join(["pooled OOF", *titles])
+    columns = ["run", pooled, "new run", pooled, "difference (standard error)", "how"]
     cells = []
     for run, made, gain, how in rows:
         difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
@@ -229,7 +239,8 @@ def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     table(title, columns, cells)
 
 
-def scores(values: Mapping[str, float]) -> str:
-    """Scores by name in one line, log loss first."""
+def scores(values: Mapping[str, float], metric: "Metric | None" = None) -> str:
+    """Scores by name in one line, the competition's first."""
     shown = {key.removeprefix("valid/"): value for key, value in values.items()}
-    return ", ".join(f"{name} {shown[key]:.4f}" for key, name in SCORES.items() if key in shown)
+    names = SCORES if metric is None else {metric.name: metric.title, **SCORES}
+    return ", ".join(f"{name} {shown[key]:.4f}" for key, name in names.items() if key in shown)

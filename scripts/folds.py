@@ -28,6 +28,9 @@ def describe(store: Store) -> None:
         f"({per_subject.min()} to {per_subject.max()} each), {len(competition.test):,} test images, "
         f"{competition.num_classes} classes"
     )
+    if competition.has_images:
+        unlisted = " and ".join(f"{len(names):,} in {part}" for part, names in competition.unlisted.items())
+        console.say(f"pictures on disk that no list names: {unlisted}")
     per_class = train["classname"].value_counts()
     console.say("images a class: " + ", ".join(f"{name} {per_class[name]}" for name in competition.classes))
     rows = []

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,11 +10,16 @@ import console
 from distracted.errors import ConfigError
 from distracted.submission.submit import find_run
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distracted.submission.photograph_files import LeftOut
+
 _SHOWN = 5
 
 
 def main(
-    images: Annotated[str, typer.Option(help="A folder of photographs.")],
+    images: Annotated[str, typer.Option(help="A folder of photographs, or one.")],
     name: Annotated[str, typer.Option(help="A run; by default the best current blend.")] = "",
     out: Annotated[str, typer.Option(help="The CSV; by default <folder>.csv next to the folder.")] = "",
     data: console.Data = "state_farm",
@@ -22,13 +27,19 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""
-    from distracted.submission.photographs import predict_photographs, write_photographs
+    from distracted.submission.photographs import (
+        in_utf8,
+        predict_photographs,
+        write_left_out,
+        write_photographs,
+    )
 
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
     place = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name
-    path = Path(out).expanduser() if out else place.with_name(f"{folder.resolve().name}.csv")
+    name_of = folder.resolve().stem if folder.is_file() else folder.resolve().name
+    path = Path(out).expanduser() if out else place.with_name(f"{name_of}.csv")
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not os.access(there, os.W_OK):  # such as a notebook's input
         raise ConfigError(f"{path}: {there} is not writable; name another file (OUT=)")
@@ -41,8 +52,27 @@ def main(
         console.warn(error)
     if (rest := len(predicted.errors) - _SHOWN) > 0:
         console.warn(f"... and {rest} more")
+    is_all_shown = _show_left_out(predicted.left_out) and rest <= 0
+    listed = path.with_name(f"{path.stem}_left_out.csv")
+    if not is_all_shown:
+        write_left_out(listed, predicted)
+        console.say(f"{listed}: all {len(predicted.left_out) + len(predicted.errors)} that are left out")
+    if odd := sum(in_utf8(name) != name for name in predicted.names):
+        console.warn(f"file names that are not UTF-8 ({odd}): the CSV has \\x and two digits for such bytes")
     left_out = f", {len(predicted.errors)} could not be read and are left out" if predicted.errors else ""
     console.say(f"{path}: {len(predicted.names)} photographs by {run.name}{left_out}")
+
+
+def _show_left_out(left_out: "Sequence[LeftOut]") -> bool:
+    """Say what is left out, by kind, with the first names of each; returns whether these are all."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name, kind, advice in left_out:
+        kinds.setdefault((kind, advice), []).append(name)
+    for (kind, advice), names in kinds.items():
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:_SHOWN])
+        more = ", ..." if len(names) > _SHOWN else ""
+        console.warn(f"left out: {kind} ({len(names)}): {shown}{more}{f'; {advice}' if advice else ''}")
+    return all(len(names) <= _SHOWN for names in kinds.values())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The audit reports planted problems and nothing else, and its files are read back."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,18 @@ import pytest
 
 from distracted.audit import duplicates
 from distracted.audit.alike import subject_similarity
-from distracted.audit.duplicates import check_exact, check_near, measure_limits
+from distracted.audit.copies import check_exact
+from distracted.audit.duplicates import check_near, measure_limits
 from distracted.audit.findings import Check, as_findings, read_audit, write_audit
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
 from distracted.audit.run import audit_competition, write_candidates
 from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
+from distracted.data.contents import digest_bytes
 from distracted.data.drops import without_drops
 from distracted.data.images import read_rgb
+from distracted.data.jpeg import start_of_scan
 from distracted.errors import ConfigError
 from distracted.files import sha256_file
 from distracted.predictions.store import Store, open_store
@@ -103,10 +107,10 @@ class TestScan:
         path = tmp_path / "bad.jpg"
         path.write_bytes(b"\xff\xd8\xff\xdb\x00\x04\x00\x00\xff\xda\x00\x02\xff\xd9")
         cache = tmp_path / "scan.parquet"
-        scanned = scan_images([path], ["x"], cache=cache)
+        scanned = scan_images([path], [digest_bytes(path.read_bytes())], cache=cache)
         assert "bad.jpg" in scanned["error"].iloc[0]
         save(path, scene(0))
-        assert scan_images([path], ["x"], cache=cache)["error"].iloc[0] == ""
+        assert scan_images([path], [digest_bytes(path.read_bytes())], cache=cache)["error"].iloc[0] == ""
 
 
 class TestPictures:
@@ -132,9 +136,38 @@ class TestPictures:
         assert sizes[["img", "note"]].to_numpy().tolist() == [[train[7], "320 x 240 pixels"]]
         assert checks["unreadable"].findings.empty
 
+    def test_damaged_odd_and_deep_images_are_reported(self, painted: Store) -> None:
+        paths = painted.competition.train_paths()
+        whole = paths[2].read_bytes()
+        scan_at = start_of_scan(whole)
+        cut = whole[: scan_at + (len(whole) - scan_at) // 2] + b"\xff\xd9"
+        paths[2].write_bytes(cut)
+        at = whole.find(b"\xff\xdb")
+        paths[4].write_bytes(whole[:at] + b"\0\0" + whole[at:])
+        both = cut[:at] + b"\0\0" + cut[at:]  # the decoder remarks on the harmless bytes only
+        painted.competition.test_paths()[1].write_bytes(both)
+        deep = scene(3).astype(np.uint16) * 16  # 12 bits
+        paths[6].write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+        store = reopened(painted)
+        checks = by_key(check_pictures(store, scan(store)))
+        train, test = store.competition.train["img"], store.competition.test["img"]
+        damaged = checks["damaged"].findings
+        assert damaged[["img", "part"]].to_numpy().tolist() == [[train[2], "train"], [test[1], "test"]]
+        for note in damaged["note"]:
+            assert re.fullmatch(r".*premature end of data segment; the last [45]\d% of its rows .*", note)
+        assert checks["odd_files"].findings[["img", "note"]].to_numpy().tolist() == [
+            [train[4], "Corrupt JPEG data: 2 extraneous bytes before marker 0xdb"]
+        ]
+        few = checks["few_bits"].findings
+        assert few[["img", "note"]].to_numpy().tolist() == [[train[6], "12 of 16 bits"]]
+        write_candidates(store, list(checks.values()), None, silent)
+        candidates = pd.read_csv(store.workspace.audit("tiny") / "drop_candidates.csv")
+        [reason] = candidates.loc[candidates["img"] == train[2], "reason"]
+        assert reason.startswith("damaged (")
+
     def test_clean_data_has_no_findings(self, painted: Store) -> None:
         checks = check_pictures(painted, scan(painted))
-        assert [len(check.findings) for check in checks] == [0, 0, 0, 0]
+        assert [len(check.findings) for check in checks] == [0] * 7
 
 
 class TestDuplicates:
@@ -160,7 +193,50 @@ class TestDuplicates:
         assert within.findings[["img", "other"]].to_numpy().tolist() == [
             sorted([imgs[same], imgs[same_twin]])
         ]
-        assert check_near(store, scan(store)).findings.empty  # exact copies are listed once
+        assert all(check.findings.empty for check in check_near(store, scan(store)))  # copies are listed once
+
+    @pytest.mark.parametrize("repeating", [["p000"], ["p000", "p003", "p001"]], ids=["few", "many"])
+    def test_many_copies_hide_no_leak(self, painted: Store, repeating: list[str]) -> None:
+        """Each copy is paired with one in each other fold and one of the test set; lists stay short."""
+        train = painted.competition.train
+        rows = np.flatnonzero(train["subject"].isin(repeating)).tolist()
+        rows += [int(train.index[train["subject"] == subject][-1]) for subject in ("p004", "p005")]
+        train_paths, test_paths = painted.competition.train_paths(), painted.competition.test_paths()
+        copies = [*(train_paths[row] for row in rows), test_paths[2], test_paths[6]]
+        data = copies[0].read_bytes()
+        for path in copies:
+            path.write_bytes(data)
+        store = reopened(painted)
+        across, _ = check_exact(store)
+        folds = store.folds.table.set_index("img")["fold"].to_dict()  # test images are not in it
+        meets: dict[str, set[int]] = {path.name: set() for path in copies}
+        for one, other in across.findings[["img", "other"]].to_numpy():
+            meets[one].add(folds.get(other, -2))
+            meets[other].add(folds.get(one, -2))
+        for name, met in meets.items():
+            own = folds.get(name, -2)
+            assert met - {own} == {0, 1, 2, -2} - {own}
+        assert len(across.findings) <= 8 * len(copies)
+
+    def test_the_same_picture_of_one_subject_in_two_classes(self, painted: Store) -> None:
+        """A clip's boundary: no leak, but one of the labels is wrong."""
+        train, paths = painted.competition.train, painted.competition.train_paths()
+        one, other = (
+            int(train.index[(train["subject"] == "p002") & (train["classname"] == name)][0])
+            for name in ("c0", "c1")
+        )
+        save(
+            paths[other],
+            cv2.resize(read_rgb(paths[one]), (120, 90), interpolation=cv2.INTER_AREA),
+            quality=60,
+        )
+        store = reopened(painted)
+        leaks, contradictions = check_near(store, scan(store))
+        assert leaks.findings.empty
+        [finding] = contradictions.findings.to_dict("records")
+        assert {finding["img"], finding["other"]} == {train["img"][one], train["img"][other]}
+        assert {finding["classname"], finding["other_classname"]} == {"c0", "c1"}
+        assert float(finding["value"]) > 0.98
 
     def test_only_a_shrunk_and_compressed_copy_is_reported(self, painted: Store) -> None:
         train, paths = painted.competition.train, painted.competition.train_paths()
@@ -172,7 +248,8 @@ class TestDuplicates:
         test_path = painted.competition.test_paths()[4]
         save(test_path, small, quality=70)
         store = reopened(painted)
-        check = check_near(store, scan(store))
+        check, contradictions = check_near(store, scan(store))
+        assert contradictions.findings.empty
         pairs = {frozenset(pair) for pair in check.findings[["img", "other"]].to_numpy().tolist()}
         imgs, test = store.competition.train["img"], store.competition.test["img"]
         shown = {imgs[row], imgs[own]}
@@ -194,7 +271,7 @@ class TestDuplicates:
         scanned = scan(store)
         monkeypatch.setattr(duplicates, "_CHUNK", 2)
         monkeypatch.setattr(duplicates, "_MAX_PAIRS", 1)
-        check = check_near(store, scanned)
+        check, _ = check_near(store, scanned)
         assert check.findings[["img", "other"]].to_numpy().tolist() == [
             store.competition.train["img"][[0, near]].tolist()
         ]
@@ -205,7 +282,7 @@ class TestDuplicates:
             noise = np.random.default_rng(number).integers(0, 3, (120, 160, 3), dtype=np.uint8)
             save(path, noise)
         store = reopened(painted)
-        assert check_near(store, scan(store)).findings.empty
+        assert all(check.findings.empty for check in check_near(store, scan(store)))
 
     def test_limits_are_measured_on_the_datas_own_images(self, painted: Store) -> None:
         limits = measure_limits(painted.competition.train_paths())

@@ -203,12 +203,46 @@ class TestShippedPolicies:
             assert (result.shape, result.dtype) == ((32, 32, 3), np.uint8)
 
 
+class TestGroups:
+    """Transforms that choose among others."""
+
+    def test_one_of_takes_each_of_its_transforms_alone(self, picture: np.ndarray) -> None:
+        light, dark = (
+            {"RandomBrightnessContrast": {"brightness_limit": [by, by], "contrast_limit": [0, 0], "p": 1.0}}
+            for by in (0.25, -0.25)
+        )
+        augment = augmenter([{"OneOf": {"transforms": [light, dark], "p": 1.0}}])
+        expected = {augmenter([one])(picture, epoch=0, index=0).tobytes() for one in (light, dark)}
+        assert {augment(picture, epoch=0, index=index).tobytes() for index in range(20)} == expected
+
+    @pytest.mark.parametrize("group", ["OneOf", "SomeOf", "RandomOrder", "Sequential"])
+    def test_draws_depend_on_the_image_only(self, picture: np.ndarray, group: str) -> None:
+        inner = [
+            {"RandomResizedCrop": {"scale": [0.5, 1.0]}},
+            {"GaussNoise": {"p": 1.0}},
+            {"Affine": {"rotate": [-9, 9]}},
+        ]
+        nested = {"OneOf": {"transforms": [{"ColorJitter": {"p": 1.0}}, {"Blur": None}], "p": 1.0}}
+        policy = [{group: {"transforms": [*inner, nested], "p": 1.0}}]
+        first, again = augmenter(policy), augmenter(policy)
+        forward = [first(picture, epoch=1, index=index).tobytes() for index in range(12)]
+        backward = [again(picture, epoch=1, index=index).tobytes() for index in reversed(range(12))]
+        assert forward == backward[::-1] and len(set(forward)) > 6
+
+
 class TestConfigErrors:
     @pytest.mark.parametrize(
         ("transform", "message"),
         [
             ({"GausNoise": {}}, "albumentations has no transform 'GausNoise'"),
-            ({"Compose": {}}, "albumentations has no transform 'Compose'"),
+            ({"Compose": {}}, "albumentations' Compose cannot be part of a policy; .* OneOf, SomeOf"),
+            ({"OneOf": {}}, "OneOf: expected transforms as a list, such as {transforms: "),
+            ({"OneOf": {"transforms": "Blur"}}, "OneOf: expected transforms as a list"),
+            ({"OneOf": {"transforms": ["Blur"]}}, "OneOf: expected transforms as a list"),
+            ({"OneOf": {"transforms": [{"Blurr": {}}]}}, "albumentations has no transform 'Blurr'"),
+            ({"SomeOf": {"transforms": [{"Blur": {}}], "m": 1}}, "SomeOf has no argument 'm'"),
+            ({"OneOf": {"transforms": [{"Blur": {}}], "p": 2}}, "OneOf: expected p from 0 to 1, got 2"),
+            ({"OneOf": {"transforms": [{"Blur": {"p": 0}}]}}, "OneOf: .*zero"),
             ({"cv2": None}, "albumentations has no transform 'cv2'"),
             ({"GaussNoise": {"sigma": 3}}, "GaussNoise has no argument 'sigma'"),
             ({"GaussNoise": {"std_range": 3}}, "GaussNoise: .*std_range"),

@@ -1,6 +1,7 @@
-"""Images are read again only if their size or modification time has changed."""
+"""Images are read again if anything by which the file system tells a change has changed."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -10,8 +11,10 @@ import pandas as pd
 import pytest
 
 from conftest import RecordedProgress
+from distracted.data import contents
 from distracted.data.competition import load_competition
 from distracted.data.contents import digest_images
+from distracted.data.images import read_bytes
 from distracted.errors import DataError
 from distracted.schema import DataConfig
 
@@ -26,19 +29,64 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache/contents.parquet"
 
 
+@pytest.fixture
+def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files count as written long before they are read: their change time cannot be set."""
+    monkeypatch.setattr(contents, "_SETTLED_NS", -3_600_000_000_000)
+
+
+def read_by(paths: list[Path], folder: Path, cache: Path) -> tuple[list[str], int]:
+    """Digests, and how many files were read for them."""
+    progress = RecordedProgress()
+    digests = digest_images(paths, root=folder, cache=cache, progress=progress)
+    return digests, sum(total for _, total in progress.tasks)
+
+
 def digest(path: Path) -> str:
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def overwrite_unnoticed(path: Path) -> None:
-    """Change a byte and restore the modification time."""
-    stat = path.stat()
+def change_a_byte(path: Path) -> bytes:
+    """The file's bytes with another one in the middle: an image of the same size."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return bytes(data)
 
 
+def overwrite(path: Path) -> None:
+    path.write_bytes(change_a_byte(path))
+
+
+def replace_by_rename(path: Path) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(change_a_byte(path))
+    new.replace(path)
+
+
+def replace_by_link(path: Path) -> None:
+    """A link to a file elsewhere, as tools that share files between folders make it."""
+    new = path.parents[3] / f"elsewhere_{path.name}"
+    new.write_bytes(change_a_byte(path))
+    path.unlink()
+    path.symlink_to(new)
+
+
+def swap_with_neighbour(path: Path) -> None:
+    """Two files of one size change places."""
+    other = path.with_suffix(".other")
+    other.write_bytes(change_a_byte(path))
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    path.rename(path.with_suffix(".kept"))
+    other.rename(path)
+
+
+def overwrite_in_place(path: Path) -> None:
+    data = change_a_byte(path)
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+@pytest.mark.usefixtures("long_ago")
 def test_a_stop_keeps_the_digests_so_far(folder: Path, paths: list[Path], cache: Path) -> None:
     """From a slow disk the first pass may take longer than a session."""
 
@@ -67,56 +115,78 @@ def test_digests_are_those_of_the_files(folder: Path, paths: list[Path], cache: 
     assert digest_images(paths[::-1], root=folder, cache=cache) == expected[::-1]
 
 
+@pytest.mark.usefixtures("long_ago")
 def test_unchanged_files_are_not_read_again(folder: Path, paths: list[Path], cache: Path) -> None:
-    """A change that keeps size and time goes unnoticed, so the file was not opened."""
-    before = digest_images(paths, root=folder, cache=cache)
+    before, read = read_by(paths, folder, cache)
+    assert read == len(paths)
     written = cache.stat().st_mtime_ns
-    overwrite_unnoticed(paths[0])
-    assert digest_images(paths, root=folder, cache=cache) == before
-    assert digest(paths[0]) != before[0]
+    assert read_by(paths, folder, cache) == (before, 0)
     assert cache.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_file_with_another_modification_time_is_read_again(
-    folder: Path, paths: list[Path], cache: Path, sign: int
+@pytest.mark.usefixtures("long_ago")
+@pytest.mark.parametrize(
+    "change", [overwrite, overwrite_in_place, replace_by_rename, replace_by_link, swap_with_neighbour]
+)
+def test_a_replaced_file_of_the_same_size_and_time_is_read_again(
+    folder: Path, paths: list[Path], cache: Path, change: Callable[[Path], None]
 ) -> None:
-    """Newer or older: a backup may have been restored."""
+    """Archives, rsync and cp -p set the modification time; nobody can set the change time and the inode."""
     before = digest_images(paths, root=folder, cache=cache)
-    overwrite_unnoticed(paths[0])
     stat = paths[0].stat()
-    os.utime(paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + sign * 1_000))
-    after = digest_images(paths, root=folder, cache=cache)
+    change(paths[0])
+    os.utime(paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (paths[0].stat().st_size, paths[0].stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    after, read = read_by(paths, folder, cache)
     assert after == [digest(path) for path in paths]
     assert after[0] != before[0]
-    assert after[1:] == before[1:]
+    assert (after[1:], read) == (before[1:], 1)
 
 
-def test_a_file_with_another_size_is_read_again(folder: Path, paths: list[Path], cache: Path) -> None:
-    before = digest_images(paths, root=folder, cache=cache)
-    stat = paths[0].stat()
-    paths[0].write_bytes(paths[0].read_bytes() + b"\0")
-    os.utime(paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert digest_images(paths, root=folder, cache=cache)[0] == digest(paths[0]) != before[0]
+def test_files_that_have_just_changed_are_not_remembered(
+    folder: Path, paths: list[Path], cache: Path
+) -> None:
+    """They may change again within the file system's smallest step of time."""
+    digest_images(paths, root=folder, cache=cache)
+    assert len(pd.read_parquet(cache)) == 0
+    assert read_by(paths, folder, cache)[1] == len(paths)
 
 
+@pytest.mark.usefixtures("long_ago")
+def test_a_cache_of_an_earlier_version_is_replaced(folder: Path, paths: list[Path], cache: Path) -> None:
+    """It knew files by name, size and modification time."""
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    rows = [(str(path.relative_to(folder)), *stat, "0" * 32) for path, stat in zip(paths, stats, strict=True)]
+    cache.parent.mkdir()
+    pd.DataFrame(rows, columns=["name", "size", "mtime_ns", "digest"]).to_parquet(cache, index=False)
+    assert read_by(paths, folder, cache) == ([digest(path) for path in paths], len(paths))
+    assert read_by(paths, folder, cache)[1] == 0
+
+
+@pytest.mark.usefixtures("long_ago")
 def test_only_new_files_are_read(folder: Path, paths: list[Path], cache: Path) -> None:
     digest_images(paths[:10], root=folder, cache=cache)
-    overwrite_unnoticed(paths[0])
-    digests = digest_images(paths, root=folder, cache=cache)
-    assert digests[0] != digest(paths[0])  # from the cache
-    assert digests[10:] == [digest(path) for path in paths[10:]]
+    digests, read = read_by(paths, folder, cache)
+    assert (digests, read) == ([digest(path) for path in paths], len(paths) - 10)
 
 
+@pytest.mark.usefixtures("long_ago")
 def test_the_cache_stays_valid_if_the_folder_is_moved(folder: Path, paths: list[Path], cache: Path) -> None:
     """Names are relative to the root."""
     before = digest_images(paths, root=folder, cache=cache)
-    overwrite_unnoticed(paths[0])
     moved = folder.rename(folder.with_name("moved"))
-    there = [moved / path.relative_to(folder) for path in paths]
-    assert digest_images(there, root=moved, cache=cache) == before
+    assert read_by([moved / path.relative_to(folder) for path in paths], moved, cache) == (before, 0)
 
 
+def test_a_file_that_changed_since_its_digest_was_computed_is_an_error(paths: list[Path]) -> None:
+    content = digest(paths[0])
+    assert read_bytes(paths[0], content=content) == read_bytes(paths[0]) == paths[0].read_bytes()
+    overwrite(paths[0])
+    with pytest.raises(DataError, match=f"^{re.escape(str(paths[0]))}: the file has changed"):
+        read_bytes(paths[0], content=content)
+
+
+@pytest.mark.usefixtures("long_ago")
 @pytest.mark.parametrize("content", [b"", b"PAR1 half a file", b"no parquet at all"])
 def test_a_damaged_cache_is_replaced(folder: Path, paths: list[Path], cache: Path, content: bytes) -> None:
     cache.parent.mkdir()
@@ -131,6 +201,7 @@ def test_a_cache_with_other_columns_is_ignored(folder: Path, paths: list[Path], 
     assert digest_images(paths, root=folder, cache=cache) == [digest(path) for path in paths]
 
 
+@pytest.mark.usefixtures("long_ago")
 def test_a_damaged_image_is_not_cached(folder: Path, paths: list[Path], cache: Path) -> None:
     data = paths[3].read_bytes()
     paths[3].write_bytes(data[:-100])
@@ -150,6 +221,7 @@ def test_a_competition_uses_the_given_cache_folder(tmp_path: Path, data: DataCon
     assert load_competition(data).index_hash == first.index_hash
 
 
+@pytest.mark.usefixtures("long_ago")
 def test_progress_counts_the_files_that_are_read(folder: Path, paths: list[Path], cache: Path) -> None:
     progress = RecordedProgress()
     digest_images(paths, root=folder, cache=cache, progress=progress)

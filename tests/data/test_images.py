@@ -4,6 +4,8 @@ import io
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,18 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from distracted.data.images import check_bytes, decode_rgb, decoded_bytes, read_bytes, read_rgb
+from distracted.data import images
+from distracted.data.images import (
+    check_bytes,
+    decode_rgb,
+    decoded_bytes,
+    read_bytes,
+    read_rgb,
+    used_bits,
+)
+from distracted.data.loading import Loader
+from distracted.data.picture_sets import Files
+from distracted.data.pixel_limit import limit_pixels, pixel_limit
 from distracted.errors import DataError, ImageError
 
 PATH = Path("imgs/train/c0/img_1.jpg")
@@ -53,6 +66,11 @@ def with_thumbnail(picture: PillowImage.Image) -> tuple[bytes, int]:
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def tiff_of(*tags: tuple[int, int, int, int]) -> bytes:
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<4sIH", b"II*\0", 8, len(tags)) + directory + bytes(4)
 
 
 class TestFormats:
@@ -126,15 +144,16 @@ class TestTruncated:
     @pytest.mark.parametrize("progressive", [False, True])
     def test_a_jpeg_cut_at_any_length(self, picture: PillowImage.Image, progressive: bool) -> None:
         data = encode(picture, quality=90, progressive=progressive)
-        for length in range(1, len(data)):
+        for length in range(1, len(data) - 2):
             with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: "):
                 check_bytes(data[:length], PATH)
-        check_bytes(data, PATH)
+        for length in range(len(data) - 2, len(data) + 1):  # only the end marker is missing
+            assert (decode_rgb(data[:length], PATH) == decode_rgb(data, PATH)).all()
 
     def test_a_jpeg_cut_after_its_thumbnails_end_marker(self, picture: PillowImage.Image) -> None:
         data, end_of_segment = with_thumbnail(picture)
         assert b"\xff\xd9" in data[:end_of_segment]
-        for length in range(end_of_segment - 4, len(data)):
+        for length in range(end_of_segment - 4, len(data) - 2):
             with pytest.raises(ImageError, match="truncated"):
                 decode_rgb(data[:length], PATH)
 
@@ -211,6 +230,125 @@ class TestDecodedBytes:
                 assert decoded_bytes(path) in (0, 7200)
 
 
+class TestLimit:
+    """Larger images are refused by their header."""
+
+    @pytest.fixture(autouse=True)
+    def _small_limit(self) -> Iterator[None]:
+        before = pixel_limit()
+        limit_pixels(0.002)  # 2,000 pixels
+        yield
+        limit_pixels(before)
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}, {"big_tiff": True}])
+    def test_every_format(self, picture: PillowImage.Image, kind: str, options: dict[str, bool]) -> None:
+        data = encode(picture, kind, **options)
+        for read in (check_bytes, decode_rgb):
+            with pytest.raises(
+                ImageError, match=r"60 x 40 pixels .*, more than runtime.max_megapixels=0.002; "
+            ):
+                read(data, PATH)
+        assert decode_rgb(encode(picture.resize((50, 40)), kind, **options), PATH).shape == (40, 50, 3)
+
+    def test_nothing_is_decoded(self) -> None:
+        """The pixels of this PNG would be an error, too."""
+        header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 12000, 12000, 8, 2, 0, 0, 0))
+        data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"none") + png_chunk(b"IEND", b"")
+        with pytest.raises(ImageError, match="12,000 x 12,000 pixels are 144 megapixels"):
+            check_bytes(data, PATH)
+
+    @pytest.mark.slow
+    def test_a_loaders_process_that_was_not_forked_has_it(
+        self, picture: PillowImage.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("multiprocessing.Process", get_context("spawn").Process)
+        path = tmp_path / "img_1.png"
+        path.write_bytes(encode(picture, "PNG"))
+        loader = Loader(Files([path]), np.arange(1), None, batch_size=1, num_workers=1)
+        with pytest.raises(ImageError, match=r"img_1\.png: 60 x 40 pixels .*max_megapixels=0.002"):
+            next(loader.epoch(0))
+
+
+class TestDepth:
+    def test_few_of_16_bits_stay_dark_and_are_said(
+        self, picture: PillowImage.Image, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(images, "_warned", set())
+        wide = np.asarray(picture).astype(np.uint16)[..., ::-1] * 257
+        for bits, kind in ((12, ".png"), (12, ".tiff"), (10, ".png")):
+            data = cv2.imencode(kind, wide >> (16 - bits))[1].tobytes()
+            assert used_bits(data) == bits
+            dark = decode_rgb(data, Path(f"{bits}{kind}"))
+            assert largest_difference(dark, np.asarray(picture) >> (16 - bits)) <= 1  # TIFFs are rounded
+        full = cv2.imencode(".png", wide)[1].tobytes()
+        assert (decode_rgb(full, PATH) == np.asarray(picture)).all()
+        [first, second, third] = caplog.messages
+        assert first.startswith("12.png: uses 12 of its 16 bits, and is nearly black")
+        assert second.startswith("12.tiff: ") and third.startswith("10.png: uses 10")
+
+    @pytest.mark.parametrize("marker", [0xC1, 0xC3, 0xF7])
+    def test_unsupported_kinds_of_jpeg_are_named(self, picture: PillowImage.Image, marker: int) -> None:
+        """With 12 bits, lossless, JPEG-LS: the header says so, and decoding fails."""
+        data = bytearray(encode(picture))
+        at = data.find(b"\xff\xc0")
+        data[at + 1], data[at + 4] = marker, 12
+        with pytest.raises(ImageError, match=r"a JPEG of 12 bits \(.*\), which is not supported; convert it"):
+            check_bytes(bytes(data), PATH)
+
+    @pytest.mark.parametrize("kind", [np.float32, np.int32])
+    def test_tiffs_of_32_bits_are_named(self, kind: type) -> None:
+        data = encode(PillowImage.fromarray(np.ones((8, 9), dtype=kind)), "TIFF")
+        with pytest.raises(ImageError, match=r"a TIFF of 32 bits, which is not supported; convert it"):
+            check_bytes(data, PATH)
+
+
+class TestOtherFiles:
+    """Errors say what a file is, and what to do."""
+
+    @pytest.mark.parametrize(
+        ("kind", "named"),
+        [("GIF", "GIF"), ("AVIF", "AVIF"), ("JPEG2000", "JPEG 2000"), ("PPM", "PPM"), ("ICO", "icon"),
+         ("PDF", "PDF"), ("DDS", "DDS"), ("EPS", "PostScript")],
+    )  # fmt: skip
+    def test_formats_that_pillow_writes(self, picture: PillowImage.Image, kind: str, named: str) -> None:
+        message = f"^{PATH}: {named}.*, which is not supported; convert it to JPEG or PNG$"
+        with pytest.raises(ImageError, match=message):
+            check_bytes(encode(picture, kind), PATH)
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC image, which is not supported; convert it"),
+            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF image, which is not supported; convert it"),
+            (
+                b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41",
+                "video or sound, which is not supported; save its fr",
+            ),
+            (b"RIFF\x10\0\0\0AVI LIST", "video or sound, which is not supported; save its frames"),
+            (b"\xff\x0a\xfa\x1f", "JPEG XL image, which is not supported; convert it"),
+            (b"II*\0\x10\0\0\0CR\2\0", "camera's raw image, which is not supported; convert it"),
+            (tiff_of((50706, 1, 4, 1), (256, 4, 1, 160)), "camera's raw image, which is not supported"),
+            (tiff_of((254, 4, 1, 1), (256, 4, 1, 160), (330, 4, 1, 8)), "camera's raw image, which is not"),
+            (b"8BPS\0\1", "Photoshop image, which is not supported; convert it"),
+            (b"FUJIFILMCCD-RAW 0201" + b"\xff\xd8\xff", "camera's raw image, which is not supported; conv"),
+            (b"<?xml version='1.0'?><svg>", "SVG drawing, which is not supported; convert it"),
+            (b"<?xml version='1.0'?><Error><Code>AccessDenied", "but an XML file; often a server's error"),
+            (
+                b"version https://git-lfs.github.com/spec/v1",
+                "a Git LFS pointer; .* `git lfs pull` fetches it",
+            ),
+            (b"PK\3\4" + bytes(30), "a zip archive; extract it first"),
+            (b"\0\5\x16\7" + bytes(80), "a macOS resource file; .* delete it"),
+            (b"\0" * 4096, "a file of zeros; a copy was interrupted; fetch it again"),
+            (b"hello, world", r"not an image \(it starts with b'hello, w'\); fetch it again"),
+        ],
+    )
+    def test_other_formats_and_no_images(self, data: bytes, message: str) -> None:
+        with pytest.raises(ImageError, match=f"^{PATH}: .*{message}"):
+            check_bytes(data, PATH)
+
+
 class TestErrors:
     """Each message starts with the path."""
 
@@ -222,7 +360,9 @@ class TestErrors:
             (b"\xff", "not an image"),
             (b"\xff\xd8\xff", "truncated"),
             (b"\xff\xd8\xff\xd9", "truncated"),
-            (b"GIF89a" + bytes(50), "not an image"),
+            (b"\xff\xd8\xff\xda\0\2 no image \xff\xd9", r"not a readable image \(no frame header\)"),
+            (bytes(500), "not an image .*, but a file of zeros"),
+            (b"\n<html><body>Sign in", "not an image .*, but a web page"),
             (b"BMxxxxxxxxxxxx", "not a readable image"),
             (b"\x89PNG\r\n\x1a\nIEND", "truncated"),
             (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "not a readable image"),
@@ -247,7 +387,10 @@ class TestErrors:
             + png_chunk(b"IDAT", b"")
             + png_chunk(b"IEND", b"")
         )
-        with pytest.raises(ImageError, match=r"^imgs/train/c0/img_1\.jpg: OpenCV refuses"):
+        message = (
+            r"^imgs/train/c0/img_1\.jpg: 200,000 x 200,000 pixels are 40,000 megapixels, more than runtime"
+        )
+        with pytest.raises(ImageError, match=message):
             decode_rgb(data, PATH)
 
     def test_a_damaged_png(self, picture: PillowImage.Image) -> None:

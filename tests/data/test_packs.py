@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from conftest import dead_owner, write_owner
 from distracted.data import packs as packs_module
+from distracted.data.contents import digest_bytes
 from distracted.data.images import Image, read_rgb
 from distracted.data.packs import CachedPictures, cached_pictures
 from distracted.data.picture_sets import Files, Pictures
-from distracted.errors import ImageError
+from distracted.errors import DataError, ImageError
 from distracted.schema import RunConfig
 from distracted.training.resolve import resolve
 
@@ -137,6 +138,21 @@ def test_an_unreadable_image_is_an_error_only_when_it_is_accessed(paths: list[Pa
         assert cached[3].shape == (40, 60, 3)
         with pytest.raises(ImageError, match=r"2\.png: not an image"):
             cached[2]
+
+
+@pytest.mark.parametrize("limit", ["auto", 0])
+def test_a_file_that_changed_since_its_digest_was_computed_is_never_used(
+    paths: list[Path], tmp_path: Path, limit: str | int
+) -> None:
+    """Else the cache would keep its pixels under the old digest, and runs would train on mixed pixels."""
+    contents = [digest_bytes(path.read_bytes()) for path in paths]
+    save(paths[1], width=480, height=640, seed=77)
+    with pytest.raises(DataError, match=r"1\.jpg: the file has changed") as info:
+        cached_pictures(
+            Files(paths, contents), contents, kind="full", folder=tmp_path / "cache", limit=limit
+        )[1]
+    assert not isinstance(info.value, ImageError)  # which the cache would take for an unreadable image
+    assert not list((tmp_path / "cache").glob("*.u8"))
 
 
 def test_a_limit_is_respected_with_a_warning(

@@ -1,20 +1,24 @@
 """New photographs are predicted as the test set was: through blends, calibrations and views alike."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from conftest import calibrate
+from distracted import submission
 from distracted.ensemble.blend import blend_runs
 from distracted.errors import DataError, StoreError
 from distracted.inference.views import find_views
 from distracted.postprocess.tta import augment_run
 from distracted.predictions.store import Store
-from distracted.submission.photographs import predict_photographs, write_photographs
+from distracted.submission.photograph_files import Found, find_photographs
+from distracted.submission.photographs import predict_photographs, write_left_out, write_photographs
 from untrained import RUNTIME, write_untrained
 
 pytestmark = pytest.mark.slow  # networks in each
@@ -72,6 +76,53 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_predicted(
     table = pd.read_csv(tmp_path / "predicted.csv")
     assert table.columns.tolist() == ["img", *store.competition.classes]
     assert table["img"].tolist() == predicted.names and len(table) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (b"caf\xe9.jpg", "caf\\xe9.jpg"),
+        (b"two\nlines, 'quoted' \"twice\".jpg", "two\nlines, 'quoted' \"twice\".jpg"),
+        (b"a\rb.jpg", "a\rb.jpg"),
+        (b"=1+1.jpg", "=1+1.jpg"),
+        ("Zu\u0308rich \U0001f697.jpg".encode(), "Zu\u0308rich \U0001f697.jpg"),
+        (b"NA", "NA"),
+    ],
+)
+def test_names_of_any_bytes_are_written(
+    store: Store, photographs: Path, tmp_path: Path, name: bytes, written: str
+) -> None:
+    (photographs / "day0/0.JPG").rename(photographs / os.fsdecode(name))
+    predicted = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
+    write_photographs(tmp_path / "predicted.csv", predicted, store.competition.classes)
+    table = pd.read_csv(tmp_path / "predicted.csv", keep_default_na=False)
+    assert len(table) == 7 and written in table["img"].tolist()
+    np.testing.assert_allclose(table[list(store.competition.classes)], predicted.probs, rtol=1e-6)
+
+
+def test_a_photograph_that_vanishes_meanwhile_is_left_out(
+    store: Store, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def and_then_vanish(folder: Path, **options: Any) -> Found:
+        found = find_photographs(folder, **options)
+        (photographs / "day0/0.JPG").unlink()
+        return found
+
+    monkeypatch.setattr(submission.photographs, "find_photographs", and_then_vanish)
+    predicted = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
+    assert len(predicted.names) == 6 and [item.name for item in predicted.unreadable] == ["day0/0.JPG"]
+
+
+def test_all_that_is_left_out_is_listed(store: Store, photographs: Path, tmp_path: Path) -> None:
+    (photographs / "day0/0.JPG").write_bytes(b"")
+    (photographs / "a.gif").write_bytes(b"GIF89a")
+    predicted = predict_photographs(store, store.read_run(make(store, "model")), photographs, runtime=RUNTIME)
+    write_left_out(tmp_path / "left_out.csv", predicted)
+    table = pd.read_csv(tmp_path / "left_out.csv", keep_default_na=False)
+    assert table[["name", "kind"]].to_numpy().tolist() == [
+        ["day0/0.JPG", "unreadable"],
+        ["a.gif", "GIF image"],
+    ]
 
 
 def test_each_photograph_is_decoded_once_for_all_folds(

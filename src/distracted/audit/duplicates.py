@@ -1,8 +1,7 @@
-"""Images that occur more than once: as the same bytes, or resized, compressed and brightened."""
+"""Images that occur more than once resized, compressed or brightened; copies.py finds the same bytes."""
 
-import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distracted.audit.findings import Check, as_findings, describe_image
+from distracted.audit.copies import ListedRows, describe_pair
+from distracted.audit.findings import Check, as_findings
 from distracted.audit.odd_images import shows_something
 from distracted.audit.scan import differing_bits, grey_thumbnail, perceptual_hash
 from distracted.data.images import Image, read_rgb
@@ -23,36 +23,9 @@ _log = logging.getLogger(__name__)
 
 _NUM_SAMPLED = 200  # images that are compressed again to set the limits
 _CHUNK = 256  # hashes compared with all others at a time
-_MAX_COPIES = 20  # copies of one file of which all pairs are listed
-_MAX_PAIRS = 50_000  # candidates that are compared, the nearest hashes first
+_MAX_PAIRS = 50_000  # candidates of a kind that are compared, the nearest hashes first
 _BITS_RANGE = 4, 12
 _MIN_SIMILARITY = 0.95
-
-
-def check_exact(store: Store) -> list[Check]:
-    """Look for files with the same bytes: across subjects, across train and test, and within a subject."""
-    contents = pd.concat(
-        [store.competition.train["content"], store.competition.test["content"]], ignore_index=True
-    )
-    across: list[dict[str, str]] = []
-    within: list[dict[str, str]] = []
-    for rows in contents[contents.duplicated(keep=False)].groupby(contents).groups.values():
-        for first, other in itertools.combinations(map(int, rows[:_MAX_COPIES]), 2):
-            pair = _describe_pair(store, first, other)
-            if pair["part"] == pair["other_part"] == "test":
-                continue  # the test set's subjects are unknown
-            same = pair["subject"] == pair["other_subject"]
-            (within if same and pair["classname"] == pair["other_classname"] else across).append(pair)
-    leak = (
-        "Under two subjects, in two classes, or in training and test set: one copy is trained on while "
-        "the other is scored, or one of two labels is wrong. Candidates for the drop list."
-    )
-    harmless = "These images count twice in training. They do not leak: a subject's images share a fold."
-    title = "Repeated files of one subject and class"
-    return [
-        Check("exact_duplicates", "The same file twice", leak, "error", as_findings(across)),
-        Check("repeated_files", title, harmless, "note", as_findings(within)),
-    ]
 
 
 @dataclass(frozen=True)
@@ -89,8 +62,8 @@ def measure_limits(paths: Sequence[Path]) -> Limits:
     return Limits(bits=most_bits, similarity=max(_MIN_SIMILARITY, 1 - 2 * (1 - low)))
 
 
-def check_near(store: Store, scanned: pd.DataFrame, *, progress: Progress = silent) -> Check:
-    """Look for near duplicates across subjects and across train and test.
+def check_near(store: Store, scanned: pd.DataFrame, *, progress: Progress = silent) -> list[Check]:
+    """Look for near duplicates across subjects and across train and test, and in two classes of one subject.
 
     Candidates are pairs of images whose perceptual hashes differ in few bits. A pair is reported if its grey
     thumbnails correlate like an image with its recompressed copy. Features of an ImageNet network are
@@ -102,65 +75,88 @@ def check_near(store: Store, scanned: pd.DataFrame, *, progress: Progress = sile
     """
     paths = store.competition.train_paths() + store.competition.test_paths()
     shows = shows_something(scanned).to_numpy()
-    about = (
-        "Images of two subjects, or of training and test set, that differ no more than an image from its "
-        "shrunk and recompressed copy. Candidates for the drop list."
+    alike = "differ no more than an image from its shrunk and recompressed copy."
+    leak = f"Images of two subjects, or of training and test set, that {alike} Candidates for the drop list."
+    contradiction = (
+        f"Images of one subject in two classes that {alike} One of the labels is probably wrong: in videos, "
+        "labels err where one action ends and the next begins."
     )
-    rows = []
+    across, within = _Nearest(), _Nearest()
+    findings: list[list[dict[str, object]]] = [[], []]
     if shows.sum() > 1:
         limits = measure_limits([path for path, shown in zip(paths, shows, strict=True) if shown])
-        about += f" Limits here: {limits.bits} of 64 bits, similarity {limits.similarity:.3f}."
-        pairs = _near_pairs(store, scanned["hash"].to_numpy(np.uint64), shows, limits.bits, progress)
-        with progress("comparing pictures", total=len(pairs), unit="pair") as step:
+        leak += f" Limits here: {limits.bits} of 64 bits, similarity {limits.similarity:.3f}."
+        hashes = scanned["hash"].to_numpy(np.uint64)
+        _find_near(store, hashes, np.flatnonzero(shows), limits.bits, across, within, progress)
+        with progress("comparing pictures", total=len(across) + len(within), unit="pair") as step:
             thumbnail = cache(lambda row: _thumbnail(read_rgb(paths[row])))
-            for left, right in pairs:
-                similarity = float(thumbnail(left) @ thumbnail(right))
-                if similarity >= limits.similarity:
-                    rows.append({**_describe_pair(store, left, right), "value": similarity})
-                step()
-    findings = as_findings(sorted(rows, key=lambda row: -row["value"]))
-    title = "Nearly the same picture twice"
-    return Check("near_duplicates", title, about, "error", findings, value="similarity")
+            for rows, candidates in zip(findings, (across, within), strict=True):
+                for left, right in candidates:
+                    similarity = float(thumbnail(left) @ thumbnail(right))
+                    if similarity >= limits.similarity:
+                        rows.append({**describe_pair(store, left, right), "value": similarity})
+                    step()
+    first, second = (as_findings(sorted(rows, key=lambda row: -row["value"])) for rows in findings)
+    title, other = "Nearly the same picture twice", "Nearly the same picture of one subject in two classes"
+    return [
+        Check("near_duplicates", title, leak, "error", first, value="similarity"),
+        Check("contradictions", other, contradiction, "warning", second, value="similarity"),
+    ]
 
 
-def _near_pairs(
-    store: Store, hashes: NDArray[np.uint64], shows: NDArray[np.bool_], bits: int, progress: Progress
-) -> list[tuple[int, int]]:
-    """Pairs of images of different subjects, or of train and test, whose hashes are near.
+class _Nearest:
+    """The pairs of images with the nearest hashes; bounds memory, since repeated clips make millions."""
 
-    The test set's subjects are unknown, so pairs within it are left out.
+    def __init__(self) -> None:
+        self._pairs = np.empty((0, 3), dtype=np.int64)
+        self._num = 0
+
+    def add(self, left: NDArray[np.int64], right: NDArray[np.int64], bits: NDArray[np.uint8]) -> None:
+        self._num += len(left)
+        pairs = np.concatenate([self._pairs, np.stack([left, right, bits.astype(np.int64)], axis=1)])
+        self._pairs = pairs[np.argsort(pairs[:, 2], kind="stable")][:_MAX_PAIRS]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self._num > _MAX_PAIRS:
+            text = "%d pairs of images have similar hashes; only the nearest %d are compared"
+            _log.warning(text, self._num, _MAX_PAIRS)
+        return ((int(left), int(right)) for left, right, _ in self._pairs)
+
+
+def _find_near(
+    store: Store,
+    hashes: NDArray[np.uint64],
+    shown: NDArray[np.int64],
+    bits: int,
+    across: _Nearest,
+    within: _Nearest,
+    progress: Progress,
+) -> None:
+    """Collect pairs of images with near hashes: of different subjects or of train and test, and of one
+    subject in two classes. The test set's subjects are unknown, so pairs within it are left out.
+
+    Args:
+        hashes: Perceptual hash of each image, shape (num_images,).
+        shown: Rows of images that show something.
     """
     contents = pd.concat([store.competition.train["content"], store.competition.test["content"]]).to_numpy()
-    subjects = np.full(len(hashes), -1, dtype=np.int64)
-    subjects[: len(store.folds.subjects)] = store.folds.subjects
-    rows = np.flatnonzero(shows)
-    nearest, num_near = np.empty((0, 3), dtype=np.int64), 0
-    known = rows[subjects[rows] >= 0]
+    rows = ListedRows.of(store)
+    known = shown[rows.subjects[shown] >= 0]
     with progress("comparing hashes", total=len(known), unit="img") as step:
         for chunk in np.array_split(known, max(1, -(-len(known) // _CHUNK))):
-            later = rows[rows > chunk[0]]
+            later = shown[shown > chunk[0]]
             near = differing_bits(hashes[chunk], hashes[later])
-            close = (near <= bits) & (subjects[chunk][:, None] != subjects[later][None, :])
-            left, right = np.nonzero(close & (later[None, :] > chunk[:, None]))
-            pairs = np.stack([chunk[left], later[right], near[left, right].astype(np.int64)], axis=1)
-            pairs = pairs[contents[pairs[:, 0]] != contents[pairs[:, 1]]]  # `check_exact` lists the others
-            num_near += len(pairs)
-            nearest = np.concatenate([nearest, pairs])
-            # Bounds memory: repeated video clips make millions of pairs.
-            nearest = nearest[np.argsort(nearest[:, 2], kind="stable")][:_MAX_PAIRS]
+            lefts, rights = np.nonzero((near <= bits) & (later[None, :] > chunk[:, None]))
+            left, right, differing = chunk[lefts], later[rights], near[lefts, rights]
+            copies = contents[left] == contents[right]  # `check_exact` lists them
+            apart = rows.subjects[left] != rows.subjects[right]
+            contradict = ~apart & (rows.labels[left] != rows.labels[right])
+            for nearest, chosen in ((across, apart & ~copies), (within, contradict & ~copies)):
+                nearest.add(left[chosen], right[chosen], differing[chosen])
             step(len(chunk))
-    if num_near > _MAX_PAIRS:
-        _log.warning(
-            "%d pairs of images have similar hashes; only the nearest %d are compared", num_near, _MAX_PAIRS
-        )
-    return [(int(left), int(right)) for left, right, _ in nearest]
-
-
-def _describe_pair(store: Store, first: int, second: int) -> dict[str, str]:
-    """The columns of two images, by their rows in the training set followed by the test set."""
-    other = describe_image(store, second)
-    renamed = {"other" if key == "img" else f"other_{key}": value for key, value in other.items()}
-    return describe_image(store, first) | renamed
 
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:

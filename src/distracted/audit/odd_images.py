@@ -1,9 +1,10 @@
-"""Checks of single images: unreadable, blank, unusual light, unusual size."""
+"""Checks of single images: unreadable, damaged, blank, unusual light, unusual size."""
 
 import numpy as np
 import pandas as pd
 
 from distracted.audit.findings import Check, as_findings, describe_image
+from distracted.data.images import FEW_BITS
 from distracted.predictions.store import Store
 
 #: An image is blank if its grey values' standard deviation is lower: sensor noise has 1 to 3, fog above 10.
@@ -27,6 +28,9 @@ def check_pictures(store: Store, scanned: pd.DataFrame) -> list[Check]:
     usable = scanned[shows_something(scanned)]
     return [
         _unreadable(store, scanned),
+        _damaged(store, scanned),
+        _odd_files(store, scanned),
+        _few_bits(store, scanned),
         _blank(store, scanned),
         _odd_light(store, usable),
         _odd_size(store, usable),
@@ -36,8 +40,38 @@ def check_pictures(store: Store, scanned: pd.DataFrame) -> list[Check]:
 def _unreadable(store: Store, scanned: pd.DataFrame) -> Check:
     errors = scanned.loc[scanned["error"] != "", "error"]
     rows = [{**describe_image(store, row), "note": errors[row]} for row in errors.index]
-    about = "OpenCV cannot decode these, and training stops at the first. Fetch them again."
+    about = "These cannot be decoded, and training stops at the first. Fetch or convert them."
     return Check("unreadable", "Unreadable images", about, "error", as_findings(rows))
+
+
+def _damaged(store: Store, scanned: pd.DataFrame) -> Check:
+    about = (
+        "Readable, but pixels are missing or wrong, as the decoder says; training takes them as they are. "
+        "Fetch them again. Those that stay damaged are candidates for the drop list."
+    )
+    return Check("damaged", "Damaged images", about, "error", _with_text(store, scanned["damage"]))
+
+
+def _odd_files(store: Store, scanned: pd.DataFrame) -> Check:
+    about = "The decoder remarks on these, but reads all of their pixels: nothing to do."
+    return Check("odd_files", "Oddly written files", about, "note", _with_text(store, scanned["remark"]))
+
+
+def _few_bits(store: Store, scanned: pd.DataFrame) -> Check:
+    bits = scanned["bits"].astype(int)
+    rows = []
+    for row in np.flatnonzero(bits.between(9, FEW_BITS)).tolist():
+        rows.append({**describe_image(store, row), "note": f"{bits[row]} of 16 bits"})
+    about = (
+        "16-bit files whose values need fewer bits, as cameras of 12 bits write them: at 8 bits they are "
+        "nearly black. If they should not be so dark, convert them (docs/troubleshooting.md says how)."
+    )
+    return Check("few_bits", "Images that use few of 16 bits", about, "warning", as_findings(rows))
+
+
+def _with_text(store: Store, texts: "pd.Series[str]") -> pd.DataFrame:
+    rows = np.flatnonzero(texts != "").tolist()
+    return as_findings([{**describe_image(store, row), "note": texts[row]} for row in rows])
 
 
 def _blank(store: Store, scanned: pd.DataFrame) -> Check:

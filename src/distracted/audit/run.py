@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.audit.alike import check_alike
-from distracted.audit.duplicates import check_exact, check_near
+from distracted.audit.copies import check_exact
+from distracted.audit.duplicates import check_near
 from distracted.audit.findings import Audit, Check, as_findings, describe_image, read_audit, write_audit
 from distracted.audit.labels import MIN_FOLDS, blind_label_issues, can_judge, check_labels
 from distracted.audit.mistakes import RowScores, confused_pairs, losses_by, score_rows
@@ -29,7 +30,7 @@ from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 1  # raised when the checks change
+_VERSION = 2  # raised when the checks change
 _BAD = 3.0  # a subject is reported from this multiple of the pooled log loss on
 _MOST = 20  # subjects that are reported
 
@@ -76,7 +77,7 @@ def audit_competition(
     contents = [*competition.train["content"], *competition.test["content"]]
     scanned = scan_images(paths, contents, cache=cache / "scan.parquet", progress=progress)
     checks = [*check_pictures(store, scanned), *check_exact(store)]
-    checks.append(check_near(store, scanned, progress=progress))
+    checks += check_near(store, scanned, progress=progress)
     features, train = None, scanned.iloc[: len(competition.train)]
     if (train["error"] == "").all():  # features of unreadable pictures cannot be computed
         [features] = pretrained_features(resolved, [Images.to_train(competition)], cache, progress)
@@ -125,7 +126,7 @@ def _failed_subjects(store: Store, scored: RowScores) -> Check:
     subjects = losses_by(scored, "subject").sort_values("loss", ascending=False)
     pooled = float(scored.table["loss"].mean())
     bad = subjects[subjects["loss"] > _BAD * pooled].head(_MOST)
-    if store.competition.config.columns.group is None:
+    if not store.competition.config.has_subjects:
         bad = bad[:0]
     rows = []
     for subject in bad.to_dict("records"):
@@ -182,6 +183,8 @@ def write_candidates(
         for finding in check.findings.to_dict("records"):
             if check.key == "empty" and finding["part"] == "train":
                 rows.append((str(finding["img"]), f"shows nothing ({finding['note']})", ""))
+            elif check.key == "damaged" and finding["part"] == "train":
+                rows.append((str(finding["img"]), f"damaged ({finding['note']})", ""))
             elif check.key in ("exact_duplicates", "near_duplicates"):
                 rows += _apart(folds, {str(key): str(value) for key, value in finding.items()}, check.key)
     if features is not None:

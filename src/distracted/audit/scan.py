@@ -1,5 +1,6 @@
-"""A few statistics of each image, computed once: size, light and a perceptual hash."""
+"""A few statistics of each image, computed once: size, light, a perceptual hash, and its condition."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,15 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distracted.data.images import Image, read_rgb
+from distracted.audit.damage import examine
+from distracted.data.images import Image, decode, read_bytes, used_bits
 from distracted.errors import ImageError
 from distracted.files import atomic_path
 from distracted.progress import Progress, silent
 
-_VERSION = 1  # increase when the definition of a statistic changes, to ignore older caches
+_VERSION = 2  # increase when the definition of a statistic changes, to ignore older caches
 _SIDE = 32  # pixels of the grey thumbnail that is hashed
 _LOW = 8  # its lowest frequencies in each direction
-_NUMBERS = ("width", "height", "brightness", "contrast", "colour")
+_NUMBERS = ("width", "height", "brightness", "contrast", "colour", "bits")
+_TEXTS = ("damage", "remark", "error")
+_STRIP = 2**20  # pixels at once
 
 
 def scan_images(
@@ -33,8 +37,9 @@ def scan_images(
 
     Returns:
         Columns width, height (pixels), brightness, contrast (mean and standard deviation of grey, 0 to 255),
-        colour (mean distance of the channels from grey), hash (64 bits), error ("" where the image could be
-        read, else the reason, and all numbers are 0).
+        colour (mean distance of the channels from grey), bits (of the largest value of a 16-bit image, else
+        8), hash (64 bits), damage and remark (see `Condition`), error ("" where the image could be read, else
+        the reason, and all numbers are 0).
     """
     known = _read_cache(cache)
     missing = {c: path for c, path in zip(contents, paths, strict=True) if c not in known.index}
@@ -44,7 +49,7 @@ def scan_images(
             ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
             progress("scanning images", total=len(missing), unit="img") as step,
         ):
-            for row in pool.map(_scan, missing.values()):
+            for row in pool.map(_scan, missing.values(), missing):
                 rows.append(row)
                 step()
         scanned = pd.DataFrame(rows, index=pd.Index(missing, name="content")).astype({"hash": np.uint64})
@@ -83,15 +88,34 @@ def differing_bits(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> ND
     return counts
 
 
-def _scan(path: Path) -> dict[str, Any]:
+def _scan(path: Path, content: str) -> dict[str, Any]:
     try:
-        image = read_rgb(path)
+        decoded = decode(read_bytes(path, content=content), path)
     except ImageError as error:
-        return {**dict.fromkeys(_NUMBERS, 0.0), "hash": 0, "error": str(error)}
+        texts = {**dict.fromkeys(_TEXTS, ""), "error": str(error)}
+        return {**dict.fromkeys(_NUMBERS, 0.0), "hash": 0, **texts}
+    image, bits = decoded.rgb, used_bits(decoded.data) if decoded.header.bits == 16 else None
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    colour = np.abs(image.astype(np.int16) - grey[..., None]).mean()
-    numbers = map(float, (image.shape[1], image.shape[0], grey.mean(), grey.std(), colour))
-    return {**dict(zip(_NUMBERS, numbers, strict=True)), "hash": perceptual_hash(image), "error": ""}
+    numbers = map(float, (image.shape[1], image.shape[0], *_light(image, grey), bits or 8))
+    condition = examine(decoded)
+    texts = {"damage": condition.damage, "remark": condition.remark, "error": ""}
+    return {**dict(zip(_NUMBERS, numbers, strict=True)), "hash": perceptual_hash(image), **texts}
+
+
+def _light(image: Image, grey: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """Mean and standard deviation of grey, and the mean distance of the channels from it.
+
+    In strips, so that a large image takes little more memory than itself.
+    """
+    rows, count = max(1, _STRIP // image.shape[1]), grey.size
+    total = squares = distances = 0
+    for start in range(0, len(image), rows):
+        strip, channels = grey[start : start + rows], image[start : start + rows]
+        total += int(strip.sum(dtype=np.int64))
+        squares += int(np.square(strip, dtype=np.int64).sum())
+        distances += int(cv2.absdiff(channels, np.dstack([strip] * 3)).sum(dtype=np.int64))
+    deviation = math.sqrt(count * squares - total**2) / count
+    return total / count, deviation, distances / image.size
 
 
 def _read_cache(cache: Path | None) -> pd.DataFrame:
@@ -99,5 +123,5 @@ def _read_cache(cache: Path | None) -> pd.DataFrame:
     if cache is not None and cache.is_file():
         with suppress(OSError, ValueError, KeyError):
             table = pd.read_parquet(cache).set_index("content")
-            return table.loc[table["version"] == _VERSION, [*_NUMBERS, "hash", "error"]]
+            return table.loc[table["version"] == _VERSION, [*_NUMBERS, "hash", *_TEXTS]]
     return pd.DataFrame()

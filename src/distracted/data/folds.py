@@ -3,6 +3,7 @@
 import io
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
 from distracted.data.split import split_by_subject
+from distracted.data.subjects import one_spelling
+from distracted.data.train_list import list_path
 from distracted.errors import FoldsError
 from distracted.files import create_text, sha256_bytes
 
@@ -48,10 +51,10 @@ class Folds:
     def labels(self) -> NDArray[np.int64]:
         return self.table["label"].to_numpy(np.int64)
 
-    @property
+    @cached_property
     def subjects(self) -> NDArray[np.int64]:
-        """Subject of each image as an id 0..S-1, shape (num_images,)."""
-        return pd.factorize(self.table["subject"], sort=True)[0].astype(np.int64)
+        """Subject of each image as an id 0..S-1, shape (num_images,); spellings of one name share an id."""
+        return pd.factorize(one_spelling(self.table), sort=True)[0].astype(np.int64)
 
     @property
     def scored(self) -> NDArray[np.int64]:
@@ -79,7 +82,7 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
     Raises:
         FoldsError: no honest folds exist: fewer than three subjects, or a class with a single subject.
     """
-    train, path = competition.train, competition.config.folder / competition.config.train_list
+    train, path = competition.train, list_path(competition.config)
     if competition.num_subjects < MIN_SUBJECTS:
         names = ", ".join(sorted(set(train["subject"])))
         raise FoldsError(
@@ -99,7 +102,8 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
 
 
 def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
-    return competition.train.groupby("classname")["subject"].nunique()
+    subjects = one_spelling(competition.train)
+    return subjects.groupby(competition.train["classname"]).nunique()
 
 
 def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
@@ -117,7 +121,7 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
     """
     train = competition.train
     num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
-    subjects = pd.factorize(train["subject"], sort=True)[0]
+    subjects = pd.factorize(one_spelling(train), sort=True)[0]
     ids = split_by_subject(train["label"].to_numpy(), subjects, num_parts)
     if ids is None:
         fewer = f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
@@ -212,7 +216,7 @@ def read_folds(path: Path, competition: Competition) -> Folds:
         raise FoldsError(f"{path}: its images are not those of {competition.config.folder}; {remedy}")
     for column in ("subject", "label"):
         if (differs := table[column] != train[column]).any():
-            img, other = table.loc[differs, "img"].iloc[0], competition.config.train_list
+            img, other = table.loc[differs, "img"].iloc[0], list_path(competition.config).name
             raise FoldsError(f"{path}: {column} of {img} differs from {other}; {remedy}")
     ids = set(table["fold"]) - {-1}
     if not pd.api.types.is_integer_dtype(table["fold"]) or not ids or ids != set(range(len(ids))):

@@ -56,17 +56,21 @@ class Files:
     """Image files, decoded at each access.
 
     Args:
+        contents: Digest of each file, "" where nothing is known; a file that no longer has it is an error.
         short_side: As for `read_rgb`.
     """
 
-    def __init__(self, paths: Sequence[Path], *, short_side: int | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], contents: Sequence[str] = (), *, short_side: int | None = None
+    ) -> None:
         self._paths, self._short_side = list(paths), short_side
+        self._contents = list(contents) or [""] * len(self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Image:
-        return read_rgb(self._paths[index], short_side=self._short_side)
+        return read_rgb(self._paths[index], content=self._contents[index], short_side=self._short_side)
 
 
 class Transformed:

@@ -7,6 +7,7 @@ Results differ from albumentations' by a few grey levels at edges and by one or 
 No other module imports albumentations.
 """
 
+import inspect
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # on import it would loo
 import albumentations as A
 from albucore import sz_lut
 
-#: albumentations transforms by name, each with its arguments, in order.
+#: albumentations transforms by name, each with its arguments, in order; `OneOf` and others hold a policy.
 Policy = Sequence[Mapping[str, Mapping[str, Any] | None]]
 Matrix = NDArray[np.float64]
 
@@ -231,18 +232,53 @@ class _GaussNoise(A.GaussNoise):  # type: ignore[misc]
 _FASTER = {"ColorJitter": _ColorJitter, "GaussNoise": _GaussNoise}
 
 
-def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform:
+# Transforms that choose among others, which they list as a policy does: {OneOf: {transforms: [...], p: 0.5}}
+_GROUPS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")
+
+
+def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform | A.BaseCompose:
+    if name in _GROUPS:
+        return _build_group(name, arguments, size)
     kind: Any = _FASTER.get(name) or getattr(A, name, None)
+    if isinstance(kind, type) and issubclass(kind, A.BaseCompose):
+        raise ConfigError(
+            f"augment.policies: albumentations' {name} cannot be part of a policy; of those that hold other "
+            f"transforms {', '.join(_GROUPS)} can"
+        )
     if not isinstance(kind, type) or not issubclass(kind, A.BasicTransform):
         raise ConfigError(f"augment.policies: albumentations has no transform {name!r}")
     known = kind.InitSchema.model_fields  # type: ignore[attr-defined]
     if "size" in known:
         arguments = {"size": (size, size), **arguments}
+    return _call(kind, name, arguments, known)
+
+
+def _build_group(name: str, arguments: Mapping[str, Any], size: int) -> A.BaseCompose:
+    kind, inner = getattr(A, name), arguments.get("transforms")
+    are_listed = isinstance(inner, Sequence) and all(isinstance(item, Mapping) for item in inner)
+    if not inner or not are_listed:
+        example = "{transforms: [{Blur: {}}, {GaussNoise: {}}], p: 0.5}"
+        raise ConfigError(f"augment.policies: {name}: expected transforms as a list, such as {example}")
+    if not isinstance(p := arguments.get("p", 0.5), int | float) or not 0 <= p <= 1:
+        raise ConfigError(f"augment.policies: {name}: expected p from 0 to 1, got {p!r}")
+    built = [_build(key, given or {}, size) for item in inner for key, given in item.items()]
+    known = inspect.signature(kind).parameters
+    return _call(kind, name, {**arguments, "transforms": built}, known)
+
+
+def _call(kind: Any, name: str, arguments: Mapping[str, Any], known: Iterable[str]) -> Any:
     if unknown := set(arguments) - set(known):
         raise ConfigError(f"augment.policies: {name} has no argument {sorted(unknown)[0]!r}")
-    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    tuples = {
+        key: tuple(value) if isinstance(value, list) and key != "transforms" else value
+        for key, value in arguments.items()
+    }
     try:
         return kind(**tuples)
-    except ValueError as error:  # includes pydantic's errors, of three lines per argument
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+    ) as error:  # includes pydantic's errors, of three lines per argument
         lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
         raise ConfigError(f"augment.policies: {name}: {' '.join(lines)}") from error

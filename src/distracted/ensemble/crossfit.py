@@ -9,7 +9,8 @@ from threadpoolctl import threadpool_limits
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.sources import NONE, ChosenSource, FittedSource, Source, as_good
-from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
+from distracted.headline import LOG_LOSS, Metric
+from distracted.metrics import Interval
 from distracted.postprocess.step import MIN_FOLDS, LogProbs, Rows, Subset
 from distracted.progress import Progress, silent
 
@@ -19,10 +20,11 @@ class Verdict:
     """How one blender compares with the best candidate.
 
     Attributes:
-        in_sample: Log loss with weights fitted on all folds, scored on the same rows.
-        interval: Log loss with each fold's weights fitted on the others, with its 95% bootstrap interval over
+        in_sample: Score with weights fitted on all folds, scored on the same rows.
+        interval: Score with each fold's weights fitted on the others, with its 95% bootstrap interval over
             subjects.
-        difference: Cross-fitted loss minus the best candidate's; error: its standard error over subjects.
+        difference: How much worse the cross-fitted score is than the best candidate's; error: its standard
+            error over subjects.
         chosen_from: Whether it was a candidate; the others are only shown.
     """
 
@@ -66,6 +68,7 @@ def cross_fit(
     *,
     blenders: Sequence[Blender] = BLENDERS,
     shown: Sequence[Blender] = (),
+    metric: Metric = LOG_LOSS,
     progress: Progress = silent,
 ) -> CrossFit:
     """Fit, choose and score blenders so that the score holds for subjects never seen.
@@ -77,6 +80,7 @@ def cross_fit(
     Args:
         blenders: Candidates, from the simplest to the most flexible.
         shown: Further blenders, only scored.
+        metric: The score to choose the blender by; weights are fitted by log loss.
     """
     num_folds = members[0].scored.num_folds
     blenders, can_choose = choosable(blenders, num_folds), num_folds >= MIN_FOLDS
@@ -88,31 +92,31 @@ def cross_fit(
         progress("fitting blends", total=num_fits, unit="fit") as step,
     ):
         fitted = [FittedSource(blender, members, step) for blender in every]
-        blend = ChosenSource(fitted[: len(blenders)])
+        blend = ChosenSource(fitted[: len(blenders)], metric)
         hidden = [frozenset({fold}) for fold in range(num_folds)]
-        in_sample = _fit_all(fitted, len(blenders) if pairs else 0)
+        in_sample = _fit_all(fitted, len(blenders) if pairs else 0, metric)
         return CrossFit(
             log_probs=blend.held_out_log_probs(),
             chosen=tuple(blenders[blend.choice(folds)] for folds in hidden),
             weights=tuple(map(blend.fit, hidden)),
-            verdicts=_compare(fitted, every, in_sample, len(blenders)),
+            verdicts=_compare(fitted, every, in_sample, len(blenders), metric),
             overall=blenders[blend.choice(NONE)],
             overall_weights=blend.fit(NONE),
             source=blend,
         )
 
 
-def _fit_all(fitted: Sequence[FittedSource], num_candidates: int) -> list[float]:
+def _fit_all(fitted: Sequence[FittedSource], num_candidates: int, metric: Metric) -> list[float]:
     """Fit all blenders on all folds and without each, and candidates without each pair of folds, too.
 
     What the members predict without the same folds is used by all blenders at once, then dropped: with many
     steps among the members it would fill the memory.
 
     Returns:
-        Log loss of each blender fitted on all folds, on the same rows.
+        Score of each blender fitted on all folds, on the same rows.
     """
     num_folds, members = fitted[0].scored.num_folds, fitted[0].inputs
-    in_sample = [_in_sample(source) for source in fitted]
+    in_sample = [_in_sample(source, metric) for source in fitted]
     for size, blenders in ((1, fitted), (2, fitted[:num_candidates])):
         for folds in itertools.combinations(range(num_folds), size):
             for member in members:
@@ -125,10 +129,10 @@ def _fit_all(fitted: Sequence[FittedSource], num_candidates: int) -> list[float]
     return in_sample
 
 
-def _in_sample(source: FittedSource) -> float:
+def _in_sample(source: FittedSource, metric: Metric) -> float:
     examples = source.examples(NONE)
     rows = Rows(Subset(0), examples.log_probs)  # blenders predict each row on its own
-    return log_loss(source.estimator.predict(source.fit(NONE), rows), examples.labels)
+    return metric.value(source.estimator.predict(source.fit(NONE), rows), examples.labels)
 
 
 def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
@@ -143,14 +147,13 @@ def _compare(
     blenders: Sequence[Blender],
     in_sample: Sequence[float],
     num_candidates: int,
+    metric: Metric,
 ) -> tuple[Verdict, ...]:
     """Every blender cross-fitted over all folds; the first `num_candidates` can be chosen."""
-    losses, subjects = [source.held_out_losses() for source in fitted], fitted[0].scored.subjects
-    best = min(losses[:num_candidates], key=lambda values: float(values.mean()))
+    judged, subjects = [source.judged(metric) for source in fitted], fitted[0].scored.subjects
+    best = min(judged[:num_candidates], key=lambda one: one.loss)
     verdicts = []
-    for number, blender in enumerate(blenders):
-        difference, error = difference_and_error(losses[number], best, subjects)
-        interval = subject_bootstrap(losses[number], subjects)
-        compared = interval, difference, error
+    for number, (one, blender) in enumerate(zip(judged, blenders, strict=True)):
+        compared = one.interval(subjects), *one.above(best, subjects)
         verdicts.append(Verdict(blender, in_sample[number], *compared, number < num_candidates))
     return tuple(verdicts)

@@ -16,10 +16,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.metrics import difference_and_error, log_losses
+from distracted.headline import LOG_LOSS, Judged, Metric
+from distracted.metrics import log_losses
 from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, Inputs, LogProbs, Rows, Subset
 
-#: Differences in log loss below this count as equal, however certain they are.
+#: Differences below this count as equal, however certain they are.
 NEGLIGIBLE = 1e-5
 #: No hidden folds.
 NONE: frozenset[int] = frozenset()
@@ -98,6 +99,10 @@ class Source(ABC):
 
     def forget(self) -> None:  # noqa: B027  # most sources keep nothing
         """Drop predictions that are kept for those who ask again; fits and choices stay."""
+
+    def judged(self, metric: Metric, hidden: frozenset[int] = NONE) -> Judged:
+        """The score of `held_out_log_probs`."""
+        return metric.judge(self.held_out_log_probs(hidden), self.scored.labels[self.scored.visible(hidden)])
 
     def held_out_losses(self, hidden: frozenset[int] = NONE) -> NDArray[np.float64]:
         """Loss of each row of `held_out_log_probs`."""
@@ -213,9 +218,11 @@ class ChosenSource(Source):
 
     Attributes:
         candidates: From the simplest to the most flexible.
+        metric: The score to choose by.
     """
 
     candidates: Sequence[FittedSource]
+    metric: Metric = LOG_LOSS
     _choices: dict[frozenset[int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -245,10 +252,10 @@ class ChosenSource(Source):
             candidate.forget()
 
     def _simplest(self, hidden: frozenset[int]) -> int:
-        losses = [candidate.held_out_losses(hidden) for candidate in self.candidates]
+        judged = [candidate.judged(self.metric, hidden) for candidate in self.candidates]
         subjects = self.scored.subjects[self.scored.visible(hidden)]
-        best = min(losses, key=lambda values: float(values.mean()))
-        compared = (difference_and_error(values, best, subjects) for values in losses)
+        best = min(judged, key=lambda one: one.loss)
+        compared = (one.above(best, subjects) for one in judged)
         return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
 
 

@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     git_commit: str | None = None
     packages: dict[str, str] = {}
     network_sha256: str = added_later("")  # of a trained run's model.safetensors
+    unlisted: dict[str, int] = added_later({})  # pictures on disk that no list names, in train and test
     written: str = ""  # UTC, ISO 8601
 
     @property

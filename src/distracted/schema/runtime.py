@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from distracted.schema.base import Section
 
@@ -28,6 +28,9 @@ class RuntimeConfig(Section):
     cache_dir: str | None = None
     """Folder of the cache, which may be deleted at any time; a relative one is below the workspace. null:
     cache/ in the workspace."""
+    max_megapixels: PositiveFloat = 100.0
+    """Largest image that is read, in millions of pixels, each of which takes three bytes and more once
+    decoded; larger ones are an error that names them."""
     tracking: Literal["wandb", "none"]
     """Where metrics go in addition to metrics.jsonl."""
     project: str

@@ -1,20 +1,19 @@
 """`make predict`: new photographs, predicted by a run as its test set was."""
 
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distracted.cores import decoding_threads
-from distracted.data.images import check_bytes, read_bytes, read_rgb
 from distracted.data.picture_sets import Images
 from distracted.ensemble.members import open_sources
-from distracted.errors import DataError, ImageError, StoreError
+from distracted.errors import ImageError, StoreError
 from distracted.files import atomic_path
 from distracted.inference.views import VIEWS, average_views
 from distracted.postprocess.networks import load_trained
@@ -26,9 +25,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-
-#: Files that count as photographs.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from distracted.submission.photograph_files import LeftOut, find_photographs
 
 
 @dataclass(frozen=True)
@@ -38,18 +35,24 @@ class Photographs:
     Attributes:
         names: Paths of the readable photographs, relative to the folder.
         probs: Probability of each class, (num_photographs, num_classes).
-        errors: One message for each unreadable photograph.
+        unreadable: Photographs that cannot be read, with the message as the advice.
+        left_out: What else is in the folder.
     """
 
     names: list[str]
     probs: NDArray[np.float64]
-    errors: list[str]
+    unreadable: list[LeftOut]
+    left_out: list[LeftOut]
+
+    @property
+    def errors(self) -> list[str]:
+        return [item.advice for item in self.unreadable]
 
 
 def predict_photographs(
     store: Store, run: Run, folder: Path, *, runtime: RuntimeConfig, progress: Progress = silent
 ) -> Photographs:
-    """Predict the photographs in a folder and its subfolders by a complete run.
+    """Predict the photographs in a folder and its subfolders, or a single one, by a complete run.
 
     They are predicted like test images: each fold's networks predict, a blend or a calibration does what it
     does for that fold, and probabilities are averaged over the folds.
@@ -60,13 +63,17 @@ def predict_photographs(
         WeightsError: a network is gone, damaged, or not the one that predicted.
     """
     check_steps(store, run)
-    paths, errors = find_photographs(folder, progress=progress)
-    try:
-        probs = _predict(store, run, paths, runtime, progress)
-    except ImageError:  # complete by its markers, but not to be decoded: rare, so only now all are decoded
-        paths, errors = find_photographs(folder, decode=True, progress=progress)
-        probs = _predict(store, run, paths, runtime, progress)
-    return Photographs([path.relative_to(folder).as_posix() for path in paths], probs, errors)
+    found = find_photographs(folder, progress=progress)
+    while True:
+        try:
+            probs = _predict(store, run, found.paths, runtime, progress)
+            break
+        except ImageError:  # complete by its structure, but not to be decoded, or gone by now: rare
+            before, found = len(found.paths), found.without_unreadable(progress)
+            if len(found.paths) in (0, before):
+                raise
+    names = [path.relative_to(found.folder).as_posix() for path in found.paths]
+    return Photographs(names, probs, found.unreadable, found.left_out)
 
 
 def _predict(
@@ -88,55 +95,24 @@ def _predict(
 def write_photographs(path: Path, photographs: Photographs, classes: Sequence[str]) -> None:
     """Write a CSV like a submission's: img, and a column of probabilities for each class."""
     table = pd.DataFrame(photographs.probs, columns=list(classes))
-    table.insert(0, "img", photographs.names)
+    table.insert(0, "img", [in_utf8(name) for name in photographs.names])
+    has_returns = any("\r" in name for name in photographs.names)  # which the csv module leaves unquoted
+    quoting: Literal[0, 2] = 2 if has_returns else 0  # csv.QUOTE_NONNUMERIC, csv.QUOTE_MINIMAL
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
+        table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n", quoting=quoting)
 
 
-def find_photographs(
-    folder: Path, *, decode: bool = False, progress: Progress = silent
-) -> tuple[list[Path], list[str]]:
-    """The readable photographs in a folder, by name, and an error for each of the others.
-
-    Args:
-        decode: Decode each; by default only look whether the file is a complete image.
-
-    Raises:
-        DataError: no such folder, or no readable photograph in it.
-    """
-    if not folder.is_dir():
-        raise DataError(f"IMAGES={folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise DataError(f"IMAGES={folder}: no photographs in it ({', '.join(SUFFIXES)})")
-    readable, errors = [], []
-    check = partial(_read_error, decode=decode)
-    with (
-        progress("reading photographs", total=len(paths), unit="img") as step,
-        ThreadPoolExecutor(decoding_threads()) as pool,
-    ):
-        for path, error in zip(paths, pool.map(check, paths), strict=True):
-            if error is None:
-                readable.append(path)
-            else:
-                errors.append(error)
-            step()
-    if not readable:
-        raise DataError(
-            f"IMAGES={folder}: none of {len(paths)} photographs can be read; the first: {errors[0]}"
-        )
-    return readable, errors
+def write_left_out(path: Path, photographs: Photographs) -> None:
+    """Write a CSV of all files that were not predicted: name, kind, advice."""
+    items = [map(in_utf8, item) for item in (*photographs.unreadable, *photographs.left_out)]
+    table = pd.DataFrame(items, columns=list(LeftOut._fields))
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", quoting=2)  # csv.QUOTE_NONNUMERIC
 
 
-def _read_error(path: Path, *, decode: bool) -> str | None:
-    try:
-        if decode:
-            read_rgb(path)
-        else:
-            check_bytes(read_bytes(path), path)
-    except ImageError as error:
-        return str(error)
-    return None
+def in_utf8(name: str) -> str:
+    """A file's name as it is written: bytes that are not UTF-8 as \\x and two digits."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def check_steps(store: Store, run: Run) -> None:

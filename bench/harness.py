@@ -8,6 +8,7 @@ with the smallest and the largest.
 import json
 import multiprocessing
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +127,12 @@ def say_rates(title: str, timings: Sequence[Timing], *, unit: str, compared_with
         ratios = [timing.ratio_to(other) for other in others]
         cells = [f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in ratios]
         say_row([timing.name, f"{timing.rate:.4g}", *cells])
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def save(out: Path | None, figures: Mapping[str, object]) -> None:

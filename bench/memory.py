@@ -24,7 +24,7 @@ import typer
 
 import console
 from distracted.errors import DistractedError
-from harness import save
+from harness import cpu_of_children, save
 from markdown_table import say_header, say_row
 from speed_loader import find_photographs
 
@@ -51,11 +51,12 @@ STAGES = {
 
 @dataclass
 class Peak:
-    """A stage's peak memory in MB, summed over its processes, and its duration."""
+    """A stage's peak memory in MB, summed over its processes, its duration, and its CPU seconds."""
 
     own: float
     mapped: float
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 def main(
@@ -126,7 +127,7 @@ def simulate(folder: Path, photographs: list[Path], train: int, test: int) -> No
 
 def watch(command: list[str]) -> Peak:
     """Run a command and measure the peak memory of its processes."""
-    start, own, mapped = time.perf_counter(), 0.0, 0.0
+    start, before, own, mapped = time.perf_counter(), cpu_of_children(), 0.0, 0.0
     process = subprocess.Popen(command)
     while process.poll() is None:
         held = [_held(pid) for pid in _family(process.pid)]
@@ -134,7 +135,7 @@ def watch(command: list[str]) -> Peak:
         time.sleep(0.1)
     if process.returncode:
         raise DistractedError(f"{shlex.join(command)}: exit code {process.returncode}")
-    return Peak(own, mapped, time.perf_counter() - start)
+    return Peak(own, mapped, time.perf_counter() - start, cpu_of_children() - before)
 
 
 def _family(pid: int) -> list[int]:

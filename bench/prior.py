@@ -57,7 +57,7 @@ class Moved(Estimator):
     bias: Bias
 
     def fit(self, examples: Examples) -> tuple[Floats, float]:
-        (log_probs,), labels = floored(examples.log_probs), examples.labels
+        log_probs, labels = floored(examples.log_probs[0]), examples.labels
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
         for positions, rows in examples.by_fold():
             assert rows.subjects is not None
@@ -66,7 +66,7 @@ class Moved(Estimator):
 
     def predict(self, fitted: tuple[Floats, float], rows: Rows) -> Floats:
         prior, temperature = fitted
-        (plain,) = floored(rows.log_probs)
+        plain = floored(rows.log_probs[0])
         many = np.arange(len(plain))  # as if each test row had a subject of its own
         subjects = many if rows.subjects is None else rows.subjects
         return soften(plain + self.bias(plain, prior, subjects), temperature)

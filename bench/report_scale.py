@@ -45,7 +45,7 @@ def main(
     """Print a table: what was made, how large it is, how long it took."""
     folder = root / "large"
     if not (folder / "sample_submission.csv").is_file():
-        _draw(folder)
+        draw(folder)
     store = console.open_store(str(folder), root, console.runtime(""), num_folds=NUM_FOLDS)
     if "ensemble" not in store.runs():
         _predict(store)
@@ -62,7 +62,8 @@ def _say(what: str, size: float, start: float) -> None:
     say_row([what, f"{size / 1e6:.1f} MB", f"{time.perf_counter() - start:.0f}"])
 
 
-def _draw(folder: Path) -> None:
+def draw(folder: Path, size: tuple[int, int] = (160, 120)) -> None:
+    """Write a competition of State Farm's size, each image a JPEG of that width and height."""
     rng = np.random.default_rng(0)
     names = [f"img_{number}.jpg" for number in range(NUM_TRAIN + NUM_TEST)]
     labels, subjects = rng.integers(0, 10, NUM_TRAIN), rng.integers(0, NUM_SUBJECTS, NUM_TRAIN)
@@ -72,7 +73,7 @@ def _draw(folder: Path) -> None:
             path = folder / "imgs" / part / name
             path.parent.mkdir(parents=True, exist_ok=True)
             coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-            cv2.imwrite(str(path), cv2.resize(coarse, (160, 120), interpolation=cv2.INTER_CUBIC))
+            cv2.imwrite(str(path), cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC))
             step()
     table = pd.DataFrame(
         {"subject": [f"p{s:03}" for s in subjects], "classname": [CLASSES[n] for n in labels]}

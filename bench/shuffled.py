@@ -35,7 +35,7 @@ from distracted.models.linear import fit_logistic, linear_log_probs
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.neighbours import MAX_NEIGHBOURS
 from distracted.postprocess.smooth import METHODS, Smooth
-from distracted.postprocess.step import Labels, LogProbs, Subset, normalised
+from distracted.postprocess.step import Labels, Runs, Subset, normalised
 from distracted.progress import silent
 from heads import NUM_FOLDS, Floats, Ints, People, fit_heads, fold_people, labelled_people, some_columns
 from markdown_table import say_header, say_row
@@ -45,10 +45,10 @@ HEADS = ((0.01, None), (0.1, 128), (1.0, 128), (1.0, 64), (100.0, 64), (100.0, 3
 _MAX_ITER = 200
 
 
-def _fit_free_signs(log_probs: LogProbs, labels: Labels) -> Floats:
+def _fit_free_signs(log_probs: Runs, labels: Labels) -> Floats:
     """Weights of the log-linear pool that may be negative."""
-    floored = np.maximum(log_probs, -15.0).astype(np.float64)
-    targets = np.eye(log_probs.shape[2])[labels]
+    floored = np.maximum(np.stack(list(log_probs)), -15.0).astype(np.float64)
+    targets = np.eye(floored.shape[2])[labels]
 
     def objective(weights: Floats) -> tuple[float, Floats]:
         pooled = normalised(np.tensordot(weights, floored, axes=1))

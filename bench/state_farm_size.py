@@ -12,7 +12,6 @@ Another version of the project is measured by its own commands:
 """
 
 import json
-import resource
 import shlex
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import typer
 import console
 from distracted.errors import DistractedError
 from distracted.files import atomic_path, write_json
-from harness import save
+from harness import cpu_of_children, save
 from markdown_table import say_header, say_row
 from simulated_state_farm import simulate
 
@@ -105,12 +104,6 @@ def decodes(counts: Path, data: Path) -> dict[str, float]:
         figures |= {f"{part}_mean": float(of_part.mean()), f"{part}_least": int(of_part.min())}
         figures[f"{part}_most"] = int(of_part.max())
     return figures
-
-
-def cpu_of_children() -> float:
-    """CPU seconds of the processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def show(stages: dict[str, dict[str, float]]) -> None:

@@ -17,7 +17,7 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write runs/<data>/report.html: leaderboard, curves, mistakes, data, audit, ladder, submissions."""
-    from distracted.report.page import write_report
+    from distracted.report.write import write_report
 
     start = time.perf_counter()
     # Any model will do: the policies and how to run networks here are the same for all of them.

@@ -23,7 +23,7 @@ def log_losses(log_probs: Floats, labels: Ints) -> NDArray[np.float64]:
     Returns:
         Non-negative losses, shape (num_images,).
     """
-    true = np.asarray(log_probs, dtype=np.float64)[np.arange(len(labels)), labels]
+    true = np.asarray(log_probs[np.arange(len(labels)), labels], dtype=np.float64)
     losses: NDArray[np.float64] = -np.clip(true, np.log(CLIP), np.log1p(-CLIP))
     return losses
 

@@ -17,7 +17,7 @@ from distracted.audit.run import audit_competition
 from distracted.ensemble.blend import blend_runs
 from distracted.errors import SubmissionError
 from distracted.metrics import log_loss
-from distracted.predictions import _fold_reader
+from distracted.predictions import _hashed_files
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.report.page import collect
@@ -201,9 +201,9 @@ def test_a_command_opens_each_manifest_and_each_prediction_file_once(
     store.workspace.report("tiny").parent.mkdir(parents=True, exist_ok=True)
     store.workspace.report("tiny").touch()  # status compares a page with the manifests
     hashed: Counter[int] = Counter()
-    digest = _fold_reader.sha256_bytes
+    digest = _hashed_files.sha256_bytes
     monkeypatch.setattr(
-        _fold_reader, "sha256_bytes", lambda data: hashed.update([hash(data)]) or digest(data)
+        _hashed_files, "sha256_bytes", lambda data: hashed.update([hash(data)]) or digest(data)
     )
     files: Counter[Path] = Counter()
     with counting(files):
@@ -213,7 +213,10 @@ def test_a_command_opens_each_manifest_and_each_prediction_file_once(
             {"submit": submit.main, "status": status.main}[command.split()[0]](**where)
     names = ("manifest.json", "valid.parquet", "test.parquet")
     opened = {path: count for path, count in files.items() if path.name in names}
-    assert len(opened) == 3 * 15 and set(opened.values()) == {1}
+    twice = set()
+    if command == "blend":  # members are checked first; their test sets, which are large, are read last
+        twice = {path for path in opened if path.name == "test.parquet" and path.parts[-3] != "ensemble"}
+    assert len(opened) == 3 * 15 and all(count == 1 + (path in twice) for path, count in opened.items())
     assert len(hashed) == 3 * 15 and set(hashed.values()) == {1}
 
 

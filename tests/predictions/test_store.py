@@ -257,6 +257,8 @@ TABLE_FAULTS: list[tuple[Change, str]] = [
     (_set(2, "c1", np.nan), "image {img} has a value that is not finite"),
     (_set(2, "c1", -np.inf), "image {img} has a value that is not finite"),
     (_set(2, "c1", 0.5), "image {img}: probabilities sum to"),
+    (lambda table: table.assign(c1="much"), "not a readable parquet file (could not convert string"),
+    (lambda table: table.assign(c1=table["c1"].astype(object).where(table.index != 2)), "image {img} has a"),
     (lambda table: table[["img", "c1", "c0", "c2"]], "expected the columns img, c0, c1, c2"),
     (lambda table: table.drop(columns="c2"), "expected the columns img, c0, c1, c2"),
     (lambda table: table.assign(c3=-50.0), "expected the columns img, c0, c1, c2"),

@@ -16,7 +16,7 @@ from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.inputs import stale_pages
 from distracted.report.ladder import write_ladder
-from distracted.report.page import write_report
+from distracted.report.write import write_report
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.training.resolve import resolve

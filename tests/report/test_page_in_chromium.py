@@ -11,7 +11,7 @@ from distracted.audit.findings import Check, as_findings, describe_image, write_
 from distracted.ensemble.blend import blend_runs
 from distracted.jobs.fold import train_folds
 from distracted.predictions.store import Store
-from distracted.report.page import write_report
+from distracted.report.write import write_report
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.training.resolve import resolve

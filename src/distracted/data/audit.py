@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from distracted.data.competition import Competition
@@ -152,7 +151,7 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[S
     ]
     shared = [
         " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
-        for content in np.intersect1d(train["content"], test["content"])
+        for content in sorted(set(train["content"].tolist()) & set(test["content"].tolist()))
     ]
     findings = []
     for where, cases in (("across a split", across), ("in train and test", shared)):

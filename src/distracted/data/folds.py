@@ -211,10 +211,9 @@ def read_folds(path: Path, competition: Competition) -> Folds:
     if tuple(table.columns) != COLUMNS:
         got = ",".join(table.columns)
         raise FoldsError(f"{path}: expected the columns {','.join(COLUMNS)}, got {got}; {remedy}")
-    train = competition.train
-    if len(table) != len(train) or set(table["img"]) != set(train["img"]):
+    train, table = competition.train, table.sort_values("img", ignore_index=True)
+    if len(table) != len(train) or (table["img"] != train["img"]).any():
         raise FoldsError(f"{path}: its images are not those of {competition.config.folder}; {remedy}")
-    table = table.sort_values("img", ignore_index=True)
     for column in ("subject", "label"):
         if (differs := table[column] != train[column]).any():
             img, other = table.loc[differs, "img"].iloc[0], list_path(competition.config).name

@@ -11,10 +11,10 @@ from distracted.ensemble.members import open_sources
 from distracted.errors import StoreError
 from distracted.headline import LOG_LOSS, Metric
 from distracted.metrics import Interval, scores
-from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, Subset
+from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, LogProbs, Subset
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.lineage import check_parents
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import hash_config
@@ -82,7 +82,7 @@ def blend_runs(
         raise StoreError(f"NAME={name} is among RUNS: no blend is a member of itself; choose another name")
     catalogue = Catalogue(store)
     if runs:
-        members = [store.read_run(run) for run in dict.fromkeys(runs)]
+        members = [store.find_run(run) for run in dict.fromkeys(runs)]
     else:
         members = _complete_runs(catalogue, but=name, leaky=leaky)
     if blends := [run.name for run in members if catalogue.entry(run.name).holds_a_blend]:
@@ -111,6 +111,8 @@ def blend_runs(
     }
     if (metric := store.competition.metric) is not LOG_LOSS:
         config["metric"] = metric.name
+    labels = store.folds.labels[store.folds.scored]
+    alone = {run.name: metric.value(store.oof(run)[store.folds.scored], labels) for run in members}
     fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
         check_parents(store, name)
@@ -120,10 +122,11 @@ def blend_runs(
         if store.finished_folds(name):
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
         fit = cross_fit(sources, blenders=blenders, shown=shown, metric=metric, progress=progress)
+        by_fold = [_predict(fit, fold) for fold in range(num_folds)]  # all, before one is written
         with store.hold(name):
-            _write(store, name, members, config, fit)
-        blend = store.read_run(name)
-    return _look(store, blend, members, fit)
+            _write(store, name, members, config, fit, by_fold)
+        blend = store.find_run(name)
+    return _look(store, blend, alone, fit)
 
 
 def blend_command(store: Store, blend: str) -> str:
@@ -137,15 +140,15 @@ def blend_command(store: Store, blend: str) -> str:
     return command + " LEAKY=1" * manifest.leaky
 
 
-def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None) -> Ensemble:
+def _look(store: Store, blend: StoredRun, alone: dict[str, float], fit: CrossFit | None) -> Ensemble:
     rows, labels = store.folds.scored, store.folds.labels[store.folds.scored]
-    oof, details = blend.oof[rows], blend.manifests[0].details
+    oof, details = store.oof(blend)[rows], blend.manifests[0].details
     metric = store.competition.metric
     return Ensemble(
         name=blend.name,
         metric=metric,
-        members=tuple(run.name for run in members),
-        scores={run.name: metric.value(run.oof[rows], labels) for run in members},
+        members=tuple(alone),
+        scores=alone,
         pooled=store.competition.scores(oof, labels),
         fit=fit,
         interval=metric.judge(oof, labels).interval(store.folds.subjects[rows]),
@@ -156,7 +159,7 @@ def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None
     )
 
 
-def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[Run]:
+def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[StoredRun]:
     """The complete, current runs that no blend is part of; logs why others are left out."""
     store, members = catalogue.store, []
     for entry in catalogue.entries():
@@ -174,7 +177,7 @@ def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[Run]:
         elif entry.stale:
             _log.warning("%s; left out", entry.stale)
         else:
-            members.append(store.read_run(entry.name))
+            members.append(store.find_run(entry.name))
     if not members:
         raise StoreError(
             f"{store.workspace.oof(store.competition.name)}: no complete run to blend; `make cv "
@@ -183,10 +186,12 @@ def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[Run]:
     return members
 
 
-def _stored_blend(store: Store, name: str, members: Sequence[Run], config: Mapping[str, Any]) -> Run | None:
+def _stored_blend(
+    store: Store, name: str, members: Sequence[StoredRun], config: Mapping[str, Any]
+) -> StoredRun | None:
     """The blend of that name, if it is undamaged and the one that these members and settings make."""
     try:
-        blend = store.read_run(name)
+        blend = store.find_run(name)
     except StoreError:
         return None
     made_from = hash_config(config), tuple(run.as_parent() for run in members)
@@ -194,7 +199,20 @@ def _stored_blend(store: Store, name: str, members: Sequence[Run], config: Mappi
     return blend if same else None
 
 
-def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, Any], fit: CrossFit) -> None:
+def _predict(fit: CrossFit, fold: int) -> tuple[LogProbs, LogProbs]:
+    """The blend's predictions of a fold's held-out rows and of the test set."""
+    hidden = frozenset({fold})
+    return fit.source.predict(Subset(fold), hidden), fit.source.predict(Subset(fold, test=True), hidden)
+
+
+def _write(
+    store: Store,
+    name: str,
+    members: Sequence[StoredRun],
+    config: dict[str, Any],
+    fit: CrossFit,
+    by_fold: Sequence[tuple[LogProbs, LogProbs]],
+) -> None:
     names, parents = [run.name for run in members], [run.as_parent() for run in members]
     on_all_folds = {
         "blender": fit.overall.name,
@@ -203,9 +221,7 @@ def _write(store: Store, name: str, members: Sequence[Run], config: dict[str, An
         "cross_fitted": {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts},
     }
     for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
-        hidden = frozenset({fold})
-        valid = fit.source.predict(Subset(fold), hidden)
-        test = fit.source.predict(Subset(fold, test=True), hidden)
+        valid, test = by_fold[fold]
         details = {
             "blender": blender.name,
             "weights": blender.weights_by_run(weights, names),

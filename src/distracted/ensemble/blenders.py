@@ -1,7 +1,4 @@
-"""Blenders: ways to combine the predictions of several runs.
-
-`log_probs` always has shape (num_runs, num_images, num_classes) and holds natural log-probabilities.
-"""
+"""Blenders: ways to combine the predictions of several runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from distracted.ensemble.pools import (
 )
 from distracted.ensemble.stacking import fit_stacking, pool_stacked
 from distracted.errors import ConfigError
-from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Rows
+from distracted.postprocess.step import Estimator, Examples, Labels, LogProbs, Rows, Runs
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class Blender(Estimator):
     """
 
     name: str
-    fit_weights: Callable[[LogProbs, Labels], Vector]
-    pool: Callable[[LogProbs, Vector], NDArray[np.float64]]
+    fit_weights: Callable[[Runs, Labels], Vector]
+    pool: Callable[[Runs, Vector], NDArray[np.float64]]
     caution: str = ""
 
     @property

@@ -1,16 +1,17 @@
 """Cross-fitting a blend: neither the weights nor the choice of the blender for fold k see fold k's labels."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from threadpoolctl import threadpool_limits
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.sources import NONE, ChosenSource, FittedSource, Source, as_good
 from distracted.headline import LOG_LOSS, Metric
 from distracted.metrics import Interval
-from distracted.postprocess.step import MIN_FOLDS, LogProbs
+from distracted.postprocess.step import MIN_FOLDS, LogProbs, Rows, Subset
 from distracted.progress import Progress, silent
 
 
@@ -86,19 +87,52 @@ def cross_fit(
     every = [*blenders, *(shown if can_choose else ())]
     pairs = num_folds * (num_folds - 1) // 2 if can_choose and len(blenders) > 1 else 0
     num_fits = len(every) * (1 + num_folds) + len(blenders) * pairs
-    with progress("fitting blends", total=num_fits, unit="fit") as step:
+    with (
+        threadpool_limits(1, user_api="blas"),  # more spend their time on waiting for each other
+        progress("fitting blends", total=num_fits, unit="fit") as step,
+    ):
         fitted = [FittedSource(blender, members, step) for blender in every]
         blend = ChosenSource(fitted[: len(blenders)], metric)
         hidden = [frozenset({fold}) for fold in range(num_folds)]
+        in_sample = _fit_all(fitted, len(blenders) if pairs else 0, metric)
         return CrossFit(
             log_probs=blend.held_out_log_probs(),
             chosen=tuple(blenders[blend.choice(folds)] for folds in hidden),
             weights=tuple(map(blend.fit, hidden)),
-            verdicts=_compare(fitted, every, len(blenders), metric),
+            verdicts=_compare(fitted, every, in_sample, len(blenders), metric),
             overall=blenders[blend.choice(NONE)],
             overall_weights=blend.fit(NONE),
             source=blend,
         )
+
+
+def _fit_all(fitted: Sequence[FittedSource], num_candidates: int, metric: Metric) -> list[float]:
+    """Fit all blenders on all folds and without each, and candidates without each pair of folds, too.
+
+    What the members predict without the same folds is used by all blenders at once, then dropped: with many
+    steps among the members it would fill the memory.
+
+    Returns:
+        Score of each blender fitted on all folds, on the same rows.
+    """
+    num_folds, members = fitted[0].scored.num_folds, fitted[0].inputs
+    in_sample = [_in_sample(source, metric) for source in fitted]
+    for size, blenders in ((1, fitted), (2, fitted[:num_candidates])):
+        for folds in itertools.combinations(range(num_folds), size):
+            for member in members:
+                member.forget()
+            for source in blenders:
+                for fold in folds:
+                    source.predict(Subset(fold), frozenset(folds))
+    for member in members:
+        member.forget()
+    return in_sample
+
+
+def _in_sample(source: FittedSource, metric: Metric) -> float:
+    examples = source.examples(NONE)
+    rows = Rows(Subset(0), examples.log_probs)  # blenders predict each row on its own
+    return metric.value(source.estimator.predict(source.fit(NONE), rows), examples.labels)
 
 
 def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
@@ -109,22 +143,17 @@ def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
 
 
 def _compare(
-    fitted: Sequence[FittedSource], blenders: Sequence[Blender], num_candidates: int, metric: Metric
+    fitted: Sequence[FittedSource],
+    blenders: Sequence[Blender],
+    in_sample: Sequence[float],
+    num_candidates: int,
+    metric: Metric,
 ) -> tuple[Verdict, ...]:
     """Every blender cross-fitted over all folds; the first `num_candidates` can be chosen."""
     judged, subjects = [source.judged(metric) for source in fitted], fitted[0].scored.subjects
     best = min(judged[:num_candidates], key=lambda one: one.loss)
     verdicts = []
-    for number, (source, blender) in enumerate(zip(fitted, blenders, strict=True)):
-        difference, error = judged[number].above(best, subjects)
-        interval, in_sample = judged[number].interval(subjects), _in_sample(source, metric)
-        verdicts.append(Verdict(blender, in_sample, interval, difference, error, number < num_candidates))
+    for number, (one, blender) in enumerate(zip(judged, blenders, strict=True)):
+        compared = one.interval(subjects), *one.above(best, subjects)
+        verdicts.append(Verdict(blender, in_sample[number], *compared, number < num_candidates))
     return tuple(verdicts)
-
-
-def _in_sample(source: FittedSource, metric: Metric) -> float:
-    examples, fitted = source.examples(NONE), source.fit(NONE)
-    predicted = np.empty(examples.log_probs.shape[1:])
-    for positions, rows in examples.by_fold():
-        predicted[positions] = source.estimator.predict(fitted, rows)
-    return metric.value(predicted, examples.labels)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from distracted.ensemble.members import open_sources, step_source
 from distracted.ensemble.sources import NONE
 from distracted.errors import ConfigError, StoreError
@@ -44,7 +46,7 @@ def derive_run(
         StoreError: a run is missing or incomplete, there are too few folds, or the name is taken.
     """
     start, step = time.perf_counter() - step.seconds, step.for_metric(store.competition.metric)
-    parents = [store.read_run(run) for run in dict.fromkeys(runs)]
+    parents = [store.find_run(run) for run in dict.fromkeys(runs)]
     names = [parent.name for parent in parents]
     if not name and (not step.suffix or len(names) != 1):
         raise ConfigError(f"NAME= is missing: the name of the run that {step.name} makes")
@@ -55,9 +57,10 @@ def derive_run(
         derivation = Derivation(store, parents, name, step, whole=True, force=force)
         if not derivation.folds:
             check_parents(store, name)
-            return Derived(name, measure_gain(store, parents, store.read_run(name)))
+            return Derived(name, measure_gain(store, parents, name))
         source = step_source(step, open_sources(store, parents))
-        fits = tuple(source.fit(frozenset({fold})) for fold in range(num_folds))
+        with threadpool_limits(1, user_api="blas"):  # as in `cross_fit`
+            fits = tuple(source.fit(frozenset({fold})) for fold in range(num_folds))
         for fold, fitted in enumerate(fits):
             hidden = frozenset({fold})
             derivation.write(
@@ -69,7 +72,7 @@ def derive_run(
                 details=step.details(fitted, names),
             )
     how = step.describe(fits, source.fit(NONE), names)
-    return Derived(name, measure_gain(store, parents, store.read_run(name)), fits, how)
+    return Derived(name, measure_gain(store, parents, name), fits, how)
 
 
 def _check_enough(store: Store, step: PredictionStep, num_runs: int) -> None:

@@ -10,14 +10,15 @@ not fitted on.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from functools import cached_property, partial
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.headline import LOG_LOSS, Judged, Metric
 from distracted.metrics import log_losses
-from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, LogProbs, Rows, Subset
+from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, Inputs, LogProbs, Rows, Subset
 
 #: Differences below this count as equal, however certain they are.
 NEGLIGIBLE = 1e-5
@@ -33,9 +34,14 @@ class ScoredRows:
     folds: NDArray[np.int64]
     subjects: NDArray[np.int64]
 
-    @property
+    @cached_property
     def num_folds(self) -> int:
         return int(self.folds.max()) + 1
+
+    @cached_property
+    def by_fold(self) -> list[NDArray[np.int64]]:
+        """Positions of each fold's rows."""
+        return [np.flatnonzero(self.folds == fold) for fold in range(self.num_folds)]
 
     def visible_folds(self, hidden: frozenset[int]) -> list[int]:
         """The folds that are not hidden."""
@@ -43,7 +49,10 @@ class ScoredRows:
 
     def visible(self, hidden: frozenset[int]) -> NDArray[np.bool_]:
         """Whether each row belongs to a fold that is not hidden."""
-        return ~np.isin(self.folds, list(hidden))
+        is_visible = np.ones(self.num_folds, dtype=np.bool_)
+        is_visible[list(hidden)] = False
+        visible: NDArray[np.bool_] = is_visible[self.folds]
+        return visible
 
 
 class Source(ABC):
@@ -84,9 +93,12 @@ class Source(ABC):
             without = hidden | {fold}
             enough = len(scored.visible_folds(without)) >= min_folds
             log_probs.append(self.predict(Subset(fold), without if enough else hidden))
-            positions.append(np.flatnonzero(scored.folds == fold))
+            positions.append(scored.by_fold[fold])
         in_order: LogProbs = np.concatenate(log_probs)[np.concatenate(positions).argsort()]
         return in_order
+
+    def forget(self) -> None:  # noqa: B027  # most sources keep nothing
+        """Drop predictions that are kept for those who ask again; fits and choices stay."""
 
     def judged(self, metric: Metric, hidden: frozenset[int] = NONE) -> Judged:
         """The score of `held_out_log_probs`."""
@@ -97,20 +109,26 @@ class Source(ABC):
         return log_losses(self.held_out_log_probs(hidden), self.scored.labels[self.scored.visible(hidden)])
 
 
+class ByFold(Protocol):
+    """Predictions by fold; perhaps read when they are asked for, since all together are large."""
+
+    def __getitem__(self, fold: int, /) -> LogProbs: ...
+
+
 @dataclass(eq=False)
 class StoredSource(Source):
     """Predictions in which nothing was fitted on out-of-fold rows, such as a network's, as they are stored.
 
     Attributes:
         oof: Predictions of the scored rows, (num_images, num_classes).
-        test: Predictions of the test set by each fold's network, (num_folds, num_test, num_classes); None if
-            only the scored rows are needed.
+        test: Predictions of the test set by fold, of its network, (num_test, num_classes); None if only the
+            scored rows are needed.
     """
 
     name: str
     oof: LogProbs
     scored: ScoredRows
-    test: LogProbs | None = None
+    test: "ByFold | None" = None
 
     def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
         rows: LogProbs
@@ -118,7 +136,7 @@ class StoredSource(Source):
             assert self.test is not None, f"{self.name}: no predictions of the test set"
             rows = self.test[subset.fold]
         else:
-            rows = self.oof[self.scored.folds == subset.fold]
+            rows = self.oof[self.scored.by_fold[subset.fold]]
         return rows
 
     def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
@@ -158,8 +176,8 @@ class FittedSource(Source):
         key = subset, hidden
         if key in self._predicted:
             return self._predicted[key]
-        inputs = np.stack([source.predict(subset, hidden) for source in self.inputs])
-        subjects = None if subset.test else self.scored.subjects[self.scored.folds == subset.fold]
+        inputs = self._ask([partial(source.predict, subset, hidden) for source in self.inputs])
+        subjects = None if subset.test else self.scored.subjects[self.scored.by_fold[subset.fold]]
         log_probs = self.estimator.predict(self.fit(hidden), Rows(subset, inputs, subjects))
         if not subset.test:  # sources on top ask again and again; test sets are large and asked for once
             self._predicted[key] = log_probs
@@ -175,9 +193,23 @@ class FittedSource(Source):
         smoothing would not be chosen, and a blend would weigh a run that it does not blend.
         """
         scored, visible = self.scored, self.scored.visible(hidden)
-        inputs = [source.held_out_log_probs(hidden, min_folds=source.min_folds) for source in self.inputs]
         rows = scored.labels[visible], scored.folds[visible], scored.subjects[visible]
-        return Examples(np.stack(inputs), *rows)
+        held_out = [
+            partial(source.held_out_log_probs, hidden, min_folds=source.min_folds) for source in self.inputs
+        ]
+        return Examples(self._ask(held_out), *rows)
+
+    def forget(self) -> None:
+        self._predicted.clear()
+        for source in self.inputs:
+            source.forget()
+
+    def _ask(self, inputs: Sequence[Callable[[], LogProbs]]) -> Inputs:
+        """The inputs' predictions; of a single run in float64, which is what steps compute in."""
+        if len(inputs) > 1:
+            return Inputs(inputs)
+        [only] = inputs
+        return Inputs([lambda: np.asarray(only(), dtype=np.float64)])
 
 
 @dataclass(eq=False)
@@ -214,6 +246,10 @@ class ChosenSource(Source):
 
     def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
         return replace(self, candidates=[candidate.with_test_set(predict) for candidate in self.candidates])
+
+    def forget(self) -> None:
+        for candidate in self.candidates:
+            candidate.forget()
 
     def _simplest(self, hidden: frozenset[int]) -> int:
         judged = [candidate.judged(self.metric, hidden) for candidate in self.candidates]

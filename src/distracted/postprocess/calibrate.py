@@ -85,7 +85,7 @@ class Calibrate(PredictionStep):
         return 2 if "prior" in self.parts else 1  # with the bias and without
 
     def fit(self, examples: Examples) -> Calibration:
-        (log_probs,), labels = floored(examples.log_probs), examples.labels
+        log_probs, labels = floored(examples.log_probs[0]), examples.labels
         to_prior, temperature, clip = False, 1.0, 0.0
         prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
         if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:
@@ -102,7 +102,7 @@ class Calibrate(PredictionStep):
         return Calibration(to_prior, tuple(prior.tolist()), temperature, clip)
 
     def predict(self, fitted: Calibration, rows: Rows) -> LogProbs:
-        (moved,) = floored(rows.log_probs)
+        moved = floored(rows.log_probs[0])
         if fitted.to_prior:
             moved = moved + _bias(moved, np.array(fitted.prior), rows.subjects)
         return clip_probs(soften(moved, fitted.temperature), fitted.clip)

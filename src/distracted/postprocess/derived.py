@@ -15,7 +15,7 @@ from distracted.metrics import scores
 from distracted.postprocess.step import Step
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.manifest import Manifest
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 from distracted.schema import hash_config
 
@@ -41,7 +41,14 @@ class Derivation:
     """
 
     def __init__(
-        self, store: Store, parents: Sequence[Run], name: str, step: Step, *, whole: bool = False, force: bool
+        self,
+        store: Store,
+        parents: Sequence[StoredRun],
+        name: str,
+        step: Step,
+        *,
+        whole: bool = False,
+        force: bool,
     ) -> None:
         self.name = name
         self._store, self._step, self._runs = store, step, list(parents)
@@ -146,11 +153,12 @@ class Gain:
     error: float
 
 
-def measure_gain(store: Store, parents: Sequence[Run], derived: Run) -> Gain:
+def measure_gain(store: Store, parents: Sequence[StoredRun], derived: str) -> Gain:
     """Compare a derived run with its best parent on the out-of-fold rows."""
     rows, metric = store.folds.scored, store.competition.metric
     labels = store.folds.labels[rows]
-    before = min((metric.judge(parent.oof[rows], labels) for parent in parents), key=lambda one: one.loss)
-    after = metric.judge(derived.oof[rows], labels)
+    judged = (metric.judge(store.oof(parent)[rows], labels) for parent in parents)
+    before = min(judged, key=lambda one: one.loss)
+    after = metric.judge(store.read_oof(derived)[rows], labels)
     _, error = after.above(before, store.folds.subjects[rows])
     return Gain(metric, before.value, after.value, after.value - before.value, error)

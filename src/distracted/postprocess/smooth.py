@@ -20,7 +20,7 @@ from distracted.postprocess.method import Method, Prior
 from distracted.postprocess.neighbour_mean import NeighbourMean
 from distracted.postprocess.spaces import Space, stored_spaces
 from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
 _ALL: tuple[type[Method], ...] = (NeighbourMean, Diffusion, ClusterMatch)
@@ -57,7 +57,7 @@ class Smooth(PredictionStep):
         raise ConfigError(f"STEP={cls.name}: it needs feature spaces; `make smooth` makes it")
 
     @classmethod
-    def load(cls, store: Store, run: Run) -> Self:
+    def load(cls, store: Store, run: StoredRun) -> Self:
         stored = run.manifests[0].config["step"]
         candidates = [from_json(values) for values in stored["candidates"]]
         return cls(stored_spaces(store, run), candidates, stored["fixed"])
@@ -106,7 +106,7 @@ class Smooth(PredictionStep):
         return {"spaces": self._by_kind(lambda space, kind: space.keys_of_fold(kind, fold))}
 
     def fit(self, examples: Examples) -> Smoothing:
-        prior = np.exp(prior_log_probs(examples.labels, examples.log_probs.shape[2]))
+        prior = np.exp(prior_log_probs(examples.labels, examples.log_probs[0].shape[1]))
         how = self.candidates[0] if self.fixed else self._best(examples, prior)
         return Smoothing(how, tuple(prior.tolist()))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distracted.errors import StoreError
 from distracted.files import atomic_path
 from distracted.postprocess.step import Subset
-from distracted.predictions.run import Run
+from distracted.predictions.run import Run, StoredRun
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
@@ -101,7 +101,7 @@ class Space:
         return {"valid": self.keys[kind][Subset(fold)], "test": self.keys[kind][Subset(fold, test=True)]}
 
 
-def stored_spaces(store: Store, run: Run) -> dict[str, Space]:
+def stored_spaces(store: Store, run: StoredRun) -> dict[str, Space]:
     """The spaces that a smoothed run was made in, by name."""
     described: Mapping[str, Mapping[str, object]] = run.manifests[0].config["step"]["spaces"]
     keys: dict[str, dict[str, dict[Subset, str]]] = {}

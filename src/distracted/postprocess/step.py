@@ -2,15 +2,16 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LogProbs = NDArray[np.floating]
 Labels = NDArray[np.integer]
+Runs = Sequence[LogProbs] | LogProbs  # predictions of each run, (num_images, num_classes)
 
 #: Raised when the fit of any step or blender changes: runs of an older version are refused.
 STEP_VERSION = 2
@@ -34,16 +36,37 @@ class Subset(NamedTuple):
     test: bool = False
 
 
+class Inputs(Sequence[LogProbs]):
+    """Predictions of several runs, (num_images, num_classes) each, made whenever they are asked for.
+
+    All of them at once would fill the memory: of 200 runs, the test set's take gigabytes.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], LogProbs]]) -> None:
+        self._makers = makers
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> LogProbs: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Inputs": ...
+    def __getitem__(self, index: int | slice) -> "LogProbs | Inputs":
+        return Inputs(self._makers[index]) if isinstance(index, slice) else self._makers[index]()
+
+
 class Rows(NamedTuple):
     """The rows of a subset, to be predicted.
 
     Attributes:
-        log_probs: Predictions of each input run, (num_runs, num_images, num_classes).
+        log_probs: Predictions of each input run, (num_images, num_classes); float64 if there is one run, else
+            perhaps float32, as they are stored.
         subjects: Subject ids, (num_images,); None for the test set.
     """
 
     subset: Subset
-    log_probs: LogProbs
+    log_probs: Runs
     subjects: NDArray[np.int64] | None = None
 
 
@@ -52,13 +75,13 @@ class Examples:
     """Out-of-fold rows of some folds with their labels: what a step is fitted on.
 
     Attributes:
-        log_probs: Predictions of each input run, (num_runs, num_images, num_classes).
+        log_probs: Predictions of each input run, as in `Rows`.
         labels: Class ids, (num_images,).
         folds: Fold of each row, (num_images,).
         subjects: Subject ids, some of which may not occur, (num_images,).
     """
 
-    log_probs: LogProbs
+    log_probs: Runs
     labels: Labels
     folds: NDArray[np.int64]
     subjects: NDArray[np.int64]
@@ -67,7 +90,11 @@ class Examples:
         """Each fold's rows, in the order of `Folds.valid`, with their positions."""
         for fold in np.unique(self.folds):
             positions = np.flatnonzero(self.folds == fold)
-            yield positions, Rows(Subset(int(fold)), self.log_probs[:, positions], self.subjects[positions])
+            rows = Inputs([partial(self._take, run, positions) for run in range(len(self.log_probs))])
+            yield positions, Rows(Subset(int(fold)), rows, self.subjects[positions])
+
+    def _take(self, run: int, positions: NDArray[np.int64]) -> LogProbs:
+        return self.log_probs[run][positions]
 
 
 class Estimator(ABC):
@@ -135,7 +162,7 @@ class Step(ABC):
         return {}
 
     @classmethod
-    def load(cls, store: Store, run: Run) -> Self:
+    def load(cls, store: Store, run: StoredRun) -> Self:
         """The step that made a run, from the run's manifests."""
         stored = run.manifests[0].config["step"]
         return cls(**{key: value for key, value in stored.items() if key not in ("name", "version")})
@@ -231,6 +258,7 @@ class NetworkStep(Step):
 
 def normalised(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     """Log-probabilities from unnormalised logarithms, shape (..., num_classes)."""
+    scores = np.asarray(scores, dtype=np.float64)
     shifted = scores - scores.max(axis=-1, keepdims=True)
     log_probs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return log_probs

@@ -10,7 +10,7 @@ from distracted.postprocess.smooth import Smooth
 from distracted.postprocess.step import PredictionStep, Step
 from distracted.postprocess.tta import Augment
 from distracted.predictions.manifest import Manifest
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
 _ALL: tuple[type[Step], ...] = (Calibrate, Smooth, Choose, Augment)
@@ -29,7 +29,7 @@ def find_step(name: str) -> type[PredictionStep]:
     return known[name]
 
 
-def open_step(store: Store, run: Run) -> Step:
+def open_step(store: Store, run: StoredRun) -> Step:
     """The step that made a derived run.
 
     Raises:
@@ -48,13 +48,13 @@ def open_step(store: Store, run: Run) -> Step:
         raise other_version(run, first_line(error)) from error
 
 
-def check_version(run: Run, settings: Mapping[str, Any], expected: int | None) -> None:
+def check_version(run: StoredRun, settings: Mapping[str, Any], expected: int | None) -> None:
     """Refuse a run whose steps or blenders were fitted in another way."""
     if settings.get("version") != expected:
         raise other_version(run, f"steps of version {settings.get('version', 1)}")
 
 
-def other_version(run: Run, problem: str) -> StoreError:
+def other_version(run: StoredRun, problem: str) -> StoreError:
     """The error for a run that this version cannot make again."""
     return StoreError(
         f"{run.name}: made by another version of the project ({problem}); FORCE=1 makes it again"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.step import NetworkStep
 from distracted.predictions.manifest import Manifest
-from distracted.predictions.run import Run
+from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
@@ -37,7 +37,7 @@ class Augment(NetworkStep):
     version: ClassVar[int | None] = None
 
     @classmethod
-    def load(cls, store: Store, run: Run) -> Self:
+    def load(cls, store: Store, run: StoredRun) -> Self:
         from distracted.inference.views import View
 
         stored = run.manifests[0].config["step"]
@@ -116,4 +116,4 @@ def augment_run(
                 details={"num_views": len(views), "seconds_per_view": seconds / len(views)},
             )
             after_fold(manifest)
-    return measure_gain(store, [parent], store.read_run(name))
+    return measure_gain(store, [parent], name)

@@ -1,44 +1,39 @@
-"""Reads the files of single folds: each once, checked, until it is replaced by another."""
+"""Reads the files of single folds, checked; a file is hashed once, until it is replaced by another."""
 
-import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 from pydantic import ValidationError
 
 from distracted.data.competition import Competition
 from distracted.data.folds import Folds
 from distracted.errors import StoreError, first_line
-from distracted.files import sha256_bytes
 from distracted.paths import Workspace
-from distracted.predictions._rows import read_rows
+from distracted.predictions._hashed_files import File, HashedFiles
+from distracted.predictions._rows import LogProbs, read_rows
 from distracted.predictions.manifest import MANIFEST, Manifest
 from distracted.schema import hash_config
 
 PARTS = ("valid", "test")
 
-#: A file's path, device, inode, size, and times of the last change of the contents and of the inode, in ns.
-#: Files of the store are replaced by renaming: another file has another inode, and its inode's time cannot be
-#: set back.
-_File = tuple[Path, int, int, int, int, int]
-
 
 class FoldReader:
     """The manifests and prediction files of all folds of all runs.
 
-    Manifests, valid.parquet and all hashes are kept in memory. test.parquet is not: it is far larger.
+    Manifests and hashes are kept in memory, and valid.parquet between its check and its use.
     """
 
     def __init__(self, workspace: Workspace, competition: Competition, folds: Folds) -> None:
         self.workspace = workspace
         self.competition = competition
         self.folds = folds
-        self._manifests: dict[_File | None, Manifest] = {}
-        self._hashes: dict[_File | None, str] = {}
-        self._valid: dict[_File | None, bytes] = {}
+        name = competition.name
+        self._files = HashedFiles(workspace.oof(name), workspace.cache(name) / "hashes.json")
+        self._manifests: dict[File | None, Manifest] = {}
+        self._unused: dict[File | None, bytes] = {}
 
     def path(self, run: str, fold: int, name: str = MANIFEST) -> Path:
         return self.workspace.fold(self.competition.name, run, fold) / name
@@ -54,11 +49,10 @@ class FoldReader:
             StoreError: missing, not a manifest, or of other data or folds.
         """
         path = self.path(run, fold)
-        if (known := self._manifests.get(_file_at(path))) is not None:
+        if (known := self._manifests.get(self._files.at(path))) is not None:
             return known
         try:
-            file, content = _read(path)
-            self._hashes[file] = sha256_bytes(content)
+            file, content = self._files.read(path)
             manifest = Manifest.model_validate_json(content)
         except FileNotFoundError:
             raise StoreError(
@@ -87,66 +81,47 @@ class FoldReader:
     def manifest_sha256(self, run: str, fold: int) -> str:
         """Hex SHA-256 of a fold's manifest.json, readable or not; "" if it is missing."""
         path = self.path(run, fold)
-        if _file_at(path) not in self._hashes:
+        if self._files.sha256(self._files.at(path)) is None:
             with suppress(StoreError):  # an unreadable manifest has a hash, too
                 self.manifest(run, fold)
-        return self._hashes.get(_file_at(path), "")
+        return self._files.sha256(self._files.at(path)) or ""
 
-    def log_probs(self, manifest: Manifest, part: str) -> NDArray[np.float64]:
+    def log_probs(self, manifest: Manifest, part: str) -> LogProbs:
         """The predictions of a part, "valid" or "test", aligned by `img`; errors as `Store.read_run`."""
-        content = self._read_part(manifest, part)
         path = self.path(manifest.run, manifest.fold, f"{part}.parquet")
+        expected, file = getattr(manifest, f"{part}_sha256"), self._files.at(path)
+        if file in self._unused and self._files.sha256(file) == expected:
+            content = self._unused.pop(file)
+        else:
+            _, content = self._read_part(manifest, part)
         imgs, classes = self.imgs(manifest.fold, part), self.competition.classes
         return read_rows(content, imgs, classes, path, _redo(manifest.run))
 
-    def imgs(self, fold: int, part: str) -> NDArray[Any]:
+    def imgs(self, fold: int, part: str) -> "pd.Series[str]":
         """Names of a part's images, in the order of its rows."""
         if part == "test":
-            return self.competition.test["img"].to_numpy()
-        return self.competition.train["img"].to_numpy()[self.folds.valid(fold)]
+            return self.competition.test["img"]
+        return self.competition.train["img"].iloc[self.folds.valid(fold)]
 
-    def check_parts(self, manifest: Manifest) -> None:
+    def check_parts(self, manifest: Manifest, parts: Sequence[str] = PARTS) -> None:
         """Refuse prediction files that do not have the hashes in their manifest."""
-        for part in PARTS:
-            file = _file_at(self.path(manifest.run, manifest.fold, f"{part}.parquet"))
-            if self._hashes.get(file) != getattr(manifest, f"{part}_sha256"):
-                self._read_part(manifest, part)
+        for part in parts:
+            file = self._files.at(self.path(manifest.run, manifest.fold, f"{part}.parquet"))
+            if self._files.sha256(file) != getattr(manifest, f"{part}_sha256"):
+                file, content = self._read_part(manifest, part)
+                if part == "valid":  # the test set's is far larger
+                    self._unused[file] = content
 
-    def _read_part(self, manifest: Manifest, part: str) -> bytes:
-        """The content of a prediction file, which has the hash in its manifest."""
+    def _read_part(self, manifest: Manifest, part: str) -> tuple[File, bytes]:
+        """A prediction file, which has the hash in its manifest, and its content."""
         path, redo = self.path(manifest.run, manifest.fold, f"{part}.parquet"), _redo(manifest.run)
-        expected, known = getattr(manifest, f"{part}_sha256"), _file_at(path)
-        if known in self._valid and self._hashes[known] == expected:
-            return self._valid[known]
         try:
-            file, content = _read(path)
+            file, content = self._files.read(path)
         except FileNotFoundError:
             raise StoreError(f"{path}: no such file; {redo}") from None
-        if file not in self._hashes:
-            self._hashes[file] = sha256_bytes(content)
-        if self._hashes[file] != expected:
+        if self._files.sha256(file) != getattr(manifest, f"{part}_sha256"):
             raise StoreError(f"{path}: not the file that its manifest describes (edited or damaged); {redo}")
-        if part == "valid":
-            self._valid[file] = content
-        return content
-
-
-def _read(path: Path) -> tuple[_File, bytes]:
-    """A file and its content."""
-    with path.open("rb") as file:
-        return _identify(path, os.fstat(file.fileno())), file.read()
-
-
-def _file_at(path: Path) -> _File | None:
-    """The file that is at a path now; None if there is none."""
-    try:
-        return _identify(path, path.stat())
-    except OSError:
-        return None
-
-
-def _identify(path: Path, stat: os.stat_result) -> _File:
-    return path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        return file, content
 
 
 def _hash_or_none(config: dict[str, Any]) -> str | None:

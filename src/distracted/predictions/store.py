@@ -23,11 +23,11 @@ from distracted.locks import Lock, hold
 from distracted.paths import AUDIT, REPORT, Workspace
 from distracted.predictions._binding import bind_data, bound_hash
 from distracted.predictions._fold_reader import PARTS, FoldReader
-from distracted.predictions._rows import as_table
+from distracted.predictions._rows import LogProbs, as_table
 from distracted.predictions.manifest import MANIFEST, Kind, Manifest, Parent
 from distracted.predictions.placing import other_store
 from distracted.predictions.provenance import git_commit, package_versions
-from distracted.predictions.run import Run
+from distracted.predictions.run import Run, StoredRun
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config, list_differences
 
@@ -52,6 +52,7 @@ class Store(FoldReader):
         bind_data(workspace, competition)
         super().__init__(workspace, competition, folds)
         self._runs = WeakValueDictionary[str, Run]()  # those that somebody still holds: they are large
+        self._oofs: dict[str, tuple[tuple[Manifest, ...], LogProbs]] = {}
 
     def runs(self) -> list[str]:
         """Names of the runs that have a manifest for at least one of the folds."""
@@ -196,18 +197,34 @@ class Store(FoldReader):
             raise StoreError(f"there is no run {run!r} on {self.competition.name}; there are: {known}")
         return tuple(self.manifest(run, fold) for fold in folds)
 
-    def read_run(self, run: str, *, partial: bool = False) -> Run:
-        """Read a run's predictions, checked and aligned by `img`.
+    def find_run(self, run: str, *, partial: bool = False) -> StoredRun:
+        """A run whose files have the hashes in its manifests; its predictions are not read.
 
         Args:
-            partial: Read the finished folds; by default a missing fold is an error.
+            partial: Take the finished folds; by default a missing fold is an error.
+
+        Raises:
+            StoreError: there is no such run; folds are missing or have several configs; a file was edited.
+        """
+        manifests = self._usable_manifests(run, partial)
+        try:
+            for manifest in manifests:
+                self.check_parts(manifest)
+        except StoreError:
+            if self._has_changed(*manifests):  # retrained while it was checked
+                return self.find_run(run, partial=partial)
+            raise
+        return StoredRun(run, manifests)
+
+    def read_run(self, run: str, *, partial: bool = False) -> Run:
+        """Read a run's predictions, checked and aligned by `img`.
 
         Returns:
             Read-only arrays, which others may hold, too.
 
         Raises:
-            StoreError: there is no such run; folds are missing or have several configs; a file was edited; an
-                image is missing, duplicate or unknown; a value is not finite; a row does not sum to 1.
+            StoreError: as `find_run`; or an image is missing, duplicate or unknown; a value is not finite; a
+                row does not sum to 1.
         """
         manifests = self._usable_manifests(run, partial)
         try:
@@ -215,30 +232,58 @@ class Store(FoldReader):
                 for manifest in manifests:
                     self.check_parts(manifest)
                 return known
-            oof = self._read_oof(manifests)
-            test = np.stack([self.log_probs(manifest, "test") for manifest in manifests])
+            oof = self.oof(StoredRun(run, manifests)).astype(np.float64)
+            parts = [self.log_probs(manifest, "test") for manifest in manifests]
         except StoreError:
             if self._has_changed(*manifests):  # retrained while it was read
                 return self.read_run(run, partial=partial)
             raise
+        test = np.stack(parts, dtype=np.float64)
         oof.flags.writeable = test.flags.writeable = False
-        folds = tuple(manifest.fold for manifest in manifests)
-        self._runs[run] = loaded = Run(run, oof, test, folds, manifests)
+        self._runs[run] = loaded = Run(run, manifests, oof, test)
         return loaded
 
-    def read_oof(self, run: str, *, partial: bool = False) -> NDArray[np.float64]:
-        """`Run.oof` alone; the test predictions are not read.
+    def read_oof(self, run: str, *, partial: bool = False) -> LogProbs:
+        """`Run.oof` alone, read-only; the test predictions are not read.
 
         Raises:
             StoreError: as `read_run`.
         """
         manifests = self._usable_manifests(run, partial)
         try:
-            return self._read_oof(manifests)
+            return self.oof(StoredRun(run, manifests))
         except StoreError:
             if self._has_changed(*manifests):
                 return self.read_oof(run, partial=partial)
             raise
+
+    def oof(self, run: StoredRun) -> LogProbs:
+        """`Run.oof` of exactly these manifests, read-only; it is kept in memory.
+
+        Raises:
+            StoreError: as `read_run`, and where the run has changed since its manifests were read.
+        """
+        manifests, known = self._oofs.get(run.name, ((), None))
+        if known is not None and manifests == run.manifests:
+            for manifest in manifests:
+                self.check_parts(manifest, ("valid",))
+            return known
+        oof = np.full((len(self.competition.train), self.competition.num_classes), np.nan, dtype=np.float32)
+        for manifest in run.manifests:
+            oof[self.folds.valid(manifest.fold)] = self.log_probs(manifest, "valid")
+        oof.flags.writeable = False
+        self._oofs[run.name] = run.manifests, oof
+        return oof
+
+    def test_of(self, run: StoredRun, fold: int) -> LogProbs:
+        """The test set's predictions by a fold's network, (num_test, num_classes).
+
+        Raises:
+            StoreError: as `read_run`, and where the run has changed since its manifests were read.
+        """
+        manifest = run.manifests[run.folds.index(fold)]
+        self.check_files(manifest)
+        return self.log_probs(manifest, "test")
 
     def missing_folds(self, manifests: Sequence[Manifest]) -> str:
         """The folds that a run with these manifests lacks, in words; "" if it has all."""
@@ -260,12 +305,6 @@ class Store(FoldReader):
                 f"{run}: its folds were made with different configs ({changed}); {finish}, with FORCE=1"
             )
         return manifests
-
-    def _read_oof(self, manifests: Sequence[Manifest]) -> NDArray[np.float64]:
-        oof = np.full((len(self.competition.train), self.competition.num_classes), np.nan)
-        for manifest in manifests:
-            oof[self.folds.valid(manifest.fold)] = self.log_probs(manifest, "valid")
-        return oof
 
     def _check_name(self, run: str) -> None:
         check_name(run, "NAME")

@@ -1,10 +1,9 @@
-"""`make report`: everything about a competition on one page that works offline."""
+"""Everything about a competition that its report shows."""
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from distracted.audit.mistakes import (
 )
 from distracted.data.transforms import Policy
 from distracted.errors import DistractedError, first_line
-from distracted.files import write_text
 from distracted.metrics import prior_log_loss, scores
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
@@ -32,9 +30,7 @@ from distracted.report.curves import curves_of_run
 from distracted.report.figures import curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
-from distracted.report.inputs import digests_in, made_from
 from distracted.report.ladder import Rung, measure_ladder, read_ladders
-from distracted.report.render import render
 from distracted.report.sheets import Grid, augmentation_grid, data_grid, region_grid
 from distracted.report.status import RunStatus, next_steps, run_statuses
 from distracted.schema import RuntimeConfig
@@ -101,38 +97,6 @@ class Page:
     submissions: list[Sent]
 
 
-def write_report(
-    store: Store,
-    *,
-    policies: Mapping[str, Policy],
-    runtime: RuntimeConfig | None,
-    run: str = "",
-    path: Path | None = None,
-    force: bool = False,
-    progress: Progress = silent,
-) -> Path:
-    """Write the page of a competition, one HTML file that needs nothing else, unless it is up to date.
-
-    Args:
-        policies: Augmentation policies, of which examples are drawn.
-        runtime: How to run the networks for Grad-CAM; None leaves it out.
-        run: The run whose mistakes are shown; by default `Catalogue.meant_run`.
-        path: By default runs/<data>/report.html.
-        force: Write it again, even if it is up to date.
-
-    Raises:
-        StoreError: `run` is missing or incomplete.
-    """
-    path = path or store.workspace.report(store.competition.name)
-    digests = made_from(store, policies=policies, heat=runtime is not None, run=run)
-    if not force and digests_in(path) == digests:
-        _log.info("%s: done already (FORCE=1 redoes it)", path)
-        return path
-    page = collect(store, policies=policies, runtime=runtime, run=run, progress=progress)
-    write_text(path, render(page, store, made_from=digests))
-    return path
-
-
 def collect(
     store: Store,
     *,
@@ -141,7 +105,7 @@ def collect(
     run: str = "",
     progress: Progress = silent,
 ) -> Page:
-    """Collect everything that the page shows; arguments as in `write_report`."""
+    """Collect everything that the page shows; arguments as in `write.write_report`."""
     competition = store.competition
     catalogue = Catalogue(store)
     if run:

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import strategies as st
 
 from distracted import kaggle_requests
 from distracted.data import fetch
@@ -52,6 +53,51 @@ class Answer:
     cut: int | None = None
     wait: float = 0.0
     between: float = 0.0
+
+
+def odd_answers() -> st.SearchStrategy[Answer]:
+    """Answers of any status, type and content, the keys of Kaggle's own among them."""
+    keys = [
+        "active",
+        "username",
+        "token",
+        "createUrl",
+        "ref",
+        "message",
+        "code",
+        "submissions",
+        "nextPageToken",
+    ]
+    values = (
+        st.none() | st.booleans() | st.integers(-1, 600) | st.floats(allow_nan=False) | st.text(max_size=5)
+    )
+    trees = st.recursive(
+        values,
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(keys), inner, max_size=3),
+        max_leaves=6,
+    )
+    kinds = ["application/json", "text/html", "application/zip", "application/json; charset=nonsense", ""]
+    headers = st.fixed_dictionaries(
+        {"Content_Type": st.sampled_from(kinds)},
+        optional={
+            "Retry_After": st.sampled_from(["0", "-1", "1e9", "soon", "Mon, 99 Foo 2026 99:99:99", "0.01"]),
+            "Content_Encoding": st.sampled_from(["gzip", "identity", "br"]),
+            "Content_Range": st.sampled_from(
+                ["bytes 0-9/10", "bytes 5-9/10", "bytes */0", "bytes 9-0/-1", ""]
+            ),
+            "ETag": st.sampled_from(['"', "W/", '"first"']),
+            "Location": st.sampled_from(["/upload", "http://[", "ftp://x", "", "//"]),
+        },
+    )
+    statuses = [200, 201, 204, 206, 301, 302, 304, 308, 400, 404, 416, 418, 429, 499, 500, 503, 599]
+    return st.builds(
+        Answer,
+        body=trees | st.binary(max_size=20),
+        status=st.sampled_from(statuses),
+        headers=headers,
+        acts=st.booleans(),
+        cut=st.none() | st.integers(0, 10),
+    )
 
 
 @dataclass(frozen=True)
@@ -325,7 +371,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, url: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch, patience: float = 2.0) -> None:
+def hurry(monkeypatch: pytest.MonkeyPatch, patience: float = 10.0) -> None:
     """Waits of hundredths of a second; `patience` 0 tries nothing again."""
     for module, values in {
         kaggle_requests: {"PATIENCE": patience, "FIRST_WAIT": 0.01, "LONGEST_WAIT": 0.05},

@@ -239,12 +239,13 @@ class TestRefusedAtSignIn:
         self, server: KaggleServer, monkeypatch: pytest.MonkeyPatch, answer: Answer, problem: str
     ) -> None:
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        monkeypatch.setattr(kaggle_requests, "LIMIT", 0.5)
+        if answer.wait or answer.between:
+            monkeypatch.setattr(kaggle_requests, "LIMIT", 0.5)
         server.answers["IntrospectToken"] = answer
         start = time.monotonic()
         with pytest.raises(CredentialsError, match=problem) as info:
             sign_in()
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 20
         assert "secret" not in str(info.value) and len(str(info.value).splitlines()) <= 2
 
     def test_redirects(self, server: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> None:

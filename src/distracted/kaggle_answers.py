@@ -1,23 +1,25 @@
-"""What went wrong with a request to Kaggle: in words, whether to try again, and when."""
+"""What went wrong with a request to Kaggle: in words, whether to try again, and when.
+
+requests takes a tenth of a second to import, so functions import it.
+"""
 
 import contextlib
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import requests
-from requests.exceptions import ChunkedEncodingError as _CutShort
-from requests.exceptions import ContentDecodingError, InvalidJSONError, ProxyError
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from distracted.errors import CredentialsError, DistractedError, first_line
 from distracted.kaggle_credentials import SETTINGS_URL, Credentials, find_credentials
 
+if TYPE_CHECKING:
+    import requests
+
 _LONGEST_REASON = 300  # characters of an answer that enter a message
 
 
-class UnreadableAnswer(requests.RequestException):
+class UnreadableAnswer(Exception):
     """An answer that is not Kaggle's: a page, a part of one, or JSON of another form."""
 
 
@@ -28,18 +30,20 @@ def refusal(error: BaseException, competition: str = "") -> str:
         error: What the request raised.
         competition: The competition's name on Kaggle.
     """
+    import requests
+
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return _hide(_by_status(error, error.response, competition))
     if isinstance(error, requests.exceptions.SSLError) and not is_transient(error):
         return "Kaggle's certificate is not accepted; a proxy's own one goes into REQUESTS_CA_BUNDLE"
     network = "check the network (in a Kaggle notebook: switch Internet on)"
-    if isinstance(error, ProxyError) and not may_have_arrived(error):
+    if isinstance(error, requests.exceptions.ProxyError) and not may_have_arrived(error):
         return f"Kaggle cannot be reached through the proxy ({_cause(error)}); check https_proxy"
     if isinstance(error, requests.ReadTimeout):
         return f"Kaggle does not answer in time; repeat the command later, or {network}"
     if isinstance(error, (requests.ConnectionError, requests.Timeout)) and not may_have_arrived(error):
         return f"Kaggle cannot be reached; {network}"
-    if isinstance(error, (requests.ConnectionError, _CutShort)):
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         return f"the connection was cut and Kaggle cannot be reached; {network}"
     if isinstance(error, requests.TooManyRedirects):
         return "Kaggle's address leads in circles; a proxy or the network's login page may redirect it"
@@ -55,24 +59,31 @@ def refusal(error: BaseException, competition: str = "") -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
+    from requests import ConnectionError, Timeout
+    from requests.exceptions import ChunkedEncodingError, SSLError
+
     if status := status_of(error):
         return status in (408, 425, 429) or status >= 500
-    if isinstance(error, requests.exceptions.SSLError):  # a cut while keys are exchanged, or a certificate
+    if isinstance(error, SSLError):  # a cut while keys are exchanged, or a certificate
         return "certificate" not in str(error).lower()
-    return _is_unreadable(error) or isinstance(error, (requests.ConnectionError, requests.Timeout, _CutShort))
+    return _is_unreadable(error) or isinstance(error, (ConnectionError, Timeout, ChunkedEncodingError))
 
 
 def may_have_arrived(error: BaseException) -> bool:
     """Whether Kaggle may have done what a failed request asked for."""
-    if status := status_of(error):
-        return status >= 500 or status == 408
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    if status := status_of(error):  # one without Kaggle's words comes from something on the way
+        return status >= 500 or not _json(error.response).get("message")  # type: ignore[attr-defined]
     cause = _cause(error)
     return not (isinstance(cause, (NewConnectionError, ConnectTimeoutError)) or "Tunnel" in str(cause))
 
 
 def status_of(error: BaseException) -> int:
     """The HTTP status of a refusal; 0 for any other error."""
-    response = error.response if isinstance(error, requests.HTTPError) else None
+    from requests import HTTPError
+
+    response = error.response if isinstance(error, HTTPError) else None
     return 0 if response is None else response.status_code
 
 
@@ -95,37 +106,39 @@ def refused(credentials: Credentials, status: int | None = None) -> str:
     return f"Kaggle refuses the credentials{code}: {source} is wrong, expired or revoked; {new}"
 
 
-def check_is_object(response: requests.Response) -> None:
+def check_is_object(response: "requests.Response") -> None:
     """Raise UnreadableAnswer unless the answer is a JSON object."""
     try:
         is_object = isinstance(response.json(), dict)
     except ValueError:
         is_object = False
     if not is_object:
-        raise UnreadableAnswer(describe(response), response=response)
+        raise UnreadableAnswer(describe(response))
 
 
-def describe(response: requests.Response) -> str:
+def describe(response: "requests.Response") -> str:
     """What came instead of the expected answer."""
     kind = response.headers.get("Content-Type", "").partition(";")[0] or "no content type"
     return f"{kind}, status {response.status_code}"
 
 
-def raise_for(response: requests.Response) -> None:
+def raise_for(response: "requests.Response") -> None:
     """Raise an HTTPError with Kaggle's own words if the answer is a refusal.
 
     The status may also be in the body alone.
     """
+    from requests import HTTPError
+
     body = _json(response)
     code, message = body.get("code"), body.get("message")
     if response.status_code < 400 and type(code) is int and code >= 400:
         response.status_code, response.reason = code, response.reason or "refused"
     if response.status_code >= 400 and isinstance(message, str) and message.strip():
-        raise requests.HTTPError(message, response=response)
+        raise HTTPError(message, response=response)
     response.raise_for_status()
 
 
-def _json(response: requests.Response) -> dict[str, object]:
+def _json(response: "requests.Response") -> dict[str, object]:
     if "json" not in response.headers.get("Content-Type", ""):
         return {}
     with contextlib.suppress(ValueError):
@@ -134,7 +147,7 @@ def _json(response: requests.Response) -> dict[str, object]:
     return {}
 
 
-def _by_status(error: BaseException, response: requests.Response, competition: str) -> str:
+def _by_status(error: BaseException, response: "requests.Response", competition: str) -> str:
     status, page = response.status_code, f"https://www.kaggle.com/competitions/{competition}"
     reason = _without_address(error)[:_LONGEST_REASON]
     if status == 429:
@@ -173,6 +186,8 @@ def _seconds_until(date: str) -> float:
 
 def _is_unreadable(error: BaseException) -> bool:
     """Also what the client raises on JSON of another form than it expects."""
+    from requests.exceptions import ContentDecodingError, InvalidJSONError
+
     if isinstance(error, (UnreadableAnswer, ContentDecodingError, InvalidJSONError)):
         return True
     kinds = (ValueError, KeyError, TypeError, AttributeError)

@@ -10,12 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from requests import RequestException
-
 from distracted.errors import CredentialsError
 from distracted.kaggle_answers import UnreadableAnswer, refusal, refused, status_of
 from distracted.kaggle_credentials import Credentials, find_credentials
-from distracted.kaggle_requests import ask, bound
 
 if TYPE_CHECKING:
     from kagglesdk import KaggleClient
@@ -42,6 +39,8 @@ def sign_in() -> "KaggleClient":
 def _client(credentials: Credentials) -> "KaggleClient":
     from kagglesdk import KaggleClient  # slow to import
 
+    from distracted.kaggle_requests import bound
+
     if credentials.kind == "key":
         client = KaggleClient(username=credentials.username, password=credentials.secrets[0])
     elif credentials.kind == "login":
@@ -61,6 +60,8 @@ def _check_token(client: "KaggleClient", credentials: Credentials) -> None:
     """Ask Kaggle for the token's user; without one it is not valid."""
     from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
 
+    from distracted.kaggle_requests import ask
+
     request = IntrospectTokenRequest()
     request.token = credentials.secrets[0]
     try:
@@ -77,6 +78,9 @@ def _token_of_login(credentials: Credentials) -> str:
     """The access token of `kaggle auth login`, renewed if it ends within minutes."""
     from kagglesdk import KaggleClient
     from kagglesdk.kaggle_creds import KaggleCredentials
+    from requests import RequestException
+
+    from distracted.kaggle_requests import ask, bound
 
     with KaggleClient() as client:
         bound(client)

@@ -29,6 +29,8 @@ LIMIT = 90.0
 PATIENCE = 60.0
 #: Seconds before the second try; each further wait is twice as long, up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 2.0, 30.0
+#: A system call does not notice a signal that came a moment before it, so no wait is longer than this.
+_GLANCE = 0.2
 
 
 class Waits:
@@ -50,7 +52,7 @@ class Waits:
         reason = refusal(error).partition(";")[0]
         _log.warning("%s: %s; trying again in %.0f s", work, reason, max(1, seconds))
         self._next = min(2 * self._next, LONGEST_WAIT)
-        time.sleep(seconds)
+        pause(seconds)
 
 
 def ask(call: Callable[[], T], work: str, *, more: float = 0.0, patience: float | None = None) -> T:
@@ -86,15 +88,23 @@ def within(call: Callable[[], T], *, more: float = 0.0) -> T:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True, name="Kaggle").start()
-    if not wait([future], timeout=LIMIT + more).done:
-        raise requests.ReadTimeout("no complete answer in time")
+    end = time.monotonic() + LIMIT + more
+    while not wait([future], timeout=_GLANCE).done:
+        if time.monotonic() > end:
+            raise requests.ReadTimeout("no complete answer in time")
     return future.result()
+
+
+def pause(seconds: float) -> None:
+    """Sleep; a signal ends it at once, or within a glance if it comes just before."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _GLANCE))
 
 
 def bound(client: "KaggleClient") -> None:
     """Bound the requests of an opened client in time, and check its answers."""
-    for scheme in ("http://", "https://"):
-        session_of(client).mount(scheme, _Transport())
+    _mount(session_of(client))
 
 
 def session_of(client: "KaggleClient") -> requests.Session:
@@ -103,17 +113,34 @@ def session_of(client: "KaggleClient") -> requests.Session:
     return session
 
 
+def storage_session() -> requests.Session:
+    """A session with the same limits and without credentials; its answers must be streamed."""
+    session = requests.Session()
+    _mount(session)
+    return session
+
+
+def _mount(session: requests.Session) -> None:
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Transport())
+
+
 class _Transport(HTTPAdapter):
-    """A transport with time limits; a refusal, or anything but a JSON object, raises an error."""
+    """A transport with time limits that raises refusals as errors, and lets go of all connections.
+
+    What is not streamed has to be a JSON object.
+    """
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         options["timeout"] = options.get("timeout") or TIMEOUT
         response = super().send(request, *args, **options)
         try:
             raise_for(response)
-        except requests.HTTPError:
+            if response.is_redirect:
+                response.content  # noqa: B018, reads it: the next address may be none
+            elif not options.get("stream"):
+                check_is_object(response)
+        except BaseException:
             response.close()
             raise
-        if not (options.get("stream") or response.is_redirect):
-            check_is_object(response)
         return response

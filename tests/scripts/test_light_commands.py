@@ -13,7 +13,7 @@ from distracted.paths import CONFIGS
 SCRIPTS = CONFIGS.parent / "scripts"
 STORE = Path(__file__).parents[1] / "fixtures/store_0.1.0.tar.gz"
 #: Each takes from a tenth of a second to four seconds to import.
-HEAVY = {"albumentations", "cv2", "jinja2", "kaggle", "matplotlib", "ray", "requests", "sklearn"}
+HEAVY = {"albumentations", "cv2", "jinja2", "kaggle", "kagglesdk", "matplotlib", "ray", "requests", "sklearn"}
 HEAVY |= {"timm", "torch", "torchvision", "wandb"}
 COMMANDS = sorted(
     path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("console", "vulnerabilities")

@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import console
 import submit
+from distracted.errors import SubmissionError
 from distracted.predictions.store import Store
 from distracted.submission import send
 from distracted.submission.expect import Expected
+from kaggle_stand_in import TOKEN, hurry, isolate, kaggle_server
 
 EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, "assumed", 0.42, 0.44)
 
@@ -67,3 +72,34 @@ def test_kaggles_answer_is_printed_and_stored(
     assert len(sent) == 2
     assert lines[0].endswith("a.csv: checked")
     assert lines[3:] == [lines[0].replace("checked", "as it was checked"), lines[1]]
+
+
+@pytest.mark.slow
+def test_a_score_that_was_not_awaited_is_stored_by_the_next_command(
+    store: Store,
+    write_run: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a server: the file is sent once, by three commands."""
+    write_run("a", skill=2.0)
+    config = store.competition.config.model_copy(update={"kaggle": "state-farm"})
+    on_kaggle = Store(store.workspace, replace(store.competition, config=config), store.folds)
+    monkeypatch.setattr(console, "open_store", lambda *_, **__: on_kaggle)
+    with kaggle_server() as kaggle:
+        isolate(monkeypatch, tmp_path / "home", kaggle.url)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+        hurry(monkeypatch)
+        kaggle.refuse("ListSubmissions", 401)
+        with pytest.raises(SubmissionError, match=r"a\.csv was sent \(submission 77\), but its score"):
+            submit.main(name="a", send=True)
+        kaggle.answers.clear()
+        for _ in range(2):
+            submit.main(name="a", send=True)
+        assert len(kaggle.submissions) == 1
+    first, second = [line for line in capsys.readouterr().out.splitlines() if "answer" in line]
+    assert first.startswith("Kaggle answers: public 0.2500, ")
+    assert second.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.2500, ")
+    (answer,) = json.loads((store.workspace.submissions("tiny") / "a.json").read_text())["answers"]
+    assert (answer["public"], answer["private"]) == (0.25, 0.5)

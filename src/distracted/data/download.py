@@ -8,14 +8,17 @@ import zlib
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
 
-from distracted.data.fetch import Archive, fetch
 from distracted.errors import DataError
 from distracted.kaggle_client import sign_in
 from distracted.kaggle_credentials import find_credentials
 from distracted.locks import hold, holder
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
+
+if TYPE_CHECKING:
+    from distracted.data.fetch import Archive
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
         DataError: the folder exists, `data.kaggle` is not set, Kaggle refuses the download, or the archive is
             damaged or unsafe.
     """
+    from distracted.data.fetch import Archive, fetch  # slow to import
+
     if config.kaggle is None:
         only = "only competitions on Kaggle can be downloaded"
         raise DataError(f"data {config.name}: data.kaggle is not set; {only}")
@@ -73,7 +78,7 @@ def _warn_of_leftovers(folder: Path) -> None:
             _log.warning("%s: left by a download that was killed; it may be removed", path)
 
 
-def _unpack_all(archive: Archive, content: Path, progress: Progress) -> None:
+def _unpack_all(archive: "Archive", content: Path, progress: Progress) -> None:
     """Unpack an archive and those within it; `content` exists once the outer one is unpacked."""
     unpacking = content.with_name("unpacking")
     try:

@@ -172,7 +172,7 @@ def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
     headers, length = response.headers, archive.length
     kind, encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "identity")
     if "html" in kind or "json" in kind or encoding != "identity":
-        raise UnreadableAnswer(describe(response), response=response)
+        raise UnreadableAnswer(describe(response))
     if not first:  # a connection that is cut within the header looks so, and the header is wrong then
         raise requests.ConnectionError("no bytes")
     etag = headers.get("ETag", "")
@@ -182,7 +182,7 @@ def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", "").strip())
         start, end, size = map(int, span.groups()) if span else (0, 0, 0)
         if end != size - 1 or not (length or start == 0):
-            raise UnreadableAnswer("a part of an archive that was not asked for", response=response)
+            raise UnreadableAnswer("a part of an archive that was not asked for")
         if length:
             if (
                 start != length
@@ -192,7 +192,7 @@ def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
                 raise _ChangedError
             return
     if not first.startswith(b"PK"[: len(first)]):
-        raise UnreadableAnswer("not a zip archive", response=response)
+        raise UnreadableAnswer("not a zip archive")
     if length:
         _log.warning("Kaggle's storage sends the whole archive again: %s are of no use", _size(length))
     archive.begin(validator, size)

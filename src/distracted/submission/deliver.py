@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from distracted.errors import SubmissionError
-from distracted.kaggle_answers import UnreadableAnswer, may_have_arrived, refusal, status_of
-from distracted.kaggle_requests import TIMEOUT, Waits, ask, within
+from distracted.kaggle_answers import UnreadableAnswer, describe, may_have_arrived, refusal, status_of
+from distracted.kaggle_requests import Waits, ask, pause, storage_session, within
 from distracted.submission.receipts import ReceiptFile, now
 
 if TYPE_CHECKING:
@@ -105,11 +105,14 @@ def _upload(kaggle: "KaggleClient", path: Path, content: bytes, competition: str
         place = kaggle.competitions.competition_api_client.start_submission_upload(request)
         if not (place.token and place.create_url):
             raise UnreadableAnswer("no address for the upload in it")
-        with requests.Session() as storage:  # it gets none of the credentials
-            answer = storage.put(place.create_url, data=io.BytesIO(content), timeout=TIMEOUT)
-            answer.raise_for_status()
-        if answer.status_code not in (200, 201):
-            raise requests.ConnectionError(f"the upload is incomplete ({answer.status_code})")
+        with (
+            storage_session() as storage,
+            storage.put(place.create_url, data=io.BytesIO(content), stream=True) as answer,
+        ):
+            if answer.status_code not in (200, 201):
+                raise requests.ConnectionError(f"the upload is incomplete ({answer.status_code})")
+            if "html" in answer.headers.get("Content-Type", ""):
+                raise UnreadableAnswer(describe(answer))
         return str(place.token)
 
     _log.info("sending %s (%.1f MB)", path, len(content) / 1e6)
@@ -149,4 +152,4 @@ def _find(kaggle: "KaggleClient", path: Path, sent: ReceiptFile) -> int:
             raise SubmissionError(f"{path}: {unknown}: {reason}; {again}") from error
         if time.monotonic() >= end:
             return 0
-        time.sleep(LOOK_SECONDS)
+        pause(LOOK_SECONDS)

@@ -11,6 +11,7 @@ from distracted.errors import SubmissionError
 from distracted.files import sha256_bytes
 from distracted.kaggle_answers import is_transient, refusal, retry_after
 from distracted.kaggle_client import sign_in
+from distracted.kaggle_requests import pause
 from distracted.locks import hold
 from distracted.progress import Progress, silent
 from distracted.submission.deliver import deliver, submissions
@@ -98,5 +99,5 @@ def _wait_until_scored(kaggle: "KaggleClient", path: Path, sent: ReceiptFile, pr
             if cause and problem != before:
                 _log.warning("%s; asking again in %.0f s", problem.partition(";")[0], wait)
             before = problem
-            time.sleep(wait)
+            pause(wait)
             step()

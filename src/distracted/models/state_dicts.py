@@ -1,6 +1,5 @@
 """Finds the state_dict in a weights file, whatever it is wrapped in, and the prefix of its names."""
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -15,8 +14,6 @@ from distracted.errors import WeightsError, first_line
 from distracted.models.inert import Inert
 from distracted.models.torch_files import Stored, as_mapping, as_tensor
 from distracted.models.weight_files import read_tree, refusal
-
-_log = logging.getLogger(__name__)
 
 StateDict = dict[str, torch.Tensor]
 

@@ -174,10 +174,12 @@ def _left_out(competition: Competition) -> list[SplitFinding]:
 def _other_folders(competition: Competition) -> list[SplitFinding]:
     """Images whose label was mended in the list alone, or that were moved: the list counts."""
     train, classes = competition.train, set(competition.classes)
+    folders = [path.rpartition("/")[0].rpartition("/")[2] for path in competition.train_files]
+    listed = zip(train["img"].tolist(), train["classname"].tolist(), folders, strict=False)
     cases = [
-        f"{row.img} (list: {row.classname}, folder: {path.parent.name})"
-        for row, path in zip(train.itertuples(), competition.train_paths(), strict=False)
-        if path.parent.name in classes - {row.classname}
+        f"{img} (list: {classname}, folder: {folder})"
+        for img, classname, folder in listed
+        if folder != classname and folder in classes
     ]
     if not cases:
         return []

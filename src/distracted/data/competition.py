@@ -48,7 +48,8 @@ class Competition:
         index_hash: Hex SHA-256 of names, subjects, classes and contents; identifies the data set.
         submission: The form in which the competition wants its answers.
         has_images: Whether the images are on this machine; else the index comes from the store.
-        train_files, test_files: The images' files, in the order of the rows; empty without images.
+        train_files, test_files: The images' files in the order of the rows, as paths in the data folder; none
+            without images.
         left_out: Files that are no images by their ending, where no list says which files count.
         unlisted: Images on disk that no list names, under "train" and "test"; paths in the data folder.
     """
@@ -60,8 +61,8 @@ class Competition:
     index_hash: str
     submission: SubmissionFormat
     has_images: bool = True
-    train_files: tuple[Path, ...] = ()
-    test_files: tuple[Path, ...] = ()
+    train_files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     unlisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -87,10 +88,10 @@ class Competition:
         return int(one_spelling(self.train).nunique())
 
     def train_paths(self) -> list[Path]:
-        return list(self.train_files)
+        return [self.config.folder / path for path in self.train_files]
 
     def test_paths(self) -> list[Path]:
-        return list(self.test_files)
+        return [self.config.folder / path for path in self.test_files]
 
 
 def load_competition(
@@ -107,7 +108,7 @@ def load_competition(
     """
     listed = read_lists(config)
     train, test, classes = listed.train, listed.test, listed.classes
-    paths = listed.train_paths() + listed.test_paths()
+    paths = [f"{config.folder}/{path}" for path in (*listed.train_files, *listed.test_files)]
     cache_file = cache / "contents.parquet" if cache else None
     digests = digest_images(paths, root=config.folder, cache=cache_file, progress=progress)
     train = train.assign(content=digests[: len(train)])
@@ -149,10 +150,12 @@ def read_lists(config: DataConfig) -> Competition:
     rows = rows.sort_values("img", ignore_index=True)
     same = config.test_images == config.train_images
     test_files = files if same else ImageFiles(folder, config.test_images)
-    tests, more, test_hint = _find_test_images(config, sample, test_files, set(rows["path"]))
+    train_paths = rows["path"].tolist()
+    tests, more, test_hint = _find_test_images(config, sample, test_files, set(train_paths))
+    test_paths = tests["path"].tolist()
     left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
     check_none_missing(folder, [*missing, *more], hint or test_hint)
-    named = {*rows["path"], *tests["path"]}
+    named = {*train_paths, *test_paths}
     unlisted = {"train": files.without(named), "test": () if same else test_files.without(named)}
     return Competition(
         config,
@@ -161,8 +164,8 @@ def read_lists(config: DataConfig) -> Competition:
         classes,
         "",
         submission_format(config, sample, classes),
-        train_files=tuple(folder / path for path in rows["path"]),
-        test_files=tuple(folder / path for path in tests["path"]),
+        train_files=tuple(train_paths),
+        test_files=tuple(test_paths),
         left_out=tuple(sorted(left_out)),
         unlisted=unlisted,
     )
@@ -224,7 +227,8 @@ def _check_classes(
     if len(unknown := names[~names.isin(list(classes))]):
         has = f"is not in {asked}, which has {', '.join(classes)}"
         raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
-    if empty := [name for name in classes if name not in set(names)]:
+    present = set(names.tolist())
+    if empty := [name for name in classes if name not in present]:
         raise DataError(
             f"{list_path(config)}: no training image of class {empty[0]!r}, which {asked} asks for"
         )
@@ -244,8 +248,8 @@ def hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str]) 
     """Hex SHA-256 of names, subjects, classes and contents, in the competition's order."""
     digest = sha256("\t".join(classes).encode())
     for table in (train[["img", "subject", "classname", "content"]], test[["img", "content"]]):
-        for row in table.itertuples(index=False, name=None):
-            digest.update(("\n" + "\t".join(row)).encode())
+        rows = zip(*(table[column].tolist() for column in table), strict=True)
+        digest.update("".join("\n" + "\t".join(row) for row in rows).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

@@ -23,7 +23,7 @@ _Identity = tuple[int, int, int, int]
 
 
 def digest_images(
-    paths: Sequence[Path], *, root: Path, cache: Path | None = None, progress: Progress = silent
+    paths: Sequence[Path | str], *, root: Path, cache: Path | None = None, progress: Progress = silent
 ) -> list[str]:
     """BLAKE2b digest of each image file; new and changed files are also checked to be complete images.
 
@@ -45,7 +45,7 @@ def digest_images(
     missing = [index for index, digest in enumerate(digests) if digest is None]
     if missing:
         bad: list[str] = []
-        files = [paths[index] for index in missing]
+        files = [Path(paths[index]) for index in missing]
         try:
             with (
                 ThreadPoolExecutor(4) as pool,  # hashing and reading release the GIL
@@ -86,8 +86,8 @@ def _read_and_digest(path: Path) -> str | ImageError:
     return digest_bytes(data)
 
 
-def _identify(path: Path) -> _Identity:
-    stat = path.stat()
+def _identify(path: Path | str) -> _Identity:
+    stat = os.stat(path)  # noqa: PTH116  # of 100,000 images
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 

@@ -21,7 +21,7 @@ def match_images(imgs: "pd.Series[str]", files: ImageFiles, path: Path) -> "pd.S
     Raises:
         DataError: a name fits several files, or several names fit one.
     """
-    return _one_each(imgs, [files.find(img) for img in imgs], path)
+    return _one_each(imgs, [files.find(img) for img in imgs.tolist()], path)
 
 
 def match_training_images(
@@ -42,7 +42,7 @@ def match_training_images(
     Raises:
         DataError: as `match_images`; or an image is listed twice.
     """
-    rows = zip(imgs, labels, classes, strict=True)
+    rows = zip(imgs.tolist(), labels.tolist(), classes.tolist(), strict=True)
     found = [files.find(img, folders=(label, name)) for img, label, name in rows]
     if imgs.is_unique:
         return imgs, _one_each(imgs, found, path)
@@ -105,7 +105,7 @@ def check_none_missing(folder: Path, missing: Sequence[str], hint: str) -> None:
 
 def _one_each(imgs: "pd.Series[str]", found: Sequence[Sequence[str]], path: Path) -> "pd.Series[str]":
     """The one file of each image; "" for a missing one."""
-    for row, (img, candidates) in enumerate(zip(imgs, found, strict=True), start=2):
+    for row, (img, candidates) in enumerate(zip(imgs.tolist(), found, strict=True), start=2):
         if len(candidates) > 1:
             raise DataError(
                 f"{path}, row {row}: image {img!r} may be {' or '.join(candidates[:_SHOWN])}; write its path "

@@ -61,7 +61,7 @@ def read_sample(config: DataConfig) -> Sample | None:
     check_unique(table[key], path)
     if not len(table):
         raise DataError(f"{path}: no test images listed")
-    return Sample(tuple(table.columns), tuple(table[key]), tuple(table.iloc[:, -1]))
+    return Sample(tuple(table.columns), tuple(table[key].tolist()), tuple(table.iloc[:, -1].tolist()))
 
 
 def _other_form(kind: SubmissionKind, first: str, key: str, num: int) -> str:

@@ -39,7 +39,7 @@ def spelled_alike(table: pd.DataFrame) -> list[list[str]]:
     if (table["subject"] == table["img"]).all():
         return []
     groups: dict[str, list[str]] = {}
-    for name in sorted(set(table["subject"])):
+    for name in sorted(table["subject"].unique().tolist()):
         groups.setdefault(plain_spelling(name), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 

@@ -104,8 +104,8 @@ audit: $(STAMP)  ## Look for odd and duplicate images, subjects that look alike,
 report: $(STAMP)  ## Write runs/<data>/report.html: everything on one page that works offline (RUN= HEAT=0 DATA= FORCE=1)
 	@$(PY) scripts/report.py $(DATA_OPT) $(call option,RUN,--run) $(call flag,HEAT,,--no-heat) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
-wandb-sync: $(STAMP)  ## Send offline recordings and the runs' lineage to W&B (DATA= SET=)
-	@$(PY) scripts/wandb_sync.py $(DATA_OPT) --set "$$SETTINGS"
+wandb-sync: $(STAMP)  ## Send offline recordings and the runs' lineage to W&B (DATA= SET= FORCE=1)
+	@$(PY) scripts/wandb_sync.py $(DATA_OPT) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
 dashboard: $(STAMP)  ## Build the workspace on W&B: leaderboard, curves, errors, blend weights (DATA= SET=)
 	@$(PY) scripts/dashboard.py $(DATA_OPT) --set "$$SETTINGS"

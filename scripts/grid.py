@@ -53,6 +53,7 @@ def main(
     from distracted.jobs.fold import begin_again, is_done, refuse_other_config
     from distracted.jobs.local import Here
     from distracted.jobs.on_ray import OnRay
+    from distracted.tracking.online import variables
 
     signals.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
@@ -84,6 +85,7 @@ def main(
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 
+    carried = ["env", *variables(first.runtime)] if cluster else []  # nodes do not inherit W&B's mode
     place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
 
     def command(job: Job, device: str) -> Sequence[str]:
@@ -92,7 +94,7 @@ def main(
         arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place]
         arguments += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
         arguments += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
-        return [sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
+        return [*carried, sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
 
     def log(job: Job) -> Path:
         return store.workspace.log(store.competition.name, job.run, job.fold).absolute()

@@ -38,8 +38,8 @@ from distracted.postprocess.calibrate import CALIBRATIONS, Calibrate
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 from distracted.progress import Advance
-from distracted.reach import answers
 from distracted.schema import DataConfig, HeadConfig, ModelConfig, RunConfig
+from distracted.tracking.online import ask_server
 from distracted.training.context import FoldContext
 from distracted.training.loop import FoldResult, train_fold
 from distracted.training.metrics_log import FileTracker
@@ -318,7 +318,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def switch(mode: str) -> None:
         monkeypatch.setenv("WANDB_MODE", mode)
-        answers.cache_clear()
+        ask_server.cache_clear()
         wandb.teardown()
 
     return switch

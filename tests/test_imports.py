@@ -234,7 +234,7 @@ def environment_reads(source: Source) -> list[str]:
 
 
 def test_the_library_reads_no_environment() -> None:
-    """Except switches that packages read when imported, WANDB_MODE, Kaggle's and torchrun's variables."""
+    """Except switches that packages read when imported, W&B's, Kaggle's and torchrun's variables."""
     reads = {source.module: uses for source in SOURCES if (uses := environment_reads(source))}
     switches = (
         "distracted.data.transforms",
@@ -245,8 +245,8 @@ def test_the_library_reads_no_environment() -> None:
     torchrun = reads.pop("distracted.training.distributed")
     kaggle = reads.pop("distracted.kaggle_credentials")
     assert set(torchrun) == set(kaggle) == {"os.environ"}
-    wandb_mode = {"distracted.tracking.client": ["os.environ"]}
-    assert reads == wandb_mode | {module: ["os.environ.setdefault"] for module in switches}
+    wandb = {"distracted.tracking.online": ["os.environ"]}
+    assert reads == wandb | {module: ["os.environ.setdefault"] for module in switches}
 
 
 MODELS = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))

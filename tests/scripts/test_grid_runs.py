@@ -152,6 +152,22 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
     assert "goes on from step" in (killed / "log.txt").read_text()
 
 
+def test_jobs_on_a_cluster_follow_the_grids_wandb_mode_and_project(
+    competition: Path, tmp_path: Path, two_nodes: "object", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes were started with another mode, and know nothing of the grid's environment."""
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    monkeypatch.setenv("WANDB_PROJECT", "secret")
+    settings = " ".join([*TINY, "runtime.tracking=wandb"])
+    address = two_nodes.address  # type: ignore[attr-defined]
+    process = grid(competition, tmp_path, "--cluster", address, "--folds", "0", settings=settings)
+    output, _ = process.communicate(timeout=3 * SECONDS)
+    assert process.returncode == 0, output
+    for model in MODELS:
+        [recording] = (tmp_path / "runs/tiny" / model / "fold0").glob("wandb/offline-run-*/*.wandb")
+        assert b"secret" in recording.read_bytes()
+
+
 def suspend_a_job_of(node: "object", root: Path) -> tuple[Path, int] | None:
     """Stop a job of a Ray node in the middle of its fold; the fold's folder and the process, or None."""
     raylets = [info.process.pid for info in node.all_processes["raylet"]]  # type: ignore[attr-defined]

@@ -2,14 +2,16 @@
 
 It answers the client's GraphQL queries from memory, accepts file streams and uploads, and records every
 request. It was written from the requests of the locked client version. The real server may reject requests
-that this one accepts.
+that this one accepts. It can fail at any request, in every way that a server or a network fails.
 """
 
 import gzip
 import json
 import re
+import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +19,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ENTITY = "somebody"
+
+#: Which way a request fails, by method, path and body; "" lets it pass.
+#: "503" and other codes: nothing is done. "cut": the connection closes before anything is done. "lost": it is
+#: done, and the connection closes without an answer. "half": done, and the answer is cut in its middle.
+#: "garbage": nothing is done, a web page comes back. "slow:2": done, and answered after 2 s.
+Fault = Callable[[str, str, bytes], str]
+
+
+class Once:
+    """A fault at the n-th request alone, counted from 0."""
+
+    def __init__(self, number: int, fault: str) -> None:
+        self.number, self.fault, self.seen = number, fault, 0
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str, body: bytes) -> str:
+        with self._lock:
+            self.seen += 1
+            return self.fault if self.seen == self.number + 1 else ""
 
 
 @dataclass
@@ -41,9 +62,13 @@ class StandIn:
     """The server's state.
 
     Attributes:
-        runs: By id: name, displayName, group, jobType, config, summary, history (lines), state.
+        runs: By id: name, displayName, group, jobType, config, summary, history (lines), state,
+            project, entity.
+        deleted: Ids of runs that were deleted on the site, which the service refuses for ever.
         requests: Method, path and body of each request, in order.
         unknown: Names of GraphQL operations that are not implemented.
+        broken: Whether all requests are cut.
+        fault: How each request fails.
     """
 
     url: str = ""
@@ -55,7 +80,9 @@ class StandIn:
     uploads: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    deleted: set[str] = field(default_factory=set)
     broken: bool = False
+    fault: Fault = lambda method, path, body: ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def artifact(self, name: str) -> Artifact:
@@ -70,7 +97,7 @@ class StandIn:
 
 
 @contextmanager
-def serve() -> Iterator[StandIn]:
+def serve(tls: ssl.SSLContext | None = None) -> Iterator[StandIn]:
     """Run a stand-in on a free port of this machine."""
     stand_in = StandIn()
 
@@ -80,7 +107,9 @@ def serve() -> Iterator[StandIn]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # a client that hung up
-    stand_in.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    stand_in.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -98,49 +127,66 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
-    def do_HEAD(self) -> None:
-        if not self._is_cut():
-            self._answer({})
-
-    def _is_cut(self) -> bool:
-        """Hang up if the network is to look broken."""
-        if self.state.broken:
-            self.close_connection = True
-            self.connection.close()
-        return self.state.broken
-
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        self.state.requests.append(("GET", self.path, b""))
-        if path in self.state.uploads:
-            self._send(self.state.uploads[path], "application/octet-stream")
-        else:
-            self._answer({}, 404)
+        self._serve()
 
     def do_PUT(self) -> None:
-        body = self._body()
-        self.state.requests.append(("PUT", self.path, body))
-        if self._is_cut():
-            return
-        self.state.uploads[urlsplit(self.path).path] = body
-        self._answer({})
+        self._serve()
 
     def do_POST(self) -> None:
-        body = self._body()
-        self.state.requests.append(("POST", self.path, body))
-        if self._is_cut():
-            return
-        path = urlsplit(self.path).path
-        if path.endswith("/graphql"):
+        self._serve()
+
+    def _serve(self) -> None:
+        body, path = self._body(), urlsplit(self.path).path
+        self.state.requests.append((self.command, self.path, body))
+        fault = "cut" if self.state.broken else self.state.fault(self.command, path, body)
+        if fault == "cut":
+            self._hang_up()
+        elif fault.isdigit():
+            self._fail(int(fault), f"stand-in: {fault}")
+        elif fault == "garbage":
+            self._send(b"<html>Sign in to the hotel's network</html>", "text/html")
+        else:
+            status, kind, data = self._act(path, body)
+            if fault.startswith("slow:"):
+                time.sleep(float(fault.removeprefix("slow:")))
+            if fault != "lost":
+                self._send(data, kind, status, cut=fault == "half")
+            if fault in ("lost", "half"):
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def _fail(self, status: int, message: str) -> None:
+        self._send(json.dumps({"errors": [{"message": message}]}).encode(), "application/json", status)
+
+    def _act(self, path: str, body: bytes) -> tuple[int, str, bytes]:
+        """Do what a request asks for; returns status, content type and content of the answer."""
+        status, answer = 200, dict[str, Any]()
+        if self.command == "GET":
+            if path in self.state.uploads:
+                return 200, "application/octet-stream", self.state.uploads[path]
+            status = 404
+        elif self.command == "PUT":
+            self.state.uploads[path] = body
+        elif path.endswith("/graphql"):
             asked = json.loads(body)
+            variables = asked.get("variables") or {}
             with self.state.lock:
-                self._answer({"data": self._resolve(asked["query"], asked.get("variables") or {})})
+                if "UpsertBucket" in asked["query"] and variables.get("name") in self.state.deleted:
+                    text = f"run {variables['name']} was previously created and deleted; try a new run name"
+                    status, answer = 409, {"errors": [{"message": text}]}
+                elif variables.get("input", {}).get("runName") in self.state.deleted:
+                    status, answer = 404, {"errors": [{"message": "run not found"}]}
+                else:
+                    answer = {"data": self._resolve(asked["query"], variables)}
         elif path.endswith("/file_stream"):
             with self.state.lock:
                 self._stream(path.split("/")[-2], json.loads(body))
-            self._answer({"exitcode": None, "limits": {}})
-        else:
-            self._answer({})
+            answer = {"exitcode": None, "limits": {}}
+        return status, "application/json", json.dumps(answer).encode()
 
     def _resolve(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         operation = re.search(r"(?:query|mutation)\s+(\w+)", query)
@@ -174,16 +220,14 @@ class _Handler(BaseHTTPRequestHandler):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
-        self._send(json.dumps(content).encode(), "application/json", status)
-
-    def _send(self, data: bytes, kind: str, status: int = 200) -> None:
+    def _send(self, data: bytes, kind: str, status: int = 200, *, cut: bool = False) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
+        if status == 429:
+            self.send_header("Retry-After", "1")
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if cut else data)
 
     # The client's GraphQL operations, by name.
 
@@ -231,8 +275,10 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": "tags",
             "config": "config",
             "sweep": "sweep",
+            "notes": "notes",
         }
         run |= {key: asked[field] for field, key in keys.items() if asked.get(field) is not None}
+        run |= {"project": asked["project"], "entity": asked.get("entity") or ENTITY}
         bucket = {
             "id": name,
             "name": name,
@@ -240,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
             "description": "",
             "config": run["config"],
             "sweepName": run.get("sweep"),
-            "project": _project(asked["project"]),
+            "project": _project(asked["project"], run["entity"]),
             "historyLineCount": len(run["history"]),
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
@@ -408,9 +454,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"agentHeartbeat": {"agent": {"id": asked["id"]}, "commands": json.dumps(commands)}}
 
 
-def _entity() -> dict[str, str]:
-    return {"id": "e", "name": ENTITY}
+def _entity(name: str = ENTITY) -> dict[str, str]:
+    return {"id": "e", "name": name}
 
 
-def _project(name: str) -> dict[str, Any]:
-    return {"id": "p", "name": name, "entity": _entity()}
+def _project(name: str, entity: str = ENTITY) -> dict[str, Any]:
+    return {"id": "p", "name": name, "entity": _entity(entity)}

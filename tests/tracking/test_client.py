@@ -13,8 +13,8 @@ import wandb
 from wandb_files import read_runs
 
 from distracted.config import load_runtime_config
-from distracted.reach import answers
-from distracted.tracking.client import WandbRun, find_wandb_mode, forget_run
+from distracted.tracking.client import WandbRun, forget_run
+from distracted.tracking.online import ask_server, find_wandb_mode
 
 RUNTIME = load_runtime_config()
 
@@ -135,11 +135,12 @@ def test_without_a_key_or_an_answer_the_mode_is_offline(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     wandb.teardown()
     assert find_wandb_mode() == "offline"
-    answers.cache_clear()
+    ask_server.cache_clear()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     wandb.teardown()
     assert find_wandb_mode() == "offline"
-    assert answers.cache_info().misses == 1  # only with a key the server is asked
+    assert find_wandb_mode() == "offline"
+    assert ask_server.cache_info().misses == 1  # only with a key the server is asked, once
     wandb.teardown()
 
 

@@ -12,6 +12,7 @@ import pytest
 import wandb
 from stand_in import StandIn
 
+import wandb_sync as script
 from conftest import calibrate, write_owner
 from distracted.ensemble.blend import blend_runs
 from distracted.errors import TrackingError
@@ -23,11 +24,18 @@ from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
+from distracted.tracking.client import run_id
 from distracted.tracking.log import track_run, track_submission
-from distracted.tracking.sync import find_recordings, sync
+from distracted.tracking.recordings import find_recordings
+from distracted.tracking.sending import WAY_OUT
+from distracted.tracking.sync import sync
 from distracted.training.resolve import resolve
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Of the client's own threads, when a run ends without the server.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 Go = Callable[[str], None]
 
@@ -136,14 +144,11 @@ def test_without_a_key_nothing_is_sent(
         sync(store, config.runtime)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
-)  # of the client's own threads
 def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
     store: Store, config: RunConfig, server: StandIn, go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server fails in the middle of the first fold; once it is back, everything is sent."""
-    monkeypatch.setattr("distracted.tracking.client._FINISH_SECONDS", 2.0)
+    monkeypatch.setattr("distracted.tracking.online._FINISH_SECONDS", 2.0)
     go("online")
     streamed = threading.Event()
 
@@ -170,6 +175,89 @@ def test_a_network_that_is_cut_stops_no_training_and_loses_nothing(
         # Lines that arrived before the failure may occur twice.
         losses = {line["train/step"]: line["train/loss"] for line in run["history"] if "train/loss" in line}
         assert losses == {step["step"]: step["train/loss"] for step in curves.steps}
+
+
+def test_all_of_a_run_goes_to_the_project_it_was_begun_in(
+    store: Store, config: RunConfig, server: StandIn, go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "secret")
+    go("offline")
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
+    monkeypatch.delenv("WANDB_PROJECT")
+    go("online")
+    assert sync(store, config.runtime).problems == []
+    assert {run["project"] for run in server.runs.values()} == {"secret"} and len(server.runs) == 4
+
+
+def test_trouble_is_said_and_the_rest_is_sent(
+    store: Store,
+    config: RunConfig,
+    server: StandIn,
+    go: Go,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A damaged recording, and a run that was deleted on the site: by the command, as a user sees it."""
+    monkeypatch.setattr("distracted.tracking.online._INIT_SECONDS", 4.0)
+    monkeypatch.setattr("distracted.tracking.sending._ENVIRONMENT", ["WANDB__GRAPHQL_RETRY_MAX=1"])
+
+    def wandb_sync(**options: bool) -> str:
+        go("online")
+        script.main(data=str(store.competition.config.folder), root=store.workspace.root, **options)
+        return capture()
+
+    def capture() -> str:
+        captured = capsys.readouterr()
+        return " ".join(f"{captured.out} {captured.err}".split())
+
+    go("offline")
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
+    wandb.teardown()
+    scratches = [store.scratch("net", fold) for fold in range(3)]
+    [recording] = scratches[0].glob("wandb/offline-run-*/*.wandb")
+    whole = recording.read_bytes()
+    recording.write_bytes(whole[:7])
+    server.deleted.add(run_id(scratches[1]))
+    with pytest.raises(TrackingError) as error:
+        wandb_sync()
+    problems = str(error.value).splitlines()[1:]
+    folder = str(recording.parent.relative_to(store.workspace.root))
+    assert problems[0].startswith(f"{folder}: cannot be read: it holds no run")
+    assert [problem.endswith(WAY_OUT) for problem in problems] == [False, True, True, False]
+    assert "net: artifact" in problems[3]  # the run over all folds uses the file of fold 1
+    assert "2 recordings sent; files and lineage of 2 runs" in capture()
+    assert {run["displayName"] for run in server.runs.values()} == {"net-fold0", "net-fold2", "net"}
+    with pytest.raises(TrackingError, match="net, fold 1: this run was deleted"):
+        wandb_sync()
+    assert "2 recordings were set aside by earlier calls; FORCE=1" in capture()
+    recording.write_bytes(whole)
+    assert "set aside" not in wandb_sync(force=True)
+    for fold in range(3):
+        run = server.run_called(f"net-fold{fold}")
+        losses = [line["train/loss"] for line in run["history"] if "train/loss" in line]
+        curves = read_curves(store.workspace.metrics("tiny", "net", fold), fold)
+        assert losses == [step["train/loss"] for step in curves.steps]
+        [digest] = as_parent([store.manifest("net", fold)]).predictions.values()
+        assert server.artifact(f"oof-tiny-net-fold{fold}:{digest[:16]}").committed
+    assert find_recordings(store, again=True) == []
+
+
+def test_a_server_that_fails_at_the_files_is_not_asked_for_ever(
+    store: Store, config: RunConfig, server: StandIn, go: Go
+) -> None:
+    go("online")
+    train_folds(store, resolve(config, num_folds=3), run="net", folds=range(3))
+    wandb.teardown()
+    server.artifacts.clear()
+    server.fault = lambda method, path, body: "403" if b"CreateArtifact" in body else ""
+    go("online")
+    done = sync(store, config.runtime)
+    assert done.updated == 0 and len(done.problems) == 4
+    assert done.problems[3].endswith("not tried, since the server fails")
+    server.fault = lambda method, path, body: ""
+    go("online")
+    done = sync(store, config.runtime)
+    assert (done.problems, done.updated) == ([], 4)
 
 
 def test_unfinished_recordings_and_folds_are_not_sent(

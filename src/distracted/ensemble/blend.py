@@ -76,6 +76,7 @@ def blend_runs(
         StoreError: there is no complete run; a named run is missing, incomplete or leaky; or the name belongs
             to a member or to a run of another kind.
     """
+    store.check_new(name)
     if store.kinds(name) - {"blend"}:
         raise StoreError(f"NAME={name}: there is a run of that name that is no blend; choose another name")
     if name in runs:

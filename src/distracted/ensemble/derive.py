@@ -51,6 +51,7 @@ def derive_run(
     if not name and (not step.suffix or len(names) != 1):
         raise ConfigError(f"NAME= is missing: the name of the run that {step.name} makes")
     name = name or f"{names[0]}_{step.suffix}"
+    store.check_new(name)
     _check_enough(store, step, len(names))
     num_folds = store.folds.num_folds
     with store.hold(name):

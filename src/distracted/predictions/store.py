@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
 from distracted.data.stored_index import keep_index, read_index
-from distracted.errors import StoreError
+from distracted.errors import ConfigError, StoreError
 from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
 from distracted.locks import Lock, hold
 from distracted.paths import AUDIT, REPORT, Workspace
@@ -32,6 +32,9 @@ from distracted.progress import Progress, silent
 from distracted.schema import DataConfig, check_name, hash_config, list_differences
 
 _log = logging.getLogger(__name__)
+
+#: Characters of a run's name and its data's together.
+MAX_NAMES = 112
 
 #: The command that finishes or repeats a run.
 _FINISH: dict[Kind, str] = {
@@ -86,6 +89,7 @@ class Store(FoldReader):
             redone: Folds that are about to be replaced, whatever their config.
         """
         self._check_name(run)
+        self.check_new(run)
         for fold in self.finished_folds(run):
             if fold not in redone and (manifest := self.manifest(run, fold)).config_hash != config_hash:
                 changed = f" ({list_differences(manifest.config, config)})" if config is not None else ""
@@ -168,6 +172,7 @@ class Store(FoldReader):
             LockError: another process holds one; says which.
         """
         check_name(run, "NAME")
+        self.check_new(run)
         name = self.competition.name
         with ExitStack() as stack:
             stack.callback(remove_empty, self.workspace.run_scratch(name, run))
@@ -305,6 +310,24 @@ class Store(FoldReader):
                 f"{run}: its folds were made with different configs ({changed}); {finish}, with FORCE=1"
             )
         return manifests
+
+    def check_new(self, run: str) -> None:
+        """Refuse a new run's name that W&B would refuse once the run is done.
+
+        It holds whether or not W&B is on: a run may be sent later. Runs that are there already go on.
+
+        Raises:
+            ConfigError: says how much too long it is.
+        """
+        data = self.competition.name
+        over = len(data) + len(run) - MAX_NAMES
+        folders = self.workspace.run(data, run), self.workspace.run_scratch(data, run)
+        if over > 0 and not any(folder.exists() for folder in folders):
+            raise ConfigError(
+                f"NAME={run}: {len(run)} characters, with the data's name {data} {len(data) + len(run)}; "
+                f"expected at most {MAX_NAMES}, since W&B refuses names above 128 (oof-{data}-<NAME>-fold0); "
+                f"leave out {over}"
+            )
 
     def _check_name(self, run: str) -> None:
         check_name(run, "NAME")

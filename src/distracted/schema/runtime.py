@@ -33,8 +33,8 @@ class RuntimeConfig(Section):
     decoded; larger ones are an error that names them."""
     tracking: Literal["wandb", "none"]
     """Where metrics go in addition to metrics.jsonl."""
-    project: str
-    """The W&B project."""
+    project: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")] | None
+    """The W&B project. null: WANDB_PROJECT or W&B's settings file; where they name none, `distracted`."""
     validate_every_epoch: bool
     """Score the held-out fold after each epoch, for information."""
     num_cpus: PositiveInt | Literal["auto"]

@@ -12,21 +12,33 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from distracted.errors import DistractedError, TrackingError, first_line
 from distracted.files import create_text, write_json, write_text
 from distracted.locks import this_process
-from distracted.reach import answers
 from distracted.schema import RuntimeConfig
+from distracted.tracking.client_log import find_losses
+from distracted.tracking.online import (
+    DELETED,
+    PROJECT,
+    Mode,
+    ask_server,
+    client_settings,
+    find_wandb_mode,
+    is_switched_off,
+    project_of,
+    quiet_settings,
+)
 
 if TYPE_CHECKING:  # slow to import: wandb is imported once a run is really tracked
-    from wandb import Artifact, Run, Settings
+    from wandb import Artifact, Run
 
 _log = logging.getLogger(__name__)
 
-_FINISH_SECONDS = 60.0  # to send the rest when a run ends; what is not sent stays on disk
-_INIT_SECONDS = 30.0
 #: Marks the folder of an online run that is not completely sent; `make wandb-sync` sends the rest.
 UNSENT = "unsent"
 #: In the folder of an unfinished run: the process that writes it.
 OPEN = "open.json"
 _ID_FILE = "wandb_id.txt"
+_REFUSED = "wandb_refused.txt"  # the id of a run that was deleted on W&B
+#: Characters; W&B's limit.
+MAX_TAG = 64
 #: The x axis of all metrics: steps of gradient descent. (W&B's own step can only increase, but a resumed fold
 #: repeats steps.)
 STEP = "train/step"
@@ -43,9 +55,10 @@ class WandbRun:
         error: W&B's error, or "".
 
     Args:
-        folder: W&B's files go into `wandb` in this folder, and the run's id into a file there, so that a
-            later run in the same folder continues it.
+        folder: W&B's files go into `wandb` in this folder, and the run's id and project into a file there, so
+            that a later run in the same folder continues it.
         group: Group that W&B shows the run in.
+        online: Send it now or not at all; by default, what cannot be sent is recorded.
     """
 
     def __init__(
@@ -58,28 +71,29 @@ class WandbRun:
         job_type: JobType,
         config: Mapping[str, Any],
         tags: Sequence[str] = (),
+        online: bool = False,
     ) -> None:
         self._run: Run | None = None
         self.error = ""
-        if runtime.tracking == "none" or os.environ.get("WANDB_MODE") == "disabled":
+        if is_switched_off(runtime):
             return
         try:
-            import wandb
-
-            if wandb.setup().settings.mode == "disabled":  # by a settings file
+            mode = find_wandb_mode()
+            if mode == "disabled":
                 return
-            self._run = wandb.init(
-                project=runtime.project,
+            if online and mode == "offline":
+                raise TrackingError("W&B's server cannot be used any more")
+            every_tag = [*(tag[:MAX_TAG] for tag in tags), *(client_settings().run_tags or ())]
+            self._run = _start(
+                mode,
+                must_send=online,
                 group=group,
                 name=name,
                 job_type=job_type,
-                tags=[tag[:64] for tag in tags],  # W&B's limit
+                tags=list(dict.fromkeys(every_tag)),
                 config=dict(config),
-                id=_run_id(folder),
-                resume="allow",
                 dir=folder,
-                mode=find_wandb_mode(),
-                settings=quiet_settings(),
+                **_identity(folder, runtime),
             )
             self._prepare(self._run)
         except Exception as error:  # of any type: work goes on without W&B
@@ -134,9 +148,11 @@ class WandbRun:
         self._run = None
 
     def _close(self, run: "Run", *, failed: bool) -> None:
-        folder = _run_folder(run)
+        folder, is_offline = _run_folder(run), self.is_offline
         try:
             run.finish(exit_code=int(failed))
+            if not is_offline and (lost := find_losses(Path(run.settings.log_internal)).get("")):
+                raise TrackingError(lost)
             (folder / UNSENT).unlink(missing_ok=True)
         finally:
             (folder / OPEN).unlink(missing_ok=True)
@@ -165,7 +181,7 @@ class WandbRun:
                 import wandb
 
                 wandb.teardown()
-        answers.cache_clear()  # the next run checks again whether the server answers
+        ask_server.cache_clear()  # the next run asks again
         _log.warning("W&B failed (%s); going on without it", self.error)
 
 
@@ -174,25 +190,22 @@ def _run_folder(run: "Run") -> Path:
     return Path(run.settings.sync_dir)
 
 
-def quiet_settings() -> "Settings":
-    """Settings under which the client prints nothing and sends nothing about this machine."""
+def _start(mode: Mode, *, must_send: bool, **arguments: Any) -> "Run":
+    """Start a run; one that the server does not take is recorded, unless it has to be sent."""
     import wandb
 
-    return wandb.Settings(
-        reinit="create_new",  # otherwise a fold would continue a run that W&B failed to finish
-        silent=True,
-        host="",
-        program="distracted",  # otherwise the script's path
-        console="off",
-        disable_git=True,
-        save_code=False,
-        init_timeout=_INIT_SECONDS,
-        finish_timeout=_FINISH_SECONDS,
-        finish_timeout_raises=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_disable_stats=True,
-    )
+    arguments |= {"resume": "allow", "settings": quiet_settings()}
+    try:
+        return wandb.init(mode=mode, **arguments)
+    except Exception as error:
+        if must_send or mode == "offline":
+            raise
+        text = first_line(error)
+    ask_server.cache_clear()
+    wandb.teardown()  # its service holds the run's id
+    way_out = "FORCE=1 makes it a new run there" if DELETED in text else "sends it later"
+    _log.warning("W&B does not take the run (%s); keeping it offline (`make wandb-sync` %s)", text, way_out)
+    return wandb.init(mode="offline", **arguments)
 
 
 def _send_relative_paths(run: "Run") -> None:
@@ -212,11 +225,19 @@ def _send_relative_paths(run: "Run") -> None:
     run.log_artifact = log  # type: ignore[method-assign, assignment]
 
 
-def _run_id(folder: Path) -> str:
-    """The id of the folder's run; a new folder gets a random one."""
-    path = folder / _ID_FILE
-    create_text(path, secrets.token_hex(6))
-    return path.read_text().strip()
+def _identity(folder: Path, runtime: RuntimeConfig) -> dict[str, str | None]:
+    """Id, project and entity of the folder's run; a new folder gets a random id.
+
+    A run stays where it was begun, whatever the environment says later; runtime.project moves it.
+    """
+    path, entity = folder / _ID_FILE, client_settings().entity or ""
+    create_text(path, "\n".join([secrets.token_hex(6), project_of(runtime), entity]) + "\n")
+    lines = path.read_text().splitlines()
+    name, project, entity = [*lines, *(PROJECT, entity)[len(lines) - 1 :]]  # older files hold the id alone
+    if runtime.project and runtime.project != project:
+        project = runtime.project
+        write_text(path, "\n".join([name, project, entity]) + "\n")
+    return {"id": name, "project": project, "entity": entity or None}
 
 
 def forget_run(folder: Path) -> None:
@@ -224,25 +245,33 @@ def forget_run(folder: Path) -> None:
     (folder / _ID_FILE).unlink(missing_ok=True)
 
 
-def find_wandb_mode() -> Literal["online", "offline"]:
-    """Online unless WANDB_MODE=offline, no API key is configured or the server does not answer."""
-    import wandb
-    from requests.utils import get_netrc_auth
-
-    settings = wandb.setup().settings
-    if settings.mode == "offline" or not (settings.api_key or get_netrc_auth(settings.base_url)):
-        return "offline"
-    if not answers(settings.base_url):
-        text = "W&B's server does not answer; keeping the run offline"
-        _log.warning("%s (`make wandb-sync` sends it later)", text)
-        return "offline"
-    return "online"
+def run_id(folder: Path) -> str:
+    """The id of the folder's run; "" if it has none yet."""
+    return _first_line(folder / _ID_FILE)
 
 
-def require_server(reason: str) -> None:
-    """Raise TrackingError, with the reason why the server is needed, unless W&B is online."""
-    if find_wandb_mode() != "online":
-        raise TrackingError(
-            "W&B is unavailable: no key (`wandb login`), WANDB_MODE=offline, or its server does not answer; "
-            + reason
-        )
+def rename_run(folder: Path, old: str) -> str:
+    """Replace a run's id, in its project; returns the new one."""
+    path, new = folder / _ID_FILE, secrets.token_hex(6)
+    if run_id(folder) == old:  # the folder may hold another run by now
+        place = path.read_text().splitlines()[1:]
+        write_text(path, "\n".join([new, *place]) + "\n")
+    return new
+
+
+def refuse_run(folder: Path, name: str) -> None:
+    """Note that W&B refuses a run's id for good."""
+    write_text(folder / _REFUSED, name + "\n")
+
+
+def is_refused(folder: Path, name: str = "") -> bool:
+    """Whether W&B refuses a run of this folder for good, by default its present one."""
+    refused = _first_line(folder / _REFUSED)
+    return bool(refused) and refused == (name or run_id(folder))
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0]
+    except OSError:
+        return ""

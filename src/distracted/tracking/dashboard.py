@@ -7,7 +7,8 @@ from typing import Any
 from distracted.errors import TrackingError, first_line
 from distracted.files import write_text
 from distracted.schema import RuntimeConfig
-from distracted.tracking.client import STEP, require_server
+from distracted.tracking.client import MAX_TAG, STEP
+from distracted.tracking.online import client_settings, project_of, require_server
 
 
 def build_dashboard(data: str, *, entity: str, project: str) -> Any:
@@ -27,7 +28,7 @@ def build_dashboard(data: str, *, entity: str, project: str) -> Any:
         name=f"{data}: leaderboard and folds",
         sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections],
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Tags().isin([data])],
+            filters=[ws.Tags().isin([data[:MAX_TAG]])],
             groupby=[ws.Metric("Group")],
             order=[ws.Ordering(ws.Summary("oof/log_loss"), ascending=True)],
             pinned_columns=["summary:oof/log_loss", "summary:expected/log_loss", "run:jobType"],
@@ -94,12 +95,12 @@ def save_dashboard(data: str, runtime: RuntimeConfig, url_file: Path) -> str:
     Raises:
         TrackingError: W&B is unavailable, or rejects the workspace.
     """
-    require_server("a dashboard lives on its server")
+    require_server(runtime, "a dashboard lives on its server")
     try:
         import wandb
 
-        entity = wandb.setup().settings.entity or wandb.Api().default_entity
-        workspace = build_dashboard(data, entity=str(entity), project=runtime.project)
+        entity = client_settings().entity or wandb.Api().default_entity
+        workspace = build_dashboard(data, entity=str(entity), project=project_of(runtime))
         last = _last_workspace(url_file)
         if last is not None:
             last.name, last.sections = workspace.name, workspace.sections

@@ -26,9 +26,15 @@ _JOB_TYPES: dict[str, JobType] = {"model": "summary", "derived": "derived", "ble
 
 
 def open_fold(
-    workspace: Workspace, config: Mapping[str, Any], *, run: str, fold: int, runtime: RuntimeConfig
+    workspace: Workspace,
+    config: Mapping[str, Any],
+    *,
+    run: str,
+    fold: int,
+    runtime: RuntimeConfig,
+    online: bool = False,
 ) -> WandbRun:
-    """The W&B run of one fold's training; `config` is the run's resolved config.
+    """The W&B run of one fold's training; `config` is the run's resolved config, `online` as in `WandbRun`.
 
     The data's name is part of the group, since a model may be trained on several data sets.
     """
@@ -41,6 +47,7 @@ def open_fold(
         job_type="train",
         config={**config, "run": run, "fold": fold},
         tags=[data, config["model"]["backbone"], config["recipe"], *["leaky"] * config["training"]["leaky"]],
+        online=online,
     )
 
 
@@ -88,7 +95,9 @@ class FoldTracker(Tracker):
         self._run.finish(failed=error[0] is not None)
 
 
-def open_run(store: Store, name: str, runtime: RuntimeConfig, *, config: Mapping[str, Any]) -> WandbRun:
+def open_run(
+    store: Store, name: str, runtime: RuntimeConfig, *, config: Mapping[str, Any], online: bool = False
+) -> WandbRun:
     """The W&B run of a finished run over all its folds."""
     first = store.manifests(name)[0]
     return WandbRun(
@@ -99,11 +108,18 @@ def open_run(store: Store, name: str, runtime: RuntimeConfig, *, config: Mapping
         job_type=_JOB_TYPES[first.kind],
         config=config,
         tags=[first.data, first.kind, *["leaky"] * first.leaky],
+        online=online,
     )
 
 
 def open_submission(
-    store: Store, csv: Path, run: str, runtime: RuntimeConfig, *, config: Mapping[str, Any]
+    store: Store,
+    csv: Path,
+    run: str,
+    runtime: RuntimeConfig,
+    *,
+    config: Mapping[str, Any],
+    online: bool = False,
 ) -> WandbRun:
     """The W&B run of a submission."""
     data = store.competition.name
@@ -115,6 +131,7 @@ def open_submission(
         job_type="submission",
         config=config,
         tags=[data, "submission"],
+        online=online,
     )
 
 

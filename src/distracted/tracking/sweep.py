@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from distracted.errors import ConfigError, DistractedError, TrackingError, first_line
 from distracted.schema import RuntimeConfig
-from distracted.tracking.client import quiet_settings, require_server
+from distracted.tracking.online import project_of, quiet_settings, require_server
 
 OBJECTIVE = "oof/log_loss"
 #: Methods whose proposals do not depend on earlier scores.
@@ -110,13 +110,14 @@ def run_sweep(
     Raises:
         TrackingError: W&B is unavailable or rejects the sweep.
     """
-    require_server("a sweep lives on its server")
+    require_server(runtime, "a sweep lives on its server")
     import wandb
 
+    project = project_of(runtime)
     done: list[Trial] = []
 
     def run_trial() -> None:
-        with wandb.init(project=runtime.project, job_type="sweep", settings=quiet_settings()) as run:
+        with wandb.init(project=project, job_type="sweep", settings=quiet_settings()) as run:
             settings = tuple(as_setting(key, value) for key, value in dict(run.config).items())
             trial = Trial(run.id, str(run.sweep_id), settings)
             scores = train(trial)
@@ -127,8 +128,8 @@ def run_sweep(
         with _no_host_name():
             if not sweep:
                 metric = {"name": OBJECTIVE, "goal": "minimize"}
-                sweep = wandb.sweep({**config, "name": name, "metric": metric}, project=runtime.project)
-            wandb.agent(sweep, function=run_trial, project=runtime.project, count=trials)
+                sweep = wandb.sweep({**config, "name": name, "metric": metric}, project=project)
+            wandb.agent(sweep, function=run_trial, project=project, count=trials)
     except DistractedError:
         raise
     except Exception as error:  # the client raises many types

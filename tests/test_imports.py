@@ -40,7 +40,6 @@ LEAVES = (
     "stopping",
     "locks",
     "cores",
-    "reach",
     "headline",
     "kaggle_credentials",
     "kaggle_answers",

@@ -13,7 +13,6 @@ LEAVES = (
     "metrics",
     "paths",
     "progress",
-    "reach",
     "stopping",
 )
 DATA = ("audit", "competition", "contents", "download", "drops", "folds", "sampling", "split", "tables")

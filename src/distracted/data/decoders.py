@@ -138,11 +138,9 @@ def _find_stderr() -> _Stderr | None:
         return None
     libc = ctypes.CDLL(None)
     try:
-        stderr = _Stderr(libc, ctypes.c_void_p.in_dll(libc, name))
+        return _Stderr(libc, ctypes.c_void_p.in_dll(libc, name))
     except (ValueError, AttributeError, OSError):  # no such variable, or no room for the file
         return None
-    os.register_at_fork(after_in_child=_forget)
-    return stderr
 
 
 def _forget() -> None:
@@ -151,3 +149,7 @@ def _forget() -> None:
     for stderr in filter(None, _known):
         stderr.close()
     _known.clear()
+
+
+if hasattr(os, "register_at_fork"):  # before the first question, during which others may fork
+    os.register_at_fork(after_in_child=_forget)

@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint sample data folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
+.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -43,6 +43,9 @@ sample: $(STAMP)  ## Render the embedded sample (SUBJECTS= TEST_SUBJECTS= FRAMES
 
 data: $(STAMP)  ## Download the competition with your own Kaggle credentials (DATA=)
 	@$(PY) scripts/download.py $(DATA_OPT)
+
+new-competition: $(STAMP)  ## Look at a folder in any layout and write configs/data/<name>.yaml (FOLDER= NAME= SET="data.metric=auc" FORCE=1)
+	@$(PY) scripts/new_competition.py --folder $(call quoted,$(call typed,FOLDER)) $(call option,NAME,--name) --set "$$SETTINGS" $(call flag,FORCE,--force)
 
 folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA= SET=)
 	@$(PY) scripts/folds.py $(DATA_OPT) --set "$$SETTINGS"

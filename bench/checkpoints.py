@@ -55,7 +55,8 @@ def main(
     """Print a table: each model, a save's size and time, its share of the steps' time, and the ratio."""
     say_header(["network", "a save", "saves", "share of the time", "with / without (medians, range)"])
     for model in models.split():
-        settings = ["runtime.tracking=none", "runtime.validate_every_epoch=false", *console.overrides(set)]
+        settings = ["runtime.tracking=none", "runtime.validate_every_epoch=false"]
+        settings += ["model.weights=auto_or_none", *console.overrides(set)]
         config = load_config(model=model, data=data, overrides=settings)
         with TemporaryDirectory() as folder:
             store = open_store(Workspace(Path(folder)), config.data, num_folds=config.training.num_folds)

@@ -56,6 +56,7 @@ from distracted.submission.doctor import check_submission
 from distracted.submission.photograph_files import find_photographs
 from distracted.submission.submit import is_submitted, write_submission
 from distracted.training.checkpoints import newest_state, write_state
+from fuzzed_weights import load_weights, write_weights
 
 _EXAMPLES = 150  # a round
 #: Texts that readers are likely to mishandle.
@@ -161,6 +162,7 @@ def make_targets(folder: Path) -> list[Target]:
     sample = data / "sample_submission.csv"
     shutil.copy(sample, submission)
     torch.save({"a.weight": torch.ones(2, 2)}, weights)
+    files = write_weights(folder / "weights")
     shutil.copytree(CONFIGS, configs)
     sent = write_submission(store, name="a")
     findings = as_findings([{"img": "x.jpg", "value": 1.0}])
@@ -210,6 +212,10 @@ def make_targets(folder: Path) -> list[Target]:
         Target("people", people, lambda: read_test_people(store)),
         Target("report", page, lambda: stale_pages(store)),
         Target("weights", weights, lambda: read_state_dict(weights), text=False),
+        *[
+            Target(f"weights, {name}", file, partial(load_weights, file), text=False)
+            for name, file in files.items()
+        ],
     ]
 
 

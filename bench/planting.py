@@ -42,7 +42,7 @@ def plant(source: Path, target: Path, dose: Dose, *, seed: int) -> pd.DataFrame:
         return pd.read_csv(target / TRUTH, dtype=str, keep_default_na=False)
     shutil.copytree(source, target, dirs_exist_ok=True)
     rng = np.random.default_rng(seed)
-    path = target / load_data_config(str(source)).train_list
+    path = target / str(load_data_config(str(source)).train_list)
     table = pd.read_csv(path, dtype=str)
     images = target / "imgs/train"
     classes, subjects = sorted(table["classname"].unique()), sorted(table["subject"].unique())

@@ -31,7 +31,10 @@ def main(
         raise ConfigError("MODELS= is empty: names in configs/models, separated by spaces")
     overrides = console.overrides(set)
     place = console.place(data, root, console.runtime_in(set))
-    configs = {model: load_config(model=model, data=place, overrides=overrides, root=root) for model in names}
+    any_weights = ["model.weights=auto_or_none", *overrides]  # a backbone without weights is left out
+    configs = {
+        model: load_config(model=model, data=place, overrides=any_weights, root=root) for model in names
+    }
     first = configs[names[0]]
     store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     check_split(store.competition, store.folds)
@@ -43,7 +46,7 @@ def main(
         cache=store.workspace.cache(store.competition.name),
         progress=console.progress,
     )
-    by_subject = first.data.columns.group is not None
+    by_subject = first.data.has_subjects
     _show(advice, "subjects" if by_subject else "images")
     name = f"{advice.model}_{advice.case.recipe}"
     settings = shlex.join([*overrides, f"recipe={advice.case.recipe}"])

@@ -35,6 +35,7 @@ from terminal import warn as warn
 from threads import share_machine
 
 if TYPE_CHECKING:
+    from distracted.headline import Metric
     from distracted.postprocess.derived import Gain
     from distracted.predictions.store import Store
 
@@ -55,7 +56,7 @@ Leaky = Annotated[
 ]
 
 HERE = Path()
-#: Names of the scores for readers, log loss first.
+#: Names of the scores that are always shown, for readers.
 SCORES = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC"}
 
 
@@ -228,7 +229,9 @@ def run_names(runs: str, name: str) -> list[str]:
 
 def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     """Print what a step gained: for each run its name, the new run's name, the gain, and how."""
-    columns = ["run", "pooled OOF", "new run", "pooled OOF", "difference (standard error)", "how"]
+    titles = {gain.metric.title for _, _, gain, _ in rows} - {"log loss"}
+    pooled = " ".join(["pooled OOF", *titles])
+    columns = ["run", pooled, "new run", pooled, "difference (standard error)", "how"]
     cells = []
     for run, made, gain, how in rows:
         difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
@@ -236,7 +239,8 @@ def gains(title: str, rows: Sequence[tuple[str, str, "Gain", str]]) -> None:
     table(title, columns, cells)
 
 
-def scores(values: Mapping[str, float]) -> str:
-    """Scores by name in one line, log loss first."""
+def scores(values: Mapping[str, float], metric: "Metric | None" = None) -> str:
+    """Scores by name in one line, the competition's first."""
     shown = {key.removeprefix("valid/"): value for key, value in values.items()}
-    return ", ".join(f"{name} {shown[key]:.4f}" for key, name in SCORES.items() if key in shown)
+    names = SCORES if metric is None else {metric.name: metric.title, **SCORES}
+    return ", ".join(f"{name} {shown[key]:.4f}" for key, name in names.items() if key in shown)

@@ -35,8 +35,9 @@ class Demo:
 
 
 _SHARED = "runtime.validate_every_epoch=false"
+_ANY = "model.weights=auto_or_none"  # random ones without a network, so that the demo runs there, too
 _BRIEF = (
-    f"{_SHARED} training.batch_size=25 phases.features.max_iter=50 phases.finetune.epochs=1 "
+    f"{_SHARED} {_ANY} training.batch_size=25 phases.features.max_iter=50 phases.finetune.epochs=1 "
     "phases.scratch.epochs=1"
 )
 FULL = Demo(
@@ -51,7 +52,9 @@ FULL = Demo(
 SHORT = Demo(
     {
         "efficientnet_lite0": f"{_SHARED} model.image_size=64 phases.finetune.epochs=1",
-        "resnet50": f"{_SHARED} model.image_size=32 phases.finetune.epochs=1 phases.scratch.epochs=1",
+        "resnet50": (
+            f"{_SHARED} {_ANY} model.image_size=32 phases.finetune.epochs=1 phases.scratch.epochs=1"
+        ),
     },
     suffix="_short",
 )

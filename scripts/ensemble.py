@@ -24,7 +24,7 @@ def main(
     set: console.Set = "",
     root: console.Root = console.HERE,
 ) -> None:
-    """Blend runs by log loss, cross-fitted by fold, and write the blend as a run like any other."""
+    """Blend runs, cross-fitted by fold, and write the blend as a run like any other."""
     runtime = console.runtime(set)
     store = console.open_store(data, root, runtime, images=False)
     ensemble = blend_runs(
@@ -44,19 +44,20 @@ def main(
 def show(ensemble: Ensemble) -> None:
     """Print members, blenders, why one was taken, and the headline."""
     rows = [[run, f"{score:.4f}", f"{ensemble.weights[run]:.3f}"] for run, score in ensemble.scores.items()]
-    console.table("members", ["run", "OOF log loss", f"weight ({ensemble.blender}, all folds)"], rows)
+    title = ensemble.metric.title
+    console.table("members", ["run", f"OOF {title}", f"weight ({ensemble.blender}, all folds)"], rows)
     if ensemble.fit is not None:
-        _show_blenders(ensemble.fit)
+        _show_blenders(ensemble.fit, title)
     interval = ensemble.interval
     console.say(
-        f"{ensemble.name}: cross-fitted log loss {interval.mean:.4f}, the choice among "
+        f"{ensemble.name}: cross-fitted {title} {interval.mean:.4f}, the choice among "
         f"{ensemble.num_candidates} included "
         f"(95% over subjects {interval.low:.4f} to {interval.high:.4f}; class prior {ensemble.prior:.4f})"
     )
-    console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled)}")
+    console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled, ensemble.metric)}")
 
 
-def _show_blenders(fit: CrossFit) -> None:
+def _show_blenders(fit: CrossFit, title: str) -> None:
     chosen = [blender.name for blender in fit.chosen]
     rows = []
     for verdict in fit.verdicts:
@@ -66,7 +67,7 @@ def _show_blenders(fit: CrossFit) -> None:
         why = _why(verdict, taken=verdict.blender is fit.overall)
         rows.append([verdict.blender.name, f"{verdict.in_sample:.4f}", crossfit, folds or "none", why])
     columns = ["blender", "in-sample", "cross-fitted (95% over subjects)", "chosen for folds", "on all folds"]
-    console.table("blenders, from the simplest on (log loss)", columns, rows)
+    console.table(f"blenders, from the simplest on ({title})", columns, rows)
     if set(chosen) != {fit.overall.name}:
         console.say(
             "each fold's networks are blended by what the other folds chose, in oof/ and in the test set; "

@@ -17,7 +17,7 @@ import console
 import signals
 from distracted.config import load_config
 from distracted.data.audit import check_split
-from distracted.errors import ConfigError, DistractedError
+from distracted.errors import ConfigError, DistractedError, WeightsError
 from distracted.jobs.grid import Ended, Job, placement, plan_jobs
 from distracted.predictions.job_state import ANY_CONFIG, redo_of
 from distracted.predictions.store import Store
@@ -48,11 +48,11 @@ def main(
 ) -> None:
     """Train all (run, fold) jobs that are not done, several at a time; one that fails stops no other."""
     from distracted.cores import usable_cores
+    from distracted.jobs.begun import resolve_run
     from distracted.jobs.cards import grid_cards, job_device
     from distracted.jobs.fold import begin_again, is_done, refuse_other_config
     from distracted.jobs.local import Here
     from distracted.jobs.on_ray import OnRay
-    from distracted.training.resolve import resolve
 
     signals.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
@@ -68,7 +68,13 @@ def main(
     hashes = dict.fromkeys(configs, ANY_CONFIG)
     cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), configs.values())
     for run, config in configs.items():
-        resolved = resolve(config, num_folds=store.folds.num_folds, device=job_device(config, cards))
+        try:
+            resolved = resolve_run(store, config, run, force=force, device=job_device(config, cards))
+        except WeightsError as error:
+            if not cluster:
+                raise
+            console.say(f"{run}: {error}\nThe cluster's machines may have them")
+            continue
         if not cluster and not config.pseudo.teachers:  # another machine may resolve it otherwise
             hashes[run] = resolved.config.hash
             refuse_other_config(store, resolved, run, retrained=numbers if force else ())

@@ -7,10 +7,10 @@ from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.report.inputs import stale_pages
 from distracted.report.status import FoldStatus, RunStatus, next_steps, run_statuses
-from distracted.submission.expect import expect_run
-from submit import describe
+from distracted.submission.expect import expect_run, judge_run
+from submit import describe, describe_score
 
-_SHOWN = ("log_loss", "accuracy")  # the report has the others
+_SHOWN = ("log_loss", "accuracy")  # and the competition's score; the report has the others
 
 
 def main(data: console.Data = "state_farm", set: console.Set = "", root: console.Root = console.HERE) -> None:
@@ -26,7 +26,11 @@ def main(data: console.Data = "state_farm", set: console.Set = "", root: console
         for reason in meant.passed_over:
             console.warn(f"passed over: {reason}")
         console.say(meant.why)
-        console.say(f"{meant.run}: expected {describe(expect_run(store, meant.predictions))}")
+        judged = judge_run(store, meant.predictions)
+        loss = "log loss " if judged else ""
+        console.say(f"{meant.run}: expected {loss}{describe(expect_run(store, meant.predictions))}")
+        if judged:
+            console.say(f"{meant.run}: {describe_score(judged)}")
     elif any(entry.kind == "blend" for entry in catalogue.entries()):
         console.warn(f"no blend can be the default: {catalogue.why_no_blend()}")
     steps = [*next_steps(catalogue, statuses), *stale_pages(store)]
@@ -37,16 +41,17 @@ def main(data: console.Data = "state_farm", set: console.Set = "", root: console
 
 
 def _grid(store: Store, statuses: Sequence[RunStatus]) -> None:
-    rows = []
+    rows, metric = [], store.competition.metric
+    titles = {metric.name: metric.title, **{key: console.SCORES[key] for key in _SHOWN}}
     for status in statuses:
         folds = [cell(fold) for fold in status.folds]
         entry = status.entry
-        pooled = [f"{entry.pooled[key]:.4f}" if entry.is_complete else "--" for key in _SHOWN]
+        pooled = [f"{entry.pooled[key]:.4f}" if entry.is_complete else "--" for key in titles]
         state = "broken" if entry.problem else "stale" if entry.stale else ""
         kind = ", ".join(part for part in (entry.kind, "leaky" if entry.leaky else "", state) if part)
         rows.append([entry.name, kind, *folds, *pooled, f"{entry.seconds:.0f} s", entry.origin])
     numbers = [f"fold {fold}" for fold in range(store.folds.num_folds)]
-    columns = ["run", "kind", *numbers, *(console.SCORES[key] for key in _SHOWN), "time", "weights"]
+    columns = ["run", "kind", *numbers, *titles.values(), "time", "weights"]
     console.table(f"{store.competition.name}: log loss by fold, and pooled scores", columns, rows)
 
 

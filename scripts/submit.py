@@ -7,7 +7,7 @@ import typer
 
 import console
 from distracted.submission.answers import add_answer, answer_to
-from distracted.submission.expect import Expected
+from distracted.submission.expect import Expected, OutOfFold
 from distracted.submission.submit import write_submission
 
 
@@ -27,15 +27,20 @@ def main(
     expected = written.expected
     checked = "checked" if written.is_new else "as it was checked"
     console.say(f"{written.path}: {checked}\nexpected log loss {describe(expected)}")
+    forecast = expected if written.judged is None else None  # of another score there is none
+    if written.judged:
+        console.say(describe_score(written.judged))
     if send and not force and (kept := answer_to(written.path)) is not None:
-        console.say(f"sent already (FORCE=1 sends it again); Kaggle answered: {_compared(expected, kept)}")
+        console.say(f"sent already (FORCE=1 sends it again); Kaggle answered: {_compared(forecast, kept)}")
     elif send:
         from distracted.submission.send import send_submission
 
         kaggle, message = store.competition.config.kaggle, f"{written.run}: expected {expected.mean:.4f}"
-        scores = send_submission(written.path, competition=kaggle, message=message, progress=console.progress)
-        add_answer(written.provenance, expected, scores)
-        console.say(f"Kaggle answers: {_compared(expected, scores)}")
+        scores = send_submission(
+            written.path, competition=kaggle, message=message, force=force, progress=console.progress
+        )
+        add_answer(written.provenance, forecast, scores)
+        console.say(f"Kaggle answers: {_compared(forecast, scores)}")
     if (written.is_new or send) and runtime.tracking != "none":
         from distracted.tracking.log import track_submission
 
@@ -54,15 +59,23 @@ def describe(expected: Expected) -> str:
     )
 
 
-def _compared(expected: Expected, scores: Mapping[str, Any]) -> str:
+def describe_score(judged: OutOfFold) -> str:
+    """The competition's score out of fold, and what it is not."""
+    return (
+        f"{judged.title} out of fold {judged.value:.4f}, 95% over training subjects {judged.low:.4f} to "
+        f"{judged.high:.4f}; no forecast: that is made of the log loss alone (docs/metrics.md)"
+    )
+
+
+def _compared(expected: Expected | None, scores: Mapping[str, Any]) -> str:
     shown = [f"{part} {compare(expected, scores[part])}" for part in ("public", "private") if part in scores]
     return "; ".join(shown) or "no score"
 
 
-def compare(expected: Expected, score: float) -> str:
-    """A score from Kaggle compared with the forecast."""
-    off = expected.errors_off(score)
-    if off is None:
+def compare(expected: Expected | None, score: float) -> str:
+    """A score from Kaggle compared with the forecast, if there is one."""
+    off = None if expected is None else expected.errors_off(score)
+    if expected is None or off is None:
         return f"{score:.4f}"
     where = "within" if expected.holds(score) else "outside of"
     return f"{score:.4f}, {off:+.1f} standard errors, {where} the 95% interval"

@@ -51,7 +51,7 @@ def main(
         _train(model, name_of(trial), [*settings, *trial.overrides], data, root)
         write_text(store.workspace.sweep(store.competition.name, trial.sweep) / name_of(trial), "")
         pooled = pooled_scores(store, name_of(trial))
-        console.say(f"{name_of(trial)}: pooled OOF {console.scores(pooled)}")
+        console.say(f"{name_of(trial)}: pooled OOF {console.scores(pooled, store.competition.metric)}")
         return {f"oof/{key}": value for key, value in pooled.items()}
 
     name = f"{store.competition.name}: {model}"
@@ -76,8 +76,11 @@ def _choose(store: Store, model: str, sweep: str, runtime: RuntimeConfig) -> Non
     """Choose among all trials of the sweep that are complete here, whoever trained them."""
     every = [path.name for path in store.workspace.sweep(store.competition.name, sweep).iterdir()]
     complete = [run for run in sorted(every) if len(store.finished_folds(run)) == store.folds.num_folds]
-    rows = sorted((pooled_scores(store, run)["log_loss"], run) for run in complete)
-    console.table("trials", ["run", "pooled OOF log loss"], [[run, f"{loss:.4f}"] for loss, run in rows])
+    metric = store.competition.metric
+    scores = {run: pooled_scores(store, run)[metric.name] for run in complete}
+    ranked = sorted(complete, key=lambda run: (metric.loss_of(scores[run]), run))
+    rows = [[run, f"{scores[run]:.4f}"] for run in ranked]
+    console.table("trials", ["run", f"pooled OOF {metric.title}"], rows)
     if len(complete) < 2:
         console.say("one trial leaves no choice")
         return

@@ -30,10 +30,10 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
+    from distracted.jobs.begun import resolve_run
     from distracted.jobs.fold import train_folds
     from distracted.postprocess.pseudo import with_teachers
     from distracted.training.distributed import in_team, join_team, take_card
-    from distracted.training.resolve import resolve
 
     signals.stop_with(parent)
     if not model.strip():
@@ -64,7 +64,7 @@ def main(
     folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
     check_split(store.competition, store.folds)
     run = name or model
-    resolved = with_teachers(store, resolve(config, num_folds=num_folds), student=run)
+    resolved = with_teachers(store, resolve_run(store, config, run, force=force), student=run)
     with join_team(resolved.device) as team:
         train_folds(
             store,
@@ -94,7 +94,8 @@ def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there, of one config."""
     done = store.finished_folds(run)
     if len(done) == store.folds.num_folds and len({one.config_hash for one in store.manifests(run)}) == 1:
-        console.say(f"{run}: pooled OOF {console.scores(pooled_scores(store, run))}")
+        pooled = console.scores(pooled_scores(store, run), store.competition.metric)
+        console.say(f"{run}: pooled OOF {pooled}")
 
 
 if __name__ == "__main__":

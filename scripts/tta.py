@@ -42,7 +42,13 @@ def main(
     )
     console.track(store, runtime, name)
     seconds = sum(store.manifest(name, fold).seconds for fold in store.finished_folds(name))
-    columns = ["run", "pooled OOF log loss", "difference (standard error)", "forward passes", "time"]
+    columns = [
+        "run",
+        f"pooled OOF {gain.metric.title}",
+        "difference (standard error)",
+        "forward passes",
+        "time",
+    ]
     difference = f"{gain.difference:+.4f} ({gain.error:.4f})"
     before = [run, f"{gain.before:.4f}", "", "1", ""]
     after = [name, f"{gain.after:.4f}", difference, str(len(chosen)), f"{seconds:.0f} s"]

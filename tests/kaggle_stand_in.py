@@ -1,14 +1,18 @@
-"""A local HTTP server that answers Kaggle's own client, which reaches it through the variable http_proxy."""
+"""A Kaggle on this machine: a server for Kaggle's own client, which reaches it through `http_proxy`.
 
-import gc
+It takes uploads and submissions, lists them page by page, and sends an archive in ranges. Each step can be
+made to fail, always or once. A proxy in front of it cuts a connection after any number of bytes.
+"""
+
 import json
 import os
-import sys
+import socket
+import struct
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,119 +20,318 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from distracted import kaggle_requests
+from distracted.data import fetch
+from distracted.submission import deliver, send
+
 #: The client talks to http://localhost with this variable, and requests takes the proxy for it.
 ENVIRONMENT = {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "no_proxy": "", "NO_PROXY": ""}
 TOKEN, KEY = "KGAT_secret0123", "0123456789abcdefsecret"
-REF = 77
+REF = 77  # of the first submission
+#: The steps of sending and of downloading, as they follow each other.
+SENDING = ("IntrospectToken", "StartSubmissionUpload", "upload", "CreateSubmission", "ListSubmissions")
+DOWNLOADING = ("IntrospectToken", "DownloadDataFiles", "all.zip")
 
 
 @dataclass
 class Answer:
-    """A response: JSON or bytes, with a status and headers; `drop` closes the connection instead."""
+    """A response: JSON or bytes, with a status and headers.
+
+    Attributes:
+        drop: Close the connection instead.
+        acts: Do first what was asked for, as if the answer were lost on its way.
+        cut: Close the connection after this many bytes of the body.
+        wait: Seconds before the answer, and `between` between its bytes.
+    """
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
+    acts: bool = False
+    cut: int | None = None
+    wait: float = 0.0
+    between: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
+class Request:
+    name: str
+    authorization: str
+    content: bytes
+    headers: dict[str, str]
+
+
 class KaggleServer:
-    """What the server answers, by the last part of the address, and what it was asked."""
+    """What the server has, what it was asked, and how it answers.
 
-    url: str = ""
-    answers: dict[str, Answer] = field(default_factory=dict)
-    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
+    Attributes:
+        answers: Answers by the last part of the address, in place of the server's own.
+        submissions: Kaggle's records, the oldest first.
+        score: Of every submission; None while it is pending.
+    """
+
+    def __init__(self, url: str, archive: bytes) -> None:
+        self.url, self.archive, self.etag = url, archive, '"first"'
+        self.asked: list[Request] = []
+        self.answers: dict[str, Answer] = {}
+        self.uploads: dict[str, bytes] = {}
+        self.submissions: list[dict[str, Any]] = []
+        self.score: str | None = "0.25"
+        self.page_size = 20
+        self.has_ranges = self.has_length = True
+        self.closing = threading.Event()
+        self.on_request: Callable[[Request], None] = lambda request: None
+        self._once: dict[str, list[Answer]] = {}
 
     def names(self) -> list[str]:
-        return [name for name, _, _ in self.asked]
+        return [request.name for request in self.asked]
 
     def refuse(self, name: str, status: int, message: str = "", **headers: str) -> None:
         """Refuse as Kaggle does: an HTTP status, and JSON if there is a message."""
         body = {"code": status, "message": message} if message else b"<html>"
         self.answers[name] = Answer(body, status, headers)
 
+    def once(self, name: str, *answers: Answer) -> None:
+        """Give these answers first."""
+        self._once.setdefault(name, []).extend(answers)
 
-def default_answers(url: str, archive: bytes) -> dict[str, Answer]:
-    """A server that accepts everything."""
-    scored = {"ref": REF, "status": "COMPLETE", "publicScore": "0.25", "privateScore": "0.5"}
-    return {
-        "IntrospectToken": Answer({"active": True, "username": "driver"}),
-        "GenerateAccessToken": Answer({"token": "KGAT_fresh_secret", "expiresIn": 3600}),
-        "DownloadDataFiles": Answer(status=302, headers={"Location": f"{url}/all.zip?signature=secret"}),
-        "all.zip": Answer(archive),
-        "StartSubmissionUpload": Answer({"token": "blob", "createUrl": f"{url}/upload?signature=secret"}),
-        "upload": Answer({}),
-        "CreateSubmission": Answer({"message": "Successfully submitted", "ref": REF}),
-        "ListSubmissions": Answer({"submissions": [scored]}),
-    }
+    def reply(self, request: Request) -> Answer:
+        self.asked.append(request)
+        self.on_request(request)
+        if queue := self._once.get(request.name):
+            answer = queue.pop(0)
+        elif request.name in self.answers:
+            answer = self.answers[request.name]
+        else:
+            return self._act(request)
+        if answer.acts:
+            self._act(request)
+        return answer
+
+    def _act(self, request: Request) -> Answer:
+        asked: dict[str, Any] = {}
+        with suppress(ValueError):
+            asked = json.loads(request.content)
+        match request.name:
+            case "IntrospectToken":
+                return Answer({"active": True, "username": "driver"})
+            case "GenerateAccessToken":
+                return Answer({"token": "KGAT_fresh_secret", "expiresIn": 3600})
+            case "DownloadDataFiles":
+                return Answer(status=302, headers={"Location": f"{self.url}/all.zip?signature=secret"})
+            case "all.zip":
+                return self._file(request)
+            case "StartSubmissionUpload":
+                token = f"blob{len(self.uploads)}"
+                self.uploads[token] = b""
+                return Answer({"token": token, "createUrl": f"{self.url}/{token}/upload?signature=secret"})
+            case "upload":
+                self.uploads[[*self.uploads][-1]] = request.content
+                return Answer({})
+            case "CreateSubmission":
+                return self._create(asked)
+            case "ListSubmissions":
+                return self._list(asked)
+        return Answer(b"not found", 404)
+
+    def _file(self, request: Request) -> Answer:
+        headers, start = {"ETag": self.etag} if self.etag else {}, 0
+        span = request.headers.get("Range", "")
+        fits = request.headers.get("If-Range", self.etag) == self.etag
+        if not (self.has_ranges and span and fits):
+            return Answer(self.archive, 200, headers)
+        start = int(span.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(self.archive):
+            return Answer(b"", 416, {"Content-Range": f"bytes */{len(self.archive)}"})
+        end = len(self.archive) - 1
+        headers["Content-Range"] = f"bytes {start}-{end}/{end + 1}"
+        return Answer(self.archive[start:], 206, headers)
+
+    def _create(self, asked: dict[str, Any]) -> Answer:
+        token = asked.get("blobFileTokens", "")
+        if not self.uploads.get(token):
+            return Answer({"code": 400, "message": "Unknown blob"}, 400)
+        ref = REF + len(self.submissions)
+        record = {"ref": ref, "description": asked.get("submissionDescription", ""), "token": token}
+        date = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+        self.submissions.append({**record, "date": date, "totalBytes": len(self.uploads[token])})
+        return Answer({"message": "Successfully submitted", "ref": ref})
+
+    def _list(self, asked: dict[str, Any]) -> Answer:
+        start = int(asked.get("pageToken") or 0)
+        size = min(asked.get("pageSize", 20), self.page_size)
+        scored = {"status": "PENDING"}
+        if self.score is not None:
+            scored = {"status": "COMPLETE", "publicScore": self.score, "privateScore": "0.5"}
+        items = [scored | item for item in reversed(self.submissions)]
+        more = {"nextPageToken": str(start + size)} if start + size < len(items) else {}
+        return Answer({"submissions": items[start : start + size], **more})
 
 
-@contextmanager
-def kaggle_server(archive: bytes = b"") -> Iterator[KaggleServer]:
-    server = KaggleServer()
+class _Handler(BaseHTTPRequestHandler):
+    kaggle: KaggleServer
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            name = urlsplit(self.path).path.rpartition("/")[2]
+    def do_POST(self) -> None:
+        try:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.headers.get("Transfer-Encoding") == "chunked":
                 while size := int(self.rfile.readline(), 16):
                     content += self.rfile.read(size)
                     self.rfile.readline()
-            server.asked.append((name, self.headers.get("Authorization", ""), content))
-            answer = server.answers.get(name, Answer(b"not found", 404))
-            if answer.drop:
-                self.close_connection = True
-                return
-            is_bytes = isinstance(answer.body, bytes)
-            body = answer.body if is_bytes else json.dumps(answer.body).encode()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", "application/zip" if is_bytes else "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            for key, value in answer.headers.items():
-                self.send_header(key.replace("_", "-"), value)
-            self.end_headers()
+            if len(content) < int(self.headers.get("Content-Length") or 0):
+                return  # cut on its way
+            name = urlsplit(self.path).path.rpartition("/")[2]
+            headers = dict(self.headers)
+            self._send(self.kaggle.reply(Request(name, headers.get("Authorization", ""), content, headers)))
+        except OSError:  # the client has gone
+            self.close_connection = True
+
+    do_GET = do_PUT = do_POST
+
+    def _send(self, answer: Answer) -> None:
+        self.kaggle.closing.wait(answer.wait)
+        if answer.drop or self.kaggle.closing.is_set():
+            self.close_connection = True
+            return
+        is_bytes = isinstance(answer.body, bytes)
+        body = answer.body if is_bytes else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        headers = {"Content-Type": "application/zip" if is_bytes else "application/json"}
+        headers |= {key.replace("_", "-"): value for key, value in answer.headers.items()}
+        if self.kaggle.has_length:
+            headers["Content-Length"] = str(len(body))
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        body = body[: answer.cut]
+        if not answer.between:
             self.wfile.write(body)
+        for byte in body if answer.between else b"":
+            self.wfile.write(bytes([byte]))
+            if self.kaggle.closing.wait(answer.between):
+                return
 
-        do_GET = do_PUT = do_POST
+    def log_message(self, *arguments: object) -> None:
+        pass
 
-        def log_message(self, *arguments: object) -> None:
-            pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        server.url = f"http://127.0.0.1:{http.server_port}"
-        server.answers = default_answers(server.url, archive)
+class _HTTPServer(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # the client has gone
+
+
+@contextmanager
+def kaggle_server(archive: bytes = b"") -> Iterator[KaggleServer]:
+    handler = type("Handler", (_Handler,), {})
+    with _HTTPServer(("127.0.0.1", 0), handler) as http:
+        server = KaggleServer(f"http://127.0.0.1:{http.server_port}", archive)
+        handler.kaggle = server
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server
         finally:
+            server.closing.set()
             http.shutdown()
             thread.join()
-            _forget_client()
 
 
-def _forget_client() -> None:
-    """Kaggle's client leaves its connections to the garbage collector, which would warn in a later test."""
-    for name in _client_modules():
-        del sys.modules[name]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+class CuttingProxy:
+    """Passes bytes on to a server; cuts all connections once, after `cut` bytes in one direction.
+
+    Attributes:
+        passed: Bytes in both directions since `arm`: of the client's requests, and of the server's answers.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server, self._lock = ("127.0.0.1", port), threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: set[socket.socket] = set()
+        self.arm(None, "answers")
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self, cut: int | None, direction: str, *, reset: bool = True) -> None:
+        self.passed = {"requests": 0, "answers": 0}
+        self._cut, self._direction, self._reset = cut, direction, reset
+
+    def close(self) -> None:
+        self._listener.close()
+        self._cut_all()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                with self._lock:
+                    self._open |= {client, server}
+                for source, target, direction in (
+                    (client, server, "requests"),
+                    (server, client, "answers"),
+                ):
+                    threading.Thread(target=self._pass, args=(source, target, direction), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, direction: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(4096):
+                with self._lock:
+                    left = None
+                    if self._cut is not None and direction == self._direction:
+                        left = self._cut - self.passed[direction]
+                    if left is not None and left < len(data):
+                        data, self._cut = data[: max(left, 0)], None
+                    else:
+                        left = None
+                    self.passed[direction] += len(data)
+                target.sendall(data)
+                if left is not None:
+                    self._cut_all()
+                    return
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_WR if end is target else socket.SHUT_RD)
+
+    def _cut_all(self) -> None:
+        with self._lock:
+            sockets, self._open = self._open, set()
+        for end in sockets:
+            with suppress(OSError):
+                if self._reset:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
-def _client_modules() -> list[str]:
-    return [name for name in sys.modules if name.split(".")[0] == "kaggle"]
+@contextmanager
+def cutting_proxy(server: KaggleServer) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(int(server.url.rpartition(":")[2]))
+    try:
+        yield proxy
+    finally:
+        proxy.close()
 
 
 def isolate(monkeypatch: pytest.MonkeyPatch, home: Path, url: str) -> None:
-    """An empty home folder, no credentials, the stand-in as Kaggle, and the client imported again."""
+    """An empty home folder, no credentials, and the stand-in as Kaggle."""
     for name in os.environ:
         if name.startswith(("KAGGLE", "XDG", "VERBOSE")) or name.lower() in ("http_proxy", "all_proxy"):
             monkeypatch.delenv(name)
     home.mkdir(parents=True, exist_ok=True)
     for name, value in (ENVIRONMENT | {"HOME": str(home), "http_proxy": url}).items():
         monkeypatch.setenv(name, value)
-    for name in _client_modules():
-        monkeypatch.delitem(sys.modules, name)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, patience: float = 2.0) -> None:
+    """Waits of hundredths of a second; `patience` 0 tries nothing again."""
+    for module, values in {
+        kaggle_requests: {"PATIENCE": patience, "FIRST_WAIT": 0.01, "LONGEST_WAIT": 0.05},
+        fetch: {"PATIENCE": patience},
+        deliver: {"LISTED_SECONDS": 0.1, "LOOK_SECONDS": 0.02},
+        send: {"SCORE_SECONDS": 0.4, "POLL_SECONDS": 0.02},
+    }.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)

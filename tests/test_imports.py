@@ -41,7 +41,10 @@ LEAVES = (
     "locks",
     "cores",
     "reach",
+    "headline",
     "kaggle_credentials",
+    "kaggle_answers",
+    "kaggle_requests",
     "kaggle_client",
 )
 

@@ -1,6 +1,7 @@
-"""The processor cores that this process may use."""
+"""The processor cores and the memory that this process may use."""
 
 import os
+from collections.abc import Iterator
 from math import ceil, inf
 from pathlib import Path, PurePosixPath
 
@@ -41,16 +42,37 @@ def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs
         own: File that names the process's cgroups.
         mount: Folder of the cgroup file system.
     """
-    least = inf
+    return min(map(_quota, _cgroups("cpu", own, mount)), default=inf)
+
+
+def free_memory(
+    own: Path = Path("/proc/self/cgroup"),
+    mount: Path = Path("/sys/fs/cgroup"),
+    machine: Path = Path("/proc/meminfo"),
+) -> float:
+    """Bytes of memory that this process could still use: the least of its machine's and its cgroups'.
+
+    inf where the system does not say. Files in the page cache count as free.
+
+    Args:
+        own, mount: As for `cpu_quota`.
+        machine: File with the machine's memory.
+    """
+    sizes = dict(line.split(":") for line in _read(machine).splitlines())
+    free = int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else inf
+    return max(0.0, min([free, *map(_unused, _cgroups("memory", own, mount))]))
+
+
+def _cgroups(controller: str, own: Path, mount: Path) -> Iterator[Path]:
+    """The folders of this process's cgroups that may limit a controller, and of those above."""
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = mount / "cpu" if controllers else mount
+        root = mount / controller if controllers else mount
         parts = PurePosixPath(path).parts[1:]
         for depth in range(len(parts) + 1):
-            least = min(least, _quota(root.joinpath(*parts[:depth])))
-    return least
+            yield root.joinpath(*parts[:depth])
 
 
 def _quota(cgroup: Path) -> float:
@@ -63,6 +85,21 @@ def _quota(cgroup: Path) -> float:
     except ValueError:
         return inf
     return quota / period if quota > 0 and period > 0 else inf
+
+
+def _unused(cgroup: Path) -> float:
+    """One cgroup's memory limit minus its use; inf: no limit."""
+    for limit, use, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            free = int(_read(cgroup / limit)) - int(_read(cgroup / use))
+        except ValueError:
+            continue
+        stat = dict(line.split() for line in _read(cgroup / "memory.stat").splitlines())
+        return free + int(stat.get(cached, 0))
+    return inf
 
 
 def _read(path: Path) -> str:

@@ -1,127 +1,105 @@
-"""Sign in to Kaggle with the user's credentials, and put Kaggle's refusals into words."""
+"""Sign in to Kaggle with the user's credentials.
+
+The package `kagglesdk` makes the requests. The package `kaggle`, which brings it, is never imported: the
+import signs in, without a time limit, and in each version differently.
+"""
 
 import contextlib
-import io
 import json
-import re
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distracted.errors import CredentialsError, first_line
-from distracted.kaggle_credentials import SETTINGS_URL, Credentials, find_credentials
+from requests import RequestException
+
+from distracted.errors import CredentialsError
+from distracted.kaggle_answers import UnreadableAnswer, refusal, refused, status_of
+from distracted.kaggle_credentials import Credentials, find_credentials
+from distracted.kaggle_requests import ask, bound
 
 if TYPE_CHECKING:
-    import requests
-    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk import KaggleClient
 
 
-def sign_in() -> "KaggleApi":
-    """Return an authenticated client.
+def sign_in() -> "KaggleClient":
+    """Return an authenticated client; as a context manager it closes its connections.
 
     Raises:
         CredentialsError: no credentials are set up, they are damaged or refused, or Kaggle does not answer;
             the message says in one or two lines what to do.
     """
     credentials = find_credentials()
-    with quiet():
-        try:
-            from kaggle.api.kaggle_api_extended import KaggleApi  # slow, and it signs in on import
-
-            api = KaggleApi()
-            api.authenticate()
-        except SystemExit as error:  # the client ends the process when Kaggle takes none of the credentials
-            raise CredentialsError(_refused(credentials)) from error
-        except Exception as error:  # those of requests and of the client have no common base
-            writable = ""
-            if isinstance(error, OSError) and error.filename:  # the client makes a folder when it is imported
-                writable = "; KAGGLE_CONFIG_DIR=<folder> names one that can be written"
-            raise CredentialsError(f"cannot sign in to Kaggle: {refusal(error)}{writable}") from error
-    if credentials.kind == "token" and not api.config_values.get("token"):
-        raise CredentialsError(_refused(credentials))  # the client went on with other credentials
-    api.args = [option for option in api.args if option != "--verbose"]  # it would print the token
-    return api
+    try:
+        return _client(credentials)
+    except CredentialsError:
+        raise
+    except Exception as error:  # those of requests and of the client have no common base
+        if status_of(error) == 401:
+            raise CredentialsError(refused(credentials, 401)) from error
+        raise CredentialsError(f"cannot sign in to Kaggle: {refusal(error)}") from error
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Discard what the client prints, such as addresses that hold a signature."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+def _client(credentials: Credentials) -> "KaggleClient":
+    from kagglesdk import KaggleClient  # slow to import
+
+    if credentials.kind == "key":
+        client = KaggleClient(username=credentials.username, password=credentials.secrets[0])
+    elif credentials.kind == "login":
+        client = KaggleClient(api_token=_token_of_login(credentials))
+    else:
+        client = KaggleClient(api_token=credentials.secrets[0])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(client)
+        bound(client)
+        if credentials.kind == "token":
+            _check_token(client, credentials)
+        stack.pop_all()
+    return client
 
 
-def refusal(error: BaseException, competition: str = "") -> str:
-    """Why a call to Kaggle failed and what to do, in one or two lines that hold no secret.
+def _check_token(client: "KaggleClient", credentials: Credentials) -> None:
+    """Ask Kaggle for the token's user; without one it is not valid."""
+    from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
 
-    Args:
-        error: What Kaggle's client raised.
-        competition: The competition's name on Kaggle.
-    """
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _hide(_by_status(error, error.response, competition))
-    if isinstance(error, requests.exceptions.SSLError):
-        return "Kaggle's certificate is not accepted; a proxy's own one goes into REQUESTS_CA_BUNDLE"
-    if isinstance(error, (requests.ConnectionError, requests.Timeout)):
-        return "Kaggle cannot be reached; check the network (in a Kaggle notebook: switch Internet on)"
-    if isinstance(error, json.JSONDecodeError):
-        return "Kaggle's answer cannot be read; a proxy or the network's login page may have sent it"
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return _hide(f"{where}{error.strerror}")
-    return _hide(_without_address(error))
+    request = IntrospectTokenRequest()
+    request.token = credentials.secrets[0]
+    try:
+        answer = ask(lambda: client.security.oauth_client.introspect_token(request), "signing in to Kaggle")
+    except Exception as error:
+        if (status := status_of(error)) in (400, 403, 404):  # Kaggle's ways to say so
+            raise CredentialsError(refused(credentials, status)) from error
+        raise
+    if not (answer.active and answer.username):
+        raise CredentialsError(refused(credentials))
 
 
-def _by_status(error: BaseException, response: "requests.Response", competition: str) -> str:
-    status, page = response.status_code, f"https://www.kaggle.com/competitions/{competition}"
-    reason = _without_address(error)
-    if status == 401:
-        return _refused(find_credentials())
-    if status == 403 and competition:
-        return (
-            f"Kaggle denies access to {competition} (403: {reason}); accept the rules on {page}/rules\n"
-            "and verify your phone on https://www.kaggle.com/settings; a misspelt data.kaggle gives 403 too"
-        )
-    if status == 404 and competition:
-        return f"Kaggle has no competition {competition} (404); data.kaggle is the last part of its address"
-    if status == 429:
-        return f"too many requests (429: {reason}); repeat the command {_wait(response)}"
-    if status >= 500:
-        return f"Kaggle itself fails ({status}: {reason}); repeat the command later"
-    daily = "; Kaggle counts submissions a day from midnight UTC" if "submission" in reason.lower() else ""
-    return f"Kaggle refuses ({status}: {reason}){daily}"
+def _token_of_login(credentials: Credentials) -> str:
+    """The access token of `kaggle auth login`, renewed if it ends within minutes."""
+    from kagglesdk import KaggleClient
+    from kagglesdk.kaggle_creds import KaggleCredentials
+
+    with KaggleClient() as client:
+        bound(client)
+        login = KaggleCredentials.load(client)
+
+        def renew() -> str:
+            try:
+                login.refresh_access_token()
+            except OSError as error:  # a token that cannot be saved is as good
+                if isinstance(error, RequestException) or login.access_token_has_expired():
+                    raise
+            if not (token := login.get_access_token()):
+                raise UnreadableAnswer("no token in it")
+            return str(token)
+
+        return _fresh_token(Path(credentials.source)) or ask(renew, "signing in to Kaggle")
 
 
-def _refused(credentials: Credentials) -> str:
-    new = f"create a new token on {SETTINGS_URL} and put it there"
-    if credentials.kind == "login":
-        new = "run `kaggle auth login` again"
-    return f"Kaggle refuses the credentials (401): {credentials.source} is wrong, expired or revoked; {new}"
-
-
-def _wait(response: "requests.Response") -> str:
-    """When to try again; Retry-After holds seconds or a date."""
-    after = response.headers.get("Retry-After", "").strip()
-    with contextlib.suppress(ValueError, TypeError):
-        seconds = float(after) if after.replace(".", "", 1).isdigit() else _seconds_until(after)
-        return f"in {max(1, round(seconds))} seconds"
-    return "in a few minutes"
-
-
-def _seconds_until(date: str) -> float:
-    return (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
-
-
-def _without_address(error: BaseException) -> str:
-    """An error's first line, without the address that requests adds: it may hold a signature."""
-    return re.sub(r",? (for|with) url:.*", "", first_line(error))
-
-
-def _hide(text: str) -> str:
-    """The text without the secrets of the credentials."""
-    with contextlib.suppress(CredentialsError):
-        for secret in find_credentials().secrets:
-            text = text.replace(secret, "***")
-    return text
+def _fresh_token(file: Path) -> str:
+    """The stored access token, unless it ends soon; the client would use it for 30 minutes more."""
+    login = json.loads(file.read_text())
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        ends = datetime.fromisoformat(login["access_token_expiration"])
+        if ends > datetime.now(UTC) + timedelta(minutes=5):
+            return str(login["access_token"] or "")
+    return ""

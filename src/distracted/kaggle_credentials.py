@@ -1,7 +1,4 @@
-"""Find the Kaggle credentials that Kaggle's client will use, and say what is wrong with them.
-
-The client itself skips a damaged file, or ends the process; it never says which file it means.
-"""
+"""Find the user's Kaggle credentials where Kaggle's own command looks, and say what is wrong with them."""
 
 import json
 import logging
@@ -25,17 +22,19 @@ _MISSING = (
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where the client finds its credentials.
+    """The user's credentials.
 
     Attributes:
-        source: A variable or a file, for messages.
+        source: The variable or file that holds them, for messages.
         kind: token, key (a user's name and key) or login (`kaggle auth login`).
-        secrets: What no message may show.
+        secrets: What no message may show; the token or key comes first.
+        username: The name that belongs to a key.
     """
 
     source: str
     kind: str
     secrets: tuple[str, ...] = field(repr=False)
+    username: str = ""
 
 
 def find_credentials() -> Credentials:
@@ -44,6 +43,15 @@ def find_credentials() -> Credentials:
     Raises:
         CredentialsError: there are none, or a file with credentials cannot be used.
     """
+    credentials = _find()
+    if not all(
+        secret.isascii() and secret.isprintable() and " " not in secret for secret in credentials.secrets
+    ):
+        raise CredentialsError(f"{credentials.source} holds characters that no token has; copy it again")
+    return credentials
+
+
+def _find() -> Credentials:
     kaggle = _home("~/.kaggle")
     if token := _token(kaggle):
         return token
@@ -52,7 +60,7 @@ def find_credentials() -> Credentials:
     values |= {key: os.environ[f"KAGGLE_{key.upper()}"] for key in ("username", "key") if _variable(key)}
     if {"username", "key"} <= values.keys():
         source = "KAGGLE_USERNAME and KAGGLE_KEY" if _variable("username") and _variable("key") else str(file)
-        return Credentials(source, "key", (str(values["key"]),))
+        return Credentials(source, "key", (str(values["key"]).strip(),), str(values["username"]).strip())
     login = kaggle / "credentials.json"
     if login.exists():
         tokens = _read_object(login, needed=("refresh_token",))
@@ -92,7 +100,7 @@ def _token(kaggle: Path) -> Credentials | None:
     in_notebook = {"KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_DATA_PROXY_URL"} <= os.environ.keys()
     if in_notebook and notebook.is_file() and (token := _read(notebook).strip()):
         return Credentials("KAGGLE_API_V1_TOKEN, which the notebook has set", "token", (token,))
-    if value := os.environ.get("KAGGLE_API_TOKEN", ""):
+    if value := os.environ.get("KAGGLE_API_TOKEN", "").strip():
         return Credentials("KAGGLE_API_TOKEN", "token", (_token_or_file(value),))
     for file in (kaggle / "access_token", kaggle / "access_token.txt"):
         if file.exists() and (token := _read(file).strip()):
@@ -104,10 +112,8 @@ def _token_or_file(value: str) -> str:
     """The token that KAGGLE_API_TOKEN holds; its value may be the path of a file."""
     try:
         is_file = Path(value).exists()
-    except (OSError, ValueError):  # longer than a path may be; the client fails there too
-        message = "KAGGLE_API_TOKEN is too long for Kaggle's client, which takes it for the path of a file"
-        way_out = "save the token as ~/.kaggle/access_token and unset the variable"
-        raise CredentialsError(f"{message}; {way_out}") from None
+    except (OSError, ValueError):  # longer than a path may be
+        return value
     if not is_file:
         return value
     if token := _read(Path(value)).strip():

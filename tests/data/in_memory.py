@@ -8,6 +8,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from distracted.data.competition import Competition
+from distracted.data.sample_submission import default_format
 from distracted.schema import ColumnsConfig, DataConfig
 
 
@@ -30,7 +31,8 @@ def make_competition(counts: Sequence[Sequence[int]], *, group: str | None = "su
     test = pd.DataFrame({"img": ["t1.jpg", "t2.jpg"], "content": ["first", "second"]})
     columns = ColumnsConfig(img="img", label="classname", group=group)
     config = DataConfig(name="tables", folder=Path("/nowhere"), columns=columns)
-    return Competition(config, train, test, tuple(f"c{k}" for k in range(len(counts[0]))), "hash")
+    classes = tuple(f"c{k}" for k in range(len(counts[0])))
+    return Competition(config, train, test, classes, "hash", default_format(config, classes))
 
 
 @st.composite

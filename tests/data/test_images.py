@@ -5,7 +5,6 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from distracted.data.images import (
     read_rgb,
     used_bits,
 )
-from distracted.data.loading import _init_worker
+from distracted.data.loading import Loader
+from distracted.data.picture_sets import Files
 from distracted.data.pixel_limit import limit_pixels, pixel_limit
 from distracted.errors import DataError, ImageError
 
@@ -259,9 +259,15 @@ class TestLimit:
             check_bytes(data, PATH)
 
     @pytest.mark.slow
-    def test_a_loaders_process_that_was_not_forked_has_it(self) -> None:
-        with get_context("spawn").Pool(1, initializer=partial(_init_worker, 0.001), initargs=(0,)) as pool:
-            assert pool.apply(pixel_limit) == 0.001
+    def test_a_loaders_process_that_was_not_forked_has_it(
+        self, picture: PillowImage.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("multiprocessing.Process", get_context("spawn").Process)
+        path = tmp_path / "img_1.png"
+        path.write_bytes(encode(picture, "PNG"))
+        loader = Loader(Files([path]), np.arange(1), None, batch_size=1, num_workers=1)
+        with pytest.raises(ImageError, match=r"img_1\.png: 60 x 40 pixels .*max_megapixels=0.002"):
+            next(loader.epoch(0))
 
 
 class TestDepth:

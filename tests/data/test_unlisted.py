@@ -11,7 +11,7 @@ import folds
 from distracted.data.audit import audit_folds
 from distracted.data.competition import load_competition
 from distracted.data.folds import ensure_folds, make_folds
-from distracted.data.unlisted import find_unlisted
+from distracted.data.image_files import ImageFiles
 from distracted.paths import Workspace
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
@@ -24,7 +24,7 @@ def touch(path: Path) -> Path:
 
 
 def unlisted_in(folder: Path, listed: list[Path]) -> tuple[str, ...]:
-    return find_unlisted(folder, {str(path) for path in listed})
+    return ImageFiles(folder, ".").without({str(path.relative_to(folder)) for path in listed})
 
 
 def test_a_whole_list_leaves_nothing(data: DataConfig) -> None:
@@ -43,7 +43,7 @@ def test_a_list_that_ends_early_at_a_lines_end(folder: Path, data: DataConfig, k
     pd.concat([first, rest]).to_csv(file, index=False)
     competition = load_competition(data)
     gone = table.drop(first.index).iloc[kept:]
-    names = sorted(f"{row.classname}/{row.img}" for row in gone.itertuples())
+    names = sorted(f"imgs/train/{row.classname}/{row.img}" for row in gone.itertuples())
     assert list(competition.unlisted["train"]) == names
     assert competition.unlisted["test"] == ()
 
@@ -55,11 +55,11 @@ def test_a_cut_sample_submission(folder: Path, data: DataConfig) -> None:
     competition = load_competition(data)
     assert competition.unlisted == {
         "train": (),
-        "test": tuple(sorted(line.partition(",")[0] for line in lines[-2:])),
+        "test": tuple(sorted(f"imgs/test/{line.partition(',')[0]}" for line in lines[-2:])),
     }
     [finding] = [f for f in audit_folds(competition, make_folds(competition, 3)) if "no list" in f.text]
     assert finding.level == "warning"
-    assert finding.text.startswith("imgs/test: 2 pictures on disk that no list names (")
+    assert finding.text.startswith("2 pictures on disk that no list names (imgs/test/")
     assert "sample_submission.csv names 5" in finding.text
 
 
@@ -85,8 +85,18 @@ def test_what_is_no_picture_does_not_count(tmp_path: Path) -> None:
     assert unlisted_in(tmp_path, listed) == ()
 
 
-def test_a_missing_folder_has_none(tmp_path: Path) -> None:
-    assert unlisted_in(tmp_path / "none", []) == ()
+def test_a_folder_that_holds_both_parts(tmp_path: Path) -> None:
+    listed = [touch(tmp_path / "train_1.jpg"), touch(tmp_path / "test_1.jpg")]
+    touch(tmp_path / "other.jpg")
+    assert unlisted_in(tmp_path, listed) == ("other.jpg",)
+
+
+def test_names_without_endings(tmp_path: Path) -> None:
+    """Then a file without an ending may be anything; one with an image's ending counts."""
+    listed = [touch(tmp_path / "0001")]
+    touch(tmp_path / "README")
+    touch(tmp_path / "0002.png")
+    assert unlisted_in(tmp_path, listed) == ("0002.png",)
 
 
 def test_linked_folders_are_searched_once(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ SHORT = {
     "NUM_FOLDS": 2,
     "IMAGE_SIZE": 48,
     "SETTINGS": "phases.features.max_iter=20 phases.finetune.epochs=2 phases.scratch.epochs=2 "
-    "training.batch_size=8 runtime.checkpoint_steps=1",
+    "training.batch_size=8 runtime.checkpoint_steps=1 model.weights=auto_or_none",
     "TIME_LIMIT": "30m",
     "WHEELS": False,  # they come from a package index
 }

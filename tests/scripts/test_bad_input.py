@@ -340,7 +340,12 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
     ("settings", "parts"),
     [
         ("model.backbone=test_resnt", ["model.backbone: timm has no network 'test_resnt'", "test_resnet"]),
+        ("model.backbone=resnet50.a9_in1k", ["no weights 'a9_in1k' of resnet50; there are: a1_in1k, a1h"]),
         ("model.weights=lost.pth", ["model.weights=lost.pth: no such file", "expected imagenet, none, auto"]),
+        (
+            "model.weights=auto",
+            ["ImageNet weights timm/test_resnet.r160_in1k", "cannot be reached", "SET='model.weights=none'"],
+        ),
         (
             "augment.policies.heavy=[{Blurr: {}}]",
             ["augment.policies: albumentations has no transform 'Blurr'"],
@@ -637,6 +642,7 @@ def test_another_number_of_folds(trained: Project) -> None:
 def test_another_config_under_the_same_name(trained: Project) -> None:
     """FORCE=1 for a single fold is rejected too: the other folds would keep the first config."""
     parts = [str(trained.root / "oof/tiny/resnet50/fold"), "made with another config", "NAME=resnet50_2"]
+    parts += ["(training.seed 0, now 5);"]
     check(trained, lambda: trained.train(settings="training.seed=5"), *parts)
     check(trained, lambda: trained.train("--fold", "1", "--force", settings="training.seed=5"), *parts)
 
@@ -754,9 +760,10 @@ def test_a_recipe_with_an_empty_phase_list(project: Project, tmp_path: Path) -> 
         load_config(model="resnet50", data="sample", overrides=["recipe=empty"], configs=configs)
 
 
-def test_advice_needs_a_pretrained_network(project: Project) -> None:
+@pytest.mark.parametrize("more", ["model.weights=none", ""])
+def test_advice_needs_a_pretrained_network(more: str, project: Project) -> None:
     def advised() -> Outcome:
-        settings = f"{BACKBONE} model.weights=none"
+        settings = f"{BACKBONE} {more}"
         return run(advise.main, "--models", "resnet50", "--set", settings, *project.where)
 
     check(project, advised, "MODELS: none of resnet50 has pretrained", may_leave=frozenset(BINDING))

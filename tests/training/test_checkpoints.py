@@ -15,14 +15,13 @@ from conftest import write_owner
 from distracted.errors import CheckpointError, LockError
 from distracted.locks import hold, this_process
 from distracted.predictions.store import Store
-from distracted.schema import RunConfig
+from distracted.schema import RunConfig, differences
 from distracted.stopping import Stop, Stopped
 from distracted.training.checkpoints import (
     LAST,
     PREVIOUS,
     Checkpoints,
     State,
-    differences,
     read_state,
     write_state,
 )

@@ -200,7 +200,8 @@ def test_a_resolved_config_holds_no_auto_and_its_hash_covers_the_weights(
     configure: Callable[..., RunConfig], weights: Path
 ) -> None:
     random, pretrained = (
-        resolve(configure(f"model.weights={origin}"), num_folds=3).config for origin in ("auto", weights)
+        resolve(configure(f"model.weights={given}"), num_folds=3).config
+        for given in ("auto_or_none", weights)
     )
     assert "auto" not in json.dumps(random.resolved())
     assert list(random.phases) == ["scratch"] and list(pretrained.phases) == ["features", "finetune"]

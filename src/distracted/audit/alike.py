@@ -74,7 +74,7 @@ def _alike_pairs(
     subjects, labels = store.folds.subjects, store.folds.labels
     train = store.competition.train
     large = np.flatnonzero(np.bincount(subjects[shows]) >= _MIN_IMAGES)
-    if store.competition.config.columns.group is None or len(large) < _MIN_SUBJECTS:
+    if not store.competition.config.has_subjects or len(large) < _MIN_SUBJECTS:
         return []
     used = shows & np.isin(subjects, large)
     ids = np.searchsorted(large, subjects[used])

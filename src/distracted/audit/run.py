@@ -126,7 +126,7 @@ def _failed_subjects(store: Store, scored: RowScores) -> Check:
     subjects = losses_by(scored, "subject").sort_values("loss", ascending=False)
     pooled = float(scored.table["loss"].mean())
     bad = subjects[subjects["loss"] > _BAD * pooled].head(_MOST)
-    if store.competition.config.columns.group is None:
+    if not store.competition.config.has_subjects:
         bad = bad[:0]
     rows = []
     for subject in bad.to_dict("records"):

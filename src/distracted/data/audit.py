@@ -31,7 +31,8 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
     names, no subjects, subjects that differ only in spelling, a class missing from a validation side, a side
-    far from its intended size, identical pictures in two folds or in train and test.
+    far from its intended size, identical pictures in two folds or in train and test, images in the folder of
+    another class than the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -44,6 +45,8 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
+        *_other_folders(competition),
+        *_left_out(competition),
     ]
 
 
@@ -61,7 +64,7 @@ def check_split(competition: Competition, folds: Folds) -> None:
 
 
 def _no_subjects(competition: Competition) -> list[SplitFinding]:
-    if competition.config.columns.group is not None:
+    if competition.config.has_subjects:
         return []
     text = (
         "no subjects (data.columns.group: null): the split is by image; if images share a person or a clip, "
@@ -80,18 +83,17 @@ def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
 
 def _unlisted_pictures(competition: Competition) -> list[SplitFinding]:
     config = competition.config
-    places = {
-        "train": (config.train_images, config.train_list, len(competition.train)),
-        "test": (config.test_images, config.sample_submission, len(competition.test)),
+    lists = {
+        "train": f"{config.train_list} names {len(competition.train):,}",
+        "test": f"{config.sample_submission} names {len(competition.test):,}",
     }
     findings = []
     for part, names in competition.unlisted.items():
         if names:
-            folder, file, num_listed = places[part]
             count = "1 picture" if len(names) == 1 else f"{len(names):,} pictures"
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            text = f"{folder}: {count} on disk that no list names ({shown}); {file} names {num_listed:,}"
-            findings.append(SplitFinding("warning", f"{text}: was it cut, or edited?"))
+            text = f"{count} on disk that no list names ({shown}); {lists[part]}: was it cut, or edited?"
+            findings.append(SplitFinding("warning", text))
     return findings
 
 
@@ -159,3 +161,29 @@ def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[S
             text = f"identical pictures {where}, {count}: {'; '.join(cases[:_SHOWN])}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _left_out(competition: Competition) -> list[SplitFinding]:
+    """Files beside images that no list names, and that are no images by their ending."""
+    if not (paths := competition.left_out):
+        return []
+    are = "1 file is no image" if len(paths) == 1 else f"{len(paths)} files are no images"
+    text = f"{are} by the ending, and left out: {', '.join(paths[:_SHOWN])}"
+    return [SplitFinding("warning", text)]
+
+
+def _other_folders(competition: Competition) -> list[SplitFinding]:
+    """Images whose label was mended in the list alone, or that were moved: the list counts."""
+    train, classes = competition.train, set(competition.classes)
+    cases = [
+        f"{row.img} (list: {row.classname}, folder: {path.parent.name})"
+        for row, path in zip(train.itertuples(), competition.train_paths(), strict=False)
+        if path.parent.name in classes - {row.classname}
+    ]
+    if not cases:
+        return []
+    lie = "1 image lies" if len(cases) == 1 else f"{len(cases)} images lie"
+    text = (
+        f"{lie} in the folder of another class than the list says, which counts: {'; '.join(cases[:_SHOWN])}"
+    )
+    return [SplitFinding("warning", text)]

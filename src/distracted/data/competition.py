@@ -1,23 +1,39 @@
 """Read and check a competition's folder: its images, subjects, labels and classes."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from distracted.data.contents import digest_images
+from distracted.data.image_files import ImageFiles
+from distracted.data.matching import (
+    check_none_missing,
+    match_images,
+    match_training_images,
+    missing_images,
+)
+from distracted.data.sample_submission import Sample, SubmissionFormat, read_sample, submission_format
 from distracted.data.subjects import one_spelling
 from distracted.data.tables import read_table
-from distracted.data.unlisted import find_unlisted
+from distracted.data.train_list import (
+    check_single_labels,
+    list_path,
+    name_classes,
+    place_of,
+    read_class_folders,
+    read_training_list,
+    sort_classes,
+    subjects_in_names,
+)
 from distracted.errors import DataError
+from distracted.headline import METRICS, Metric
+from distracted.metrics import Floats, Ints, scores
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
-
-_SHOWN = 5
-_LONGEST_NAME = 255  # bytes; the limit of common file systems
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +43,14 @@ class Competition:
     Attributes:
         train: One row per image, sorted by `img`: img, subject, classname, label (position in `classes`),
             content (digest of the file).
-        test: One row per image in the sample submission's order: img, content.
-        classes: Class names in the sample submission's order.
+        test: One row per image in the sample submission's order (else by name): img, content.
+        classes: Class names in order: the sample submission's, or that of data.classes, or sorted.
         index_hash: Hex SHA-256 of names, subjects, classes and contents; identifies the data set.
+        submission: The form in which the competition wants its answers.
         has_images: Whether the images are on this machine; else the index comes from the store.
-        unlisted: Pictures on disk that no list names, under "train" and "test"; paths in the images' folder.
+        train_files, test_files: The images' files, in the order of the rows; empty without images.
+        left_out: Files that are no images by their ending, where no list says which files count.
+        unlisted: Images on disk that no list names, under "train" and "test"; paths in the data folder.
     """
 
     config: DataConfig
@@ -39,7 +58,11 @@ class Competition:
     test: pd.DataFrame
     classes: tuple[str, ...]
     index_hash: str
+    submission: SubmissionFormat
     has_images: bool = True
+    train_files: tuple[Path, ...] = ()
+    test_files: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] = ()
     unlisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -47,20 +70,27 @@ class Competition:
         return self.config.name
 
     @property
+    def metric(self) -> Metric:
+        """The score that runs are judged by."""
+        return METRICS[self.config.metric]
+
+    @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def scores(self, log_probs: Floats, labels: Ints) -> dict[str, float]:
+        """The scores by which runs are judged and compared, by name: `metrics.scores` and the metric."""
+        return {**scores(log_probs, labels), self.metric.name: self.metric.value(log_probs, labels)}
 
     @property
     def num_subjects(self) -> int:
         return int(one_spelling(self.train).nunique())
 
     def train_paths(self) -> list[Path]:
-        folder = self.config.folder / self.config.train_images
-        return [folder / c / i for c, i in zip(self.train["classname"], self.train["img"], strict=True)]
+        return list(self.train_files)
 
     def test_paths(self) -> list[Path]:
-        folder = self.config.folder / self.config.test_images
-        return [folder / img for img in self.test["img"]]
+        return list(self.test_files)
 
 
 def load_competition(
@@ -75,112 +105,139 @@ def load_competition(
     Raises:
         DataError: the message names the wrong file, row or image and the remedy.
     """
+    listed = read_lists(config)
+    train, test, classes = listed.train, listed.test, listed.classes
+    paths = listed.train_paths() + listed.test_paths()
+    cache_file = cache / "contents.parquet" if cache else None
+    digests = digest_images(paths, root=config.folder, cache=cache_file, progress=progress)
+    train = train.assign(content=digests[: len(train)])
+    test = test.assign(content=digests[len(train) :])
+    index_hash = hash_index(train, test, classes)
+    return replace(listed, train=train, test=test, index_hash=index_hash)
+
+
+def read_lists(config: DataConfig) -> Competition:
+    """Read a competition's lists and find its files, which are not opened: contents and hash are missing.
+
+    Raises:
+        DataError: the message names the wrong file, row or image and the remedy.
+    """
     folder = config.folder
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {_remedy(config)}")
-    sample = folder / config.sample_submission
-    test_imgs, classes = read_sample_submission(sample, img_column=config.columns.img)
-    train = _read_train_list(config, classes)
-    competition = Competition(config, train, pd.DataFrame({"img": test_imgs}), classes, "")
-    paths = competition.train_paths() + competition.test_paths()
-    _check_files(paths, folder)
-    cache_file = cache / "contents.parquet" if cache else None
-    digests = digest_images(paths, root=folder, cache=cache_file, progress=progress)
-    train = train.assign(content=digests[: len(train)])
-    test = competition.test.assign(content=digests[len(train) :])
-    unlisted = _find_unlisted(config, paths)
-    return Competition(config, train, test, classes, hash_index(train, test, classes), unlisted=unlisted)
-
-
-def _find_unlisted(config: DataConfig, listed: Sequence[Path]) -> dict[str, tuple[str, ...]]:
-    """Pictures that no list names, in the folders of training and of test images."""
-    folders = {"train": config.train_images, "test": config.test_images}
-    names = {str(path) for path in listed}
-    return {part: find_unlisted(config.folder / folder, names) for part, folder in folders.items()}
-
-
-def read_sample_submission(path: Path, *, img_column: str) -> tuple[list[str], tuple[str, ...]]:
-    """Read the test images and the classes, in the file's order."""
-    table = read_table(path)
-    if table.columns[0] != img_column or len(table.columns) < 3:
-        raise DataError(
-            f"{path}: expected the columns {img_column!r} and one for each of two classes or more, got "
-            f"{', '.join(table.columns)}; use the competition's own file"
-        )
-    imgs = table[img_column]
-    _check_names(imgs, path, img_column)
-    _check_unique(imgs, path)
-    if not len(table):
-        raise DataError(f"{path}: no test images listed")
-    return imgs.tolist(), tuple(table.columns[1:])
+    for name in (config.sample_submission, config.train_list):
+        if name is not None and not (folder / name).exists():
+            raise DataError(
+                f"{folder / name}: no such file; is this a competition's folder? For one in another layout "
+                f"`make new-competition FOLDER={shlex.quote(str(folder))}` writes a file in configs/data/"
+            )
+    sample = read_sample(config)
+    files = ImageFiles(folder, config.train_images)
+    rows = read_class_folders(config, files) if config.train_list is None else read_training_list(config)
+    names = name_classes(rows["label"], config)
+    classes = _find_classes(config, sample, names)
+    _check_classes(config, sample, names, classes)
+    missing, hint = list[str](), ""
+    if config.train_list is not None:
+        listed, path = rows["img"], list_path(config)
+        rows["img"], rows["path"] = match_training_images(listed, rows["label"], names, files, path)
+        missing, hint = missing_images(listed, rows["path"], files, key="train_images", labels=rows["label"])
+    if "subject" not in rows:
+        rows["subject"] = subjects_in_names(rows["img"], config)
+    rows["classname"] = names
+    rows["label_id"] = names.map({name: number for number, name in enumerate(classes)})
+    rows = rows.sort_values("img", ignore_index=True)
+    same = config.test_images == config.train_images
+    test_files = files if same else ImageFiles(folder, config.test_images)
+    tests, more, test_hint = _find_test_images(config, sample, test_files, set(rows["path"]))
+    left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
+    check_none_missing(folder, [*missing, *more], hint or test_hint)
+    named = {*rows["path"], *tests["path"]}
+    unlisted = {"train": files.without(named), "test": () if same else test_files.without(named)}
+    return Competition(
+        config,
+        rows[["img", "subject", "classname"]].assign(label=rows["label_id"]),
+        tests[["img"]],
+        classes,
+        "",
+        submission_format(config, sample, classes),
+        train_files=tuple(folder / path for path in rows["path"]),
+        test_files=tuple(folder / path for path in tests["path"]),
+        left_out=tuple(sorted(left_out)),
+        unlisted=unlisted,
+    )
 
 
 def read_train_imgs(config: DataConfig) -> set[str]:
-    """The names in the training list; images and other columns are not checked."""
-    path = config.folder / config.train_list
-    table = read_table(path)
-    if config.columns.img not in table.columns:
-        raise DataError(f"{path}: expected the column {config.columns.img!r}, got {', '.join(table.columns)}")
-    return set(table[config.columns.img])
+    """The names of the training images; only the list is read where its names stand for themselves."""
+    if config.train_list is not None:
+        imgs = read_table(list_path(config)).get(config.columns.img)
+        if imgs is not None and imgs.is_unique:
+            return set(imgs)
+    return set(read_lists(config).train["img"])
 
 
-def _read_train_list(config: DataConfig, classes: Sequence[str]) -> pd.DataFrame:
-    path = config.folder / config.train_list
-    table = read_table(path)
-    columns = config.columns
-    wanted = [name for name in (columns.img, columns.label, columns.group) if name is not None]
-    if missing := [name for name in wanted if name not in table.columns]:
+def _find_test_images(
+    config: DataConfig, sample: Sample | None, files: ImageFiles, taken: Set[str]
+) -> tuple[pd.DataFrame, list[str], str]:
+    """The test images and their files; the missing ones, and a hint.
+
+    Args:
+        taken: Files that are training images.
+    """
+    if sample is not None:
+        imgs = pd.Series(sample.imgs, dtype=str)
+        paths = match_images(imgs, files, config.folder / str(config.sample_submission))
+        missing, hint = missing_images(imgs, paths, files, key="test_images")
+        return pd.DataFrame({"img": imgs, "path": paths}), missing, hint
+    images = {name: path for name, path in files.images.items() if path not in taken}
+    if not images:
         raise DataError(
-            f"{path}: expected the column {missing[0]!r}, got {', '.join(table.columns)}; "
-            "rename it in the file, or set its name in configs/data/ (data.columns; group: null if there are "
-            "no subjects)"
+            f"{config.folder}: no test images in {', '.join(files.places)} (data.test_images), and no sample "
+            "submission that lists some"
         )
-    if not len(table):
-        raise DataError(f"{path}: no training images listed")
-    imgs, labels = table[columns.img], table[columns.label]
-    subjects = table[columns.group] if columns.group is not None else imgs
-    for name in wanted:
-        _check_names(table[name], path, name)
-    _check_unique(imgs, path)
-    if len(unknown := labels[~labels.isin(list(classes))]):
+    return pd.DataFrame({"img": images.keys(), "path": images.values()}, dtype=str), [], ""
+
+
+def _find_classes(config: DataConfig, sample: Sample | None, names: "pd.Series[str]") -> tuple[str, ...]:
+    """The classes in order: the sample submission's columns, those of data.classes, or the labels, sorted."""
+    stated = config.classes or {}
+    if sample is None or config.submission != "probabilities":
+        return tuple(stated.values()) or sort_classes(names.tolist())
+    classes = tuple(stated.get(column, column) for column in sample.columns[1:])
+    if stated and set(classes) != set(stated.values()):
         raise DataError(
-            f"{path}, row {unknown.index[0] + 2}: class {unknown.iloc[0]!r} is not in "
-            f"{config.sample_submission}, which has {', '.join(classes)}"
+            f"{config.folder / str(config.sample_submission)}: expected a column for each of data.classes "
+            f"({', '.join(stated)}), got {', '.join(sample.columns[1:])}"
         )
-    if empty := [name for name in classes if name not in set(labels)]:
-        asked = f"which {config.sample_submission} asks for"
-        raise DataError(f"{path}: no training image of class {empty[0]!r}, {asked}")
-    ids = {name: label for label, name in enumerate(classes)}
-    train = pd.DataFrame({"img": imgs, "subject": subjects, "classname": labels, "label": labels.map(ids)})
-    return train.sort_values("img", ignore_index=True)
+    return classes
 
 
-def _check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
-    """Check that each value is a plain, non-empty file name, since names become parts of paths."""
-    for row, value in enumerate(values, start=2):
-        where = f"{path}, row {row}: column {column!r}"
-        if value == "" or value != value.strip():
-            raise DataError(f"{where} is empty or padded with spaces: {value!r}")
-        if "\\" in value or value in (".", "..") or PurePosixPath(value).name != value:
-            raise DataError(f"{where}: {value!r} leads out of the folder; expected a plain name")
-        if (size := len(value.encode())) > _LONGEST_NAME:
-            size_text = f"a name of {size} bytes, expected at most {_LONGEST_NAME}"
-            raise DataError(f"{where}: {size_text}: {value[:40]!r}...")
-
-
-def _check_unique(imgs: "pd.Series[str]", path: Path) -> None:
-    if len(duplicates := imgs[imgs.duplicated()]):
-        first = duplicates.iloc[0]
-        rows = ", ".join(str(index + 2) for index in imgs.index[imgs == first])
-        raise DataError(f"{path}: image {first!r} is listed more than once (rows {rows}); keep one of them")
-
-
-def _check_files(paths: Sequence[Path], folder: Path) -> None:
-    missing = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (twice as fast)
-    if missing:
-        names = ", ".join(str(path.relative_to(folder)) for path in missing[:_SHOWN])
-        rest = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise DataError(f"{folder}: listed but not on disk: {names}{rest}; fetch the data again")
+def _check_classes(
+    config: DataConfig, sample: Sample | None, names: "pd.Series[str]", classes: Sequence[str]
+) -> None:
+    """Check that each image's class is one of the classes, and that each class has an image."""
+    in_header = sample is not None and config.submission == "probabilities"
+    asked = config.sample_submission if in_header else "data.classes"
+    if not in_header and config.classes is None:
+        check_single_labels(names, config)
+    if len(unknown := names[~names.isin(list(classes))]):
+        has = f"is not in {asked}, which has {', '.join(classes)}"
+        raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
+    if empty := [name for name in classes if name not in set(names)]:
+        raise DataError(
+            f"{list_path(config)}: no training image of class {empty[0]!r}, which {asked} asks for"
+        )
+    if "img" in classes:
+        raise DataError(
+            f"{list_path(config)}: a class cannot be called 'img', which names the column of images in oof/; "
+            "data.classes gives it another name"
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"{list_path(config)}: all images are of class {classes[0]!r}; expected two classes or more "
+            "(data.columns.label, data.train_images)"
+        )
 
 
 def hash_index(train: pd.DataFrame, test: pd.DataFrame, classes: Sequence[str]) -> str:

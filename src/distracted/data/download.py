@@ -1,14 +1,19 @@
 """Download a competition from Kaggle into input/, completely or not at all."""
 
 import logging
+import re
 import shutil
-import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
+from errno import EDQUOT, ENOSPC
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from distracted.data.fetch import Archive, fetch
 from distracted.errors import DataError
-from distracted.kaggle_client import refusal, sign_in
+from distracted.kaggle_client import sign_in
+from distracted.kaggle_credentials import find_credentials
+from distracted.locks import hold, holder
 from distracted.progress import Progress, silent
 from distracted.schema import DataConfig
 
@@ -21,45 +26,89 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 def download_competition(config: DataConfig, *, progress: Progress = silent) -> None:
     """Download and unpack a competition into `config.folder`.
 
-    The folder appears by one rename at the end; an interrupted download leaves nothing.
+    The folder appears by one rename at the end. Until then everything is in a hidden folder next to it, from
+    which the same call goes on at the byte, or at the archive, where the last one ended.
 
     Raises:
         CredentialsError: Kaggle's credentials are missing or refused.
+        LockError: another process is downloading it.
         DataError: the folder exists, `data.kaggle` is not set, Kaggle refuses the download, or the archive is
             damaged or unsafe.
     """
     if config.kaggle is None:
         only = "only competitions on Kaggle can be downloaded"
         raise DataError(f"data {config.name}: data.kaggle is not set; {only}")
-    if config.folder.exists():
-        raise DataError(f"{config.folder} exists already; remove it to download again")
-    api = sign_in()
-    config.folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=config.folder.parent, prefix=f".{config.name}.") as temporary:
-        _log.info("downloading %s from Kaggle", config.kaggle)
-        try:
-            api.competition_download_files(config.kaggle, path=temporary, quiet=False)
-        except (Exception, SystemExit) as error:  # those of requests and of the client have no common base
-            raise DataError(
-                f"{config.kaggle} cannot be downloaded: {refusal(error, config.kaggle)}"
-            ) from error
-        content = Path(temporary) / "content"
-        for folder in (content.parent, content):  # competitions of 2016 have archives within the archive
-            for archive in sorted(folder.glob("*.zip")):
-                unpack(archive, content, progress=progress)
-                archive.unlink()
+    part = config.folder.with_name(f".{config.folder.name}.part")
+    if config.folder.exists() and holder(part / "lock.json") is None:
+        shutil.rmtree(part, ignore_errors=True)  # a process was killed after the rename
+    _check_is_new(config.folder)
+    find_credentials()  # says what is missing before anything is written
+    content = part / "content"
+    try:
+        with hold(part / "lock.json", f"downloading {config.folder.name}") as lock:
+            _check_is_new(config.folder)
+            _warn_of_leftovers(config.folder)
+            archive = Archive(part / "archive.zip", config.kaggle)
+            if not (content.is_dir() or archive.state.is_complete):
+                with sign_in() as kaggle:
+                    fetch(kaggle, archive, progress=progress)
+            _unpack_all(archive, content, progress)
+            lock.check()
+            content.rename(config.folder)
+        shutil.rmtree(part, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # not empty, or removed already
+            part.rmdir()
+
+
+def _check_is_new(folder: Path) -> None:
+    if folder.exists():
+        raise DataError(f"{folder} exists already; remove it to download again")
+
+
+def _warn_of_leftovers(folder: Path) -> None:
+    """Earlier versions of this project downloaded into folders of random names, which a kill left behind."""
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        if re.fullmatch(r"\.[a-z0-9_]{8}", path.name.removeprefix(f".{folder.name}")) and path.is_dir():
+            _log.warning("%s: left by a download that was killed; it may be removed", path)
+
+
+def _unpack_all(archive: Archive, content: Path, progress: Progress) -> None:
+    """Unpack an archive and those within it; `content` exists once the outer one is unpacked."""
+    unpacking = content.with_name("unpacking")
+    try:
         if not content.is_dir():
-            raise DataError(f"{config.kaggle}: Kaggle sent no zip archive")
-        content.rename(config.folder)
+            shutil.rmtree(unpacking, ignore_errors=True)
+            unpack(archive.path, unpacking, progress=progress)
+            if not unpacking.is_dir():
+                raise DataError(f"{archive.state.competition}: Kaggle sent an empty archive")
+            unpacking.rename(content)
+        archive.discard()
+        for inner in sorted(content.glob("*.zip")):  # as in competitions of 2016
+            _extract(inner, content, progress)  # over what a killed process has unpacked
+            inner.unlink()
+    except DataError as error:
+        if not isinstance(error.__cause__, OSError):  # room on the disk would not help
+            archive.discard()
+            shutil.rmtree(content, ignore_errors=True)
+        raise
 
 
 def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
-    """Unpack a zip archive; no member may land outside of the folder.
+    """Unpack a zip archive into a new folder; no member may land outside of it.
 
     Raises:
         DataError: the archive is damaged, or a member has an absolute path, `..`, a drive or is a link;
             nothing is unpacked then.
     """
+    try:
+        _extract(archive, folder, progress)
+    except DataError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _extract(archive: Path, folder: Path, progress: Progress) -> None:
     try:
         with zipfile.ZipFile(archive) as file:
             members = file.infolist()
@@ -70,11 +119,11 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
                     file.extract(member, folder)
                     step()
     except _DAMAGED as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{archive.name}: damaged archive ({error}); download it again") from error
-    except OSError as error:  # such as a full disk
-        shutil.rmtree(folder, ignore_errors=True)
-        raise DataError(f"{archive.name}: cannot be unpacked to {folder} ({error.strerror})") from error
+    except OSError as error:
+        way_out = "; make room, the same command goes on" if error.errno in (ENOSPC, EDQUOT) else ""
+        failed = f"cannot be unpacked to {folder} ({error.strerror}){way_out}"
+        raise DataError(f"{archive.name}: {failed}") from error
 
 
 def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:

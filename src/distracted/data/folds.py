@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from distracted.data.competition import Competition
 from distracted.data.split import split_by_subject
 from distracted.data.subjects import one_spelling
+from distracted.data.train_list import list_path
 from distracted.errors import FoldsError
 from distracted.files import create_text, sha256_bytes
 
@@ -81,7 +82,7 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
     Raises:
         FoldsError: no honest folds exist: fewer than three subjects, or a class with a single subject.
     """
-    train, path = competition.train, competition.config.folder / competition.config.train_list
+    train, path = competition.train, list_path(competition.config)
     if competition.num_subjects < MIN_SUBJECTS:
         names = ", ".join(sorted(set(train["subject"])))
         raise FoldsError(
@@ -216,7 +217,7 @@ def read_folds(path: Path, competition: Competition) -> Folds:
     table = table.sort_values("img", ignore_index=True)
     for column in ("subject", "label"):
         if (differs := table[column] != train[column]).any():
-            img, other = table.loc[differs, "img"].iloc[0], competition.config.train_list
+            img, other = table.loc[differs, "img"].iloc[0], list_path(competition.config).name
             raise FoldsError(f"{path}: {column} of {img} differs from {other}; {remedy}")
     ids = set(table["fold"]) - {-1}
     if not pd.api.types.is_integer_dtype(table["fold"]) or not ids or ids != set(range(len(ids))):

@@ -1,24 +1,18 @@
 """Load images in batches: decoded and augmented on the CPU as uint8; the network normalises them."""
 
-import signal
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distracted.data.images import Image
 from distracted.data.picture_sets import Pictures
-from distracted.data.pixel_limit import limit_pixels, pixel_limit
 from distracted.data.sampling import balance_subjects
-from distracted.errors import DistractedError, TrainingError, first_line
+from distracted.data.workers import Parts, Task, Workers, join
 
 #: One draw of an image: (epoch, position in the pictures, how often it was drawn before in the epoch).
 Key = tuple[int, int, int]
@@ -53,27 +47,6 @@ class Batch(NamedTuple):
         return [part.view(height, width, 3) for part, (height, width) in zip(parts, sizes, strict=True)]
 
 
-class ImageDataset(Dataset[tuple[int, Image | DistractedError]]):
-    """Transformed images by `Key`; an error is returned, not raised, so that it survives a worker process."""
-
-    def __init__(self, pictures: Pictures, transform: Transform | None) -> None:
-        self._pictures = pictures
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, key: Key) -> tuple[int, Image | DistractedError]:
-        epoch, index, repeat = key
-        try:
-            image = self._pictures[index]
-            if self._transform is not None:
-                image = self._transform(image, epoch=epoch, index=index, repeat=repeat)
-            return index, image
-        except DistractedError as error:
-            return index, error
-
-
 @dataclass(frozen=True, eq=False)
 class ExtraRows:
     """Rows added to each batch of an epoch, such as pseudo-labelled images.
@@ -97,8 +70,8 @@ class ExtraRows:
         return np.stack([drawn, np.repeat(np.arange(rounds), len(self.rows))], axis=1)[:count]
 
 
-class BatchSampler(Sampler[list[Key]]):
-    """Batches of keys, in order or shuffled by (seed, epoch).
+class BatchSampler:
+    """Batches of keys by their number in the epoch, in order or shuffled by (seed, epoch).
 
     Batches have nearly equal sizes of at least two, since BatchNorm cannot learn from a last batch of one
     image; with `batch_size` 2 and an odd number of rows, one batch has three.
@@ -131,7 +104,7 @@ class BatchSampler(Sampler[list[Key]]):
         self._num_batches = max(1, min(-(-self.num_images // batch_size), most))
         self._seed = seed
         self.epoch = 0
-        self.num_skipped = 0  # batches at the epoch's start that were seen before a resume
+        self._drawn: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
     def num_before(self, batch: int) -> int:
         """Number of images in the epoch's batches before this one."""
@@ -144,6 +117,17 @@ class BatchSampler(Sampler[list[Key]]):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> list[Key]:
+        if self._drawn[0] != self.epoch:
+            self._drawn = self.epoch, self._draw()
+        part, num_parts = self._part
+        rows = self._drawn[1][number][part::num_parts]
+        return [(self.epoch, index, repeat) for index, repeat in rows.tolist()]
+
+    def _draw(self) -> list[NDArray[np.int64]]:
+        """The epoch's batches: rows and how often each was drawn before, shape (B, 2)."""
         rows, repeats = self._rows, np.zeros(len(self._rows), dtype=np.int64)
         if self._seed is not None:
             rng = np.random.default_rng([self._seed, self.epoch])
@@ -157,32 +141,24 @@ class BatchSampler(Sampler[list[Key]]):
             rng = np.random.default_rng([self._seed or 0, self.epoch, 1])
             extra = np.array_split(self._extra.draw(self._num_extra, rng), self._num_batches)
             batches = [np.concatenate(pair) for pair in zip(batches, extra, strict=True)]
-        number, size = self._part
-        for batch in batches[self.num_skipped :]:
-            yield [(self.epoch, index, repeat) for index, repeat in batch[number::size].tolist()]
+        return batches
 
 
-@contextmanager
-def naming_dead_workers() -> Iterator[None]:
-    """Turn the death of a loader's worker process into an error with a remedy.
+class _Load:
+    """Loads the images of a batch of an epoch, with their positions; called in worker processes."""
 
-    torch learns of it by a signal and raises a RuntimeError wherever the code happens to be.
+    def __init__(self, pictures: Pictures, transform: Transform | None, sampler: BatchSampler) -> None:
+        self._pictures, self._transform, self._sampler = pictures, transform, sampler
 
-    Raises:
-        TrainingError: a worker was ended by the system.
-    """
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two if it died while sending
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        with suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again
-        raise TrainingError(
-            f"a process that decodes images was ended by the system ({first_line(error)}): memory or shared "
-            "memory ran out; use fewer processes (SET='runtime.num_workers=2', or 0), and the same command "
-            "continues"
-        ) from error
+    def __call__(self, task: Task) -> list[tuple[int, Image]]:
+        self._sampler.epoch, number = task
+        return [(key[1], self._image(*key)) for key in self._sampler[number]]
+
+    def _image(self, epoch: int, index: int, repeat: int) -> Image:
+        image = self._pictures[index]
+        if self._transform is None:
+            return image
+        return self._transform(image, epoch=epoch, index=index, repeat=repeat)
 
 
 class Loader:
@@ -194,6 +170,7 @@ class Loader:
         batch_size: Maximum number of images per batch.
         num_workers: Processes that decode; 0 decodes in this one. Batches do not depend on it.
         seed, subjects, extra, part: As for `BatchSampler`.
+        while_waiting: Called about every second in which processes deliver no batch; may raise, to stop.
     """
 
     def __init__(
@@ -209,22 +186,17 @@ class Loader:
         extra: ExtraRows | None = None,
         part: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
+        while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._sampler = BatchSampler(
             rows, batch_size=batch_size, seed=seed, subjects=subjects, extra=extra, part=part
         )
         self.num_images = self._sampler.num_images
-        self._loader = DataLoader(
-            ImageDataset(pictures, transform),
-            batch_sampler=self._sampler,
-            num_workers=num_workers,
-            collate_fn=partial(_collate, stacked=transform is not None),
-            persistent_workers=num_workers > 0,
-            worker_init_fn=partial(_init_worker, pixel_limit()),
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # otherwise each epoch draws from dropout's generator
-        )
-        weakref.finalize(self, _end_workers, self._loader)
+        self._load = _Load(pictures, transform, self._sampler)
+        self._is_stacked = transform is not None
+        self._num_workers = num_workers
+        self._workers: Workers | None = None
+        self._pin_memory, self._while_waiting = pin_memory, while_waiting
 
     def __len__(self) -> int:
         """Number of batches per epoch."""
@@ -247,42 +219,26 @@ class Loader:
         Raises:
             ImageError: an image cannot be read; the message starts with its path.
             ConfigError: the policy does not make square uint8 images.
+            TrainingError: the worker processes were ended by the system.
         """
-        self._sampler.epoch, self._sampler.num_skipped = epoch, after
-        for batch in self._loader:
-            if isinstance(batch, DistractedError):
-                # Raise a copy: the original and this frame would form a reference cycle that keeps the
-                # workers alive, and torch waits ten seconds for workers that the garbage collector ends.
-                raise type(batch)(*batch.args)
-            yield batch
+        tasks = [(epoch, number) for number in range(after, len(self))]
+        if self._num_workers and tasks:
+            parts = self._running_workers().load(tasks, self._while_waiting)
+        else:
+            parts = (join(self._load(task), pin_memory=self._pin_memory) for task in tasks)
+        yield from map(self._batch, parts)
 
+    def _running_workers(self) -> Workers:
+        """The worker processes; they stay for the next epoch, and end with this loader."""
+        if self._workers is None or not self._workers.are_left:
+            self._workers = Workers(self._load, self._num_workers, pin_memory=self._pin_memory)
+            # At exit multiprocessing would send SIGTERM, which they ignore, and wait for them.
+            weakref.finalize(self, self._workers.end)
+        return self._workers
 
-def _init_worker(megapixels: float, worker: int) -> None:
-    limit_pixels(megapixels)  # a process that was not forked has the default
-    cv2.setNumThreads(0)  # the workers are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group of processes, whose
-        signal.signal(number, signal.SIG_IGN)  # parent goes on to the next good moment and ends the workers
-
-
-def _end_workers(loader: DataLoader[Any]) -> None:
-    """End the workers of a loader that is gone, or of a process that exits.
-
-    At exit multiprocessing would send SIGTERM, which they ignore, and wait for them.
-    """
-    iterator, loader._iterator = loader._iterator, None
-    if iterator is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _collate(items: list[tuple[int, Image | DistractedError]], *, stacked: bool) -> Batch | DistractedError:
-    """A batch, or its first error; images that are not transformed have several sizes and are not stacked."""
-    images = []
-    for _, image in items:
-        if isinstance(image, DistractedError):
-            return image
-        images.append(image)
-    indices = torch.tensor([index for index, _ in items])
-    if stacked:
-        return Batch(torch.from_numpy(np.stack(images)), indices)
-    joined = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
-    return Batch(joined, indices, torch.tensor([image.shape[:2] for image in images]))
+    def _batch(self, parts: Parts) -> Batch:
+        indices = torch.tensor(parts.indices, pin_memory=self._pin_memory)
+        if self._is_stacked:
+            [shape] = set(parts.shapes)
+            return Batch(parts.pixels.view(-1, *shape), indices)
+        return Batch(parts.pixels, indices, torch.tensor([shape[:2] for shape in parts.shapes]))

@@ -9,7 +9,8 @@ from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit
 from distracted.ensemble.members import open_sources
 from distracted.errors import StoreError
-from distracted.metrics import Interval, log_loss, log_losses, prior_log_loss, scores, subject_bootstrap
+from distracted.headline import LOG_LOSS, Metric
+from distracted.metrics import Interval, scores
 from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, Subset
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.lineage import check_parents
@@ -27,16 +28,18 @@ class Ensemble:
 
     Attributes:
         members: Names of the blended runs.
-        scores: Pooled OOF log loss of each member.
-        pooled: The blend's cross-fitted scores by name, as `metrics.scores`.
+        metric: The score that the blender was chosen by; weights are fitted by log loss.
+        scores: Pooled OOF score of each member.
+        pooled: The blend's cross-fitted scores by name, as `Competition.scores`.
         fit: How it was fitted; None if it was done already.
-        interval: The cross-fitted log loss with its 95% bootstrap interval over subjects.
-        prior: Log loss of the class prior.
+        interval: The cross-fitted score with its 95% bootstrap interval over subjects.
+        prior: Score of the class prior.
         num_candidates: Number of blenders to choose from.
         blender, weights: The choice over all folds together, for information; one weight a member.
     """
 
     name: str
+    metric: Metric
     members: tuple[str, ...]
     scores: dict[str, float]
     pooled: dict[str, float]
@@ -106,6 +109,8 @@ def blend_runs(
         "blenders": [blender.key for blender in choosable(blenders, num_folds)],
         "leaky": any(run.leaky for run in members),
     }
+    if (metric := store.competition.metric) is not LOG_LOSS:
+        config["metric"] = metric.name
     fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
         check_parents(store, name)
@@ -114,7 +119,7 @@ def blend_runs(
         sources = open_sources(store, members)
         if store.finished_folds(name):
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
-        fit = cross_fit(sources, blenders=blenders, shown=shown, progress=progress)
+        fit = cross_fit(sources, blenders=blenders, shown=shown, metric=metric, progress=progress)
         with store.hold(name):
             _write(store, name, members, config, fit)
         blend = store.read_run(name)
@@ -135,14 +140,16 @@ def blend_command(store: Store, blend: str) -> str:
 def _look(store: Store, blend: Run, members: Sequence[Run], fit: CrossFit | None) -> Ensemble:
     rows, labels = store.folds.scored, store.folds.labels[store.folds.scored]
     oof, details = blend.oof[rows], blend.manifests[0].details
+    metric = store.competition.metric
     return Ensemble(
         name=blend.name,
+        metric=metric,
         members=tuple(run.name for run in members),
-        scores={run.name: log_loss(run.oof[rows], labels) for run in members},
-        pooled=scores(oof, labels),
+        scores={run.name: metric.value(run.oof[rows], labels) for run in members},
+        pooled=store.competition.scores(oof, labels),
         fit=fit,
-        interval=subject_bootstrap(log_losses(oof, labels), store.folds.subjects[rows]),
-        prior=prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes),
+        interval=metric.judge(oof, labels).interval(store.folds.subjects[rows]),
+        prior=metric.prior(store.folds.labels, store.folds.ids, store.competition.num_classes),
         num_candidates=details["num_candidates"],
         blender=details["on_all_folds"]["blender"],
         weights=details["on_all_folds"]["weights"],

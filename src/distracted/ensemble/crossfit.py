@@ -8,7 +8,8 @@ import numpy as np
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
 from distracted.ensemble.sources import NONE, ChosenSource, FittedSource, Source, as_good
-from distracted.metrics import Interval, difference_and_error, log_loss, subject_bootstrap
+from distracted.headline import LOG_LOSS, Metric
+from distracted.metrics import Interval
 from distracted.postprocess.step import MIN_FOLDS, LogProbs
 from distracted.progress import Progress, silent
 
@@ -18,10 +19,11 @@ class Verdict:
     """How one blender compares with the best candidate.
 
     Attributes:
-        in_sample: Log loss with weights fitted on all folds, scored on the same rows.
-        interval: Log loss with each fold's weights fitted on the others, with its 95% bootstrap interval over
+        in_sample: Score with weights fitted on all folds, scored on the same rows.
+        interval: Score with each fold's weights fitted on the others, with its 95% bootstrap interval over
             subjects.
-        difference: Cross-fitted loss minus the best candidate's; error: its standard error over subjects.
+        difference: How much worse the cross-fitted score is than the best candidate's; error: its standard
+            error over subjects.
         chosen_from: Whether it was a candidate; the others are only shown.
     """
 
@@ -65,6 +67,7 @@ def cross_fit(
     *,
     blenders: Sequence[Blender] = BLENDERS,
     shown: Sequence[Blender] = (),
+    metric: Metric = LOG_LOSS,
     progress: Progress = silent,
 ) -> CrossFit:
     """Fit, choose and score blenders so that the score holds for subjects never seen.
@@ -76,6 +79,7 @@ def cross_fit(
     Args:
         blenders: Candidates, from the simplest to the most flexible.
         shown: Further blenders, only scored.
+        metric: The score to choose the blender by; weights are fitted by log loss.
     """
     num_folds = members[0].scored.num_folds
     blenders, can_choose = choosable(blenders, num_folds), num_folds >= MIN_FOLDS
@@ -84,13 +88,13 @@ def cross_fit(
     num_fits = len(every) * (1 + num_folds) + len(blenders) * pairs
     with progress("fitting blends", total=num_fits, unit="fit") as step:
         fitted = [FittedSource(blender, members, step) for blender in every]
-        blend = ChosenSource(fitted[: len(blenders)])
+        blend = ChosenSource(fitted[: len(blenders)], metric)
         hidden = [frozenset({fold}) for fold in range(num_folds)]
         return CrossFit(
             log_probs=blend.held_out_log_probs(),
             chosen=tuple(blenders[blend.choice(folds)] for folds in hidden),
             weights=tuple(map(blend.fit, hidden)),
-            verdicts=_compare(fitted, every, len(blenders)),
+            verdicts=_compare(fitted, every, len(blenders), metric),
             overall=blenders[blend.choice(NONE)],
             overall_weights=blend.fit(NONE),
             source=blend,
@@ -105,23 +109,22 @@ def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:
 
 
 def _compare(
-    fitted: Sequence[FittedSource], blenders: Sequence[Blender], num_candidates: int
+    fitted: Sequence[FittedSource], blenders: Sequence[Blender], num_candidates: int, metric: Metric
 ) -> tuple[Verdict, ...]:
     """Every blender cross-fitted over all folds; the first `num_candidates` can be chosen."""
-    losses, subjects = [source.held_out_losses() for source in fitted], fitted[0].scored.subjects
-    best = min(losses[:num_candidates], key=lambda values: float(values.mean()))
+    judged, subjects = [source.judged(metric) for source in fitted], fitted[0].scored.subjects
+    best = min(judged[:num_candidates], key=lambda one: one.loss)
     verdicts = []
     for number, (source, blender) in enumerate(zip(fitted, blenders, strict=True)):
-        difference, error = difference_and_error(losses[number], best, subjects)
-        interval = subject_bootstrap(losses[number], subjects)
-        in_sample = _in_sample(source)
+        difference, error = judged[number].above(best, subjects)
+        interval, in_sample = judged[number].interval(subjects), _in_sample(source, metric)
         verdicts.append(Verdict(blender, in_sample, interval, difference, error, number < num_candidates))
     return tuple(verdicts)
 
 
-def _in_sample(source: FittedSource) -> float:
+def _in_sample(source: FittedSource, metric: Metric) -> float:
     examples, fitted = source.examples(NONE), source.fit(NONE)
     predicted = np.empty(examples.log_probs.shape[1:])
     for positions, rows in examples.by_fold():
         predicted[positions] = source.estimator.predict(fitted, rows)
-    return log_loss(predicted, examples.labels)
+    return metric.value(predicted, examples.labels)

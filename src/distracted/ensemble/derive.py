@@ -43,7 +43,7 @@ def derive_run(
         ConfigError: a name is missing, or the runs are too few or too many.
         StoreError: a run is missing or incomplete, there are too few folds, or the name is taken.
     """
-    start = time.perf_counter() - step.seconds
+    start, step = time.perf_counter() - step.seconds, step.for_metric(store.competition.metric)
     parents = [store.read_run(run) for run in dict.fromkeys(runs)]
     names = [parent.name for parent in parents]
     if not name and (not step.suffix or len(names) != 1):

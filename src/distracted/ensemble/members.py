@@ -7,6 +7,7 @@ import numpy as np
 from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source, StoredSource
 from distracted.errors import StoreError
+from distracted.headline import LOG_LOSS, METRICS
 from distracted.postprocess.step import STEP_VERSION, Identity, PredictionStep, Subset
 from distracted.postprocess.steps import check_version, open_step
 from distracted.predictions.lineage import check_parents
@@ -69,7 +70,8 @@ def step_source(step: PredictionStep, parents: Sequence[Source]) -> FittedSource
 def _open_blend(run: Run, parents: Sequence[Source]) -> Source:
     config = run.manifests[0].config
     check_version(run, config, STEP_VERSION)
-    return ChosenSource([FittedSource(blender, parents) for blender in find_blenders(config["blenders"])])
+    candidates = [FittedSource(blender, parents) for blender in find_blenders(config["blenders"])]
+    return ChosenSource(candidates, METRICS[config.get("metric", LOG_LOSS.name)])
 
 
 def _check_same(store: Store, run: Run, source: Source) -> None:

@@ -15,10 +15,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.metrics import difference_and_error, log_losses
+from distracted.headline import LOG_LOSS, Judged, Metric
+from distracted.metrics import log_losses
 from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, LogProbs, Rows, Subset
 
-#: Differences in log loss below this count as equal, however certain they are.
+#: Differences below this count as equal, however certain they are.
 NEGLIGIBLE = 1e-5
 #: No hidden folds.
 NONE: frozenset[int] = frozenset()
@@ -86,6 +87,10 @@ class Source(ABC):
             positions.append(np.flatnonzero(scored.folds == fold))
         in_order: LogProbs = np.concatenate(log_probs)[np.concatenate(positions).argsort()]
         return in_order
+
+    def judged(self, metric: Metric, hidden: frozenset[int] = NONE) -> Judged:
+        """The score of `held_out_log_probs`."""
+        return metric.judge(self.held_out_log_probs(hidden), self.scored.labels[self.scored.visible(hidden)])
 
     def held_out_losses(self, hidden: frozenset[int] = NONE) -> NDArray[np.float64]:
         """Loss of each row of `held_out_log_probs`."""
@@ -181,9 +186,11 @@ class ChosenSource(Source):
 
     Attributes:
         candidates: From the simplest to the most flexible.
+        metric: The score to choose by.
     """
 
     candidates: Sequence[FittedSource]
+    metric: Metric = LOG_LOSS
     _choices: dict[frozenset[int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -209,10 +216,10 @@ class ChosenSource(Source):
         return replace(self, candidates=[candidate.with_test_set(predict) for candidate in self.candidates])
 
     def _simplest(self, hidden: frozenset[int]) -> int:
-        losses = [candidate.held_out_losses(hidden) for candidate in self.candidates]
+        judged = [candidate.judged(self.metric, hidden) for candidate in self.candidates]
         subjects = self.scored.subjects[self.scored.visible(hidden)]
-        best = min(losses, key=lambda values: float(values.mean()))
-        compared = (difference_and_error(values, best, subjects) for values in losses)
+        best = min(judged, key=lambda one: one.loss)
+        compared = (one.above(best, subjects) for one in judged)
         return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from distracted.cores import usable_cores, workers_for
 from distracted.data.loading import Batch
+from distracted.data.workers import AHEAD
 from distracted.errors import ConfigError
 from distracted.inference.cards import has_card, sees_cuda, why_unusable
 
@@ -21,6 +22,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _NATIVE_BF16 = (8, 0)  # compute capability of Ampere
+_PROCESS_BYTES = 64 * 2**20  # of a loader process, without its batches
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's options, from malloc.h
 
 
@@ -195,3 +197,22 @@ def find_workers(num_workers: int | Literal["auto"], device: torch.device, *, nu
     if num_workers != "auto":
         return num_workers
     return 0 if device.type == "cpu" else workers_for(usable_cores() // num_processes)
+
+
+def workers_that_fit(num_workers: int, batch_bytes: int, free: float) -> int:
+    """As many of these loader processes as need at most half of the free memory; a warning names fewer ones.
+
+    Args:
+        batch_bytes: Size of a batch. For each process there is one in the making and up to two ready, and
+            those that were received out of turn.
+        free: Bytes.
+    """
+    need = (1 + 2 * AHEAD) * batch_bytes + _PROCESS_BYTES
+    most = max(0, int(min(free / 2 / need, num_workers)))
+    if most < num_workers:
+        _log.warning(
+            f"{most} processes load images instead of {num_workers}: each needs up to {need / 1e6:.0f} MB, "
+            f"and {free / 1e6:.0f} MB of memory are free, half of it for other purposes; smaller batches "
+            "(training.batch_size, runtime.prediction_batch_size) or a larger container allow more"
+        )
+    return most

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 
-from distracted.data.loading import naming_dead_workers
 from distracted.errors import TrainingError, first_line
 
 #: cuDNN tried all its algorithms: each lacked memory, or none computes such a convolution.
@@ -64,17 +63,6 @@ def release_memory(device: torch.device) -> None:
     """Return what the allocator keeps to the device, so that larger pieces can be had."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def naming_lack_of_memory() -> Iterator[None]:
-    """Turn both ways in which a lack of memory ends a network's work into errors with a remedy.
-
-    Raises:
-        TrainingError: as `naming_exhausted_memory` and `naming_dead_workers`.
-    """
-    with naming_dead_workers(), naming_exhausted_memory():
-        yield
 
 
 @contextmanager

@@ -247,6 +247,6 @@ def refuse_other_config(store: Store, resolved: Resolved, run: str, retrained: C
     Raises:
         StoreError: says which fold, and the way out.
     """
-    config_hash, folds = resolved.config.hash, range(store.folds.num_folds)
-    marked = {fold for fold in folds if is_to_redo(store, run, fold, config_hash)}
-    store.check_config(run, config_hash, redone=marked | {*retrained})
+    config, config_hash = resolved.config.resolved(), resolved.config.hash
+    marked = {n for n in range(store.folds.num_folds) if is_to_redo(store, run, n, config_hash)}
+    store.check_config(run, config_hash, config=config, redone=marked | {*retrained})

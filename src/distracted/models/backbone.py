@@ -1,5 +1,6 @@
 """Backbones by name: their input settings, where their weights lie, and their trunks."""
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -9,12 +10,15 @@ from torch import nn
 from distracted.errors import ConfigError
 from distracted.models.baselines import CUSTOM_TRUNKS
 
+_HUB = re.compile(r"^(?:hf[-_]hub:)?(?:timm/)?", re.IGNORECASE)  # what may stand before a name
+
 
 @dataclass(frozen=True)
 class Backbone:
     """A network's properties before it is built, from timm's `PretrainedCfg` or `CUSTOM_TRUNKS`.
 
     Attributes:
+        name: Its present name, with a tag if one was given.
         source: Default ImageNet weights: a repository on timm's hub, a file's URL, or None.
         image_size: Default side in pixels.
         crop: Share of the image's sides that evaluation sees (timm's `crop_pct`).
@@ -34,20 +38,29 @@ class Backbone:
 def find_backbone(name: str) -> Backbone:
     """Look up a network of `CUSTOM_TRUNKS` or of timm by name.
 
+    Args:
+        name: As timm.create_model takes it: with or without a tag, an old name, or with "hf-hub:" before it;
+            "timm/<name>", too.
+
     Raises:
-        ConfigError: unknown name; lists the closest ones.
+        ConfigError: unknown name or tag; lists the closest names, or the tags that there are.
     """
     if custom := CUSTOM_TRUNKS.get(name):
         settings = custom.image_size, custom.crop, custom.mean, custom.std
         return Backbone(name, custom.source, *settings, fixed_size=False)
-    if not timm.is_model(name.split(".")[0]):
-        near = ", ".join(get_close_matches(name, [*CUSTOM_TRUNKS, *timm.list_models()], n=3))
-        near = near or "see timm.list_models()"
+    name = current_name(name)
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        every = [*CUSTOM_TRUNKS, *timm.list_models()]
+        near = ", ".join(get_close_matches(architecture.lower(), every, n=3)) or "see timm.list_models()"
         raise ConfigError(f"model.backbone: timm has no network {name!r}; nearest: {near}")
     try:
         cfg = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ConfigError(f"model.backbone={name}: {error}") from error
+        tags = ", ".join(_tags(architecture))
+        raise ConfigError(
+            f"model.backbone={name}: timm has no weights {tag!r} of {architecture}; there are: {tags}"
+        ) from error
     if cfg is None:
         raise ConfigError(f"model.backbone={name}: timm has no input size or normalisation for it")
     source = cfg.hf_hub_id
@@ -56,6 +69,36 @@ def find_backbone(name: str) -> Backbone:
     size, mean, std = int(cfg.input_size[1]), tuple(cfg.mean), tuple(cfg.std)
     source = source or cfg.url or None
     return Backbone(name, source, size, cfg.crop_pct, mean, std, bool(cfg.fixed_input_size))
+
+
+def current_name(name: str) -> str:
+    """Today's name of a network of timm, for an old name or one with the hub's prefix.
+
+    Raises:
+        ConfigError: a repository that is not timm's, or a network that timm has removed.
+    """
+    plain = _HUB.sub("", name)
+    if ":" in plain or "/" in plain:
+        raise ConfigError(
+            f"model.backbone={name}: expected a network of timm; for weights of somebody else's, give "
+            "timm's name of the network, and their file as model.weights"
+        )
+    architecture, dot, tag = plain.partition(".")
+    renamed = timm.models.get_deprecated_models()
+    if architecture not in renamed:
+        return plain
+    current: str | None = renamed[architecture]
+    if current is None:
+        raise ConfigError(f"model.backbone={name}: timm has removed this network")
+    architecture, _, usual = current.partition(".")
+    if not dot and usual not in _tags(architecture):  # timm has renamed some tags twice
+        longer = [one for one in _tags(architecture) if one.startswith(f"{usual}_")]
+        usual = longer[0] if len(longer) == 1 else usual
+    return f"{architecture}.{tag or usual}".rstrip(".")
+
+
+def _tags(architecture: str) -> list[str]:
+    return [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
 
 
 def build_trunk(backbone: Backbone, size: int, *, dense_layers: bool) -> nn.Module:

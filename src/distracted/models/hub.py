@@ -1,27 +1,49 @@
-"""ImageNet weight files from timm's hub or from a URL: taken from the local cache, or downloaded."""
+"""ImageNet weight files from timm's hub or from a URL: taken from the local cache, or downloaded.
+
+Whether a server can be reached is asked by the client that downloads, so that its proxies, certificates,
+mirrors and tokens count. It is asked once, with patience: left alone, the hub's client repeats a failed
+question for up to minutes, for each model.
+"""
 
 import logging
 import re
-import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, build_opener
 
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
 
 from distracted.errors import WeightsError, first_line
-from distracted.files import sha256_file
-from distracted.reach import answers
+from distracted.files import atomic_path, sha256_file
+from distracted.models.failed_requests import explain
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _DIGEST = re.compile(r"-([0-9a-f]{8,})\.")  # torch puts the start of a file's SHA-256 in its name
-_FILENAME = "model.safetensors"
+_FILENAMES = ("model.safetensors", "pytorch_model.bin")  # the first that a repository has
+_PAUSES = (1.0, 4.0)  # seconds before a question is repeated where a server is busy, slow or cut the line
+_LONGEST_PAUSE = 60.0  # that a server may ask for
+_SLOW = 3  # times the client's own patience, once it was too short
+_CHUNK = 1 << 20
 
-
-def reachable(server: str) -> bool:
-    """Whether a server answers within seconds; the hub's client would retry for 48 seconds per model."""
-    return not constants.HF_HUB_OFFLINE and answers(server)
+_unreachable: dict[str, str] = {}  # servers that this process could not reach, with the reason
 
 
 def short_name(source: str) -> str:
@@ -29,52 +51,181 @@ def short_name(source: str) -> str:
     return Path(urlsplit(source).path).name if "://" in source else source
 
 
-def hub_weights(source: str) -> Path:
-    """Path of a network's default weights on this disk, downloaded if necessary.
+def hub_weights(source: str) -> tuple[Path, str]:
+    """A network's default weights on this disk, downloaded if necessary, and their SHA-256.
+
+    A file of the cache that is damaged is downloaded again.
 
     Args:
         source: A repository of timm's hub such as "timm/resnet50.a1_in1k", or the URL of a file, which
             torchvision's and some older timm networks have.
 
     Raises:
-        WeightsError: not cached, and the hub or server is unreachable or the download fails.
+        WeightsError: not cached, and the hub or server is unreachable or the download fails; says why.
     """
     return _from_url(source) if "://" in source else _from_repository(source)
 
 
-def _from_repository(repo: str) -> Path:
-    if isinstance(path := try_to_load_from_cache(repo, _FILENAME), str):
-        return Path(path)
-    if not reachable(constants.ENDPOINT):
-        raise _unavailable(repo, "the hub cannot be reached")
-    _log.info("downloading %s from the hub", repo)
+def _from_repository(repo: str) -> tuple[Path, str]:
+    kept = _cached(repo)
+    damage = ""
+    if kept is not None:
+        sha256 = sha256_file(kept)
+        damage = _damage(kept, sha256)
+        if not damage:
+            return kept, sha256
+        _log.warning("%s: damaged: %s; downloading it again", kept, damage)
     try:
-        return Path(hf_hub_download(repo, _FILENAME))
-    except Exception as error:  # the client has changed its HTTP library, and its exceptions, before
-        raise _unavailable(repo, f"the download from the hub failed ({first_line(error)})") from error
+        path = _patiently(
+            constants.ENDPOINT, lambda seconds: _download_from_hub(repo, seconds, again=bool(damage))
+        )
+    except WeightsError as error:
+        where = f"{kept} is damaged ({damage}; remove it)" if damage else "they are not in the cache"
+        raise WeightsError(f"ImageNet weights {repo}: {error} and {where}") from error
+    sha256 = sha256_file(path)
+    if damage := _damage(path, sha256):
+        raise WeightsError(f"ImageNet weights {repo}: {constants.ENDPOINT} sent a damaged file ({damage})")
+    return path, sha256
 
 
-def _from_url(url: str) -> Path:
+def _cached(repo: str) -> Path | None:
+    files = (try_to_load_from_cache(repo, filename) for filename in _FILENAMES)
+    return next((Path(file) for file in files if isinstance(file, str)), None)
+
+
+def _damage(path: Path, sha256: str) -> str:
+    """What is wrong with a cached file, or ""; the cache links to large files, named by their digest."""
+    name = path.readlink().name if path.is_symlink() else ""
+    if re.fullmatch(r"[0-9a-f]{64}", name):
+        return "" if name == sha256 else "its SHA-256 is not the one that it is named after"
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        with safe_open(path, "pt"):
+            return ""
+    except Exception as error:  # on damaged files the reader raises many types
+        return first_line(error)
+
+
+def _download_from_hub(repo: str, seconds: float, *, again: bool) -> Path:
+    """Ask for a repository's weights once, and download them if the hub answers."""
+    for filename in _FILENAMES:
+        try:
+            about = get_hf_file_metadata(hf_hub_url(repo, filename), timeout=seconds)
+            break
+        except EntryNotFoundError:
+            if filename == _FILENAMES[-1]:
+                raise
+    _log.info("downloading %s from %s", repo, constants.ENDPOINT)
+    with _patience(seconds):
+        try:
+            return Path(hf_hub_download(repo, filename, force_download=again, etag_timeout=seconds))
+        except Exception as error:
+            if constants.HF_HUB_DISABLE_XET or getattr(about, "xet_file_data", None) is None:
+                raise
+            # Xet is a second client, with other settings for proxies and certificates.
+            _log.info("the hub's Xet client fails (%s); downloading over HTTP", first_line(error))
+            constants.HF_HUB_DISABLE_XET = True
+            return Path(hf_hub_download(repo, filename, force_download=again, etag_timeout=seconds))
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Let the hub's client wait for data at least so long."""
+    before = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = max(before, int(seconds))
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DOWNLOAD_TIMEOUT = before
+
+
+def _from_url(url: str) -> tuple[Path, str]:
     """A file in torch's cache, checked against the digest in its name if there is one."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / short_name(url)
     match = _DIGEST.search(path.name)
-    digest = match.group(1) if match else None
+    digest = match.group(1) if match else ""
+    where = "they are not in the cache"
     if path.is_file():
-        if digest and not sha256_file(path).startswith(digest):
-            expected = f"its SHA-256 does not begin with {digest}, as its name says"
-            raise WeightsError(f"{path}: damaged: {expected}; remove it")
-        return path
+        if (sha256 := sha256_file(path)).startswith(digest):
+            return path, sha256
+        where = f"{path} is damaged: its SHA-256 does not begin with {digest}, as its name says; remove it"
+        _log.warning("%s: damaged: its SHA-256 does not begin with %s; downloading it again", path, digest)
     scheme, server = urlsplit(url)[:2]
-    if not reachable(f"{scheme}://{server}"):
-        raise _unavailable(path.name, f"{server} cannot be reached")
     _log.info("downloading %s from %s", path.name, server)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), digest, progress=sys.stderr.isatty())
-    except Exception as error:  # urllib raises many types; a wrong digest is a RuntimeError
-        raise _unavailable(path.name, f"the download from {server} failed ({first_line(error)})") from error
-    return path
+        if constants.HF_HUB_OFFLINE:
+            raise WeightsError(f"{server} cannot be reached (HF_HUB_OFFLINE is set)")
+        with atomic_path(path) as temporary:
+            _patiently(f"{scheme}://{server}", lambda seconds: _download_rest(url, temporary, seconds))
+            if not (sha256 := sha256_file(temporary)).startswith(digest):
+                problem = f"invalid hash value: {sha256}, and its name says {digest}"
+                raise WeightsError(f"the download from {server} failed ({problem})")
+    except (WeightsError, OSError) as error:  # an OSError of the cache's folder
+        reason = error if isinstance(error, WeightsError) else explain(error, url).reason
+        raise WeightsError(f"ImageNet weights {path.name}: {reason} and {where}") from error
+    return path, sha256
 
 
-def _unavailable(name: str, reason: str) -> WeightsError:
-    return WeightsError(f"ImageNet weights {name}: {reason} and they are not in the cache")
+def _download_rest(url: str, path: Path, seconds: float) -> None:
+    """Append what a file lacks; goes on where a connection is cut, as long as more arrives."""
+    with path.open("ab") as file:
+        while True:
+            before = file.tell()
+            try:
+                if _append(url, file, seconds):
+                    return
+                problem: Exception = ConnectionError(f"the connection was cut after {file.tell()} bytes")
+            except (OSError, HTTPException) as error:
+                problem = error
+            if file.tell() <= before:
+                raise problem
+
+
+def _append(url: str, file: BinaryIO, seconds: float) -> bool:
+    """Append the rest of a file as far as it arrives; whether it is complete."""
+    have = file.tell()
+    headers = {"User-Agent": "torch.hub"} | ({"Range": f"bytes={have}-"} if have else {})
+    opener = build_opener()  # with the proxies and certificates of the environment
+    try:
+        answer = opener.open(Request(url, headers=headers), timeout=seconds)
+    except HTTPError as error:
+        error.close()
+        raise
+    with answer:
+        if have and answer.status != 206:  # the server sends the whole file
+            file.truncate(0)
+            file.seek(0)
+            have = 0
+        length = answer.headers.get("Content-Length")
+        while chunk := answer.read(_CHUNK):
+            file.write(chunk)
+    return length is None or file.tell() >= have + int(length)
+
+
+def _patiently(server: str, attempt: Callable[[float], T]) -> T:
+    """Call `attempt` with the seconds that it may wait for an answer; again where that may help.
+
+    A server that cannot be reached is not asked again by this process.
+
+    Raises:
+        WeightsError: why it fails, as a part of a sentence.
+    """
+    if server in _unreachable:
+        raise WeightsError(_unreachable[server])
+    seconds = float(constants.HF_HUB_ETAG_TIMEOUT)
+    for pause in (*_PAUSES, None):
+        try:
+            return attempt(seconds)
+        except Exception as error:  # the hub's client has changed its HTTP library, and its errors, before
+            failure = explain(error, server)
+            if pause is None or not failure.may_pass or failure.retry_after > _LONGEST_PAUSE:
+                if failure.of_server and not constants.HF_HUB_OFFLINE:
+                    _unreachable[server] = failure.reason
+                raise WeightsError(failure.reason) from error
+            _log.info("%s; asking again", failure.reason)
+            if failure.slow:
+                seconds = _SLOW * float(constants.HF_HUB_ETAG_TIMEOUT)
+            else:
+                time.sleep(max(pause, failure.retry_after))
+    raise AssertionError("not reached")

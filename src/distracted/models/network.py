@@ -241,7 +241,7 @@ def build_network(config: ModelConfig, weights: Weights, *, num_classes: int) ->
     except Exception as error:  # architectures reject an unsuitable size in many different ways
         problem = f"{backbone.name} does not take images of this size ({first_line(error)})"
         raise ConfigError(f"model.image_size={size}: {problem}") from error
-    load_weights(trunk, weights, config.backbone, auxiliary=network.auxiliary_heads())
+    load_weights(trunk, weights, backbone.name, auxiliary=network.auxiliary_heads())
     # A random head's gradients would damage a pretrained trunk, so the head starts at zero. A random trunk
     # gets no gradient through a zero head: VGG16, which has no BatchNorm, never leaves uniform predictions.
     if weights.pretrained:

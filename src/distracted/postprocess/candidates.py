@@ -38,7 +38,7 @@ def find_limits(store: Store) -> dict[str, int]:
     sizes = [len(store.folds.valid(fold)) for fold in range(store.folds.num_folds)]
     smallest = min(*sizes, len(store.competition.test))
     size = smallest // 2
-    if store.competition.config.columns.group is not None:
+    if store.competition.config.has_subjects:
         # Larger clusters mix a fold's few subjects, and their mean meets the prior too well.
         subjects = store.folds.subjects
         size = min(size, len(subjects) // len(np.unique(subjects)))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import StoreError
-from distracted.metrics import difference_and_error, log_losses, scores
+from distracted.headline import Metric
+from distracted.metrics import scores
 from distracted.postprocess.step import Step
 from distracted.predictions.lineage import ancestors
 from distracted.predictions.manifest import Manifest
@@ -65,7 +66,8 @@ class Derivation:
                 )
         folds = parents[0].folds
         other_parents = all(self._is_of_same_step(fold) for fold in finished)
-        store.check_config(name, hash_config(self._config), redone=folds if force or other_parents else ())
+        redone = folds if force or other_parents else ()
+        store.check_config(name, hash_config(self._config), config=self._config, redone=redone)
         current = [fold for fold in finished if not force and self._is_current(fold)]
         if whole and len(current) < len(folds):
             current = []
@@ -130,10 +132,13 @@ class Gain:
     """What a step gained.
 
     Attributes:
-        before, after: Pooled OOF log loss of the best parent and of the derived run.
-        difference: after - before, below 0 if the step helped.
+        metric: The competition's score.
+        before, after: Pooled OOF score of the best parent and of the derived run.
+        difference: after - before; of a loss it is below 0 if the step helped, of other scores above.
         error: Standard error over subjects of the paired difference.
     """
+
+    metric: Metric
 
     before: float
     after: float
@@ -143,9 +148,9 @@ class Gain:
 
 def measure_gain(store: Store, parents: Sequence[Run], derived: Run) -> Gain:
     """Compare a derived run with its best parent on the out-of-fold rows."""
-    rows = store.folds.scored
+    rows, metric = store.folds.scored, store.competition.metric
     labels = store.folds.labels[rows]
-    before = min((log_losses(parent.oof[rows], labels) for parent in parents), key=np.mean)
-    after = log_losses(derived.oof[rows], labels)
-    difference, error = difference_and_error(after, before, store.folds.subjects[rows])
-    return Gain(float(before.mean()), float(after.mean()), difference, error)
+    before = min((metric.judge(parent.oof[rows], labels) for parent in parents), key=lambda one: one.loss)
+    after = metric.judge(derived.oof[rows], labels)
+    _, error = after.above(before, store.folds.subjects[rows])
+    return Gain(metric, before.value, after.value, after.value - before.value, error)

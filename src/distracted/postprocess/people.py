@@ -125,7 +125,7 @@ def count_test_people(
     from distracted.training.feed import pretrained_features
 
     competition = store.competition
-    if competition.config.columns.group is None or competition.num_subjects < MIN_SUBJECTS:
+    if not competition.config.has_subjects or competition.num_subjects < MIN_SUBJECTS:
         raise DataError(
             f"{competition.config.folder}: {competition.num_subjects} training subjects are too few to learn "
             f"what tells people apart; expected {MIN_SUBJECTS} or more, or data.num_test_subjects in "

@@ -15,6 +15,7 @@ from distracted.predictions.store import Store
 
 if TYPE_CHECKING:
     from distracted.data.picture_sets import Images
+    from distracted.headline import Metric
     from distracted.postprocess.networks import Trained
 
 LogProbs = NDArray[np.floating]
@@ -199,6 +200,10 @@ class PredictionStep(Step, Estimator):
     def seconds(self) -> float:
         """Time spent on its inputs before the fit."""
         return 0.0
+
+    def for_metric(self, metric: "Metric") -> Self:
+        """The step for a competition's metric, if it chooses among runs; fits are by log loss."""
+        return self
 
     def origin(self, fitted: Any) -> int:
         """Position of the input run whose networks predict."""

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from distracted.errors import StoreError
+from distracted.headline import Metric
 from distracted.metrics import accuracy, log_loss
 from distracted.predictions.job_state import redo_of
 from distracted.predictions.lineage import ancestors, check_parents
@@ -100,11 +101,16 @@ class Entry:
             return {}, str(error)
         rows = np.flatnonzero(np.isfinite(oof).all(axis=1))
         labels = self.store.folds.labels[rows]
-        return {"log_loss": log_loss(oof[rows], labels), "accuracy": accuracy(oof[rows], labels)}, ""
+        metric = self.store.competition.metric
+        pooled = {"log_loss": log_loss(oof[rows], labels), "accuracy": accuracy(oof[rows], labels)}
+        return {**pooled, metric.name: metric.value(oof[rows], labels)}, ""
 
     @property
     def pooled(self) -> dict[str, float]:
-        """Pooled OOF log loss and accuracy (cross-fitted for a blend); empty while folds are missing."""
+        """Pooled OOF log loss, accuracy and the competition's score (cross-fitted for a blend).
+
+        Empty while folds are missing.
+        """
         return self._scored[0]
 
     @cached_property
@@ -211,14 +217,14 @@ class Catalogue:
 
     @cached_property
     def meant_blend(self) -> Meant | None:
-        """The current blend with the lowest cross-fitted log loss, the newer of equals; never a leaky one."""
+        """The current blend with the best cross-fitted score, the newer of equals; never a leaky one."""
         blends = [entry for entry in self.entries() if entry.kind == "blend"]
-        return self._best(blends, "blend", "cross-fitted log loss")
+        return self._best(blends, "blend", "cross-fitted")
 
     @cached_property
     def meant_run(self) -> Meant | None:
-        """The blend that is meant; without one, the current run with the lowest pooled log loss."""
-        return self.meant_blend or self._best(self.entries(), "run", "pooled log loss")
+        """The blend that is meant; without one, the current run with the best pooled score."""
+        return self.meant_blend or self._best(self.entries(), "run", "pooled")
 
     def _passed_over(self) -> list[str]:
         """Why each unusable or leaky blend, or run with an unreadable manifest, cannot be the default."""
@@ -230,12 +236,13 @@ class Catalogue:
         """Why no blend is meant: the fault of each, or that there is none."""
         return "; ".join(self._passed_over()) or "there is no blend yet; `make ensemble` makes one"
 
-    def _best(self, entries: Iterable[Entry], noun: str, score: str) -> Meant | None:
-        """The honest, current run with the lowest log loss, the newest of equals."""
+    def _best(self, entries: Iterable[Entry], noun: str, how: str) -> Meant | None:
+        """The honest, current run with the best score, the newest of equals."""
+        metric = self.store.competition.metric
         newest_first = sorted(entries, key=lambda entry: entry.written, reverse=True)
         scored = [entry for entry in newest_first if entry.pooled and not entry.leaky]
         run, current = None, list[Entry]()
-        for entry in sorted(scored, key=lambda entry: entry.pooled["log_loss"]):
+        for entry in sorted(scored, key=lambda entry: metric.loss_of(entry.pooled[metric.name])):
             if not current:  # read whole, before its files are only hashed: they are opened once
                 run = None
                 with suppress(StoreError):  # `problem` says why
@@ -244,11 +251,12 @@ class Catalogue:
                 current.append(entry)
         if run is None or not current:
             return None
-        return Meant(run.name, run, _why(current, noun, score), tuple(self._passed_over()))
+        return Meant(run.name, run, _why(current, noun, how, metric), tuple(self._passed_over()))
 
 
-def _why(ranked: list[Entry], noun: str, score: str) -> str:
-    (first, loss), *others = [(entry.name, f"{entry.pooled['log_loss']:.4f}") for entry in ranked]
+def _why(ranked: list[Entry], noun: str, how: str, metric: Metric) -> str:
+    score = f"{how} {metric.title}"
+    (first, loss), *others = [(entry.name, f"{entry.pooled[metric.name]:.4f}") for entry in ranked]
     if not others:
         return f"{first}: the only current {noun} ({score} {loss})"
     return f"{first}: the best of {len(ranked)} current {noun}s by {score} ({loss}; {' '.join(others[0])})"

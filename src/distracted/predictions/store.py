@@ -5,7 +5,7 @@ each class) and manifest.json, which is written last.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition, load_competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, read_folds
-from distracted.data.stored_index import read_index, write_index
+from distracted.data.stored_index import keep_index, read_index
 from distracted.errors import StoreError
 from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
 from distracted.locks import Lock, hold
@@ -29,7 +29,7 @@ from distracted.predictions.placing import other_store
 from distracted.predictions.provenance import git_commit, package_versions
 from distracted.predictions.run import Run
 from distracted.progress import Progress, silent
-from distracted.schema import DataConfig, check_name, hash_config
+from distracted.schema import DataConfig, check_name, hash_config, list_differences
 
 _log = logging.getLogger(__name__)
 
@@ -70,19 +70,28 @@ class Store(FoldReader):
                 return self.manifest(run, fold)
         return None
 
-    def check_config(self, run: str, config_hash: str, *, redone: Collection[int] = ()) -> None:
+    def check_config(
+        self,
+        run: str,
+        config_hash: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        redone: Collection[int] = (),
+    ) -> None:
         """Refuse to mix configs in a run: all its folds share one hash.
 
         Args:
+            config: What has that hash; to say where a fold's config differs.
             redone: Folds that are about to be replaced, whatever their config.
         """
         self._check_name(run)
         for fold in self.finished_folds(run):
-            if fold not in redone and self.manifest(run, fold).config_hash != config_hash:
+            if fold not in redone and (manifest := self.manifest(run, fold)).config_hash != config_hash:
+                changed = f" ({list_differences(manifest.config, config)})" if config is not None else ""
                 raise StoreError(
-                    f"{self.path(run, fold).parent} was made with another config; a run has one "
-                    f"config over all its folds: give this one a name (NAME={run}_2), or redo all of them in "
-                    "one command (FORCE=1)"
+                    f"{self.path(run, fold).parent} was made with another config{changed}; a run has one "
+                    "config over all its folds: set what differs as it was, give this one a name "
+                    f"(NAME={run}_2), or redo all of them in one command (FORCE=1)"
                 )
 
     def write_fold(
@@ -245,7 +254,11 @@ class Store(FoldReader):
         if missing and not partial:
             raise StoreError(f"{run}: {missing}; {finish} (make submit takes PARTIAL=1)")
         if len({manifest.config_hash for manifest in manifests}) > 1:
-            raise StoreError(f"{run}: its folds were made with different configs; {finish}, with FORCE=1")
+            first, other = list({manifest.config_hash: manifest for manifest in manifests}.values())[:2]
+            changed = list_differences(first.config, other.config)
+            raise StoreError(
+                f"{run}: its folds were made with different configs ({changed}); {finish}, with FORCE=1"
+            )
         return manifests
 
     def _read_oof(self, manifests: Sequence[Manifest]) -> NDArray[np.float64]:
@@ -315,9 +328,9 @@ def open_store(
     else:
         folds = read_folds(path, competition)
     store = Store(workspace, competition, folds)
-    if not index.exists():
+    if competition.has_images:
         with suppress(OSError):  # a read-only store: commands on predictions need the images then
-            write_index(index, competition)
+            keep_index(index, competition)
     if other := other_store(workspace, competition.name, competition.index_hash):
         there = workspace.oof(other)
         _log.info("%s holds predictions of the same data; DATA=%s/ uses them", there, data.folder)

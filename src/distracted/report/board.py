@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.headline import LOG_LOSS
 from distracted.metrics import Interval, log_losses, scores, subject_bootstrap
 from distracted.predictions.catalogue import Catalogue, Entry
 from distracted.predictions.store import Store
@@ -25,6 +26,7 @@ class BoardRow:
 
     Attributes:
         oof: Pooled log loss with its 95% bootstrap interval over subjects (cross-fitted for a blend).
+        headline: The same of the competition's score.
         pooled: All pooled scores by name, as `metrics.scores`.
         by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
         blenders, weights: For a blend: the blender chosen for each fold, and its weights by member.
@@ -33,6 +35,7 @@ class BoardRow:
 
     entry: Entry
     oof: Interval
+    headline: Interval
     pooled: Mapping[str, float]
     expected: Expected
     by_fold: tuple[float, ...]
@@ -44,31 +47,33 @@ class BoardRow:
 
 def make_board(catalogue: Catalogue, *, progress: Progress = silent) -> list[BoardRow]:
     """A row for each complete run, best first; leaky runs come last."""
+    metric = catalogue.store.competition.metric
     complete = [entry for entry in catalogue.entries() if entry.is_complete]
     rows = []
     with progress("leaderboard", total=len(complete), unit="run") as step:
         for entry in complete:
             rows.append(_row(catalogue.store, entry))
             step()
-    return sorted(rows, key=lambda row: (row.entry.leaky, row.oof.mean))
+    return sorted(rows, key=lambda row: (row.entry.leaky, metric.loss_of(row.headline.mean)))
 
 
 def headline(board: Sequence[BoardRow], meant: str) -> BoardRow | None:
-    """The row of the run that is meant; if none is (all are stale), the best honest one."""
-    named = [row for row in board if row.entry.name == meant]
-    return min(named or board, key=lambda row: (row.entry.leaky, row.oof.mean), default=None)
+    """The row of the run that is meant; if none is (all are stale), the first."""
+    return next((row for row in board if row.entry.name == meant), next(iter(board), None))
 
 
 def _row(store: Store, entry: Entry) -> BoardRow:
     run = store.read_run(entry.name)
     rows = store.folds.scored
     labels, subjects = store.folds.labels[rows], store.folds.subjects[rows]
-    losses = log_losses(run.oof[rows], labels)
+    losses, metric = log_losses(run.oof[rows], labels), store.competition.metric
+    interval = subject_bootstrap(losses, subjects)
     ids = store.folds.ids[rows]
     details = [manifest.details for manifest in run.manifests] if run.kind == "blend" else []
     return BoardRow(
         entry,
-        subject_bootstrap(losses, subjects),
+        interval,
+        interval if metric is LOG_LOSS else metric.judge(run.oof[rows], labels).interval(subjects),
         scores(run.oof[rows], labels),
         expect_run(store, run),
         tuple(_mean(losses[ids == fold]) for fold in range(store.folds.num_folds)),

@@ -11,7 +11,7 @@ from distracted.data.images import read_rgb
 from distracted.data.picture_sets import Images
 from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
-from distracted.inference.memory import naming_lack_of_memory
+from distracted.inference.memory import naming_exhausted_memory
 from distracted.postprocess.networks import Trained, load_trained
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -124,7 +124,7 @@ def _grad_cam(
             classes = held_out[["predicted", "label"]].to_numpy(np.int64)
             try:
                 trained = load_trained(store, run, fold, runtime=runtime)
-                with naming_lack_of_memory():
+                with naming_exhausted_memory():
                     maps = list(_maps(store, trained, held_out_rows, classes))
             except DistractedError as error:
                 _log.warning("no Grad-CAM for fold %d: %s", fold, first_line(error))

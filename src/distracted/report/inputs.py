@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distracted.audit.findings import read_audit
 from distracted.files import sha256_file, sha256_json
+from distracted.headline import LOG_LOSS
 from distracted.paths import JOB, METRICS, NETWORK, REDO
 from distracted.predictions.job_state import read_job_state
 from distracted.predictions.manifest import MANIFEST
@@ -65,6 +66,8 @@ def _stored(store: Store) -> str:
     paths = workspace.in_each_fold(competition.name, NETWORK)
     networks = [[str(path), *_stamp(path)] for path in paths]  # too large to read
     data = [competition.index_hash, store.folds.hash, competition.config.model_dump(mode="json")]
+    if competition.metric is not LOG_LOSS:
+        data.append(competition.metric.name)
     return sha256_json([data, files, jobs, networks])
 
 

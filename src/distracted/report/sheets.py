@@ -47,7 +47,7 @@ class Grid:
 def data_grid(competition: Competition, *, num_subjects: int = 5, size: int = 144) -> Grid:
     """One image per class (columns) of some subjects (rows), resized to squares of `size` pixels."""
     train = competition.train
-    if competition.config.columns.group is None:  # without subjects, rows are the classes' first images
+    if not competition.config.has_subjects:  # without subjects, rows are the classes' first images
         train = train.assign(subject=train.groupby("classname").cumcount().astype(str).str.zfill(6))
     subjects = sorted(train["subject"].unique())[:num_subjects]
     paths = dict(zip(train["img"], competition.train_paths(), strict=True))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distracted.ensemble.blend import blend_command
-from distracted.metrics import scores
 from distracted.paths import JOB
 from distracted.postprocess.steps import command_for
 from distracted.predictions.catalogue import Catalogue, Entry
@@ -110,13 +109,13 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
 
 
 def pooled_scores(store: Store, run: str) -> dict[str, float]:
-    """OOF scores of a finished run over all rows (cross-fitted for a blend), as `metrics.scores`.
+    """OOF scores of a finished run over all rows (cross-fitted for a blend), as `Competition.scores`.
 
     Raises:
         StoreError: as `Store.read_run`.
     """
     scored = store.folds.scored
-    return scores(store.read_run(run).oof[scored], store.folds.labels[scored])
+    return store.competition.scores(store.read_run(run).oof[scored], store.folds.labels[scored])
 
 
 def _status(store: Store, entry: Entry) -> RunStatus:

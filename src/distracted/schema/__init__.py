@@ -4,7 +4,8 @@ The docstring of each key is its documentation: `make docs` writes docs/config.m
 """
 
 from distracted.schema.base import NAME, Section, added_later, check_name, safe_name
-from distracted.schema.data import Box, ColumnsConfig, DataConfig
+from distracted.schema.data import Box, ColumnsConfig, DataConfig, MetricName, SubmissionKind
+from distracted.schema.differences import differences, list_differences
 from distracted.schema.images import MixingConfig
 from distracted.schema.model import HeadConfig, ModelConfig
 from distracted.schema.phases import BlockRange, FeaturesPhase, HeadPhase, OptimizerName, Phase, TrainPhase
@@ -21,6 +22,7 @@ __all__ = [
     "FeaturesPhase",
     "HeadConfig",
     "HeadPhase",
+    "MetricName",
     "MixingConfig",
     "ModelConfig",
     "OptimizerName",
@@ -29,10 +31,13 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "Section",
+    "SubmissionKind",
     "TrainPhase",
     "TrainingConfig",
     "added_later",
     "check_name",
+    "differences",
     "hash_config",
+    "list_differences",
     "safe_name",
 ]

@@ -28,10 +28,10 @@ class ModelConfig(Section):
     """The backbone, its weights and its input."""
 
     backbone: str
-    """A timm network, or one of googlenet, mlp, cnn, majority."""
+    """A timm network, or one of googlenet, mlp, cnn, majority. timm's old names become today's."""
     weights: str
-    """`imagenet` (the hub), `none` (random), a .safetensors or .pth file, or `auto`: the hub, else an
-    installed package, else none."""
+    """`imagenet` (the hub), `none` (random), a weights file, `auto` (the hub, else an installed package, else
+    an error), or `auto_or_none` (as `auto`, else random)."""
     weights_sha256: str | None = None
     """SHA-256 of a weights file; filled in when the config is resolved."""
     image_size: Annotated[int, Field(ge=16)] | Literal["auto"]

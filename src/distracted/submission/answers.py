@@ -35,16 +35,22 @@ def answer_to(path: Path) -> dict[str, Any] | None:
     return next((answer for answer in reversed(answers) if answer.get("sha256") == sha256), None)
 
 
-def add_answer(provenance: Path, expected: Expected, scores: Mapping[str, float]) -> None:
-    """Add Kaggle's scores and the forecast for this file to a submission's JSON file."""
+def add_answer(provenance: Path, expected: Expected | None, scores: Mapping[str, float]) -> None:
+    """Add Kaggle's scores and the forecast for this file to a submission's JSON file.
+
+    Args:
+        expected: None if the competition's score is not the log loss, which alone is forecast.
+    """
     content = json.loads(provenance.read_text())
+    forecast = (
+        {} if expected is None else {"expected": expected.mean, "low": expected.low, "high": expected.high}
+    )
+    off = {} if expected is None else {part: expected.errors_off(score) for part, score in scores.items()}
     entry = {
         "sha256": content["sha256"],
-        "expected": expected.mean,
-        "low": expected.low,
-        "high": expected.high,
+        **forecast,
         **scores,
-        "standard_errors_off": {part: expected.errors_off(score) for part, score in scores.items()},
+        "standard_errors_off": off,
         "received": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(provenance, {**content, "answers": [*read_answers(provenance), entry]})

@@ -6,23 +6,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distracted.data.sample_submission import SubmissionFormat
 from distracted.data.tables import read_table
 from distracted.errors import SubmissionError
 
 _TOLERANCE = 1e-4  # of the sum of a row
 
 
-def check_submission(path: Path, sample: Path | pd.DataFrame, *, name: Path | None = None) -> None:
+def check_submission(
+    path: Path, sample: Path | pd.DataFrame, *, form: SubmissionFormat | None = None, name: Path | None = None
+) -> None:
     """Check a submission file against the competition's sample.
 
     Args:
         sample: The file, or its table: the columns in order, and the images in the first.
+        form: What the other columns hold; by default a probability for each class.
         name: The path that errors name, if `path` is a temporary file.
 
     Raises:
         DataError: a file is missing or not a CSV.
-        SubmissionError: columns or their order differ; an image is missing, repeated or unknown; a value is
-            not a finite number in [0, 1]; a row does not sum to 1. Names the row and image.
+        SubmissionError: columns or their order differ; an image is missing, repeated or unknown; a label is
+            no class; a probability is not a finite number in [0, 1]; a row's do not sum to 1. Names the row
+            and image.
     """
     table = read_table(path)
     expected = sample if isinstance(sample, pd.DataFrame) else read_table(sample)
@@ -33,11 +38,17 @@ def check_submission(path: Path, sample: Path | pd.DataFrame, *, name: Path | No
         )
     key = expected.columns[0]
     _check_images(table[key], expected[key], path)
+    if form is not None and form.kind == "label":
+        known = f"a class that is none of {', '.join(form.answers)}"
+        _refuse(~table.iloc[:, 1].isin(list(form.answers)).to_numpy(), table, path, known)
+        return
     values = table.drop(columns=key).apply(pd.to_numeric, errors="coerce")
     numbers = values.to_numpy(np.float64)
     _refuse(~np.isfinite(numbers).all(axis=1), table, path, "a value that is not a finite number")
     _refuse(((numbers < 0) | (numbers > 1)).any(axis=1), table, path, "a value outside [0, 1]")
-    _refuse(np.abs(numbers.sum(axis=1) - 1) > _TOLERANCE, table, path, "probabilities that do not sum to 1")
+    if form is None or form.kind == "probabilities":
+        off = np.abs(numbers.sum(axis=1) - 1) > _TOLERANCE
+        _refuse(off, table, path, "probabilities that do not sum to 1")
 
 
 def _check_images(imgs: "pd.Series[str]", expected: "pd.Series[str]", path: Path) -> None:

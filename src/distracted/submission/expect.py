@@ -27,10 +27,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.headline import LOG_LOSS
 from distracted.metrics import CLIP, log_losses
 from distracted.postprocess.people import read_test_people
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
+from distracted.schema import MetricName
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -114,6 +116,33 @@ def expect_run(store: Store, run: Run) -> Expected:
         num_test_subjects=estimated if stated is None else stated,
         estimated=stated is None and estimated is not None,
     )
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The competition's score where it is not the log loss: out of fold, which is no forecast.
+
+    Attributes:
+        metric: Its name; title: the same for readers.
+        value: Pooled OOF score; low, high: its 95% bootstrap interval over the training subjects.
+    """
+
+    metric: MetricName
+    title: str
+    value: float
+    low: float
+    high: float
+
+
+def judge_run(store: Store, run: Run) -> OutOfFold | None:
+    """A run's score, from the folds that it has; None if it is the log loss, of which there is a forecast."""
+    metric = store.competition.metric
+    if metric is LOG_LOSS:
+        return None
+    rows = np.isin(store.folds.ids, run.folds)
+    judged = metric.judge(run.oof[rows], store.folds.labels[rows])
+    interval = judged.interval(store.folds.subjects[rows])
+    return OutOfFold(metric.name, metric.title, interval.mean, interval.low, interval.high)
 
 
 def expect_score(

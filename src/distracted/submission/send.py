@@ -1,5 +1,6 @@
 """Sending a checked submission to Kaggle and waiting for its score."""
 
+import logging
 import math
 import time
 from contextlib import suppress
@@ -7,55 +8,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distracted.errors import SubmissionError
-from distracted.kaggle_client import quiet, refusal, sign_in
+from distracted.files import sha256_bytes
+from distracted.kaggle_answers import is_transient, refusal, retry_after
+from distracted.kaggle_client import sign_in
+from distracted.locks import hold
 from distracted.progress import Progress, silent
+from distracted.submission.deliver import deliver, submissions
+from distracted.submission.receipts import ReceiptFile
 
 if TYPE_CHECKING:
-    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk import KaggleClient
 
-_POLL_SECONDS = 5
-_MAX_POLLS = 60
+_log = logging.getLogger(__name__)
+
+#: Seconds to wait for a score, and between two questions.
+SCORE_SECONDS, POLL_SECONDS = 300.0, 5.0
 
 
 def send_submission(
-    path: Path, *, competition: str | None, message: str, progress: Progress = silent
+    path: Path, *, competition: str | None, message: str, force: bool = False, progress: Progress = silent
 ) -> dict[str, float]:
-    """Send a file and wait until it is scored.
+    """Send a file, unless it was sent already, and wait until it is scored.
+
+    Args:
+        message: Its description on Kaggle.
+        force: Send it although it was sent already.
 
     Returns:
         The scores that Kaggle shows, under the keys public and private.
 
     Raises:
         CredentialsError: no Kaggle credentials.
+        LockError: another process is sending the same file.
         SubmissionError: the data has no competition on Kaggle, the upload fails, or Kaggle rejects the file
-            or does not score it in time. The file is kept.
+            or does not score it in time. The file is kept, and the same call goes on where this one ended.
     """
     if competition is None:
         raise SubmissionError(
             f"{path} is valid, but cannot be sent: this data has no competition on Kaggle (data.kaggle)"
         )
-    api = sign_in()
-    try:
-        with quiet():
-            sent = api.competition_submit(str(path), message, competition, quiet=True)
-    except (Exception, SystemExit) as error:  # the client's exceptions have no common base
-        raise SubmissionError(
-            f"{path} is valid, but could not be sent: {refusal(error, competition)}"
-        ) from error
-    if not sent.ref:  # after a broken upload the client raises nothing and returns no number
-        raise SubmissionError(f"{path} is valid, but could not be sent: {sent.message}")
-    look = "look at the competition's page before sending it again"
-    try:
-        scored = _wait_until_scored(api, sent.ref, competition, progress)
-    except (Exception, SystemExit) as error:
-        raise SubmissionError(
-            f"{path} was sent, but its score could not be requested: {refusal(error, competition)}; {look}"
-        ) from error
-    if scored is None:
-        raise SubmissionError(f"{path} was sent, but Kaggle has not scored it yet; {look}")
-    if scored.status.name == "ERROR":
-        raise SubmissionError(f"{path}: Kaggle rejects it: {scored.error_description}")
-    return read_scores(scored)
+    content = path.read_bytes()
+    sha256 = sha256_bytes(content)
+    with sign_in() as kaggle, hold(path.parent / "sent" / f"{sha256}.lock", f"sending {path}"):
+        sent = ReceiptFile(path, sha256, competition, new=force)
+        if ref := sent.receipt.ref:
+            _log.info("%s was sent already (submission %d); asking for its score", path, ref)
+        else:
+            sent.note(ref=deliver(kaggle, path, content, message, sent), token="", requested="")
+        return read_scores(_wait_until_scored(kaggle, path, sent, progress))
 
 
 def read_scores(scored: Any) -> dict[str, float]:
@@ -67,13 +67,36 @@ def read_scores(scored: Any) -> dict[str, float]:
     return {part: score for part, score in scores.items() if math.isfinite(score)}
 
 
-def _wait_until_scored(api: "KaggleApi", ref: int, competition: str, progress: Progress) -> Any:
-    """Poll until a submission is scored or rejected, and return Kaggle's record; None after a timeout."""
-    with progress("waiting for the score", total=_MAX_POLLS, unit="poll") as step:
-        for _ in range(_MAX_POLLS):
-            for item in api.competition_submissions(competition) or []:
-                if item and item.ref == ref and item.status.name in ("COMPLETE", "ERROR"):
-                    return item
-            time.sleep(_POLL_SECONDS)
+def _wait_until_scored(kaggle: "KaggleClient", path: Path, sent: ReceiptFile, progress: Progress) -> Any:
+    """Poll until the submission is scored, and return Kaggle's record.
+
+    Raises:
+        SubmissionError: Kaggle rejects it, does not score it in time, or cannot be asked.
+    """
+    competition, ref = sent.receipt.competition, sent.receipt.ref
+    end, before = time.monotonic() + SCORE_SECONDS, ""
+    with progress(
+        "waiting for the score", total=math.ceil(SCORE_SECONDS / POLL_SECONDS), unit="poll"
+    ) as step:
+        while True:
+            wait, cause, item = POLL_SECONDS, None, None
+            try:
+                item = next((item for item in submissions(kaggle, competition, 0) if item.ref == ref), None)
+                problem = "Kaggle has not scored it yet" if item else "Kaggle does not list it"
+            except Exception as error:  # the client's errors have no common base
+                cause, wait = error, max(POLL_SECONDS, retry_after(error) or 0)
+                problem = f"its score could not be requested: {refusal(error, competition)}"
+            if item and item.status.name == "COMPLETE":
+                return item
+            if item and item.status.name == "ERROR":
+                way_out = f"(submission {ref}; FORCE=1 sends it again)"
+                raise SubmissionError(f"{path}: Kaggle rejects it: {item.error_description} {way_out}")
+            if time.monotonic() + wait > end or (cause and not is_transient(cause)):
+                problem = f"{path} was sent (submission {ref}), but {problem}"
+                way_out = "the same command asks again and sends nothing (FORCE=1 would)"
+                raise SubmissionError(f"{problem}; {way_out}") from cause
+            if cause and problem != before:
+                _log.warning("%s; asking again in %.0f s", problem.partition(";")[0], wait)
+            before = problem
+            time.sleep(wait)
             step()
-    return None

@@ -3,14 +3,16 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from distracted.data.sample_submission import SubmissionFormat, sample_path
 from distracted.errors import StoreError, SubmissionError
 from distracted.files import atomic_paths, sha256_file, write_json
 from distracted.predictions.catalogue import Catalogue
@@ -21,18 +23,24 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.submission.answers import read_answers
 from distracted.submission.doctor import check_submission
-from distracted.submission.expect import Expected, expect_run
+from distracted.submission.expect import Expected, OutOfFold, expect_run, judge_run
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A checked submission file with its forecast; `is_new` is False if the same file was there already."""
+    """A checked submission file with its forecast; `is_new` is False if the same file was there already.
+
+    Attributes:
+        expected: The forecast of its log loss.
+        judged: The competition's score out of fold, if that is not the log loss.
+    """
 
     path: Path
     run: str
     expected: Expected
+    judged: OutOfFold | None = None
     is_new: bool = True
 
     @property
@@ -57,27 +65,27 @@ def write_submission(
     run = find_run(store, name, partial=partial)
     if run.leaky:
         _log.warning("%s is leaky (LEAKY=1): its expected score is too good", run.name)
-    if store.competition.config.columns.group is None:
+    if not store.competition.config.has_subjects:
         _log.warning(
             "there are no subjects (data.columns.group: null): the expected score holds for more images of "
             "the same people, not for new ones"
         )
-    classes = list(store.competition.classes)
-    probs = np.exp(run.test_log_probs)
-    table = pd.DataFrame(probs / probs.sum(axis=1, keepdims=True), columns=classes)
-    key = store.competition.config.columns.img
-    table.insert(0, key, store.competition.test["img"].to_numpy())
+    form = store.competition.submission
+    if form.doubt:
+        _log.warning("%s", form.doubt)
+    table = _answers(form, store.competition.test["img"], np.exp(run.test_log_probs))
     folder = store.workspace.submissions(store.competition.name)
     path = folder / f"{run.name}.csv"
-    sample = store.competition.config.folder / store.competition.config.sample_submission
-    submission = Submission(path, run.name, expect_run(store, run))
+    sample = sample_path(store.competition.config)
+    submission = Submission(path, run.name, expect_run(store, run), judge_run(store, run))
     made_from = _made_from(store, run, submission, sample)
     if not force and _is_made_from(path, made_from):
         _log.info("%s: done already (FORCE=1 redoes it)", path)
         return replace(submission, is_new=False)
     with atomic_paths([path, submission.provenance]) as [csv, provenance]:
         table.to_csv(csv, index=False, float_format="%.8g", lineterminator="\n")
-        check_submission(csv, sample if store.competition.has_images else table, name=path)
+        expected = table if sample is None or not store.competition.has_images else sample
+        check_submission(csv, expected, form=form, name=path)
         facts = {
             "answers": read_answers(submission.provenance),
             "sha256": sha256_file(csv),
@@ -130,9 +138,22 @@ def _is_made_from(csv: Path, facts: Mapping[str, Any]) -> bool:
     return same and csv.is_file() and provenance.get("sha256") == sha256_file(csv)
 
 
-def _made_from(store: Store, run: Run, submission: Submission, sample: Path) -> dict[str, Any]:
+def _answers(form: SubmissionFormat, imgs: "pd.Series[str]", probs: NDArray[np.floating]) -> pd.DataFrame:
+    """The submission's table; a label is that of the most probable class."""
+    probs = probs / probs.sum(axis=1, keepdims=True)
+    if form.kind == "label":
+        table = pd.DataFrame({form.columns[1]: np.array(form.answers)[probs.argmax(axis=1)]})
+    else:
+        shown = probs if form.kind == "probabilities" else probs[:, 1:]
+        table = pd.DataFrame(shown, columns=list(form.columns[1:]))
+    table.insert(0, form.columns[0], imgs.to_numpy())
+    return table
+
+
+def _made_from(store: Store, run: Run, submission: Submission, sample: Path | None) -> dict[str, Any]:
     """Everything that the submission and its forecast are derived from."""
     weights = [manifest.details.get("weights", {run.name: 1.0}) for manifest in run.manifests]
+    form = store.competition.submission
     facts = {
         "run": run.name,
         "kind": run.kind,
@@ -143,10 +164,12 @@ def _made_from(store: Store, run: Run, submission: Submission, sample: Path) -> 
         "weights": {str(fold): value for fold, value in zip(run.folds, weights, strict=True)},
         "cross_fitted_log_loss": submission.expected.oof,
         "expected_log_loss": submission.expected.as_json(),
+        "out_of_fold": asdict(submission.judged) if submission.judged else None,
         "index_hash": store.competition.index_hash,
         "folds_hash": store.folds.hash,
+        "submission": None if form.kind == "probabilities" else asdict(form),  # None: as in older versions
     }
-    if store.competition.has_images:
+    if store.competition.has_images and sample is not None:
         is_there = sample.is_file()  # the doctor names a missing one
         facts["sample_sha256"] = sha256_file(sample) if is_there else ""
     return facts

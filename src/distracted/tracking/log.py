@@ -10,7 +10,7 @@ from typing import Any, Self
 import wandb
 
 from distracted.audit.mistakes import RowScores, score_rows
-from distracted.metrics import log_losses, prior_log_loss, scores, subject_bootstrap
+from distracted.metrics import log_losses, prior_log_loss, subject_bootstrap
 from distracted.paths import Workspace
 from distracted.predictions.lineage import parents_of
 from distracted.predictions.manifest import Manifest, Parent, as_parent
@@ -165,7 +165,8 @@ def pooled_summary(store: Store, run: Run) -> dict[str, Any]:
     """A run's headline: pooled OOF scores with the interval over subjects, and its forecast."""
     rows = store.folds.scored
     labels = store.folds.labels[rows]
-    summary = scores(run.oof[rows], labels, prefix="oof/")
+    pooled = store.competition.scores(run.oof[rows], labels)
+    summary: dict[str, Any] = {f"oof/{name}": value for name, value in pooled.items()}
     interval = subject_bootstrap(log_losses(run.oof[rows], labels), store.folds.subjects[rows])
     expected = expect_run(store, run)
     prior = prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes)

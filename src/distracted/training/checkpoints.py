@@ -20,6 +20,7 @@ from distracted.errors import CheckpointError, first_line
 from distracted.files import atomic_path, flush_folder
 from distracted.locks import Lock
 from distracted.models.saved import write_tensors
+from distracted.schema import list_differences
 from distracted.stopping import Stop
 from distracted.training.distributed import ALONE, Team, stop_of_team
 
@@ -31,7 +32,6 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 _VERSION = 1  # of the layout; a file of another version is not read
 _TIME_SHARE = 0.01  # of the training's time that `auto` spends on saving
-_MOST_DIFFERENCES = 5  # named in an error
 
 
 class Checkpoints:
@@ -58,7 +58,7 @@ class Checkpoints:
         team: Team = ALONE,
     ) -> None:
         self._folder, self._made_for, self._every = folder, dict(made_for), every
-        self._stop, self._lock, self._team = stop or Stop(), lock, team
+        self.stop, self._lock, self._team = stop or Stop(), lock, team
         self._steps_since = 0
         self._save_seconds = 0.0  # of the last save
         self._saved_at = time.perf_counter()
@@ -77,13 +77,10 @@ class Checkpoints:
         if newest is None:
             return None
         path, made_for, state = newest
-        if changed := differences(made_for, json.loads(json.dumps(self._made_for))):
-            num_more = len(changed) - _MOST_DIFFERENCES
-            more = f" and {num_more} more" if num_more > 0 else ""
+        if changed := list_differences(made_for, json.loads(json.dumps(self._made_for))):
             raise CheckpointError(
-                f"{path}: this training was begun with {'; '.join(changed[:_MOST_DIFFERENCES])}{more}. Go on "
-                "with the settings that it was begun with, give this one a name (NAME=), or begin again "
-                "(FORCE=1)"
+                f"{path}: this training was begun with {changed}. Go on with the settings that it was begun "
+                "with, give this one a name (NAME=), or begin again (FORCE=1)"
             )
         if path.name != LAST:  # else the next save would keep the damaged one as the previous one
             (self._folder / LAST).unlink(missing_ok=True)
@@ -104,12 +101,12 @@ class Checkpoints:
             self._lock.check()
         self._steps_since += 1
         due = self._team.is_lead and self._is_due(boundary)
-        asked, due = self._team.agree(bool(self._stop.reason), due)
+        asked, due = self._team.agree(bool(self.stop.reason), due)
         if asked or due:
             self._save_or_warn(state_dict())
         if asked:
             self._team.wait()  # until the lead has written
-            raise stop_of_team(self._stop)
+            raise stop_of_team(self.stop)
 
     def _is_due(self, boundary: bool) -> bool:
         if self._every != "auto":
@@ -173,23 +170,6 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any], State] | None:
     if damaged:
         _log.warning("no readable checkpoint is left; beginning again")
     return None
-
-
-def differences(was: Any, now: Any, key: str = "") -> list[str]:
-    """Where two trees of JSON values differ, a text a leaf: `training.seed 0, now 1`."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):
-        keys = [*was, *(name for name in now if name not in was)]
-        inner = [differences(was.get(name), now.get(name), f"{key}.{name}".lstrip(".")) for name in keys]
-        changed = [text for texts in inner for text in texts]
-        if not changed and list(was) != list(now):  # the order of phases is part of a config
-            return [f"{key} {', '.join(was)}, now {', '.join(now)}"]
-        return changed
-    return [] if was == now else [f"{key} {_brief(was)}, now {_brief(now)}"]
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def write_state(path: Path, made_for: Mapping[str, Any], state: State) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.cores import free_memory
 from distracted.data.augment import Augmenter
 from distracted.data.images import Image, decoded_bytes
 from distracted.data.loading import ExtraRows, Loader
@@ -18,10 +19,10 @@ from distracted.data.picture_sets import Files, Images, Pictures, Selected, Tran
 from distracted.data.pixel_limit import limit_pixels
 from distracted.errors import ConfigError
 from distracted.inference.cached_rows import cached_rows
-from distracted.inference.device import find_workers, keep_freed_memory
+from distracted.inference.device import find_workers, keep_freed_memory, workers_that_fit
 from distracted.inference.device_views import DeviceViewer
 from distracted.inference.features import cached_features
-from distracted.inference.memory import naming_lack_of_memory
+from distracted.inference.memory import naming_exhausted_memory
 from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.repeatable import repeat_exactly
 from distracted.inference.views import View, Viewer
@@ -71,6 +72,7 @@ class Feed:
         cache: The data set's cache folder.
         after_batch: Called after each batch of predictions or features; may raise, to stop.
         team: The processes that share the work.
+        while_waiting: Called about every second while loader processes deliver nothing; may raise, to stop.
     """
 
     resolved: Resolved
@@ -78,6 +80,7 @@ class Feed:
     progress: Progress
     after_batch: Callable[[], None] = lambda: None
     team: Team = ALONE
+    while_waiting: Callable[[], None] = lambda: None
     _evaluations: dict[int, Loader] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +123,7 @@ class Feed:
             subjects=subjects,
             extra=extra,
             part=(self.team.rank, self.team.size),
-            **self._workers(),
+            **self._workers(-(-batch_size // self.team.size) * self._input_bytes),
         )
         if loader.num_images // len(loader) < self.team.size:
             raise ConfigError(
@@ -129,7 +132,7 @@ class Feed:
             )
         return loader
 
-    @naming_lack_of_memory()
+    @naming_exhausted_memory()
     def features(self, network: Network, images: Images) -> NDArray[np.float32]:
         """The head's input for all images, (num_images, num_features); computed, or taken from the cache."""
         return cached_features(
@@ -144,7 +147,7 @@ class Feed:
             **self._input(),
         )
 
-    @naming_lack_of_memory()
+    @naming_exhausted_memory()
     def log_probs(
         self,
         network: Network,
@@ -170,7 +173,7 @@ class Feed:
         )
         return np.concatenate(self.team.gather(share))
 
-    @naming_lack_of_memory()
+    @naming_exhausted_memory()
     def log_probs_of_views(
         self,
         networks: Sequence[Network],
@@ -214,18 +217,19 @@ class Feed:
         """
         asked, settings, whole = self._prediction_batch_size, self._input(), 0
         if self.resolved.device.type != "cpu":
-            whole = min(asked, _BATCH_BYTES // max(1, *map(decoded_bytes, images.paths)))
+            image_bytes = max(1, *map(decoded_bytes, images.paths))
+            whole = min(asked, _BATCH_BYTES // image_bytes)
         if whole >= min(asked, _FEWEST_WHOLE):
             transform, viewer, batch_size = None, DeviceViewer(views, **settings), whole
         else:
             if self.resolved.device.type != "cpu":
                 _log.info("large images: their views are made by the loader, not on %s", self.resolved.device)
-            num_bytes = 3 * settings["size"] ** 2 * len(views) * (1 + len(settings["regions"]))
+            image_bytes = len(views) * self._input_bytes
             transform, viewer = Viewer(views, **settings), None
-            batch_size = min(asked, max(1, _BATCH_BYTES // num_bytes))
+            batch_size = min(asked, max(1, _BATCH_BYTES // image_bytes))
+        workers = self._workers(min(batch_size, len(images.rows)) * image_bytes)
         files = Files(images.paths, images.contents)
-        loader = Loader(files, images.rows, transform, batch_size=batch_size, **self._workers())
-        return loader, viewer
+        return Loader(files, images.rows, transform, batch_size=batch_size, **workers), viewer
 
     def _evaluation(self, images: Images, rows: NDArray[np.int64]) -> Loader:
         """Batches of the network's input; kept, so that their worker processes start once."""
@@ -236,9 +240,9 @@ class Feed:
             pictures: Pictures = Transformed(Files(images.paths, images.contents), ready.make)
             if all(images.contents):
                 pictures = self._cached(pictures, images, self._input_kind)
-            batch_size, workers = self._prediction_batch_size, self._workers()
-            if isinstance(pictures, CachedPictures) and pictures.is_complete:
-                workers["num_workers"] = 0  # nothing to decode
+            batch_size = self._prediction_batch_size
+            is_ready = isinstance(pictures, CachedPictures) and pictures.is_complete  # nothing to decode
+            workers = self._workers(0 if is_ready else min(batch_size, len(rows)) * self._input_bytes)
             loader = Loader(Selected(pictures, rows), rows, ready, batch_size=batch_size, **workers)
             self._evaluations[key] = loader
         return self._evaluations[key]
@@ -270,11 +274,21 @@ class Feed:
         boxes = f"-{sha256(repr(regions).encode()).hexdigest()[:8]}" if regions else ""
         return f"input{size}-{crop:g}{boxes}"
 
-    def _workers(self) -> dict[str, Any]:
-        device = self.resolved.device
-        asked = self.resolved.config.runtime.num_workers
-        num_workers = find_workers(asked, device, num_processes=self.team.size)
-        return {"num_workers": num_workers, "pin_memory": device.type == "cuda"}
+    def _workers(self, batch_bytes: int) -> dict[str, Any]:
+        """Settings of a loader's processes, whose batches have at most so many bytes; 0: no processes."""
+        device, num_workers = self.resolved.device, 0
+        if batch_bytes:
+            asked, size = self.resolved.config.runtime.num_workers, self.team.size
+            num_workers = find_workers(asked, device, num_processes=size)
+            num_workers = workers_that_fit(num_workers, batch_bytes, free_memory() / size)
+        pin_memory = device.type == "cuda"
+        return {"num_workers": num_workers, "pin_memory": pin_memory, "while_waiting": self.while_waiting}
+
+    @property
+    def _input_bytes(self) -> int:
+        """Of the network's input for an image."""
+        settings = self._input()
+        return 3 * int(settings["size"]) ** 2 * (1 + len(settings["regions"]))
 
     def _input(self) -> dict[str, Any]:
         """Settings of the network's input that all transforms share, and the features' cache."""

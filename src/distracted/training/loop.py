@@ -27,7 +27,7 @@ from distracted.data.loading import Batch, Loader
 from distracted.data.picture_sets import Images
 from distracted.errors import TrainingError
 from distracted.inference.device import autocast, prefetch
-from distracted.inference.memory import Attempt, naming_lack_of_memory, release_memory
+from distracted.inference.memory import Attempt, naming_exhausted_memory, release_memory
 from distracted.inference.predict import predict_from_features
 from distracted.inference.repeatable import allow_unrepeatable
 from distracted.metrics import scores
@@ -35,9 +35,9 @@ from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
 from distracted.models.weights import StateDict
 from distracted.progress import Advance
-from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase
+from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase, differences
 from distracted.training.averaging import Ema, average, copy_state
-from distracted.training.checkpoints import State, differences, rounding_context
+from distracted.training.checkpoints import State, rounding_context
 from distracted.training.context import FoldContext
 from distracted.training.distributed import (
     WeightedLogits,
@@ -96,7 +96,7 @@ def train_fold(context: FoldContext) -> FoldResult:
         CheckpointError: the checkpoint belongs to another training.
         Stopped: a stop was requested; the state is on disk.
     """
-    with naming_lost_peers(), naming_lack_of_memory():
+    with naming_lost_peers(), naming_exhausted_memory():
         gc.collect()  # an earlier fold's network and loader: their owners refer to each other
         context.team.wait()  # until the lead has the fold's lock
         seed_everything(context.config.training.seed, context.fold)
@@ -137,13 +137,15 @@ class FoldTraining:
         self.num_phases_done = 0
         self.phase: PhaseTraining | None = None  # the running one
         self.phase_state: State | None = None  # of the interrupted phase, until it resumes
-        self.fitting_head = False  # no checkpoint is possible while a head is fitted
+        self.is_between = False  # while a head is fitted or weights are averaged, no checkpoint is possible
         self.base_changed = False  # until then, cached features of the pretrained base are valid
         self.before_base: StateDict = {}  # the network before its base learned, for training.tuned_share
         self.predicted: dict[str, list[LogProbs]] = {}  # batches of the final predictions, by set
         # Processes of a team predict different numbers of batches, and cannot agree on a checkpoint there.
         after_batch = self.checkpoint if self.team.size == 1 else lambda: None
-        self.feed = Feed(context.resolved, context.cache, context.progress, after_batch, self.team)
+        self.feed = Feed(
+            context.resolved, context.cache, context.progress, after_batch, self.team, self.while_waiting
+        )
 
     # Start, checkpoint, resume
 
@@ -166,13 +168,22 @@ class FoldTraining:
             _log.info("%s: goes on from step %d", context.label, self.clock.step)
 
     def end_phase(self) -> None:
-        self.num_phases_done, self.phase, self.fitting_head = self.num_phases_done + 1, None, False
+        self.num_phases_done, self.phase, self.is_between = self.num_phases_done + 1, None, False
         self.checkpoint(boundary=True)
 
     def checkpoint(self, boundary: bool = False) -> None:
         """Save if a checkpoint is due, and stop if a stop was requested."""
-        if self.context.checkpoints is not None and not self.fitting_head:
+        if self.context.checkpoints is not None and not self.is_between:
             self.context.checkpoints.after_step(self.state_dict, boundary=boundary)
+
+    def while_waiting(self) -> None:
+        """Stop by request while no batch arrives; save the state where that is possible."""
+        checkpoints = self.context.checkpoints
+        if checkpoints is None or self.team.size > 1:  # a team stops only where it agrees to
+            return
+        if checkpoints.stop.reason:
+            self.checkpoint()
+            checkpoints.stop.check()
 
     def state_dict(self) -> State:
         """Everything that the rest of the training and its result depend on."""
@@ -223,7 +234,7 @@ class FoldTraining:
         context, network = self.context, self.network
         rows, labels = context.train_rows, context.folds.labels
         features = self.feed.features(network, context.train_images)
-        self.fitting_head = True
+        self.is_between = True
         if isinstance(phase, FeaturesPhase):
             fit_head(network, features[rows], labels[rows], phase)
         else:
@@ -254,6 +265,7 @@ class FoldTraining:
 
     def average(self, network: Network, others: list[StateDict], *, share: float, loader: Loader) -> None:
         """Average the network with earlier states of it, in place; `share` is the weight of each of them."""
+        self.is_between = True
         batches = loader.epoch(self.clock.epoch)
         average(network, others, share, batches=batches, precision=self.context.precision)
         self.team.average_statistics(network)
@@ -355,8 +367,6 @@ class PhaseTraining:
         label = f"{self.context.label}, {self.name}"
         with self.context.progress(label, total=left, unit="img") as advance:
             while self.epoch < phase.epochs and not early_stopping.should_stop:
-                if self.epoch and not self.batch and phase.soup > 1:
-                    self.epoch_ends.append(copy_state(predictor))
                 self.run_epoch(advance)
                 self.end_epoch()
         if early_stopping.should_stop:
@@ -372,6 +382,8 @@ class PhaseTraining:
         last_look, num_images = time.perf_counter(), 0
         batches = self.loader.epoch(self.clock.epoch, after=self.batch)
         for batch in prefetch(batches, self.device):
+            if self.epoch and not self.batch and self.phase.soup > 1:  # after the wait, in which a stop saves
+                self.epoch_ends.append(copy_state(self.predictor))
             rate = self.learning_rate
             self.unread.append(self.step(batch))
             self.batch += 1

@@ -63,14 +63,16 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     check_loss(config.training)
     backbone = find_backbone(config.model.backbone)
     device = find_device(config.runtime.device) if device is None else device
-    weights = find_weights(config.model.backbone, config.model.weights, source=backbone.source)
+    if backbone.name != config.model.backbone:
+        _log.info("model.backbone=%s: timm calls it %s", config.model.backbone, backbone.name)
+    weights = find_weights(backbone.name, config.model.weights, source=backbone.source)
     if trained_on(weights) == config.data.name:
         raise WeightsError(
             f"model.weights={config.model.weights}: this network learned from labels of {config.data.name}, "
             "some of which it would be scored on; start from weights that come from elsewhere"
         )
     model = with_input(config.model, backbone).model_copy(
-        update={"weights": weights.origin, "weights_sha256": weights.sha256}
+        update={"backbone": backbone.name, "weights": weights.origin, "weights_sha256": weights.sha256}
     )
     phases = with_scaled_rates(applying_phases(config, pretrained=weights.pretrained), config.training)
     _say_unused(config, phases)
@@ -80,7 +82,7 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     augment = config.augment.model_copy(update={"policies": policies, "short_side": short_side})
     training = config.training.model_copy(
         update={
-            "precision": find_precision(config.training.precision, device, config.model.backbone),
+            "precision": find_precision(config.training.precision, device, backbone.name),
             "num_folds": num_folds,
             "rates_for": None,  # done
             "tuned_share": _tuned_share(config, phases, pretrained=weights.pretrained),

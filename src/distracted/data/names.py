@@ -1,0 +1,41 @@
+"""Checks of the names in lists: of images, classes and subjects."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from distracted.errors import DataError
+
+_LONGEST_NAME = 255  # bytes; the limit of common file systems for one part of a path
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
+    """Check that each value is a non-empty name, or a path that stays in its folder."""
+    first = ~values.duplicated()
+    for row, value in zip(np.flatnonzero(first) + 2, values[first], strict=True):
+        where = f"{path}, row {row}: column {column!r}"
+        if value == "" or value != value.strip():
+            raise DataError(f"{where} is empty or padded with spaces: {value!r}")
+        parts = PurePosixPath(value.replace("\\", "/")).parts
+        if not parts or parts[0].startswith("/") or ".." in parts or _DRIVE.match(value):
+            expected = "expected a plain name, or a path within it"
+            raise DataError(f"{where}: {value!r} leads out of the folder; {expected}")
+        if (size := max(len(part.encode()) for part in parts)) > _LONGEST_NAME:
+            size_text = f"a name of {size} bytes, expected at most {_LONGEST_NAME}"
+            raise DataError(f"{where}: {size_text}: {value[:40]!r}...")
+
+
+def check_unique(imgs: "pd.Series[str]", path: Path) -> None:
+    """Check that no image is listed twice."""
+    if len(duplicates := imgs[imgs.duplicated()]):
+        img = duplicates.iloc[0]
+        rows = rows_of(imgs, img)
+        raise DataError(f"{path}: image {img!r} is listed more than once {rows}; keep one of them")
+
+
+def rows_of(values: "pd.Series[str]", value: str) -> str:
+    """The rows of a file that hold a value, such as "(rows 2, 9)"."""
+    return f"(rows {', '.join(str(row + 2) for row in np.flatnonzero(values == value))})"

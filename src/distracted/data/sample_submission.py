@@ -1,0 +1,117 @@
+"""The competition's sample submission: which images it asks for, and in which form it wants the answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distracted.data.names import check_names, check_unique
+from distracted.data.tables import read_table
+from distracted.errors import DataError
+from distracted.schema import DataConfig, SubmissionKind
+
+_WANTED: Mapping[SubmissionKind, str] = {
+    "probabilities": "one for each of two classes or more",
+    "probability": "one for a probability",
+    "label": "one for the class",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample submission: its columns, its images in order, and the values of its last column."""
+
+    columns: tuple[str, ...]
+    imgs: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SubmissionFormat:
+    """The form in which the competition wants its answers.
+
+    Attributes:
+        columns: The header; the images come first.
+        answers: For `label`, what is written for each class, in order; else empty.
+        doubt: Why `answers` may not be what the competition expects; or "".
+    """
+
+    kind: SubmissionKind
+    columns: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    doubt: str = ""
+
+
+def read_sample(config: DataConfig) -> Sample | None:
+    """Read the sample submission, if the competition has one.
+
+    Raises:
+        DataError: it has other columns than data.submission says; or an image is missing or listed twice.
+    """
+    if config.sample_submission is None:
+        return None
+    path = config.folder / config.sample_submission
+    table, key = read_table(path), config.columns.id or config.columns.img
+    kind, num = config.submission, len(table.columns)
+    if table.columns[0] != key or (num < 3 if kind == "probabilities" else num != 2):
+        raise DataError(
+            f"{path}: expected the columns {key!r} and {_WANTED[kind]}, got {', '.join(table.columns)}; "
+            f"use the competition's own file{_other_form(kind, table.columns[0], key, num)}"
+        )
+    check_names(table[key], path, key)
+    check_unique(table[key], path)
+    if not len(table):
+        raise DataError(f"{path}: no test images listed")
+    return Sample(tuple(table.columns), tuple(table[key]), tuple(table.iloc[:, -1]))
+
+
+def _other_form(kind: SubmissionKind, first: str, key: str, num: int) -> str:
+    if first != key:
+        return f", or set data.columns.id in configs/data/ if {first!r} is its column of images"
+    if num == 2:
+        return ", or set data.submission in configs/data/: label, or probability (of the last of two classes)"
+    return ", or set data.submission: probabilities in configs/data/" if kind != "probabilities" else ""
+
+
+def submission_format(config: DataConfig, sample: Sample | None, classes: Sequence[str]) -> SubmissionFormat:
+    """The form of the answers.
+
+    Args:
+        classes: Names of the classes in order.
+
+    Raises:
+        DataError: one probability is asked for, and there are not two classes.
+    """
+    kind, key = config.submission, config.columns.id or config.columns.img
+    if kind == "probability" and len(classes) != 2:
+        raise DataError(
+            f"data.submission: probability is that of the last of two classes, and there are {len(classes)} "
+            f"({', '.join(classes)}); expected label or probabilities"
+        )
+    if kind == "probabilities":
+        return SubmissionFormat(kind, sample.columns if sample else (key, *classes))
+    columns = sample.columns if sample else (key, kind)
+    if kind == "probability":
+        return SubmissionFormat(kind, columns)
+    labels = {name: label for label, name in (config.classes or {}).items()}
+    by_label = tuple(labels.get(name, name) for name in classes)
+    shown = set(sample.values) - {""} if sample else set()
+    if shown <= set(by_label):
+        return SubmissionFormat(kind, columns, by_label)
+    if shown <= set(classes):
+        return SubmissionFormat(kind, columns, tuple(classes))
+    strange = min(shown - set(by_label))
+    doubt = (
+        f"{config.sample_submission} shows {strange!r}, which is no class: classes are written as the "
+        f"training list has them, such as {by_label[0]!r} (data.classes maps labels to other names)"
+    )
+    return SubmissionFormat(kind, columns, by_label, doubt)
+
+
+def default_format(config: DataConfig, classes: Sequence[str]) -> SubmissionFormat:
+    """The form of competitions whose stored index says none: a probability for each class."""
+    return SubmissionFormat("probabilities", (config.columns.img, *classes))
+
+
+def sample_path(config: DataConfig) -> Path | None:
+    """Path of the sample submission, if there is one."""
+    return config.folder / config.sample_submission if config.sample_submission is not None else None

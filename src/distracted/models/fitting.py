@@ -1,0 +1,170 @@
+"""Fits the tensors of a weights file to a network: their prefix, their names, their shapes."""
+
+import re
+import sys
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from distracted.errors import WeightsError, first_line
+from distracted.models.auxiliary import AuxiliaryHead
+from distracted.models.state_dicts import StateDict, StateFile, prefixes
+
+#: For these torchvision has the same tensors in the same order, under other names ("features.0.0.weight").
+_IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
+#: torchvision's DenseNet files still use its old layer names: "norm.1" for "norm1".
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
+_NUM_SHOWN = 3  # tensors that an error names
+
+
+def load_state_file(
+    trunk: nn.Module,
+    file: StateFile,
+    backbone: str,
+    *,
+    in_order: bool = False,
+    auxiliary: Iterable[AuxiliaryHead] = (),
+) -> str:
+    """Load a file's tensors into a trunk and its auxiliary heads; the file's classifiers are ignored.
+
+    Args:
+        in_order: The file has the trunk's tensors in its order, under other names.
+        auxiliary: Heads to load where the file has their tensors; their last layer starts at zero.
+
+    Returns:
+        The prefix of the names in the file.
+
+    Raises:
+        WeightsError: a tensor of the trunk is missing in the file, has another shape or holds no numbers.
+    """
+    if any("/" in name for name in file.tensors) and hasattr(trunk, "load_pretrained"):
+        _load_jax(trunk, file, backbone)
+        return ""
+    values, expected = file.read(), trunk.state_dict()
+    closest: tuple[int, str] | None = None
+    for prefix in prefixes(values, expected):
+        state = {name.removeprefix(prefix): t for name, t in values.items() if name.startswith(prefix)}
+        if in_order or (backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state):
+            named = dict(zip(expected, state.values(), strict=False))  # shapes are checked below
+        else:
+            named = state
+        for renamed, problem in (_as_timm_names(named, trunk), (_as_named_children(named, trunk), "")):
+            wrong, difference = _mismatch(renamed, expected)
+            if not wrong:
+                taken = {name: renamed[name] for name in expected if name in renamed}
+                if unfit := _not_numbers(taken, expected):
+                    raise _misfit(file, backbone, unfit)
+                for head in auxiliary:
+                    _load_auxiliary(head, state)
+                trunk.load_state_dict(taken, strict=False)
+                return prefix
+            if closest is None or wrong < closest[0]:
+                closest = wrong, problem or difference
+    raise _misfit(file, backbone, closest[1] if closest else "it is empty")
+
+
+def _misfit(file: StateFile, backbone: str, problem: str) -> WeightsError:
+    names = ", ".join(list(file.tensors)[:_NUM_SHOWN])
+    own = f"the {len(file.tensors)} names in the file begin with {names}"
+    about = "; ".join([own, *file.hints[:_NUM_SHOWN], *(f"it also holds {other}" for other in file.others)])
+    return WeightsError(
+        f"{file.path}: not the weights of {backbone}: {problem}; {about}; give weights of {backbone}, "
+        "or SET='model.weights=none'"
+    )
+
+
+def _load_auxiliary(head: AuxiliaryHead, state: StateDict) -> None:
+    for name, tensor in head.body.state_dict().items():
+        loaded = state.get(head.prefix + name)
+        if name.startswith(head.classifier):
+            nn.init.zeros_(tensor)  # other classes; a random layer's gradients would damage the trunk
+        elif loaded is not None and loaded.shape == tensor.shape:
+            tensor.copy_(loaded)
+
+
+def _as_timm_names(state: StateDict, trunk: nn.Module) -> tuple[StateDict, str]:
+    """Rename and reshape the tensors of timm's other formats and of torchvision's VGG and DenseNet.
+
+    Returns:
+        The tensors, and where timm's conversion stops, or "". It looks for names that only timm's files have.
+    """
+    convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+    problem = ""
+    if convert is not None:
+        try:
+            state = convert(dict(state), trunk)
+        except Exception as error:
+            problem = f"timm's conversion stops at {type(error).__name__}: {first_line(error)}"
+    state = _torchvision_vgg(state, trunk)
+    return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}, problem
+
+
+def _as_named_children(state: StateDict, trunk: nn.Module) -> StateDict:
+    """Rename the tensors of `nn.Sequential(*network.children())`, which fastai builds: names are numbers."""
+    children = [name for name, _ in trunk.named_children()]
+    renamed = {}
+    for name, tensor in state.items():
+        first, dot, rest = name.partition(".")
+        if first.isdecimal() and int(first) < len(children):
+            renamed[f"{children[int(first)]}{dot}{rest}"] = tensor
+    return renamed
+
+
+def _load_jax(trunk: nn.Module, file: StateFile, backbone: str) -> None:
+    """Load one of Google's .npz files by timm's own reader of them."""
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.fill_(torch.nan)  # so that one that the reader leaves out is noticed
+    try:
+        trunk.load_pretrained(str(file.path))  # type: ignore[operator]
+    except Exception as error:  # it looks for names and shapes that other files lack
+        problem = f"timm's reader stops at {type(error).__name__}: {first_line(error)}"
+        raise _misfit(file, backbone, problem) from error
+    if problem := _not_numbers(trunk.state_dict(), trunk.state_dict()):
+        raise _misfit(file, backbone, problem)
+
+
+def _not_numbers(state: StateDict, expected: StateDict) -> str:
+    """The tensors that hold no finite numbers of the kind expected, or ""."""
+    wrong = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        return (
+            f"{len(wrong)} of {len(state)} tensors hold NaN or infinity ({', '.join(wrong[:_NUM_SHOWN])} ...)"
+        )
+    whole = [n for n, t in state.items() if expected[n].is_floating_point() and not t.is_floating_point()]
+    names = ", ".join(f"{name} {state[name].dtype}" for name in whole[:_NUM_SHOWN])
+    return f"{len(whole)} of {len(state)} tensors hold no fractions ({names} ...)" if whole else ""
+
+
+def _mismatch(state: StateDict, expected: StateDict) -> tuple[int, str]:
+    """How many tensors differ from the expected ones in name or shape, and how; or 0 and ""."""
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    problems = []
+    if missing:
+        names = ", ".join(missing[:_NUM_SHOWN])
+        problems.append(f"{len(missing)} of {len(expected)} tensors are missing ({names} ...)")
+    if shapes:
+        problems.append(f"{len(shapes)} have another shape ({'; '.join(shapes[:_NUM_SHOWN])} ...)")
+    return len(missing) + len(shapes), " and ".join(problems)
+
+
+def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:
+    """Convert torchvision's dense VGG layers to the convolutions that timm uses in their place."""
+    if "classifier.0.weight" not in state or not hasattr(trunk, "pre_logits"):
+        return state
+    shapes = trunk.state_dict()
+    renamed = {}
+    for old, new in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
+        for kind in ("weight", "bias"):
+            name = f"{new}.{kind}"
+            if name in shapes and f"{old}.{kind}" in state:
+                value = state[f"{old}.{kind}"]
+                same_size = value.numel() == shapes[name].numel()
+                renamed[name] = value.reshape(shapes[name].shape) if same_size else value
+    return {**state, **renamed}

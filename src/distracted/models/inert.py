@@ -1,0 +1,80 @@
+"""Reading pickles without running anything: each class and function that a pickle names becomes a record.
+
+The result is a tree of plain values and of `Inert` records. Nothing is imported, and nothing is called except
+the constructors of these records. Tensors are records, too.
+"""
+
+import pickle
+from collections.abc import Callable
+from typing import IO, Any, ClassVar, NoReturn
+
+
+class Inert:
+    """Stands for an object of a class, or for a call of a function, that the pickle names.
+
+    Attributes:
+        name: Full name of the class or function.
+        args: What it would be called with.
+        state: What its `__setstate__` would get.
+        items: Its items, if it is a mapping; `elements` those of a list or set.
+    """
+
+    __slots__ = ("args", "elements", "items", "state")
+    name = ""
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
+    elements: list[Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
+        self = super().__new__(cls)
+        self.args, self.state, self.items, self.elements = args, None, {}, []
+        return self
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+    def extend(self, values: Any) -> None:
+        self.elements.extend(values)
+
+    def append(self, value: Any) -> None:
+        self.elements.append(value)
+
+    add = append
+
+
+class InertUnpickler(pickle._Unpickler):  # the one in C fills memory for a damaged file's memo numbers
+    """Reads one pickle into plain values and `Inert` records.
+
+    Args:
+        load_storage: Called with the persistent ids that torch gives to the values of tensors.
+    """
+
+    def __init__(self, file: IO[bytes], load_storage: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(file, encoding="latin1")  # files of Python 2 hold names and arrays as bytes
+        self._load_storage = load_storage
+
+    def find_class(self, module: str, name: str) -> type[Inert]:
+        return type(name, (Inert,), {"name": f"{module}.{name}", "__slots__": ()})
+
+    def load_bytearray8(self) -> None:  # as bytes: their number is compared with what is there
+        self.load_binbytes8()  # type: ignore[attr-defined]
+        self.stack[-1] = bytearray(self.stack[-1])  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
+
+    def get_extension(self, code: int) -> NoReturn:
+        raise pickle.UnpicklingError("extension codes are not read")
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._load_storage is None:
+            raise pickle.UnpicklingError("persistent ids are not expected here")
+        return self._load_storage(pid)

@@ -1,0 +1,84 @@
+"""What is known of a file on its way to Kaggle: submissions/<data>/sent/<sha256>.json.
+
+A receipt is written before each step that may not be repeated blindly, so that a command which was killed
+at any moment can go on.
+"""
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from distracted.files import write_json
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How far a file has come.
+
+    Attributes:
+        file: Name of the file that was sent.
+        begun: When sending began, UTC, ISO 8601; with the hash it names this attempt.
+        token: Kaggle's name of the uploaded content; "" before the upload and once `ref` is known.
+        requested: When Kaggle was last asked to take the submission, if its answer is unknown; else "".
+        ref: Kaggle's number of the submission; 0 if unknown.
+    """
+
+    competition: str
+    sha256: str
+    file: str
+    begun: str
+    token: str = ""
+    requested: str = ""
+    ref: int = 0
+
+    @property
+    def mark(self) -> str:
+        """The end of the submission's description on Kaggle, by which its list can be searched."""
+        return f"[{self.sha256[:12]}, sent {self.begun}]"
+
+    @property
+    def seconds_since_request(self) -> float:
+        return (datetime.now(UTC) - datetime.fromisoformat(self.requested)).total_seconds()
+
+
+_RECEIPT = TypeAdapter(Receipt)
+
+
+class ReceiptFile:
+    """The receipt of a file's content for one competition, on disk.
+
+    Args:
+        new: Begin a new receipt although there is one.
+    """
+
+    def __init__(self, csv: Path, sha256: str, competition: str, *, new: bool = False) -> None:
+        self.path = csv.parent / "sent" / f"{sha256}.json"
+        begun = Receipt(competition, sha256, csv.name, now())
+        self.receipt = begun if new else self._read(begun)
+
+    def note(self, **changes: Any) -> None:
+        """Change the receipt, on disk first."""
+        receipt = replace(self.receipt, **changes)
+        write_json(self.path, asdict(receipt))
+        self.receipt = receipt
+
+    def _read(self, begun: Receipt) -> Receipt:
+        try:
+            receipt = _RECEIPT.validate_json(self.path.read_bytes(), strict=True)
+        except FileNotFoundError:
+            return begun
+        except ValueError:
+            _log.warning("%s is damaged and ignored: look on Kaggle whether the file was sent", self.path)
+            return begun
+        same = (receipt.competition, receipt.sha256) == (begun.competition, begun.sha256)
+        return receipt if same else begun
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,87 @@
+"""Runs that began from random weights stay valid, and go on by the command that began them."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from conftest import TINY
+from distracted.errors import CheckpointError, StoreError, WeightsError
+from distracted.jobs.begun import resolve_run
+from distracted.jobs.fold import train_and_store
+from distracted.predictions.store import Store
+from distracted.schema import RunConfig
+from distracted.stopping import Stop, Stopped
+
+AUTO = tuple(setting for setting in TINY if not setting.startswith("model.weights"))
+KEY = 'model.weights "none", now "imagenet:timm/test_resnet.r160_in1k"'
+
+
+@pytest.fixture
+def config(configure: Callable[..., RunConfig]) -> RunConfig:
+    config = configure("phases.features=null", "phases.finetune.epochs=1", tiny=AUTO)
+    assert config.model.weights == "auto"
+    return config
+
+
+def bring_the_hub_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the network's weights into the hub's cache."""
+    repository = folder / "models--timm--test_resnet.r160_in1k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(timm.create_model("test_resnet").state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+
+
+def begin(store: Store, config: RunConfig, stop: Stop | None = None) -> None:
+    """Train fold 0 from random weights, as an earlier version did where it found no others."""
+    model = config.model.model_copy(update={"weights": "none"})
+    random = resolve_run(store, config.model_copy(update={"model": model}), "a")
+    train_and_store(store, random, run="a", fold=0, stop=stop)
+
+
+def test_a_finished_fold_goes_on_at_random_until_the_hub_is_back(
+    store: Store,
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be reached.*model\.weights=none"):
+        resolve_run(store, config, "a")
+    begin(store, config)
+    with caplog.at_level(logging.WARNING):
+        again = resolve_run(store, config, "a")
+    assert "a: no pretrained weights; going on from random ones, as it was begun" in caplog.text
+    assert again.config.hash == store.manifest("a", 0).config_hash
+    train_and_store(store, again, run="a", fold=1)
+    assert {manifest.config_hash for manifest in store.manifests("a")} == {again.config.hash}
+    for other in ({"run": "a", "force": True}, {"run": "b"}):
+        with pytest.raises(WeightsError, match="cannot be reached"):
+            resolve_run(store, config, **other)
+    bring_the_hub_back(tmp_path / "hub", monkeypatch)
+    with pytest.raises(StoreError) as caught:
+        train_and_store(store, resolve_run(store, config, "a"), run="a", fold=2)
+    assert f"fold0 was made with another config ({KEY}; " in str(caught.value)
+
+
+def test_a_checkpoint_goes_on_at_random_until_the_hub_is_back(
+    store: Store, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Stop()
+    stop.reason = "the test"  # it stops after its first step
+    with pytest.raises(Stopped):
+        begin(store, config, stop)
+    with monkeypatch.context() as patch:
+        bring_the_hub_back(tmp_path / "hub", patch)
+        with pytest.raises(CheckpointError) as caught:
+            train_and_store(store, resolve_run(store, config, "a"), run="a", fold=0)
+        assert f"begun with config.{KEY}; " in str(caught.value)
+    manifest = train_and_store(store, resolve_run(store, config, "a"), run="a", fold=0)
+    assert manifest.weights["origin"] == "none" and manifest.details["num_resumed"] == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distracted.data.loading import _Load
-from distracted.data.workers import Task
+from distracted.data.worker_process import Task
 from distracted.jobs.fold import train_and_store
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig

@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from distracted.data import workers as workers_module
-from distracted.data.images import Image
-from distracted.data.workers import Load, Task, Workers, join
+from distracted.data.worker_process import Items, Load, Task, join
+from distracted.data.workers import Workers
 from distracted.errors import ImageError, TrainingError
 from distracted.paths import CONFIGS
 from distracted.stopping import Stopped
@@ -35,8 +35,6 @@ pytestmark = pytest.mark.skipif(
 SOURCES = CONFIGS.parent / "src"
 PARENT = os.getpid()
 TASKS = [(3, number) for number in range(12)]
-
-Items = list[tuple[int, Image]]
 
 
 def items_of(task: Task) -> Items:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distracted.data.loading import _Load
-from distracted.data.workers import Task
+from distracted.data.worker_process import Task
 from distracted.jobs.fold import train_and_store
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig
@@ -19,7 +19,7 @@ from distracted.training.resolve import resolve
 
 Configure = Callable[..., RunConfig]
 SETTINGS = ("runtime.checkpoint_steps=1", "training.batch_size=6", "training.ema=0.9")
-SOUP = ("phases.scratch.epochs=3", "phases.scratch.soup=2")  # epoch 3 measures BatchNorm's statistics
+SOUP = ("phases.scratch.epochs=3", "phases.scratch.soup=3")  # epoch 3 measures BatchNorm's statistics
 
 
 STALLS: list[Task | str] = [(0, 0), (0, 3), (1, 0), (2, 0), (2, 5), (3, 1), "predicting"]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from distracted.data.images import Image
 from distracted.data.picture_sets import Pictures
 from distracted.data.sampling import balance_subjects
-from distracted.data.workers import Parts, Task, Workers, join
+from distracted.data.worker_process import Items, Parts, Task, join
+from distracted.data.workers import Workers
 
 #: One draw of an image: (epoch, position in the pictures, how often it was drawn before in the epoch).
 Key = tuple[int, int, int]
@@ -150,7 +151,7 @@ class _Load:
     def __init__(self, pictures: Pictures, transform: Transform | None, sampler: BatchSampler) -> None:
         self._pictures, self._transform, self._sampler = pictures, transform, sampler
 
-    def __call__(self, task: Task) -> list[tuple[int, Image]]:
+    def __call__(self, task: Task) -> Items:
         self._sampler.epoch, number = task
         return [(key[1], self._image(*key)) for key in self._sampler[number]]
 

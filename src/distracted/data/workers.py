@@ -8,78 +8,47 @@ there is as much as the machine has, and where the system refuses that, through 
 used again and again, since new pages can cost more than decoding.
 """
 
-import itertools
 import logging
-import math
 import mmap
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
-import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from contextlib import suppress
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from distracted.data.images import Image
-from distracted.data.pixel_limit import limit_pixels, pixel_limit
-from distracted.errors import DistractedError, TrainingError, first_line
+from distracted.data.pixel_limit import pixel_limit
+from distracted.data.worker_process import (
+    AHEAD,
+    ERROR,
+    PIPED,
+    Load,
+    Parts,
+    Task,
+    as_socket,
+    join,
+    num_bytes,
+    serve,
+)
+from distracted.errors import TrainingError, first_line
 
 _log = logging.getLogger(__name__)
 
 _LOOK = 1.0  # seconds between looks at a process that does not answer
 _PATIENCE = 30  # looks at an idle process after which its batches are loaded here
-_ORPHAN = 5.0  # seconds between looks of a process at its parent
 _GRACE = 2.0  # seconds that processes get to end
-
-# How an answer comes: the first byte of each.
-_MAPPED, _PIPED, _ERROR = b"m", b"p", b"e"
 
 _LIKELY = {
     "SIGKILL": "most likely the machine's or the container's memory ran out",
     "SIGBUS": "shared memory ran out, or a file of the cache was cut short",
     "SIGSEGV": "a library crashed, perhaps on a damaged image",
 }
-
-#: Batches that each process may have in hand or ready.
-AHEAD = 2
-#: One batch: (epoch, number of the batch).
-Task = tuple[int, int]
-#: Loads a batch's images, each with its position in the pictures.
-Load = Callable[[Task], list[tuple[int, Image]]]
-
-
-class Parts(NamedTuple):
-    """A loaded batch.
-
-    Attributes:
-        pixels: uint8, all bytes of one image after those of another, in one dimension.
-        shapes: Of each image.
-        indices: Position of each image in the pictures.
-    """
-
-    pixels: torch.Tensor
-    shapes: list[tuple[int, ...]]
-    indices: list[int]
-
-
-def join(items: list[tuple[int, Image]], *, pin_memory: bool = False) -> Parts:
-    """Copy a batch's images into one piece of memory, page-locked on demand."""
-    shapes, indices = _describe(items)
-    pixels = torch.empty(_size(shapes), dtype=torch.uint8, pin_memory=pin_memory)
-    _fill(pixels.numpy(), items)
-    return Parts(pixels, shapes, indices)
 
 
 class Workers:
@@ -216,7 +185,7 @@ class _Worker:
         self._looks, self._cpu_ticks = 0, -1
         self.pipe, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.Process(
-            target=_serve, args=(load, theirs, self.pipe, pixel_limit()), daemon=True, name="decoding"
+            target=serve, args=(load, theirs, self.pipe, pixel_limit()), daemon=True, name="decoding"
         )
         try:
             self.process.start()
@@ -239,17 +208,17 @@ class _Worker:
             EOFError: the process has ended.
         """
         try:
-            with _as_socket(self.pipe) as connection:
+            with as_socket(self.pipe) as connection:
                 how, fds, _, _ = socket.recv_fds(connection, 1, 1)
             task, rest = self.pipe.recv()
-            piped = bytearray(_size(rest[1]) if how == _PIPED else 0)
-            if how == _PIPED:
+            piped = bytearray(num_bytes(rest[1]) if how == PIPED else 0)
+            if how == PIPED:
                 self.pipe.recv_bytes_into(piped)
         except OSError as error:
             raise EOFError from error
         self.tasks.remove(task)
         self._looks = 0
-        if how == _ERROR:
+        if how == ERROR:
             return task, rest
         slot, shapes, indices = rest
         if fds:
@@ -257,11 +226,11 @@ class _Worker:
             with suppress(OSError):  # too many open files, or no room
                 self._slots[slot] = mmap.mmap(fds[0], 0)
             os.close(fds[0])
-        source = piped if how == _PIPED else self._slots.get(slot)
+        source = piped if how == PIPED else self._slots.get(slot)
         if source is None:
             self.release_memory()
             return task, None
-        pixels = torch.empty(_size(shapes), dtype=torch.uint8, pin_memory=self._pin_memory)
+        pixels = torch.empty(num_bytes(shapes), dtype=torch.uint8, pin_memory=self._pin_memory)
         pixels.copy_(torch.frombuffer(source, dtype=torch.uint8, count=len(pixels)))
         return task, Parts(pixels, shapes, indices)
 
@@ -298,144 +267,9 @@ class _Worker:
 
     def hang_up(self) -> None:
         """Shut down the connection, which other processes may have inherited; the process then ends."""
-        with suppress(OSError), _as_socket(self.pipe) as connection:
+        with suppress(OSError), as_socket(self.pipe) as connection:
             connection.shutdown(socket.SHUT_RDWR)
         self.pipe.close()
-
-
-def _serve(
-    load: Load, pipe: "Connection[Any, Any]", parents_end: "Connection[Any, Any]", megapixels: float
-) -> None:
-    """Answer tasks until the parent hangs up or is gone."""
-    parents_end.close()
-    limit_pixels(megapixels)  # a process that was not forked has the default
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # the processes are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group of processes, whose
-        signal.signal(number, signal.SIG_IGN)  # parent goes on to the next good moment and ends the workers
-    parent, slots = os.getppid(), itertools.cycle(range(AHEAD))
-    memory: dict[int, _Memory] = {}
-    with suppress(EOFError, OSError):
-        while True:
-            while not pipe.poll(_ORPHAN):
-                if os.getppid() != parent:
-                    return
-            task = pipe.recv()
-            if task is None:
-                memory.clear()
-            else:
-                _answer(pipe, task, load, memory, next(slots))
-
-
-class _Memory:
-    """Memory that another process can map by its file descriptor; of size 0 if there is none to be had.
-
-    Attributes:
-        is_sent: Whether the parent has been sent the file descriptor.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.pixels = np.empty(0, np.uint8)
-        self.fd, self.is_sent = -1, False
-        if sys.platform != "linux":
-            return
-        with suppress(OSError):  # a limit on memory, open files or file sizes, or forbidden
-            self.fd = os.memfd_create("batch")
-            os.posix_fallocate(self.fd, 0, size)  # fails now, where a later write would end the process
-            self.pixels = np.frombuffer(mmap.mmap(self.fd, size), np.uint8)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-def _answer(
-    pipe: "Connection[Any, Any]", task: Task, load: Load, memory: dict[int, _Memory], slot: int
-) -> None:
-    """Load a batch and send it.
-
-    Args:
-        slot: Which memory to use. The parent has copied what was there: it has received the answer before the
-            last one, without which it would not have sent this task.
-    """
-    try:
-        items = load(task)
-        shapes, indices = _describe(items)
-        size = _size(shapes)
-        if slot not in memory or len(memory[slot].pixels) < size:
-            memory.pop(slot, None)
-            memory[slot] = _Memory(size + size // 8)  # batches may differ in size
-        shared = memory[slot]
-        pixels = shared.pixels[:size] if len(shared.pixels) else np.empty(size, np.uint8)
-        _fill(pixels, items)
-    except Exception as error:
-        _send_byte(pipe, _ERROR)
-        pipe.send((task, _portable(error)))
-        return
-    fds = [] if shared.is_sent else [shared.fd]
-    shared.is_sent = bool(len(shared.pixels)) and _send_byte(pipe, _MAPPED, fds)
-    if not shared.is_sent:
-        _send_byte(pipe, _PIPED)
-    pipe.send((task, (slot, shapes, indices)))
-    if not shared.is_sent:
-        pipe.send_bytes(pixels.data)
-
-
-def _describe(items: list[tuple[int, Image]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Shape of each image, and its position in the pictures."""
-    return [image.shape for _, image in items], [index for index, _ in items]
-
-
-def _size(shapes: list[tuple[int, ...]]) -> int:
-    return sum(map(math.prod, shapes))
-
-
-def _fill(pixels: NDArray[np.uint8], items: list[tuple[int, Image]]) -> None:
-    start = 0
-    for _, image in items:
-        assert image.dtype == np.uint8
-        pixels[start : start + image.size].reshape(image.shape)[...] = image
-        start += image.size
-
-
-@contextmanager
-def _as_socket(pipe: "Connection[Any, Any]") -> Iterator[socket.socket]:
-    """A connection as the socket that it is, without another file descriptor."""
-    connection = socket.socket(fileno=pipe.fileno())
-    try:
-        connection.settimeout(None)  # whatever the default of this process
-        yield connection
-    finally:
-        connection.detach()
-
-
-def _send_byte(pipe: "Connection[Any, Any]", byte: bytes, fds: Sequence[int] = ()) -> bool:
-    """Send one byte, with file descriptors; False: the system does not pass these on."""
-    try:
-        with _as_socket(pipe) as connection:
-            socket.send_fds(connection, [byte], fds)
-    except OSError:
-        if not fds:
-            raise
-        return False
-    return True
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as the parent can receive it; one that nobody expects with its traceback."""
-    if isinstance(error, MemoryError):
-        return TrainingError(
-            "a process that decodes images ran out of memory; use fewer processes "
-            "(SET='runtime.num_workers=2', or 0), and the same command continues"
-        )
-    trace = traceback.format_exc()
-    if not isinstance(error, DistractedError):
-        error.add_note(f"In a process that decodes images:\n{trace}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(trace)
-    return error
 
 
 def _activity(pid: int | None) -> tuple[str, int]:

@@ -12,7 +12,7 @@ import torch
 
 from distracted.cores import usable_cores, workers_for
 from distracted.data.loading import Batch
-from distracted.data.workers import AHEAD
+from distracted.data.worker_process import AHEAD
 from distracted.errors import ConfigError
 from distracted.inference.cards import has_card, sees_cuda, why_unusable
 

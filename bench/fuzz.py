@@ -3,13 +3,14 @@
     PYTHONPATH=scripts python bench/fuzz.py --minutes 10
 
 Takes valid files of a tiny competition and its store (lists, folds, drop list, configs, manifests, parquet
-files, checkpoints, networks, locks, job states, submissions, pictures), changes their bytes, fields or
-values as hypothesis proposes, and reads them as the commands do. Other errors are printed with the smallest
-example and counted; a second run with the same folder starts with the examples that failed.
+files, checkpoints, networks, locks, job states, submissions, pictures, W&B's recordings), changes their
+bytes, fields or values as hypothesis proposes, and reads them as the commands do. Other errors are printed
+with the smallest example and counted; a second run with the same folder starts with the examples that failed.
 """
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+import wandb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
@@ -32,7 +34,7 @@ import console
 from damaged_files import GOOD, encode, photograph
 from distracted.audit.damage import examine
 from distracted.audit.findings import Check, as_findings, read_audit, write_audit
-from distracted.config import load_config, load_data_config
+from distracted.config import load_config, load_data_config, load_runtime_config
 from distracted.data.competition import load_competition
 from distracted.data.drops import read_drops
 from distracted.data.folds import read_folds
@@ -55,6 +57,10 @@ from distracted.submission.answers import answer_to
 from distracted.submission.doctor import check_submission
 from distracted.submission.photograph_files import find_photographs
 from distracted.submission.submit import is_submitted, write_submission
+from distracted.tracking.client import WandbRun, is_refused, run_id
+from distracted.tracking.client_log import find_losses
+from distracted.tracking.recordings import find_recordings
+from distracted.tracking.transaction_log import find_damage
 from distracted.training.checkpoints import newest_state, write_state
 from fuzzed_weights import load_weights, write_weights
 
@@ -172,6 +178,10 @@ def make_targets(folder: Path) -> list[Target]:
         people, {"people": 3, "ratios": [1.0], "agreement": 1.0, "index_hash": store.competition.index_hash}
     )
     write_text(page, f'<meta name="made-from" content="{"0" * 64}">')
+    recording, wandb_id = _record(scratch), scratch / "wandb_id.txt"
+    log = recording.parent / "debug-sync.log"
+    entry = {"level": "ERROR", "msg": "filestream: fatal error", "sync_path": str(recording)}
+    log.write_text(json.dumps(entry) + "\n" + json.dumps(entry | {"level": "INFO"}) + "\n")
     fold0 = workspace.fold("tiny", "a", 0)
     folds, bound = workspace.folds("tiny"), workspace.data_binding("tiny")
 
@@ -211,6 +221,9 @@ def make_targets(folder: Path) -> list[Target]:
         Target("audit's table", workspace.audit("tiny") / "empty.csv", lambda: read_audit(store)),
         Target("people", people, lambda: read_test_people(store)),
         Target("report", page, lambda: stale_pages(store)),
+        Target("recording", recording, lambda: find_damage(recording), text=False),
+        Target("W&B's log", log, lambda: find_losses(log)),
+        Target("W&B's id", wandb_id, lambda: (run_id(scratch), is_refused(scratch), find_recordings(store))),
         Target("weights", weights, lambda: read_state_dict(weights), text=False),
         *[
             Target(f"weights, {name}", file, partial(load_weights, file), text=False)
@@ -273,6 +286,17 @@ def _write_scratch(scratch: Path) -> None:
     write_json(scratch / "job.json", {"state": "running", "started": "", "epochs": 3, "error": ""})
     lines = [{"step": 3, "train/loss": 1.0, "train/epoch": 0.5}, {"step": 3, "epoch": 1}]
     (scratch / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+
+def _record(scratch: Path) -> Path:
+    """A recording by W&B's client."""
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(scratch)}
+    runtime = load_runtime_config()
+    with WandbRun(scratch, runtime=runtime, group="g", name="n", job_type="train", config={"seed": 1}) as run:
+        run.log({"train/step": 1, "train/loss": 0.5})
+    wandb.teardown()  # waits for its last records
+    [recording] = scratch.glob("wandb/offline-run-*/*.wandb")
+    return recording
 
 
 def _read_mended(store: Store, fold: Path) -> object:

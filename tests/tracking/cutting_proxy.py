@@ -13,6 +13,7 @@ def cut_after(url: str, num_bytes: int) -> Iterator[str]:
     """Forward to a server; the connection that carries the last allowed byte is cut, later ones are not."""
     target = urlsplit(url)
     lock, left = threading.Lock(), [num_bytes]
+    clients: list[socket.socket] = []
 
     def allow(size: int) -> int:
         """How many of some bytes may pass."""
@@ -30,12 +31,16 @@ def cut_after(url: str, num_bytes: int) -> Iterator[str]:
                 sink.sendall(data[:allowed])
                 if allowed < len(data):
                     break
-        for end in (source, sink):
-            with suppress(OSError):
+        close(source, sink)
+
+    def close(*ends: socket.socket) -> None:
+        for end in ends:
+            with suppress(OSError):  # closed already
                 end.shutdown(socket.SHUT_RDWR)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
+            clients.append(self.request)
             with socket.create_connection((str(target.hostname), int(target.port or 80))) as upstream:
                 back = threading.Thread(target=pump, args=(upstream, self.request))
                 back.start()
@@ -50,3 +55,4 @@ def cut_after(url: str, num_bytes: int) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+            close(*clients)  # those that a client keeps open

@@ -231,9 +231,13 @@ def _identity(folder: Path, runtime: RuntimeConfig) -> dict[str, str | None]:
     A run stays where it was begun, whatever the environment says later; runtime.project moves it.
     """
     path, entity = folder / _ID_FILE, client_settings().entity or ""
-    create_text(path, "\n".join([secrets.token_hex(6), project_of(runtime), entity]) + "\n")
-    lines = path.read_text().splitlines()
-    name, project, entity = [*lines, *(PROJECT, entity)[len(lines) - 1 :]]  # older files hold the id alone
+    new = "\n".join([secrets.token_hex(6), project_of(runtime), entity]) + "\n"
+    create_text(path, new)
+    if not run_id(folder):  # damaged
+        write_text(path, new)
+    lines = path.read_text(errors="replace").splitlines()
+    given = [PROJECT, entity]  # where a file of an earlier version, which holds the id alone, belongs
+    name, project, entity = [*lines[:3], *given[len(lines) - 1 :]]
     if runtime.project and runtime.project != project:
         project = runtime.project
         write_text(path, "\n".join([name, project, entity]) + "\n")
@@ -272,6 +276,6 @@ def is_refused(folder: Path, name: str = "") -> bool:
 
 def _first_line(path: Path) -> str:
     try:
-        return path.read_text().partition("\n")[0]
+        return path.read_text(errors="replace").partition("\n")[0].strip()
     except OSError:
         return ""

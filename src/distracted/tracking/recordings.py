@@ -80,9 +80,9 @@ def set_aside(recording: Path, reason: str) -> None:
 def run_of(recording: Path) -> str:
     """The id of the run that a recording is sent to."""
     try:
-        return (recording / _NEW_ID).read_text().strip()
-    except OSError:
-        return recording.name.removeprefix("offline-").split("-")[2]  # run-<time>-<id>
+        return (recording / _NEW_ID).read_text(errors="replace").strip()
+    except OSError:  # run-<time>-<id>, and perhaps a number
+        return recording.name.removeprefix("offline-").split("-", 2)[-1].partition("-")[0]
 
 
 def is_redirected(recording: Path) -> bool:

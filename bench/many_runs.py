@@ -10,7 +10,7 @@ what was measured is skipped.
 
 Another version of the project is measured by its own commands:
 
-    PYTHONPATH=<version>/src:<version>/scripts python bench/many_runs.py --scripts <version>/scripts ...
+    PYTHONPATH=scripts python bench/many_runs.py --folder <folder> --version <its folder> --name before
 """
 
 import json
@@ -59,7 +59,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="For the competition and the workspaces.")],
     runs: Annotated[str, typer.Option(help="Numbers of runs, separated by spaces.")] = "5 20 50 200",
     commands: Annotated[str, typer.Option(help="Names, separated by commas; by default all.")] = "",
-    scripts: Annotated[Path, typer.Option(help="Another version's scripts.")] = HERE.parent / "scripts",
+    version: Annotated[Path, typer.Option(help="A checkout of another version.")] = HERE.parent,
     name: Annotated[str, typer.Option(help="Name of the workspaces: one for each version.")] = "now",
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
@@ -83,7 +83,9 @@ def main(
             script, *arguments = shlex.split(COMMANDS[command])
             where = ["--data", f"{data}/", "--root", str(root)]
             console.say(f"{number} runs, {command}: {script}")
-            measured[command] = asdict(watch([sys.executable, str(scripts / script), *arguments, *where]))
+            paths = f"PYTHONPATH={version.absolute()}/src:{version.absolute()}/scripts"
+            run = ["env", paths, sys.executable, str(version / "scripts" / script), *arguments, *where]
+            measured[command] = asdict(watch(run))
             write_json(kept, peaks)
     show({number: {c: Peak(**p) for c, p in peaks[str(number)].items()} for number in numbers})
     save(out, {"runs": peaks})

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import calibrate, dead_owner
 from distracted.ensemble.blend import blend_runs
-from distracted.errors import ImageError
+from distracted.errors import DataError
 from distracted.jobs.fold import train_and_store, train_folds
 from distracted.metrics import scores
 from distracted.predictions.catalogue import Catalogue
@@ -120,8 +120,8 @@ def test_a_run_stays_done_while_it_is_retrained(
 def test_a_fold_that_failed_says_why(store: Store, configure: Configure) -> None:
     resolved = resolve(configure(), num_folds=3)
     path = store.competition.train_paths()[int(store.folds.train(0)[0])]
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ImageError):
+    path.write_bytes(path.read_bytes()[:200])  # while the command runs
+    with pytest.raises(DataError, match="has changed since"):
         train_and_store(store, resolved, run="a", fold=0)
     (status,) = run_statuses(store)
     assert status.folds[0].state == "failed" and str(path) in status.folds[0].reason

@@ -17,7 +17,7 @@ from distracted.data.augment import Augmenter
 from distracted.data.folds import split_holdout
 from distracted.data.loading import Loader
 from distracted.data.picture_sets import Files, Images
-from distracted.errors import ConfigError, ImageError, TrainingError
+from distracted.errors import ConfigError, DataError, ImageError, TrainingError
 from distracted.inference.predict import predict_log_probs
 from distracted.metrics import log_loss
 from distracted.models.network import build_network
@@ -131,8 +131,12 @@ def test_a_loss_that_is_not_finite_is_an_error_with_step_and_rate(train: Train) 
 
 def test_an_unreadable_image_is_an_error_with_its_path(train: Train, store: Store) -> None:
     path = store.competition.train_paths()[int(store.folds.train(0)[0])]
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ImageError, match=str(path)):
+    data = path.read_bytes()
+    path.write_bytes(data[:200])
+    with pytest.raises(DataError, match=f"{path}: the file has changed"):
+        train()
+    path.unlink()
+    with pytest.raises(ImageError, match=f"{path}: cannot be read"):
         train()
 
 

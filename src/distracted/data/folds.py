@@ -3,7 +3,6 @@
 import io
 import logging
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ class Folds:
     def labels(self) -> NDArray[np.int64]:
         return self.table["label"].to_numpy(np.int64)
 
-    @cached_property
+    @property
     def subjects(self) -> NDArray[np.int64]:
         """Subject of each image as an id 0..S-1, shape (num_images,); spellings of one name share an id."""
         return pd.factorize(one_spelling(self.table), sort=True)[0].astype(np.int64)

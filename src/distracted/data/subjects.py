@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import cache
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ _LOOK_ALIKES = str.maketrans("авекмнорстухіјѕ" + "αεικνορ�
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc`]")
 
 
+@cache
 def plain_spelling(name: str) -> str:
     """A name without case, Unicode forms, invisible characters, leading zeros and kinds of separators.
 

@@ -24,7 +24,7 @@ PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses au
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky) $(call option,TIME_LIMIT,--time-limit)
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## Run the whole job on the embedded sample, from photographs to a submission
 	@$(PY) scripts/demo.py $(call flag,SHORT,--short)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from distracted.errors import ImageError, ImagesError
-from distracted.files import atomic_path
+from distracted.files import atomic_path, file_identity
 from distracted.progress import Progress, silent
 
 _SHOWN = 5
@@ -40,7 +40,7 @@ def digest_images(
     settled = time.time_ns() - _SETTLED_NS
     prefix = f"{root}{os.sep}"
     names = [str(path).removeprefix(prefix) for path in paths]
-    identities = [_identify(path) for path in paths]
+    identities = [file_identity(path) for path in paths]
     digests = [_recall(known, *key) for key in zip(names, identities, strict=True)]
     missing = [index for index, digest in enumerate(digests) if digest is None]
     if missing:
@@ -84,11 +84,6 @@ def _read_and_digest(path: Path) -> str | ImageError:
     except ImageError as error:
         return error
     return digest_bytes(data)
-
-
-def _identify(path: Path | str) -> _Identity:
-    stat = os.stat(path)  # noqa: PTH116  # of 100,000 images
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _recall(known: dict[str, tuple[_Identity, str]], name: str, identity: _Identity) -> str | None:

@@ -82,10 +82,6 @@ class FolderContents:
             self._files[key] = ImageFiles(self.folder, key)
         return self._files[key]
 
-    def images_in(self, places: str | Sequence[str]) -> list[str]:
-        """Paths of the images in some folders, relative to the data folder."""
-        return list(self.files([places] if isinstance(places, str) else places).images.values())
-
     def class_folders(self, places: Sequence[str]) -> list[str]:
         """Names of the folders in each of some folders of images; none if images lie outside of them."""
         within = [path for place in places for path in self.files([place]).images]

@@ -18,7 +18,7 @@ class Frame:
     """The frame header.
 
     Attributes:
-        bits: Of a sample; 8 in nearly all files.
+        bits: Bits of a sample; 8 in nearly all files.
         components: Their numbers, such as 1, 2, 3 for luminance and two colours.
     """
 

@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 
     Attributes:
         pixels: uint8, all bytes of one image after those of another, in one dimension.
-        shapes: Of each image.
+        shapes: Shape of each image.
         indices: Position of each image in the pictures.
     """
 
@@ -148,7 +148,7 @@ def _describe(items: Items) -> tuple[list[tuple[int, ...]], list[int]]:
 
 
 def num_bytes(shapes: list[tuple[int, ...]]) -> int:
-    """Of images of these shapes."""
+    """Bytes of all images of these shapes."""
     return sum(map(math.prod, shapes))
 
 

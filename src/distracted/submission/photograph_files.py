@@ -40,7 +40,7 @@ class Found:
     """What a folder holds.
 
     Attributes:
-        folder: That names are relative to.
+        folder: Names are relative to it.
         paths: The readable photographs, in order.
         unreadable: Photographs that cannot be read, with the message as the advice.
         left_out: Everything else but folders.

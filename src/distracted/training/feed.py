@@ -286,7 +286,7 @@ class Feed:
 
     @property
     def _input_bytes(self) -> int:
-        """Of the network's input for an image."""
+        """Bytes of the network's input for one image."""
         settings = self._input()
         return 3 * int(settings["size"]) ** 2 * (1 + len(settings["regions"]))
 

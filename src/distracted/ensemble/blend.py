@@ -12,7 +12,7 @@ from distracted.errors import StoreError
 from distracted.headline import LOG_LOSS, Metric
 from distracted.metrics import Interval, scores
 from distracted.postprocess.step import MIN_FOLDS, STEP_VERSION, LogProbs, Subset
-from distracted.predictions.catalogue import Catalogue
+from distracted.predictions.catalogue import Catalogue, score_run
 from distracted.predictions.lineage import check_parents
 from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
@@ -112,8 +112,7 @@ def blend_runs(
     }
     if (metric := store.competition.metric) is not LOG_LOSS:
         config["metric"] = metric.name
-    labels = store.folds.labels[store.folds.scored]
-    alone = {run.name: metric.value(store.oof(run)[store.folds.scored], labels) for run in members}
+    alone = {run.name: score_run(store, run)[metric.name] for run in members}
     fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
         check_parents(store, name)

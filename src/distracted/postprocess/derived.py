@@ -159,6 +159,6 @@ def measure_gain(store: Store, parents: Sequence[StoredRun], derived: str) -> Ga
     labels = store.folds.labels[rows]
     judged = (metric.judge(store.oof(parent)[rows], labels) for parent in parents)
     before = min(judged, key=lambda one: one.loss)
-    after = metric.judge(store.read_oof(derived)[rows], labels)
+    after = metric.judge(store.oof(store.find_run(derived))[rows], labels)
     _, error = after.above(before, store.folds.subjects[rows])
     return Gain(metric, before.value, after.value, after.value - before.value, error)

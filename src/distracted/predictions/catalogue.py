@@ -19,10 +19,28 @@ from distracted.metrics import accuracy, log_loss
 from distracted.predictions.job_state import redo_of
 from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Kind, Manifest
-from distracted.predictions.run import Run
+from distracted.predictions.run import Run, StoredRun
 from distracted.predictions.store import Store
 
 _log = logging.getLogger(__name__)
+
+
+def score_run(store: Store, run: StoredRun) -> dict[str, float]:
+    """Pooled OOF log loss, accuracy and the competition's score of a run's held-out rows, by name.
+
+    Raises:
+        StoreError: as `Store.oof`.
+    """
+    metric = store.competition.metric
+    if (kept := store.kept_scores.read(run, metric.name)) is not None:
+        return kept
+    oof = store.oof(run)
+    rows = np.flatnonzero(np.isfinite(oof).all(axis=1))
+    labels = store.folds.labels[rows]
+    pooled = {"log_loss": log_loss(oof[rows], labels), "accuracy": accuracy(oof[rows], labels)}
+    pooled[metric.name] = metric.value(oof[rows], labels)
+    store.kept_scores.write(run, metric.name, pooled)
+    return pooled
 
 
 @dataclass(eq=False)
@@ -96,14 +114,11 @@ class Entry:
         if not self.manifests or self.changes_config or not (self.has_all_folds or self.partial):
             return {}, self._read[1]
         try:
-            oof = self.store.read_oof(self.name, partial=self.partial)
+            run = self.store.find_run(self.name, partial=self.partial, parts=("valid",))
+            return score_run(self.store, run), ""
         except StoreError as error:
-            return {}, str(error)
-        rows = np.flatnonzero(np.isfinite(oof).all(axis=1))
-        labels = self.store.folds.labels[rows]
-        metric = self.store.competition.metric
-        pooled = {"log_loss": log_loss(oof[rows], labels), "accuracy": accuracy(oof[rows], labels)}
-        return {**pooled, metric.name: metric.value(oof[rows], labels)}, ""
+            now = Entry(self.store, self.name, self.partial)
+            return ({}, str(error)) if now.manifests == self.manifests else now._scored  # retrained meanwhile
 
     @property
     def pooled(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ from distracted.paths import AUDIT, REPORT, Workspace
 from distracted.predictions._binding import bind_data, bound_hash
 from distracted.predictions._fold_reader import PARTS, FoldReader
 from distracted.predictions._rows import LogProbs, as_table
+from distracted.predictions.kept_scores import KeptScores
 from distracted.predictions.manifest import MANIFEST, Kind, Manifest, Parent
 from distracted.predictions.placing import other_store
 from distracted.predictions.provenance import git_commit, package_versions
@@ -47,6 +48,9 @@ _FINISH: dict[Kind, str] = {
 class Store(FoldReader):
     """The predictions of all runs on one competition and its folds.
 
+    Attributes:
+        kept_scores: Pooled scores that were computed before.
+
     Raises:
         StoreError: on construction, if the data's name is bound to another index.
     """
@@ -54,6 +58,7 @@ class Store(FoldReader):
     def __init__(self, workspace: Workspace, competition: Competition, folds: Folds) -> None:
         bind_data(workspace, competition)
         super().__init__(workspace, competition, folds)
+        self.kept_scores = KeptScores(workspace.cache(competition.name) / "scores")
         self._runs = WeakValueDictionary[str, Run]()  # those that somebody still holds: they are large
         self._oofs: dict[str, tuple[tuple[Manifest, ...], LogProbs]] = {}
 
@@ -202,11 +207,12 @@ class Store(FoldReader):
             raise StoreError(f"there is no run {run!r} on {self.competition.name}; there are: {known}")
         return tuple(self.manifest(run, fold) for fold in folds)
 
-    def find_run(self, run: str, *, partial: bool = False) -> StoredRun:
+    def find_run(self, run: str, *, partial: bool = False, parts: Sequence[str] = PARTS) -> StoredRun:
         """A run whose files have the hashes in its manifests; its predictions are not read.
 
         Args:
             partial: Take the finished folds; by default a missing fold is an error.
+            parts: The files to check, "valid" or "test"; all by default.
 
         Raises:
             StoreError: there is no such run; folds are missing or have several configs; a file was edited.
@@ -214,10 +220,10 @@ class Store(FoldReader):
         manifests = self._usable_manifests(run, partial)
         try:
             for manifest in manifests:
-                self.check_parts(manifest)
+                self.check_parts(manifest, parts)
         except StoreError:
             if self._has_changed(*manifests):  # retrained while it was checked
-                return self.find_run(run, partial=partial)
+                return self.find_run(run, partial=partial, parts=parts)
             raise
         return StoredRun(run, manifests)
 
@@ -247,20 +253,6 @@ class Store(FoldReader):
         oof.flags.writeable = test.flags.writeable = False
         self._runs[run] = loaded = Run(run, manifests, oof, test)
         return loaded
-
-    def read_oof(self, run: str, *, partial: bool = False) -> LogProbs:
-        """`Run.oof` alone, read-only; the test predictions are not read.
-
-        Raises:
-            StoreError: as `read_run`.
-        """
-        manifests = self._usable_manifests(run, partial)
-        try:
-            return self.oof(StoredRun(run, manifests))
-        except StoreError:
-            if self._has_changed(*manifests):
-                return self.read_oof(run, partial=partial)
-            raise
 
     def oof(self, run: StoredRun) -> LogProbs:
         """`Run.oof` of exactly these manifests, read-only; it is kept in memory.

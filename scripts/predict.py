@@ -1,19 +1,15 @@
 """make predict: a folder of new photographs, predicted by a blend or by one run."""
 
 import os
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import console
 from distracted.errors import ConfigError
 from distracted.submission.submit import find_run
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from distracted.submission.photograph_files import LeftOut
 
 _SHOWN = 5
 
@@ -27,12 +23,9 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""
-    from distracted.submission.photographs import (
-        in_utf8,
-        predict_photographs,
-        write_left_out,
-        write_photographs,
-    )
+    from distracted.data.names import in_utf8
+    from distracted.data.walk import by_kind
+    from distracted.submission.photographs import predict_photographs, write_left_out, write_photographs
 
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
@@ -52,27 +45,16 @@ def main(
         console.warn(error)
     if (rest := len(predicted.errors) - _SHOWN) > 0:
         console.warn(f"... and {rest} more")
-    is_all_shown = _show_left_out(predicted.left_out) and rest <= 0
+    for kind in by_kind(predicted.left_out, _SHOWN):
+        console.warn(f"left out: {kind}")
     listed = path.with_name(f"{path.stem}_left_out.csv")
-    if not is_all_shown:
+    if rest > 0 or max(Counter(item[1:] for item in predicted.left_out).values(), default=0) > _SHOWN:
         write_left_out(listed, predicted)
         console.say(f"{listed}: all {len(predicted.left_out) + len(predicted.errors)} that are left out")
     if odd := sum(in_utf8(name) != name for name in predicted.names):
         console.warn(f"file names that are not UTF-8 ({odd}): the CSV has \\x and two digits for such bytes")
     left_out = f", {len(predicted.errors)} could not be read and are left out" if predicted.errors else ""
     console.say(f"{path}: {len(predicted.names)} photographs by {run.name}{left_out}")
-
-
-def _show_left_out(left_out: "Sequence[LeftOut]") -> bool:
-    """Say what is left out, by kind, with the first names of each; returns whether these are all."""
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for name, kind, advice in left_out:
-        kinds.setdefault((kind, advice), []).append(name)
-    for (kind, advice), names in kinds.items():
-        shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:_SHOWN])
-        more = ", ..." if len(names) > _SHOWN else ""
-        console.warn(f"left out: {kind} ({len(names)}): {shown}{more}{f'; {advice}' if advice else ''}")
-    return all(len(names) <= _SHOWN for names in kinds.values())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from in_memory import make_competition
@@ -123,6 +124,30 @@ def test_identical_pictures_are_counted_and_three_shown(
     (text,) = texts(audit_folds(competition, table), "warning")
     assert text.startswith("identical pictures across a split, 4 pictures: ")
     assert text.count(" = ") == 3
+
+
+def test_a_picture_with_many_copies_is_one_case_with_an_image_of_each_fold(
+    competition: Competition, table: pd.DataFrame
+) -> None:
+    competition.train["content"] = "black"
+    (text,) = texts(audit_folds(competition, table), "warning")
+    num_folds = table["fold"].nunique()
+    assert text.startswith("identical pictures across a split, 1 picture: ")
+    assert text.count(" = ") == num_folds - 1 and all(f"fold {fold})" in text for fold in range(num_folds))
+    assert text.endswith(f"and {len(table) - num_folds} more")
+
+
+def test_a_test_set_that_is_the_training_set_is_counted_quickly(competition: Competition) -> None:
+    """100,000 pictures take a second; a search for each of them would take half an hour."""
+    size = 100_000
+    names = pd.Series([f"img_{number:06}.jpg" for number in range(size)])
+    label = np.arange(size) % 2
+    train = pd.DataFrame({"img": names, "subject": names, "classname": "c" + pd.Series(label).astype(str)})
+    train = train.assign(label=label, content=names)
+    large = replace(competition, train=train, test=train[["img", "content"]], classes=("c0", "c1"))
+    table = train[["img", "subject", "label"]].assign(fold=np.arange(size) % 5)
+    (text,) = texts(audit_folds(large, table), "warning")
+    assert text.startswith("identical pictures in train and test, 100000 pictures: img_000000.jpg = img_0")
 
 
 def test_a_warning_is_logged_and_raises_no_error(

@@ -29,6 +29,7 @@ from distracted.data.train_list import (
     sort_classes,
     subjects_in_names,
 )
+from distracted.data.walk import LeftOut
 from distracted.errors import DataError
 from distracted.headline import METRICS, Metric
 from distracted.metrics import Floats, Ints, scores
@@ -50,7 +51,8 @@ class Competition:
         has_images: Whether the images are on this machine; else the index comes from the store.
         train_files, test_files: The images' files in the order of the rows, as paths in the data folder; none
             without images.
-        left_out: Files that are no images by their ending, where no list says which files count.
+        left_out: Files that are no images by their ending, dead links and the like, where no list says which
+            files count.
         unlisted: Images on disk that no list names, under "train" and "test"; paths in the data folder.
     """
 
@@ -63,7 +65,7 @@ class Competition:
     has_images: bool = True
     train_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     unlisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

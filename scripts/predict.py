@@ -1,7 +1,9 @@
 """make predict: a folder of new photographs, predicted by a blend or by one run."""
 
+import csv
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,14 +32,9 @@ def main(
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
-    place = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name
-    name_of = folder.resolve().stem if folder.is_file() else folder.resolve().name
-    path = Path(out).expanduser() if out else place.with_name(f"{name_of}.csv")
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not os.access(there, os.W_OK):  # such as a notebook's input
-        raise ConfigError(f"{path}: {there} is not writable; name another file (OUT=)")
     runtime = console.runtime(set)
     store = console.open_store(data, root, runtime, images=False)
+    path = place_csv(folder, out, store.competition.classes)
     run = find_run(store, name)
     predicted = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
     write_photographs(path, predicted, store.competition.classes)
@@ -55,6 +52,26 @@ def main(
         console.warn(f"file names that are not UTF-8 ({odd}): the CSV has \\x and two digits for such bytes")
     left_out = f", {len(predicted.errors)} could not be read and are left out" if predicted.errors else ""
     console.say(f"{path}: {len(predicted.names)} photographs by {run.name}{left_out}")
+
+
+def place_csv(folder: Path, out: str, classes: Sequence[str]) -> Path:
+    """The CSV to write: OUT=, or one next to the folder, where only an earlier one is replaced."""
+    beside = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name
+    name = beside.stem if folder.is_file() else beside.name
+    path = Path(out).expanduser() if out else beside.parent / f"{name}.csv"
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file (OUT=)")
+    if not there.is_dir() or not os.access(there, os.W_OK):  # such as a notebook's input
+        raise ConfigError(f"{path}: {there} is not writable; name another file (OUT=)")
+    if not out and path.exists() and _header(path) != ["img", *classes]:  # train.csv beside train/
+        raise ConfigError(f"{path}: is there already and holds something else; name another file (OUT=)")
+    return path
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
 
 
 if __name__ == "__main__":

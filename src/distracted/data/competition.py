@@ -157,8 +157,7 @@ def read_lists(config: DataConfig) -> Competition:
     test_paths = tests["path"].tolist()
     left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
     check_none_missing(folder, [*missing, *more], hint or test_hint)
-    named = {*train_paths, *test_paths}
-    unlisted = {"train": files.without(named), "test": () if same else test_files.without(named)}
+    unlisted = _find_unlisted(files, test_files, {*train_paths, *test_paths})
     return Competition(
         config,
         rows[["img", "subject", "classname"]].assign(label=rows["label_id"]),
@@ -202,6 +201,17 @@ def _find_test_images(
             "submission that lists some"
         )
     return pd.DataFrame({"img": images.keys(), "path": images.values()}, dtype=str), [], ""
+
+
+def _find_unlisted(files: ImageFiles, test_files: ImageFiles, named: Set[str]) -> dict[str, tuple[str, ...]]:
+    """Images that no list names; one in the folders of both parts counts for the part with fewer files."""
+    train = files.without(named)
+    test = () if test_files is files else test_files.without(named)
+    if len(test_files.paths) < len(files.paths):
+        train = tuple(path for path in train if path not in test_files.paths)
+    else:
+        test = tuple(path for path in test if path not in files.paths)
+    return {"train": train, "test": test}
 
 
 def _find_classes(config: DataConfig, sample: Sample | None, names: "pd.Series[str]") -> tuple[str, ...]:

@@ -126,6 +126,17 @@ def test_identical_pictures_are_counted_and_three_shown(
     assert text.count(" = ") == 3
 
 
+@pytest.mark.parametrize("names", [("cat", "Cat"), ("1", "1.0"), ("sea gull", "sea_gull")])
+def test_classes_that_differ_only_in_spelling(
+    competition: Competition, table: pd.DataFrame, names: tuple[str, str]
+) -> None:
+    """A label that was typed in two ways, or numbers that became floats in some rows."""
+    (text,) = texts(audit_folds(replace(competition, classes=names), table), "warning")
+    first, second = sorted(names)
+    assert f"spelling: {first!r} = {second!r}; if they are one class" in text
+    assert text.endswith("driver_imgs_list.csv")
+
+
 def test_a_picture_with_many_copies_is_one_case_with_an_image_of_each_fold(
     competition: Competition, table: pd.DataFrame
 ) -> None:

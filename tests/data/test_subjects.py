@@ -13,7 +13,7 @@ from distracted.audit.mistakes import losses_by, score_rows
 from distracted.data.audit import audit_folds
 from distracted.data.competition import Competition
 from distracted.data.folds import Folds, ensure_folds, feasible_folds, make_folds, split_holdout
-from distracted.data.subjects import one_spelling, plain_spelling, spelled_alike
+from distracted.data.subjects import one_spelling, plain_spelling, subjects_alike
 from distracted.data.train_list import read_training_list
 from distracted.errors import FoldsError
 from distracted.schema import ColumnsConfig, DataConfig
@@ -173,5 +173,5 @@ def test_tables_by_subject_count_spellings_together(competition: Competition) ->
 
 def test_images_that_are_their_own_subjects_keep_their_names() -> None:
     table = pd.DataFrame({"img": ["a1.jpg", "A1.jpg", "a01.jpg"], "subject": ["a1.jpg", "A1.jpg", "a01.jpg"]})
-    assert spelled_alike(table) == []
+    assert subjects_alike(table) == []
     assert one_spelling(table).nunique() == 3

@@ -9,7 +9,8 @@ import pandas as pd
 from distracted.data.competition import Competition
 from distracted.data.folds import SINGLE_SHARE, Folds
 from distracted.data.names import in_utf8
-from distracted.data.subjects import spelled_alike
+from distracted.data.subjects import spelled_alike, subjects_alike
+from distracted.data.train_list import list_path
 from distracted.data.walk import by_kind
 from distracted.errors import FoldsError
 
@@ -31,9 +32,9 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
     """Look for leaks and poor balance.
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
-    names, no subjects, subjects that differ only in spelling, a class missing from a validation side, a side
-    far from its intended size, identical pictures in two folds or in train and test, images in the folder of
-    another class than the list says, files left out.
+    names, no subjects, subjects or classes that differ only in spelling, a class missing from a validation
+    side, a side far from its intended size, identical pictures in two folds or in train and test, images in
+    the folder of another class than the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -42,7 +43,8 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_unlisted_pictures(competition),
         *_no_subjects(competition),
         *_subjects_in_two_folds(table),
-        *_spelled_alike(competition, table),
+        *_subjects_alike(competition, table),
+        *_classes_alike(competition),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -99,11 +101,11 @@ def _unlisted_pictures(competition: Competition) -> list[SplitFinding]:
     return findings
 
 
-def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
+def _subjects_alike(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     folds = table.groupby("subject")["fold"].first()
     together: list[str] = []
     apart: list[str] = []
-    for names in spelled_alike(table):
+    for names in subjects_alike(table):
         (apart if folds[names].nunique() > 1 else together).append(" = ".join(map(repr, names)))
     file, findings = competition.config.train_list, []
     for cases, what, way_out in (
@@ -119,6 +121,18 @@ def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitF
             text = f"subjects whose names differ only in spelling {what}: {shown}; {way_out}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _classes_alike(competition: Competition) -> list[SplitFinding]:
+    """Perhaps labels that were typed in two ways; but letters, say, may be classes in both cases."""
+    if not (cases := spelled_alike(competition.classes)):
+        return []
+    shown = "; ".join(" = ".join(map(repr, names)) for names in cases[:_SHOWN])
+    text = (
+        f"classes whose names differ only in spelling: {shown}; if they are one class, give it one name in "
+        f"{list_path(competition.config)}"
+    )
+    return [SplitFinding("warning", text)]
 
 
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 
 import pandas as pd
@@ -32,25 +33,30 @@ def plain_spelling(name: str) -> str:
     return _LEADING_ZEROS.sub("", name)
 
 
-def spelled_alike(table: pd.DataFrame) -> list[list[str]]:
-    """Groups of names that stand for one subject, sorted; names without a second spelling are left out.
+def spelled_alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ only in spelling, sorted; names without a second spelling are left out."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        groups.setdefault(plain_spelling(name), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def subjects_alike(table: pd.DataFrame) -> list[list[str]]:
+    """Groups of names that stand for one subject, as `spelled_alike`.
 
     Args:
         table: Columns img and subject. Where each image is its own subject, there are no such groups.
     """
-    if (table["subject"] == table["img"]).all():
-        return []
-    groups: dict[str, list[str]] = {}
-    for name in sorted(table["subject"].unique().tolist()):
-        groups.setdefault(plain_spelling(name), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
+    return (
+        [] if (table["subject"] == table["img"]).all() else spelled_alike(table["subject"].unique().tolist())
+    )
 
 
 def one_spelling(table: pd.DataFrame) -> "pd.Series[str]":
     """Each image's subject under one name: of several spellings the first in alphabetical order.
 
     Args:
-        table: As for `spelled_alike`.
+        table: As for `subjects_alike`.
     """
-    first = {name: names[0] for names in spelled_alike(table) for name in names}
+    first = {name: names[0] for names in subjects_alike(table) for name in names}
     return table["subject"].replace(first) if first else table["subject"]

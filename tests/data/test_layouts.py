@@ -367,6 +367,20 @@ class TestWithoutAList:
             "imgs/train/c0/up": "link to a folder around this one",
         }
 
+    def test_a_class_without_images_is_said(self, folders: Layout) -> None:
+        """Perhaps its archive was not unpacked, or its images are in another format."""
+        index_hash = folders.load().index_hash
+        train = folders.folder / "imgs/train"
+        (train / "c3").mkdir()
+        (train / "c4/deep").mkdir(parents=True)
+        (train / "c4/deep/a.heic").write_bytes(b"x")
+        (train / "c0/more").mkdir()
+        next((train / "c0").glob("*.jpg")).rename(train / "c0/more/b.jpg")
+        competition = folders.load()
+        assert competition.classes == ("c0", "c1", "c2") and competition.index_hash != index_hash
+        empty = [item.name for item in competition.left_out if item.kind == "folder without images"]
+        assert empty == ["imgs/train/c3", "imgs/train/c4", "imgs/train/c4/deep"]
+
     def test_thumbnails_of_network_drives_are_no_images(self, folders: Layout) -> None:
         index_hash = folders.load().index_hash
         image = next((folders.folder / "imgs/train/c0").iterdir())

@@ -33,6 +33,7 @@ class ImageFiles:
         self.places = (places,) if isinstance(places, str) else tuple(places)
         self.paths: dict[str, str] = {}
         self.left_out: list[LeftOut] = []
+        self._folders: list[str] = []
         self._by_end: dict[int, dict[str, list[str]]] = {}
         starts = set[Path]()
         for root in (root for place in self.places for root in _roots(folder, place)):
@@ -45,6 +46,7 @@ class ImageFiles:
                 walk, prefix = Walk(root), "" if within == "." else f"{within}/"
                 for name in walk.files:
                     self.paths.setdefault(prefix + name, name)
+                self._folders += [prefix + name for name in walk.folders]
                 self.left_out += [item._replace(name=prefix + item.name) for item in walk.left_out]
         self._has_one_start = len(starts) == 1
 
@@ -72,6 +74,9 @@ class ImageFiles:
     def others(self) -> list[LeftOut]:
         """What `images` leaves out, besides hidden files."""
         odd = [LeftOut(path, "no image by its ending") for path in self.paths if not _is_image(path)]
+        direct = {PurePath(path.rpartition("/")[0]) for path in self.images.values()}
+        used = {str(folder) for own in direct for folder in (own, *own.parents)}
+        odd += [LeftOut(folder, "folder without images") for folder in self._folders if folder not in used]
         return odd + [item for item in self.left_out if item.kind != HIDDEN]
 
     def without(self, named: Set[str]) -> tuple[str, ...]:

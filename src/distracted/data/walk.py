@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,17 +58,21 @@ class Walk:
 
     Attributes:
         files: Names relative to the folder, with / between their parts.
+        folders: Likewise, those that were searched; without the folder itself.
         left_out: Everything else but folders.
     """
 
     def __init__(self, folder: Path) -> None:
         self.files: list[str] = []
+        self.folders: list[str] = []
         self.left_out: list[LeftOut] = []
-        self._folders, self._links = [""], list[str]()
-        around = {_identity(parent) for parent in folder.resolve().parents if parent.exists()}
-        seen = set[tuple[int, int]]()
-        while self._folders or self._links:
-            name = self._folders.pop() if self._folders else self._links.pop(0)
+        self._left, self._links = [""], list[str]()
+        around, seen = set[tuple[int, int]](), set[tuple[int, int]]()
+        for parent in folder.resolve().parents:
+            with suppress(OSError):
+                around.add(_identity(parent))
+        while self._left or self._links:
+            name = self._left.pop() if self._left else self._links.pop(0)
             path = folder / name
             try:
                 identity = _identity(path)
@@ -77,6 +82,7 @@ class Walk:
                     self._leave_out(name, "folder that is linked twice")
                 else:
                     seen.add(identity)
+                    self.folders += [name] if name else []
                     with os.scandir(path) as entries:
                         for entry in sorted(entries, key=lambda entry: entry.name):
                             self._sort(entry, f"{name}/{entry.name}" if name else entry.name)
@@ -91,7 +97,7 @@ class Walk:
         is_link = entry.is_symlink()
         try:
             if entry.is_dir():
-                (self._links if is_link else self._folders).append(name)
+                (self._links if is_link else self._left).append(name)
             elif entry.is_file():
                 self.files.append(name)
             else:

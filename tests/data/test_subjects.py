@@ -35,6 +35,7 @@ SAME = {
     "control character": ["p2", "p\x7f2"],
     "no-break space": ["driver 2", "driver\u00a02"],
     "spaces": ["driver 2", "driver  2", "driver_2", "driver-2", "driver\u20132"],
+    "a number after a space": ["p2", "P 2", "p_02", "p-002"],
     "apostrophe": ["o'neil", "o\u2019neil"],
     "Cyrillic letters": ["cap", "\u0441\u0430\u0440"],
 }
@@ -44,6 +45,8 @@ DIFFERENT = [
     ["1.5", "1.05"],
     ["1.2", "1.20"],
     ["12", "1_2"],
+    ["p12", "p1_2"],
+    ["1_a", "1a"],
     ["0", "1"],
     ["p0", "p"],
     ["jose", "jos\u00e9"],

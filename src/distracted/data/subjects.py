@@ -14,6 +14,7 @@ _LEADING_ZEROS = re.compile(r"(?<!\d)(?<!\d\.)0+(?=\d)")
 _SEPARATORS = re.compile("[\\s_\\-\u2010-\u2015\u2212]+")
 #: Small Cyrillic and Greek letters that look like Latin ones, after case folding.
 _LOOK_ALIKES = str.maketrans("авекмнорстухіјѕ" + "αεικνορτυχ", "abekmhopctyxijs" + "aeikvoptux")
+_BEFORE_NUMBER = re.compile(r"(?<=[^\W\d_])_(?=\d)")
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc`]")
 
 
@@ -21,7 +22,7 @@ _APOSTROPHES = re.compile("[\u2018\u2019\u02bc`]")
 def plain_spelling(name: str) -> str:
     """A name without case, Unicode forms, invisible characters, leading zeros and kinds of separators.
 
-    "P 02", "p_2" and "p-002" are spelled alike, and so are "2", "02" and "2.0".
+    "P 02", "p_2", "p-002" and "p2" are spelled alike, and so are "2", "02" and "2.0".
     """
     name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     name = _INVISIBLE.sub("", name)
@@ -29,6 +30,7 @@ def plain_spelling(name: str) -> str:
     name = "".join(str(unicodedata.digit(c, c)) for c in name)  # such as Arabic digits
     name = _APOSTROPHES.sub("'", name.translate(_LOOK_ALIKES))
     name = _SEPARATORS.sub("_", name.strip())
+    name = _BEFORE_NUMBER.sub("", name)
     name = whole[1] if (whole := _WHOLE.fullmatch(name)) else name
     return _LEADING_ZEROS.sub("", name)
 

@@ -1,4 +1,4 @@
-"""Each file below a folder is found once and under its own name, and everything else is named with a reason."""
+"""Each file is found once and under its own name, and everything else is named with a reason."""
 
 import os
 import shutil

@@ -299,6 +299,18 @@ class TestMendedLabels:
         ]
         assert warning.startswith("1 image lies") and f"{first['img']} (list: c2, folder: c0)" in warning
 
+    def test_folders_with_the_names_of_labels(self, layout: Layout) -> None:
+        for number in "012":
+            (layout.folder / f"imgs/train/c{number}").rename(layout.folder / "imgs/train" / number)
+        layout.edit(TRAIN, lambda t: t.assign(classname=t["classname"].str[1:]))
+        layout.settings["classes"] = {"0": "c0", "1": "c1", "2": "c2"}
+        competition = layout.load()
+        assert audit_folds(competition, make_folds(competition, 3)) == []
+        layout.edit(TRAIN, lambda t: t.assign(classname=["2", *t["classname"][1:]]))
+        competition = layout.load()
+        (warning,) = audit_folds(competition, make_folds(competition, 3))
+        assert warning.text.startswith("1 image lies") and "(list: c2, folder: 0)" in warning.text
+
     def test_the_index_is_that_of_a_moved_file(self, layout: Layout) -> None:
         first = pd.read_csv(layout.folder / TRAIN).iloc[0]
         layout.edit(TRAIN, lambda t: t.assign(classname=["c2", *t["classname"][1:]]))

@@ -193,13 +193,15 @@ def _left_out(competition: Competition) -> list[SplitFinding]:
 
 def _other_folders(competition: Competition) -> list[SplitFinding]:
     """Images whose label was mended in the list alone, or that were moved: the list counts."""
-    train, classes = competition.train, set(competition.classes)
+    train, labels = competition.train, competition.config.classes or {}
+    own = {(name, name) for name in competition.classes} | {(name, label) for label, name in labels.items()}
+    known = {folder for _, folder in own}
     folders = [path.rpartition("/")[0].rpartition("/")[2] for path in competition.train_files]
     listed = zip(train["img"].tolist(), train["classname"].tolist(), folders, strict=False)
     cases = [
         f"{img} (list: {classname}, folder: {folder})"
         for img, classname, folder in listed
-        if folder != classname and folder in classes
+        if folder in known and (classname, folder) not in own
     ]
     if not cases:
         return []

@@ -58,10 +58,10 @@ class CachedPictures:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> Image:
-        number, row = self._places[index]
+        number, row = map(int, self._places[index])
         if number >= 0:
             with suppress(FileNotFoundError):  # deleted before this process opened it
-                return self._packs[number][int(row)]
+                return self._packs[number][row]
         return self._pictures[index]
 
     @property

@@ -20,9 +20,9 @@ def main(
 
 def describe(store: Store) -> None:
     """Print what the competition holds and how it is split."""
-    competition, table = store.competition, store.folds.table
-    train = competition.train
-    per_subject = train["subject"].value_counts()
+    competition = store.competition
+    train, table = competition.train, store.folds.table.assign(subject=store.folds.subject_names)
+    per_subject = table["subject"].value_counts()
     console.say(
         f"{competition.name}: {len(train):,} training images of {competition.num_subjects} subjects "
         f"({per_subject.min()} to {per_subject.max()} each), {len(competition.test):,} test images, "

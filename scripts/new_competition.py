@@ -84,6 +84,8 @@ def _value(new: "NewData", key: str) -> Any:
 
 def _show(new: "NewData", path: Path, name: str) -> None:
     """What was understood, what was assumed, and what comes next."""
+    from distracted.data.walk import by_kind
+
     competition, config = new.competition, new.competition.config
     counts, classes = competition.train["classname"].value_counts(), competition.classes
     shown = ", ".join(f"{one} {counts[one]}" for one in classes[:_MOST_CLASSES])
@@ -98,10 +100,7 @@ def _show(new: "NewData", path: Path, name: str) -> None:
     ]
     if num_unlisted := sum(map(len, competition.unlisted.values())):
         rows.append(["not in any list", f"{num_unlisted:,} images, which are not used"])
-    if left_out := competition.left_out:
-        rows.append(
-            ["left out", f"{len(left_out):,} files that are no images by their ending ({left_out[0]})"]
-        )
+    rows += [["left out", kind] for kind in by_kind(competition.left_out, 1)]
     console.table(f"{config.folder}", ["", "understood"], rows)
     for key, question in new.assumed.items():
         value = _value(new, key)

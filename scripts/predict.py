@@ -1,19 +1,17 @@
 """make predict: a folder of new photographs, predicted by a blend or by one run."""
 
+import csv
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import console
 from distracted.errors import ConfigError
 from distracted.submission.submit import find_run
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from distracted.submission.photograph_files import LeftOut
 
 _SHOWN = 5
 
@@ -27,24 +25,16 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""
-    from distracted.submission.photographs import (
-        in_utf8,
-        predict_photographs,
-        write_left_out,
-        write_photographs,
-    )
+    from distracted.data.names import in_utf8
+    from distracted.data.walk import by_kind
+    from distracted.submission.photographs import predict_photographs, write_left_out, write_photographs
 
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
-    place = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name
-    name_of = folder.resolve().stem if folder.is_file() else folder.resolve().name
-    path = Path(out).expanduser() if out else place.with_name(f"{name_of}.csv")
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not os.access(there, os.W_OK):  # such as a notebook's input
-        raise ConfigError(f"{path}: {there} is not writable; name another file (OUT=)")
     runtime = console.runtime(set)
     store = console.open_store(data, root, runtime, images=False)
+    path = place_csv(folder, out, store.competition.classes)
     run = find_run(store, name)
     predicted = predict_photographs(store, run, folder, runtime=runtime, progress=console.progress)
     write_photographs(path, predicted, store.competition.classes)
@@ -52,9 +42,10 @@ def main(
         console.warn(error)
     if (rest := len(predicted.errors) - _SHOWN) > 0:
         console.warn(f"... and {rest} more")
-    is_all_shown = _show_left_out(predicted.left_out) and rest <= 0
+    for kind in by_kind(predicted.left_out, _SHOWN):
+        console.warn(f"left out: {kind}")
     listed = path.with_name(f"{path.stem}_left_out.csv")
-    if not is_all_shown:
+    if rest > 0 or max(Counter(item[1:] for item in predicted.left_out).values(), default=0) > _SHOWN:
         write_left_out(listed, predicted)
         console.say(f"{listed}: all {len(predicted.left_out) + len(predicted.errors)} that are left out")
     if odd := sum(in_utf8(name) != name for name in predicted.names):
@@ -63,16 +54,24 @@ def main(
     console.say(f"{path}: {len(predicted.names)} photographs by {run.name}{left_out}")
 
 
-def _show_left_out(left_out: "Sequence[LeftOut]") -> bool:
-    """Say what is left out, by kind, with the first names of each; returns whether these are all."""
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for name, kind, advice in left_out:
-        kinds.setdefault((kind, advice), []).append(name)
-    for (kind, advice), names in kinds.items():
-        shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:_SHOWN])
-        more = ", ..." if len(names) > _SHOWN else ""
-        console.warn(f"left out: {kind} ({len(names)}): {shown}{more}{f'; {advice}' if advice else ''}")
-    return all(len(names) <= _SHOWN for names in kinds.values())
+def place_csv(folder: Path, out: str, classes: Sequence[str]) -> Path:
+    """The CSV to write: OUT=, or one next to the folder, where only an earlier one is replaced."""
+    beside = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name
+    name = beside.stem if folder.is_file() else beside.name
+    path = Path(out).expanduser() if out else beside.parent / f"{name}.csv"
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file (OUT=)")
+    if not there.is_dir() or not os.access(there, os.W_OK):  # such as a notebook's input
+        raise ConfigError(f"{path}: {there} is not writable; name another file (OUT=)")
+    if not out and path.exists() and _header(path) != ["img", *classes]:  # train.csv beside train/
+        raise ConfigError(f"{path}: is there already and holds something else; name another file (OUT=)")
+    return path
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
 
 
 if __name__ == "__main__":

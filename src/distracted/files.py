@@ -1,4 +1,4 @@
-"""Atomic writes and SHA-256 hashes of files."""
+"""Atomic writes, SHA-256 hashes of files, and by what a changed file is told."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of common file systems, FAT's
 
 
 @contextmanager
@@ -126,13 +128,32 @@ def create_text(path: Path, text: str) -> bool:
     return True
 
 
-def file_identity(path: Path | str) -> tuple[int, int, int, int]:
-    """Size, modification time, change time (ns) and inode: a replaced file differs in one of them.
+class FileState(NamedTuple):
+    """By what the file system tells a file from others at its path: a changed one differs in one of these.
 
-    Programs can set the first two back; the change time is the kernel's own.
+    Programs can set size and modification time back. The change time is the kernel's own, and a file that
+    took the place of another has another inode. Both are new after a copy, and on some network drives after
+    each mount.
     """
-    stat = os.stat(path)  # noqa: PTH116  # of 100,000 images
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: Path | str | int) -> "FileState":
+        """The state of the file at a path, or of an open one.
+
+        Raises:
+            OSError: there is none.
+        """
+        stat = os.stat(file)  # noqa: PTH116  # of 100,000 images
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+    def is_settled(self, now_ns: int) -> bool:
+        """Whether a change from now on gives another state: two within the clock's step get the same time."""
+        return self.ctime_ns < now_ns - _SETTLED_NS
 
 
 def sha256_file(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Names of the project's folders and files; no other module spells them."""
 
+import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -70,7 +71,7 @@ class Workspace:
 
     def digests(self, folder: Path) -> Path:
         """Digests of a data folder's images; they depend on the folder alone, not on its store's name."""
-        key = sha256(str(folder.absolute()).encode()).hexdigest()[:12]
+        key = sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
         return self.cache_root / ".digests" / key
 
     def runs(self, data: str) -> Path:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from in_memory import make_competition
@@ -123,6 +124,41 @@ def test_identical_pictures_are_counted_and_three_shown(
     (text,) = texts(audit_folds(competition, table), "warning")
     assert text.startswith("identical pictures across a split, 4 pictures: ")
     assert text.count(" = ") == 3
+
+
+@pytest.mark.parametrize("names", [("cat", "Cat"), ("1", "1.0"), ("sea gull", "sea_gull")])
+def test_classes_that_differ_only_in_spelling(
+    competition: Competition, table: pd.DataFrame, names: tuple[str, str]
+) -> None:
+    """A label that was typed in two ways, or numbers that became floats in some rows."""
+    (text,) = texts(audit_folds(replace(competition, classes=names), table), "warning")
+    first, second = sorted(names)
+    assert f"spelling: {first!r} = {second!r}; if they are one class" in text
+    assert text.endswith("driver_imgs_list.csv")
+
+
+def test_a_picture_with_many_copies_is_one_case_with_an_image_of_each_fold(
+    competition: Competition, table: pd.DataFrame
+) -> None:
+    competition.train["content"] = "black"
+    (text,) = texts(audit_folds(competition, table), "warning")
+    num_folds = table["fold"].nunique()
+    assert text.startswith("identical pictures across a split, 1 picture: ")
+    assert text.count(" = ") == num_folds - 1 and all(f"fold {fold})" in text for fold in range(num_folds))
+    assert text.endswith(f"and {len(table) - num_folds} more")
+
+
+def test_a_test_set_that_is_the_training_set_is_counted_quickly(competition: Competition) -> None:
+    """A search for each picture would take minutes."""
+    size = 20_000
+    names = pd.Series([f"img_{number:06}.jpg" for number in range(size)])
+    label = np.arange(size) % 2
+    train = pd.DataFrame({"img": names, "subject": names, "classname": "c" + pd.Series(label).astype(str)})
+    train = train.assign(label=label, content=names)
+    large = replace(competition, train=train, test=train[["img", "content"]], classes=("c0", "c1"))
+    table = train[["img", "subject", "label"]].assign(fold=np.arange(size) % 5)
+    (text,) = texts(audit_folds(large, table), "warning")
+    assert text.startswith("identical pictures in train and test, 20000 pictures: img_000000.jpg = img_0")
 
 
 def test_a_warning_is_logged_and_raises_no_error(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from conftest import RecordedProgress
-from distracted.data import contents
+from distracted import files
 from distracted.data.competition import load_competition
 from distracted.data.contents import digest_images
 from distracted.data.images import read_bytes
@@ -32,7 +33,7 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files count as written long before they are read: their change time cannot be set."""
-    monkeypatch.setattr(contents, "_SETTLED_NS", -3_600_000_000_000)
+    monkeypatch.setattr(files, "_SETTLED_NS", -3_600_000_000_000)
 
 
 def read_by(paths: list[Path], folder: Path, cache: Path) -> tuple[list[str], int]:
@@ -176,6 +177,37 @@ def test_the_cache_stays_valid_if_the_folder_is_moved(folder: Path, paths: list[
     before = digest_images(paths, root=folder, cache=cache)
     moved = folder.rename(folder.with_name("moved"))
     assert read_by([moved / path.relative_to(folder) for path in paths], moved, cache) == (before, 0)
+
+
+@pytest.mark.usefixtures("long_ago")
+def test_why_the_same_images_are_read_again_is_said(
+    folder: Path, paths: list[Path], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copy has other inodes, and so has the same folder after each mount on some network drives."""
+    caplog.set_level("INFO")
+    before = digest_images(paths, root=folder, cache=cache)
+    assert not caplog.messages  # new images need no reason
+    shutil.copytree(folder, folder.with_name("copy"))  # keeps times
+    shutil.rmtree(folder)
+    folder.with_name("copy").rename(folder)
+    assert read_by(paths, folder, cache) == (before, len(paths))
+    [message] = caplog.messages
+    assert message.startswith(
+        "most images are read again: their sizes and times are as before, but not their"
+    )
+    overwrite(paths[0])
+    assert read_by(paths, folder, cache)[1] == 1
+    assert len(caplog.messages) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    folder: Path, paths: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as on a full disk, or in a read-only folder."""
+    (folder.parent / "file").touch()
+    cache = folder.parent / "file/contents.parquet"
+    assert digest_images(paths, root=folder, cache=cache) == [digest(path) for path in paths]
+    assert "cannot be written" in caplog.text and "the next command reads all images again" in caplog.text
 
 
 def test_a_file_that_changed_since_its_digest_was_computed_is_an_error(paths: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Of damaged and odd files each is told from the other, its pixels are right, and stderr stays clean."""
+"""Damaged files are found, odd ones are read with the right pixels, and stderr stays clean."""
 
 import io
 import struct
@@ -75,7 +75,7 @@ class TestRecallAndPrecision:
 
 
 class TestNeighbours:
-    """Of the examples above."""
+    """Variants of the damages above."""
 
     @pytest.mark.parametrize("size", [64, 512, 4096])
     def test_a_hole_of_zeros(self, size: int) -> None:

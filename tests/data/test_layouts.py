@@ -1,6 +1,8 @@
 """Layouts of other competitions: where the images are, what the lists say, and what is asked for."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from distracted.config import load_data_config
 from distracted.data.audit import audit_folds
 from distracted.data.competition import Competition, load_competition, read_train_imgs
 from distracted.data.folds import make_folds
+from distracted.data.image_files import ImageFiles
 from distracted.errors import DataError
 from distracted.schema import DataConfig
 
@@ -120,6 +123,15 @@ class TestWhereImagesAre:
         assert contents(competition) == expected
         assert not competition.test["img"].str.contains(".", regex=False).any()
         check_paths(competition)
+
+    def test_many_files_of_one_name_are_found_quickly(self, tmp_path: Path) -> None:
+        """As in lists of X-rays; a comparison of each name with each file would take minutes."""
+        files = ImageFiles(tmp_path, "train")
+        names = [f"patient{number}/study1/image1.png" for number in range(20_000)]
+        files.paths = {f"train/{name}": name for name in names}
+        for start, ending in ((f"{tmp_path.name}/train/", ".png"), ("", "")):
+            listed = [start + name.removesuffix(".png") + ending for name in names]
+            assert [files.find(name) for name in listed] == [[f"train/{name}"] for name in names]
 
     def test_numbers_as_names_stay_text(self, layout: Layout) -> None:
         layout.flatten()
@@ -287,6 +299,18 @@ class TestMendedLabels:
         ]
         assert warning.startswith("1 image lies") and f"{first['img']} (list: c2, folder: c0)" in warning
 
+    def test_folders_with_the_names_of_labels(self, layout: Layout) -> None:
+        for number in "012":
+            (layout.folder / f"imgs/train/c{number}").rename(layout.folder / "imgs/train" / number)
+        layout.edit(TRAIN, lambda t: t.assign(classname=t["classname"].str[1:]))
+        layout.settings["classes"] = {"0": "c0", "1": "c1", "2": "c2"}
+        competition = layout.load()
+        assert audit_folds(competition, make_folds(competition, 3)) == []
+        layout.edit(TRAIN, lambda t: t.assign(classname=["2", *t["classname"][1:]]))
+        competition = layout.load()
+        (warning,) = audit_folds(competition, make_folds(competition, 3))
+        assert warning.text.startswith("1 image lies") and "(list: c2, folder: 0)" in warning.text
+
     def test_the_index_is_that_of_a_moved_file(self, layout: Layout) -> None:
         first = pd.read_csv(layout.folder / TRAIN).iloc[0]
         layout.edit(TRAIN, lambda t: t.assign(classname=["c2", *t["classname"][1:]]))
@@ -338,8 +362,89 @@ class TestWithoutAList:
             if "left out" in finding.text
         ]
         assert warning == (
-            "2 files are no images by the ending, and left out: imgs/train/c0/a.gif, imgs/train/c1/notes.txt"
+            "left out: no image by its ending (2): imgs/train/c0/a.gif, imgs/train/c1/notes.txt"
         )
+
+    def test_a_link_to_a_folder_does_not_change_the_labels_of_its_images(self, folders: Layout) -> None:
+        before = folders.load()
+        train = folders.folder / "imgs/train"
+        (train / "c0/more").symlink_to(train / "c1")
+        (train / "a").symlink_to(train / "c2")
+        (train / "c0/up").symlink_to("../..")
+        competition = folders.load()
+        assert competition.index_hash == before.index_hash
+        assert {item.name: item.kind for item in competition.left_out} == {
+            "imgs/train/a": "folder that is linked twice",
+            "imgs/train/c0/more": "folder that is linked twice",
+            "imgs/train/c0/up": "link to a folder around this one",
+        }
+
+    def test_a_class_without_images_is_said(self, folders: Layout) -> None:
+        """Perhaps its archive was not unpacked, or its images are in another format."""
+        index_hash = folders.load().index_hash
+        train = folders.folder / "imgs/train"
+        (train / "c3").mkdir()
+        (train / "c4/deep").mkdir(parents=True)
+        (train / "c4/deep/a.heic").write_bytes(b"x")
+        (train / "c0/more").mkdir()
+        next((train / "c0").glob("*.jpg")).rename(train / "c0/more/b.jpg")
+        competition = folders.load()
+        assert competition.classes == ("c0", "c1", "c2") and competition.index_hash != index_hash
+        empty = [item.name for item in competition.left_out if item.kind == "folder without images"]
+        assert empty == ["imgs/train/c3", "imgs/train/c4", "imgs/train/c4/deep"]
+
+    def test_thumbnails_of_network_drives_are_no_images(self, folders: Layout) -> None:
+        index_hash = folders.load().index_hash
+        image = next((folders.folder / "imgs/train/c0").iterdir())
+        for place in ("imgs/train/@eaDir/a", f"imgs/train/c1/@eaDir/{image.name}", "imgs/test/#recycle"):
+            (folders.folder / place).mkdir(parents=True)
+            shutil.copy(image, folders.folder / place / "SYNOPHOTO_THUMB_M.jpg")
+        assert folders.load().index_hash == index_hash
+        folders.settings["test_images"] = ["imgs/test", "imgs/test/*"]  # the pattern does not name it either
+        assert folders.load().index_hash == index_hash
+
+    def test_dead_links_and_circles_are_said(self, folders: Layout) -> None:
+        index_hash = folders.load().index_hash
+        train = folders.folder / "imgs/train"
+        (train / "c0/gone.jpg").symlink_to("nowhere.jpg")
+        (train / "c1/circle").symlink_to("circle")
+        os.mkfifo(train / "c2/pipe.jpg")
+        competition = folders.load()
+        assert competition.index_hash == index_hash
+        texts = [finding.text for finding in audit_folds(competition, make_folds(competition, 3))]
+        assert "left out: dead link (1): imgs/train/c0/gone.jpg" in texts
+        assert (
+            "left out: dead link (1): imgs/train/c1/circle; Too many levels of symbolic links" in texts
+            or "left out: dead link (1): imgs/train/c1/circle" in texts  # macOS
+        )
+        assert "left out: pipe, socket or device (1): imgs/train/c2/pipe.jpg" in texts
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="root may become another user")
+    def test_a_class_that_may_not_be_read_is_an_error(self) -> None:
+        """Without it the data would be others."""
+        with tempfile.TemporaryDirectory() as place:  # tmp_path is only for its owner
+            folder = Path(place)
+            folder.chmod(0o755)
+            closed = folder / "train/c1"
+            closed.mkdir(parents=True)
+            closed.chmod(0)
+            os.seteuid(65534)
+            try:
+                with pytest.raises(DataError) as info:
+                    _ = ImageFiles(folder, "train").images
+            finally:
+                os.seteuid(0)
+        assert str(info.value) == f"{closed}: folder that cannot be read (Permission denied)"
+
+    @pytest.mark.parametrize("name", [b"c0/J\xfcrgen.jpg", b"c1/a\rb.jpg", b"c\xe9/a.jpg"])
+    @pytest.mark.parametrize("part", ["train", "test"])
+    def test_names_that_no_list_can_hold_are_refused(self, folders: Layout, part: str, name: bytes) -> None:
+        path = Path(os.fsdecode(os.fsencode(folders.folder / "imgs" / part) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(next((folders.folder / "imgs/train/c0").glob("*.jpg")), path)
+        error = folders.error()
+        assert f"such as {name!r}; rename such files" in error
+        error.encode()
 
     def test_a_pattern_finds_subjects_in_names(self, folders: Layout) -> None:
         for number, path in enumerate(sorted((folders.folder / "imgs/train").glob("*/*"))):
@@ -486,6 +591,13 @@ class TestAdvice:
         path = next((layout.folder / "imgs/test").iterdir())
         path.rename(path.with_suffix(".png"))
         assert f"(imgs/test/{path.stem}.png is there; is it the same image?)" in layout.error()
+
+    @pytest.mark.parametrize("part", ["train", "test"])
+    def test_a_dead_link(self, layout: Layout, part: str) -> None:
+        path = next((layout.folder / "imgs" / part).rglob("*.jpg"))
+        path.unlink()
+        path.symlink_to("nowhere.jpg")
+        assert layout.error().endswith(f", or mend {path.relative_to(layout.folder)}: dead link")
 
     def test_a_folder_in_another_layout(self, layout: Layout) -> None:
         (layout.folder / TRAIN).rename(layout.folder / "train.csv")

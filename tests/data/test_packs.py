@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_without_a_cache_the_pixels_are_the_same(
     assert not (tmp_path / "none").exists()
     for index in range(len(paths)):
         assert np.array_equal(cached[index], decoded[index])
+
+
+def test_a_cache_that_is_deleted_meanwhile_costs_only_time(paths: list[Path], tmp_path: Path) -> None:
+    """Workers open the packs when they first need them, at each start of an epoch."""
+    cached = cache_images(paths, tmp_path / "cache")
+    expected = [np.array(cached[index]) for index in range(len(paths))]
+    worker: Pictures = pickle.loads(pickle.dumps(cached))
+    shutil.rmtree(tmp_path / "cache")
+    for index in range(len(paths)):
+        assert np.array_equal(worker[index], expected[index])
+        assert np.array_equal(cached[index], expected[index])
 
 
 def test_the_shorter_side_is_shrunk_and_nothing_is_enlarged(paths: list[Path], tmp_path: Path) -> None:

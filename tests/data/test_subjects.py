@@ -1,17 +1,22 @@
 """Names that a person would call the same are one subject: in folds, holdouts and uncertainty."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from in_memory import make_competition
 
+from distracted.audit.mistakes import losses_by, score_rows
 from distracted.data.audit import audit_folds
 from distracted.data.competition import Competition
-from distracted.data.folds import Folds, feasible_folds, make_folds, split_holdout
-from distracted.data.subjects import one_spelling, plain_spelling, spelled_alike
+from distracted.data.folds import Folds, ensure_folds, feasible_folds, make_folds, split_holdout
+from distracted.data.subjects import one_spelling, plain_spelling, subjects_alike
+from distracted.data.train_list import read_training_list
 from distracted.errors import FoldsError
+from distracted.schema import ColumnsConfig, DataConfig
 
 SAME = {
     "case": ["p002", "P002"],
@@ -30,6 +35,7 @@ SAME = {
     "control character": ["p2", "p\x7f2"],
     "no-break space": ["driver 2", "driver\u00a02"],
     "spaces": ["driver 2", "driver  2", "driver_2", "driver-2", "driver\u20132"],
+    "a number after a space": ["p2", "P 2", "p_02", "p-002"],
     "apostrophe": ["o'neil", "o\u2019neil"],
     "Cyrillic letters": ["cap", "\u0441\u0430\u0440"],
 }
@@ -39,6 +45,8 @@ DIFFERENT = [
     ["1.5", "1.05"],
     ["1.2", "1.20"],
     ["12", "1_2"],
+    ["p12", "p1_2"],
+    ["1_a", "1a"],
     ["0", "1"],
     ["p0", "p"],
     ["jose", "jos\u00e9"],
@@ -132,7 +140,41 @@ def test_old_folds_that_separate_spellings_stay_readable_and_are_reported(compet
     assert "all scores are too good" in text
 
 
+@pytest.mark.parametrize("others", [0, 3], ids=["too few people", "five people"])
+def test_old_folds_of_more_names_than_people_are_still_used(tmp_path: Path, others: int) -> None:
+    """An earlier version took two spellings for two people; what was trained on its folds stays valid."""
+    competition = respelled(make_competition([[4, 4]] * (2 + others)), "p01", "P1")
+    names = sorted(set(competition.train["subject"]))
+    fold = competition.train["subject"].map(names.index)
+    competition.train[["img", "subject", "label"]].assign(fold=fold).to_csv(tmp_path / "f.csv", index=False)
+    folds = ensure_folds(tmp_path / "f.csv", competition, len(names))
+    assert folds.num_folds == len(names) == competition.num_subjects + 1
+    with pytest.raises(FoldsError):
+        ensure_folds(tmp_path / "f.csv", competition, 2 * len(names) if others == 0 else 2)
+
+
+def test_rows_that_share_a_person_in_two_spellings_are_one_subject(tmp_path: Path) -> None:
+    """With two columns of subjects: clip k1 shows P02 and p05, clip k2 shows p02 and p01."""
+    rows = [("P02", "k1"), ("p05", "k1"), ("p02", "k2"), ("p01", "k2"), ("p07", "k3")]
+    table = pd.DataFrame(rows, columns=["person", "clip"]).assign(img=list("abcde"), classname="c0")
+    table.to_csv(tmp_path / "list.csv", index=False)
+    columns = ColumnsConfig(img="img", label="classname", group=["person", "clip"])
+    config = DataConfig(name="two", folder=tmp_path, train_list="list.csv", columns=columns)
+    subjects = read_training_list(config)["subject"].tolist()
+    assert len(set(subjects[:4])) == 1 and len(set(subjects)) == 2
+
+
+def test_tables_by_subject_count_spellings_together(competition: Competition) -> None:
+    folds = Folds(make_folds(competition, 3), "")
+    assert folds.table["subject"].nunique() == 8
+    store = SimpleNamespace(folds=folds, competition=competition)
+    run = SimpleNamespace(name="run", folds=(0, 1, 2), oof=np.full((len(folds.table), 3), np.log(1 / 3)))
+    by_subject = losses_by(score_rows(store, run), "subject")  # type: ignore[arg-type]
+    assert by_subject["subject"].tolist() == [f"p{number:02}" for number in range(6)]
+    assert by_subject["images"].tolist() == [12] * 6
+
+
 def test_images_that_are_their_own_subjects_keep_their_names() -> None:
     table = pd.DataFrame({"img": ["a1.jpg", "A1.jpg", "a01.jpg"], "subject": ["a1.jpg", "A1.jpg", "a01.jpg"]})
-    assert spelled_alike(table) == []
+    assert subjects_alike(table) == []
     assert one_spelling(table).nunique() == 3

@@ -9,7 +9,7 @@ import pytest
 
 import folds
 from distracted.data.audit import audit_folds
-from distracted.data.competition import load_competition
+from distracted.data.competition import load_competition, read_lists
 from distracted.data.folds import ensure_folds, make_folds
 from distracted.data.image_files import ImageFiles
 from distracted.paths import Workspace
@@ -89,6 +89,17 @@ def test_a_folder_that_holds_both_parts(tmp_path: Path) -> None:
     listed = [touch(tmp_path / "train_1.jpg"), touch(tmp_path / "test_1.jpg")]
     touch(tmp_path / "other.jpg")
     assert unlisted_in(tmp_path, listed) == ("other.jpg",)
+
+
+@pytest.mark.parametrize("places", [("imgs", "imgs/test"), (".", "imgs/test"), ("imgs/train", "imgs")])
+def test_folders_within_each_other_count_each_picture_once(
+    folder: Path, data: DataConfig, places: tuple[str, str]
+) -> None:
+    touch(folder / "imgs/train/c0/new.jpg")
+    touch(folder / "imgs/test/new.jpg")
+    config = data.model_copy(update={"train_images": places[0], "test_images": places[1]})
+    unlisted = {"train": ("imgs/train/c0/new.jpg",), "test": ("imgs/test/new.jpg",)}
+    assert read_lists(config).unlisted == unlisted
 
 
 def test_names_without_endings(tmp_path: Path) -> None:

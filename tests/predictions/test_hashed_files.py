@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distracted import files
 from distracted.files import sha256_file
 from distracted.predictions import _hashed_files
 from distracted.predictions._hashed_files import HashedFiles
@@ -17,9 +18,8 @@ LONG_AGO = time.time_ns() - 3_600_000_000_000
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file was written an hour ago: nobody can set the time of a file's inode back."""
-    now = time.time_ns
-    monkeypatch.setattr(_hashed_files.time, "time_ns", lambda: now() + 3_600_000_000_000)
+    """Every file counts as written an hour ago: nobody can set the time of a file's inode back."""
+    monkeypatch.setattr(files, "_SETTLED_NS", -3_600_000_000_000)
     monkeypatch.setattr(_hashed_files, "_WORTH_WRITING", 1)
 
 
@@ -67,7 +67,9 @@ def test_a_changed_file_is_not_known(
     """Its size is the same."""
     open_files(tmp_path).read(path)
     stat = path.stat()
-    while path.stat().st_ctime_ns == stat.st_ctime_ns:  # within a tick of the clock; see `_SETTLED`
+    while (
+        path.stat().st_ctime_ns == stat.st_ctime_ns
+    ):  # within a tick of the clock; see `FileState.is_settled`
         change(path)
     assert path.stat().st_size == stat.st_size
     if restored:

@@ -1,6 +1,7 @@
 """The same data under another folder name goes on with the store that it has."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,16 @@ def test_two_folders_with_one_safe_name(workspace: Workspace, folder: Path) -> N
     linked.symlink_to(other)
     bind(workspace, linked)
     assert find(workspace, other) == "third"
+
+
+@pytest.mark.parametrize(("name", "store"), [(b"f\xf6to", "f_to"), (b"\xf6", "data_b0b2988b")])
+def test_folders_of_any_bytes_have_stores(
+    workspace: Workspace, folder: Path, name: bytes, store: str
+) -> None:
+    """Such as folders from archives in another encoding."""
+    bind(workspace, copy(folder, os.fsdecode(name)))
+    assert [path.parent.name for path in workspace.data_bindings()] == [store]
+    assert find(workspace, folder) == store
 
 
 def test_a_damaged_store_is_passed_over(workspace: Workspace, folder: Path) -> None:

@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ JPEG = encode("JPEG")
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Like tmp_path, but with a short name, as sockets need, and not only for its owner."""
+    """Like tmp_path, but not only for its owner."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o755)
     yield path
@@ -107,49 +106,17 @@ def test_a_hidden_folder_that_is_given_is_read(folder: Path) -> None:
     assert names(folder / ".photographs") == ["a.jpg"]
 
 
-class TestLinks:
-    def test_linked_files_and_folders_are_followed(self, folder: Path) -> None:
-        write(folder / "elsewhere/deep/a.jpg")
-        photographs = folder / "photographs"
-        photographs.mkdir()
-        (photographs / "linked").symlink_to(folder / "elsewhere")
-        (photographs / "b.jpg").symlink_to(folder / "elsewhere/deep/a.jpg")
-        assert names(photographs) == ["b.jpg", "linked/deep/a.jpg"] and not left_out(photographs)
-        assert names(photographs / "linked") == ["deep/a.jpg"]
-
-    def test_each_folder_is_visited_once_and_under_its_own_name(self, folder: Path) -> None:
-        write(folder / "real/a.jpg")
-        (folder / "again").symlink_to("real")
-        (folder / "real/loop").symlink_to("..")
-        (folder / "real/self").symlink_to(".")
-        assert names(folder) == ["real/a.jpg"]
-        twice = "folder that is linked twice"
-        assert left_out(folder) == {"again": twice, "real/loop": twice, "real/self": twice}
-
-    def test_a_folder_around_this_one_is_not_searched(self, folder: Path) -> None:
-        write(folder / "private.jpg")
-        write(folder / "photographs/a.jpg")
-        (folder / "photographs/up").symlink_to(folder)
-        assert names(folder / "photographs") == ["a.jpg"]
-        assert left_out(folder / "photographs") == {"up": "link to a folder around this one"}
-
-    def test_dead_links_and_circles_are_named(self, folder: Path) -> None:
-        write(folder / "a.jpg")
-        (folder / "dead.jpg").symlink_to("nowhere.jpg")
-        (folder / "one").symlink_to("two")
-        (folder / "two").symlink_to("one")
-        assert names(folder) == ["a.jpg"]
-        assert left_out(folder) == dict.fromkeys(("dead.jpg", "one", "two"), "dead link")
-
-
-def test_pipes_and_sockets_do_not_block(folder: Path) -> None:
-    write(folder / "a.jpg")
-    os.mkfifo(folder / "pipe.jpg")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(folder / "s.jpg"))
-        (folder / "null.jpg").symlink_to("/dev/null")
-        assert names(folder) == ["a.jpg"]
-    assert left_out(folder) == dict.fromkeys(("null.jpg", "pipe.jpg", "s.jpg"), "pipe, socket or device")
+def test_links_are_followed_and_what_cannot_be_is_named(folder: Path) -> None:
+    write(folder / "elsewhere/deep/a.jpg")
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    (photographs / "linked").symlink_to(folder / "elsewhere")
+    (photographs / "b.jpg").symlink_to(folder / "elsewhere/deep/a.jpg")
+    (photographs / "dead.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(photographs / "pipe.jpg")
+    assert names(photographs) == ["b.jpg", "linked/deep/a.jpg"]
+    assert left_out(photographs) == {"dead.jpg": "dead link", "pipe.jpg": "pipe, socket or device"}
+    assert names(photographs / "linked") == ["deep/a.jpg"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may become another user")

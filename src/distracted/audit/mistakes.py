@@ -40,7 +40,8 @@ def score_rows(store: Store, run: Run, rows: NDArray[np.int64] | None = None) ->
     if rows is None:
         rows = np.flatnonzero(np.isin(store.folds.ids, run.folds))
     log_probs, labels = run.oof[rows], store.folds.labels[rows]
-    table = store.folds.table.loc[rows, ["img", "subject", "fold", "label"]]
+    table = store.folds.table.assign(subject=store.folds.subject_names)
+    table = table.loc[rows, ["img", "subject", "fold", "label"]]
     numbers = np.arange(len(rows))
     predicted = log_probs.argmax(axis=1)
     table = table.assign(

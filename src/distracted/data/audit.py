@@ -8,7 +8,10 @@ import pandas as pd
 
 from distracted.data.competition import Competition
 from distracted.data.folds import SINGLE_SHARE, Folds
-from distracted.data.subjects import spelled_alike
+from distracted.data.names import in_utf8
+from distracted.data.subjects import spelled_alike, subjects_alike
+from distracted.data.train_list import list_path
+from distracted.data.walk import by_kind
 from distracted.errors import FoldsError
 
 _log = logging.getLogger(__name__)
@@ -29,9 +32,9 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
     """Look for leaks and poor balance.
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
-    names, no subjects, subjects that differ only in spelling, a class missing from a validation side, a side
-    far from its intended size, identical pictures in two folds or in train and test, images in the folder of
-    another class than the list says, files left out.
+    names, no subjects, subjects or classes that differ only in spelling, a class missing from a validation
+    side, a side far from its intended size, identical pictures in two folds or in train and test, images in
+    the folder of another class than the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -40,7 +43,8 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_unlisted_pictures(competition),
         *_no_subjects(competition),
         *_subjects_in_two_folds(table),
-        *_spelled_alike(competition, table),
+        *_subjects_alike(competition, table),
+        *_classes_alike(competition),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -73,10 +77,11 @@ def _no_subjects(competition: Competition) -> list[SplitFinding]:
 
 
 def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
+    pairs = table[["subject", "fold"]].drop_duplicates().sort_values(["subject", "fold"])
+    folds = pairs[pairs["subject"].duplicated(keep=False)].groupby("subject")["fold"]
     return [
-        SplitFinding("error", f"subject {subject} is in folds {', '.join(map(str, sorted(folds)))}")
-        for subject, folds in table.groupby("subject")["fold"].unique().items()
-        if len(folds) > 1
+        SplitFinding("error", f"subject {subject} is in folds {', '.join(map(str, ids))}")
+        for subject, ids in folds
     ]
 
 
@@ -90,17 +95,17 @@ def _unlisted_pictures(competition: Competition) -> list[SplitFinding]:
     for part, names in competition.unlisted.items():
         if names:
             count = "1 picture" if len(names) == 1 else f"{len(names):,} pictures"
-            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            shown = ", ".join(map(in_utf8, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
             text = f"{count} on disk that no list names ({shown}); {lists[part]}: was it cut, or edited?"
             findings.append(SplitFinding("warning", text))
     return findings
 
 
-def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
+def _subjects_alike(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     folds = table.groupby("subject")["fold"].first()
     together: list[str] = []
     apart: list[str] = []
-    for names in spelled_alike(table):
+    for names in subjects_alike(table):
         (apart if folds[names].nunique() > 1 else together).append(" = ".join(map(repr, names)))
     file, findings = competition.config.train_list, []
     for cases, what, way_out in (
@@ -116,6 +121,18 @@ def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitF
             text = f"subjects whose names differ only in spelling {what}: {shown}; {way_out}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _classes_alike(competition: Competition) -> list[SplitFinding]:
+    """Perhaps labels that were typed in two ways; but letters, say, may be classes in both cases."""
+    if not (cases := spelled_alike(competition.classes)):
+        return []
+    shown = "; ".join(" = ".join(map(repr, names)) for names in cases[:_SHOWN])
+    text = (
+        f"classes whose names differ only in spelling: {shown}; if they are one class, give it one name in "
+        f"{list_path(competition.config)}"
+    )
+    return [SplitFinding("warning", text)]
 
 
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
@@ -143,43 +160,48 @@ def _uneven_sides(table: pd.DataFrame) -> list[SplitFinding]:
 
 def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     train, test = competition.train.assign(fold=table["fold"].to_numpy()), competition.test
-    copies = train[train["content"].duplicated(keep=False)].groupby("content")
-    across = [
-        " = ".join(f"{r.img} ({r.subject}, {r.classname}, fold {r.fold})" for r in rows.itertuples())
-        for _, rows in copies
-        if rows["fold"].nunique() > 1
-    ]
-    shared = [
-        " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
-        for content in sorted(set(train["content"].tolist()) & set(test["content"].tolist()))
-    ]
+    num_folds = train.groupby("content")["fold"].nunique()
+    across = num_folds.index[num_folds > 1].tolist()
+    shared = sorted(set(train["content"].tolist()) & set(test["content"].tolist()))
+
+    def of_each_fold(content: str) -> str:
+        copies = train[train["content"] == content]
+        shown = copies.drop_duplicates("fold")
+        more = f" and {len(copies) - len(shown)} more" if len(copies) > len(shown) else ""
+        rows = (f"{row.img} ({row.subject}, {row.classname}, fold {row.fold})" for row in shown.itertuples())
+        return " = ".join(rows) + more
+
+    def of_each_part(content: str) -> str:
+        return " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
+
     findings = []
-    for where, cases in (("across a split", across), ("in train and test", shared)):
-        if cases:
-            count = "1 picture" if len(cases) == 1 else f"{len(cases)} pictures"
-            text = f"identical pictures {where}, {count}: {'; '.join(cases[:_SHOWN])}"
+    for where, contents, show in (
+        ("across a split", across, of_each_fold),
+        ("in train and test", shared, of_each_part),
+    ):
+        if contents:
+            count = "1 picture" if len(contents) == 1 else f"{len(contents)} pictures"
+            text = f"identical pictures {where}, {count}: {'; '.join(map(show, contents[:_SHOWN]))}"
             findings.append(SplitFinding("warning", text))
     return findings
 
 
 def _left_out(competition: Competition) -> list[SplitFinding]:
-    """Files beside images that no list names, and that are no images by their ending."""
-    if not (paths := competition.left_out):
-        return []
-    are = "1 file is no image" if len(paths) == 1 else f"{len(paths)} files are no images"
-    text = f"{are} by the ending, and left out: {', '.join(paths[:_SHOWN])}"
-    return [SplitFinding("warning", text)]
+    """What is in the folders of images and not used, where no list names the images."""
+    return [SplitFinding("warning", f"left out: {kind}") for kind in by_kind(competition.left_out, _SHOWN)]
 
 
 def _other_folders(competition: Competition) -> list[SplitFinding]:
     """Images whose label was mended in the list alone, or that were moved: the list counts."""
-    train, classes = competition.train, set(competition.classes)
+    train, labels = competition.train, competition.config.classes or {}
+    own = {(name, name) for name in competition.classes} | {(name, label) for label, name in labels.items()}
+    known = {folder for _, folder in own}
     folders = [path.rpartition("/")[0].rpartition("/")[2] for path in competition.train_files]
     listed = zip(train["img"].tolist(), train["classname"].tolist(), folders, strict=False)
     cases = [
         f"{img} (list: {classname}, folder: {folder})"
         for img, classname, folder in listed
-        if folder != classname and folder in classes
+        if folder in known and (classname, folder) not in own
     ]
     if not cases:
         return []

@@ -29,6 +29,7 @@ from distracted.data.train_list import (
     sort_classes,
     subjects_in_names,
 )
+from distracted.data.walk import LeftOut
 from distracted.errors import DataError
 from distracted.headline import METRICS, Metric
 from distracted.metrics import Floats, Ints, scores
@@ -50,7 +51,8 @@ class Competition:
         has_images: Whether the images are on this machine; else the index comes from the store.
         train_files, test_files: The images' files in the order of the rows, as paths in the data folder; none
             without images.
-        left_out: Files that are no images by their ending, where no list says which files count.
+        left_out: Files that are no images by their ending, dead links and the like, where no list says which
+            files count.
         unlisted: Images on disk that no list names, under "train" and "test"; paths in the data folder.
     """
 
@@ -63,7 +65,7 @@ class Competition:
     has_images: bool = True
     train_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     unlisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -155,8 +157,7 @@ def read_lists(config: DataConfig) -> Competition:
     test_paths = tests["path"].tolist()
     left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
     check_none_missing(folder, [*missing, *more], hint or test_hint)
-    named = {*train_paths, *test_paths}
-    unlisted = {"train": files.without(named), "test": () if same else test_files.without(named)}
+    unlisted = _find_unlisted(files, test_files, {*train_paths, *test_paths})
     return Competition(
         config,
         rows[["img", "subject", "classname"]].assign(label=rows["label_id"]),
@@ -200,6 +201,17 @@ def _find_test_images(
             "submission that lists some"
         )
     return pd.DataFrame({"img": images.keys(), "path": images.values()}, dtype=str), [], ""
+
+
+def _find_unlisted(files: ImageFiles, test_files: ImageFiles, named: Set[str]) -> dict[str, tuple[str, ...]]:
+    """Images that no list names; one in the folders of both parts counts for the part with fewer files."""
+    train = files.without(named)
+    test = () if test_files is files else test_files.without(named)
+    if len(test_files.paths) < len(files.paths):
+        train = tuple(path for path in train if path not in test_files.paths)
+    else:
+        test = tuple(path for path in test if path not in files.paths)
+    return {"train": train, "test": test}
 
 
 def _find_classes(config: DataConfig, sample: Sample | None, names: "pd.Series[str]") -> tuple[str, ...]:

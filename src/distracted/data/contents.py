@@ -1,8 +1,9 @@
-"""Digests of image files, cached under everything by which the file system tells a changed file."""
+"""Digests of image files, kept until the file system says that a file has changed."""
 
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -10,16 +11,15 @@ from pathlib import Path
 import pandas as pd
 
 from distracted.errors import ImageError, ImagesError
-from distracted.files import atomic_path, file_identity
+from distracted.files import FileState, atomic_path
 from distracted.progress import Progress, silent
 
-_SHOWN = 5
-_IDENTITY = ["size", "mtime_ns", "ctime_ns", "inode"]
-_COLUMNS = ["name", *_IDENTITY, "digest"]
-#: Two changes of a file may get one and the same time if less lies between them, by the file system's clock.
-_SETTLED_NS = 2_000_000_000
+_log = logging.getLogger(__name__)
 
-_Identity = tuple[int, int, int, int]
+_SHOWN = 5
+_COLUMNS = ["name", *FileState._fields, "digest"]
+
+_Digests = dict[str, tuple[FileState, str]]
 
 
 def digest_images(
@@ -29,21 +29,27 @@ def digest_images(
 
     Args:
         paths: Existing files below `root`.
-        cache: Parquet file of earlier digests. A file is read again unless size, inode, modification time and
-            change time are the same; the last one is the kernel's own, which no program can set. Files that
-            changed within the last two seconds are not remembered: they may change again under the same time.
+        cache: Parquet file of earlier digests. A file is read again unless its `FileState` is the same. Files
+            that changed within the last two seconds are not remembered.
 
     Raises:
         ImagesError: files are empty, truncated or no images; the message names the first few.
     """
     known = _read_cache(cache)
-    settled = time.time_ns() - _SETTLED_NS
+    now = time.time_ns()
     prefix = f"{root}{os.sep}"
     names = [str(path).removeprefix(prefix) for path in paths]
-    identities = [file_identity(path) for path in paths]
-    digests = [_recall(known, *key) for key in zip(names, identities, strict=True)]
+    states = [FileState.of(path) for path in paths]
+    digests = [_recall(known, *key) for key in zip(names, states, strict=True)]
     missing = [index for index, digest in enumerate(digests) if digest is None]
     if missing:
+        states_now = {names[index]: states[index] for index in missing}
+        if 2 * _num_alike(known, states_now) > len(missing):
+            _log.info(
+                "most images are read again: their sizes and times are as before, but not their inodes or "
+                "change times. A copy has others, and some network drives give others after each mount; "
+                "images on a local disk are read once"
+            )
         bad: list[str] = []
         files = [Path(paths[index]) for index in missing]
         try:
@@ -56,14 +62,12 @@ def digest_images(
                         bad.append(str(result))
                     else:
                         digests[index] = result
-                        if identities[index][2] < settled:
-                            known[names[index]] = identities[index], result
+                        if states[index].is_settled(now):
+                            known[names[index]] = states[index], result
                     step()
         finally:  # a stop costs nothing: from a slow disk this takes hours
             if cache is not None:
-                rows = [(name, *identity, digest) for name, (identity, digest) in known.items()]
-                with atomic_path(cache) as temporary:
-                    pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
+                _write_cache(cache, known)
         if bad:
             rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
             raise ImagesError("\n".join(bad[:_SHOWN]) + rest, tuple(bad))
@@ -86,20 +90,35 @@ def _read_and_digest(path: Path) -> str | ImageError:
     return digest_bytes(data)
 
 
-def _recall(known: dict[str, tuple[_Identity, str]], name: str, identity: _Identity) -> str | None:
+def _recall(known: _Digests, name: str, state: FileState) -> str | None:
     """A file's digest, if it was the same file when it was read; else None."""
     entry = known.get(name)
-    return entry[1] if entry is not None and entry[0] == identity else None
+    return entry[1] if entry is not None and entry[0] == state else None
 
 
-def _read_cache(cache: Path | None) -> dict[str, tuple[_Identity, str]]:
-    """Identities and digests by name; empty if the cache is missing, damaged or of an earlier version."""
+def _num_alike(known: _Digests, states: Mapping[str, FileState]) -> int:
+    """Number of changed files whose sizes and modification times are those of the known ones."""
+    return sum(name in known and known[name][0][:2] == state[:2] for name, state in states.items())
+
+
+def _read_cache(cache: Path | None) -> _Digests:
+    """States and digests by name; empty if the cache is missing, damaged or of an earlier version."""
     if cache is None or not cache.is_file():
         return {}
     try:
         table = pd.read_parquet(cache, columns=_COLUMNS)
     except (OSError, ValueError, KeyError):
         return {}
-    names, *identity, digests = (table[name].tolist() for name in _COLUMNS)
-    entries = zip(zip(*identity, strict=True), digests, strict=True)
+    names, *states, digests = (table[name].tolist() for name in _COLUMNS)
+    entries = zip(map(FileState, *states), digests, strict=True)
     return dict(zip(names, entries, strict=True))
+
+
+def _write_cache(cache: Path, known: _Digests) -> None:
+    rows = [(name, *state, digest) for name, (state, digest) in known.items()]
+    try:
+        with atomic_path(cache) as temporary:
+            pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
+    except OSError as error:
+        reason = f"{cache.parent} cannot be written ({error.strerror})"
+        _log.warning("%s: the next command reads all images again", reason)

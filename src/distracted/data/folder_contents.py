@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from distracted.data.image_files import ENDINGS, ImageFiles
+from distracted.data.formats import ENDINGS
+from distracted.data.image_files import ImageFiles
 from distracted.data.tables import read_table
 from distracted.errors import DataError
 

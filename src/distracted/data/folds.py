@@ -3,6 +3,7 @@
 import io
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,15 @@ class Folds:
     def labels(self) -> NDArray[np.int64]:
         return self.table["label"].to_numpy(np.int64)
 
+    @cached_property
+    def subject_names(self) -> "pd.Series[str]":
+        """Subject of each image; of several spellings of one name the first."""
+        return one_spelling(self.table)
+
     @property
     def subjects(self) -> NDArray[np.int64]:
         """Subject of each image as an id 0..S-1, shape (num_images,); spellings of one name share an id."""
-        return pd.factorize(one_spelling(self.table), sort=True)[0].astype(np.int64)
+        return pd.factorize(self.subject_names, sort=True)[0].astype(np.int64)
 
     @property
     def scored(self) -> NDArray[np.int64]:
@@ -170,12 +176,12 @@ def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
     Raises:
         FoldsError: the file has another number of folds than `num_folds`, or does not match the data.
     """
-    feasible = feasible_folds(competition, num_folds)
     if not path.exists():
-        text = make_folds(competition, feasible).to_csv(index=False, lineterminator="\n")
+        table = make_folds(competition, feasible_folds(competition, num_folds))
+        text = table.to_csv(index=False, lineterminator="\n")
         create_text(path, text)  # no effect if another process was first; its folds are read below
     folds = read_folds(path, competition)
-    if folds.num_folds not in (feasible, 1):
+    if folds.num_folds not in (num_folds, 1) and folds.num_folds != feasible_folds(competition, num_folds):
         raise FoldsError(
             f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares one "
             f"split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"

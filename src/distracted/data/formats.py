@@ -8,6 +8,8 @@ from distracted.data import jpeg
 
 #: Pillow's names of the formats that are read, in any bit depth, colour space and compression.
 READABLE = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+#: Their files' names.
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff")
 _MOST_LEADING = 64  # bytes before the start of a JPEG or PNG that are skipped, such as a line break
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # including its checksum

@@ -42,13 +42,14 @@ def match_training_images(
     Raises:
         DataError: as `match_images`; or an image is listed twice.
     """
-    rows = zip(imgs.tolist(), labels.tolist(), classes.tolist(), strict=True)
-    found = [files.find(img, folders=(label, name)) for img, label, name in rows]
+    rows = list(zip(imgs.tolist(), labels.tolist(), classes.tolist(), strict=True))
+    found_by_row = {row: files.find(row[0], folders=row[1:]) for row in set(rows)}  # names may repeat
+    found = [found_by_row[row] for row in rows]
     if imgs.is_unique:
         return imgs, _one_each(imgs, found, path)
     again = imgs.duplicated(keep=False)
-    repeated = [tuple(paths) for paths, is_repeated in zip(found, again, strict=True) if is_repeated]
-    if any(len(paths) != 1 for paths in repeated) or len(set(repeated)) < len(repeated):
+    repeated = [paths for paths, is_repeated in zip(found, again, strict=True) if is_repeated]
+    if any(len(paths) != 1 for paths in repeated) or len({path for [path] in repeated}) < len(repeated):
         img = imgs[imgs.duplicated()].iloc[0]
         if len(same := files.of_name(img)) > 1:
             raise DataError(
@@ -85,6 +86,9 @@ def missing_images(
         if path == ""
     ]
     places = ", ".join(files.places)
+    for name, kind, advice in files.left_out:
+        if f"{expected[0]}/".startswith(f"{name}/") or f"/{name}".endswith(f"/{missing.iloc[0]}"):
+            return expected, f", or mend {name}: {kind}{f' ({advice})' if advice else ''}"
     if near := files.of_stem(missing.iloc[0]):
         return expected, f" ({near[0]} is there; is it the same image?)"
     if not files.paths:

@@ -1,6 +1,8 @@
-"""Checks of the names in lists: of images, classes and subjects."""
+"""Checks of names: of images, classes and subjects in lists, and of files on disk."""
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +15,8 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 #: Part of a name that needs no closer look: up to 62 characters, of which each takes up to four bytes.
 _PLAIN_PART = r"\w(?:[\w. +-]{0,60}\w)?"
 _PLAIN = re.compile(f"{_PLAIN_PART}(?:/{_PLAIN_PART})*")
+#: Control characters, and what Python makes of bytes that are not UTF-8.
+_UNWRITABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 
 
 def check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
@@ -31,6 +35,21 @@ def check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
         if (size := max(len(part.encode()) for part in parts)) > _LONGEST_NAME:
             size_text = f"a name of {size} bytes, expected at most {_LONGEST_NAME}"
             raise DataError(f"{where}: {size_text}: {value[:40]!r}...")
+
+
+def check_file_names(names: Iterable[str], folder: Path) -> None:
+    """Check that the names of images on disk can be written to lists."""
+    if odd := [name for name in names if _UNWRITABLE.search(name)]:
+        count = "a file name" if len(odd) == 1 else f"{len(odd)} file names"
+        raise DataError(
+            f"{folder}: {count} with control characters or bytes that are not UTF-8, such as "
+            f"{os.fsencode(odd[0])!r}; rename such files (`convmv` mends names in another encoding)"
+        )
+
+
+def in_utf8(name: str) -> str:
+    """A file's name as it is written: bytes that are not UTF-8 as \\x and two digits."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def check_unique(imgs: "pd.Series[str]", path: Path) -> None:

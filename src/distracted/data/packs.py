@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -57,8 +58,11 @@ class CachedPictures:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> Image:
-        number, row = self._places[index]
-        return self._pictures[index] if number < 0 else self._packs[number][int(row)]
+        number, row = map(int, self._places[index])
+        if number >= 0:
+            with suppress(FileNotFoundError):  # deleted before this process opened it
+                return self._packs[number][row]
+        return self._pictures[index]
 
     @property
     def is_complete(self) -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from distracted.data.image_files import ImageFiles
 from distracted.data.names import check_names
+from distracted.data.subjects import plain_spelling
 from distracted.data.tables import read_table
 from distracted.errors import DataError
 from distracted.schema import DataConfig
@@ -161,13 +162,13 @@ def _marked(marks: pd.DataFrame, path: Path) -> "pd.Series[str]":
 
 
 def _joined(groups: pd.DataFrame) -> "pd.Series[str]":
-    """Subjects of rows that share a value in any column, directly or through others."""
+    """Subjects of rows that share a value in any column, directly or through others, in whatever spelling."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     codes, size = [], len(groups)
     for name in groups.columns:
-        ids, values = pd.factorize(groups[name])
+        ids, values = pd.factorize(groups[name].map(plain_spelling))
         codes.append(ids + size)
         size += len(values)
     rows = np.tile(np.arange(len(groups)), len(codes))

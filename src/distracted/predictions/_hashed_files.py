@@ -1,7 +1,6 @@
 """Files and their hashes; those of large files are kept between commands, as 200 runs have 4 GB of them."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,27 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from distracted.files import sha256_bytes, write_text
+from distracted.files import FileState, sha256_bytes, write_text
 
 #: Bytes to hash before the hashes are written again; those that are left out are soon computed.
 _WORTH_WRITING = 32_000_000
-#: A file that was changed less than this before it was read may change once more without a new time: in ns.
-_SETTLED = 2_000_000_000
 
 
 class File(NamedTuple):
-    """What tells a file from those before it at the same path; times are in ns.
-
-    Files of the store are replaced by renaming: another file has another inode. One that is written in place
-    has another `ctime_ns`, the time of the inode's last change, which cannot be set back.
-    """
+    """A file that was or is at a path."""
 
     path: Path
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+    state: FileState
 
 
 class HashedFiles:
@@ -48,7 +37,7 @@ class HashedFiles:
     def at(path: Path) -> File | None:
         """The file that is at a path now; None if there is none."""
         try:
-            return _identify(path, path.stat())
+            return File(path, FileState.of(path))
         except OSError:
             return None
 
@@ -56,12 +45,12 @@ class HashedFiles:
         """A file and its content, from which its hash is known from now on."""
         begin = time.time_ns()
         with path.open("rb") as opened:
-            file, content = _identify(path, os.fstat(opened.fileno())), opened.read()
+            file, content = File(path, FileState.of(opened.fileno())), opened.read()
         if file not in self._hashes:  # one that was kept only saves the reading
             self._hashes[file] = sha256_bytes(content)
-            if begin - max(file.mtime_ns, file.ctime_ns) > _SETTLED:
+            if file.state.is_settled(begin):
                 self._settled[file] = self._hashes[file]
-                self._unwritten += file.size
+                self._unwritten += file.state.size
                 if self._unwritten >= _WORTH_WRITING:
                     self._write()
         return file, content
@@ -78,20 +67,16 @@ class HashedFiles:
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def _parse(self, kept: dict[str, tuple[int, int, int, int, int, str]]) -> Iterator[tuple[File, str]]:
-        for name, (*identity, sha256) in kept.items():
-            yield File(self._folder / name, *identity), sha256
+    def _parse(self, kept: dict[str, tuple[int, int, int, int, str]]) -> Iterator[tuple[File, str]]:
+        for name, (*state, sha256) in kept.items():
+            yield File(self._folder / name, FileState(*state)), sha256
 
     def _write(self) -> None:
         """Keep one hash for each path, the latest."""
         kept = {
-            file.path.relative_to(self._folder).as_posix(): [*file[1:], sha256]
+            file.path.relative_to(self._folder).as_posix(): [*file.state, sha256]
             for file, sha256 in self._settled.items()
         }
         with suppress(OSError):  # the next command hashes them again
             write_text(self._kept, json.dumps(kept))
         self._unwritten = 0
-
-
-def _identify(path: Path, stat: os.stat_result) -> File:
-    return File(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

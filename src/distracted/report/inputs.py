@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distracted.audit.findings import read_audit
-from distracted.files import file_identity, sha256_file, sha256_json
+from distracted.files import FileState, sha256_file, sha256_json
 from distracted.headline import LOG_LOSS
 from distracted.paths import JOB, METRICS, NETWORK, REDO
 from distracted.predictions.job_state import read_job_state
@@ -80,7 +80,7 @@ def _digest(path: Path) -> str:
 
 def _stamp(path: Path) -> list[int]:
     try:
-        return list(file_identity(path))
+        return list(FileState.of(path))
     except FileNotFoundError:
         return []
 

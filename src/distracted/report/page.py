@@ -188,10 +188,10 @@ def _errors(scored: RowScores) -> Errors:
 
 def _subjects(store: Store) -> list[dict[str, Any]]:
     """Images of each subject: fold, images, and of each class."""
-    table = store.folds.table
-    counts = pd.crosstab(table["subject"], table["label"])
+    table, names = store.folds.table, store.folds.subject_names
+    counts = pd.crosstab(names, table["label"])
     counts = counts.reindex(columns=range(store.competition.num_classes), fill_value=0)
-    folds = table.groupby("subject")["fold"].first()
+    folds = table["fold"].groupby(names).first()
     return [
         {"subject": subject, "fold": int(folds[subject]), "counts": row, "images": int(row.sum())}
         for subject, row in zip(counts.index, counts.to_numpy(), strict=True)

@@ -50,4 +50,8 @@ def safe_name(text: str) -> str:
         return text
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", plain).strip("_").lstrip(".+-")
-    return name if NAME.fullmatch(name) else f"data_{sha256(text.encode()).hexdigest()[:8]}"
+    return (
+        name
+        if NAME.fullmatch(name)
+        else f"data_{sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    )

@@ -1,6 +1,5 @@
 """`make predict`: new photographs, predicted by a run as its test set was."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distracted.data.names import in_utf8
 from distracted.data.picture_sets import Images
+from distracted.data.walk import LeftOut
 from distracted.ensemble.members import open_sources
 from distracted.errors import ImageError, StoreError
 from distracted.files import atomic_path
@@ -25,7 +26,7 @@ from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
-from distracted.submission.photograph_files import LeftOut, find_photographs
+from distracted.submission.photograph_files import find_photographs
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,6 @@ def write_left_out(path: Path, photographs: Photographs) -> None:
     table = pd.DataFrame(items, columns=list(LeftOut._fields))
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", quoting=2)  # csv.QUOTE_NONNUMERIC
-
-
-def in_utf8(name: str) -> str:
-    """A file's name as it is written: bytes that are not UTF-8 as \\x and two digits."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def check_steps(store: Store, run: Run) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,29 @@ class TestNeighbours:
         data = DAMAGED["JPEG, cut, end marker appended"](rng)
         at = data.find(b"\xff\xdb")
         assert "premature end" in verdict(data[:at] + b"\0\0" + data[at:])
+
+    @pytest.mark.parametrize("options", [{"restart_marker_rows": 1}, {"progressive": True}])
+    @pytest.mark.parametrize("is_odd", [False, True])
+    def test_stray_bytes_in_the_scans_are_damage(
+        self, rng: np.random.Generator, options: dict[str, object], is_odd: bool
+    ) -> None:
+        """Unlike those between segments: what the decoder skips before the next marker belongs to rows."""
+        data = damaged_files.jpeg(rng, **options)
+        whole, scan = decode_rgb(data, PATH).astype(int), jpeg.start_of_scan(data) + 20
+        num_stray = 0
+        for _ in range(80):
+            length = int(rng.integers(8, 200))
+            at = int(rng.integers(scan, len(data) - length))
+            damaged = data[:at] + data[scan : scan + length] + data[at + length :]
+            if is_odd:
+                tables = damaged.find(b"\xff\xdb")
+                damaged = damaged[:tables] + b"\0\0" + damaged[tables:]
+            said = images.messages_of(jpeg.without_stray_bytes(damaged))
+            with suppress(ImageError):  # refused
+                is_changed = np.abs(decode(damaged, PATH).rgb - whole).max() > 30
+                num_stray += is_changed and "extraneous bytes before marker" in said
+            assert verdict(damaged) or not said
+        assert num_stray > 3
 
     def test_only_a_missing_end_marker_is_not_a_missing_row(self, rng: np.random.Generator) -> None:
         for options in ({}, {"progressive": True}, {"restart_marker_blocks": 4}):

@@ -33,8 +33,9 @@ def examine(decoded: Decoded) -> Condition:
     damage = damage_in(said, data)
     match decoded.header.kind:
         case "JPEG":
-            if not damage and said:  # libjpeg prints only its first message: a harmless one hides others
-                damage = damage_in(messages_of(jpeg.without_stray_bytes(data)), data)
+            if not damage and said and jpeg.has_stray_bytes(data):  # libjpeg prints only its first message
+                clean = jpeg.without_stray_bytes(data)
+                damage = damage_in(messages_of(clean), clean)
             damage = damage or _silent_damage(data, bytes_after_last_row(said))
         case "TIFF":
             damage = damage or _damage_of_tiff(data)

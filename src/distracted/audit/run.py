@@ -30,7 +30,7 @@ from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 2  # raised when the checks change
+_VERSION = 3  # raised when the checks change
 _BAD = 3.0  # a subject is reported from this multiple of the pooled log loss on
 _MOST = 20  # subjects that are reported
 

@@ -18,7 +18,7 @@ from distracted.errors import ImageError
 from distracted.files import atomic_path
 from distracted.progress import Progress, silent
 
-_VERSION = 2  # increase when the definition of a statistic changes, to ignore older caches
+_VERSION = 3  # increase when the definition of a statistic changes, to ignore older caches
 _SIDE = 32  # pixels of the grey thumbnail that is hashed
 _LOW = 8  # its lowest frequencies in each direction
 _NUMBERS = ("width", "height", "brightness", "contrast", "colour", "bits")

@@ -13,13 +13,14 @@ import pytest
 
 from distracted.audit import duplicates
 from distracted.audit.alike import subject_similarity
+from distracted.audit.candidates import write_candidates
 from distracted.audit.copies import check_exact
 from distracted.audit.duplicates import check_near, measure_limits
 from distracted.audit.findings import Check, as_findings, read_audit, write_audit
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
-from distracted.audit.run import audit_competition, write_candidates
+from distracted.audit.run import audit_competition
 from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
 from distracted.data.contents import digest_bytes
 from distracted.data.drops import without_drops
@@ -30,7 +31,6 @@ from distracted.files import sha256_file
 from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
 from distracted.schema import RunConfig, hash_config
-from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 PACKAGE = ("model.image_size=64", "runtime.tracking=none", "training.num_folds=3", "runtime.num_workers=0")
@@ -277,6 +277,31 @@ class TestDuplicates:
         ]
         assert "only the nearest 1 are compared" in caplog.text
 
+    def test_many_near_copies_hide_no_leak(self, painted: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each is compared with the nearest of each other fold and of the test set; lists stay short."""
+        monkeypatch.setattr(duplicates, "_PARTNERS", 1)
+        train_paths, test_paths = painted.competition.train_paths(), painted.competition.test_paths()
+        copies, image = [*train_paths[::2], *test_paths[:3]], read_rgb(train_paths[0])
+        for number, path in enumerate(copies):
+            save(path, cv2.resize(image, (150 - number, 120)), quality=60 + number % 30)
+        store = reopened(painted)
+        check, _ = check_near(store, scan(store))
+        folds = store.folds.table.set_index("img")["fold"].to_dict()  # test images are not in it
+        meets: dict[str, set[int]] = {path.name: set() for path in copies}
+        for one, other in check.findings[["img", "other"]].to_numpy():
+            meets[one].add(folds.get(other, -2))
+            meets[other].add(folds.get(one, -2))
+        for path in train_paths[::2]:
+            own = folds[path.name]
+            assert meets[path.name] - {own} == {0, 1, 2, -2} - {own}
+        assert len(check.findings) <= 4 * len(copies)
+
+    def test_a_picture_too_long_for_a_jpeg(self, tmp_path: Path) -> None:
+        long = np.tile(scene(1, size=(8, 500)), (1, 180, 1))  # 90,000 pixels
+        assert cv2.imwrite(str(tmp_path / "long.png"), long)
+        limits = measure_limits([tmp_path / "long.png"])
+        assert 4 <= limits.bits <= 12 and 0.95 <= limits.similarity <= 1
+
     def test_black_images_are_not_duplicates(self, painted: Store) -> None:
         for number, path in enumerate(painted.competition.train_paths()[:6]):
             noise = np.random.default_rng(number).integers(0, 3, (120, 160, 3), dtype=np.uint8)
@@ -363,8 +388,8 @@ def test_an_audit_is_stored_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
     write_run("a", skill=6.0)
-    resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    first = audit_competition(store, resolved, drops=True)
+    config = configure(model="efficientnet_lite0", tiny=PACKAGE)
+    first = audit_competition(store, config, drops=True)
     kept = read_audit(store)
     assert kept is not None and kept.run == "a" and kept.is_current
     assert [check.key for check in kept.checks] == [check.key for check in first.checks]
@@ -372,10 +397,10 @@ def test_an_audit_is_stored_and_read_back(
     assert keys <= set(by_key(first.checks))
     folder = store.workspace.audit("tiny")
     before = (folder / "findings.json").stat()
-    assert audit_competition(store, resolved, drops=True).made == first.made
+    assert audit_competition(store, config, drops=True).made == first.made
     assert (folder / "findings.json").stat() == before  # not written again
-    assert audit_competition(store, resolved).how != first.how
-    audit_competition(store, resolved, drops=True, force=True)
+    assert audit_competition(store, config).how != first.how
+    audit_competition(store, config, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
     assert list(candidates.columns) == ["img", "reason", "fold"]
     write_run("a", skill=5.0)
@@ -387,14 +412,14 @@ def test_an_audit_is_stored_and_read_back(
 
 def test_random_features_are_an_error(store: Store, configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="no pretrained weights"):
-        audit_competition(store, resolve(configure(), num_folds=3))
+        audit_competition(store, configure())
 
 
 def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
-    resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    assert audit_competition(store, resolved).run == ""
+    package = configure(model="efficientnet_lite0", tiny=PACKAGE)
+    assert audit_competition(store, package).run == ""
     write_run("poor", skill=0.5)
     write_run("good", skill=3.0)
     write_run("part", skill=9.0, folds=(0, 1))
@@ -404,7 +429,7 @@ def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
         manifest = json.loads(path.read_text())
         config = {**manifest["config"], "leaky": True}
         path.write_text(json.dumps({**manifest, "config": config, "config_hash": hash_config(config)}))
-    assert audit_competition(store, resolved).run == "good"
+    assert audit_competition(store, package).run == "good"
 
 
 def test_findings_round_trip_through_csv(store: Store) -> None:

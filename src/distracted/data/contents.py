@@ -44,7 +44,7 @@ def digest_images(
     digests = [_recall(known, *key) for key in zip(names, identities, strict=True)]
     missing = [index for index, digest in enumerate(digests) if digest is None]
     if missing:
-        bad: list[str] = []
+        bad: dict[Path, str] = {}
         files = [Path(paths[index]) for index in missing]
         try:
             with (
@@ -53,7 +53,7 @@ def digest_images(
             ):
                 for index, result in zip(missing, pool.map(_read_and_digest, files), strict=True):
                     if isinstance(result, ImageError):
-                        bad.append(str(result))
+                        bad[Path(paths[index])] = str(result)
                     else:
                         digests[index] = result
                         if identities[index][2] < settled:
@@ -66,7 +66,7 @@ def digest_images(
                     pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
         if bad:
             rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-            raise ImagesError("\n".join(bad[:_SHOWN]) + rest, tuple(bad))
+            raise ImagesError("\n".join([*bad.values()][:_SHOWN]) + rest, bad)
     return [digest for digest in digests if digest is not None]
 
 

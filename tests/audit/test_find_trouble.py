@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from distracted.audit.alike import subject_similarity
 from distracted.audit.candidates import write_candidates
 from distracted.audit.copies import check_exact
 from distracted.audit.duplicates import check_near, measure_limits
-from distracted.audit.findings import Check, as_findings, read_audit, write_audit
+from distracted.audit.findings import Check, as_findings, read_audit, write_audit, write_unreadable
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
@@ -102,6 +103,22 @@ class TestScan:
         pd.testing.assert_frame_equal(first, again)
         cache.write_bytes(b"damaged")
         pd.testing.assert_frame_equal(first, scan_images(paths, contents, cache=cache))
+
+    def test_a_stopped_scan_is_not_lost(self, store: Store, tmp_path: Path) -> None:
+        paths, contents = store.competition.train_paths(), store.competition.train["content"].tolist()
+        cache, whole = tmp_path / "scan.parquet", scan_images(paths, contents)
+
+        done: list[int] = []
+
+        def step() -> None:
+            done.append(1)
+            if len(done) == 5:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            scan_images(paths, contents, cache=cache, progress=lambda *_, **__: nullcontext(step))
+        again = scan_images([tmp_path / "gone"] * 5, contents[:5], cache=cache)
+        pd.testing.assert_frame_equal(again, whole.iloc[:5])
 
     def test_an_undecodable_image_is_reported_and_not_cached(self, store: Store, tmp_path: Path) -> None:
         path = tmp_path / "bad.jpg"
@@ -430,6 +447,19 @@ def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
         config = {**manifest["config"], "leaky": True}
         path.write_text(json.dumps({**manifest, "config": config, "config_hash": hash_config(config)}))
     assert audit_competition(store, package).run == "good"
+
+
+def test_unreadable_images_are_named_as_in_the_lists(store: Store) -> None:
+    """Where a name is a path, it stays one; and a path may hold a colon."""
+    competition = store.competition
+    train = competition.train.assign(img="day 1: noon/" + competition.train["img"])
+    listed = replace(competition, train=train, train_files=tuple(train["img"]))
+    problems = {listed.train_paths()[2]: "day: x: empty", listed.test_paths()[1]: "cut"}
+    table = pd.read_csv(write_unreadable(store.workspace, listed, problems), keep_default_na=False)
+    assert table[["img", "part", "subject", "classname", "note"]].to_numpy().tolist() == [
+        [*train.loc[2, ["img"]], "train", *train.loc[2, ["subject", "classname"]], "day: x: empty"],
+        [competition.test["img"][1], "test", "", "", "cut"],
+    ]
 
 
 def test_findings_round_trip_through_csv(store: Store) -> None:

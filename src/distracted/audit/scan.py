@@ -44,20 +44,20 @@ def scan_images(
     known = _read_cache(cache)
     missing = {c: path for c, path in zip(contents, paths, strict=True) if c not in known.index}
     if missing:
-        rows = []
-        with (
-            ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
-            progress("scanning images", total=len(missing), unit="img") as step,
-        ):
-            for row in pool.map(_scan, missing.values(), missing):
-                rows.append(row)
-                step()
-        scanned = pd.DataFrame(rows, index=pd.Index(missing, name="content")).astype({"hash": np.uint64})
-        known = pd.concat([known, scanned]) if len(known) else scanned
-        if cache is not None:
-            readable = known[known["error"] == ""].assign(version=_VERSION)
-            with atomic_path(cache) as temporary:
-                readable.reset_index().to_parquet(temporary, index=False)
+        rows: dict[str, dict[str, Any]] = {}
+        try:
+            with (
+                ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
+                progress("scanning images", total=len(missing), unit="img") as step,
+            ):
+                for content, row in zip(missing, pool.map(_scan, missing.values(), missing), strict=True):
+                    rows[content] = row
+                    step()
+        finally:  # a stop costs nothing
+            if rows:
+                scanned = pd.DataFrame.from_dict(rows, orient="index").astype({"hash": np.uint64})
+                known = pd.concat([known, scanned]) if len(known) else scanned
+                _write_cache(cache, known)
     return known.loc[list(contents)].reset_index(drop=True)
 
 
@@ -116,6 +116,13 @@ def _light(image: Image, grey: NDArray[np.uint8]) -> tuple[float, float, float]:
         distances += int(cv2.absdiff(channels, np.dstack([strip] * 3)).sum(dtype=np.int64))
     deviation = math.sqrt(count * squares - total**2) / count
     return total / count, deviation, distances / image.size
+
+
+def _write_cache(cache: Path | None, known: pd.DataFrame) -> None:
+    if cache is not None:
+        readable = known[known["error"] == ""].assign(version=_VERSION).rename_axis("content")
+        with atomic_path(cache) as temporary:
+            readable.reset_index().to_parquet(temporary, index=False)
 
 
 def _read_cache(cache: Path | None) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distracted.audit import duplicates
+from distracted.audit import nearest
 from distracted.audit.alike import subject_similarity
 from distracted.audit.candidates import write_candidates
 from distracted.audit.copies import check_exact
@@ -22,7 +22,7 @@ from distracted.audit.labels import blind_label_issues, check_labels, find_wrong
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
 from distracted.audit.run import audit_competition
-from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
+from distracted.audit.scan import differing_bits, perceptual_hash, scan_images, turn, turn_name
 from distracted.data.contents import digest_bytes
 from distracted.data.drops import without_drops
 from distracted.data.images import read_rgb
@@ -248,8 +248,8 @@ class TestDuplicates:
             quality=60,
         )
         store = reopened(painted)
-        leaks, contradictions = check_near(store, scan(store))
-        assert leaks.findings.empty
+        leaks, contradictions, turned = check_near(store, scan(store))
+        assert leaks.findings.empty and turned.findings.empty
         [finding] = contradictions.findings.to_dict("records")
         assert {finding["img"], finding["other"]} == {train["img"][one], train["img"][other]}
         assert {finding["classname"], finding["other_classname"]} == {"c0", "c1"}
@@ -265,8 +265,8 @@ class TestDuplicates:
         test_path = painted.competition.test_paths()[4]
         save(test_path, small, quality=70)
         store = reopened(painted)
-        check, contradictions = check_near(store, scan(store))
-        assert contradictions.findings.empty
+        check, contradictions, turned = check_near(store, scan(store))
+        assert contradictions.findings.empty and turned.findings.empty
         pairs = {frozenset(pair) for pair in check.findings[["img", "other"]].to_numpy().tolist()}
         imgs, test = store.competition.train["img"], store.competition.test["img"]
         shown = {imgs[row], imgs[own]}
@@ -274,6 +274,20 @@ class TestDuplicates:
             frozenset((imgs[twin], test[4]))
         }
         assert (check.findings["value"].astype(float) > 0.98).all()
+
+    @pytest.mark.parametrize("number", [1, 4, 6])
+    def test_a_turned_copy_is_named(self, painted: Store, number: int) -> None:
+        train, paths = painted.competition.train, painted.competition.train_paths()
+        row, twin = (int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p003"))
+        channels = [turn(channel, number) for channel in np.moveaxis(read_rgb(paths[row]), 2, 0)]
+        save(paths[twin], np.ascontiguousarray(np.dstack(channels)), quality=60)
+        store = reopened(painted)
+        leaks, contradictions, turned = check_near(store, scan(store))
+        assert leaks.findings.empty and contradictions.findings.empty
+        [finding] = turned.findings.to_dict("records")
+        assert {finding["img"], finding["other"]} == {train["img"][row], train["img"][twin]}
+        inverse = {1: 3, 3: 1}.get(number, number)  # which of the two is turned depends on their order
+        assert finding["note"] in (turn_name(number), turn_name(inverse))
 
     def test_only_the_nearest_of_too_many_pairs_are_compared(
         self, painted: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -286,9 +300,9 @@ class TestDuplicates:
         save(paths[far], cv2.resize(image, (80, 60), interpolation=cv2.INTER_AREA), quality=20)
         store = reopened(painted)
         scanned = scan(store)
-        monkeypatch.setattr(duplicates, "_CHUNK", 2)
-        monkeypatch.setattr(duplicates, "_MAX_PAIRS", 1)
-        check, _ = check_near(store, scanned)
+        monkeypatch.setattr(nearest, "_CHUNK", 2)
+        monkeypatch.setattr(nearest, "_MAX_PAIRS", 1)
+        check, *_ = check_near(store, scanned)
         assert check.findings[["img", "other"]].to_numpy().tolist() == [
             store.competition.train["img"][[0, near]].tolist()
         ]
@@ -296,13 +310,13 @@ class TestDuplicates:
 
     def test_many_near_copies_hide_no_leak(self, painted: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each is compared with the nearest of each other fold and of the test set; lists stay short."""
-        monkeypatch.setattr(duplicates, "_PARTNERS", 1)
+        monkeypatch.setattr(nearest, "_PARTNERS", 1)
         train_paths, test_paths = painted.competition.train_paths(), painted.competition.test_paths()
         copies, image = [*train_paths[::2], *test_paths[:3]], read_rgb(train_paths[0])
         for number, path in enumerate(copies):
             save(path, cv2.resize(image, (150 - number, 120)), quality=60 + number % 30)
         store = reopened(painted)
-        check, _ = check_near(store, scan(store))
+        check, *_ = check_near(store, scan(store))
         folds = store.folds.table.set_index("img")["fold"].to_dict()  # test images are not in it
         meets: dict[str, set[int]] = {path.name: set() for path in copies}
         for one, other in check.findings[["img", "other"]].to_numpy():

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -14,7 +13,7 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from damaged_files import tiled_tiff
+from damaged_files import encode, png_chunk, tiled_tiff
 from distracted.data import images
 from distracted.data.images import (
     check_bytes,
@@ -41,12 +40,6 @@ def picture() -> PillowImage.Image:
     return coarse.resize((60, 40), PillowImage.Resampling.BICUBIC)
 
 
-def encode(picture: PillowImage.Image, kind: str = "JPEG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def by_pillow(data: bytes) -> np.ndarray:
     """Pillow's result: rotated by EXIF, as RGB."""
     return np.asarray(ImageOps.exif_transpose(PillowImage.open(io.BytesIO(data))).convert("RGB"))
@@ -63,10 +56,6 @@ def with_thumbnail(picture: PillowImage.Image) -> tuple[bytes, int]:
     content = b"Exif\0\0MM\0*" + bytes(8) + encode(picture.resize((16, 12)))
     segment = b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
     return data[:2] + segment + data[2:], 2 + len(segment)
-
-
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def tiff_of(*tags: tuple[int, int, int, int]) -> bytes:

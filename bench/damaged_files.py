@@ -246,18 +246,20 @@ def _top_down(rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def tiled_tiff(pixels: NDArray[Any], side: int = 64) -> bytes:
-    """An uncompressed TIFF in tiles, which Pillow cannot write.
+def tiled_tiff(pixels: NDArray[Any], side: int = 64, *, deflate: bool = False) -> bytes:
+    """A TIFF in tiles, which Pillow cannot write.
 
     Args:
         pixels: Of 8 or 16 bits, shape (H, W, num_samples), num_samples 1, 3 or 4 (with alpha).
+        deflate: Compress each tile.
     """
     height, width, samples = pixels.shape
     padded = np.pad(pixels, [(0, -height % side), (0, -width % side), (0, 0)])
     tops, lefts = range(0, height, side), range(0, width, side)
     tiles = [padded[top : top + side, left : left + side].tobytes() for top in tops for left in lefts]
+    tiles = [zlib.compress(tile) for tile in tiles] if deflate else tiles
     lengths = [len(tile) for tile in tiles]
-    values = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * samples, 259: [1]}
+    values = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * samples, 259: [8 if deflate else 1]}
     values |= {262: [1 if samples == 1 else 2], 277: [samples], 322: [side], 323: [side]}
     values |= {324: np.cumsum([8, *lengths])[:-1].tolist(), 325: lengths}
     values |= {338: [2]} if samples == 4 else {}

@@ -11,7 +11,8 @@ from distracted.data import jpeg
 from distracted.data.decoders import bytes_after_last_row, damage_in, listen
 from distracted.data.images import Decoded, Image, messages_of, open_with_pillow
 
-_COMPRESSION, _STRIPS, _LENGTHS, _ZLIB = 259, 273, 279, (8, 32946)  # TIFF's tags
+_COMPRESSION, _ZLIB = 259, (8, 32946)  # TIFF's tags
+_PIECES = ((273, 279), (324, 325))  # offsets and lengths of strips or tiles
 _LEAST = 0.01  # share of the rows that is worth a number
 
 
@@ -66,7 +67,8 @@ def _damage_of_tiff(data: bytes) -> str:
                 image.load()
                 tags = getattr(image, "tag_v2", {})
                 if tags.get(_COMPRESSION) in _ZLIB:
-                    for at, length in zip(tags[_STRIPS], tags[_LENGTHS], strict=True):
+                    offsets, lengths = next(keys for keys in _PIECES if keys[0] in tags)
+                    for at, length in zip(tags[offsets], tags[lengths], strict=True):
                         zlib.decompress(data[at : at + length])
         except (OSError, zlib.error) as error:
             is_unknown = isinstance(error, UnidentifiedImageError)  # what only OpenCV reads

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -147,6 +148,23 @@ class TestNeighbours:
         with PillowImage.open(io.BytesIO(data)) as opened:
             assert (decode_rgb(data, PATH) == np.asarray(opened)).all()
         assert "IDAT: CRC error" in verdict(data)
+
+    @pytest.mark.parametrize("interlaced", [False, True])
+    def test_a_png_whose_pixels_end_early_in_good_order(
+        self, rng: np.random.Generator, interlaced: bool
+    ) -> None:
+        """No checksum is wrong, and the decoders leave the last rows, or passes, as they are."""
+        data = GOOD["PNG, interlaced"](rng)  # with one IDAT
+        header, at = data[16:29], data.find(b"IDAT")
+        pixels = zlib.decompress(data[at + 4 : -16])
+        if not interlaced:
+            picture = np.asarray(damaged_files.photograph(rng))
+            header = struct.pack(">IIBBBBB", picture.shape[1], len(picture), 8, 2, 0, 0, 0)
+            pixels = b"".join(b"\0" + row.tobytes() for row in picture)
+        assert verdict(damaged_files.png_of(header, zlib.compress(pixels))) == ""
+        for part in (0.0, 0.5, 0.99):
+            short = damaged_files.png_of(header, zlib.compress(pixels[: int(part * len(pixels))]))
+            assert verdict(short)
 
     @pytest.mark.parametrize("in_tiles", [False, True])
     def test_zlibs_checksums_in_a_tiff(self, rng: np.random.Generator, in_tiles: bool) -> None:

@@ -94,6 +94,18 @@ class TestNeighbours:
             assert verdict(padded) == ""
             assert (decode_rgb(padded, PATH) == decode_rgb(data, PATH)).all()
 
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+    def test_a_few_bytes_left_over_are_no_rows(
+        self, rng: np.random.Generator, options: dict[str, object]
+    ) -> None:
+        """Some encoders write them; libjpeg's "1 extraneous bytes before marker 0xd9"."""
+        data = damaged_files.jpeg(rng, **options)
+        for count in (1, 2, 3):
+            left_over = data[:-2] + b"\x41" * count + b"\xff\xd9"
+            assert verdict(left_over) == ""
+            assert (decode_rgb(left_over, PATH) == decode_rgb(data, PATH)).all()
+        assert verdict(data[:-2] + b"\x41" * 40 + b"\xff\xd9")
+
     def test_zeros_instead_of_the_last_rows_are_a_hole(self, rng: np.random.Generator) -> None:
         data = damaged_files.jpeg(rng)
         half = jpeg.start_of_scan(data) + 2000

@@ -69,13 +69,14 @@ def bytes_after_last_row(messages: str) -> int:
 def _is_damage(line: str, data: bytes) -> bool:
     if (stray := _STRAY.fullmatch(line)) is None:
         return line.startswith(_DAMAGE) and "ICC" not in line
-    if count := bytes_after_last_row(line):  # padding is harmless
+    if count := bytes_after_last_row(line):  # a few, or padding, are harmless
         before = data[: max(0, data.find(jpeg.END, jpeg.start_of_scan(data)))]
-        return len(before) - len(before.rstrip(b"\0\xff")) < count
+        return count > _FEW and len(before) - len(before.rstrip(b"\0\xff")) < count
     return stray["marker"] in _RESTARTS or not jpeg.has_stray_bytes(data)
 
 
 _STRAY = re.compile(r"Corrupt JPEG data: (?P<count>\d+) extraneous bytes before marker 0x(?P<marker>..)")
+_FEW = 3  # bytes that some encoders leave after the last row; less than a block of colours takes
 _RESTARTS = tuple(f"d{number}" for number in range(8))  # markers within a scan
 _DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression", "libpng error: IDAT")
 

@@ -431,6 +431,12 @@ def test_an_audit_is_stored_and_read_back(
     assert audit_competition(store, config, drops=True).made == first.made
     assert (folder / "findings.json").stat() == before  # not written again
     assert audit_competition(store, config).how != first.how
+    (folder / "odd_light.csv").unlink()
+    (folder / "odd_light.csv").mkdir()  # stops the next one while it writes
+    with pytest.raises(OSError):
+        audit_competition(store, config, force=True)
+    assert read_audit(store) is None  # files of two audits are none
+    (folder / "odd_light.csv").rmdir()
     audit_competition(store, config, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
     assert list(candidates.columns) == ["img", "reason", "fold"]

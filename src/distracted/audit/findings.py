@@ -101,6 +101,11 @@ class Audit:
     is_current: bool = True
 
 
+def discard_audit(store: Store) -> None:
+    """Mark the last audit as incomplete, before its files are replaced one by one."""
+    (store.workspace.audit(store.competition.name) / _SUMMARY).unlink(missing_ok=True)
+
+
 def write_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Audit:
     """Write a CSV for each check to runs/<data>/audit, then findings.json."""
     folder = store.workspace.audit(store.competition.name)

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from distracted.audit.candidates import candidates_of, write_candidates
-from distracted.audit.findings import Audit, read_audit, write_audit
+from distracted.audit.findings import Audit, discard_audit, read_audit, write_audit
 from distracted.audit.labels import can_judge
 from distracted.files import sha256_file, sha256_json
 from distracted.predictions.catalogue import Catalogue
@@ -56,6 +56,7 @@ def audit_competition(
         checks += check_run(store, judge, judges=judges)
     else:
         _log.info("no complete run yet: labels are checked once there is one")
+    discard_audit(store)
     write_candidates(store, checks, features if drops and judges else None, progress)
     return write_audit(store, checks, name, how)  # last: it marks the audit as complete
 

@@ -246,18 +246,42 @@ def _top_down(rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+def tiled_tiff(pixels: NDArray[Any], side: int = 64, *, deflate: bool = False) -> bytes:
+    """A TIFF in tiles, which Pillow cannot write.
+
+    Args:
+        pixels: Of 8 or 16 bits, shape (H, W, num_samples), num_samples 1, 3 or 4 (with alpha).
+        deflate: Compress each tile.
+    """
+    height, width, samples = pixels.shape
+    padded = np.pad(pixels, [(0, -height % side), (0, -width % side), (0, 0)])
+    tops, lefts = range(0, height, side), range(0, width, side)
+    tiles = [padded[top : top + side, left : left + side].tobytes() for top in tops for left in lefts]
+    tiles = [zlib.compress(tile) for tile in tiles] if deflate else tiles
+    lengths = [len(tile) for tile in tiles]
+    values = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * samples, 259: [8 if deflate else 1]}
+    values |= {262: [1 if samples == 1 else 2], 277: [samples], 322: [side], 323: [side]}
+    values |= {324: np.cumsum([8, *lengths])[:-1].tolist(), 325: lengths}
+    values |= {338: [2]} if samples == 4 else {}
+    data = b"".join(tiles)
+    directory, arrays = b"", b""
+    after = 8 + len(data) + 2 + 12 * len(values) + 4
+    for tag, numbers in values.items():
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        place = packed if len(numbers) == 1 else struct.pack("<I", after + len(arrays))
+        arrays += packed if len(numbers) > 1 else b""
+        directory += struct.pack("<HHI", tag, 4, len(numbers)) + place
+    head = struct.pack("<4sI", b"II*\0", 8 + len(data))
+    return head + data + struct.pack("<H", len(values)) + directory + bytes(4) + arrays
+
+
 def _tiled(rng: np.random.Generator) -> bytes:
-    """A TIFF of 2 x 2 tiles of 64 x 64 pixels, uncompressed."""
-    pixels = rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8).tobytes()
-    size, first = 64 * 64 * 3, 8
-    after = first + 4 * size
-    arrays = struct.pack("<3H", 8, 8, 8) + struct.pack("<4I", *(first + n * size for n in range(4)))
-    arrays += struct.pack("<4I", *[size] * 4)
-    tags = [(256, 3, 1, 128), (257, 3, 1, 128), (258, 3, 3, after), (259, 3, 1, 1), (262, 3, 1, 2)]
-    tags += [(277, 3, 1, 3)]
-    tags += [(322, 3, 1, 64), (323, 3, 1, 64), (324, 4, 4, after + 6), (325, 4, 4, after + 22)]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    return struct.pack("<4sI", b"II*\0", after + len(arrays)) + pixels + arrays + directory
+    return tiled_tiff(np.asarray(photograph(rng)))
+
+
+def _tiled_grey(rng: np.random.Generator) -> bytes:
+    grey = np.asarray(photograph(rng).convert("L"))[..., None]
+    return tiled_tiff(grey.astype("<u2") * 257)
 
 
 def _animated(rng: np.random.Generator) -> bytes:
@@ -295,7 +319,7 @@ GOOD: dict[str, Maker] = {
     "TIFF, LZW, tiled or several pages": _one_of(
         _of("TIFF", compression="tiff_lzw"), _tiled, _several("TIFF")
     ),
-    "TIFF, 16 bits": lambda rng: _deep(rng, ".tiff"),
+    "TIFF, 16 bits": _one_of(lambda rng: _deep(rng, ".tiff"), _tiled_grey),
     "WebP, animated or lossless": _one_of(_animated, _of("WEBP", lossless=True)),
 }
 

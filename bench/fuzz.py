@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 import console
-from damaged_files import GOOD, encode, photograph
+from damaged_files import GOOD, encode, photograph, tiled_tiff
 from distracted.audit.damage import examine
 from distracted.audit.findings import Check, as_findings, read_audit, write_audit
 from distracted.config import load_config, load_data_config, load_runtime_config
@@ -251,6 +251,7 @@ def _write_pictures(folder: Path) -> list[Path]:
     for name, options in kinds.items():
         (folder / name).write_bytes(encode(picture, name.partition(",")[0], **options))
     (folder / "PNG, 16 bits").write_bytes(GOOD["PNG, 16 bits"](np.random.default_rng(0)))
+    (folder / "TIFF, tiles").write_bytes(tiled_tiff(np.asarray(picture.convert("RGBA")), 16))
     return sorted(folder.iterdir())
 
 

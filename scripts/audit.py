@@ -27,7 +27,7 @@ def main(
     """Look for unreadable, odd and duplicate images, subjects that look alike, and wrong labels."""
     from distracted.audit.findings import write_unreadable
     from distracted.audit.run import audit_competition
-    from distracted.training.resolve import resolve
+    from distracted.data.competition import read_lists
 
     config = console.run_config(model, data, set, root)
     workspace = console.workspace(root, config.runtime)
@@ -35,10 +35,9 @@ def main(
     try:
         store = console.open_store(config.data, root, config.runtime, num_folds=num_folds)
     except ImagesError as error:
-        path = write_unreadable(workspace, config.data.name, error.problems)
+        path = write_unreadable(workspace, read_lists(config.data), error.problems)
         raise DataError(f"{error}\n{path} names all {len(error.problems)}; fix them first") from error
-    resolved = resolve(config, num_folds=store.folds.num_folds)
-    audit = audit_competition(store, resolved, run=run, drops=drops, force=force, progress=console.progress)
+    audit = audit_competition(store, config, run=run, drops=drops, force=force, progress=console.progress)
     show(audit)
     folder = store.workspace.audit(store.competition.name)
     console.say(f"{folder}: a CSV for each, and drop_candidates.csv; make report shows the pictures")

@@ -20,6 +20,9 @@
 Each message names the expected and the actual value, the place (file, row, image) and the remedy.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class name if the message is empty."""
@@ -46,10 +49,10 @@ class ImagesError(DataError):
     """Several images cannot be read.
 
     Attributes:
-        problems: One line per image, starting with its path; the message shows the first few.
+        problems: A line for each image, by its path; the message shows the first few.
     """
 
-    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, problems: Mapping[Path, str]) -> None:
         super().__init__(message)
         self.problems = problems
 

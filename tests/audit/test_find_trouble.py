@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distracted.audit import duplicates
+from distracted.audit import nearest
 from distracted.audit.alike import subject_similarity
+from distracted.audit.candidates import write_candidates
 from distracted.audit.copies import check_exact
 from distracted.audit.duplicates import check_near, measure_limits
-from distracted.audit.findings import Check, as_findings, read_audit, write_audit
+from distracted.audit.findings import Check, as_findings, read_audit, write_audit, write_unreadable
 from distracted.audit.labels import blind_label_issues, check_labels, find_wrong_labels
 from distracted.audit.mistakes import score_rows
 from distracted.audit.odd_images import check_pictures
-from distracted.audit.run import audit_competition, write_candidates
-from distracted.audit.scan import differing_bits, perceptual_hash, scan_images
+from distracted.audit.run import audit_competition
+from distracted.audit.scan import differing_bits, perceptual_hash, scan_images, turn, turn_name
 from distracted.data.contents import digest_bytes
 from distracted.data.drops import without_drops
 from distracted.data.images import read_rgb
@@ -30,7 +32,6 @@ from distracted.files import sha256_file
 from distracted.predictions.store import Store, open_store
 from distracted.progress import silent
 from distracted.schema import RunConfig, hash_config
-from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 PACKAGE = ("model.image_size=64", "runtime.tracking=none", "training.num_folds=3", "runtime.num_workers=0")
@@ -102,6 +103,22 @@ class TestScan:
         pd.testing.assert_frame_equal(first, again)
         cache.write_bytes(b"damaged")
         pd.testing.assert_frame_equal(first, scan_images(paths, contents, cache=cache))
+
+    def test_a_stopped_scan_is_not_lost(self, store: Store, tmp_path: Path) -> None:
+        paths, contents = store.competition.train_paths(), store.competition.train["content"].tolist()
+        cache, whole = tmp_path / "scan.parquet", scan_images(paths, contents)
+
+        done: list[int] = []
+
+        def step() -> None:
+            done.append(1)
+            if len(done) == 5:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            scan_images(paths, contents, cache=cache, progress=lambda *_, **__: nullcontext(step))
+        again = scan_images([tmp_path / "gone"] * 5, contents[:5], cache=cache)
+        pd.testing.assert_frame_equal(again, whole.iloc[:5])
 
     def test_an_undecodable_image_is_reported_and_not_cached(self, store: Store, tmp_path: Path) -> None:
         path = tmp_path / "bad.jpg"
@@ -231,8 +248,8 @@ class TestDuplicates:
             quality=60,
         )
         store = reopened(painted)
-        leaks, contradictions = check_near(store, scan(store))
-        assert leaks.findings.empty
+        leaks, contradictions, turned = check_near(store, scan(store))
+        assert leaks.findings.empty and turned.findings.empty
         [finding] = contradictions.findings.to_dict("records")
         assert {finding["img"], finding["other"]} == {train["img"][one], train["img"][other]}
         assert {finding["classname"], finding["other_classname"]} == {"c0", "c1"}
@@ -248,8 +265,8 @@ class TestDuplicates:
         test_path = painted.competition.test_paths()[4]
         save(test_path, small, quality=70)
         store = reopened(painted)
-        check, contradictions = check_near(store, scan(store))
-        assert contradictions.findings.empty
+        check, contradictions, turned = check_near(store, scan(store))
+        assert contradictions.findings.empty and turned.findings.empty
         pairs = {frozenset(pair) for pair in check.findings[["img", "other"]].to_numpy().tolist()}
         imgs, test = store.competition.train["img"], store.competition.test["img"]
         shown = {imgs[row], imgs[own]}
@@ -257,6 +274,20 @@ class TestDuplicates:
             frozenset((imgs[twin], test[4]))
         }
         assert (check.findings["value"].astype(float) > 0.98).all()
+
+    @pytest.mark.parametrize("number", [1, 4, 6])
+    def test_a_turned_copy_is_named(self, painted: Store, number: int) -> None:
+        train, paths = painted.competition.train, painted.competition.train_paths()
+        row, twin = (int(train.index[train["subject"] == subject][0]) for subject in ("p000", "p003"))
+        channels = [turn(channel, number) for channel in np.moveaxis(read_rgb(paths[row]), 2, 0)]
+        save(paths[twin], np.ascontiguousarray(np.dstack(channels)), quality=60)
+        store = reopened(painted)
+        leaks, contradictions, turned = check_near(store, scan(store))
+        assert leaks.findings.empty and contradictions.findings.empty
+        [finding] = turned.findings.to_dict("records")
+        assert {finding["img"], finding["other"]} == {train["img"][row], train["img"][twin]}
+        inverse = {1: 3, 3: 1}.get(number, number)  # which of the two is turned depends on their order
+        assert finding["note"] in (turn_name(number), turn_name(inverse))
 
     def test_only_the_nearest_of_too_many_pairs_are_compared(
         self, painted: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -269,13 +300,38 @@ class TestDuplicates:
         save(paths[far], cv2.resize(image, (80, 60), interpolation=cv2.INTER_AREA), quality=20)
         store = reopened(painted)
         scanned = scan(store)
-        monkeypatch.setattr(duplicates, "_CHUNK", 2)
-        monkeypatch.setattr(duplicates, "_MAX_PAIRS", 1)
-        check, _ = check_near(store, scanned)
+        monkeypatch.setattr(nearest, "_CHUNK", 2)
+        monkeypatch.setattr(nearest, "_MAX_PAIRS", 1)
+        check, *_ = check_near(store, scanned)
         assert check.findings[["img", "other"]].to_numpy().tolist() == [
             store.competition.train["img"][[0, near]].tolist()
         ]
         assert "only the nearest 1 are compared" in caplog.text
+
+    def test_many_near_copies_hide_no_leak(self, painted: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each is compared with the nearest of each other fold and of the test set; lists stay short."""
+        monkeypatch.setattr(nearest, "_PARTNERS", 1)
+        train_paths, test_paths = painted.competition.train_paths(), painted.competition.test_paths()
+        copies, image = [*train_paths[::2], *test_paths[:3]], read_rgb(train_paths[0])
+        for number, path in enumerate(copies):
+            save(path, cv2.resize(image, (150 - number, 120)), quality=60 + number % 30)
+        store = reopened(painted)
+        check, *_ = check_near(store, scan(store))
+        folds = store.folds.table.set_index("img")["fold"].to_dict()  # test images are not in it
+        meets: dict[str, set[int]] = {path.name: set() for path in copies}
+        for one, other in check.findings[["img", "other"]].to_numpy():
+            meets[one].add(folds.get(other, -2))
+            meets[other].add(folds.get(one, -2))
+        for path in train_paths[::2]:
+            own = folds[path.name]
+            assert meets[path.name] - {own} == {0, 1, 2, -2} - {own}
+        assert len(check.findings) <= 4 * len(copies)
+
+    def test_a_picture_too_long_for_a_jpeg(self, tmp_path: Path) -> None:
+        long = np.tile(scene(1, size=(8, 500)), (1, 180, 1))  # 90,000 pixels
+        assert cv2.imwrite(str(tmp_path / "long.png"), long)
+        limits = measure_limits([tmp_path / "long.png"])
+        assert 4 <= limits.bits <= 12 and 0.95 <= limits.similarity <= 1
 
     def test_black_images_are_not_duplicates(self, painted: Store) -> None:
         for number, path in enumerate(painted.competition.train_paths()[:6]):
@@ -363,8 +419,8 @@ def test_an_audit_is_stored_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
     write_run("a", skill=6.0)
-    resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    first = audit_competition(store, resolved, drops=True)
+    config = configure(model="efficientnet_lite0", tiny=PACKAGE)
+    first = audit_competition(store, config, drops=True)
     kept = read_audit(store)
     assert kept is not None and kept.run == "a" and kept.is_current
     assert [check.key for check in kept.checks] == [check.key for check in first.checks]
@@ -372,10 +428,16 @@ def test_an_audit_is_stored_and_read_back(
     assert keys <= set(by_key(first.checks))
     folder = store.workspace.audit("tiny")
     before = (folder / "findings.json").stat()
-    assert audit_competition(store, resolved, drops=True).made == first.made
+    assert audit_competition(store, config, drops=True).made == first.made
     assert (folder / "findings.json").stat() == before  # not written again
-    assert audit_competition(store, resolved).how != first.how
-    audit_competition(store, resolved, drops=True, force=True)
+    assert audit_competition(store, config).how != first.how
+    (folder / "odd_light.csv").unlink()
+    (folder / "odd_light.csv").mkdir()  # stops the next one while it writes
+    with pytest.raises(OSError):
+        audit_competition(store, config, force=True)
+    assert read_audit(store) is None  # files of two audits are none
+    (folder / "odd_light.csv").rmdir()
+    audit_competition(store, config, drops=True, force=True)
     candidates = pd.read_csv(folder / "drop_candidates.csv", dtype=str, keep_default_na=False)
     assert list(candidates.columns) == ["img", "reason", "fold"]
     write_run("a", skill=5.0)
@@ -387,14 +449,14 @@ def test_an_audit_is_stored_and_read_back(
 
 def test_random_features_are_an_error(store: Store, configure: Callable[..., RunConfig]) -> None:
     with pytest.raises(ConfigError, match="no pretrained weights"):
-        audit_competition(store, resolve(configure(), num_folds=3))
+        audit_competition(store, configure())
 
 
 def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
-    resolved = resolve(configure(model="efficientnet_lite0", tiny=PACKAGE), num_folds=3)
-    assert audit_competition(store, resolved).run == ""
+    package = configure(model="efficientnet_lite0", tiny=PACKAGE)
+    assert audit_competition(store, package).run == ""
     write_run("poor", skill=0.5)
     write_run("good", skill=3.0)
     write_run("part", skill=9.0, folds=(0, 1))
@@ -404,7 +466,20 @@ def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
         manifest = json.loads(path.read_text())
         config = {**manifest["config"], "leaky": True}
         path.write_text(json.dumps({**manifest, "config": config, "config_hash": hash_config(config)}))
-    assert audit_competition(store, resolved).run == "good"
+    assert audit_competition(store, package).run == "good"
+
+
+def test_unreadable_images_are_named_as_in_the_lists(store: Store) -> None:
+    """Where a name is a path, it stays one; and a path may hold a colon."""
+    competition = store.competition
+    train = competition.train.assign(img="day 1: noon/" + competition.train["img"])
+    listed = replace(competition, train=train, train_files=tuple(train["img"]))
+    problems = {listed.train_paths()[2]: "day: x: empty", listed.test_paths()[1]: "cut"}
+    table = pd.read_csv(write_unreadable(store.workspace, listed, problems), keep_default_na=False)
+    assert table[["img", "part", "subject", "classname", "note"]].to_numpy().tolist() == [
+        [*train.loc[2, ["img"]], "train", *train.loc[2, ["subject", "classname"]], "day: x: empty"],
+        [competition.test["img"][1], "test", "", "", "cut"],
+    ]
 
 
 def test_findings_round_trip_through_csv(store: Store) -> None:

@@ -4,8 +4,10 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,18 @@ class TestNeighbours:
             assert verdict(padded) == ""
             assert (decode_rgb(padded, PATH) == decode_rgb(data, PATH)).all()
 
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+    def test_a_few_bytes_left_over_are_no_rows(
+        self, rng: np.random.Generator, options: dict[str, object]
+    ) -> None:
+        """Some encoders write them; libjpeg's "1 extraneous bytes before marker 0xd9"."""
+        data = damaged_files.jpeg(rng, **options)
+        for count in (1, 2, 3):
+            left_over = data[:-2] + b"\x41" * count + b"\xff\xd9"
+            assert verdict(left_over) == ""
+            assert (decode_rgb(left_over, PATH) == decode_rgb(data, PATH)).all()
+        assert verdict(data[:-2] + b"\x41" * 40 + b"\xff\xd9")
+
     def test_zeros_instead_of_the_last_rows_are_a_hole(self, rng: np.random.Generator) -> None:
         data = damaged_files.jpeg(rng)
         half = jpeg.start_of_scan(data) + 2000
@@ -102,6 +116,29 @@ class TestNeighbours:
         data = DAMAGED["JPEG, cut, end marker appended"](rng)
         at = data.find(b"\xff\xdb")
         assert "premature end" in verdict(data[:at] + b"\0\0" + data[at:])
+
+    @pytest.mark.parametrize("options", [{"restart_marker_rows": 1}, {"progressive": True}])
+    @pytest.mark.parametrize("is_odd", [False, True])
+    def test_stray_bytes_in_the_scans_are_damage(
+        self, rng: np.random.Generator, options: dict[str, object], is_odd: bool
+    ) -> None:
+        """Unlike those between segments: what the decoder skips before the next marker belongs to rows."""
+        data = damaged_files.jpeg(rng, **options)
+        whole, scan = decode_rgb(data, PATH).astype(int), jpeg.start_of_scan(data) + 20
+        num_stray = 0
+        for _ in range(80):
+            length = int(rng.integers(8, 200))
+            at = int(rng.integers(scan, len(data) - length))
+            damaged = data[:at] + data[scan : scan + length] + data[at + length :]
+            if is_odd:
+                tables = damaged.find(b"\xff\xdb")
+                damaged = damaged[:tables] + b"\0\0" + damaged[tables:]
+            said = images.messages_of(jpeg.without_stray_bytes(damaged))
+            with suppress(ImageError):  # refused
+                is_changed = np.abs(decode(damaged, PATH).rgb - whole).max() > 30
+                num_stray += is_changed and "extraneous bytes before marker" in said
+            assert verdict(damaged) or not said
+        assert num_stray > 3
 
     def test_only_a_missing_end_marker_is_not_a_missing_row(self, rng: np.random.Generator) -> None:
         for options in ({}, {"progressive": True}, {"restart_marker_blocks": 4}):
@@ -124,14 +161,35 @@ class TestNeighbours:
             assert (decode_rgb(data, PATH) == np.asarray(opened)).all()
         assert "IDAT: CRC error" in verdict(data)
 
-    def test_zlibs_checksums_in_a_tiff(self, rng: np.random.Generator) -> None:
-        """Stored bytes that change are no error for libtiff."""
-        data = bytearray(
-            damaged_files.encode(damaged_files.photograph(rng), "TIFF", compression="tiff_deflate")
-        )
-        assert verdict(bytes(data)) == ""
-        data[len(data) // 3] ^= 1
-        assert verdict(bytes(data))
+    @pytest.mark.parametrize("interlaced", [False, True])
+    def test_a_png_whose_pixels_end_early_in_good_order(
+        self, rng: np.random.Generator, interlaced: bool
+    ) -> None:
+        """No checksum is wrong, and the decoders leave the last rows, or passes, as they are."""
+        data = GOOD["PNG, interlaced"](rng)  # with one IDAT
+        header, at = data[16:29], data.find(b"IDAT")
+        pixels = zlib.decompress(data[at + 4 : -16])
+        if not interlaced:
+            picture = np.asarray(damaged_files.photograph(rng))
+            header = struct.pack(">IIBBBBB", picture.shape[1], len(picture), 8, 2, 0, 0, 0)
+            pixels = b"".join(b"\0" + row.tobytes() for row in picture)
+        assert verdict(damaged_files.png_of(header, zlib.compress(pixels))) == ""
+        for part in (0.0, 0.5, 0.99):
+            short = damaged_files.png_of(header, zlib.compress(pixels[: int(part * len(pixels))]))
+            assert verdict(short)
+
+    @pytest.mark.parametrize("in_tiles", [False, True])
+    def test_zlibs_checksums_in_a_tiff(self, rng: np.random.Generator, in_tiles: bool) -> None:
+        """Bytes that change are no error for libtiff where they decode."""
+        picture = damaged_files.photograph(rng)
+        strips = damaged_files.encode(picture, "TIFF", compression="tiff_deflate")
+        tiles = damaged_files.tiled_tiff(np.asarray(picture), deflate=True)
+        whole = tiles if in_tiles else strips
+        assert verdict(whole) == ""
+        for part in np.linspace(0.1, 0.9, 30):
+            data = bytearray(whole)
+            data[int(len(data) * part)] ^= 1
+            assert verdict(bytes(data))
 
     @pytest.mark.parametrize("lead", [b"\n", b"\0" * 8, b"x" * 64])
     def test_bytes_before_the_start(self, rng: np.random.Generator, lead: bytes) -> None:

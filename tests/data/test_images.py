@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
+from damaged_files import encode, png_chunk, tiled_tiff
 from distracted.data import images
 from distracted.data.images import (
     check_bytes,
@@ -40,12 +40,6 @@ def picture() -> PillowImage.Image:
     return coarse.resize((60, 40), PillowImage.Resampling.BICUBIC)
 
 
-def encode(picture: PillowImage.Image, kind: str = "JPEG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def by_pillow(data: bytes) -> np.ndarray:
     """Pillow's result: rotated by EXIF, as RGB."""
     return np.asarray(ImageOps.exif_transpose(PillowImage.open(io.BytesIO(data))).convert("RGB"))
@@ -62,10 +56,6 @@ def with_thumbnail(picture: PillowImage.Image) -> tuple[bytes, int]:
     content = b"Exif\0\0MM\0*" + bytes(8) + encode(picture.resize((16, 12)))
     segment = b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
     return data[:2] + segment + data[2:], 2 + len(segment)
-
-
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def tiff_of(*tags: tuple[int, int, int, int]) -> bytes:
@@ -103,10 +93,26 @@ class TestFormats:
         high = np.broadcast_to((deep >> 8).reshape(20, 30, -1), (20, 30, 3))[..., ::-1]  # cv2 writes BGR
         assert (decode_rgb(data.tobytes(), PATH) == high).all()
 
-    def test_alpha_is_ignored(self, picture: PillowImage.Image) -> None:
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+    def test_alpha_is_ignored(self, picture: PillowImage.Image, kind: str) -> None:
+        """OpenCV would multiply a TIFF by it, and make this one black."""
         transparent = picture.copy()
         transparent.putalpha(0)
-        assert (decode_rgb(encode(transparent, "PNG"), PATH) == np.asarray(picture)).all()
+        data = encode(transparent, kind, lossless=True, exact=True)
+        assert (decode_rgb(data, PATH) == np.asarray(picture)).all()
+
+    @pytest.mark.parametrize("dtype", ["u1", "<u2"])
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+    @pytest.mark.parametrize("side", [16, 64])
+    def test_a_tiff_whose_last_tiles_are_cut(
+        self, picture: PillowImage.Image, dtype: str, mode: str, side: int
+    ) -> None:
+        """60 x 40 pixels. OpenCV would shear those of 16-bit grey."""
+        picture.putalpha(7)
+        pixels = np.asarray(picture.convert(mode)).reshape(40, 60, -1)
+        deep = pixels.astype(dtype) * (257 if dtype == "<u2" else 1)
+        expected = np.broadcast_to(pixels[..., :3], (40, 60, 3))
+        assert (decode_rgb(tiled_tiff(deep, side), PATH) == expected).all()
 
     @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
     def test_lossless_formats(self, picture: PillowImage.Image, kind: str) -> None:
@@ -296,11 +302,23 @@ class TestDepth:
         with pytest.raises(ImageError, match=r"a JPEG of 12 bits \(.*\), which is not supported; convert it"):
             check_bytes(bytes(data), PATH)
 
-    @pytest.mark.parametrize("kind", [np.float32, np.int32])
-    def test_tiffs_of_32_bits_are_named(self, kind: type) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "named"), [(np.float32, "32 bits, floating point"), (np.int32, "32 bits")]
+    )
+    def test_tiffs_of_32_bits_are_named(self, kind: type, named: str) -> None:
         data = encode(PillowImage.fromarray(np.ones((8, 9), dtype=kind)), "TIFF")
-        with pytest.raises(ImageError, match=r"a TIFF of 32 bits, which is not supported; convert it"):
+        with pytest.raises(ImageError, match=f"a TIFF of {named}, which is not supported; convert it"):
             check_bytes(data, PATH)
+
+    def test_tiffs_of_other_samples_are_named(self) -> None:
+        """Fetching them again would not help."""
+        data = tiled_tiff(np.zeros((16, 16, 5), dtype=np.uint8), 16)
+        with pytest.raises(ImageError, match="a TIFF of 5 channels, which is not supported; convert it"):
+            check_bytes(data, PATH)
+        wide = tiled_tiff(np.zeros((16, 16, 1), dtype="<u2"), 16)
+        half = wide.replace(struct.pack("<HHII", 259, 4, 1, 1), struct.pack("<HHII", 339, 4, 1, 3))
+        with pytest.raises(ImageError, match="a TIFF of 16 bits, floating point, which is not supported"):
+            check_bytes(half, PATH)
 
 
 class TestOtherFiles:

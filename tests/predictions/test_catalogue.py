@@ -24,7 +24,6 @@ from distracted.report.page import collect
 from distracted.report.status import next_steps, run_statuses
 from distracted.schema import RunConfig
 from distracted.submission.submit import find_run, write_submission
-from distracted.training.resolve import resolve
 
 WriteRun = Callable[..., None]
 
@@ -72,11 +71,11 @@ def test_the_audit_takes_the_best_current_blend_and_says_why(
 ) -> None:
     caplog.set_level("INFO")
     package = ("model.image_size=32", "runtime.tracking=none")
-    resolved = resolve(configure(model="efficientnet_lite0", tiny=package), num_folds=3)
-    assert audit_competition(two_blends, resolved).run == "older"
+    config = configure(model="efficientnet_lite0", tiny=package)
+    assert audit_competition(two_blends, config).run == "older"
     assert any(text.startswith("older: the best of 2 current blends") for text in caplog.messages)
     write_run("good", skill=4.0, seed=5)
-    assert audit_competition(two_blends, resolved).run == "newer"
+    assert audit_competition(two_blends, config).run == "newer"
     assert any(text.startswith("passed over: older: its member good has changed") for text in caplog.messages)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distracted.audit.findings import Check, as_findings, describe_image, write_audit
+from distracted.audit.findings import Check, image_findings, write_audit
 from distracted.ensemble.blend import blend_runs
 from distracted.jobs.fold import train_folds
 from distracted.predictions.store import Store
@@ -44,7 +44,7 @@ def report(store: Store, configure: Callable[..., RunConfig], write_run: Callabl
     write_run("other", skill=1.0)
     blend_runs(store)
     write_submission(store)
-    findings = as_findings([{**describe_image(store, 3), "value": 0.5, "note": "black"}])
+    findings = image_findings(store.competition, [3], value=[0.5], note=["black"])
     write_audit(store, [Check("empty", "Images that show nothing", "about", "error", findings)], "", "")
     policies = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
     return write_report(store, policies=policies, runtime=config.runtime)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import audit
+from distracted.data import contents
 from distracted.paths import CONFIGS
 
 SCRIPTS = CONFIGS.parent / "scripts"
@@ -47,15 +49,33 @@ def test_imported_by_detects_a_heavy_package() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["status", "ensemble", "submit", "report"])
 def test_a_command_on_stored_predictions_imports_nothing_heavy(command: str, tmp_path: Path) -> None:
-    with tarfile.open(STORE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    where = extracted(tmp_path)
     quiet = [] if command == "status" else ["--set", "runtime.tracking=none"]
     runs = ["--runs", "one two", "--name", "plain"] if command == "ensemble" else []
-    code = f"import runpy, sys; sys.argv[0] = {command!r}; runpy.run_module({command!r}, run_name='__main__')"
-    # Digests of files that are younger than two seconds are not kept
-    code = f"from distracted.data import contents; contents._SETTLED_NS = -(10**12); {code}"
-    arguments = ["--data", str(tmp_path / "tiny"), "--root", str(tmp_path), *quiet, *runs]
-    first = imported_by(code, *arguments)
+    first = imported_by(running(command), *where, *quiet, *runs)
     if command != "report":  # draws the page
         assert first <= {"cv2"}  # reads the images and caches their digests
-    assert imported_by(code, *arguments) == set()
+    assert imported_by(running(command), *where, *quiet, *runs) == set()
+
+
+@pytest.mark.slow
+def test_an_audit_that_is_up_to_date_imports_nothing_heavy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, small = extracted(tmp_path), "model.image_size=32 runtime.num_workers=0"
+    monkeypatch.setattr(contents, "_SETTLED_NS", -(10**12))
+    audit.main(data=where[1], set=small, root=tmp_path)
+    assert imported_by(running("audit"), *where, "--set", small) == set()
+
+
+def extracted(folder: Path) -> list[str]:
+    """Extract a store with its data; the arguments that name them."""
+    with tarfile.open(STORE) as archive:
+        archive.extractall(folder, filter="data")
+    return ["--data", str(folder / "tiny"), "--root", str(folder)]
+
+
+def running(command: str) -> str:
+    """Code that runs a command; it keeps digests of files that are younger than two seconds, too."""
+    code = f"import runpy, sys; sys.argv[0] = {command!r}; runpy.run_module({command!r}, run_name='__main__')"
+    return f"from distracted.data import contents; contents._SETTLED_NS = -(10**12); {code}"

@@ -65,6 +65,7 @@ def test_an_audit_names_every_unreadable_image(project: Project) -> None:
     assert outcome.code == 1 and "... and 3 more" in outcome.err and "names all 8" in outcome.err
     unreadable = pd.read_csv(project.root / "runs/tiny/audit/unreadable.csv")
     assert set(unreadable["img"]) == {path.name for path in paths}
+    assert (unreadable["part"] == "train").all() and unreadable["subject"].notna().all()
 
 
 def test_an_audit_by_a_missing_run(trained: Project) -> None:

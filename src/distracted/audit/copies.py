@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distracted.audit.findings import Check, as_findings, describe_image
+from distracted.audit.findings import Check, pair_findings
 from distracted.predictions.store import Store
 
 _MAX_PARTNERS = 8  # of each copy of a file, unless there are more folds
@@ -31,9 +31,7 @@ def check_exact(store: Store) -> list[Check]:
     )
     harmless = "These images count twice in training. They do not leak: a subject's images share a fold."
     title = "Repeated files of one subject and class"
-    findings, repeated = (
-        as_findings([describe_pair(store, *pair) for pair in pairs]) for pairs in (across, within)
-    )
+    findings, repeated = (pair_findings(store.competition, pairs) for pairs in (across, within))
     return [
         Check("exact_duplicates", "The same file twice", leak, "error", findings),
         Check("repeated_files", title, harmless, "note", repeated),
@@ -83,10 +81,3 @@ def _pairs_of_copies(
         if (rows.subjects[row], rows.labels[row]) != (rows.subjects[other], rows.labels[other])
     }
     return sorted(leaks), repeats
-
-
-def describe_pair(store: Store, first: int, second: int) -> dict[str, str]:
-    """The columns of two images, by their rows in the training set followed by the test set."""
-    other = describe_image(store, second)
-    renamed = {"other" if key == "img" else f"other_{key}": value for key, value in other.items()}
-    return describe_image(store, first) | renamed

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from distracted.data.competition import Competition
 from distracted.errors import StoreError
 from distracted.files import write_json, write_text
 from distracted.paths import Workspace
@@ -43,21 +44,43 @@ class Check:
     value: str = ""
 
 
-def as_findings(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def as_findings(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     """Make a table of all `COLUMNS` from rows that have some of them."""
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    table = pd.DataFrame(rows if isinstance(rows, pd.DataFrame) else list(rows)).reindex(
+        columns=list(COLUMNS)
+    )
     table = table.astype(object).where(table.notna(), "")
     table["value"] = [f"{value:.6g}" if isinstance(value, float) else value for value in table["value"]]
     return table
 
 
-def describe_image(store: Store, row: int) -> dict[str, str]:
-    """The columns that identify an image, by its row in the training set followed by the test set."""
-    train, test = store.competition.train, store.competition.test
-    if row < len(train):
-        img, subject, classname = train[["img", "subject", "classname"]].iloc[row]
-        return {"img": img, "part": "train", "subject": subject, "classname": classname}
-    return {"img": test["img"].iloc[row - len(train)], "part": "test", "subject": "", "classname": ""}
+def image_findings(
+    competition: Competition, rows: Sequence[int], **columns: Sequence[object]
+) -> pd.DataFrame:
+    """Findings about images.
+
+    Args:
+        rows: Their rows in the training set followed by the test set.
+        columns: Other columns of the findings, with an entry for each.
+    """
+    return as_findings(_identify(competition, rows).assign(**columns))
+
+
+def pair_findings(
+    competition: Competition, pairs: Sequence[tuple[int, int]], **columns: Sequence[object]
+) -> pd.DataFrame:
+    """Findings about pairs of images; as in `image_findings`."""
+    first, second = (_identify(competition, [pair[place] for pair in pairs]) for place in (0, 1))
+    second.columns = pd.Index(["other", "other_part", "other_subject", "other_classname"])
+    return as_findings(pd.concat([first, second], axis=1).assign(**columns))
+
+
+def _identify(competition: Competition, rows: Sequence[int]) -> pd.DataFrame:
+    """The columns that identify images, by their rows in the training set followed by the test set."""
+    train = competition.train[["img", "subject", "classname"]].assign(part="train")
+    test = competition.test[["img"]].assign(subject="", classname="", part="test")
+    listed = pd.concat([train, test], ignore_index=True)[list(_IMAGE)]
+    return listed.iloc[list(rows)].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,11 @@ class Audit:
     is_current: bool = True
 
 
+def discard_audit(store: Store) -> None:
+    """Mark the last audit as incomplete, before its files are replaced one by one."""
+    (store.workspace.audit(store.competition.name) / _SUMMARY).unlink(missing_ok=True)
+
+
 def write_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Audit:
     """Write a CSV for each check to runs/<data>/audit, then findings.json."""
     folder = store.workspace.audit(store.competition.name)
@@ -90,11 +118,17 @@ def write_audit(store: Store, checks: Sequence[Check], run: str, how: str) -> Au
     return Audit(list(checks), run, made, how)
 
 
-def write_unreadable(workspace: Workspace, data: str, problems: Sequence[str]) -> Path:
-    """Write the unreadable images to a CSV. The audit cannot run before they are repaired."""
-    path = workspace.audit(data) / "unreadable.csv"
-    rows = [{"img": Path(problem.partition(": ")[0]).name, "note": problem} for problem in problems]
-    write_text(path, as_findings(rows).to_csv(index=False, lineterminator="\n"))
+def write_unreadable(workspace: Workspace, competition: Competition, problems: Mapping[Path, str]) -> Path:
+    """Write the unreadable images to a CSV. The audit cannot run before they are repaired.
+
+    Args:
+        problems: What is wrong with each, by its path.
+    """
+    paths = competition.train_paths() + competition.test_paths()
+    rows = [row for row, path in enumerate(paths) if path in problems]
+    findings = image_findings(competition, rows, note=[problems[paths[row]] for row in rows])
+    path = workspace.audit(competition.name) / "unreadable.csv"
+    write_text(path, findings.to_csv(index=False, lineterminator="\n"))
     return path
 
 

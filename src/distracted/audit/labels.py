@@ -7,12 +7,8 @@ from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
-from distracted.audit.findings import Check, as_findings, describe_image
+from distracted.audit.findings import Check, image_findings
 from distracted.audit.mistakes import RowScores
 from distracted.data.folds import Folds
 from distracted.predictions.store import Store
@@ -63,24 +59,22 @@ def find_wrong_labels(
 def check_labels(store: Store, scored: RowScores) -> Check:
     """Look for wrong labels in a run's out-of-fold predictions."""
     probs, labels = np.exp(scored.log_probs), scored.table["label"].to_numpy()
-    rows = []
-    for position in find_wrong_labels(labels, probs):
-        row = int(scored.table.index[position])
-        best = int(probs[position].argmax())
-        rows.append(
-            {
-                **describe_image(store, row),
-                "value": float(probs[position, labels[position]]),
-                "note": f"looks like {scored.classes[best]} ({probs[position, best]:.0%})",
-            }
-        )
+    wrong = find_wrong_labels(labels, probs)
+    best = probs[wrong].argmax(axis=1)
+    notes = [
+        f"looks like {scored.classes[label]} ({p:.0%})"
+        for label, p in zip(best, probs[wrong, best], strict=True)
+    ]
+    given = probs[wrong, labels[wrong]].tolist()
+    rows = scored.table.index[wrong].tolist()
+    findings = image_findings(store.competition, rows, value=given, note=notes)
     about = (
         f"Confident learning on the out-of-fold predictions of {scored.run}. Some are just hard images, so "
         "look at each. Do not drop images because of this list: its networks were trained on the other "
         "folds, so dropping would leak. `make audit DROPS=1` makes a list by models that never saw the fold."
     )
     title, value = "Labels that are probably wrong", "probability of the given label"
-    return Check("label_issues", title, about, "warning", as_findings(rows), value=value)
+    return Check("label_issues", title, about, "warning", findings, value=value)
 
 
 def blind_label_issues(
@@ -101,6 +95,11 @@ def blind_label_issues(
     num = folds.num_folds
     if num < MIN_FOLDS:
         return
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
     num_classes = int(folds.labels.max()) + 1
     # A regression fitted without two folds predicts each of them, blind to the other.
     probs: dict[tuple[int, int], NDArray[np.float64]] = {}

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from distracted.audit.findings import Check, as_findings, describe_image
+from distracted.audit.findings import Check, image_findings
 from distracted.data.images import FEW_BITS
 from distracted.predictions.store import Store
 
@@ -38,10 +38,8 @@ def check_pictures(store: Store, scanned: pd.DataFrame) -> list[Check]:
 
 
 def _unreadable(store: Store, scanned: pd.DataFrame) -> Check:
-    errors = scanned.loc[scanned["error"] != "", "error"]
-    rows = [{**describe_image(store, row), "note": errors[row]} for row in errors.index]
     about = "These cannot be decoded, and training stops at the first. Fetch or convert them."
-    return Check("unreadable", "Unreadable images", about, "error", as_findings(rows))
+    return Check("unreadable", "Unreadable images", about, "error", _with_text(store, scanned["error"]))
 
 
 def _damaged(store: Store, scanned: pd.DataFrame) -> Check:
@@ -57,53 +55,51 @@ def _odd_files(store: Store, scanned: pd.DataFrame) -> Check:
     return Check("odd_files", "Oddly written files", about, "note", _with_text(store, scanned["remark"]))
 
 
+def _with_text(store: Store, texts: "pd.Series[str]") -> pd.DataFrame:
+    rows = np.flatnonzero(texts != "").tolist()
+    return image_findings(store.competition, rows, note=texts[rows].tolist())
+
+
 def _few_bits(store: Store, scanned: pd.DataFrame) -> Check:
     bits = scanned["bits"].astype(int)
-    rows = []
-    for row in np.flatnonzero(bits.between(9, FEW_BITS)).tolist():
-        rows.append({**describe_image(store, row), "note": f"{bits[row]} of 16 bits"})
+    rows = np.flatnonzero(bits.between(9, FEW_BITS)).tolist()
+    findings = image_findings(store.competition, rows, note=[f"{bits[row]} of 16 bits" for row in rows])
     about = (
         "16-bit files whose values need fewer bits, as cameras of 12 bits write them: at 8 bits they are "
         "nearly black. If they should not be so dark, convert them (docs/troubleshooting.md says how)."
     )
-    return Check("few_bits", "Images that use few of 16 bits", about, "warning", as_findings(rows))
-
-
-def _with_text(store: Store, texts: "pd.Series[str]") -> pd.DataFrame:
-    rows = np.flatnonzero(texts != "").tolist()
-    return as_findings([{**describe_image(store, row), "note": texts[row]} for row in rows])
+    return Check("few_bits", "Images that use few of 16 bits", about, "warning", findings)
 
 
 def _blank(store: Store, scanned: pd.DataFrame) -> Check:
-    rows = []
-    for row in np.flatnonzero((scanned["error"] == "") & ~shows_something(scanned)).tolist():
-        brightness, contrast = scanned[["brightness", "contrast"]].iloc[row]
-        shade = "black" if brightness < 32 else "white" if brightness > 223 else "grey"
-        rows.append({**describe_image(store, row), "value": contrast, "note": shade})
+    rows = np.flatnonzero((scanned["error"] == "") & ~shows_something(scanned)).tolist()
+    brightness, contrast = (scanned[key].iloc[rows].tolist() for key in ("brightness", "contrast"))
+    shades = ["black" if value < 32 else "white" if value > 223 else "grey" for value in brightness]
+    findings = image_findings(store.competition, rows, value=contrast, note=shades)
     about = (
         "A single shade, mostly black: there is nothing to learn from them but noise. Candidates for the "
         "drop list."
     )
-    return Check("empty", "Images that show nothing", about, "error", as_findings(rows), value="contrast")
+    return Check("empty", "Images that show nothing", about, "error", findings, value="contrast")
 
 
 def _odd_light(store: Store, usable: pd.DataFrame) -> Check:
-    rows = []
+    odd: list[tuple[float, int, str]] = []
     for key, word in _LIGHT.items():
-        values = usable[key]
-        centre = values.median()
-        spread = 1.4826 * (values - centre).abs().median()
+        centre = usable[key].median()
+        spread = 1.4826 * (usable[key] - centre).abs().median()
         if not spread:
             continue
-        distances = (values - centre) / spread
+        distances = (usable[key] - centre) / spread
         for row in distances.index[distances.abs() > _FAR]:
-            note = f"{'more' if distances[row] > 0 else 'less'} {word}"
-            rows.append({**describe_image(store, row), "value": distances[row], "note": note})
+            odd.append((float(distances[row]), row, f"{'more' if distances[row] > 0 else 'less'} {word}"))
     about = (
         f"More than {_FAR:g} robust standard deviations from the median. Many of these are fine (night, "
         "glare, another camera): look at them."
     )
-    findings = as_findings(sorted(rows, key=lambda row: -abs(float(row["value"]))))
+    odd.sort(key=lambda item: -abs(item[0]))
+    values, rows, notes = ([item[place] for item in odd] for place in range(3))
+    findings = image_findings(store.competition, rows, value=values, note=notes)
     unit = "robust standard deviations"
     return Check("odd_light", "Images in unusual light", about, "note", findings, value=unit)
 
@@ -112,12 +108,12 @@ def _odd_size(store: Store, usable: pd.DataFrame) -> Check:
     width, height = (usable[side].astype(int).astype(str) for side in ("width", "height"))
     sizes = width + " x " + height
     shares = sizes.value_counts(normalize=True)
-    rows = []
+    odd = sizes[:0]
     if len(shares) and shares.iloc[0] >= _COMMON:
-        common = shares.index[0]
-        odd = sizes[sizes != common]
-        rows = [{**describe_image(store, row), "note": f"{size} pixels"} for row, size in odd.items()]
-        about = f"{shares.iloc[0]:.1%} of the images have {common} pixels; these do not."
+        odd = sizes[sizes != shares.index[0]]
+        about = f"{shares.iloc[0]:.1%} of the images have {shares.index[0]} pixels; these do not."
     else:
         about = f"The images have {len(shares)} sizes, none of them common to most."
-    return Check("odd_size", "Images of unusual size", about, "note", as_findings(rows))
+    notes = [f"{size} pixels" for size in odd]
+    findings = image_findings(store.competition, odd.index.tolist(), note=notes)
+    return Check("odd_size", "Images of unusual size", about, "note", findings)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,12 +18,18 @@ from distracted.errors import ImageError
 from distracted.files import atomic_path
 from distracted.progress import Progress, silent
 
-_VERSION = 2  # increase when the definition of a statistic changes, to ignore older caches
+_VERSION = 3  # increase when the definition of a statistic changes, to ignore older caches
 _SIDE = 32  # pixels of the grey thumbnail that is hashed
 _LOW = 8  # its lowest frequencies in each direction
+#: Ways to turn an image: by 0, 90, 180 and 270 degrees, and the same of its mirror image.
+NUM_TURNS = 8
+#: Columns of the hashes of an image and of its turned versions.
+HASHES = ("hash", *(f"hash_turned_{number}" for number in range(1, NUM_TURNS)))
 _NUMBERS = ("width", "height", "brightness", "contrast", "colour", "bits")
 _TEXTS = ("damage", "remark", "error")
 _STRIP = 2**20  # pixels at once
+
+_Pixel = TypeVar("_Pixel", bound=np.generic)
 
 
 def scan_images(
@@ -38,26 +44,28 @@ def scan_images(
     Returns:
         Columns width, height (pixels), brightness, contrast (mean and standard deviation of grey, 0 to 255),
         colour (mean distance of the channels from grey), bits (of the largest value of a 16-bit image, else
-        8), hash (64 bits), damage and remark (see `Condition`), error ("" where the image could be read, else
-        the reason, and all numbers are 0).
+        8), `HASHES` (64 bits each), damage and remark (see `Condition`), error ("" where the image could be
+        read, else the reason, and all numbers are 0).
     """
     known = _read_cache(cache)
     missing = {c: path for c, path in zip(contents, paths, strict=True) if c not in known.index}
     if missing:
-        rows = []
-        with (
-            ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
-            progress("scanning images", total=len(missing), unit="img") as step,
-        ):
-            for row in pool.map(_scan, missing.values(), missing):
-                rows.append(row)
-                step()
-        scanned = pd.DataFrame(rows, index=pd.Index(missing, name="content")).astype({"hash": np.uint64})
-        known = pd.concat([known, scanned]) if len(known) else scanned
-        if cache is not None:
-            readable = known[known["error"] == ""].assign(version=_VERSION)
-            with atomic_path(cache) as temporary:
-                readable.reset_index().to_parquet(temporary, index=False)
+        rows: dict[str, dict[str, Any]] = {}
+        try:
+            with (
+                ThreadPoolExecutor(4) as pool,  # decoding releases the interpreter's lock
+                progress("scanning images", total=len(missing), unit="img") as step,
+            ):
+                for content, row in zip(missing, pool.map(_scan, missing.values(), missing), strict=True):
+                    rows[content] = row
+                    step()
+        finally:  # a stop costs nothing
+            if rows:
+                scanned = pd.DataFrame.from_dict(rows, orient="index").astype(
+                    dict.fromkeys(HASHES, np.uint64)
+                )
+                known = pd.concat([known, scanned]) if len(known) else scanned
+                _write_cache(cache, known)
     return known.loc[list(contents)].reset_index(drop=True)
 
 
@@ -70,10 +78,25 @@ def perceptual_hash(image: Image) -> int:
     Args:
         image: uint8 RGB, shape (H, W, 3).
     """
-    low = cv2.dct(grey_thumbnail(image))[:_LOW, :_LOW].ravel()
+    return _hash(grey_thumbnail(image))
+
+
+def _hash(thumbnail: NDArray[np.float32]) -> int:
+    low = cv2.dct(np.ascontiguousarray(thumbnail))[:_LOW, :_LOW].ravel()
     low[0] = np.median(low[1:])
     bits = low > np.median(low[1:])
     return int(np.packbits(bits).view(">u8")[0])
+
+
+def turn(image: NDArray[_Pixel], number: int) -> NDArray[_Pixel]:
+    """Turn an image (H, W) in one of `NUM_TURNS` ways; 0 leaves it as it is."""
+    return np.rot90(image[:, ::-1] if number >= 4 else image, number % 4)
+
+
+def turn_name(number: int) -> str:
+    """What `turn` does, for readers."""
+    parts = ["mirrored"] * (number >= 4) + [f"rotated by {90 * (number % 4)} degrees"] * (number % 4 > 0)
+    return " and ".join(parts)
 
 
 def grey_thumbnail(image: Image) -> NDArray[np.float32]:
@@ -83,7 +106,7 @@ def grey_thumbnail(image: Image) -> NDArray[np.float32]:
 
 
 def differing_bits(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Hamming distance of each pair of hashes, shape (num_hashes, num_others)."""
+    """Hamming distance of each pair of hashes, shape (num_hashes, num_others); fastest for few at once."""
     counts: NDArray[np.uint8] = np.bitwise_count(hashes[:, None] ^ others[None, :])
     return counts
 
@@ -93,13 +116,15 @@ def _scan(path: Path, content: str) -> dict[str, Any]:
         decoded = decode(read_bytes(path, content=content), path)
     except ImageError as error:
         texts = {**dict.fromkeys(_TEXTS, ""), "error": str(error)}
-        return {**dict.fromkeys(_NUMBERS, 0.0), "hash": 0, **texts}
+        return {**dict.fromkeys(_NUMBERS, 0.0), **dict.fromkeys(HASHES, 0), **texts}
     image, bits = decoded.rgb, used_bits(decoded.data) if decoded.header.bits == 16 else None
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     numbers = map(float, (image.shape[1], image.shape[0], *_light(image, grey), bits or 8))
     condition = examine(decoded)
     texts = {"damage": condition.damage, "remark": condition.remark, "error": ""}
-    return {**dict(zip(_NUMBERS, numbers, strict=True)), "hash": perceptual_hash(image), **texts}
+    thumbnail = grey_thumbnail(image)
+    hashes = {column: _hash(turn(thumbnail, number)) for number, column in enumerate(HASHES)}
+    return {**dict(zip(_NUMBERS, numbers, strict=True)), **hashes, **texts}
 
 
 def _light(image: Image, grey: NDArray[np.uint8]) -> tuple[float, float, float]:
@@ -118,10 +143,17 @@ def _light(image: Image, grey: NDArray[np.uint8]) -> tuple[float, float, float]:
     return total / count, deviation, distances / image.size
 
 
+def _write_cache(cache: Path | None, known: pd.DataFrame) -> None:
+    if cache is not None:
+        readable = known[known["error"] == ""].assign(version=_VERSION).rename_axis("content")
+        with atomic_path(cache) as temporary:
+            readable.reset_index().to_parquet(temporary, index=False)
+
+
 def _read_cache(cache: Path | None) -> pd.DataFrame:
     """Earlier scans, indexed by content; empty if the cache is missing or damaged."""
     if cache is not None and cache.is_file():
         with suppress(OSError, ValueError, KeyError):
             table = pd.read_parquet(cache).set_index("content")
-            return table.loc[table["version"] == _VERSION, [*_NUMBERS, "hash", *_TEXTS]]
+            return table.loc[table["version"] == _VERSION, [*_NUMBERS, *HASHES, *_TEXTS]]
     return pd.DataFrame()

@@ -50,7 +50,7 @@ def digest_images(
                 "change times. A copy has others, and some network drives give others after each mount; "
                 "images on a local disk are read once"
             )
-        bad: list[str] = []
+        bad: dict[Path, str] = {}
         files = [Path(paths[index]) for index in missing]
         try:
             with (
@@ -59,7 +59,7 @@ def digest_images(
             ):
                 for index, result in zip(missing, pool.map(_read_and_digest, files), strict=True):
                     if isinstance(result, ImageError):
-                        bad.append(str(result))
+                        bad[Path(paths[index])] = str(result)
                     else:
                         digests[index] = result
                         if states[index].is_settled(now):
@@ -70,7 +70,7 @@ def digest_images(
                 _write_cache(cache, known)
         if bad:
             rest = f"\n... and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-            raise ImagesError("\n".join(bad[:_SHOWN]) + rest, tuple(bad))
+            raise ImagesError("\n".join([*bad.values()][:_SHOWN]) + rest, bad)
     return [digest for digest in digests if digest is not None]
 
 

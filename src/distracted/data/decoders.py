@@ -54,7 +54,8 @@ def damage_in(messages: str, data: bytes) -> str:
     """The first message that means missing or wrong pixels; "" if all are harmless.
 
     Args:
-        data: The image. Some cameras fill up a JPEG before its end marker, which libjpeg remarks on.
+        data: The image. libjpeg does not say where a JPEG has stray bytes: between segments or before the end
+            marker they do no harm, in the scans they are rows that were not understood.
     """
     return next((line for line in messages.splitlines() if _is_damage(line, data)), "")
 
@@ -66,15 +67,17 @@ def bytes_after_last_row(messages: str) -> int:
 
 
 def _is_damage(line: str, data: bytes) -> bool:
-    if _STRAY.fullmatch(line):
-        count = bytes_after_last_row(line)
-        before = data[: max(0, data.find(jpeg.END, jpeg.start_of_scan(data)))] if count else b""
-        return len(before) - len(before.rstrip(b"\0\xff")) < count
-    return line.startswith(_DAMAGE) and "ICC" not in line
+    if (stray := _STRAY.fullmatch(line)) is None:
+        return line.startswith(_DAMAGE) and "ICC" not in line
+    if count := bytes_after_last_row(line):  # a few, or padding, are harmless
+        before = data[: max(0, data.find(jpeg.END, jpeg.start_of_scan(data)))]
+        return count > _FEW and len(before) - len(before.rstrip(b"\0\xff")) < count
+    return stray["marker"] in _RESTARTS or not jpeg.has_stray_bytes(data)
 
 
-# Stray bytes before most markers do no harm; before the end marker they are rows that were not understood
 _STRAY = re.compile(r"Corrupt JPEG data: (?P<count>\d+) extraneous bytes before marker 0x(?P<marker>..)")
+_FEW = 3  # bytes that some encoders leave after the last row; less than a block of colours takes
+_RESTARTS = tuple(f"d{number}" for number in range(8))  # markers within a scan
 _DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression", "libpng error: IDAT")
 
 

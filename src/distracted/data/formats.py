@@ -14,7 +14,9 @@ _MOST_LEADING = 64  # bytes before the start of a JPEG or PNG that are skipped, 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # including its checksum
 _TIFF = {b"II*\0": ("<", 4), b"MM\0*": (">", 4), b"II+\0": ("<", 8), b"MM\0+": (">", 8)}  # order, offset size
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLES = 256, 257, 258, 277
+_TIFF_EXTRA, _TIFF_SAMPLE_FORMAT, _TIFF_TILE_WIDTH, _TIFF_PLANES = 338, 339, 322, 284
+_ALPHA = (1, 2)  # kinds of extra samples
 _TIFF_KIND, _TIFF_PARTS, _DNG = 254, 330, 50706  # kind of a page, directories of other pages, a raw format
 _TIFF_PIECES = ((273, 279), (324, 325))  # offsets and lengths of strips or tiles
 
@@ -51,6 +53,7 @@ class Header:
         bits: Bits of a sample; 0 if unknown.
         doubt: Why the file may not be readable, with the remedy; only decoding can tell. "" if it is plainly
             complete and of a usual kind.
+        for_pillow: OpenCV would get some of its pixels wrong.
     """
 
     kind: str
@@ -59,6 +62,7 @@ class Header:
     height: int = 0
     bits: int = 8
     doubt: str = ""
+    for_pillow: bool = False
 
 
 def read_header(data: bytes) -> Header | None:
@@ -237,11 +241,30 @@ def _tiff(data: bytes) -> Header:
     ends = [at + length for offsets, lengths in pieces for at, length in zip(offsets, lengths, strict=False)]
     bits = max(tags.get(_TIFF_BITS, (1,)))
     doubt = "" if ends else "not a readable image (no pixels); fetch it again"
-    if bits > 16:
-        doubt = f"a TIFF of {bits} bits, which is not supported; {_CONVERT}"
+    if (unusual := _unusual_samples(tags, bits)) and ends:
+        doubt = f"a TIFF of {unusual}, which is not supported; {_CONVERT}"
     if (end := max(ends, default=0)) > len(data):
         doubt = _truncated(data, f"its header says {end:,}")
-    return Header("TIFF", 0, width, height, bits, doubt)
+    return Header("TIFF", 0, width, height, bits, doubt, _opencv_misreads(tags, width, bits))
+
+
+def _unusual_samples(tags: dict[int, tuple[int, ...]], bits: int) -> str:
+    """What decoders may not read about a TIFF's samples; "" if they are plain."""
+    (samples,), kinds = tags.get(_TIFF_SAMPLES, (1,))[:1], tags.get(_TIFF_SAMPLE_FORMAT, (1,))
+    if 3 in kinds:
+        return f"{bits} bits, floating point"
+    if bits not in (1, 2, 4, 8, 16):
+        return f"{bits} bits"
+    return f"{samples} channels" if samples > 4 else ""
+
+
+def _opencv_misreads(tags: dict[int, tuple[int, ...]], width: int, bits: int) -> bool:
+    """Whether OpenCV darkens a TIFF by its alpha, or shears it: 16-bit grey whose last tiles are cut."""
+    tile, samples = tags.get(_TIFF_TILE_WIDTH, (0,))[0], tags.get(_TIFF_SAMPLES, (1,))[0]
+    is_sheared = samples == 1 and bits == 16 and tile > 0 and width % tile > 0
+    has_alpha = any(kind in _ALPHA for kind in tags.get(_TIFF_EXTRA, ()))
+    pillow_misreads = bits == 16 and tags.get(_TIFF_PLANES) == (2,)  # each colour by itself
+    return is_sheared or (has_alpha and not pillow_misreads)
 
 
 def _is_raw(data: bytes) -> bool:

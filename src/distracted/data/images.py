@@ -92,7 +92,7 @@ def decode_rgb(data: bytes, path: Path, *, short_side: int | None = None) -> Ima
 def decode(data: bytes, path: Path, *, short_side: int | None = None) -> Decoded:
     """`decode_rgb` with the decoder's messages, and without its warnings.
 
-    OpenCV decodes; what it refuses, Pillow may read.
+    OpenCV decodes; what it refuses or gets wrong, Pillow may read.
     """
     header = _read_header(data, path)
     data = data[header.start :]
@@ -100,10 +100,12 @@ def decode(data: bytes, path: Path, *, short_side: int | None = None) -> Decoded
     if not is_ended:  # all rows may be there; the first of libjpeg's messages counts
         data = jpeg.without_stray_bytes(data) + jpeg.END
     flags = cv2.IMREAD_COLOR if short_side is None else _REDUCED[_decode_factor(header, short_side)]
-    bgr, messages = listen(lambda: _by_opencv(data, flags))
-    if bgr is None:
-        bgr, more = listen(lambda: _by_pillow(data, header))
-        messages = messages or more
+    decoders = [lambda: _by_opencv(data, flags), lambda: _by_pillow(data, header)]
+    bgr, messages = None, ""
+    for decoder in reversed(decoders) if header.for_pillow else decoders:
+        if bgr is None:
+            bgr, said = listen(decoder)
+            messages = messages or said
     is_cut = not is_ended and (not can_listen() or damage_in(messages, data) != "" or jpeg.lacks_scans(data))
     if bgr is None or is_cut:
         reason = f" ({messages.splitlines()[0]})" if messages else ""

@@ -83,7 +83,7 @@ def read_frame(data: bytes, start: int = 0) -> Frame | None:
 
 
 def without_stray_bytes(data: bytes) -> bytes:
-    """The file without the bytes between its segments; the scans stay as they are."""
+    """Remove the bytes between the segments before the first scan; the rest stays as it is."""
     parts, scan = [data[:2]], len(data)
     for position, marker in segments(data):
         if marker == _SCAN:
@@ -92,6 +92,11 @@ def without_stray_bytes(data: bytes) -> bytes:
         length = 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         parts.append(data[position : position + length])
     return b"".join([*parts, data[scan:]])
+
+
+def has_stray_bytes(data: bytes) -> bool:
+    """Whether there are bytes between the segments before the first scan."""
+    return len(without_stray_bytes(data)) < len(data)
 
 
 def lacks_scans(data: bytes) -> bool:
@@ -141,7 +146,11 @@ def has_impossible_zeros(data: bytes, *, padding: int = 0) -> bool:
 
 
 def _first_symbols(data: bytes) -> Iterator[tuple[tuple[int, int], int]]:
-    """Of each Huffman table, by class (0: DC, 1: AC) and number, the symbol whose code is all zeros."""
+    """The first symbol of each Huffman table, whose code is all zeros.
+
+    Yields:
+        The table's class (0: DC, 1: AC) and number, and the symbol.
+    """
     for position, marker in segments(data):
         if marker != _TABLES:
             continue

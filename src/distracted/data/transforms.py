@@ -237,9 +237,11 @@ _GROUPS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")
 
 
 def _build(name: str, arguments: Mapping[str, Any], size: int) -> A.BasicTransform | A.BaseCompose:
+    if not isinstance(arguments, Mapping):  # within a group, which the config's schema does not look into
+        raise ConfigError(f"augment.policies: {name}: expected arguments by name, got {arguments!r}")
     if name in _GROUPS:
         return _build_group(name, arguments, size)
-    kind: Any = _FASTER.get(name) or getattr(A, name, None)
+    kind: Any = _FASTER.get(name) or getattr(A, str(name), None)
     if isinstance(kind, type) and issubclass(kind, A.BaseCompose):
         raise ConfigError(
             f"augment.policies: albumentations' {name} cannot be part of a policy; of those that hold other "
@@ -275,10 +277,6 @@ def _call(kind: Any, name: str, arguments: Mapping[str, Any], known: Iterable[st
     }
     try:
         return kind(**tuples)
-    except (
-        ValueError,
-        TypeError,
-        ArithmeticError,
-    ) as error:  # includes pydantic's errors, of three lines per argument
+    except (ValueError, TypeError, ArithmeticError) as error:  # pydantic's have three lines per argument
         lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
         raise ConfigError(f"augment.policies: {name}: {' '.join(lines)}") from error

@@ -84,6 +84,8 @@ def _value(new: "NewData", key: str) -> Any:
 
 def _show(new: "NewData", path: Path, name: str) -> None:
     """What was understood, what was assumed, and what comes next."""
+    from distracted.data.train_list import spelled_alike_classes
+
     competition, config = new.competition, new.competition.config
     counts, classes = competition.train["classname"].value_counts(), competition.classes
     shown = ", ".join(f"{one} {counts[one]}" for one in classes[:_MOST_CLASSES])
@@ -107,6 +109,11 @@ def _show(new: "NewData", path: Path, name: str) -> None:
         value = _value(new, key)
         answer = f'SET="data.{key}=..." FORCE=1 says another'
         console.warn(f"assumed data.{key}={'null' if value is None else value}: {question}; {answer}")
+    label = config.columns.label
+    if empty := [name for name in label if name not in counts.index] if isinstance(label, tuple) else []:
+        console.warn(f"no image is of class {' or '.join(empty)}, which is left out")
+    for names in spelled_alike_classes(classes):
+        console.warn(f"classes {' and '.join(map(repr, names))} differ only in spelling: are they one?")
     if competition.submission.doubt:
         console.warn(competition.submission.doubt)
     console.say(

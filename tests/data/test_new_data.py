@@ -51,6 +51,7 @@ class TestPublicLayouts:
             "sample_submission": "sample_submission.csv",
             "columns": {"img": "image_id", "label": "label", "group": None, "id": None},
             "subject_pattern": None,
+            "label_pattern": None,
             "classes": {"0": "healthy", "1": "rust", "2": "scab"},
             "submission": "label",
             "metric": "accuracy",

@@ -9,6 +9,7 @@ import pandas as pd
 from distracted.data.competition import Competition
 from distracted.data.folds import SINGLE_SHARE, Folds
 from distracted.data.subjects import spelled_alike
+from distracted.data.train_list import spelled_alike_classes
 from distracted.errors import FoldsError
 
 _log = logging.getLogger(__name__)
@@ -29,9 +30,9 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
     """Look for leaks and poor balance.
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
-    names, no subjects, subjects that differ only in spelling, a class missing from a validation side, a side
-    far from its intended size, identical pictures in two folds or in train and test, images in the folder of
-    another class than the list says, files left out.
+    names, no subjects, subjects or classes that differ only in spelling, a class missing from a validation
+    side, a side far from its intended size, identical pictures in two folds or in train and test, images in
+    the folder of another class than the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -41,6 +42,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_no_subjects(competition),
         *_subjects_in_two_folds(table),
         *_spelled_alike(competition, table),
+        *_classes_spelled_alike(competition),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -83,7 +85,7 @@ def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
 def _unlisted_pictures(competition: Competition) -> list[SplitFinding]:
     config = competition.config
     lists = {
-        "train": f"{config.train_list} names {len(competition.train):,}",
+        "train": f"{' and '.join(config.train_lists)} names {len(competition.train):,}",
         "test": f"{config.sample_submission} names {len(competition.test):,}",
     }
     findings = []
@@ -102,7 +104,7 @@ def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitF
     apart: list[str] = []
     for names in spelled_alike(table):
         (apart if folds[names].nunique() > 1 else together).append(" = ".join(map(repr, names)))
-    file, findings = competition.config.train_list, []
+    file, findings = " and ".join(competition.config.train_lists), []
     for cases, what, way_out in (
         (together, "count as one and share a fold", f"if they are different people, rename them in {file}"),
         (
@@ -116,6 +118,17 @@ def _spelled_alike(competition: Competition, table: pd.DataFrame) -> list[SplitF
             text = f"subjects whose names differ only in spelling {what}: {shown}; {way_out}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _classes_spelled_alike(competition: Competition) -> list[SplitFinding]:
+    return [
+        SplitFinding(
+            "warning",
+            f"classes {' and '.join(map(repr, names))} differ only in spelling, and count as {len(names)} "
+            "classes; if they are one, spell them alike in the list, or move the images to one folder",
+        )
+        for names in spelled_alike_classes(competition.classes)
+    ]
 
 
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:

@@ -126,7 +126,7 @@ def read_lists(config: DataConfig) -> Competition:
     folder = config.folder
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {_remedy(config)}")
-    for name in (config.sample_submission, config.train_list):
+    for name in (config.sample_submission, *config.train_lists):
         if name is not None and not (folder / name).exists():
             raise DataError(
                 f"{folder / name}: no such file; is this a competition's folder? For one in another layout "
@@ -134,12 +134,12 @@ def read_lists(config: DataConfig) -> Competition:
             )
     sample = read_sample(config)
     files = ImageFiles(folder, config.train_images)
-    rows = read_class_folders(config, files) if config.train_list is None else read_training_list(config)
+    rows = read_training_list(config) if config.train_lists else read_class_folders(config, files)
     names = name_classes(rows["label"], config)
     classes = _find_classes(config, sample, names)
     _check_classes(config, sample, names, classes)
     missing, hint = list[str](), ""
-    if config.train_list is not None:
+    if config.train_lists:
         listed, path = rows["img"], list_path(config)
         rows["img"], rows["path"] = match_training_images(listed, rows["label"], names, files, path)
         missing, hint = missing_images(listed, rows["path"], files, key="train_images", labels=rows["label"])
@@ -153,7 +153,7 @@ def read_lists(config: DataConfig) -> Competition:
     train_paths = rows["path"].tolist()
     tests, more, test_hint = _find_test_images(config, sample, test_files, set(train_paths))
     test_paths = tests["path"].tolist()
-    left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
+    left_out = {*(() if config.train_lists else files.others), *(() if sample else test_files.others)}
     check_none_missing(folder, [*missing, *more], hint or test_hint)
     named = {*train_paths, *test_paths}
     unlisted = {"train": files.without(named), "test": () if same else test_files.without(named)}
@@ -173,7 +173,7 @@ def read_lists(config: DataConfig) -> Competition:
 
 def read_train_imgs(config: DataConfig) -> set[str]:
     """The names of the training images; only the list is read where its names stand for themselves."""
-    if config.train_list is not None:
+    if config.train_lists:
         imgs = read_table(list_path(config)).get(config.columns.img)
         if imgs is not None and imgs.is_unique:
             return set(imgs)
@@ -207,11 +207,11 @@ def _find_classes(config: DataConfig, sample: Sample | None, names: "pd.Series[s
     stated = config.classes or {}
     if sample is None or config.submission != "probabilities":
         return tuple(stated.values()) or sort_classes(names.tolist())
-    classes = tuple(stated.get(column, column) for column in sample.columns[1:])
+    classes = tuple(stated.get(column, column) for column in sample.asked)
     if stated and set(classes) != set(stated.values()):
         raise DataError(
             f"{config.folder / str(config.sample_submission)}: expected a column for each of data.classes "
-            f"({', '.join(stated)}), got {', '.join(sample.columns[1:])}"
+            f"({', '.join(stated)}), got {', '.join(sample.asked)}"
         )
     return classes
 
@@ -225,7 +225,7 @@ def _check_classes(
     if not in_header and config.classes is None:
         check_single_labels(names, config)
     if len(unknown := names[~names.isin(list(classes))]):
-        has = f"is not in {asked}, which has {', '.join(classes)}"
+        has = f"is not in {asked}, which has {', '.join(classes)}; its rows may be left out of the list"
         raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
     present = set(names.tolist())
     if empty := [name for name in classes if name not in present]:

@@ -70,8 +70,11 @@ def parse_answers(text: str) -> dict[str, Any]:
 
 def _ask(new: "NewData", key: str) -> Any:
     """The answer that is typed for an assumed key; Enter takes the assumption."""
-    shown = _value(new, key)
-    typed = typer.prompt(f"{key}: {new.assumed[key]}", default="null" if shown is None else str(shown))
+    assumed = _value(new, key)
+    shown = "null" if assumed is None else str(assumed)
+    typed = typer.prompt(f"{key}: {new.assumed[key]}", default=shown)
+    if typed == shown:
+        return assumed
     return parse_answers(f"data.{key}={shlex.quote(typed)}")[key]
 
 

@@ -319,6 +319,22 @@ class TestSubjects:
         assert new.competition.num_subjects == 12 + 4
         assert "12 of 24 names; other images are their own" in new.assumed["subject_pattern"]
 
+    @pytest.mark.parametrize("form", ["clip{}", "{}-x"])
+    def test_folders_are_taken_by_their_names_or_asked_about(self, tmp_path: Path, form: str) -> None:
+        folder = Folder(tmp_path, img="{}.png", train="other")
+        paths = [f"{form.format(number // 4)}/{number}.png" for number in range(N)]
+        for path in paths:
+            (tmp_path / "train" / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "train" / path).touch()
+        folder.write("train.csv", path=paths, label=folder.labels("a", "b"))
+        new, pattern = look(tmp_path), r"([^/]+)/[^/]+$"
+        if "clip" in form:
+            assert new.competition.num_subjects == 6
+        else:
+            assert new.settings["subject_pattern"] is None
+            assert f"{pattern} says so" in new.assumed["subject_pattern"]
+        assert look(tmp_path, subject_pattern=pattern).competition.num_subjects == 6
+
     def test_a_number_that_is_the_class_is_no_subject(self, tmp_path: Path) -> None:
         for part in ("train", "test"):
             for number in range(12):

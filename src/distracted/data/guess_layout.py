@@ -12,7 +12,12 @@ import pandas as pd
 from distracted.data.folder_contents import FolderContents
 from distracted.data.guess_labels import has_fractions, label_columns, other_columns
 from distracted.data.guess_lists import GuessedLists, listed
-from distracted.data.guess_subjects import subject_column, subject_pattern
+from distracted.data.guess_subjects import (
+    FOLDER_PATTERN,
+    may_be_folders,
+    subject_column,
+    subject_pattern,
+)
 from distracted.data.train_list import sort_classes
 
 Table = pd.DataFrame
@@ -171,8 +176,15 @@ class Guess(GuessedLists):
     def _find_pattern(
         self, columns: Mapping[str, Any], imgs: Sequence[str], labels: Sequence[str]
     ) -> str | None:
-        """A pattern for subjects in file names, if some say them."""
-        if columns["group"] is not None or (found := subject_pattern(imgs, labels)) is None:
+        """A pattern for subjects in file names, if some say them; one for folders is asked only."""
+        if columns["group"] is not None:
+            return None
+        if (found := subject_pattern(imgs, labels)) is None:
+            if may_be_folders(imgs, labels):
+                self.assumed["subject_pattern"] = (
+                    f"names have folders, such as {imgs[0]}; if each holds the images of one subject, "
+                    f"{FOLDER_PATTERN} says so; null: none"
+                )
             return None
         pattern, num = found
         rest = "" if num == len(imgs) else f" ({num} of {len(imgs)} names; other images are their own)"

@@ -14,6 +14,8 @@ _WORDS = (
 _ID = "(id|no|nr|num|uid|code|name|key)?"
 #: Parts of file names, in lower case, whose group is a subject: both eyes are one person's.
 _PATTERNS = (*(rf"(?<![a-z]){word}[_-]?(\d+)" for word in _WORDS), r"([^/]+?)[ _-](?:left|right)(?![a-z])")
+#: The folder of an image is its subject.
+FOLDER_PATTERN = r"([^/]+)/[^/]+$"
 _FEWEST = 0.2  # share of names with a subject
 
 
@@ -64,9 +66,19 @@ def subject_pattern(names: Sequence[str], labels: Sequence[str]) -> tuple[str, i
         subjects = [
             match[1].casefold() if match else f"/{name}" for match, name in zip(matches, names, strict=True)
         ]
-        if pd.Series(subjects).groupby(list(labels)).nunique().min() < 2:
+        if _fewest_of_a_class(subjects, labels) < 2:
             continue
         if len(found) == len(names):
             return f"(?i){part}", len(found)
         return f"(?i){part}|^(?!.*{part})(.+)$", len(found)
     return None
+
+
+def may_be_folders(names: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether the images' folders may be subjects: there are several of each class."""
+    folders = [match[1] if (match := re.search(FOLDER_PATTERN, name)) else "" for name in names]
+    return 2 < len(set(folders)) < len(names) and _fewest_of_a_class(folders, labels) > 1
+
+
+def _fewest_of_a_class(subjects: Sequence[str], labels: Sequence[str]) -> int:
+    return int(pd.Series(subjects).groupby(list(labels)).nunique().min())

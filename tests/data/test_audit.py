@@ -88,6 +88,25 @@ def test_missing_subjects_are_a_warning(competition: Competition, table: pd.Data
     assert text.startswith("no subjects (data.columns.group: null)")
 
 
+def test_classes_that_differ_only_in_spelling(competition: Competition, table: pd.DataFrame) -> None:
+    names = replace(competition, classes=("Leaf spot", "leaf_spot"))
+    [warning] = texts(audit_folds(names, table), "warning")
+    assert warning.startswith("classes 'Leaf spot' and 'leaf_spot' differ only in spelling, and count as 2")
+
+
+@pytest.mark.parametrize(
+    ("classes", "is_said"), [(("mild", "none"), True), (("0", "1"), False), (("10.0", "2.0"), True)]
+)
+def test_an_order_that_quadratic_kappa_takes_from_the_names(
+    competition: Competition, table: pd.DataFrame, classes: tuple[str, str], is_said: bool
+) -> None:
+    config = competition.config.model_copy(update={"metric": "quadratic_kappa"})
+    warnings = texts(audit_folds(replace(competition, config=config, classes=classes), table), "warning")
+    assert [f"in this order: {', '.join(classes)};" in warning for warning in warnings] == [True] * is_said
+    stated = config.model_copy(update={"classes": dict(zip(classes, classes, strict=True))})
+    assert audit_folds(replace(competition, config=stated, classes=classes), table) == []
+
+
 def test_an_identical_picture_across_a_split(competition: Competition, table: pd.DataFrame) -> None:
     """The same content under another name and subject, in another fold."""
     train = competition.train

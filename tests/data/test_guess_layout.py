@@ -203,6 +203,18 @@ class TestLabels:
         folder.write("train.csv", id=folder.imgs, level=[f"{number % 12}.0" for number in range(N)])
         assert look(folder.path).competition.classes == tuple(f"{number}.0" for number in range(12))
 
+    def test_the_order_of_names_is_asked_for_quadratic_kappa(self, tmp_path: Path) -> None:
+        folder = Folder(tmp_path)
+        folder.write("train.csv", id=folder.imgs, grade=folder.labels("none", "mild", "severe"))
+        folder.write("sample_submission.csv", id=folder.tests, grade="none")
+        assert "classes" not in look(folder.path).assumed
+        asked = look(folder.path, metric="quadratic_kappa")
+        assert asked.settings["classes"] == ["mild", "none", "severe"]
+        assert asked.assumed["classes"].startswith("the classes in order")
+        order = ["none", "mild", "severe"]
+        told = look(folder.path, metric="quadratic_kappa", classes=order)
+        assert told.competition.classes == tuple(order) and "classes" not in told.assumed
+
     def test_classes_that_differ_only_in_spelling_are_said(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -30,9 +30,10 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
     """Look for leaks and poor balance.
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
-    names, no subjects, subjects or classes that differ only in spelling, a class missing from a validation
-    side, a side far from its intended size, identical pictures in two folds or in train and test, images in
-    the folder of another class than the list says, files left out.
+    names, no subjects, subjects or classes that differ only in spelling, an order of classes that nobody
+    stated where the metric needs one, a class missing from a validation side, a side far from its intended
+    size, identical pictures in two folds or in train and test, images in the folder of another class than
+    the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -43,6 +44,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_subjects_in_two_folds(table),
         *_spelled_alike(competition, table),
         *_classes_spelled_alike(competition),
+        *_order_of_classes(competition),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -129,6 +131,18 @@ def _classes_spelled_alike(competition: Competition) -> list[SplitFinding]:
         )
         for names in spelled_alike_classes(competition.classes)
     ]
+
+
+def _order_of_classes(competition: Competition) -> list[SplitFinding]:
+    config, classes = competition.config, competition.classes
+    is_by_number = pd.to_numeric(pd.Series(classes), errors="coerce").is_monotonic_increasing
+    if config.metric != "quadratic_kappa" or config.classes is not None or is_by_number:
+        return []
+    text = (
+        f"quadratic kappa counts the steps between classes in this order: {', '.join(classes)}; data.classes "
+        "gives another"
+    )
+    return [SplitFinding("warning", text)]
 
 
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:

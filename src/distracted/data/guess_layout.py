@@ -54,6 +54,14 @@ class Guess(GuessedLists):
         submission = self._take("submission", lambda: self._find_submission(names, metric))
         if submission == "probability" and classes is None:
             classes = self._order_two(names)
+        if (
+            metric == "quadratic_kappa"
+            and submission == "label"
+            and classes is None
+            and not _are_numbers(names)
+        ):
+            self.assumed["classes"] = "the classes in order: the quadratic kappa counts its steps"
+            classes = names
         others = {key: value for key, value in answers.items() if key in ("kaggle", "num_test_subjects")}
         self.settings: dict[str, Any] = {
             **others,
@@ -210,8 +218,7 @@ class Guess(GuessedLists):
         values = pd.Series(labels)
         if has_fractions(values):
             raise self._error(f"labels such as {labels[0]} have fractions: {_NO_AMOUNTS}")
-        is_numeric = pd.to_numeric(values, errors="coerce").notna().all()
-        if self._sample is None or len(self._header()) > 1 or len(labels) == 2 or not is_numeric:
+        if self._sample is None or len(self._header()) > 1 or len(labels) == 2 or not _are_numbers(labels):
             return
         if has_fractions(shown := self._sample[self._header()[0]]):
             raise self._error(
@@ -250,6 +257,10 @@ class Guess(GuessedLists):
 
 def _names(table: Table) -> str:
     return ", ".join(map(str, table.columns))
+
+
+def _are_numbers(labels: Sequence[str]) -> bool:
+    return bool(pd.to_numeric(pd.Series(labels), errors="coerce").notna().all())
 
 
 def _has_points(values: "pd.Series[str]") -> bool:

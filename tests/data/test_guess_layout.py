@@ -131,11 +131,13 @@ class TestLabels:
             ("147 616 813", "161 616", "13 734"),
             ("['a', 'b']", "['a']", "['b']"),
             ("No Finding", "Mass|Nodule", "Mass", "Nodule"),
+            ("scab", "rust", "scab rust"),
         ],
     )
     def test_several_labels_an_image_are_refused(self, tmp_path: Path, labels: Sequence[str]) -> None:
         folder = Folder(tmp_path)
         folder.write("train.csv", id=folder.imgs, tags=folder.labels(*labels))
+        folder.write("sample_submission.csv", id=folder.tests, tags=labels[0])
         assert "classes at a time, and here each image has one" in refused(folder.path)
 
     @pytest.mark.parametrize(

@@ -117,8 +117,11 @@ def check_single_labels(labels: "pd.Series[str]", config: DataConfig) -> None:
             having[part].append(set(parts))
     for label, parts in by_label.items():
         whole = set(parts)
-        within = (other for part in whole for other in having[part] if other < whole)
-        if len(whole) > 1 and (all(part.isdecimal() for part in parts) or whole == set().union(*within)):
+        if len(whole) < 2:
+            continue
+        rarest_first = sorted(whole, key=lambda part: len(having[part]))
+        is_union = all(any(other < whole for other in having[part]) for part in rarest_first)
+        if is_union or all(part.isdecimal() for part in parts):
             raise DataError(
                 f"{place_of(labels[labels == label], config)}: label {label!r} is {len(parts)} classes at a "
                 "time, and here each image has one. If it is a class of its own, list all classes in "

@@ -61,6 +61,19 @@ def test_a_class_missing_from_a_training_side() -> None:
         check_split(competition, Folds(table, "hash"))
 
 
+def test_many_missing_classes_are_counted() -> None:
+    """Six classes, of which the last five have two subjects in one fold."""
+    competition = make_competition([[2, 2, 2, 2, 2, 2], [2, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]] * 2)
+    table = competition.train[["img", "subject", "label"]].copy()
+    table["fold"] = table["subject"].str[-1].astype(int) % 3
+    findings = audit_folds(competition, table)
+    assert texts(findings, "error") == [
+        "fold 0: 5 classes (c1, c2, c3, ...) are missing from the training side"
+    ]
+    expected = "fold {}: 5 classes (c1, c2, c3, ...) are missing from the validation side"
+    assert {expected.format(1), expected.format(2)} <= set(texts(findings, "warning"))
+
+
 def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame) -> None:
     table.loc[table["subject"].isin(["p00", "p03", "p01"]), "fold"] = 0
     table.loc[table["subject"].isin(["p04", "p02"]), "fold"] = 1

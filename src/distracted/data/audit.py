@@ -146,15 +146,18 @@ def _order_of_classes(competition: Competition) -> list[SplitFinding]:
 
 
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
-    findings = []
+    findings = list[SplitFinding]()
     for fold in range(int(table["fold"].max()) + 1):
         valid = table["fold"] == fold
-        for label, name in enumerate(competition.classes):
-            text = f"fold {fold}: class {name} is missing from the"
-            if not (table.loc[~valid, "label"] == label).any():
-                findings.append(SplitFinding("error", f"{text} training side"))
-            if not (table.loc[valid, "label"] == label).any():
-                findings.append(SplitFinding("warning", f"{text} validation side"))
+        for rows, level, side in ((~valid, "error", "training"), (valid, "warning", "validation")):
+            there = set(table.loc[rows, "label"])
+            missing = [name for label, name in enumerate(competition.classes) if label not in there]
+            texts = [f"class {name} is" for name in missing]
+            if len(missing) > _SHOWN:
+                texts = [f"{len(missing)} classes ({', '.join(missing[:_SHOWN])}, ...) are"]
+            findings += [
+                SplitFinding(level, f"fold {fold}: {text} missing from the {side} side") for text in texts
+            ]
     return findings
 
 

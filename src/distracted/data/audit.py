@@ -14,6 +14,7 @@ from distracted.errors import FoldsError
 
 _log = logging.getLogger(__name__)
 
+Level = Literal["error", "warning"]
 _SHOWN = 3
 _TOLERANCE = 0.5  # a side whose size is off by more than this fraction is reported
 
@@ -22,7 +23,7 @@ _TOLERANCE = 0.5  # a side whose size is off by more than this fraction is repor
 class SplitFinding:
     """A finding about a split: an `error` makes its scores dishonest, a `warning` is worth knowing."""
 
-    level: Literal["error", "warning"]
+    level: Level
     text: str
 
 
@@ -149,7 +150,11 @@ def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[Spli
     findings = list[SplitFinding]()
     for fold in range(int(table["fold"].max()) + 1):
         valid = table["fold"] == fold
-        for rows, level, side in ((~valid, "error", "training"), (valid, "warning", "validation")):
+        sides: tuple[tuple[pd.Series, Level, str], ...] = (
+            (~valid, "error", "training"),
+            (valid, "warning", "validation"),
+        )
+        for rows, level, side in sides:
             there = set(table.loc[rows, "label"])
             missing = [name for label, name in enumerate(competition.classes) if label not in there]
             texts = [f"class {name} is" for name in missing]

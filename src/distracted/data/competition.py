@@ -16,6 +16,7 @@ from distracted.data.matching import (
     match_training_images,
     missing_images,
 )
+from distracted.data.names import some_of
 from distracted.data.sample_submission import Sample, SubmissionFormat, read_sample, submission_format
 from distracted.data.subjects import one_spelling
 from distracted.data.tables import read_table
@@ -211,7 +212,7 @@ def _find_classes(config: DataConfig, sample: Sample | None, names: "pd.Series[s
     if stated and set(classes) != set(stated.values()):
         raise DataError(
             f"{config.folder / str(config.sample_submission)}: expected a column for each of data.classes "
-            f"({', '.join(stated)}), got {', '.join(sample.asked)}"
+            f"({some_of(stated)}), got {some_of(sample.asked)}"
         )
     return classes
 
@@ -225,7 +226,7 @@ def _check_classes(
     if not in_header and config.classes is None:
         check_single_labels(names, config)
     if len(unknown := names[~names.isin(list(classes))]):
-        has = f"is not in {asked}, which has {', '.join(classes)}; its rows may be left out of the list"
+        has = f"is not in {asked}, which has {some_of(classes)}; its rows may be left out of the list"
         raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
     present = set(names.tolist())
     if empty := [name for name in classes if name not in present]:

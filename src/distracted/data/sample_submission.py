@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distracted.data.names import check_names, check_unique
+from distracted.data.names import check_names, check_unique, some_of
 from distracted.data.tables import read_table
 from distracted.errors import DataError
 from distracted.schema import DataConfig, SubmissionKind
@@ -72,7 +72,7 @@ def read_sample(config: DataConfig) -> Sample | None:
         or (num < 3 if kind == "probabilities" else num != 2)
     ):
         raise DataError(
-            f"{path}: expected the columns {key!r} and {_WANTED[kind]}, got {', '.join(table.columns)}; "
+            f"{path}: expected the columns {key!r} and {_WANTED[kind]}, got {some_of(table.columns)}; "
             f"use the competition's own file{_other_form(kind, list(table.columns), key)}"
         )
     check_names(table[key], path, key)
@@ -104,7 +104,7 @@ def submission_format(config: DataConfig, sample: Sample | None, classes: Sequen
     if kind == "probability" and len(classes) != 2:
         raise DataError(
             f"data.submission: probability is that of the last of two classes, and there are {len(classes)} "
-            f"({', '.join(classes)}); expected label or probabilities"
+            f"({some_of(classes)}); expected label or probabilities"
         )
     if kind == "probabilities":
         return SubmissionFormat(kind, sample.columns if sample else (key, *classes))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from distracted.data.image_files import ImageFiles
-from distracted.data.names import check_names, check_unique
+from distracted.data.names import check_names, check_unique, some_of
 from distracted.data.tables import read_table
 from distracted.errors import DataError
 from distracted.schema import DataConfig
@@ -100,7 +100,7 @@ def name_classes(labels: "pd.Series[str]", config: DataConfig) -> "pd.Series[str
         return labels
     known = {**{name: name for name in classes.values()}, **classes}
     if len(unknown := labels[~labels.isin(list(known))]):
-        has = f"is not in data.classes, which has {', '.join(classes)}"
+        has = f"is not in data.classes, which has {some_of(classes)}"
         raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
     return labels.map(known)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distracted.data.names import some_of
 from distracted.data.sample_submission import SubmissionFormat
 from distracted.data.tables import read_table
 from distracted.errors import SubmissionError
@@ -45,7 +46,7 @@ def check_submission(
     key = key or str(expected.columns[0])
     _check_images(table[key], expected[key], path)
     if form is not None and form.kind == "label":
-        known = f"a class that is none of {', '.join(form.answers)}"
+        known = f"a class that is none of {some_of(form.answers)}"
         answers = table.drop(columns=key).iloc[:, 0]
         _refuse(~answers.isin(list(form.answers)).to_numpy(), table[key], path, known)
         return

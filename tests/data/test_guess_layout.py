@@ -279,6 +279,17 @@ class TestSubjects:
         assert new.settings["columns"]["group"] is None
         assert f"{column} (6 values)" in new.assumed["columns.group"]
 
+    def test_a_column_that_lacks_some_is_said_and_not_taken(self, tmp_path: Path) -> None:
+        folder = Folder(tmp_path)
+        lesions = ["", *(f"L{number // 3}" for number in range(1, N))]
+        patients = [f"P{number // 4}" for number in range(N)]
+        labels = folder.labels("a", "b")
+        folder.write("train.csv", id=folder.imgs, label=labels, lesion_id=lesions, clip=patients)
+        new = look(folder.path)
+        assert new.settings["columns"]["group"] == "clip"
+        assert "lesion_id (9 values, 1 empty)" in new.assumed["columns.group"]
+        assert "row 2: column 'lesion_id' is empty" in refused(folder.path, columns__group="lesion_id")
+
     def test_in_a_second_list(self, tmp_path: Path) -> None:
         folder = Folder(tmp_path, train="train_features", test="test_features")
         sites = [f"S{number // 4}" for number in range(N)]

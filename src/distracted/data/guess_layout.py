@@ -126,7 +126,7 @@ class Guess(GuessedLists):
 
     def _ask_label(self, likely: Sequence[str]) -> None:
         assert self._table is not None
-        counts = ", ".join(f"{name} ({self._table[name].nunique()} values)" for name in likely)
+        counts = ", ".join(_count_values(self._table[name]) for name in likely)
         self.assumed["columns.label"] = f"the column of the classes: {counts}"
 
     def _find_group(self, img: str, label: str | Sequence[str]) -> str | None:
@@ -134,9 +134,9 @@ class Guess(GuessedLists):
         if self._table is None or self._answers.get("subject_pattern") is not None:
             return None
         others = [name for name in self._table.columns if name not in (img, *listed(label))]
+        others = [name for name in others if not name.startswith("Unnamed:")]
         if others:
-            counts = ", ".join(f"{name} ({self._table[name].nunique()} values)" for name in others)
-            self._ask_group(f"There are {counts}")
+            self._ask_group(f"There are {', '.join(_count_values(self._table[name]) for name in others)}")
         return subject_column(self._table, (img, *listed(label)))
 
     def _ask_group(self, there: str) -> None:
@@ -257,6 +257,11 @@ class Guess(GuessedLists):
 
 def _names(table: Table) -> str:
     return ", ".join(map(str, table.columns))
+
+
+def _count_values(values: "pd.Series[str]") -> str:
+    empty = int((values == "").sum())
+    return f"{values.name} ({values.nunique()} values{f', {empty} empty' * (empty > 0)})"
 
 
 def _are_numbers(labels: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ _FEWEST = 0.2  # share of names with a subject
 
 
 def subject_column(table: pd.DataFrame, but: Collection[str]) -> str | None:
-    """The column whose name says that it holds subjects, the widest of several.
+    """The column whose name says that it holds subjects, the widest of several; each row must have one.
 
     Args:
         but: Columns that are something else.
@@ -28,9 +28,13 @@ def subject_column(table: pd.DataFrame, but: Collection[str]) -> str | None:
     found = [
         (rank, "id" not in _words(name), place, str(name))
         for place, name in enumerate(table.columns)
-        if name not in but and (rank := _rank(name)) is not None and 2 < table[name].nunique() < len(table)
+        if name not in but and (rank := _rank(name)) is not None and _may_be_subjects(table[name])
     ]
     return min(found)[-1] if found else None
+
+
+def _may_be_subjects(values: "pd.Series[str]") -> bool:
+    return 2 < values.nunique() < len(values) and not (values == "").any()
 
 
 def is_subject_column(name: str) -> bool:

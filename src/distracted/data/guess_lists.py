@@ -72,25 +72,16 @@ class GuessedLists:
         )
 
     def _find_sample(self) -> str | None:
-        def is_named_so(path: str) -> bool:
-            if re.search("submi|sample_?sub", path.casefold()):
-                return True
-            table = self._contents.tables[path]
-            labels = label_columns(table, str(table.columns[0]), [])
-            has_labels = any(isinstance(name, list) or table[name].nunique() > 1 for name in labels)
-            return "sample" in path.casefold() and not has_labels
-
-        tests = self._contents.parts.get("test", ["."])
-        named = [path for path in self._contents.tables if is_named_so(path)]
-        return max(
-            named,
-            key=lambda path: (
-                "sample" in path.casefold(),
-                bool(self._contents.naming_column(self._contents.tables[path], tests)),
-                -path.count("/"),
-            ),
-            default=None,
-        )
+        """The list that is called so; rather one that names images of the test set."""
+        tests, ranked = self._contents.parts.get("test", ["."]), []
+        for path, table in self._contents.tables.items():
+            name = path.rpartition("/")[2].casefold()
+            says_sample, labels = "sample" in name, label_columns(table, str(table.columns[0]), [])
+            has_labels = any(isinstance(label, list) or table[label].nunique() > 1 for label in labels)
+            if re.search("submi|sample_?sub", name) or (says_sample and not has_labels):
+                names_tests = bool(self._contents.naming_column(table, tests))
+                ranked.append((says_sample, names_tests, -path.count("/"), -len(ranked), path))
+        return max(ranked)[-1] if ranked else None
 
     def _find_train_images(self) -> str | list[str]:
         parts = self._contents.parts

@@ -25,9 +25,7 @@ def check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
             continue
         where = f"{path}, row {row}: column {column!r}"
         if value == "" or value != value.strip():
-            raise DataError(
-                f"{where} is empty or padded with spaces: {value!r}; mend it, or leave the row out"
-            )
+            raise DataError(f"{where} is empty or padded with spaces: {value!r}; mend the list")
         parts = PurePosixPath(value.replace("\\", "/")).parts
         if not parts or parts[0].startswith("/") or ".." in parts or _DRIVE.match(value):
             expected = "expected a plain name, or a path within it"

@@ -73,7 +73,8 @@ class GuessedLists:
 
     def _find_sample(self) -> str | None:
         """The list that is called so; rather one that names images of the test set."""
-        tests, ranked = self._contents.parts.get("test", ["."]), []
+        tests = self._contents.parts.get("test", ["."])
+        ranked: list[tuple[bool, bool, int, int, str]] = []
         for path, table in self._contents.tables.items():
             name = path.rpartition("/")[2].casefold()
             says_sample, labels = "sample" in name, label_columns(table, str(table.columns[0]), [])

@@ -66,11 +66,9 @@ def read_sample(config: DataConfig) -> Sample | None:
     path = config.folder / config.sample_submission
     table, key = read_table(path), image_column(config)
     kind, num = config.submission, len(table.columns)
-    if (
-        key not in table.columns
-        or (table.columns[0] != key and num != 2)
-        or (num < 3 if kind == "probabilities" else num != 2)
-    ):
+    is_wide = kind == "probabilities"
+    has_key = table.columns[0] == key if is_wide else key in table.columns
+    if not has_key or (num < 3 if is_wide else num != 2):
         raise DataError(
             f"{path}: expected the columns {key!r} and {_WANTED[kind]}, got {some_of(table.columns)}; "
             f"use the competition's own file{_other_form(kind, list(table.columns), key)}"
@@ -131,12 +129,10 @@ def _as_numbers(labels: Sequence[str]) -> list[tuple[str, ...]]:
     numbers = [words.get(label.casefold(), label) for label in labels]
     if not all(re.fullmatch(r"-?\d+(\.0*)?", number) for number in numbers):
         return []
-    whole = [int(float(number)) for number in numbers]
-    return (
-        [tuple(map(str, whole)), tuple(f"{number}.0" for number in whole)]
-        if len({*whole}) == len(whole)
-        else []
-    )
+    whole = [int(number.partition(".")[0]) for number in numbers]
+    if len(set(whole)) < len(whole):
+        return []
+    return [tuple(map(str, whole)), tuple(f"{number}.0" for number in whole)]
 
 
 def default_format(config: DataConfig, classes: Sequence[str]) -> SubmissionFormat:

@@ -236,6 +236,16 @@ class TestLabels:
         new_competition.main(folder=str(folder.path), configs=tmp_path)
         assert "no image is of class UNK" in " ".join(capsys.readouterr().err.split())
 
+    def test_a_class_that_only_the_sample_has(self, tmp_path: Path) -> None:
+        folder = Folder(tmp_path)
+        folder.write("train.csv", image=folder.imgs, label=folder.labels("MEL", "NV"))
+        folder.write("sample_submission.csv", image=folder.tests, MEL=0.5, NV=0.5, UNK=0.0)
+        assert "no training image of class 'UNK'" in refused(folder.path)
+        assert "name a copy without its column (data.sample_submission)" in refused(folder.path)
+        folder.write("known_sample_submission.csv", image=folder.tests, MEL=0.5, NV=0.5)
+        told = look(folder.path, sample_submission="known_sample_submission.csv")
+        assert told.competition.classes == ("MEL", "NV")
+
     def test_text_that_yaml_reads_as_a_number(self, tmp_path: Path) -> None:
         folder = Folder(tmp_path / "odd")
         write_images(folder.path, [f"train/{name}" for name in folder.imgs], 0)

@@ -230,8 +230,14 @@ def _check_classes(
         raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
     present = set(names.tolist())
     if empty := [name for name in classes if name not in present]:
+        way_out = "take it out of data.classes"
+        if in_header:
+            way_out = (
+                "name a copy without its column (data.sample_submission), and add a column of zeros to what "
+                "`make submit` writes"
+            )
         raise DataError(
-            f"{list_path(config)}: no training image of class {empty[0]!r}, which {asked} asks for"
+            f"{list_path(config)}: no training image of class {empty[0]!r}, which {asked} asks for; {way_out}"
         )
     if "img" in classes:
         raise DataError(

@@ -1,8 +1,12 @@
 """make folds: read and check the competition, make its folds, and say what was found."""
 
+import numpy as np
+
 import console
 from distracted.data.audit import check_split
 from distracted.predictions.store import Store
+
+_MOST_CLASSES = 30  # that are shown one by one
 
 
 def main(
@@ -31,15 +35,20 @@ def describe(store: Store) -> None:
     if competition.has_images:
         unlisted = " and ".join(f"{len(names):,} in {part}" for part, names in competition.unlisted.items())
         console.say(f"pictures on disk that no list names: {unlisted}")
-    per_class = train["classname"].value_counts()
-    console.say("images a class: " + ", ".join(f"{name} {per_class[name]}" for name in competition.classes))
+    classes, per_class = competition.classes, train["classname"].value_counts()
+    are_few = len(classes) <= _MOST_CLASSES
+    fewest, most = per_class.index[-1], per_class.index[0]
+    span = f"{per_class[fewest]} ({fewest}) to {per_class[most]} ({most})"
+    console.say(
+        "images a class: " + (", ".join(f"{name} {per_class[name]}" for name in classes) if are_few else span)
+    )
     rows = []
     for fold, part in table.groupby("fold"):
-        counts = part["label"].value_counts()
-        by_class = " ".join(str(counts.get(label, 0)) for label in range(competition.num_classes))
+        counts = np.bincount(part["label"], minlength=len(classes)).tolist()
+        by_class = " ".join(map(str, counts)) if are_few else f"{min(counts)} to {max(counts)}"
         rows.append([str(fold), str(len(part)), str(part["subject"].nunique()), by_class])
-    columns = ["fold", "images", "subjects", f"images a class ({' '.join(competition.classes)})"]
-    console.table("folds, held-out side", columns, rows)
+    names = f" ({' '.join(classes)})" if are_few else ""
+    console.table("folds, held-out side", ["fold", "images", "subjects", f"images a class{names}"], rows)
 
 
 if __name__ == "__main__":

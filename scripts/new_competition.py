@@ -70,8 +70,11 @@ def parse_answers(text: str) -> dict[str, Any]:
 
 def _ask(new: "NewData", key: str) -> Any:
     """The answer that is typed for an assumed key; Enter takes the assumption."""
-    shown = _value(new, key)
-    typed = typer.prompt(f"{key}: {new.assumed[key]}", default="null" if shown is None else str(shown))
+    assumed = _value(new, key)
+    shown = "null" if assumed is None else str(assumed)
+    typed = typer.prompt(f"{key}: {new.assumed[key]}", default=shown)
+    if typed == shown:
+        return assumed
     return parse_answers(f"data.{key}={shlex.quote(typed)}")[key]
 
 
@@ -84,6 +87,7 @@ def _value(new: "NewData", key: str) -> Any:
 
 def _show(new: "NewData", path: Path, name: str) -> None:
     """What was understood, what was assumed, and what comes next."""
+    from distracted.data.subjects import spelled_alike
     from distracted.data.walk import by_kind
 
     competition, config = new.competition, new.competition.config
@@ -106,6 +110,11 @@ def _show(new: "NewData", path: Path, name: str) -> None:
         value = _value(new, key)
         answer = f'SET="data.{key}=..." FORCE=1 says another'
         console.warn(f"assumed data.{key}={'null' if value is None else value}: {question}; {answer}")
+    label = config.columns.label
+    if empty := [name for name in label if name not in counts.index] if isinstance(label, tuple) else []:
+        console.warn(f"no image is of class {' or '.join(empty)}, which is left out")
+    for names in spelled_alike(classes):
+        console.warn(f"classes {' and '.join(map(repr, names))} differ only in spelling: are they one?")
     if competition.submission.doubt:
         console.warn(competition.submission.doubt)
     console.say(

@@ -124,6 +124,15 @@ def test_one_subject_has_no_error(name: str) -> None:
     assert judged.above(judged, subjects)[1] == float("inf")
 
 
+def test_a_class_of_one_subject_has_an_unknown_error() -> None:
+    """Without that subject there is no AUC."""
+    log_probs, _, subjects = draw(5, num_classes=2)
+    labels = (subjects == 3).astype(int)
+    better, worse = (METRICS["auc"].judge(probs, labels) for probs in (log_probs, log_probs[:, ::-1]))
+    difference, error = worse.above(better, subjects)
+    assert difference == worse.loss - better.loss and error == np.inf
+
+
 def test_many_subjects_are_left_out_in_groups() -> None:
     """Without a column of subjects each image is one: not one evaluation for each."""
     log_probs, labels, _ = draw(8, num_rows=5000)

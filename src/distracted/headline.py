@@ -59,6 +59,8 @@ class Judged:
         left = [(groups != group).astype(np.float64) for group in range(num)]
         sign = -1 if self.metric.higher_is_better else 1
         differences = np.array([sign * (self.weighted(kept) - best.weighted(kept)) for kept in left])
+        if not np.isfinite(differences).all():  # an AUC that rests on one group's rows of a class
+            return self.loss - best.loss, float("inf")
         spread = float(((differences - differences.mean()) ** 2).sum())
         return self.loss - best.loss, float(np.sqrt((num - 1) / num * spread))
 

@@ -62,6 +62,19 @@ def test_a_class_missing_from_a_training_side() -> None:
         check_split(competition, Folds(table, "hash"))
 
 
+def test_many_missing_classes_are_counted() -> None:
+    """Six classes, of which the last five have two subjects in one fold."""
+    competition = make_competition([[2, 2, 2, 2, 2, 2], [2, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]] * 2)
+    table = competition.train[["img", "subject", "label"]].copy()
+    table["fold"] = table["subject"].str[-1].astype(int) % 3
+    findings = audit_folds(competition, table)
+    assert texts(findings, "error") == [
+        "fold 0: 5 classes (c1, c2, c3, ...) are missing from the training side"
+    ]
+    expected = "fold {}: 5 classes (c1, c2, c3, ...) are missing from the validation side"
+    assert {expected.format(1), expected.format(2)} <= set(texts(findings, "warning"))
+
+
 def test_a_side_far_from_its_size(competition: Competition, table: pd.DataFrame) -> None:
     table.loc[table["subject"].isin(["p00", "p03", "p01"]), "fold"] = 0
     table.loc[table["subject"].isin(["p04", "p02"]), "fold"] = 1
@@ -87,6 +100,19 @@ def test_missing_subjects_are_a_warning(competition: Competition, table: pd.Data
     by_image = replace(competition, config=competition.config.model_copy(update={"columns": columns}))
     (text,) = texts(audit_folds(by_image, table), "warning")
     assert text.startswith("no subjects (data.columns.group: null)")
+
+
+@pytest.mark.parametrize(
+    ("classes", "is_said"), [(("mild", "none"), True), (("0", "1"), False), (("10.0", "2.0"), True)]
+)
+def test_an_order_that_quadratic_kappa_takes_from_the_names(
+    competition: Competition, table: pd.DataFrame, classes: tuple[str, str], is_said: bool
+) -> None:
+    config = competition.config.model_copy(update={"metric": "quadratic_kappa"})
+    warnings = texts(audit_folds(replace(competition, config=config, classes=classes), table), "warning")
+    assert [f"in this order: {', '.join(classes)};" in warning for warning in warnings] == [True] * is_said
+    stated = config.model_copy(update={"classes": dict(zip(classes, classes, strict=True))})
+    assert audit_folds(replace(competition, config=stated, classes=classes), table) == []
 
 
 def test_an_identical_picture_across_a_split(competition: Competition, table: pd.DataFrame) -> None:

@@ -51,6 +51,7 @@ class TestPublicLayouts:
             "sample_submission": "sample_submission.csv",
             "columns": {"img": "image_id", "label": "label", "group": None, "id": None},
             "subject_pattern": None,
+            "label_pattern": None,
             "classes": {"0": "healthy", "1": "rust", "2": "scab"},
             "submission": "label",
             "metric": "accuracy",
@@ -104,19 +105,6 @@ class TestOtherLayouts:
         assert new.settings["train_list"] == "train.csv"
         assert new.settings["columns"]["label"] == ["a", "b", "c"]
         assert new.competition.train["classname"].value_counts().to_dict() == {"a": 4, "b": 4, "c": 4}
-
-    def test_several_labels_an_image_are_refused(self, tmp_path: Path) -> None:
-        write_images(tmp_path / "train", names(6))
-        write_images(tmp_path / "test", names(2))
-        write(
-            tmp_path,
-            "train.csv",
-            image=names(6),
-            labels=["scab", "rust", "scab rust", "scab", "rust", "rust"],
-        )
-        write(tmp_path, "sample_submission.csv", image=names(2), labels="rust")
-        with pytest.raises(DataError, match="label 'scab rust' is 2 classes at a time"):
-            look(tmp_path)
 
     def test_train_and_valid_are_split_already(self, tmp_path: Path) -> None:
         for part, count in (("train", 6), ("val", 3), ("test", 4)):

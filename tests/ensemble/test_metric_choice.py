@@ -150,6 +150,17 @@ class TestBlends:
             FittedSource(candidates[0].blender, sim.sources()).judged(metric).value
         )
 
+    def test_where_the_score_is_undefined_the_simplest_is_chosen(self, sim: Simulated) -> None:
+        """Without a fold that holds all of a class, there is no AUC of two classes."""
+        labels = np.zeros_like(sim.labels)
+        labels[np.flatnonzero(sim.folds == 0)[:6]] = 1
+        log_probs = np.log(np.random.default_rng(0).dirichlet([1, 1], size=sim.log_probs.shape[:2]))
+        rare = replace(sim, labels=labels, log_probs=log_probs.astype(sim.log_probs.dtype))
+        fit = cross_fit(rare.sources(), metric=METRICS["auc"])
+        first = next(verdict.blender for verdict in fit.verdicts if verdict.chosen_from)
+        assert fit.chosen[0] is first
+        assert np.isfinite(fit.log_probs).all()
+
     def test_weights_are_fitted_by_log_loss_whatever_the_metric(self, sim: Simulated) -> None:
         [pool] = find_blenders(["linear_pool"])
         fits = [cross_fit(sim.sources(), blenders=[pool], metric=METRICS[name]) for name in METRICS]

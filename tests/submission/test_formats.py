@@ -93,6 +93,24 @@ def test_numbers_or_names_as_the_sample_shows(project: Project, shown: str, by_n
     assert table["target"].tolist() == [names[number] if by_name else number for number in numbers]
 
 
+def test_the_images_may_be_the_second_column(project: Project) -> None:
+    project.relabel({"c0": "cbb", "c1": "cmd", "c2": "cmd"})
+    for kind, column in (("label", "Category"), ("probability", "p")):
+        project.sample(
+            lambda t, column=column: pd.DataFrame({column: "0.5", "Id": t[t.columns[-1 if "Id" in t else 0]]})
+        )
+        store = project.open(submission=kind, columns={"id": "Id"})
+        probs = predict(store)
+        table = answers(store)
+        assert list(table.columns) == [column, "Id"]
+        assert table["Id"].tolist() == store.competition.test["img"].tolist()
+        if kind == "label":
+            assert table[column].tolist() == np.array(["cbb", "cmd"])[probs.argmax(axis=1)].tolist()
+        else:
+            np.testing.assert_allclose(table[column].astype(float), probs[:, 1], rtol=1e-5)
+        shutil.rmtree(project.workspace.root)
+
+
 def test_a_placeholder_in_the_sample_is_said(project: Project, caplog: pytest.LogCaptureFixture) -> None:
     project.sample(lambda t: t[["img"]].assign(label="-1"))
     store = project.open(submission="label")

@@ -16,6 +16,7 @@ from distracted.errors import FoldsError
 
 _log = logging.getLogger(__name__)
 
+Level = Literal["error", "warning"]
 _SHOWN = 3
 _TOLERANCE = 0.5  # a side whose size is off by more than this fraction is reported
 
@@ -24,7 +25,7 @@ _TOLERANCE = 0.5  # a side whose size is off by more than this fraction is repor
 class SplitFinding:
     """A finding about a split: an `error` makes its scores dishonest, a `warning` is worth knowing."""
 
-    level: Literal["error", "warning"]
+    level: Level
     text: str
 
 
@@ -32,9 +33,10 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
     """Look for leaks and poor balance.
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
-    names, no subjects, subjects or classes that differ only in spelling, a class missing from a validation
-    side, a side far from its intended size, identical pictures in two folds or in train and test, images in
-    the folder of another class than the list says, files left out.
+    names, no subjects, subjects or classes that differ only in spelling, an order of classes that nobody
+    stated where the metric needs one, a class missing from a validation side, a side far from its intended
+    size, identical pictures in two folds or in train and test, images in the folder of another class than
+    the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -45,6 +47,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_subjects_in_two_folds(table),
         *_subjects_alike(competition, table),
         *_classes_alike(competition),
+        *_order_of_classes(competition),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -88,7 +91,7 @@ def _subjects_in_two_folds(table: pd.DataFrame) -> list[SplitFinding]:
 def _unlisted_pictures(competition: Competition) -> list[SplitFinding]:
     config = competition.config
     lists = {
-        "train": f"{config.train_list} names {len(competition.train):,}",
+        "train": f"{' and '.join(config.train_lists)} names {len(competition.train):,}",
         "test": f"{config.sample_submission} names {len(competition.test):,}",
     }
     findings = []
@@ -107,7 +110,7 @@ def _subjects_alike(competition: Competition, table: pd.DataFrame) -> list[Split
     apart: list[str] = []
     for names in subjects_alike(table):
         (apart if folds[names].nunique() > 1 else together).append(" = ".join(map(repr, names)))
-    file, findings = competition.config.train_list, []
+    file, findings = " and ".join(competition.config.train_lists), []
     for cases, what, way_out in (
         (together, "count as one and share a fold", f"if they are different people, rename them in {file}"),
         (
@@ -135,16 +138,35 @@ def _classes_alike(competition: Competition) -> list[SplitFinding]:
     return [SplitFinding("warning", text)]
 
 
+def _order_of_classes(competition: Competition) -> list[SplitFinding]:
+    config, classes = competition.config, competition.classes
+    is_by_number = pd.to_numeric(pd.Series(classes), errors="coerce").is_monotonic_increasing
+    if config.metric != "quadratic_kappa" or config.classes is not None or is_by_number:
+        return []
+    text = (
+        f"quadratic kappa counts the steps between classes in this order: {', '.join(classes)}; data.classes "
+        "gives another"
+    )
+    return [SplitFinding("warning", text)]
+
+
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
-    findings = []
+    findings = list[SplitFinding]()
     for fold in range(int(table["fold"].max()) + 1):
         valid = table["fold"] == fold
-        for label, name in enumerate(competition.classes):
-            text = f"fold {fold}: class {name} is missing from the"
-            if not (table.loc[~valid, "label"] == label).any():
-                findings.append(SplitFinding("error", f"{text} training side"))
-            if not (table.loc[valid, "label"] == label).any():
-                findings.append(SplitFinding("warning", f"{text} validation side"))
+        sides: tuple[tuple[pd.Series, Level, str], ...] = (
+            (~valid, "error", "training"),
+            (valid, "warning", "validation"),
+        )
+        for rows, level, side in sides:
+            there = set(table.loc[rows, "label"])
+            missing = [name for label, name in enumerate(competition.classes) if label not in there]
+            texts = [f"class {name} is" for name in missing]
+            if len(missing) > _SHOWN:
+                texts = [f"{len(missing)} classes ({', '.join(missing[:_SHOWN])}, ...) are"]
+            findings += [
+                SplitFinding(level, f"fold {fold}: {text} missing from the {side} side") for text in texts
+            ]
     return findings
 
 

@@ -16,6 +16,7 @@ from distracted.data.matching import (
     match_training_images,
     missing_images,
 )
+from distracted.data.names import some_of
 from distracted.data.sample_submission import Sample, SubmissionFormat, read_sample, submission_format
 from distracted.data.subjects import one_spelling
 from distracted.data.tables import read_table
@@ -128,7 +129,7 @@ def read_lists(config: DataConfig) -> Competition:
     folder = config.folder
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {_remedy(config)}")
-    for name in (config.sample_submission, config.train_list):
+    for name in (config.sample_submission, *config.train_lists):
         if name is not None and not (folder / name).exists():
             raise DataError(
                 f"{folder / name}: no such file; is this a competition's folder? For one in another layout "
@@ -136,12 +137,12 @@ def read_lists(config: DataConfig) -> Competition:
             )
     sample = read_sample(config)
     files = ImageFiles(folder, config.train_images)
-    rows = read_class_folders(config, files) if config.train_list is None else read_training_list(config)
+    rows = read_training_list(config) if config.train_lists else read_class_folders(config, files)
     names = name_classes(rows["label"], config)
     classes = _find_classes(config, sample, names)
     _check_classes(config, sample, names, classes)
     missing, hint = list[str](), ""
-    if config.train_list is not None:
+    if config.train_lists:
         listed, path = rows["img"], list_path(config)
         rows["img"], rows["path"] = match_training_images(listed, rows["label"], names, files, path)
         missing, hint = missing_images(listed, rows["path"], files, key="train_images", labels=rows["label"])
@@ -155,7 +156,7 @@ def read_lists(config: DataConfig) -> Competition:
     train_paths = rows["path"].tolist()
     tests, more, test_hint = _find_test_images(config, sample, test_files, set(train_paths))
     test_paths = tests["path"].tolist()
-    left_out = {*(files.others if config.train_list is None else ()), *(() if sample else test_files.others)}
+    left_out = {*(() if config.train_lists else files.others), *(() if sample else test_files.others)}
     check_none_missing(folder, [*missing, *more], hint or test_hint)
     unlisted = _find_unlisted(files, test_files, {*train_paths, *test_paths})
     return Competition(
@@ -174,7 +175,7 @@ def read_lists(config: DataConfig) -> Competition:
 
 def read_train_imgs(config: DataConfig) -> set[str]:
     """The names of the training images; only the list is read where its names stand for themselves."""
-    if config.train_list is not None:
+    if config.train_lists:
         imgs = read_table(list_path(config)).get(config.columns.img)
         if imgs is not None and imgs.is_unique:
             return set(imgs)
@@ -219,11 +220,11 @@ def _find_classes(config: DataConfig, sample: Sample | None, names: "pd.Series[s
     stated = config.classes or {}
     if sample is None or config.submission != "probabilities":
         return tuple(stated.values()) or sort_classes(names.tolist())
-    classes = tuple(stated.get(column, column) for column in sample.columns[1:])
+    classes = tuple(stated.get(column, column) for column in sample.asked)
     if stated and set(classes) != set(stated.values()):
         raise DataError(
             f"{config.folder / str(config.sample_submission)}: expected a column for each of data.classes "
-            f"({', '.join(stated)}), got {', '.join(sample.columns[1:])}"
+            f"({some_of(stated)}), got {some_of(sample.asked)}"
         )
     return classes
 
@@ -237,12 +238,18 @@ def _check_classes(
     if not in_header and config.classes is None:
         check_single_labels(names, config)
     if len(unknown := names[~names.isin(list(classes))]):
-        has = f"is not in {asked}, which has {', '.join(classes)}"
+        has = f"is not in {asked}, which has {some_of(classes)}; its rows may be left out of the list"
         raise DataError(f"{place_of(unknown, config)}: class {unknown.iloc[0]!r} {has}")
     present = set(names.tolist())
     if empty := [name for name in classes if name not in present]:
+        way_out = "take it out of data.classes"
+        if in_header:
+            way_out = (
+                "name a copy without its column (data.sample_submission), and add a column of zeros to what "
+                "`make submit` writes"
+            )
         raise DataError(
-            f"{list_path(config)}: no training image of class {empty[0]!r}, which {asked} asks for"
+            f"{list_path(config)}: no training image of class {empty[0]!r}, which {asked} asks for; {way_out}"
         )
     if "img" in classes:
         raise DataError(

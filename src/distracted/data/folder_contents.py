@@ -20,6 +20,13 @@ from distracted.errors import DataError
 
 _MOST_TABLES = 50
 _TRIED = 60  # values of a column that are looked up among the files
+_LISTS = tuple(
+    f"{ending}{packed}"
+    for ending in (".csv", ".tsv", ".txt")
+    for packed in ("", ".gz", ".bz2", ".xz", ".zip")
+)
+_OTHER_LISTS = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".pkl", ".mat", ".xml")
+_IMAGE_WORDS = re.compile("image|img|file|path|photo|picture|(?<![a-z])id|id$")
 _PART = {
     "test": re.compile(r"(?<![a-z])test"),
     "train": re.compile(r"(?<![a-z])train"),
@@ -33,12 +40,14 @@ class FolderContents:
 
     Attributes:
         images: Paths of all images, relative to the folder.
-        tables: All lists by their path relative to the folder; a damaged one is left out.
+        tables: All lists by their path relative to the folder.
+        unread: Files that may be lists and cannot be read, with the reason.
     """
 
     folder: Path
     images: tuple[str, ...]
     tables: dict[str, pd.DataFrame]
+    unread: dict[str, str] = field(default_factory=dict)
     _files: dict[tuple[str, ...], ImageFiles] = field(default_factory=dict)
 
     @classmethod
@@ -58,16 +67,19 @@ class FolderContents:
                 f"FOLDER={folder}: no images in it ({', '.join(ENDINGS)}), but {there}; unpack archives, or "
                 "name the folder that holds the images"
             )
-        paths = sorted(path for path in files.paths if path.lower().endswith((".csv", ".tsv")))
-        tables = {}
-        for path in sorted(paths, key=lambda path: path.count("/"))[:_MOST_TABLES]:
+        paths = sorted(files.paths, key=lambda path: (path.count("/"), path))
+        tables, unread = {}, {}
+        for path in [path for path in paths if path.lower().endswith(_LISTS)][:_MOST_TABLES]:
             try:
                 table = read_table(folder / path)
-            except DataError:  # said when it is named
+            except DataError as error:
+                unread[path] = str(error).removeprefix(f"{folder / path}: ")
                 continue
             if len(table) and len(table.columns) > 1:
                 tables[path] = table
-        return cls(folder, tuple(files.images.values()), tables)
+        others = [path for path in paths if path.lower().endswith(_OTHER_LISTS)][:_MOST_TABLES]
+        unread |= dict.fromkeys(others, "save it as CSV if it is the list")
+        return cls(folder, tuple(files.images.values()), tables, unread)
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:
@@ -89,17 +101,28 @@ class FolderContents:
         has_loose = any("/" not in path for path in within)
         return [] if has_loose else sorted({path.partition("/")[0] for path in within})
 
-    def naming_column(self, table: pd.DataFrame, places: Sequence[str]) -> str:
-        """The column of a table whose values are names of images in some folders; "" if there is none."""
-        files, naming = self.files(places), {"": 0}
-        for column in table.columns:
+    def naming_columns(self, table: pd.DataFrame, places: Sequence[str]) -> list[str]:
+        """The columns of a table whose values are names of images in some folders, the likeliest first.
+
+        Numbers of anything may be names, too, such as a row's number or an age. The column with the most
+        distinct values counts, then one with files' endings, then one that is called as images are.
+        """
+        files, naming = self.files(places), []
+        for place, column in enumerate(table.columns):
             values = table[column].drop_duplicates()
             tried = [value for value in values.iloc[:: max(1, len(values) // _TRIED)] if value]
             if tried and sum(bool(files.find(value)) for value in tried) > 0.8 * len(tried):
-                naming[column] = len(
-                    values
-                )  # numbers of anything may be names, too: the most distinct ones are
-        return max(naming, key=lambda column: naming[column])
+                is_row_number = column.startswith("Unnamed:")  # pandas' name for the index that it wrote
+                has_ending = tried[0].lower().endswith(ENDINGS)
+                is_called_so = _IMAGE_WORDS.search(column.casefold()) is not None
+                naming.append(
+                    (is_row_number, -len(values), not has_ending, not is_called_so, place, str(column))
+                )
+        return [column for *_, column in sorted(naming)]
+
+    def naming_column(self, table: pd.DataFrame, places: Sequence[str]) -> str:
+        """The likeliest of `naming_columns`; "" if there is none."""
+        return next(iter(self.naming_columns(table, places)), "")
 
     def class_names(self, labels: Sequence[str], but: Sequence[str]) -> dict[str, str]:
         """Names of numbered classes, in a table or JSON file of the folder; empty if there are none.

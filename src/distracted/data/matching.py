@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from distracted.data.image_files import ImageFiles
+from distracted.data.image_files import ImageFiles, plain
 from distracted.data.names import check_unique, rows_of
 from distracted.errors import DataError
 
@@ -93,6 +93,14 @@ def missing_images(
         return expected, f" ({near[0]} is there; is it the same image?)"
     if not files.paths:
         return expected, f" (no files in {places}; data.{key} names the folder)"
+    first = plain(missing.iloc[0])
+    if begins := [path for path in files.paths if path.rpartition("/")[2].startswith(f"{first}_")]:
+        return expected, (
+            f" (files such as {begins[0]} begin with the name; one answer for several images is not "
+            "supported)"
+        )
+    if key == "train_images" and len(missing) < len(imgs) / 2:
+        return expected, ", or leave the rows of images that nobody has out of the list"
     if len(missing) == len(imgs):
         example = f"{len(files.paths)} files, such as {next(iter(files.paths))}"
         return expected, f" ({places} holds {example}; is data.{key} the right folder?)"

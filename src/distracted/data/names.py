@@ -11,6 +11,7 @@ import pandas as pd
 from distracted.errors import DataError
 
 _LONGEST_NAME = 255  # bytes; the limit of common file systems for one part of a path
+_SHOWN = 12
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 #: Part of a name that needs no closer look: up to 62 characters, of which each takes up to four bytes.
 _PLAIN_PART = r"\w(?:[\w. +-]{0,60}\w)?"
@@ -27,7 +28,7 @@ def check_names(values: "pd.Series[str]", path: Path, column: str) -> None:
             continue
         where = f"{path}, row {row}: column {column!r}"
         if value == "" or value != value.strip():
-            raise DataError(f"{where} is empty or padded with spaces: {value!r}")
+            raise DataError(f"{where} is empty or padded with spaces: {value!r}; mend the list")
         parts = PurePosixPath(value.replace("\\", "/")).parts
         if not parts or parts[0].startswith("/") or ".." in parts or _DRIVE.match(value):
             expected = "expected a plain name, or a path within it"
@@ -58,6 +59,13 @@ def check_unique(imgs: "pd.Series[str]", path: Path) -> None:
         img = duplicates.iloc[0]
         rows = rows_of(imgs, img)
         raise DataError(f"{path}: image {img!r} is listed more than once {rows}; keep one of them")
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Names for a message, the first twelve of many."""
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
 
 
 def rows_of(values: "pd.Series[str]", value: str) -> str:

@@ -1,5 +1,6 @@
 """`make new-competition`: a file in configs/data/ for a folder in any layout."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,15 @@ from distracted.schema import DataConfig
 _ASKED = {
     *("kaggle", "num_test_subjects", "train_list", "train_images", "test_images", "sample_submission"),
     *("columns.img", "columns.label", "columns.group", "columns.id"),
-    *("subject_pattern", "classes", "submission", "metric"),
+    *("subject_pattern", "label_pattern", "classes", "submission", "metric"),
 }
 _COMMENTS = {
     "kaggle": "for make data, and make submit SEND=1",
-    "train_list": "null: the folders in train_images are the classes",
+    "train_list": "null: the folders in train_images are the classes, or label_pattern says them",
     "sample_submission": "null: all images in test_images are predicted",
     "columns": "group: whose picture it is (patient, person, recording); null: nobody's, folds are by image",
     "subject_pattern": "finds the subject in a file's name",
+    "label_pattern": "finds the class in a file's name",
     "classes": "in order; of two classes, a probability is that of the last",
     "submission": "probabilities (a column a class), probability (of the last of two classes) or label",
     "metric": "log_loss, accuracy, balanced_accuracy, macro_f1, auc or quadratic_kappa (docs/metrics.md)",
@@ -86,7 +88,7 @@ def write_data_config(path: Path, new: NewData, *, folder: str, force: bool = Fa
         f"  folder: {_flow(folder)}",
     ]
     for key, value in new.settings.items():
-        if value is None and key in ("subject_pattern", "classes"):
+        if value is None and key in ("subject_pattern", "label_pattern", "classes"):
             continue
         if key == "columns":
             value = {name: column for name, column in value.items() if name != "id" or column is not None}
@@ -97,10 +99,24 @@ def write_data_config(path: Path, new: NewData, *, folder: str, force: bool = Fa
     write_text(path, "\n".join(lines) + "\n")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as 1e3, which OmegaConf reads as a number."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
 def _flow(value: Any) -> str:
     """A value as YAML in one line."""
-    text: str = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        default_flow_style=True,
+        allow_unicode=True,
+        sort_keys=False,
+        width=float("inf"),
     )
     return text.removesuffix("\n").removesuffix("\n...")
 

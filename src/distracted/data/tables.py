@@ -22,7 +22,9 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=_separator(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; is this a competition's folder?") from None
-    except (EmptyDataError, ParserError, UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}; save it in UTF-8") from error
+    except (EmptyDataError, ParserError, OSError) as error:
         raise DataError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas then uses the first column as index
         raise DataError(f"{path}: its rows have more fields than its header; is there a comma too many?")

@@ -260,5 +260,8 @@ class ChosenSource(Source):
 
 
 def as_good(difference: float, error: float) -> bool:
-    """Whether a loss above the best one counts as equally good: within one standard error of it."""
-    return difference <= max(error, NEGLIGIBLE)
+    """Whether a loss above the best one counts as equally good: within one standard error of it.
+
+    So does one that cannot be compared, since the score is undefined on these rows (an AUC of one class).
+    """
+    return not difference > max(error, NEGLIGIBLE)

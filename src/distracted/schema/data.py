@@ -81,9 +81,10 @@ class DataConfig(Section):
     num_test_subjects: PositiveInt | None = Field(default=None, exclude=True)
     """Number of people in the test set, for the expected score; null: as `make people` estimates; without
     an estimate, people are taken to have as many images as in training. Enters no hash."""
-    train_list: str | None = "driver_imgs_list.csv"
+    train_list: str | tuple[str, ...] | None = "driver_imgs_list.csv"
     """List of the training images (CSV; tabs or semicolons may separate, too); null: there is none, and each
-    folder in train_images is a class."""
+    folder in train_images is a class. Several: the first names the images, the others add columns for them,
+    such as their subjects."""
     train_images: str | tuple[str, ...] = "imgs/train"
     """Folder of the training images, with or without folders in it. A list names several; `*` and `?` stand
     for parts of a name, such as `train/*.jpg`."""
@@ -96,6 +97,9 @@ class DataConfig(Section):
     subject_pattern: Annotated[str, AfterValidator(_check_pattern)] | None = Field(default=None, exclude=True)
     r"""Regular expression whose group in an image's name is its subject, such as `patient(\d+)_`; needs
     columns.group: null. Enters no hash."""
+    label_pattern: Annotated[str, AfterValidator(_check_pattern)] | None = Field(default=None, exclude=True)
+    r"""Regular expression whose group in an image's name is its class, such as `^([a-z]+)\.`; needs
+    train_list: null. Enters no hash."""
     classes: Annotated[dict[str, str], BeforeValidator(_name_classes)] | None = Field(
         default=None, exclude=True
     )
@@ -112,6 +116,11 @@ class DataConfig(Section):
     height."""
 
     @property
+    def train_lists(self) -> tuple[str, ...]:
+        """The lists of training images; none if folders or names say the classes."""
+        return (self.train_list,) if isinstance(self.train_list, str) else self.train_list or ()
+
+    @property
     def has_subjects(self) -> bool:
         """Whether images are known to belong together; else each is a subject of its own."""
         return self.columns.group is not None or self.subject_pattern is not None
@@ -122,6 +131,12 @@ class DataConfig(Section):
             raise ValueError(
                 "subject_pattern and columns.group both name the subjects; set one of them to null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_source_of_classes(self) -> Self:
+        if self.train_lists and self.label_pattern is not None:
+            raise ValueError("train_list and label_pattern both name the classes; set one of them to null")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distracted.data.sample_submission import SubmissionFormat, sample_path
+from distracted.data.sample_submission import SubmissionFormat, image_column, sample_path
 from distracted.errors import StoreError, SubmissionError
 from distracted.files import atomic_paths, sha256_file, write_json
 from distracted.predictions.catalogue import Catalogue
@@ -73,7 +73,8 @@ def write_submission(
     form = store.competition.submission
     if form.doubt:
         _log.warning("%s", form.doubt)
-    table = _answers(form, store.competition.test["img"], np.exp(run.test_log_probs))
+    key = image_column(store.competition.config)
+    table = _answers(form, key, store.competition.test["img"], np.exp(run.test_log_probs))
     folder = store.workspace.submissions(store.competition.name)
     path = folder / f"{run.name}.csv"
     sample = sample_path(store.competition.config)
@@ -85,7 +86,7 @@ def write_submission(
     with atomic_paths([path, submission.provenance]) as [csv, provenance]:
         table.to_csv(csv, index=False, float_format="%.8g", lineterminator="\n")
         expected = table if sample is None or not store.competition.has_images else sample
-        check_submission(csv, expected, form=form, name=path)
+        check_submission(csv, expected, form=form, key=key, name=path)
         facts = {
             "answers": read_answers(submission.provenance),
             "sha256": sha256_file(csv),
@@ -138,16 +139,23 @@ def _is_made_from(csv: Path, facts: Mapping[str, Any]) -> bool:
     return same and csv.is_file() and provenance.get("sha256") == sha256_file(csv)
 
 
-def _answers(form: SubmissionFormat, imgs: "pd.Series[str]", probs: NDArray[np.floating]) -> pd.DataFrame:
-    """The submission's table; a label is that of the most probable class."""
+def _answers(
+    form: SubmissionFormat, key: str, imgs: "pd.Series[str]", probs: NDArray[np.floating]
+) -> pd.DataFrame:
+    """The submission's table; a label is that of the most probable class.
+
+    Args:
+        key: The column of the images.
+    """
     probs = probs / probs.sum(axis=1, keepdims=True)
     if form.kind == "label":
-        table = pd.DataFrame({form.columns[1]: np.array(form.answers)[probs.argmax(axis=1)]})
+        answers = pd.DataFrame(np.array(form.answers)[probs.argmax(axis=1)])
     else:
         shown = probs if form.kind == "probabilities" else probs[:, 1:]
-        table = pd.DataFrame(shown, columns=list(form.columns[1:]))
-    table.insert(0, form.columns[0], imgs.to_numpy())
-    return table
+        answers = pd.DataFrame(shown)
+    answers.columns = pd.Index([name for name in form.columns if name != key])
+    answers.insert(form.columns.index(key), key, imgs.to_numpy())
+    return answers
 
 
 def _made_from(store: Store, run: Run, submission: Submission, sample: Path | None) -> dict[str, Any]:

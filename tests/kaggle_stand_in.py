@@ -200,6 +200,7 @@ class KaggleServer:
             return Answer({"code": 400, "message": "Unknown blob"}, 400)
         ref = REF + len(self.submissions)
         record = {"ref": ref, "description": asked.get("submissionDescription", ""), "token": token}
+        record["competition"] = asked.get("competitionName")
         date = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
         self.submissions.append({**record, "date": date, "totalBytes": len(self.uploads[token])})
         return Answer({"message": "Successfully submitted", "ref": ref})
@@ -210,7 +211,9 @@ class KaggleServer:
         scored = {"status": "PENDING"}
         if self.score is not None:
             scored = {"status": "COMPLETE", "publicScore": self.score, "privateScore": "0.5"}
-        items = [scored | item for item in reversed(self.submissions)]
+        wanted = {None, asked.get("competitionName")}
+        mine = [item for item in self.submissions if item.get("competition") in wanted]
+        items = [scored | item for item in reversed(mine)]
         more = {"nextPageToken": str(start + size)} if start + size < len(items) else {}
         return Answer({"submissions": items[start : start + size], **more})
 

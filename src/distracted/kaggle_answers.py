@@ -159,6 +159,8 @@ def _by_status(error: BaseException, response: "requests.Response", competition:
         return (
             f"the proxy asks for a user and a password (407: {reason}); https_proxy=http://user:password@..."
         )
+    if status == 413:
+        return f"the file is larger than Kaggle, or a proxy on the way, accepts (413: {reason})"
     if response.request is not None and response.request.method != "POST":  # not Kaggle's own pages
         host = urlsplit(response.url or "").hostname
         return f"Kaggle's storage denies access ({status}: {reason}); repeat the command, or allow {host}"
@@ -171,8 +173,9 @@ def _by_status(error: BaseException, response: "requests.Response", competition:
         )
     if status == 404 and competition:
         return f"Kaggle has no competition {competition} (404); data.kaggle is the last part of its address"
-    daily = "; Kaggle counts submissions a day from midnight UTC" if "submission" in reason.lower() else ""
-    return f"Kaggle refuses ({status}: {reason}){daily}"
+    is_daily = re.search(r"\b(daily|day|today|tomorrow)\b", reason, re.IGNORECASE)
+    midnight = "; Kaggle counts submissions a day from midnight UTC" if is_daily else ""
+    return f"Kaggle refuses ({status}: {reason}){midnight}"
 
 
 def _when(error: BaseException) -> str:

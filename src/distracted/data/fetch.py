@@ -170,9 +170,11 @@ def _continue(kaggle: "KaggleClient", archive: Archive, progress: Progress) -> N
 def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
     """Check that an answer continues the archive, or begins a new one; `first` are the first bytes of it."""
     headers, length = response.headers, archive.length
-    kind, encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "identity")
-    if "html" in kind or "json" in kind or encoding != "identity":
+    kind, encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "").lower()
+    if "html" in kind or "json" in kind:
         raise UnreadableAnswer(describe(response))
+    if encoding not in ("", "identity"):
+        raise UnreadableAnswer(f"compressed with {encoding}, {describe(response)}")
     if not first:  # a connection that is cut within the header looks so, and the header is wrong then
         raise requests.ConnectionError("no bytes")
     etag = headers.get("ETag", "")
@@ -186,7 +188,7 @@ def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
         if length:
             if (
                 start != length
-                or size != archive.state.size
+                or archive.state.size not in (0, size)
                 or validator not in (archive.state.validator, "")
             ):
                 raise _ChangedError

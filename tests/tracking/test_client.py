@@ -94,9 +94,10 @@ def test_an_environment_that_wandb_rejects_stops_nothing(
 
 @pytest.mark.parametrize("switch", ["tracking", "environment", "settings file"])
 def test_where_wandb_is_off_nothing_is_made_or_written(
-    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled" if switch == "environment" else "")
+    if switch != "environment":  # where conftest.py has switched it off
+        monkeypatch.delenv("WANDB_MODE")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wandb").mkdir()
     if switch == "settings file":  # as `wandb disabled` writes it
@@ -108,8 +109,8 @@ def test_where_wandb_is_off_nothing_is_made_or_written(
     with WandbRun(tmp_path / "off", runtime=runtime, **arguments) as run:  # type: ignore[arg-type]
         run.show(never)
         run.summarise(never)
-        assert not run.is_on
-    assert not (tmp_path / "off").exists()
+        assert not run.is_on and not run.error
+    assert not (tmp_path / "off").exists() and "W&B" not in caplog.text
     wandb.teardown()
 
 

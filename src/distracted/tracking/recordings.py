@@ -1,5 +1,6 @@
 """Recordings of W&B runs on this disk: which are to be sent, and which were set aside."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from distracted.tracking.client import OPEN, UNSENT, is_refused
 ASIDE = "set_aside.txt"
 _SYNCED = ".synced"  # suffix of the file that the client leaves next to a sent one
 _STATE = ".syncstate"  # and of the one that says at which step of its run it starts
+#: Seconds without a change after which another machine's process, which cannot be looked up, counts as gone.
+_SILENT_SECONDS = 3600.0
 _NEW_ID = "new_id.txt"  # in a recording's folder: the run to send it to, its own having been deleted
 
 
@@ -55,9 +58,14 @@ def _was_sent(recording: Path) -> bool:
 
 
 def _grows(recording: Path) -> bool:
-    """Whether a process still writes it: its owner is alive, or its fold is being trained."""
+    """Whether a process still writes it: its fold is being trained, or its owner seems to be alive."""
+    if is_trained_now(folder_of(recording)):
+        return True
     owner = read_owner(recording / OPEN)
-    return is_trained_now(folder_of(recording)) or (owner is not None and not owner.is_gone)
+    if owner is None or owner.is_gone:
+        return False
+    changed = max(path.stat().st_mtime for path in recording.glob("*.wandb"))
+    return owner.is_local or time.time() - changed < _SILENT_SECONDS
 
 
 def is_trained_now(scratch: Path) -> bool:

@@ -55,11 +55,12 @@ def main(
         return {f"oof/{key}": value for key, value in pooled.items()}
 
     name = f"{store.competition.name}: {model}"
-    sweep, done = run_sweep(spec, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
-    console.say(f"sweep {sweep}: {len(done)} trials; `make sweep MODEL={model} SWEEP={sweep}` adds more")
+    sweep_id, done = run_sweep(spec, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
+    again = f"make sweep MODEL={model} SWEEP={sweep or sweep_id}"
+    console.say(f"sweep {sweep_id}: {len(done)} trials; `{again}` adds more")
     if not done:
         raise DistractedError("no trial finished; their messages are above")
-    _choose(store, model, sweep, config.runtime)
+    _choose(store, model, sweep_id, config.runtime)
 
 
 def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -> None:

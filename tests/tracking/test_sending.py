@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from stand_in import Fault, Once, StandIn
 from distracted.config import load_runtime_config
 from distracted.tracking import sending
 from distracted.tracking.client import WandbRun, is_refused, run_id
-from distracted.tracking.recordings import has_mark
+from distracted.tracking.recordings import has_mark, was_sent
 from distracted.tracking.sending import NOT_TRIED, WAY_OUT, Sent, renew, send
 
 pytestmark = pytest.mark.slow
@@ -270,6 +271,36 @@ def test_after_some_failures_of_the_server_the_rest_is_not_tried(
     assert list(sent.problems) == runs
     tried = [sent.problems[path] != NOT_TRIED for path in runs]
     assert tried == [True, True, False, False], sent.problems
+
+
+def test_what_was_refused_in_a_call_that_was_stopped_is_sent_later(
+    runs: list[Path], server: StandIn, impatient: None
+) -> None:
+    """Ctrl-C after the client has marked a recording as sent, and before its log could be read."""
+    refused, other = runs[:2]
+    stopped = threading.Event()
+
+    def fault(method: str, path: str, body: bytes) -> str:
+        if not path.endswith("file_stream"):
+            return ""
+        if run_id(refused.parents[1]) in path:
+            return "403"
+        while not (has_mark(refused) or stopped.wait(0.05)):
+            pass
+        if not stopped.is_set():
+            stopped.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return "cut"
+
+    server.fault = fault
+    with pytest.raises(KeyboardInterrupt):
+        send_all([refused, other])
+    server.fault = lambda method, path, body: ""
+    unsent = [path for path in (refused, other) if not was_sent(path)]
+    assert unsent == [refused, other]
+    assert send_all(unsent).whole == unsent and was_sent(refused)
+    check_arrived(server, refused, "a")
+    check_arrived(server, other, "b")
 
 
 def test_a_server_that_hangs_ends_the_call_in_time(

@@ -25,7 +25,7 @@ def find_recordings(store: Store, *, again: bool = False) -> list[Path]:
     Args:
         again: Also those that were set aside.
     """
-    unsent = [path for path in _every(store) if not _was_sent(path)]
+    unsent = [path for path in _every(store) if not was_sent(path)]
     wanted = [path for path in unsent if again or not _is_left(path)]
     finished = [path for path in wanted if not _grows(path)]
     return sorted(finished, key=_age)
@@ -33,7 +33,7 @@ def find_recordings(store: Store, *, again: bool = False) -> list[Path]:
 
 def find_aside(store: Store) -> list[Path]:
     """The recordings that `find_recordings` leaves out."""
-    return [path for path in _every(store) if not _was_sent(path) and _is_left(path)]
+    return [path for path in _every(store) if not was_sent(path) and _is_left(path)]
 
 
 def _is_left(recording: Path) -> bool:
@@ -51,10 +51,11 @@ def _age(recording: Path) -> str:
     return recording.name.removeprefix("offline-")
 
 
-def _was_sent(recording: Path) -> bool:
-    if recording.name.startswith("offline-"):
-        return has_mark(recording)
-    return not (recording / UNSENT).exists()
+def was_sent(recording: Path) -> bool:
+    """Whether all of a recording is on the server."""
+    if (recording / UNSENT).exists():
+        return False
+    return has_mark(recording) or not recording.name.startswith("offline-")
 
 
 def _grows(recording: Path) -> bool:
@@ -104,10 +105,9 @@ def redirect(folder: Path, *, old: str, new: str) -> list[Path]:
     redirected = sorted((path for path in paths if run_of(path) == old), key=_age)
     for recording in redirected:
         write_text(recording / _NEW_ID, new)
-        for path in [*recording.glob(f"*{_SYNCED}"), *recording.glob(f"*{_STATE}"), recording / ASIDE]:
+        for path in [*recording.glob(f"*{_STATE}"), recording / ASIDE]:
             path.unlink(missing_ok=True)
-        if not recording.name.startswith("offline-"):
-            write_text(recording / UNSENT, "")
+        mark_unsent(recording)
     return redirected
 
 
@@ -117,10 +117,12 @@ def mark_sent(recording: Path) -> None:
         (recording / name).unlink(missing_ok=True)
 
 
-def unmark(recording: Path) -> None:
-    """Remove the client's mark: not all has arrived."""
-    for path in recording.glob(f"*{_SYNCED}"):
-        path.unlink()
+def mark_unsent(recording: Path) -> None:
+    """Note that not all has arrived, and remove the client's mark, which it also sets after refusals."""
+    with suppress(OSError):  # on a read-only disk the client sets none
+        write_text(recording / UNSENT, "")
+        for path in recording.glob(f"*{_SYNCED}"):
+            path.unlink()
 
 
 def has_mark(recording: Path) -> bool:

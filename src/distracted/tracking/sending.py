@@ -24,10 +24,10 @@ from distracted.tracking.recordings import (
     has_mark,
     is_redirected,
     mark_sent,
+    mark_unsent,
     redirect,
     run_of,
     set_aside,
-    unmark,
 )
 from distracted.tracking.transaction_log import find_damage
 
@@ -157,6 +157,8 @@ def _judge(recording: Path, failure: _Failure, sent: Sent, force: bool) -> list[
 
 def _call(batch: Sequence[Path], project: str | None, sent: Sent) -> dict[Path, _Failure]:
     """Send recordings in one call; returns those that failed."""
+    for recording in batch:  # before the call, which may be stopped once the client has marked some
+        mark_unsent(recording)
     options = [] if project is None else ["--project", project]
     if is_redirected(batch[0]):
         options += ["--id", run_of(batch[0])]
@@ -181,7 +183,7 @@ def _call(batch: Sequence[Path], project: str | None, sent: Sent) -> dict[Path, 
             else:
                 sent.whole.append(recording)
         else:
-            unmark(recording)  # the client marks one whose metrics were refused
+            mark_unsent(recording)
             failures[recording] = _Failure(loss or output, bool(loss) or timed_out, timed_out)
     return failures
 
@@ -204,5 +206,6 @@ def _run(command: Sequence[str], *, seconds: float) -> tuple[str, bool]:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with the service that it has started
+            process.wait()
     errors = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
     return " ".join(errors) or next(iter(lines[-1:]), "wandb sync printed nothing"), False

@@ -37,9 +37,8 @@ from kaggle_stand_in import (
     Request,
     cutting_proxy,
     hurry,
-    isolate,
-    kaggle_server,
     odd_answers,
+    signed_in,
 )
 
 LINK = 0o120777 << 16  # a symbolic link's mode in a member's attributes
@@ -186,10 +185,7 @@ ARCHIVE = zipped(
 
 @pytest.fixture
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleServer]:
-    with kaggle_server(ARCHIVE) as server:
-        isolate(monkeypatch, tmp_path / "home", server.url)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        hurry(monkeypatch)
+    with signed_in(monkeypatch, tmp_path / "home", ARCHIVE) as server:
         yield server
 
 

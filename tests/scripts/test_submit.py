@@ -15,7 +15,7 @@ from distracted.predictions.store import Store
 from distracted.submission import send
 from distracted.submission.expect import Expected
 from distracted.submission.submit import write_submission
-from kaggle_stand_in import TOKEN, Answer, KaggleServer, Request, hurry, isolate, kaggle_server
+from kaggle_stand_in import Answer, KaggleServer, Request, signed_in
 
 EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, "assumed", 0.42, 0.44)
 
@@ -85,10 +85,7 @@ def on_kaggle(
     config = store.competition.config.model_copy(update={"kaggle": "state-farm"})
     opened = Store(store.workspace, replace(store.competition, config=config), store.folds)
     monkeypatch.setattr(console, "open_store", lambda *_, **__: opened)
-    with kaggle_server() as kaggle:
-        isolate(monkeypatch, tmp_path / "home", kaggle.url)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        hurry(monkeypatch)
+    with signed_in(monkeypatch, tmp_path / "home") as kaggle:
         yield opened, kaggle
 
 

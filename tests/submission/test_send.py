@@ -34,9 +34,8 @@ from kaggle_stand_in import (
     Request,
     cutting_proxy,
     hurry,
-    isolate,
-    kaggle_server,
     odd_answers,
+    signed_in,
 )
 
 SCORES = {"public": 0.25, "private": 0.5}
@@ -54,10 +53,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleServer]:
-    with kaggle_server() as server:
-        isolate(monkeypatch, tmp_path / "home", server.url)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        hurry(monkeypatch)
+    with signed_in(monkeypatch, tmp_path / "home") as server:
         yield server
 
 
@@ -454,7 +450,7 @@ class TestStops:
     def test_a_signal_ends_it_at_once(
         self, path: Path, kaggle: KaggleServer, step: str, number: signal.Signals
     ) -> None:
-        """While Kaggle's answer is awaited; what was asked for may have been done."""
+        """It comes while a request waits for its answer; Kaggle may have acted on the request."""
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         stopped = []
 

@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import wandb
 from cutting_proxy import cut_after
 from stand_in import Fault, Once, StandIn
+from wandb_files import offline
 
 from distracted.config import load_runtime_config
 from distracted.tracking import sending
@@ -53,14 +55,9 @@ def record(folder: Path, name: str) -> Path:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four recordings: a to d."""
     folder = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("WANDB_DATA_DIR", str(folder / "staging"))
-        patch.chdir(folder)
-        wandb.teardown()
+    with offline(folder / "staging"), chdir(folder):
         for name in "abcd":
             record(folder, name)
-        wandb.teardown()
     return folder
 
 

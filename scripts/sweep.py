@@ -64,12 +64,10 @@ def main(
 
 
 def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -> None:
-    """Train all folds in a process outside the sweep, so that W&B shows each fold as a run of its own."""
-    sweeping = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
-    environment = {key: value for key, value in os.environ.items() if key not in sweeping}
+    """Train all folds in another process, since this one is the trial's run on W&B."""
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--model", model, "--name", name]
     command += ["--set", shlex.join(overrides), "--data", data, "--root", str(root)]
-    if subprocess.run(command, env=environment).returncode:
+    if subprocess.run(command).returncode:
         raise DistractedError(f"{name}: the trial failed; its messages are above")
 
 

@@ -17,8 +17,9 @@ from wandb_files import read_runs
 from distracted.config import load_runtime_config
 from distracted.errors import ConfigError, TrackingError
 from distracted.tracking import online
-from distracted.tracking.client import WandbRun, forget_run
+from distracted.tracking.client import WandbRun, forget_run, run_id
 from distracted.tracking.online import ask_server, find_wandb_mode, require_server, variables
+from distracted.tracking.sending import send
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +138,7 @@ OVERRULED = {
     "WANDB_JOB_TYPE": "job",
     "WANDB_RUN_ID": "id",
     "WANDB_RESUME": "must",
+    "WANDB_SWEEP_ID": "sweep",
     "WANDB_DIR": "/nonexistent",
     "WANDB_HOST": "my-laptop",
     "WANDB_PROGRAM": "secret.py",
@@ -159,26 +161,26 @@ def test_the_documented_variables_count_or_are_overruled(
     for name, value in (HONOURED | OVERRULED | {"WANDB_MODE": mode}).items():
         monkeypatch.setenv(name, value)
     assert not track(tmp_path / "fold", tags=["tiny"]).error
-    if mode == "online":
-        wandb.teardown()
-        [run] = server.runs.values()
-        facts = {key: run[key] for key in ("project", "entity", "group", "displayName", "jobType", "tags")}
-        sent = b"".join(where.encode() + body for _, where, body in server.requests)
-        assert not re.search(rb"my-laptop|secret\.py", sent) and run["notes"] == "a note"
-    else:
-        [recorded] = read_runs(tmp_path / "fold")
-        run = recorded.run
-        facts = {"project": run.project, "entity": run.entity, "group": run.run_group}
-        facts |= {"displayName": run.display_name, "jobType": run.job_type, "tags": list(run.tags)}
-        assert run.host == "" and run.notes == "a note"
-    assert facts == {
+    wandb.teardown()
+    if mode == "offline":
+        assert server.requests == []
+        monkeypatch.setenv("WANDB_MODE", "online")
+        recordings = list((tmp_path / "fold").glob("wandb/offline-run-*"))
+        assert send(recordings, project=None, force=False).whole == recordings
+    [run] = server.runs.values()
+    expected = {
+        "name": run_id(tmp_path / "fold"),
         "project": "private",
         "entity": "team",
         "group": "tiny/a",
         "displayName": "a-fold0",
         "jobType": "train",
         "tags": ["tiny", "mine", "other"],
+        "notes": "a note",
     }
+    assert {key: run[key] for key in expected} == expected and not run.get("sweep")
+    sent = b"".join(where.encode() + body for _, where, body in server.requests)
+    assert not re.search(rb"my-laptop|secret\.py", sent)
     assert capfd.readouterr() == ("", "")
 
 

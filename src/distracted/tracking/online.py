@@ -27,8 +27,8 @@ DELETED = "previously created and deleted"
 _ASK_SECONDS = 20  # for a slow line; without any answer, the client's retry ends after 3 s
 _FINISH_SECONDS = 60.0  # to send the rest when a run ends; what is not sent stays on disk
 _INIT_SECONDS = 30.0
-#: Settings that name one run. A process makes several: folds, their run, a blend.
-_OF_ONE_RUN = ("run_id", "resume", "resume_from", "fork_from")
+#: Settings that name one run or one trial. A process makes several runs: folds, their run, a blend.
+OF_ONE_RUN = ("run_id", "resume", "resume_from", "fork_from", "sweep_id", "sweep_param_path")
 
 _FALSE = ("", "0", "false", "f", "no", "n", "off")
 
@@ -69,7 +69,7 @@ def client_settings() -> "Settings":
                     f"W&B's client ignores a settings file that says mode = {mode}: a value in it is invalid "
                     f"(`wandb status` shows which), or it lies in WANDB_DIR; WANDB_MODE={mode} counts"
                 )
-    for name in _OF_ONE_RUN:
+    for name in OF_ONE_RUN:
         setattr(settings, name, None)
     return settings
 

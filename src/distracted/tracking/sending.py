@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from distracted.tracking.client import refuse_run, rename_run, run_id
 from distracted.tracking.client_log import find_losses, is_gone
-from distracted.tracking.online import DELETED, server_answers
+from distracted.tracking.online import DELETED, OF_ONE_RUN, server_answers
 from distracted.tracking.recordings import (
     folder_of,
     has_mark,
@@ -166,7 +166,8 @@ def _call(batch: Sequence[Path], project: str | None, sent: Sent) -> dict[Path, 
     with tempfile.TemporaryDirectory() as logs:
         environment = [*_ENVIRONMENT, f"WANDB_DIR={logs}"]
         # Not the service of this process, which would go on sending after the command was stopped.
-        command = ["env", "-u", "WANDB_SERVICE", *environment, sys.executable, "-m", "wandb", "sync"]
+        without = [f"-uWANDB_{name.upper()}" for name in ("service", "program", "host", *OF_ONE_RUN)]
+        command = ["env", *without, *environment, sys.executable, "-m", "wandb", "sync"]
         command += ["--include-online", *options, *(str(path.absolute()) for path in batch)]
         output, timed_out = _run(command, seconds=_SECONDS + size / _BYTES_A_SECOND)
         losses: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Requests to Kaggle that end: bounded in time, and tried again after transient failures.
+"""Requests to Kaggle with limits in time, retried after transient failures.
 
 Kaggle's client sets no time limit, and reads an error page as if it were an answer.
 """
@@ -126,9 +126,9 @@ def _mount(session: requests.Session) -> None:
 
 
 class _Transport(HTTPAdapter):
-    """A transport with time limits that raises refusals as errors, and lets go of all connections.
+    """A transport with time limits that raises refusals as errors and closes their connections.
 
-    What is not streamed has to be a JSON object.
+    An answer that is not streamed has to be a JSON object.
     """
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:

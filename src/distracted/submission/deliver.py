@@ -1,4 +1,4 @@
-"""Making a file a submission on Kaggle, exactly once.
+"""Submits a file to Kaggle exactly once.
 
 Kaggle takes a file in three steps: it names an address, the content goes there, and a request makes the
 content a submission, which counts. That request is repeated only if Kaggle's list of submissions shows that

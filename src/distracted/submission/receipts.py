@@ -1,7 +1,6 @@
-"""What is known of a file on its way to Kaggle: submissions/<data>/sent/<sha256>.json.
+"""Receipts of files sent to Kaggle, in submissions/<data>/sent/<sha256>.json.
 
-A receipt is written before each step that may not be repeated blindly, so that a command which was killed
-at any moment can go on.
+A receipt is written before each step that must not be repeated blindly, so that a killed command can go on.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Whether, where and how W&B is used: the client's own settings say it, and its own requests find out.
+"""Decides whether, where and how W&B is used, by the client's own settings and requests.
 
 The settings come from WANDB_... variables and W&B's settings files; docs/wandb.md lists which of them count.
 """

@@ -1,4 +1,4 @@
-"""Recordings of W&B runs on this disk: which are to be sent, and which were set aside."""
+"""Finds and marks recordings of W&B runs on this disk: unsent, sent, set aside."""
 
 import time
 from contextlib import suppress

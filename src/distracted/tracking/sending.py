@@ -52,12 +52,12 @@ WAY_OUT = (
 
 @dataclass
 class Sent:
-    """What became of some recordings.
+    """The outcome for some recordings.
 
     Attributes:
-        whole: Those that were sent.
-        partly: Those of which all was sent that can be, and what is missing. Damaged ones are set aside.
-        problems: Those that were not sent, or not wholly, and why.
+        whole: Sent completely.
+        partly: Sent as far as they can be, with what is missing. Damaged ones are set aside.
+        problems: Not sent, or not completely, with the reason.
     """
 
     whole: list[Path] = field(default_factory=list)

@@ -208,9 +208,18 @@ def ranges(kaggle: KaggleServer) -> list[str | None]:
 
 
 class TestDownload:
+    @pytest.mark.parametrize("netrc", ["", "default login me password mine"])
     def test_the_folder_appears(
-        self, data: DataConfig, kaggle: KaggleServer, capfd: pytest.CaptureFixture[str]
+        self,
+        data: DataConfig,
+        kaggle: KaggleServer,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        netrc: str,
     ) -> None:
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        (tmp_path / "netrc").write_text(netrc)
         download_competition(data)
         assert_all_is_there(data)
         assert kaggle.names() == list(DOWNLOADING)

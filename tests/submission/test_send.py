@@ -85,6 +85,15 @@ class TestSending:
         assert (receipt(path)["ref"], receipt(path)["token"]) == (REF, "")
         assert "secret" not in "".join(capfd.readouterr()) + json.dumps(receipt(path))
 
+    def test_logins_of_other_services_are_not_sent(
+        self, path: Path, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A default entry of ~/.netrc is for every host; the storage refuses it beside its signature."""
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        (tmp_path / "netrc").write_text("default login me password mine\n")
+        assert send_it(path) == SCORES
+        assert {request.authorization for request in kaggle.asked} == {f"Bearer {TOKEN}", ""}
+
     def test_the_same_bytes_are_sent_once(self, path: Path, kaggle: KaggleServer) -> None:
         send_it(path)
         copy = path.with_name("copy.csv")

@@ -174,7 +174,8 @@ def _submission_summary(provenance: Mapping[str, Any]) -> dict[str, float]:
     summary = {"expected/log_loss": expected["mean"], "oof/log_loss": provenance["cross_fitted_log_loss"]}
     summary |= {f"expected/{end}": expected[end] for end in ("low", "high") if expected[end] is not None}
     for answer in provenance["answers"]:
-        summary |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
+        if answer.get("sha256") == provenance["sha256"]:  # earlier files of that name were sent, too
+            summary |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
     return summary
 
 

@@ -220,7 +220,8 @@ def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
 
 def log_submission(wandb_run: WandbRun, store: Store, csv: Path, provenance: Mapping[str, Any]) -> None:
     """Log a submitted file, and that it uses its run's predictions; `provenance` is its JSON file."""
-    for artifact in artifacts_of(store, as_parent(store.manifests(str(provenance["run"])))):
+    made_from = Parent(run=str(provenance["run"]), config_hash="", predictions=provenance["predictions"])
+    for artifact in artifacts_of(store, made_from):
         wandb_run.use_artifact(artifact)
     sha256 = str(provenance["sha256"])
 

@@ -1,5 +1,6 @@
 """W&B's environment and settings files: what is sent and where to; and who asks the server."""
 
+import json
 import re
 import shutil
 import ssl
@@ -160,6 +161,9 @@ def test_the_documented_variables_count_or_are_overruled(
 ) -> None:
     for name, value in (HONOURED | OVERRULED | {"WANDB_MODE": mode}).items():
         monkeypatch.setenv(name, value)
+    trial = tmp_path / "trial.yaml"  # the settings of a trial, which its folds do not take
+    trial.write_text("wandb_version: 1\nlr:\n  value: 0.5\n")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(trial))
     assert not track(tmp_path / "fold", tags=["tiny"]).error
     wandb.teardown()
     if mode == "offline":
@@ -179,6 +183,7 @@ def test_the_documented_variables_count_or_are_overruled(
         "notes": "a note",
     }
     assert {key: run[key] for key in expected} == expected and not run.get("sweep")
+    assert "lr" not in json.loads(run["config"])
     sent = b"".join(where.encode() + body for _, where, body in server.requests)
     assert not re.search(rb"my-laptop|secret\.py", sent)
     assert capfd.readouterr() == ("", "")

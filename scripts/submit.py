@@ -37,9 +37,15 @@ def main(
 
         kaggle, message = store.competition.config.kaggle, f"{written.run}: expected {expected.mean:.4f}"
         scores = send_submission(
-            written.path, competition=kaggle, message=message, force=force, progress=console.progress
+            written.path,
+            competition=kaggle,
+            message=message,
+            checked=written.sha256,
+            force=force,
+            progress=console.progress,
         )
-        add_answer(written.provenance, forecast, scores)
+        if scores:  # without any, the next command asks again
+            add_answer(written.provenance, written.sha256, forecast, scores)
         console.say(f"Kaggle answers: {_compared(forecast, scores)}")
     if (written.is_new or send) and runtime.tracking != "none":
         from distracted.tracking.log import track_submission

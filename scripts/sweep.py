@@ -55,20 +55,19 @@ def main(
         return {f"oof/{key}": value for key, value in pooled.items()}
 
     name = f"{store.competition.name}: {model}"
-    sweep, done = run_sweep(spec, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
-    console.say(f"sweep {sweep}: {len(done)} trials; `make sweep MODEL={model} SWEEP={sweep}` adds more")
+    sweep_id, done = run_sweep(spec, config.runtime, name=name, trials=trials, train=train, sweep=sweep)
+    again = f"make sweep MODEL={model} SWEEP={sweep or sweep_id}"
+    console.say(f"sweep {sweep_id}: {len(done)} trials; `{again}` adds more")
     if not done:
         raise DistractedError("no trial finished; their messages are above")
-    _choose(store, model, sweep, config.runtime)
+    _choose(store, model, sweep_id, config.runtime)
 
 
 def _train(model: str, name: str, overrides: list[str], data: str, root: Path) -> None:
-    """Train all folds in a process outside the sweep, so that W&B shows each fold as a run of its own."""
-    sweeping = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
-    environment = {key: value for key, value in os.environ.items() if key not in sweeping}
+    """Train all folds in another process, since this one is the trial's run on W&B."""
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--model", model, "--name", name]
     command += ["--set", shlex.join(overrides), "--data", data, "--root", str(root)]
-    if subprocess.run(command, env=environment).returncode:
+    if subprocess.run(command).returncode:
         raise DistractedError(f"{name}: the trial failed; its messages are above")
 
 

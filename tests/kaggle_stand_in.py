@@ -40,7 +40,7 @@ class Answer:
 
     Attributes:
         drop: Close the connection instead.
-        acts: Do first what was asked for, as if the answer were lost on its way.
+        acts: Carry out the request first, as if only its answer were lost.
         cut: Close the connection after this many bytes of the body.
         wait: Seconds before the answer, and `between` between its bytes.
     """
@@ -109,7 +109,7 @@ class Request:
 
 
 class KaggleServer:
-    """What the server has, what it was asked, and how it answers.
+    """The server's state: its files and submissions, the requests so far, and the answers to give.
 
     Attributes:
         answers: Answers by the last part of the address, in place of the server's own.
@@ -200,6 +200,7 @@ class KaggleServer:
             return Answer({"code": 400, "message": "Unknown blob"}, 400)
         ref = REF + len(self.submissions)
         record = {"ref": ref, "description": asked.get("submissionDescription", ""), "token": token}
+        record["competition"] = asked.get("competitionName")
         date = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
         self.submissions.append({**record, "date": date, "totalBytes": len(self.uploads[token])})
         return Answer({"message": "Successfully submitted", "ref": ref})
@@ -210,7 +211,9 @@ class KaggleServer:
         scored = {"status": "PENDING"}
         if self.score is not None:
             scored = {"status": "COMPLETE", "publicScore": self.score, "privateScore": "0.5"}
-        items = [scored | item for item in reversed(self.submissions)]
+        wanted = {None, asked.get("competitionName")}
+        mine = [item for item in self.submissions if item.get("competition") in wanted]
+        items = [scored | item for item in reversed(mine)]
         more = {"nextPageToken": str(start + size)} if start + size < len(items) else {}
         return Answer({"submissions": items[start : start + size], **more})
 
@@ -381,3 +384,13 @@ def hurry(monkeypatch: pytest.MonkeyPatch, patience: float = 10.0) -> None:
     }.items():
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
+
+
+@contextmanager
+def signed_in(monkeypatch: pytest.MonkeyPatch, home: Path, archive: bytes = b"") -> Iterator[KaggleServer]:
+    """A stand-in in Kaggle's place, with a token, and short waits."""
+    with kaggle_server(archive) as server:
+        isolate(monkeypatch, home, server.url)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+        hurry(monkeypatch)
+        yield server

@@ -1,4 +1,4 @@
-"""What went wrong with a request to Kaggle: in words, whether to try again, and when.
+"""Explains failed requests to Kaggle, and says whether and when to retry them.
 
 requests takes a tenth of a second to import, so functions import it.
 """
@@ -20,7 +20,7 @@ _LONGEST_REASON = 300  # characters of an answer that enter a message
 
 
 class UnreadableAnswer(Exception):
-    """An answer that is not Kaggle's: a page, a part of one, or JSON of another form."""
+    """An answer that Kaggle does not give: a web page, a truncated text, or JSON of another form."""
 
 
 def refusal(error: BaseException, competition: str = "") -> str:
@@ -98,7 +98,7 @@ def retry_after(error: BaseException) -> float | None:
 
 
 def refused(credentials: Credentials, status: int | None = None) -> str:
-    """That Kaggle refuses these credentials, and where new ones come from."""
+    """The message that Kaggle refuses these credentials; it says where to get new ones."""
     new = f"create a new token on {SETTINGS_URL} and put it there"
     if credentials.kind == "login":
         new = "run `kaggle auth login` again"
@@ -117,7 +117,7 @@ def check_is_object(response: "requests.Response") -> None:
 
 
 def describe(response: "requests.Response") -> str:
-    """What came instead of the expected answer."""
+    """Content type and status of an unexpected answer."""
     kind = response.headers.get("Content-Type", "").partition(";")[0] or "no content type"
     return f"{kind}, status {response.status_code}"
 
@@ -159,6 +159,8 @@ def _by_status(error: BaseException, response: "requests.Response", competition:
         return (
             f"the proxy asks for a user and a password (407: {reason}); https_proxy=http://user:password@..."
         )
+    if status == 413:
+        return f"the file is larger than Kaggle, or a proxy on the way, accepts (413: {reason})"
     if response.request is not None and response.request.method != "POST":  # not Kaggle's own pages
         host = urlsplit(response.url or "").hostname
         return f"Kaggle's storage denies access ({status}: {reason}); repeat the command, or allow {host}"
@@ -171,8 +173,9 @@ def _by_status(error: BaseException, response: "requests.Response", competition:
         )
     if status == 404 and competition:
         return f"Kaggle has no competition {competition} (404); data.kaggle is the last part of its address"
-    daily = "; Kaggle counts submissions a day from midnight UTC" if "submission" in reason.lower() else ""
-    return f"Kaggle refuses ({status}: {reason}){daily}"
+    is_daily = re.search(r"\b(daily|day|today|tomorrow)\b", reason, re.IGNORECASE)
+    midnight = "; Kaggle counts submissions a day from midnight UTC" if is_daily else ""
+    return f"Kaggle refuses ({status}: {reason}){midnight}"
 
 
 def _when(error: BaseException) -> str:
@@ -185,7 +188,7 @@ def _seconds_until(date: str) -> float:
 
 
 def _is_unreadable(error: BaseException) -> bool:
-    """Also what the client raises on JSON of another form than it expects."""
+    """Whether an answer could not be read; the client's errors on unexpected JSON count, too."""
     from requests.exceptions import ContentDecodingError, InvalidJSONError
 
     if isinstance(error, (UnreadableAnswer, ContentDecodingError, InvalidJSONError)):

@@ -1,4 +1,4 @@
-"""Requests to Kaggle that end: bounded in time, and tried again after transient failures.
+"""Requests to Kaggle with limits in time, retried after transient failures.
 
 Kaggle's client sets no time limit, and reads an error page as if it were an answer.
 """
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
@@ -123,12 +124,30 @@ def storage_session() -> requests.Session:
 def _mount(session: requests.Session) -> None:
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Transport())
+    session.auth = session.auth or _no_login
+    session.rebuild_auth = partial(_strip_login, session)  # type: ignore[method-assign]
+
+
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep requests from taking a login of ~/.netrc, whose default entry is for every host."""
+    return request
+
+
+def _strip_login(
+    session: requests.Session, request: requests.PreparedRequest, response: requests.Response
+) -> None:
+    """Send a redirect to another host without a login, also without one of ~/.netrc.
+
+    The storage refuses a login beside the signature in its address.
+    """
+    if session.should_strip_auth(str(response.request.url), str(request.url)):
+        request.headers.pop("Authorization", None)
 
 
 class _Transport(HTTPAdapter):
-    """A transport with time limits that raises refusals as errors, and lets go of all connections.
+    """A transport with time limits that raises refusals as errors and closes their connections.
 
-    What is not streamed has to be a JSON object.
+    An answer that is not streamed has to be a JSON object.
     """
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:

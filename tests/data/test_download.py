@@ -37,9 +37,8 @@ from kaggle_stand_in import (
     Request,
     cutting_proxy,
     hurry,
-    isolate,
-    kaggle_server,
     odd_answers,
+    signed_in,
 )
 
 LINK = 0o120777 << 16  # a symbolic link's mode in a member's attributes
@@ -186,10 +185,7 @@ ARCHIVE = zipped(
 
 @pytest.fixture
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleServer]:
-    with kaggle_server(ARCHIVE) as server:
-        isolate(monkeypatch, tmp_path / "home", server.url)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        hurry(monkeypatch)
+    with signed_in(monkeypatch, tmp_path / "home", ARCHIVE) as server:
         yield server
 
 
@@ -212,9 +208,18 @@ def ranges(kaggle: KaggleServer) -> list[str | None]:
 
 
 class TestDownload:
+    @pytest.mark.parametrize("netrc", ["", "default login me password mine"])
     def test_the_folder_appears(
-        self, data: DataConfig, kaggle: KaggleServer, capfd: pytest.CaptureFixture[str]
+        self,
+        data: DataConfig,
+        kaggle: KaggleServer,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        netrc: str,
     ) -> None:
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        (tmp_path / "netrc").write_text(netrc)
         download_competition(data)
         assert_all_is_there(data)
         assert kaggle.names() == list(DOWNLOADING)
@@ -229,6 +234,16 @@ class TestDownload:
             download_competition(data)
         assert tree(data.folder) == {"mine.txt": b"x"}
         assert not kaggle.asked
+
+    def test_a_link_to_where_nothing_lies_yet(
+        self, data: DataConfig, kaggle: KaggleServer, tmp_path: Path
+    ) -> None:
+        """The data on another disk; everything is written there."""
+        data.folder.parent.mkdir(parents=True)
+        data.folder.symlink_to(tmp_path / "disk/data")
+        download_competition(data)
+        assert_all_is_there(data)
+        assert data.folder.is_symlink() and [path.name for path in (tmp_path / "disk").iterdir()] == ["data"]
 
     def test_data_without_a_name_on_kaggle(self, tmp_path: Path, kaggle: KaggleServer) -> None:
         with pytest.raises(DataError, match=r"data sample: data\.kaggle is not set"):
@@ -334,6 +349,10 @@ class TestRefusals:
                 r"cannot be read \(text/html, status 200\); a proxy or the network's login page",
             ),
             (Answer({}), r"cannot be read \(application/json, status 200\)"),
+            (
+                Answer(b"\x1f\x8b", headers={"Content_Encoding": "gzip"}),
+                r"cannot be read \(compressed with gzip, application/zip, status 200\); a proxy",
+            ),
         ],
         ids=str,
     )
@@ -417,12 +436,33 @@ class TestContinuing:
         assert_all_is_there(data)
         assert "Kaggle's storage sends the whole archive again: 0.1 MB are of no use" in caplog.text
 
+    @pytest.mark.parametrize("cut", [None, 100_000])
     def test_a_server_that_does_not_say_how_long_the_archive_is(
-        self, data: DataConfig, kaggle: KaggleServer
+        self, data: DataConfig, kaggle: KaggleServer, cut: int | None
     ) -> None:
+        """It says so in ranges."""
         kaggle.has_length = False
+        kaggle.once("all.zip", Answer(ARCHIVE, headers={"ETag": kaggle.etag}, cut=cut))
         download_competition(data)
         assert_all_is_there(data)
+        assert ranges(kaggle) == [None] if cut is None else [None, f"bytes={cut}-"]
+
+    def test_a_folder_made_in_between_does_not_remove_what_was_downloaded(
+        self, data: DataConfig, kaggle: KaggleServer
+    ) -> None:
+        kaggle.once("all.zip", Answer(ARCHIVE, headers={"ETag": kaggle.etag}, cut=100_000))
+        kaggle.refuse("all.zip", 403)
+        with pytest.raises(DataError, match="are kept"):
+            download_competition(data)
+        data.folder.mkdir()
+        with pytest.raises(DataError, match="exists already"):
+            download_competition(data)
+        data.folder.rmdir()
+        kaggle.answers.clear()
+        kaggle.asked.clear()
+        download_competition(data)
+        assert_all_is_there(data)
+        assert ranges(kaggle) == ["bytes=100000-"]
 
     def test_a_part_of_another_competition_is_of_no_use(self, data: DataConfig, kaggle: KaggleServer) -> None:
         kaggle.once("all.zip", Answer(b"PK old" * 30_000, headers={"ETag": '"first"'}, cut=100_000))

@@ -212,7 +212,7 @@ class TestForecast:
 
     def test_an_answer_is_not_compared_with_another_score(self, two_runs: Store) -> None:
         written = write_submission(judged_by(two_runs, "accuracy"), name="sure")
-        add_answer(written.provenance, None, {"public": 0.9})
+        add_answer(written.provenance, written.sha256, None, {"public": 0.9})
         (answer,) = read_answers(written.provenance)
         assert answer["public"] == 0.9 and answer["standard_errors_off"] == {}
         assert not {"expected", "low", "high"} & set(answer)

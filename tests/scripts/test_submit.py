@@ -1,7 +1,7 @@
 """make submit prints its forecast in one line and Kaggle's answer in another."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import pytest
 import console
 import submit
 from distracted.errors import SubmissionError
+from distracted.files import sha256_bytes
 from distracted.predictions.store import Store
 from distracted.submission import send
 from distracted.submission.expect import Expected
-from kaggle_stand_in import TOKEN, hurry, isolate, kaggle_server
+from distracted.submission.submit import write_submission
+from kaggle_stand_in import Answer, KaggleServer, Request, signed_in
 
 EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, "assumed", 0.42, 0.44)
 
@@ -74,32 +76,68 @@ def test_kaggles_answer_is_printed_and_stored(
     assert lines[3:] == [lines[0].replace("checked", "as it was checked"), lines[1]]
 
 
-@pytest.mark.slow
-def test_a_score_that_was_not_awaited_is_stored_by_the_next_command(
-    store: Store,
-    write_run: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """With a server: the file is sent once, by three commands."""
+@pytest.fixture
+def on_kaggle(
+    store: Store, write_run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[Store, KaggleServer]]:
+    """A store of a competition on Kaggle, with a run, which commands open; and a server."""
     write_run("a", skill=2.0)
     config = store.competition.config.model_copy(update={"kaggle": "state-farm"})
-    on_kaggle = Store(store.workspace, replace(store.competition, config=config), store.folds)
-    monkeypatch.setattr(console, "open_store", lambda *_, **__: on_kaggle)
-    with kaggle_server() as kaggle:
-        isolate(monkeypatch, tmp_path / "home", kaggle.url)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        hurry(monkeypatch)
-        kaggle.refuse("ListSubmissions", 401)
-        with pytest.raises(SubmissionError, match=r"a\.csv was sent \(submission 77\), but its score"):
-            submit.main(name="a", send=True)
-        kaggle.answers.clear()
-        for _ in range(2):
-            submit.main(name="a", send=True)
-        assert len(kaggle.submissions) == 1
-    first, second = [line for line in capsys.readouterr().out.splitlines() if "answer" in line]
+    opened = Store(store.workspace, replace(store.competition, config=config), store.folds)
+    monkeypatch.setattr(console, "open_store", lambda *_, **__: opened)
+    with signed_in(monkeypatch, tmp_path / "home") as kaggle:
+        yield opened, kaggle
+
+
+def answers(store: Store) -> list[dict[str, object]]:
+    content = json.loads((store.workspace.submissions("tiny") / "a.json").read_text())
+    return list(content["answers"])
+
+
+@pytest.mark.slow
+def test_a_score_that_was_not_awaited_is_stored_by_the_next_command(
+    on_kaggle: tuple[Store, KaggleServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a server: the file is sent once, by four commands."""
+    store, kaggle = on_kaggle
+    kaggle.refuse("ListSubmissions", 401)
+    with pytest.raises(SubmissionError, match=r"a\.csv was sent \(submission 77\), but its score"):
+        submit.main(name="a", send=True)
+    scored = {"ref": 77, "status": "COMPLETE", "publicScore": "", "privateScore": ""}
+    kaggle.answers["ListSubmissions"] = Answer({"submissions": [scored]})
+    submit.main(name="a", send=True)
+    assert answers(store) == []
+    kaggle.answers.clear()
+    for _ in range(2):
+        submit.main(name="a", send=True)
+    assert len(kaggle.submissions) == 1
+    none, first, second = [line for line in capsys.readouterr().out.splitlines() if "answer" in line]
+    assert none == "Kaggle answers: no score"
     assert first.startswith("Kaggle answers: public 0.2500, ")
     assert second.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.2500, ")
-    (answer,) = json.loads((store.workspace.submissions("tiny") / "a.json").read_text())["answers"]
+    (answer,) = answers(store)
     assert (answer["public"], answer["private"]) == (0.25, 0.5)
+
+
+@pytest.mark.slow
+def test_a_score_belongs_to_the_file_that_was_sent(
+    on_kaggle: tuple[Store, KaggleServer], write_run: Callable[..., None]
+) -> None:
+    """Another process writes the submission again while the score is awaited; the new file is sent, too."""
+    store, kaggle = on_kaggle
+
+    def replace_it(request: Request) -> None:
+        if request.name == "ListSubmissions" and len(kaggle.submissions) == 1:
+            write_run("a", skill=1.0, seed=1)
+            write_submission(store, name="a")
+
+    kaggle.on_request = replace_it
+    submit.main(name="a", send=True)
+    kaggle.score = "0.125"
+    submit.main(name="a", send=True)
+    sent = [sha256_bytes(kaggle.uploads[item["token"]]) for item in kaggle.submissions]
+    assert len(set(sent)) == 2
+    assert [(answer["sha256"], answer["public"]) for answer in answers(store)] == [
+        (sent[0], 0.25),
+        (sent[1], 0.125),
+    ]

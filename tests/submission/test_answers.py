@@ -20,7 +20,7 @@ def provenance(tmp_path: Path) -> Path:
 
 
 def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
-    add_answer(provenance, EXPECTED, {"public": 0.6, "private": 0.2})
+    add_answer(provenance, "a", EXPECTED, {"public": 0.6, "private": 0.2})
     content = json.loads(provenance.read_text())
     assert content["run"] == "ensemble"
     (answer,) = content["answers"]
@@ -31,9 +31,9 @@ def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
 
 
 def test_answers_to_earlier_files_are_kept(provenance: Path) -> None:
-    add_answer(provenance, EXPECTED, {"public": 0.6})
+    add_answer(provenance, "a", EXPECTED, {"public": 0.6})
     write_json(provenance, {"sha256": "b", "answers": read_answers(provenance)})
-    add_answer(provenance, EXPECTED, {"public": 0.5, "private": 0.3})
+    add_answer(provenance, "b", EXPECTED, {"public": 0.5, "private": 0.3})
     answers = read_answers(provenance)
     assert [(answer["sha256"], answer["public"]) for answer in answers] == [("a", 0.6), ("b", 0.5)]
     assert "private" not in answers[0]

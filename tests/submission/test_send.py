@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from conftest import RecordedProgress
 from distracted import kaggle_requests
 from distracted.errors import CredentialsError, LockError, SubmissionError
+from distracted.files import sha256_bytes
 from distracted.locks import hold
 from distracted.submission import deliver, send
 from distracted.submission.send import read_scores, send_submission
@@ -33,9 +34,8 @@ from kaggle_stand_in import (
     Request,
     cutting_proxy,
     hurry,
-    isolate,
-    kaggle_server,
     odd_answers,
+    signed_in,
 )
 
 SCORES = {"public": 0.25, "private": 0.5}
@@ -53,10 +53,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleServer]:
-    with kaggle_server() as server:
-        isolate(monkeypatch, tmp_path / "home", server.url)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        hurry(monkeypatch)
+    with signed_in(monkeypatch, tmp_path / "home") as server:
         yield server
 
 
@@ -88,6 +85,15 @@ class TestSending:
         assert (receipt(path)["ref"], receipt(path)["token"]) == (REF, "")
         assert "secret" not in "".join(capfd.readouterr()) + json.dumps(receipt(path))
 
+    def test_logins_of_other_services_are_not_sent(
+        self, path: Path, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A default entry of ~/.netrc is for every host; the storage refuses it beside its signature."""
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        (tmp_path / "netrc").write_text("default login me password mine\n")
+        assert send_it(path) == SCORES
+        assert {request.authorization for request in kaggle.asked} == {f"Bearer {TOKEN}", ""}
+
     def test_the_same_bytes_are_sent_once(self, path: Path, kaggle: KaggleServer) -> None:
         send_it(path)
         copy = path.with_name("copy.csv")
@@ -110,8 +116,16 @@ class TestSending:
         other = path.with_name("other.csv")
         other.write_text("img,c0\nimg_2.jpg,1\n")
         send_it(other)
-        send_submission(path, competition="another", message="")
-        assert len(kaggle.submissions) == 3
+        for competition in ("another", "state-farm", "another"):
+            assert send_submission(path, competition=competition, message="") == SCORES
+        assert [item["competition"] for item in kaggle.submissions] == ["state-farm", "state-farm", "another"]
+
+    def test_what_was_replaced_since_it_was_checked_is_not_sent(
+        self, path: Path, kaggle: KaggleServer
+    ) -> None:
+        with pytest.raises(SubmissionError, match="was replaced since it was checked; nothing was sent"):
+            send_submission(path, competition="state-farm", message="", checked=sha256_bytes(b"other"))
+        assert not kaggle.asked
 
     def test_ours_is_found_among_many(self, path: Path, kaggle: KaggleServer) -> None:
         kaggle.submissions = [{"ref": number, "description": ""} for number in range(50)]
@@ -299,9 +313,7 @@ class TestFailures:
         kaggle.answers["CreateSubmission"] = Answer(drop=True, acts=acts)
         kaggle.answers["ListSubmissions"] = Answer(b"", 503)
         for _ in range(2):
-            with pytest.raises(
-                SubmissionError, match=r"did not say whether it took it, and its list .* cannot be"
-            ):
+            with pytest.raises(SubmissionError, match=r"may be on Kaggle already, whose list .* cannot be"):
                 send_it(path)
         assert kaggle.names().count("CreateSubmission") == 1
         kaggle.answers.clear()
@@ -317,6 +329,15 @@ class TestFailures:
         assert send_it(path) == SCORES
         assert_sent_once(kaggle)
 
+    def test_a_gateway_that_gives_up_before_kaggle_is_done(
+        self, path: Path, kaggle: KaggleServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The submission is listed only after an answer that took longer than listing ever does."""
+        kaggle.once("CreateSubmission", Answer(b"", 504, acts=True, wait=3 * deliver.LISTED_SECONDS))
+        kaggle.once("ListSubmissions", Answer({"submissions": []}))
+        assert send_it(path) == SCORES
+        assert_sent_once(kaggle)
+
     def test_a_number_that_is_missing(self, path: Path, kaggle: KaggleServer) -> None:
         kaggle.answers["CreateSubmission"] = Answer({"message": "The deadline has passed"})
         with pytest.raises(SubmissionError, match="could not be sent: The deadline has passed"):
@@ -328,6 +349,7 @@ class TestFailures:
         ("status", "message", "problem"),
         [
             (400, "Your team has used its daily Submission allowance (5)", "daily Submission allowance.*UTC"),
+            (400, "The submission deadline has passed", r"Kaggle refuses \(400: .* has passed\)$"),
             (401, "", "KAGGLE_API_TOKEN is wrong, expired or revoked"),
             (403, "Permission denied", "accept the rules on https://www.kaggle.com/competitions/state-farm/"),
             (404, "", "Kaggle has no competition state-farm"),
@@ -360,6 +382,7 @@ class TestFailures:
         ("answer", "problem"),
         [
             (Answer(b"", 403), r"Kaggle's storage denies access \(403: 403 Client Error: Forbidden\)"),
+            (Answer(b"", 413), r"the file is larger than Kaggle, .* accepts \(413: "),
             (Answer(b"", 308), "the connection was cut"),
             (Answer(b"", 503), "Kaggle itself fails"),
         ],
@@ -389,13 +412,23 @@ class TestFailures:
         assert kaggle.names().count("upload") == 2
         assert_sent_once(kaggle)
 
-    def test_a_damaged_receipt_is_a_warning(
-        self, path: Path, kaggle: KaggleServer, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("content", ['{"ref": ', "", "{}", "\0" * 300])
+    @pytest.mark.parametrize("was_sent", [False, True])
+    def test_with_a_damaged_receipt_kaggle_is_asked(
+        self,
+        path: Path,
+        kaggle: KaggleServer,
+        caplog: pytest.LogCaptureFixture,
+        content: str,
+        was_sent: bool,
     ) -> None:
         send_it(path)
-        next((path.parent / "sent").glob("*.json")).write_text('{"ref": ')
-        send_it(path)
-        assert "is damaged and ignored: look on Kaggle whether the file was sent" in caplog.text
+        next((path.parent / "sent").glob("*.json")).write_text(content)
+        if not was_sent:
+            kaggle.submissions.clear()
+        assert send_it(path) == SCORES
+        assert_sent_once(kaggle)
+        assert ".json is damaged" in caplog.text and receipt(path)["ref"] == REF
 
 
 @pytest.mark.slow
@@ -426,7 +459,7 @@ class TestStops:
     def test_a_signal_ends_it_at_once(
         self, path: Path, kaggle: KaggleServer, step: str, number: signal.Signals
     ) -> None:
-        """While Kaggle's answer is awaited; what was asked for may have been done."""
+        """It comes while a request waits for its answer; Kaggle may have acted on the request."""
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         stopped = []
 

@@ -124,7 +124,7 @@ def test_a_single_run_can_be_submitted_by_name(store: Store, blend: str) -> None
 
 def test_rewriting_a_submission_keeps_its_answers(store: Store, blend: str) -> None:
     submission = write_submission(store)
-    add_answer(submission.provenance, submission.expected, {"public": 1.5})
+    add_answer(submission.provenance, submission.sha256, submission.expected, {"public": 1.5})
     answers = read_answers(submission.provenance)
     assert answers[0]["sha256"] == sha256_file(submission.path)
     assert json.loads(write_submission(store).provenance.read_text())["answers"] == answers

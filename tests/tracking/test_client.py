@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import wandb
-from wandb_files import read_runs
+from wandb_files import offline, read_runs
 
 from distracted.config import load_runtime_config
 from distracted.tracking.client import WandbRun, forget_run
@@ -25,14 +26,13 @@ def open_run(folder: Path, **settings: object) -> WandbRun:
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
-    wandb.teardown()
+def recording(tmp_path: Path) -> Iterator[None]:
+    with offline(tmp_path / "staging"):
+        yield
 
 
 @pytest.mark.slow
-def test_offline_files_hold_config_metrics_and_summary(offline: None, tmp_path: Path) -> None:
+def test_offline_files_hold_config_metrics_and_summary(recording: None, tmp_path: Path) -> None:
     with open_run(tmp_path, config={"training": {"seed": 7}}, tags=["tiny", "x" * 90]) as run:
         assert run.is_on and run.is_offline
         run.log({"train/step": 3, "train/loss": 0.5, "phase": "finetune"})
@@ -53,7 +53,7 @@ def test_offline_files_hold_config_metrics_and_summary(offline: None, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_continues_under_its_id_until_it_is_forgotten(offline: None, tmp_path: Path) -> None:
+def test_a_run_continues_under_its_id_until_it_is_forgotten(recording: None, tmp_path: Path) -> None:
     for forget in (False, False, True):
         if forget:
             forget_run(tmp_path)
@@ -94,9 +94,10 @@ def test_an_environment_that_wandb_rejects_stops_nothing(
 
 @pytest.mark.parametrize("switch", ["tracking", "environment", "settings file"])
 def test_where_wandb_is_off_nothing_is_made_or_written(
-    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled" if switch == "environment" else "")
+    if switch != "environment":  # where conftest.py has switched it off
+        monkeypatch.delenv("WANDB_MODE")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wandb").mkdir()
     if switch == "settings file":  # as `wandb disabled` writes it
@@ -108,8 +109,8 @@ def test_where_wandb_is_off_nothing_is_made_or_written(
     with WandbRun(tmp_path / "off", runtime=runtime, **arguments) as run:  # type: ignore[arg-type]
         run.show(never)
         run.summarise(never)
-        assert not run.is_on
-    assert not (tmp_path / "off").exists()
+        assert not run.is_on and not run.error
+    assert not (tmp_path / "off").exists() and "W&B" not in caplog.text
     wandb.teardown()
 
 
@@ -174,7 +175,7 @@ def kill_service_in_between(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_killed_wandb_service_is_logged_once_and_work_goes_on(offline: None, tmp_path: Path) -> None:
+def test_a_killed_wandb_service_is_logged_once_and_work_goes_on(recording: None, tmp_path: Path) -> None:
     """In a separate process, since the client's threads survive."""
     code = (
         f"import pathlib, test_client; test_client.kill_service_in_between(pathlib.Path({str(tmp_path)!r}))"

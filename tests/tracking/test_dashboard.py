@@ -43,6 +43,8 @@ def test_a_workspace_is_saved_and_replaced(
     curve = sections[curves][0]["config"]
     assert curve["metrics"] == ["valid/log_loss"] and curve["xAxis"] == "train/step"
     assert (curve["groupAgg"], curve["groupArea"]) == ("mean", "minmax")
+    moved = save_dashboard("tiny", load_runtime_config(["runtime.project=other"]), url_file)
+    assert moved.startswith(f"{server.url}/somebody/other?nw=") and len(server.views) == 2
 
 
 @needs_workspaces

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from wandb_files import Recorded, read_runs
+from wandb_files import Recorded, offline, read_runs
 
+from distracted.config import load_runtime_config
 from distracted.ensemble.blend import blend_runs
 from distracted.files import sha256_file
 from distracted.jobs.fold import train_folds
@@ -16,6 +17,7 @@ from distracted.predictions.manifest import as_parent
 from distracted.predictions.store import Store
 from distracted.report.curves import read_curves
 from distracted.schema import RunConfig
+from distracted.submission.answers import add_answer
 from distracted.submission.submit import write_submission
 from distracted.tracking.log import track_run, track_submission
 from distracted.training.resolve import resolve
@@ -67,6 +69,21 @@ def test_everything_is_recorded_and_read_back(
     assert json.loads(artifact.metadata)["sha256"] == sha256_file(submitted.path)
     for recorded in runs.values():
         assert recorded.run.host == "" and not list(recorded.folder.rglob("wandb-metadata.json"))
+
+
+@pytest.mark.slow
+def test_a_submission_shows_the_score_of_its_own_file(
+    store: Store, write_run: Callable[..., None], staging: Path
+) -> None:
+    """Scores of earlier files stay in its JSON file."""
+    write_run("a")
+    written = write_submission(store, name="a")
+    for sha256, score in ((written.sha256, 0.25), ("f" * 64, 0.75)):
+        add_answer(written.provenance, sha256, written.expected, {"public": score})
+    with offline(staging):
+        track_submission(store, written.path, load_runtime_config())
+    [recorded] = read_runs(store.workspace.root)
+    assert recorded.summary["kaggle/public"] == 0.25
 
 
 def artifact_names(recorded: Recorded) -> set[str]:

@@ -1,5 +1,6 @@
 """W&B's environment and settings files: what is sent and where to; and who asks the server."""
 
+import json
 import re
 import shutil
 import ssl
@@ -11,14 +12,15 @@ from typing import Any
 
 import pytest
 import wandb
-from stand_in import Once, StandIn, serve
+from stand_in import ENTITY, Once, StandIn, serve
 from wandb_files import read_runs
 
 from distracted.config import load_runtime_config
 from distracted.errors import ConfigError, TrackingError
 from distracted.tracking import online
-from distracted.tracking.client import WandbRun, forget_run
+from distracted.tracking.client import WandbRun, forget_run, run_id
 from distracted.tracking.online import ask_server, find_wandb_mode, require_server, variables
+from distracted.tracking.sending import send
 
 pytestmark = pytest.mark.slow
 
@@ -94,12 +96,18 @@ def test_the_mode_of_a_settings_file_counts(
     check(MODES[mode], server, tmp_path / "folds")
 
 
+@pytest.mark.parametrize("place", ["config/settings", "work/wandb/settings", "elsewhere/wandb/settings"])
 def test_a_settings_file_that_the_client_leaves_out_is_not_taken_for_online(
-    server: StandIn, tmp_path: Path
+    place: str, server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One wrong value, and the client goes on without the file's mode."""
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config/settings").write_text("[default]\nmode = offline\nhttp_proxy = nowhere\n")
+    """One wrong value, and the client goes on without the file's mode.
+
+    It writes its settings to WANDB_DIR, which make sweep sets, and does not read them there.
+    """
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    (tmp_path / place).parent.mkdir(parents=True)
+    wrong = "" if place.startswith("elsewhere") else "http_proxy = nowhere\n"
+    (tmp_path / place).write_text(f"[default]\nmode = offline\n{wrong}")
     check(OFF, server, tmp_path / "folds")
 
 
@@ -131,6 +139,7 @@ OVERRULED = {
     "WANDB_JOB_TYPE": "job",
     "WANDB_RUN_ID": "id",
     "WANDB_RESUME": "must",
+    "WANDB_SWEEP_ID": "sweep",
     "WANDB_DIR": "/nonexistent",
     "WANDB_HOST": "my-laptop",
     "WANDB_PROGRAM": "secret.py",
@@ -152,27 +161,31 @@ def test_the_documented_variables_count_or_are_overruled(
 ) -> None:
     for name, value in (HONOURED | OVERRULED | {"WANDB_MODE": mode}).items():
         monkeypatch.setenv(name, value)
+    trial = tmp_path / "trial.yaml"  # the settings of a trial, which its folds do not take
+    trial.write_text("wandb_version: 1\nlr:\n  value: 0.5\n")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(trial))
     assert not track(tmp_path / "fold", tags=["tiny"]).error
-    if mode == "online":
-        wandb.teardown()
-        [run] = server.runs.values()
-        facts = {key: run[key] for key in ("project", "entity", "group", "displayName", "jobType", "tags")}
-        sent = b"".join(where.encode() + body for _, where, body in server.requests)
-        assert not re.search(rb"my-laptop|secret\.py", sent) and run["notes"] == "a note"
-    else:
-        [recorded] = read_runs(tmp_path / "fold")
-        run = recorded.run
-        facts = {"project": run.project, "entity": run.entity, "group": run.run_group}
-        facts |= {"displayName": run.display_name, "jobType": run.job_type, "tags": list(run.tags)}
-        assert run.host == "" and run.notes == "a note"
-    assert facts == {
+    wandb.teardown()
+    if mode == "offline":
+        assert server.requests == []
+        monkeypatch.setenv("WANDB_MODE", "online")
+        recordings = list((tmp_path / "fold").glob("wandb/offline-run-*"))
+        assert send(recordings, project=None, force=False).whole == recordings
+    [run] = server.runs.values()
+    expected = {
+        "name": run_id(tmp_path / "fold"),
         "project": "private",
         "entity": "team",
         "group": "tiny/a",
         "displayName": "a-fold0",
         "jobType": "train",
         "tags": ["tiny", "mine", "other"],
+        "notes": "a note",
     }
+    assert {key: run[key] for key in expected} == expected and not run.get("sweep")
+    assert "lr" not in json.loads(run["config"])
+    sent = b"".join(where.encode() + body for _, where, body in server.requests)
+    assert not re.search(rb"my-laptop|secret\.py", sent)
     assert capfd.readouterr() == ("", "")
 
 
@@ -224,6 +237,17 @@ def test_a_run_stays_where_it_was_begun(
     assert [run["project"] for run in server.runs.values()] == ["moved", "distracted"]
 
 
+def test_a_run_of_the_own_account_does_not_move_to_a_team(
+    server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track(tmp_path / "fold")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    for name in ("fold", "new"):
+        wandb.teardown()
+        track(tmp_path / name)
+    assert [run["entity"] for run in server.runs.values()] == [ENTITY, "team"]
+
+
 def test_ids_of_earlier_versions_go_on_in_their_project(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +280,53 @@ def test_a_process_elsewhere_gets_mode_and_place_but_no_key(
 
 
 # Who asks the server.
+
+KEY = "0123456789" * 4
+
+
+@pytest.mark.parametrize(("key", "mode"), [("", "offline"), (KEY, "online"), (f"local-{KEY}", "online")])
+def test_without_a_key_nothing_is_asked(
+    key: str, mode: str, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of a company's own server have a prefix."""
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    assert find_wandb_mode() == mode and bool(server.requests) == (mode == "online")
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_login_at_a_server_with_a_port_counts(
+    slash: str, server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `wandb login --host` writes it."""
+    monkeypatch.setenv("WANDB_BASE_URL", server.url + slash)
+    monkeypatch.delenv("WANDB_API_KEY")
+    machine = server.url.removeprefix("http://")
+    (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+    assert find_wandb_mode() == "online"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"machine 127.0.0.1 login user password " + KEY.encode(), ""),  # another port's
+        (b"my key", "bad toplevel token"),
+        (b"machine\xff\xfe", "cannot be read"),
+        (b"default login user password short", "API key must have 40+ characters"),
+    ],
+)
+def test_a_file_of_logins_without_ours(
+    content: bytes,
+    message: str,
+    server: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_bytes(content)
+    assert find_wandb_mode() == "offline" and server.requests == []
+    said = " ".join(record.getMessage() for record in caplog.records if record.name.startswith("distracted"))
+    assert message in said and bool(said) == bool(message)
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import wandb
 from cutting_proxy import cut_after
 from stand_in import Fault, Once, StandIn
+from wandb_files import offline
 
 from distracted.config import load_runtime_config
 from distracted.tracking import sending
 from distracted.tracking.client import WandbRun, is_refused, run_id
-from distracted.tracking.recordings import has_mark
+from distracted.tracking.recordings import has_mark, was_sent
 from distracted.tracking.sending import NOT_TRIED, WAY_OUT, Sent, renew, send
 
 pytestmark = pytest.mark.slow
@@ -52,14 +56,9 @@ def record(folder: Path, name: str) -> Path:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four recordings: a to d."""
     folder = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("WANDB_DATA_DIR", str(folder / "staging"))
-        patch.chdir(folder)
-        wandb.teardown()
+    with offline(folder / "staging"), chdir(folder):
         for name in "abcd":
             record(folder, name)
-        wandb.teardown()
     return folder
 
 
@@ -192,54 +191,66 @@ def test_a_run_that_is_deleted_later_is_sent_again_whole(runs: list[Path], serve
     check_metrics(server, runs[2], "c")
 
 
-def forget_all(recording: Path, server: StandIn) -> None:
-    """Begin again, with an empty server and a recording that was never sent."""
+def forget_all(runs: list[Path], server: StandIn) -> None:
+    """Begin again, with an empty server and recordings that were never sent."""
     server.fault = lambda method, path, body: ""
     for part in (server.runs, server.artifacts, server.uploads):
         part.clear()  # type: ignore[attr-defined]
-    for path in recording.glob("*.sync*"):
-        path.unlink()
+    for path in runs:
+        for mark in path.glob("*.sync*"):
+            mark.unlink()
 
 
-def num_requests(recording: Path, server: StandIn) -> int:
-    """How many requests it takes to send a recording."""
-    server.fault = count = Once(-1, "")
-    assert send_all([recording]).whole == [recording]
-    return count.seen
-
-
-def check_second_call(recording: Path, server: StandIn, first: Sent) -> None:
+def check_second_call(recording: Path, server: StandIn, first: Sent, name: str = "a") -> None:
     """The first call says what it did; the next one sends what is missing."""
     server.fault = lambda method, path, body: ""
     if recording in first.whole:
-        assert not first.problems
+        assert recording not in first.problems
     else:
         assert recording in first.problems and not has_mark(recording)
         assert not (recording / "set_aside.txt").exists()
         assert send_all([recording]).whole == [recording]
-    check_arrived(server, recording, "a")
+    check_arrived(server, recording, name)
 
 
 FAULTS = ("503", "429", "403", "cut", "lost", "half", "garbage")
 
 
+class OncePerRun:
+    """Faults that each hit one request of one run, counted from 0; a call sends several runs at once."""
+
+    def __init__(self, server: StandIn, faults: dict[str, Once]) -> None:
+        self._server, self.faults = server, faults
+
+    def __call__(self, method: str, path: str, body: bytes) -> str:
+        text = f"{path} {body.decode('latin1')}"
+        artifacts = {artifact.id: artifact.made_by for artifact in self._server.artifacts}
+        names = [artifacts[name] for name in re.findall(r"artifact-\d+", text) if name in artifacts]
+        names += [name for name in self.faults if name in text]
+        fault = self.faults[names[0]](method, path, body) if names else ""
+        taken = fault == "garbage" and method == "PUT"  # with code 200, an upload has arrived
+        return "" if taken else fault
+
+
 def test_a_server_that_fails_once_at_any_step(runs: list[Path], server: StandIn) -> None:
     """Nothing is lost and nothing is there twice, whichever request fails, each in another way."""
-    recording = runs[0]
-    for number in range(num_requests(recording, server)):
-        forget_all(recording, server)
-        fail_once = Once(number, FAULTS[number % len(FAULTS)])
-
-        def fail(method: str, path: str, body: bytes, fail_once: Once = fail_once) -> str:
-            fault = fail_once(method, path, body)
-            taken = fault == "garbage" and method == "PUT"  # with code 200, an upload has arrived
-            return "" if taken else fault
-
-        server.fault = fail
-        start = time.monotonic()
-        first = send_all([recording])
-        assert time.monotonic() - start < 60
-        check_second_call(recording, server, first)
+    ids = [run_id(recording.parents[1]) for recording in runs]
+    server.fault = counts = OncePerRun(server, {name: Once(-1, "") for name in ids})
+    assert send_all(runs).whole == runs
+    num_requests = max(count.seen for count in counts.faults.values())
+    assert num_requests > 20
+    for start in range(0, num_requests, len(runs)):
+        forget_all(runs, server)
+        numbers = range(start, start + len(runs))
+        faults = [Once(number, FAULTS[number % len(FAULTS)]) for number in numbers]
+        server.fault = OncePerRun(server, dict(zip(ids, faults, strict=True)))
+        begun = time.monotonic()
+        first = send_all(runs)
+        assert time.monotonic() - begun < 60 * len(runs)
+        happened = [once.seen > once.number for once in faults if once.number < num_requests - 3]
+        assert all(happened)
+        for recording, name in zip(runs, "abcd", strict=True):
+            check_second_call(recording, server, first, name)
 
 
 def refusing(part: str, status: str) -> Fault:
@@ -270,6 +281,36 @@ def test_after_some_failures_of_the_server_the_rest_is_not_tried(
     assert list(sent.problems) == runs
     tried = [sent.problems[path] != NOT_TRIED for path in runs]
     assert tried == [True, True, False, False], sent.problems
+
+
+def test_what_was_refused_in_a_call_that_was_stopped_is_sent_later(
+    runs: list[Path], server: StandIn, impatient: None
+) -> None:
+    """Ctrl-C after the client has marked a recording as sent, and before its log could be read."""
+    refused, other = runs[:2]
+    stopped = threading.Event()
+
+    def fault(method: str, path: str, body: bytes) -> str:
+        if not path.endswith("file_stream"):
+            return ""
+        if run_id(refused.parents[1]) in path:
+            return "403"
+        while not (has_mark(refused) or stopped.wait(0.05)):
+            pass
+        if not stopped.is_set():
+            stopped.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return "cut"
+
+    server.fault = fault
+    with pytest.raises(KeyboardInterrupt):
+        send_all([refused, other])
+    server.fault = lambda method, path, body: ""
+    unsent = [path for path in (refused, other) if not was_sent(path)]
+    assert unsent == [refused, other]
+    assert send_all(unsent).whole == unsent and was_sent(refused)
+    check_arrived(server, refused, "a")
+    check_arrived(server, other, "b")
 
 
 def test_a_server_that_hangs_ends_the_call_in_time(

@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import StandIn
+from stand_in import ENTITY, StandIn
 
 import sweep as script
 from conftest import TINY
-from distracted.config import load_config
+from distracted.config import load_config, load_runtime_config
 from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, TrackingError
 from distracted.metrics import log_loss
 from distracted.paths import CONFIGS
 from distracted.postprocess.choose import Choose
 from distracted.predictions.store import Store
-from distracted.tracking.sweep import listed_settings, read_sweep
+from distracted.tracking.sweep import OBJECTIVE, Trial, listed_settings, read_sweep, run_sweep
 
 WriteRun = Callable[..., None]
 SETTINGS = " ".join([*(item for item in TINY if "tracking" not in item), "runtime.num_workers=0"])
+
+
+def quiet_client(test: Callable[..., None]) -> Callable[..., None]:
+    """Ignore warnings of the client, whose agent leaves a file open."""
+    for kind in ("DeprecationWarning", "ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+        test = pytest.mark.filterwarnings(f"ignore::{kind}")(test)
+    return test
 
 
 def proposal(run_id: str, **settings: object) -> dict[str, Any]:
@@ -29,9 +36,7 @@ def proposal(run_id: str, **settings: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the client
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # its agent leaves a file open
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@quiet_client
 def test_trials_are_trained_over_all_folds_and_the_best_is_chosen(
     store: Store, server: StandIn, go: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +70,22 @@ def test_trials_are_trained_over_all_folds_and_the_best_is_chosen(
     assert store.manifest("resnet50_trial_second", 0).config["model"]["head"]["dropout"] == 0.5
     manifest = store.manifest("resnet50_sweep", 0)
     assert manifest.details["num_candidates"] == 2 and len(manifest.parents) == 2
+
+
+@pytest.mark.slow
+@quiet_client
+def test_a_sweep_is_joined_by_the_path_that_the_site_shows(
+    server: StandIn, go: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its trials are stored under its id alone."""
+    go("online")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    spec = {"method": "random", "parameters": {"training.seed": {"values": [1, 2]}}}
+    arguments: Any = {"name": "tiny", "trials": 1, "train": lambda trial: {OBJECTIVE: 0.5}}
+    for run, sweep in (("first", ""), ("second", f"{ENTITY}/distracted/sweep0")):
+        server.proposals.append(proposal(run, **{"training.seed": 1}))
+        name, [trial] = run_sweep(spec, load_runtime_config(), sweep=sweep, **arguments)
+        assert (name, trial) == ("sweep0", Trial(run, "sweep0", ("training.seed=1",)))
 
 
 def test_the_choice_for_a_fold_uses_the_other_folds(store: Store, write_run: WriteRun) -> None:

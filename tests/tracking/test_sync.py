@@ -14,6 +14,7 @@ from stand_in import StandIn
 
 import wandb_sync as script
 from conftest import calibrate, write_owner
+from distracted.config import load_runtime_config
 from distracted.ensemble.blend import blend_runs
 from distracted.errors import TrackingError
 from distracted.jobs.fold import train_folds
@@ -25,7 +26,7 @@ from distracted.report.curves import read_curves
 from distracted.schema import RunConfig
 from distracted.submission.submit import write_submission
 from distracted.tracking.client import run_id
-from distracted.tracking.log import track_run, track_submission
+from distracted.tracking.log import log_predictions, open_run, track_run, track_submission
 from distracted.tracking.recordings import find_recordings
 from distracted.tracking.sending import WAY_OUT
 from distracted.tracking.sync import sync
@@ -124,6 +125,31 @@ def test_recordings_are_sent_and_lineage_is_rebuilt(
     check_lineage(store, server)
 
 
+def test_a_submission_uses_the_predictions_that_it_was_made_from(
+    store: Store, server: StandIn, go: Go, write_run: Callable[..., None]
+) -> None:
+    """Also after its run has changed."""
+    runtime, predictions = load_runtime_config(), []
+    go("online")
+    for seed in (0, 1):
+        write_run("a", seed=seed)
+        write_run("b", seed=7)
+        blend_runs(store, force=True)
+        manifests = store.manifests("ensemble")
+        predictions.append(as_parent(manifests).predictions)
+        with open_run(store, "ensemble", runtime, config={}) as run:
+            for manifest in manifests:
+                log_predictions(run, store, manifest)
+        if seed == 0:
+            written = write_submission(store, name="ensemble")
+        track_submission(store, written.path, runtime)
+    wandb.teardown()
+    submission = server.run_called("submission ensemble")["name"]
+    for digests, users in zip(predictions, [{submission}, set()], strict=True):
+        for fold, digest in digests.items():
+            assert server.artifact(f"oof-tiny-ensemble-fold{fold}:{digest[:16]}").used_by == users
+
+
 def test_with_a_server_everything_is_sent_during_the_run(
     store: Store, config: RunConfig, server: StandIn, go: Go
 ) -> None:
@@ -218,19 +244,24 @@ def test_trouble_is_said_and_the_rest_is_sent(
     whole = recording.read_bytes()
     recording.write_bytes(whole[:7])
     server.deleted.add(run_id(scratches[1]))
+    submission = write_submission(store, name="net").provenance
+    current = submission.read_text()
+    submission.write_text(current.replace(as_parent([store.manifest("net", 0)]).predictions["0"], "0" * 64))
     with pytest.raises(TrackingError) as error:
         wandb_sync()
     problems = str(error.value).splitlines()[1:]
     folder = str(recording.parent.relative_to(store.workspace.root))
     assert problems[0].startswith(f"{folder}: cannot be read: it holds no run")
-    assert [problem.endswith(WAY_OUT) for problem in problems] == [False, True, True, False]
-    assert "net: artifact" in problems[3]  # the run over all folds uses the file of fold 1
+    assert [problem.endswith(WAY_OUT) for problem in problems] == [False, True, False, True, False]
+    assert problems[2] == "net.json: net has changed since; make submit NAME=net writes it again"
+    assert "net: artifact" in problems[4]  # the run over all folds uses the file of fold 1
     assert "2 recordings sent; files and lineage of 2 runs" in capture()
     assert {run["displayName"] for run in server.runs.values()} == {"net-fold0", "net-fold2", "net"}
     with pytest.raises(TrackingError, match="net, fold 1: this run was deleted"):
         wandb_sync()
     assert "2 recordings were set aside by earlier calls; FORCE=1" in capture()
     recording.write_bytes(whole)
+    submission.write_text(current)
     assert "set aside" not in wandb_sync(force=True)
     for fold in range(3):
         run = server.run_called(f"net-fold{fold}")

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import wandb
-from wandb_files import read_runs
+from wandb_files import offline, read_runs
 
 from distracted.config import load_runtime_config
 from distracted.tracking.client import WandbRun
@@ -17,22 +16,16 @@ BLOCK = 32768
 def record(folder: Path, num_steps: int, text: str = "x") -> Path:
     """The file of an offline recording by the client."""
     arguments = {"runtime": load_runtime_config(), "group": "g", "name": "n", "job_type": "train"}
-    with WandbRun(folder, config={}, **arguments) as run:  # type: ignore[arg-type]
+    with offline(folder), WandbRun(folder, config={}, **arguments) as run:  # type: ignore[arg-type]
         for step in range(num_steps):
             run.log({"train/step": step, "text": text})
-    wandb.teardown()
     [path] = folder.glob("wandb/offline-run-*/*.wandb")
     return path
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("WANDB_DATA_DIR", str(folder))
-        wandb.teardown()
-        return record(folder, 3)
+    return record(tmp_path_factory.mktemp("recorded"), 3)
 
 
 @pytest.fixture
@@ -52,10 +45,7 @@ def test_a_whole_recording_is_not_damaged(recorded: Path) -> None:
     assert find_damage(recorded) == (len(run.records), "")
 
 
-def test_records_over_several_blocks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
-    wandb.teardown()
+def test_records_over_several_blocks_are_read(tmp_path: Path) -> None:
     path = record(tmp_path, 5, text="x" * BLOCK)
     [run] = read_runs(tmp_path)
     assert path.stat().st_size > 5 * BLOCK and find_damage(path) == (len(run.records), "")

@@ -1,16 +1,29 @@
-"""Reads W&B's offline files."""
+"""Makes and reads W&B's offline files."""
 
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 _BLOCK = 32768
+
+
+@contextmanager
+def offline(staging: Path) -> Iterator[None]:
+    """The client records; its copies of artifacts go to a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_DATA_DIR", str(staging))
+        wandb.teardown()
+        yield
+        wandb.teardown()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 
 def download_competition(config: DataConfig, *, progress: Progress = silent) -> None:
-    """Download and unpack a competition into `config.folder`.
+    """Download and unpack a competition into `config.folder`, which may be a link to where nothing lies yet.
 
     The folder appears by one rename at the end. Until then everything is in a hidden folder next to it, from
     which the same call goes on at the byte, or at the archive, where the last one ended.
@@ -43,23 +43,24 @@ def download_competition(config: DataConfig, *, progress: Progress = silent) -> 
     if config.kaggle is None:
         only = "only competitions on Kaggle can be downloaded"
         raise DataError(f"data {config.name}: data.kaggle is not set; {only}")
-    part = config.folder.with_name(f".{config.folder.name}.part")
-    if config.folder.exists() and holder(part / "lock.json") is None:
+    folder = config.folder.resolve() if config.folder.is_symlink() else config.folder
+    part = folder.with_name(f".{folder.name}.part")
+    if folder.exists() and not any(part.glob("archive.*")) and holder(part / "lock.json") is None:
         shutil.rmtree(part, ignore_errors=True)  # a process was killed after the rename
-    _check_is_new(config.folder)
+    _check_is_new(folder)
     find_credentials()  # says what is missing before anything is written
     content = part / "content"
     try:
-        with hold(part / "lock.json", f"downloading {config.folder.name}") as lock:
-            _check_is_new(config.folder)
-            _warn_of_leftovers(config.folder)
+        with hold(part / "lock.json", f"downloading {folder.name}") as lock:
+            _check_is_new(folder)
+            _warn_of_leftovers(folder)
             archive = Archive(part / "archive.zip", config.kaggle)
             if not (content.is_dir() or archive.state.is_complete):
                 with sign_in() as kaggle:
                     fetch(kaggle, archive, progress=progress)
             _unpack_all(archive, content, progress)
             lock.check()
-            content.rename(config.folder)
+            content.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
     finally:
         with suppress(OSError):  # not empty, or removed already

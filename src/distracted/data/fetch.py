@@ -1,7 +1,7 @@
 """Fetch a competition's archive from Kaggle; an interrupted download continues where it ended.
 
-Kaggle answers with an address that expires, so each continuation asks for a new one. The validator (ETag or
-date), the size and the range in the answer say whether the bytes that are here begin what the server has.
+Kaggle answers with an address that expires, so each continuation requests a new one. The answer's validator
+(ETag or date), size and range show whether the server still has the file whose first bytes are on disk.
 Kaggle's own client continues downloads too, but appends error pages.
 """
 
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _CHUNK, _MEGABYTE = 1 << 16, 1_000_000
-#: Seconds of trying again once there are bytes; each megabyte that is gained starts them afresh.
+#: Seconds of retries once there are bytes; each megabyte gained resets them.
 PATIENCE = 300.0
-#: A connection that brings fewer bytes than this in as many seconds is given up.
+#: A connection that delivers fewer bytes than this in so many seconds is given up.
 STALL_BYTES, STALL_SECONDS = 60_000, 60.0
 
 
 @dataclass(frozen=True)
 class _State:
-    """What the bytes of an archive are the beginning of.
+    """The server's file whose first bytes are on disk.
 
     Attributes:
         validator: ETag or Last-Modified of the server's file; "" if it sends neither.
-        size: Bytes of the whole; 0 if unknown.
+        size: Bytes of the whole file; 0 if unknown.
     """
 
     competition: str
@@ -60,11 +60,11 @@ _STATE = TypeAdapter(_State)
 
 
 class _ChangedError(Exception):
-    """The server's file is not the one whose beginning is here."""
+    """The server's file is not the one whose first bytes are on disk."""
 
 
 class Archive:
-    """An archive or the beginning of one; a JSON file next to it says of what."""
+    """An archive, perhaps incomplete; a JSON file next to it describes the server's file."""
 
     def __init__(self, path: Path, competition: str) -> None:
         self.path, self._json = path, path.with_suffix(".json")
@@ -76,7 +76,7 @@ class Archive:
 
     @property
     def length(self) -> int:
-        """Bytes that are here."""
+        """Bytes on disk."""
         return self.path.stat().st_size if self._is_begun else 0
 
     def begin(self, validator: str, size: int) -> None:
@@ -145,7 +145,7 @@ def _size(num_bytes: int) -> str:
 
 
 def _continue(kaggle: "KaggleClient", archive: Archive, progress: Progress) -> None:
-    """Ask for what is missing, and append it."""
+    """Request the missing bytes and append them."""
     from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 
     request = ApiDownloadDataFilesRequest()
@@ -168,11 +168,13 @@ def _continue(kaggle: "KaggleClient", archive: Archive, progress: Progress) -> N
 
 
 def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
-    """Check that an answer continues the archive, or begins a new one; `first` are the first bytes of it."""
+    """Check that an answer, whose first bytes are `first`, continues the archive, or begin a new one."""
     headers, length = response.headers, archive.length
-    kind, encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "identity")
-    if "html" in kind or "json" in kind or encoding != "identity":
+    kind, encoding = headers.get("Content-Type", ""), headers.get("Content-Encoding", "").lower()
+    if "html" in kind or "json" in kind:
         raise UnreadableAnswer(describe(response))
+    if encoding not in ("", "identity"):
+        raise UnreadableAnswer(f"compressed with {encoding}, {describe(response)}")
     if not first:  # a connection that is cut within the header looks so, and the header is wrong then
         raise requests.ConnectionError("no bytes")
     etag = headers.get("ETag", "")
@@ -186,7 +188,7 @@ def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
         if length:
             if (
                 start != length
-                or size != archive.state.size
+                or archive.state.size not in (0, size)
                 or validator not in (archive.state.validator, "")
             ):
                 raise _ChangedError
@@ -199,7 +201,7 @@ def _place(response: requests.Response, first: bytes, archive: Archive) -> None:
 
 
 def _receive(chunks: Iterator[bytes], archive: Archive, progress: Progress) -> None:
-    """Append what comes; a killed process keeps what was written."""
+    """Append the bytes as they arrive; they survive a kill."""
     length, size = archive.length, archive.state.size
     here = f" ({_size(length)} are here)" if length else ""
     label = f"downloading {archive.state.competition}{here}"
@@ -226,7 +228,7 @@ def _receive(chunks: Iterator[bytes], archive: Archive, progress: Progress) -> N
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The bytes of an answer as they come; an error if they hardly do."""
+    """Yield the bytes of an answer; a connection that stalls is an error."""
     start, received = time.monotonic(), 0
     read = getattr(response.raw, "read1", response.raw.read)  # urllib3 of 2023 has no read1
     while True:

@@ -35,10 +35,11 @@ def answer_to(path: Path) -> dict[str, Any] | None:
     return next((answer for answer in reversed(answers) if answer.get("sha256") == sha256), None)
 
 
-def add_answer(provenance: Path, expected: Expected | None, scores: Mapping[str, float]) -> None:
-    """Add Kaggle's scores and the forecast for this file to a submission's JSON file.
+def add_answer(provenance: Path, sha256: str, expected: Expected | None, scores: Mapping[str, float]) -> None:
+    """Add Kaggle's scores and the forecast for a sent file to a submission's JSON file.
 
     Args:
+        sha256: Of the file that was sent; another may lie in its place by now.
         expected: None if the competition's score is not the log loss, which alone is forecast.
     """
     content = json.loads(provenance.read_text())
@@ -47,7 +48,7 @@ def add_answer(provenance: Path, expected: Expected | None, scores: Mapping[str,
     )
     off = {} if expected is None else {part: expected.errors_off(score) for part, score in scores.items()}
     entry = {
-        "sha256": content["sha256"],
+        "sha256": sha256,
         **forecast,
         **scores,
         "standard_errors_off": off,

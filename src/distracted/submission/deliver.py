@@ -1,4 +1,4 @@
-"""Making a file a submission on Kaggle, exactly once.
+"""Submits a file to Kaggle exactly once.
 
 Kaggle takes a file in three steps: it names an address, the content goes there, and a request makes the
 content a submission, which counts. That request is repeated only if Kaggle's list of submissions shows that
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Seconds after which Kaggle surely lists a submission that has arrived, and between two looks at the list.
+#: Seconds after a request failed by which Kaggle surely lists what has arrived, and between two looks.
 LISTED_SECONDS, LOOK_SECONDS = 20.0, 4.0
 _PAGE_SIZE, _MAX_PAGES = 100, 50
 _SLOWEST = 8_000  # bytes a second of the slowest line that an upload may take
@@ -68,9 +68,11 @@ def submissions(kaggle: "KaggleClient", competition: str, patience: float | None
 
 
 def _deliver(kaggle: "KaggleClient", path: Path, content: bytes, message: str, sent: ReceiptFile) -> int:
+    if sent.is_lost and (ref := _find(kaggle, path, sent, sent.receipt.mark_of_content)):
+        return ref
     is_old_upload, waits = bool(sent.receipt.token), None
     while True:
-        if sent.receipt.requested and (ref := _find(kaggle, path, sent)):
+        if sent.receipt.requested and (ref := _find(kaggle, path, sent, sent.receipt.mark)):
             return ref
         if not sent.receipt.token:
             sent.note(token=_upload(kaggle, path, content, sent.receipt.competition))
@@ -88,7 +90,7 @@ def _deliver(kaggle: "KaggleClient", path: Path, content: bytes, message: str, s
             try:
                 waits.wait(error, f"sending {path.name}")
             except Exception:
-                if sent.receipt.requested and (ref := _find(kaggle, path, sent)):
+                if sent.receipt.requested and (ref := _find(kaggle, path, sent, sent.receipt.mark)):
                     return ref
                 raise
 
@@ -134,21 +136,22 @@ def _request(kaggle: "KaggleClient", path: Path, message: str, sent: ReceiptFile
     return int(answer.ref)
 
 
-def _find(kaggle: "KaggleClient", path: Path, sent: ReceiptFile) -> int:
-    """The number of a submission whose request was not answered; 0 if it has not arrived."""
-    receipt = sent.receipt
-    left = LISTED_SECONDS - receipt.seconds_since_request
-    end = time.monotonic() + min(max(left, 0), LISTED_SECONDS)
+def _find(kaggle: "KaggleClient", path: Path, sent: ReceiptFile, mark: str) -> int:
+    """The number of the newest submission with a mark in its description; 0 if none has arrived.
+
+    Kaggle may still be at work when a gateway gives up on a request, so the time counts from now.
+    """
+    competition, end = sent.receipt.competition, time.monotonic() + LISTED_SECONDS
     _log.info("%s: looking on Kaggle whether it has arrived", path)
     while True:
         try:
-            for item in submissions(kaggle, receipt.competition):
-                if receipt.mark in item.description:
+            for item in submissions(kaggle, competition):
+                if mark in item.description:
                     return int(item.ref)
         except Exception as error:
-            unknown = "Kaggle did not say whether it took it, and its list of submissions cannot be read"
+            unknown = "it may be on Kaggle already, whose list of submissions cannot be read"
             again = "the same command looks again, and sends it only if it is not there"
-            reason = refusal(error, receipt.competition)
+            reason = refusal(error, competition)
             raise SubmissionError(f"{path}: {unknown}: {reason}; {again}") from error
         if time.monotonic() >= end:
             return 0

@@ -1,7 +1,6 @@
-"""What is known of a file on its way to Kaggle: submissions/<data>/sent/<sha256>.json.
+"""Receipts of files sent to Kaggle, in submissions/<data>/sent/<sha256>.json.
 
-A receipt is written before each step that may not be repeated blindly, so that a command which was killed
-at any moment can go on.
+A receipt is written before each step that must not be repeated blindly, so that a killed command can go on.
 """
 
 import logging
@@ -40,11 +39,12 @@ class Receipt:
     @property
     def mark(self) -> str:
         """The end of the submission's description on Kaggle, by which its list can be searched."""
-        return f"[{self.sha256[:12]}, sent {self.begun}]"
+        return f"{self.mark_of_content}{self.begun}]"
 
     @property
-    def seconds_since_request(self) -> float:
-        return (datetime.now(UTC) - datetime.fromisoformat(self.requested)).total_seconds()
+    def mark_of_content(self) -> str:
+        """The beginning of the marks of all attempts to send this content."""
+        return f"[{self.sha256[:12]}, sent "
 
 
 _RECEIPT = TypeAdapter(Receipt)
@@ -53,14 +53,19 @@ _RECEIPT = TypeAdapter(Receipt)
 class ReceiptFile:
     """The receipt of a file's content for one competition, on disk.
 
+    Attributes:
+        is_lost: The receipt on disk is damaged or another competition's, so only Kaggle knows whether the
+            content was sent.
+
     Args:
         new: Begin a new receipt although there is one.
     """
 
     def __init__(self, csv: Path, sha256: str, competition: str, *, new: bool = False) -> None:
         self.path = csv.parent / "sent" / f"{sha256}.json"
-        begun = Receipt(competition, sha256, csv.name, now())
-        self.receipt = begun if new else self._read(begun)
+        self.receipt, self.is_lost = Receipt(competition, sha256, csv.name, now()), False
+        if not new:
+            self._read()
 
     def note(self, **changes: Any) -> None:
         """Change the receipt, on disk first."""
@@ -68,16 +73,18 @@ class ReceiptFile:
         write_json(self.path, asdict(receipt))
         self.receipt = receipt
 
-    def _read(self, begun: Receipt) -> Receipt:
+    def _read(self) -> None:
         try:
             receipt = _RECEIPT.validate_json(self.path.read_bytes(), strict=True)
         except FileNotFoundError:
-            return begun
+            return
         except ValueError:
-            _log.warning("%s is damaged and ignored: look on Kaggle whether the file was sent", self.path)
-            return begun
-        same = (receipt.competition, receipt.sha256) == (begun.competition, begun.sha256)
-        return receipt if same else begun
+            _log.warning("%s is damaged", self.path)
+            self.is_lost = True
+            return
+        new = self.receipt
+        self.is_lost = (receipt.competition, receipt.sha256) != (new.competition, new.sha256)
+        self.receipt = new if self.is_lost else receipt
 
 
 def now() -> str:

@@ -27,12 +27,19 @@ SCORE_SECONDS, POLL_SECONDS = 300.0, 5.0
 
 
 def send_submission(
-    path: Path, *, competition: str | None, message: str, force: bool = False, progress: Progress = silent
+    path: Path,
+    *,
+    competition: str | None,
+    message: str,
+    checked: str = "",
+    force: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """Send a file, unless it was sent already, and wait until it is scored.
 
     Args:
         message: Its description on Kaggle.
+        checked: SHA-256 of the content that was checked; no other content is sent.
         force: Send it although it was sent already.
 
     Returns:
@@ -41,8 +48,9 @@ def send_submission(
     Raises:
         CredentialsError: no Kaggle credentials.
         LockError: another process is sending the same file.
-        SubmissionError: the data has no competition on Kaggle, the upload fails, or Kaggle rejects the file
-            or does not score it in time. The file is kept, and the same call goes on where this one ended.
+        SubmissionError: the data has no competition on Kaggle, the file was replaced since it was checked,
+            the upload fails, or Kaggle rejects the file or does not score it in time. The file is kept, and
+            the same call goes on where this one ended.
     """
     if competition is None:
         raise SubmissionError(
@@ -50,6 +58,10 @@ def send_submission(
         )
     content = path.read_bytes()
     sha256 = sha256_bytes(content)
+    if checked not in ("", sha256):
+        raise SubmissionError(
+            f"{path} was replaced since it was checked; nothing was sent, repeat the command"
+        )
     with sign_in() as kaggle, hold(path.parent / "sent" / f"{sha256}.lock", f"sending {path}"):
         sent = ReceiptFile(path, sha256, competition, new=force)
         if ref := sent.receipt.ref:

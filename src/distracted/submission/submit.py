@@ -33,6 +33,7 @@ class Submission:
     """A checked submission file with its forecast; `is_new` is False if the same file was there already.
 
     Attributes:
+        sha256: Of the checked content.
         expected: The forecast of its log loss.
         judged: The competition's score out of fold, if that is not the log loss.
     """
@@ -41,6 +42,7 @@ class Submission:
     run: str
     expected: Expected
     judged: OutOfFold | None = None
+    sha256: str = ""
     is_new: bool = True
 
     @property
@@ -82,20 +84,21 @@ def write_submission(
     made_from = _made_from(store, run, submission, sample)
     if not force and _is_made_from(path, made_from):
         _log.info("%s: done already (FORCE=1 redoes it)", path)
-        return replace(submission, is_new=False)
+        return replace(submission, sha256=sha256_file(path), is_new=False)
     with atomic_paths([path, submission.provenance]) as [csv, provenance]:
         table.to_csv(csv, index=False, float_format="%.8g", lineterminator="\n")
         expected = table if sample is None or not store.competition.has_images else sample
         check_submission(csv, expected, form=form, key=key, name=path)
+        sha256 = sha256_file(csv)
         facts = {
             "answers": read_answers(submission.provenance),
-            "sha256": sha256_file(csv),
+            "sha256": sha256,
             "git_commit": git_commit(),
             "packages": package_versions(),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(provenance, made_from | facts)
-    return submission
+    return replace(submission, sha256=sha256)
 
 
 def find_run(store: Store, name: str = "", *, partial: bool = False) -> Run:

@@ -225,8 +225,10 @@ def _send_relative_paths(run: "Run") -> None:
     run.log_artifact = log  # type: ignore[method-assign, assignment]
 
 
-def _identity(folder: Path, runtime: RuntimeConfig) -> dict[str, str | None]:
+def _identity(folder: Path, runtime: RuntimeConfig) -> dict[str, str]:
     """Id, project and entity of the folder's run; a new folder gets a random id.
+
+    Entity "" is the account's own; None would let the environment decide.
 
     A run stays where it was begun, whatever the environment says later; runtime.project moves it.
     """
@@ -241,7 +243,7 @@ def _identity(folder: Path, runtime: RuntimeConfig) -> dict[str, str | None]:
     if runtime.project and runtime.project != project:
         project = runtime.project
         write_text(path, "\n".join([name, project, entity]) + "\n")
-    return {"id": name, "project": project, "entity": entity or None}
+    return {"id": name, "project": project, "entity": entity}
 
 
 def forget_run(folder: Path) -> None:

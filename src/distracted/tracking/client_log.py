@@ -1,4 +1,4 @@
-"""What the client lost, by its own log: it says that a run was sent although parts of it were refused."""
+"""Finds parts of runs that the server refused, in the client's own log: the client calls such runs sent."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,14 @@ _GONE = "no such file"
 
 
 def is_gone(loss: str) -> bool:
-    """Whether a loss is of a file that is no longer on this disk, so that no other attempt can send it."""
+    """Whether the lost file is no longer on disk, so that a retry cannot send it."""
     return _GONE in loss
 
 
 def find_losses(log: Path) -> dict[str, str]:
-    """A loss of each recording, by the path of its file; "" for a run that is no recording.
+    """One loss of each recording, by the path of its file; the key "" stands for an online run.
 
-    A loss that another attempt can make good is preferred. A log that is missing, or not in the form of the
-    locked client, tells nothing.
+    A loss that a retry can repair is preferred. A missing log, or one of another client's form, has none.
     """
     losses: dict[str, str] = {}
     try:

@@ -101,8 +101,8 @@ def save_dashboard(data: str, runtime: RuntimeConfig, url_file: Path) -> str:
 
         entity = client_settings().entity or wandb.Api().default_entity
         workspace = build_dashboard(data, entity=str(entity), project=project_of(runtime))
-        last = _last_workspace(url_file)
-        if last is not None:
+        last, place = _last_workspace(url_file), (workspace.entity, workspace.project)
+        if last is not None and (last.entity, last.project) == place:
             last.name, last.sections = workspace.name, workspace.sections
             last.runset_settings = workspace.runset_settings
             workspace = last

@@ -174,7 +174,8 @@ def _submission_summary(provenance: Mapping[str, Any]) -> dict[str, float]:
     summary = {"expected/log_loss": expected["mean"], "oof/log_loss": provenance["cross_fitted_log_loss"]}
     summary |= {f"expected/{end}": expected[end] for end in ("low", "high") if expected[end] is not None}
     for answer in provenance["answers"]:
-        summary |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
+        if answer.get("sha256") == provenance["sha256"]:  # earlier files of that name were sent, too
+            summary |= {f"kaggle/{part}": answer[part] for part in ("public", "private") if part in answer}
     return summary
 
 
@@ -219,7 +220,8 @@ def log_lineage(wandb_run: WandbRun, store: Store, name: str) -> None:
 
 def log_submission(wandb_run: WandbRun, store: Store, csv: Path, provenance: Mapping[str, Any]) -> None:
     """Log a submitted file, and that it uses its run's predictions; `provenance` is its JSON file."""
-    for artifact in artifacts_of(store, as_parent(store.manifests(str(provenance["run"])))):
+    made_from = Parent(run=str(provenance["run"]), config_hash="", predictions=provenance["predictions"])
+    for artifact in artifacts_of(store, made_from):
         wandb_run.use_artifact(artifact)
     sha256 = str(provenance["sha256"])
 

@@ -1,12 +1,15 @@
-"""Whether, where and how W&B is used: the client's own settings say it, and its own requests find out.
+"""Decides whether, where and how W&B is used, by the client's own settings and requests.
 
 The settings come from WANDB_... variables and W&B's settings files; docs/wandb.md lists which of them count.
 """
 
 import logging
+import netrc
 import os
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from distracted.errors import TrackingError, first_line
 from distracted.schema import RuntimeConfig
@@ -24,8 +27,8 @@ DELETED = "previously created and deleted"
 _ASK_SECONDS = 20  # for a slow line; without any answer, the client's retry ends after 3 s
 _FINISH_SECONDS = 60.0  # to send the rest when a run ends; what is not sent stays on disk
 _INIT_SECONDS = 30.0
-#: Settings that name one run. A process makes several: folds, their run, a blend.
-_OF_ONE_RUN = ("run_id", "resume", "resume_from", "fork_from")
+#: Settings that name one run or one trial. A process makes several runs: folds, their run, a blend.
+OF_ONE_RUN = ("run_id", "resume", "resume_from", "fork_from", "sweep_id", "sweep_param_path")
 
 _FALSE = ("", "0", "false", "f", "no", "n", "off")
 
@@ -56,13 +59,17 @@ def client_settings() -> "Settings":
     except Exception as error:  # of many types
         wandb.teardown()  # or the client would go on with those read before the error: online
         raise TrackingError(f"W&B's client rejects its settings: {_reason(error)}") from error
-    in_file = settings.read_system_settings().all().get("mode")
-    if in_file and "mode" not in settings.model_fields_set:  # the client has left out the whole file
-        raise TrackingError(
-            f"W&B's client rejects its settings file, which says mode = {in_file}: a value in it is invalid "
-            "(`wandb status` shows which)"
-        )
-    for name in _OF_ONE_RUN:
+    if "mode" not in settings.model_fields_set:
+        for place in (
+            wandb.Settings(),
+            settings,
+        ):  # the client reads the first, but writes where WANDB_DIR says
+            if mode := place.read_system_settings().all().get("mode"):
+                raise TrackingError(
+                    f"W&B's client ignores a settings file that says mode = {mode}: a value in it is invalid "
+                    f"(`wandb status` shows which), or it lies in WANDB_DIR; WANDB_MODE={mode} counts"
+                )
+    for name in OF_ONE_RUN:
         setattr(settings, name, None)
     return settings
 
@@ -131,9 +138,22 @@ def find_wandb_mode() -> Mode:
 
 
 def _has_key(settings: "Settings") -> bool:
-    from requests.utils import get_netrc_auth
+    return bool(settings.api_key or settings.identity_token_file or _has_login(settings.base_url))
 
-    return bool(settings.api_key or settings.identity_token_file or get_netrc_auth(settings.base_url))
+
+def _has_login(base_url: str) -> bool:
+    """Whether `wandb login` has stored a key for the server, by its host and port."""
+    given = os.environ.get("NETRC")
+    for name in [given] if given else ["~/.netrc", "~/_netrc"]:
+        try:
+            login = netrc.netrc(Path(name).expanduser()).authenticators(urlsplit(base_url).netloc)
+        except (FileNotFoundError, RuntimeError):  # RuntimeError: no home folder
+            continue
+        except (OSError, netrc.NetrcParseError, ValueError) as error:
+            _log.warning("W&B: the file with its keys cannot be read: %s", first_line(error))
+            continue
+        return bool(login and login[2])
+    return False
 
 
 @cache

@@ -1,5 +1,6 @@
-"""Recordings of W&B runs on this disk: which are to be sent, and which were set aside."""
+"""Finds and marks recordings of W&B runs on this disk: unsent, sent, set aside."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from distracted.tracking.client import OPEN, UNSENT, is_refused
 ASIDE = "set_aside.txt"
 _SYNCED = ".synced"  # suffix of the file that the client leaves next to a sent one
 _STATE = ".syncstate"  # and of the one that says at which step of its run it starts
+#: Seconds without a change after which another machine's process, which cannot be looked up, counts as gone.
+_SILENT_SECONDS = 3600.0
 _NEW_ID = "new_id.txt"  # in a recording's folder: the run to send it to, its own having been deleted
 
 
@@ -22,7 +25,7 @@ def find_recordings(store: Store, *, again: bool = False) -> list[Path]:
     Args:
         again: Also those that were set aside.
     """
-    unsent = [path for path in _every(store) if not _was_sent(path)]
+    unsent = [path for path in _every(store) if not was_sent(path)]
     wanted = [path for path in unsent if again or not _is_left(path)]
     finished = [path for path in wanted if not _grows(path)]
     return sorted(finished, key=_age)
@@ -30,7 +33,7 @@ def find_recordings(store: Store, *, again: bool = False) -> list[Path]:
 
 def find_aside(store: Store) -> list[Path]:
     """The recordings that `find_recordings` leaves out."""
-    return [path for path in _every(store) if not _was_sent(path) and _is_left(path)]
+    return [path for path in _every(store) if not was_sent(path) and _is_left(path)]
 
 
 def _is_left(recording: Path) -> bool:
@@ -48,16 +51,22 @@ def _age(recording: Path) -> str:
     return recording.name.removeprefix("offline-")
 
 
-def _was_sent(recording: Path) -> bool:
-    if recording.name.startswith("offline-"):
-        return has_mark(recording)
-    return not (recording / UNSENT).exists()
+def was_sent(recording: Path) -> bool:
+    """Whether all of a recording is on the server."""
+    if (recording / UNSENT).exists():
+        return False
+    return has_mark(recording) or not recording.name.startswith("offline-")
 
 
 def _grows(recording: Path) -> bool:
-    """Whether a process still writes it: its owner is alive, or its fold is being trained."""
+    """Whether a process still writes it: its fold is being trained, or its owner seems to be alive."""
+    if is_trained_now(folder_of(recording)):
+        return True
     owner = read_owner(recording / OPEN)
-    return is_trained_now(folder_of(recording)) or (owner is not None and not owner.is_gone)
+    if owner is None or owner.is_gone:
+        return False
+    changed = max(path.stat().st_mtime for path in recording.glob("*.wandb"))
+    return owner.is_local or time.time() - changed < _SILENT_SECONDS
 
 
 def is_trained_now(scratch: Path) -> bool:
@@ -96,10 +105,9 @@ def redirect(folder: Path, *, old: str, new: str) -> list[Path]:
     redirected = sorted((path for path in paths if run_of(path) == old), key=_age)
     for recording in redirected:
         write_text(recording / _NEW_ID, new)
-        for path in [*recording.glob(f"*{_SYNCED}"), *recording.glob(f"*{_STATE}"), recording / ASIDE]:
+        for path in [*recording.glob(f"*{_STATE}"), recording / ASIDE]:
             path.unlink(missing_ok=True)
-        if not recording.name.startswith("offline-"):
-            write_text(recording / UNSENT, "")
+        mark_unsent(recording)
     return redirected
 
 
@@ -109,10 +117,12 @@ def mark_sent(recording: Path) -> None:
         (recording / name).unlink(missing_ok=True)
 
 
-def unmark(recording: Path) -> None:
-    """Remove the client's mark: not all has arrived."""
-    for path in recording.glob(f"*{_SYNCED}"):
-        path.unlink()
+def mark_unsent(recording: Path) -> None:
+    """Note that not all has arrived, and remove the client's mark, which it also sets after refusals."""
+    with suppress(OSError):  # on a read-only disk the client sets none
+        write_text(recording / UNSENT, "")
+        for path in recording.glob(f"*{_SYNCED}"):
+            path.unlink()
 
 
 def has_mark(recording: Path) -> bool:

@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 from distracted.tracking.client import refuse_run, rename_run, run_id
 from distracted.tracking.client_log import find_losses, is_gone
-from distracted.tracking.online import DELETED, server_answers
+from distracted.tracking.online import DELETED, OF_ONE_RUN, server_answers
 from distracted.tracking.recordings import (
     folder_of,
     has_mark,
     is_redirected,
     mark_sent,
+    mark_unsent,
     redirect,
     run_of,
     set_aside,
-    unmark,
 )
 from distracted.tracking.transaction_log import find_damage
 
@@ -52,12 +52,12 @@ WAY_OUT = (
 
 @dataclass
 class Sent:
-    """What became of some recordings.
+    """The outcome for some recordings.
 
     Attributes:
-        whole: Those that were sent.
-        partly: Those of which all was sent that can be, and what is missing. Damaged ones are set aside.
-        problems: Those that were not sent, or not wholly, and why.
+        whole: Sent completely.
+        partly: Sent as far as they can be, with what is missing. Damaged ones are set aside.
+        problems: Not sent, or not completely, with the reason.
     """
 
     whole: list[Path] = field(default_factory=list)
@@ -157,6 +157,8 @@ def _judge(recording: Path, failure: _Failure, sent: Sent, force: bool) -> list[
 
 def _call(batch: Sequence[Path], project: str | None, sent: Sent) -> dict[Path, _Failure]:
     """Send recordings in one call; returns those that failed."""
+    for recording in batch:  # before the call, which may be stopped once the client has marked some
+        mark_unsent(recording)
     options = [] if project is None else ["--project", project]
     if is_redirected(batch[0]):
         options += ["--id", run_of(batch[0])]
@@ -164,7 +166,8 @@ def _call(batch: Sequence[Path], project: str | None, sent: Sent) -> dict[Path, 
     with tempfile.TemporaryDirectory() as logs:
         environment = [*_ENVIRONMENT, f"WANDB_DIR={logs}"]
         # Not the service of this process, which would go on sending after the command was stopped.
-        command = ["env", "-u", "WANDB_SERVICE", *environment, sys.executable, "-m", "wandb", "sync"]
+        without = [f"-uWANDB_{name.upper()}" for name in ("service", "program", "host", *OF_ONE_RUN)]
+        command = ["env", *without, *environment, sys.executable, "-m", "wandb", "sync"]
         command += ["--include-online", *options, *(str(path.absolute()) for path in batch)]
         output, timed_out = _run(command, seconds=_SECONDS + size / _BYTES_A_SECOND)
         losses: dict[str, str] = {}
@@ -181,7 +184,7 @@ def _call(batch: Sequence[Path], project: str | None, sent: Sent) -> dict[Path, 
             else:
                 sent.whole.append(recording)
         else:
-            unmark(recording)  # the client marks one whose metrics were refused
+            mark_unsent(recording)
             failures[recording] = _Failure(loss or output, bool(loss) or timed_out, timed_out)
     return failures
 
@@ -204,5 +207,6 @@ def _run(command: Sequence[str], *, seconds: float) -> tuple[str, bool]:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with the service that it has started
+            process.wait()
     errors = [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line]
     return " ".join(errors) or next(iter(lines[-1:]), "wandb sync printed nothing"), False

@@ -102,7 +102,7 @@ def run_sweep(
         config: Result of `read_sweep`.
         name: Name of the sweep on W&B.
         train: Trains a trial over all folds and returns its scores, including `OBJECTIVE`.
-        sweep: Id of a sweep to join, which other machines may also work on.
+        sweep: Id of a sweep to join, or entity/project/id; other machines may also work on it.
 
     Returns:
         The sweep's id and the trials that were completed here.
@@ -134,7 +134,7 @@ def run_sweep(
         raise
     except Exception as error:  # the client raises many types
         raise TrackingError(f"W&B: the sweep failed: {first_line(error)}") from error
-    return sweep, done
+    return sweep.rpartition("/")[2], done
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from distracted.errors import first_line
 from distracted.predictions.catalogue import Catalogue
+from distracted.predictions.manifest import as_parent
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.schema import RuntimeConfig
@@ -144,9 +145,14 @@ def _jobs(store: Store, runtime: RuntimeConfig, done: Synced) -> Iterator[_Job]:
         try:
             provenance = json.loads(path.read_text())
             run = str(provenance["run"])
-            store.manifests(run)
+            is_stale = provenance["predictions"] != as_parent(store.manifests(run)).predictions
         except (OSError, ValueError, KeyError, TypeError) as error:
             done.problems.append(f"{path.name}: {first_line(error)}")
+            continue
+        if is_stale:
+            done.problems.append(
+                f"{path.name}: {run} has changed since; make submit NAME={run} writes it again"
+            )
             continue
         csv = path.with_suffix(".csv")
         yield _Job(

@@ -1,10 +1,11 @@
 """What a process that loads batches does, and how its answers travel.
 
-An answer is one byte, which says how it comes, a pickled message, and for a batch without shared memory its
-bytes. A file descriptor that travels with the byte belongs to memory that the parent maps; later batches come
-in the same memory.
+An answer is a head, which says how it comes, a pickled message, and for a batch without shared memory its
+pixels. A file descriptor that travels with the head belongs to memory that the parent maps; later batches
+come in the same memory.
 """
 
+import ctypes
 import itertools
 import math
 import mmap
@@ -12,6 +13,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +32,10 @@ from distracted.errors import DistractedError, TrainingError
 
 #: Batches that a process may have in hand or ready.
 AHEAD = 2
-#: How an answer comes: its first byte.
-MAPPED, PIPED, ERROR = b"m", b"p", b"e"
+#: How an answer comes: a batch in new or in known shared memory, or in the connection; an error.
+NEW, MAPPED, PIPED, ERROR = b"n", b"m", b"p", b"e"
+#: An answer's head: how it comes, and the length of its message.
+HEAD = struct.Struct("!cQ")
 
 _ORPHAN = 5.0  # seconds between looks at the parent
 
@@ -101,13 +105,27 @@ class _Memory:
         if sys.platform != "linux":
             return
         with suppress(OSError):  # a limit on memory, open files or file sizes, or forbidden
-            self.fd = os.memfd_create("batch")
+            self.fd = _create_memfd()
             os.posix_fallocate(self.fd, 0, size)  # fails now, where a later write would end the process
             self.pixels = np.frombuffer(mmap.mmap(self.fd, size), np.uint8)
 
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def _create_memfd() -> int:
+    """A file that belongs to no file system; its descriptor.
+
+    Pythons that are built for old systems, such as uv's and conda's, lack the function that the system has.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("batch")
+    create = getattr(ctypes.CDLL(None), "memfd_create", None)
+    fd = -1 if create is None else int(create(b"batch", 1))  # 1: closed when another program is executed
+    if fd < 0:
+        raise OSError("the system makes no files in memory")
+    return fd
 
 
 def _answer(
@@ -130,16 +148,33 @@ def _answer(
         pixels = shared.pixels[:size] if len(shared.pixels) else np.empty(size, np.uint8)
         _fill(pixels, items)
     except Exception as error:
-        _send_byte(pipe, ERROR)
-        pipe.send((task, _portable(error)))
+        _send(pipe, ERROR, (task, _portable(error)))
         return
-    fds = [] if shared.is_sent else [shared.fd]
-    shared.is_sent = bool(len(shared.pixels)) and _send_byte(pipe, MAPPED, fds)
-    if not shared.is_sent:
-        _send_byte(pipe, PIPED)
-    pipe.send((task, (slot, shapes, indices)))
-    if not shared.is_sent:
-        pipe.send_bytes(pixels.data)
+    message = task, (slot, shapes, indices)
+    if len(shared.pixels) and not shared.is_sent:
+        with suppress(OSError):  # the system passes no file descriptors on
+            _send(pipe, NEW, message, fds=[shared.fd])
+            shared.is_sent = True
+            return
+    if shared.is_sent:
+        _send(pipe, MAPPED, message)
+    else:
+        _send(pipe, PIPED, message, pixels=pixels.data)
+
+
+def _send(
+    pipe: "Connection[Any, Any]",
+    how: bytes,
+    message: object,
+    *,
+    pixels: "bytes | memoryview[Any]" = b"",
+    fds: Sequence[int] = (),
+) -> None:
+    text = pickle.dumps(message)
+    with as_socket(pipe) as connection:
+        socket.send_fds(connection, [HEAD.pack(how, len(text))], fds)
+        connection.sendall(text)
+        connection.sendall(pixels)
 
 
 def _describe(items: Items) -> tuple[list[tuple[int, ...]], list[int]]:
@@ -169,18 +204,6 @@ def as_socket(pipe: "Connection[Any, Any]") -> Iterator[socket.socket]:
         yield connection
     finally:
         connection.detach()
-
-
-def _send_byte(pipe: "Connection[Any, Any]", byte: bytes, fds: Sequence[int] = ()) -> bool:
-    """Send one byte, with file descriptors; False: the system does not pass these on."""
-    try:
-        with as_socket(pipe) as connection:
-            socket.send_fds(connection, [byte], fds)
-    except OSError:
-        if not fds:
-            raise
-        return False
-    return True
 
 
 def _portable(error: Exception) -> Exception:

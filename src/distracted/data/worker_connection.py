@@ -1,0 +1,198 @@
+"""One of the processes that load batches, as the parent sees it: its tasks, its answers, whether it lives."""
+
+import logging
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distracted.data.pixel_limit import pixel_limit
+from distracted.data.worker_process import (
+    ERROR,
+    HEAD,
+    NEW,
+    PIPED,
+    Load,
+    Parts,
+    Task,
+    as_socket,
+    num_bytes,
+    serve,
+)
+
+_log = logging.getLogger(__name__)
+
+#: A task's outcome: a batch, an error, or None for a batch that this process cannot map.
+Answer = tuple[Task, Parts | Exception | None]
+
+#: Seconds between looks at a process that does not answer.
+LOOK = 1.0
+#: Looks at an idle process after which its batches are loaded by the parent.
+PATIENCE = 30
+#: Seconds that a process gets to end.
+GRACE = 2.0
+
+_LIKELY = {
+    "SIGKILL": "most likely the machine's or the container's memory ran out",
+    "SIGBUS": "shared memory ran out, or a file of the cache was cut short",
+    "SIGSEGV": "a library crashed, perhaps on a damaged image",
+}
+
+
+class Worker:
+    """A process and this process's end of their connection.
+
+    Attributes:
+        tasks: Those that it has not answered yet.
+    """
+
+    def __init__(self, load: Load, pin_memory: bool) -> None:
+        self.tasks: list[Task] = []
+        self._pin_memory = pin_memory
+        self._slots: dict[int, mmap.mmap] = {}
+        self._answers = self._read()
+        self._looks, self._cpu_ticks = 0, -1
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(
+            target=serve, args=(load, theirs, self.pipe, pixel_limit()), daemon=True, name="decoding"
+        )
+        try:
+            self.process.start()
+        finally:
+            theirs.close()
+
+    def give(self, task: Task) -> bool:
+        """Hand over a task, in a message too short to block; False: the process has ended."""
+        self.tasks.append(task)  # first: a stop may come in between
+        try:
+            self.pipe.send(task)
+        except OSError:
+            self.tasks.pop()
+            return False
+        return True
+
+    def receive(self) -> Answer | None:
+        """Read what has arrived; returns an answer once all of it has.
+
+        Raises:
+            EOFError: the process has ended.
+        """
+        try:
+            answer = next(self._answers)
+        except OSError as error:
+            raise EOFError from error
+        self._looks = 0
+        if answer is not None:
+            self.tasks.remove(answer[0])
+        return answer
+
+    def _read(self) -> Iterator[Answer | None]:
+        """The answers; None wherever the rest has not arrived: the process may be stopped in the middle."""
+        while True:
+            yield (yield from self._read_answer())
+
+    def _read_answer(self) -> Generator[None, None, Answer]:
+        with as_socket(self.pipe) as connection:
+            head, fds, _, _ = socket.recv_fds(connection, HEAD.size, 1)
+        if not head:
+            raise EOFError
+        memory = _map(fds)
+        how, length = HEAD.unpack(head)
+        message = bytearray(length)
+        yield from self._fill(message)
+        task, rest = pickle.loads(message)
+        if how == ERROR:
+            return task, rest
+        slot, shapes, indices = rest
+        if how == NEW:
+            self._slots.pop(slot, None)
+            if memory is not None:  # the system drops what finds too many files open here
+                self._slots[slot] = memory
+        if how != PIPED and slot not in self._slots:
+            self.release_memory()
+            return task, None
+        pixels = torch.empty(num_bytes(shapes), dtype=torch.uint8, pin_memory=self._pin_memory)
+        if how == PIPED:
+            yield from self._fill(pixels.numpy())
+        else:
+            pixels.copy_(torch.frombuffer(self._slots[slot], dtype=torch.uint8, count=len(pixels)))
+        return task, Parts(pixels, shapes, indices)
+
+    def _fill(self, buffer: "bytearray | NDArray[np.uint8]") -> Iterator[None]:
+        """Fill a buffer from the connection, as its bytes arrive."""
+        rest = memoryview(buffer)
+        while rest:
+            try:
+                with as_socket(self.pipe) as connection:
+                    count = connection.recv_into(rest, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                yield
+                continue
+            if not count:
+                raise EOFError
+            rest = rest[count:]
+
+    def release_memory(self) -> None:
+        """Let go of the memory in which batches come; the process takes new one for the next."""
+        self._slots.clear()
+        with suppress(OSError):
+            self.pipe.send(None)
+
+    def look(self) -> None:
+        """Look what the process does, after a while without an answer."""
+        state, cpu_ticks = _activity(self.process.pid)
+        if cpu_ticks != self._cpu_ticks or state in "DR":  # it computes, or waits for a disk or a core
+            self._cpu_ticks, self._looks = cpu_ticks, 0
+            return
+        self._looks += 1
+        if self._looks == PATIENCE:
+            _log.warning(
+                f"process {self.process.pid}, which decodes images, has done nothing for "
+                f"{PATIENCE * LOOK:.0f} s (state {state}): this process decodes in its place"
+            )
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._looks >= PATIENCE
+
+    def how_it_ended(self) -> str:
+        self.process.join(GRACE)
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        return f"{name}: {_LIKELY[name]}" if name in _LIKELY else name
+
+    def hang_up(self) -> None:
+        """Shut down the connection, which other processes may have inherited; the process then ends."""
+        with suppress(OSError), as_socket(self.pipe) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+        self.pipe.close()
+
+
+def _map(fds: list[int]) -> mmap.mmap | None:
+    """The memory behind a file descriptor that was received, and is closed; None: there is none."""
+    memory = None
+    for fd in fds:
+        with suppress(OSError):  # too many open files, or no room
+            memory = mmap.mmap(fd, 0)
+        os.close(fd)
+    return memory
+
+
+def _activity(pid: int | None) -> tuple[str, int]:
+    """State of a process, as `ps` shows it, and its CPU time in ticks; ("?", 0) where the system hides it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "?", 0
+    return fields[0], int(fields[11]) + int(fields[12])

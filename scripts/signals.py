@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from distracted.errors import ConfigError
@@ -45,7 +45,8 @@ def listening() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         name = _SIGNALS[signal.Signals(number)]
         if not (live.is_set() or out.quiet):
-            os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
+            with suppress(OSError):  # Ctrl-C has ended the reader, too
+                os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
         stop.ask(name)
 
     stop.reason = ""

@@ -1,10 +1,13 @@
 """What commands print: lines, tables, progress."""
 
+import errno
+import io
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -18,6 +21,37 @@ out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 _FIRST_COLUMN = 40  # characters that are not broken up
 _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
+
+
+class _Lasting(io.FileIO):
+    """A stream's file; what is written once its reader or its terminal is gone is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)
+
+
+def outlast_readers() -> None:
+    """Let the command go on when nobody reads its output any more.
+
+    Ctrl-C also ends the `tee` that writes its log, and a lost connection takes its terminal away; the
+    checkpoint is to be written in spite of that.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
+            file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+            text = io.TextIOWrapper(
+                file, stream.encoding, stream.errors, line_buffering=stream.line_buffering
+            )
+            setattr(sys, name, text)
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from distracted.progress import Advance
 
-_WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
+_WIDTH = None if os.isatty(1) else 130  # a table in a log need not squeeze into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 _FIRST_COLUMN = 40  # characters that are not broken up
@@ -48,10 +48,8 @@ def outlast_readers() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
             file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
-            text = io.TextIOWrapper(
-                file, stream.encoding, stream.errors, line_buffering=stream.line_buffering
-            )
-            setattr(sys, name, text)
+            lines = stream.line_buffering
+            setattr(sys, name, io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=lines))
 
 
 def say(text: str) -> None:

@@ -491,6 +491,32 @@ def test_a_slow_process_is_waited_for(impatient: None, caplog: pytest.LogCapture
     assert caplog.text == ""
 
 
+def compute() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("ask", [worker_connection.activity, worker_connection.activity_by_ps])
+def test_the_activity_of_a_process(ask: Callable[[int], tuple[str, str]]) -> None:
+    """macOS has no /proc; its `ps` knows the same, and on Linux counts whole seconds."""
+    pids = []
+    for act in (signal.pause, lambda: os.kill(os.getpid(), signal.SIGSTOP), compute):
+        pids.append(os.fork())
+        if not pids[-1]:
+            act()
+    sleeping, stopped, computing = pids
+    try:
+        wait_until(lambda: ask(sleeping)[0] == "S" and ask(stopped)[0] == "T" and ask(computing)[0] == "R")
+        before, first = ask(sleeping), worker_connection.activity(computing)[1]
+        wait_until(lambda: worker_connection.activity(computing)[1] != first)
+        assert before[1] and ask(sleeping) == before
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert ask(sleeping) == ("?", "")
+
+
 def test_a_stopped_process_is_not_lost(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
     with running(before_each(lambda task: time.sleep(0.01))) as workers:
         parts = workers.load(TASKS)

@@ -62,22 +62,34 @@ def main() -> None:
             time.sleep(0.01)
         console.say("saving")
         print("saving", file=sys.stderr)
-        Path("saved").touch()
+        Path("saved").write_text(signals.stop.reason)
         signals.stop.check()
 
 console.run(main)
 """
 
 
-@pytest.mark.parametrize("connect", [os.pipe, pty.openpty], ids=["tee", "terminal"])
+@pytest.mark.parametrize(
+    ("connect", "prefix", "sent", "reason"),
+    [
+        (os.pipe, [], [signal.SIGINT], "Ctrl-C"),
+        (pty.openpty, [], [signal.SIGHUP], "the terminal has gone"),
+        (pty.openpty, ["nohup"], [signal.SIGHUP, signal.SIGTERM], "SIGTERM"),
+    ],
+    ids=["tee", "terminal", "nohup"],
+)
 def test_a_command_saves_its_work_when_nobody_reads_its_output_any_more(
-    connect: Callable[[], tuple[int, int]], tmp_path: Path
+    connect: Callable[[], tuple[int, int]],
+    prefix: list[str],
+    sent: list[signal.Signals],
+    reason: str,
+    tmp_path: Path,
 ) -> None:
     """Ctrl-C ends the `tee` behind a command, too; a lost connection takes its terminal away."""
     reader, writer = connect()
     root = CONFIGS.parent
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND],
+        [*prefix, sys.executable, "-c", COMMAND],
         stdout=writer,
         stderr=writer,
         cwd=tmp_path,
@@ -90,9 +102,10 @@ def test_a_command_saves_its_work_when_nobody_reads_its_output_any_more(
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     os.close(reader)
-    process.send_signal(signal.SIGINT)
+    for number in sent:
+        process.send_signal(number)
     assert process.wait(60) == RESUMABLE
-    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "saved").read_text() == reason
 
 
 def test_a_forked_process_can_say_something_while_a_progress_bar_is_drawn(

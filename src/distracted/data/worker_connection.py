@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -60,7 +61,7 @@ class Worker:
         self._pin_memory = pin_memory
         self._slots: dict[int, mmap.mmap] = {}
         self._answers = self._read()
-        self._looks, self._cpu_ticks = 0, -1
+        self._looks, self._cpu_time = 0, ""
         self.pipe, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.Process(
             target=serve, args=(load, theirs, self.pipe, pixel_limit()), daemon=True, name="decoding"
@@ -149,9 +150,11 @@ class Worker:
 
     def look(self) -> None:
         """Look what the process does, after a while without an answer."""
-        state, cpu_ticks = _activity(self.process.pid)
-        if cpu_ticks != self._cpu_ticks or state in "DR":  # it computes, or waits for a disk or a core
-            self._cpu_ticks, self._looks = cpu_ticks, 0
+        state, cpu_time = activity(self.process.pid)
+        if (
+            cpu_time != self._cpu_time or state in "DRU"
+        ):  # it computes, or waits for a disk (macOS: U) or a core
+            self._cpu_time, self._looks = cpu_time, 0
             return
         self._looks += 1
         if self._looks == PATIENCE:
@@ -189,10 +192,20 @@ def _map(fds: list[int]) -> mmap.mmap | None:
     return memory
 
 
-def _activity(pid: int | None) -> tuple[str, int]:
-    """State of a process, as `ps` shows it, and its CPU time in ticks; ("?", 0) where the system hides it."""
+def activity(pid: int | None) -> tuple[str, str]:
+    """State of a process, as `ps` shows it, and its CPU time; ("?", "") where the system hides them."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], f"{fields[11]} {fields[12]}"
     except OSError:
-        return "?", 0
-    return fields[0], int(fields[11]) + int(fields[12])
+        return activity_by_ps(pid)
+
+
+def activity_by_ps(pid: int | None) -> tuple[str, str]:
+    """`activity` where there is no /proc, such as on macOS."""
+    with suppress(OSError):
+        command = ["ps", "-o", "state=,time=", "-p", str(pid)]
+        shown = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        if len(shown) == 2:
+            return shown[0][:1], shown[1]
+    return "?", ""

@@ -76,8 +76,9 @@ def serve(
     limit_pixels(megapixels)  # a process that was not forked has the default
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # the processes are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group of processes, whose
-        signal.signal(number, signal.SIG_IGN)  # parent goes on to the next good moment and ends the workers
+    # These may reach a whole group of processes, whose parent goes on to the next good moment
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent, slots = os.getppid(), itertools.cycle(range(AHEAD))
     memory: dict[int, _Memory] = {}
     with suppress(EOFError, OSError):

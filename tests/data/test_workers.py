@@ -5,6 +5,7 @@ complete and the same, or an error says what happened.
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -590,6 +592,53 @@ class Blank:
 
 def blank_loader(**settings: int) -> Loader:
     return Loader(Blank(), np.arange(8), Blank(), **{"batch_size": 2, "num_workers": 2, **settings})
+
+
+def test_an_interrupt_at_any_moment_does_not_disturb_the_next_epoch() -> None:
+    """As Ctrl-C in a notebook: it comes between any two lines."""
+    tasks, count, at = TASKS[:4], 0, 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., object] | None:
+        nonlocal count
+        if Path(frame.f_code.co_filename).stem not in ("workers", "worker_connection"):
+            return None
+        count += event == "line"
+        if count == at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    was_interrupted = True
+    while was_interrupted:
+        count, at, was_interrupted = 0, at + 43, False
+        with running(items_of) as workers:
+            sys.settrace(trace)
+            try:
+                list(workers.load(tasks))
+            except KeyboardInterrupt:
+                was_interrupted = True
+            finally:
+                sys.settrace(None)
+            check(workers, tasks)
+    assert at > 100
+
+
+def test_processes_that_have_ended_leave_nothing_behind() -> None:
+    """Neither memory nor open files, although Python has not looked for cycles of references."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            with running(items_of) as workers:
+                check(workers)
+                for process in processes()[:1]:
+                    os.kill(process, signal.SIGKILL)
+                check(workers)
+            del workers
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    finally:
+        gc.enable()
 
 
 def test_a_copy_of_the_parent_leaves_the_processes_alone() -> None:

@@ -96,7 +96,7 @@ class Worker:
             self.tasks.remove(answer[0])
         return answer
 
-    def _read(self) -> Iterator[Answer | None]:
+    def _read(self) -> Generator[Answer | None, None, None]:
         """The answers; None wherever the rest has not arrived: the process may be stopped in the middle."""
         while True:
             yield (yield from self._read_answer())
@@ -151,9 +151,8 @@ class Worker:
     def look(self) -> None:
         """Look what the process does, after a while without an answer."""
         state, cpu_time = activity(self.process.pid)
-        if (
-            cpu_time != self._cpu_time or state in "DRU"
-        ):  # it computes, or waits for a disk (macOS: U) or a core
+        waits = state in "DRU"  # for a disk (U: on macOS) or a core
+        if waits or cpu_time != self._cpu_time:
             self._cpu_time, self._looks = cpu_time, 0
             return
         self._looks += 1
@@ -180,6 +179,8 @@ class Worker:
         with suppress(OSError), as_socket(self.pipe) as connection:
             connection.shutdown(socket.SHUT_RDWR)
         self.pipe.close()
+        self._slots.clear()
+        self._answers.close()  # it refers to this object, which would else stay until Python looks for cycles
 
 
 def _map(fds: list[int]) -> mmap.mmap | None:

@@ -126,6 +126,7 @@ class Workers:
 
     def _bury(self, worker: Worker) -> None:
         self._workers.remove(worker)
+        worker.hang_up()
         text = f"a process that decodes images was ended by the system ({worker.how_it_ended()})"
         if not self._workers and worker.process.exitcode == -signal.SIGKILL:
             _log.warning("%s; none is left: this process decodes until the epoch ends", text)

@@ -119,7 +119,8 @@ class Worker:
             if memory is not None:  # the system drops what finds too many files open here
                 self._slots[slot] = memory
         if how != PIPED and slot not in self._slots:
-            self.release_memory()
+            self._slots.clear()
+            self._tell(PIPED)  # from now on
             return task, None
         pixels = torch.empty(num_bytes(shapes), dtype=torch.uint8, pin_memory=self._pin_memory)
         if how == PIPED:
@@ -145,8 +146,11 @@ class Worker:
     def release_memory(self) -> None:
         """Let go of the memory in which batches come; the process takes new one for the next."""
         self._slots.clear()
-        with suppress(OSError):
-            self.pipe.send(None)
+        self._tell(None)
+
+    def _tell(self, message: bytes | None) -> None:
+        with suppress(OSError):  # the process has ended
+            self.pipe.send(message)
 
     def look(self) -> None:
         """Look what the process does, after a while without an answer."""

@@ -80,15 +80,17 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent, slots = os.getppid(), itertools.cycle(range(AHEAD))
-    memory: dict[int, _Memory] = {}
+    memory: dict[int, _Memory] | None = {}
     with suppress(EOFError, OSError):
         while True:
             while not pipe.poll(_ORPHAN):
                 if os.getppid() != parent:
                     return
             task = pipe.recv()
-            if task is None:
-                memory.clear()
+            if task is None:  # an epoch is over
+                memory = None if memory is None else {}
+            elif task == PIPED:  # the parent cannot map the memory
+                memory = None
             else:
                 _answer(pipe, task, load, memory, next(slots))
 
@@ -130,11 +132,12 @@ def _create_memfd() -> int:
 
 
 def _answer(
-    pipe: "Connection[Any, Any]", task: Task, load: Load, memory: dict[int, _Memory], slot: int
+    pipe: "Connection[Any, Any]", task: Task, load: Load, memory: dict[int, _Memory] | None, slot: int
 ) -> None:
     """Load a batch and send it.
 
     Args:
+        memory: The pieces in use, by slot; None: none may be used.
         slot: Which memory to use. The parent has copied what was there: it has received the answer before the
             last one, without which it would not have sent this task.
     """
@@ -142,25 +145,30 @@ def _answer(
         items = load(task)
         shapes, indices = _describe(items)
         size = num_bytes(shapes)
-        if slot not in memory or len(memory[slot].pixels) < size:
-            memory.pop(slot, None)
-            memory[slot] = _Memory(size + size // 8)  # batches may differ in size
-        shared = memory[slot]
-        pixels = shared.pixels[:size] if len(shared.pixels) else np.empty(size, np.uint8)
+        shared = _piece(memory, slot, size)
+        pixels = np.empty(size, np.uint8) if shared is None else shared.pixels[:size]
         _fill(pixels, items)
     except Exception as error:
         _send(pipe, ERROR, (task, _portable(error)))
         return
     message = task, (slot, shapes, indices)
-    if len(shared.pixels) and not shared.is_sent:
+    if shared is not None:
+        how, fds = (MAPPED, []) if shared.is_sent else (NEW, [shared.fd])
         with suppress(OSError):  # the system passes no file descriptors on
-            _send(pipe, NEW, message, fds=[shared.fd])
+            _send(pipe, how, message, fds=fds)
             shared.is_sent = True
             return
-    if shared.is_sent:
-        _send(pipe, MAPPED, message)
-    else:
-        _send(pipe, PIPED, message, pixels=pixels.data)
+    _send(pipe, PIPED, message, pixels=pixels.data)
+
+
+def _piece(memory: dict[int, _Memory] | None, slot: int, size: int) -> _Memory | None:
+    """A slot's memory, new where that is too small for a batch; None if there is none to be had."""
+    if memory is None:
+        return None
+    if slot not in memory or len(memory[slot].pixels) < size:
+        memory.pop(slot, None)
+        memory[slot] = _Memory(size + size // 8)  # batches may differ in size
+    return memory[slot] if len(memory[slot].pixels) else None
 
 
 def _send(

@@ -12,6 +12,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,7 +127,8 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if os.getpid() != self._process:  # a thread that draws may have held the console when it was forked
-            os.write(2, f"{record.getMessage()}\n".encode(errors="backslashreplace"))
+            with suppress(OSError):
+                os.write(2, f"{record.getMessage()}\n".encode(errors="backslashreplace"))
             return
         style = "yellow" if record.levelno >= logging.WARNING else ""
         err.print(Text(record.getMessage(), style=style))

@@ -24,25 +24,23 @@ _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
 
 
 class _Lasting(io.FileIO):
-    """A stream's file; what is written once its reader or its terminal is gone is dropped."""
+    """A stream's file; drops what cannot be written: its reader, its terminal or a log's room is gone."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            is_result = self.fileno() == 1
+            if is_result and error.errno not in (errno.EPIPE, errno.EIO):
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return super().write(data)
+            return memoryview(data).nbytes
 
 
 def outlast_readers() -> None:
     """Let the command go on when nobody reads its output any more.
 
-    Ctrl-C also ends the `tee` that writes its log, and a lost connection takes its terminal away; the
-    checkpoint is to be written in spite of that.
+    Ctrl-C also ends the `tee` that writes its log, a lost connection takes its terminal away, and a disk that
+    is full takes no more of its log; the work is to be saved in spite of that.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

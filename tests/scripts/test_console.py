@@ -46,6 +46,7 @@ def test_a_file_that_cannot_be_written_is_still_an_error(monkeypatch: pytest.Mon
     assert exit_code(OSError(28, "No space left on device"), monkeypatch) == 1
 
 
+ENV = {**os.environ, "PYTHONPATH": f"{CONFIGS.parent / 'src'}:{CONFIGS.parent / 'scripts'}"}
 COMMAND = """
 import os
 import sys
@@ -87,13 +88,12 @@ def test_a_command_saves_its_work_when_nobody_reads_its_output_any_more(
 ) -> None:
     """Ctrl-C ends the `tee` behind a command, too; a lost connection takes its terminal away."""
     reader, writer = connect()
-    root = CONFIGS.parent
     process = subprocess.Popen(
         [*prefix, sys.executable, "-c", COMMAND],
         stdout=writer,
         stderr=writer,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root / 'scripts'}"},
+        env=ENV,
         start_new_session=True,
     )
     os.close(writer)
@@ -106,6 +106,16 @@ def test_a_command_saves_its_work_when_nobody_reads_its_output_any_more(
         process.send_signal(number)
     assert process.wait(60) == RESUMABLE
     assert (tmp_path / "saved").read_text() == reason
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_on_a_full_disk_lost_results_are_an_error_and_a_lost_log_is_not(stream: str) -> None:
+    command = "import console\ndef main() -> None:\n console.warn('a')\n console.say('b')\nconsole.run(main)"
+    with Path("/dev/full").open("w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run([sys.executable, "-c", command], text=True, env=ENV, timeout=60, **streams)
+    assert (done.returncode == 0) == (stream == "stderr")
+    assert done.stdout == "b\n" if stream == "stderr" else "No space left on device" in done.stderr
 
 
 def test_a_forked_process_can_say_something_while_a_progress_bar_is_drawn(

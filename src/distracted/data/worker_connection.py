@@ -12,9 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from distracted.data.pixel_limit import pixel_limit
 from distracted.data.worker_process import (
@@ -124,12 +122,12 @@ class Worker:
             return task, None
         pixels = torch.empty(num_bytes(shapes), dtype=torch.uint8, pin_memory=self._pin_memory)
         if how == PIPED:
-            yield from self._fill(pixels.numpy())
+            yield from self._fill(pixels.numpy().data)
         else:
             pixels.copy_(torch.frombuffer(self._slots[slot], dtype=torch.uint8, count=len(pixels)))
         return task, Parts(pixels, shapes, indices)
 
-    def _fill(self, buffer: "bytearray | NDArray[np.uint8]") -> Iterator[None]:
+    def _fill(self, buffer: bytearray | memoryview) -> Iterator[None]:
         """Fill a buffer from the connection, as its bytes arrive."""
         rest = memoryview(buffer)
         while rest:

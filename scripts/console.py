@@ -12,6 +12,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ from distracted.schema import DataConfig, RunConfig, RuntimeConfig
 from distracted.stopping import RESUMABLE, Stopped
 from terminal import err as err
 from terminal import out as out
+from terminal import outlast_readers
 from terminal import progress as progress
 from terminal import say as say
 from terminal import table as table
@@ -71,6 +73,7 @@ def run(main: Callable[..., None]) -> None:
         for stream in (sys.stdout, sys.stderr):  # names of files may be of any bytes
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        outlast_readers()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Messages()], force=True)
         logging.getLogger("distracted").setLevel(logging.INFO)
         share_machine()
@@ -118,7 +121,15 @@ def _describe(error: DistractedError | OSError) -> str:
 class _Messages(logging.Handler):
     """The library's messages as plain lines."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
     def emit(self, record: logging.LogRecord) -> None:
+        if os.getpid() != self._process:  # a thread that draws may have held the console when it was forked
+            with suppress(OSError):
+                os.write(2, f"{record.getMessage()}\n".encode(errors="backslashreplace"))
+            return
         style = "yellow" if record.levelno >= logging.WARNING else ""
         err.print(Text(record.getMessage(), style=style))
 

@@ -1,4 +1,4 @@
-"""What asks a command to stop: SIGTERM, Ctrl-C, the time limit, the end of the parent process."""
+"""What asks a command to stop: SIGTERM, Ctrl-C, the time limit, the end of the terminal or the parent."""
 
 import os
 import re
@@ -6,18 +6,23 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from distracted.errors import ConfigError
 from distracted.stopping import Stop, Stopped
 from terminal import out
 
-#: Asked by SIGTERM, SIGINT and the time limit.
+#: Asked by the signals below.
 stop = Stop()
 #: Set while a live table, or another process of the command, shows a stop.
 live = threading.Event()
-_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGALRM: "the time limit"}
+_SIGNALS = {
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGHUP: "the terminal has gone",
+    signal.SIGALRM: "the time limit",
+}
 _LONGEST = 10**8  # seconds of a time limit
 
 
@@ -45,11 +50,15 @@ def listening() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         name = _SIGNALS[signal.Signals(number)]
         if not (live.is_set() or out.quiet):
-            os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
+            with suppress(OSError):  # Ctrl-C has ended the reader, too
+                os.write(2, f"{name}: stopping at the next good moment; Ctrl-C leaves at once\n".encode())
         stop.ask(name)
 
     stop.reason = ""
-    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    asking = set(_SIGNALS)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup
+        asking.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in asking}
     try:
         yield
     finally:

@@ -1,10 +1,13 @@
 """What commands print: lines, tables, progress."""
 
+import errno
+import io
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -13,11 +16,38 @@ from rich.text import Text
 
 from distracted.progress import Advance
 
-_WIDTH = None if sys.stdout.isatty() else 130  # a table in a log need not squeeze into 80 columns
+_WIDTH = None if os.isatty(1) else 130  # a table in a log need not squeeze into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 _FIRST_COLUMN = 40  # characters that are not broken up
 _LINE_EVERY = 20.0  # seconds between progress lines where there is no terminal
+
+
+class _Lasting(io.FileIO):
+    """A stream's file; drops what cannot be written: its reader, its terminal or a log's room is gone."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            is_result = self.fileno() == 1
+            if is_result and error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return memoryview(data).nbytes
+
+
+def outlast_readers() -> None:
+    """Let the command go on when nobody reads its output any more.
+
+    Ctrl-C also ends the `tee` that writes its log, a lost connection takes its terminal away, and a disk that
+    is full takes no more of its log; the work is to be saved in spite of that.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
+            file = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+            lines = stream.line_buffering
+            setattr(sys, name, io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=lines))
 
 
 def say(text: str) -> None:

@@ -242,8 +242,10 @@ def test_extra_rows_change_with_the_epoch_and_do_not_reorder_the_others() -> Non
 
 @pytest.mark.slow
 def test_a_process_that_exits_within_an_epoch_ends_its_workers(competition: Competition) -> None:
-    """Workers ignore the SIGTERM by which multiprocessing would end them."""
+    """Workers ignore the SIGTERM by which multiprocessing would end them, at exit before older finalizers."""
     code = f"""
+import tempfile
+oldest = tempfile.TemporaryDirectory()
 import numpy as np
 from pathlib import Path
 from distracted.data.augment import Augmenter

@@ -5,6 +5,7 @@ complete and the same, or an error says what happened.
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -13,15 +14,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from distracted.data import workers as workers_module
+from distracted.data import worker_connection, worker_process
+from distracted.data.loading import Loader
 from distracted.data.worker_process import Items, Load, Task, join
 from distracted.data.workers import Workers
 from distracted.errors import ImageError, TrainingError
@@ -92,9 +96,10 @@ def none_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second without a sign of life is enough."""
-    monkeypatch.setattr(workers_module, "_LOOK", 0.05)
-    monkeypatch.setattr(workers_module, "_PATIENCE", 20)
+    """A fifth of a second without a sign of life is enough, and so it is for an end."""
+    monkeypatch.setattr(worker_connection, "LOOK", 0.02)
+    monkeypatch.setattr(worker_connection, "PATIENCE", 10)
+    monkeypatch.setattr(worker_connection, "GRACE", 0.2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -214,12 +219,60 @@ def test_without_shared_memory_batches_come_through_the_connection(limit: Callab
         check(workers)
 
 
-def test_a_parent_without_file_descriptors_loads_batches_itself() -> None:
-    """The kernel drops a file descriptor that the receiver has no room for."""
+@pytest.mark.parametrize("known", [True, False])
+def test_pythons_that_lack_memfd_create(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv's and conda's are built for systems that lack it; it is looked for in the system itself."""
+    monkeypatch.delattr(os, "memfd_create")
+    if not known:
+        monkeypatch.setattr(worker_process.ctypes, "CDLL", lambda name: object())
     with running(items_of) as workers:
-        with few_descriptors(0):
-            check(workers)
+        parts = workers.load(TASKS)
+        assert next(parts).indices == [0, 1]
+        assert bool(workers._workers[0]._slots) == known
         check(workers)
+
+
+def test_a_parent_without_file_descriptors_loads_the_first_batches_itself() -> None:
+    """The kernel drops a file descriptor that the receiver has no room for; the next batches need none."""
+    here = []
+
+    def load(task: Task) -> Items:
+        here.append(task)  # in this process
+        return items_of(task)
+
+    with running(load) as workers:
+        with few_descriptors(0):
+            check(workers, [(3, number) for number in range(40)])
+        assert 0 < len(here) <= 2 * worker_process.AHEAD
+        check(workers)
+
+
+def uniform(task: Task, height: int) -> Items:
+    return [(task[1], np.full((height, 100, 3), task[1], np.uint8))]
+
+
+@pytest.mark.parametrize("heights", [range(100, 1300, 100), [100] * 4 + [300] * 2 + [100] * 6])
+def test_pixels_are_never_those_of_earlier_memory(heights: Sequence[int]) -> None:
+    """Batches that grow take new memory, which a parent with too many open files does not receive.
+
+    With the second sizes the process has no new memory for the larger batches either, and then a piece that
+    is no larger than the first.
+    """
+
+    def load(task: Task) -> Items:
+        if os.getpid() != PARENT and heights[-1] == 100:
+            lacks = task[1] in (4, 5)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3 if lacks else 256, 4096))
+        return uniform(task, heights[task[1]])
+
+    with running(load, 1) as workers:
+        parts = workers.load(TASKS)
+        loaded = [next(parts) for _ in range(4)]
+        with few_descriptors(0):
+            loaded += parts
+    for number, part in enumerate(loaded):
+        assert part.indices == [number] and part.shapes == [(heights[number], 100, 3)]
+        assert (part.pixels == number).all()
 
 
 @contextmanager
@@ -293,7 +346,6 @@ def test_an_error_reaches_this_process(error: Exception, kind: type[Exception], 
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"SIGKILL: most likely .* memory ran out"),
         (lambda: os.kill(os.getpid(), signal.SIGBUS), r"SIGBUS: shared memory ran out"),
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), r"SIGSEGV: a library crashed"),
         (lambda: os.kill(os.getpid(), signal.SIGUSR1), r"SIGUSR1"),
@@ -316,6 +368,37 @@ def test_the_death_of_all_processes_is_an_error_with_its_reason(
         with pytest.raises(TrainingError, match=expected):
             next(parts)
         assert processes() == []
+
+
+def test_without_processes_this_one_decodes_if_memory_ran_out(caplog: pytest.LogCaptureFixture) -> None:
+    def die(task: Task) -> None:
+        if task[1] > 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with running(before_each(die)) as workers:
+        check(workers)
+        assert "; 1 are left" in caplog.text and "SIGKILL" in caplog.text
+        assert "none is left: this process decodes" in caplog.text
+        assert processes() == [] and not workers.are_left
+        check(workers, [(4, number) for number in range(5)])
+
+
+def test_the_batches_of_two_processes_that_die_at_once_are_handed_out_in_order(
+    impatient: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch that is awaited would else come after later ones that nobody may have yet."""
+
+    def die(task: Task) -> None:
+        marker = tmp_path / str(task[1])
+        if task[1] == 1 and not marker.exists():
+            wait_until((tmp_path / "0").exists)
+        if task[1] < 2 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with running(before_each(die), 3) as workers:
+        check(workers)
+    assert caplog.text.count("SIGKILL") == 2 and "has done nothing" not in caplog.text
 
 
 def test_the_others_go_on_after_a_death(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -408,13 +491,39 @@ def test_this_process_takes_the_place_of_stuck_ones(
 def test_a_slow_process_is_waited_for(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
     def compute(task: Task) -> None:
         if task[1] == 4:
-            end = time.process_time() + 1.5
+            end = time.process_time() + 0.5
             while time.process_time() < end:
                 pass
 
     with running(before_each(compute), 1) as workers:
         check(workers, TASKS[:6])
     assert caplog.text == ""
+
+
+def compute() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("ask", [worker_connection.activity, worker_connection.activity_by_ps])
+def test_the_activity_of_a_process(ask: Callable[[int], tuple[str, str]]) -> None:
+    """macOS has no /proc; its `ps` knows the same, and on Linux counts whole seconds."""
+    pids = []
+    for act in (signal.pause, lambda: os.kill(os.getpid(), signal.SIGSTOP), compute):
+        pids.append(os.fork())
+        if not pids[-1]:
+            act()
+    sleeping, stopped, computing = pids
+    try:
+        wait_until(lambda: ask(sleeping)[0] == "S" and ask(stopped)[0] == "T" and ask(computing)[0] == "R")
+        before, first = ask(sleeping), worker_connection.activity(computing)[1]
+        wait_until(lambda: worker_connection.activity(computing)[1] != first)
+        assert before[1] and ask(sleeping) == before
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert ask(sleeping) == ("?", "")
 
 
 def test_a_stopped_process_is_not_lost(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -434,12 +543,36 @@ def test_a_stopped_process_is_not_lost(impatient: None, caplog: pytest.LogCaptur
         assert caplog.text == "" and cpu_seconds(first) > before  # it takes part again
 
 
+def test_a_process_that_is_stopped_half_way_through_an_answer(
+    impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without shared memory; this process neither waits for the answer's rest nor loses its place in it."""
+
+    def load(task: Task) -> Items:
+        if os.getpid() != PARENT:
+            limit_files(task)
+        return uniform(task, 10_000)
+
+    with running(load) as workers:
+        parts = workers.load(TASKS)
+        loaded = [next(parts)]
+        first = processes()[0]
+        wait_until(lambda: state(first) == "S")
+        os.kill(first, signal.SIGSTOP)
+        loaded += parts
+        assert f"process {first}, which decodes images, has done nothing" in caplog.text
+        os.kill(first, signal.SIGCONT)
+        loaded += workers.load(TASKS)
+    assert [part.indices for part in loaded] == [[number] for number in range(12)] * 2
+    assert all((part.pixels == part.indices[0]).all() for part in loaded)
+
+
 def cpu_seconds(pid: int) -> int:
     """In clock ticks; exact to the nanosecond where the scheduler counts so."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
-def test_a_wait_can_be_ended(tmp_path: Path) -> None:
+def test_a_wait_can_be_ended(impatient: None) -> None:
     """By a signal or the time limit, which the caller looks for."""
 
     def stop() -> None:
@@ -451,17 +584,100 @@ def test_a_wait_can_be_ended(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20  # and the processes are ended
 
 
+class Blank:
+    """Eight black pictures, which need no transform."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def __call__(self, image: NDArray[np.uint8], *, epoch: int, index: int, repeat: int) -> NDArray[np.uint8]:
+        return image
+
+
+def blank_loader(**settings: int) -> Loader:
+    return Loader(Blank(), np.arange(8), Blank(), **{"batch_size": 2, "num_workers": 2, **settings})
+
+
+def test_an_interrupt_at_any_moment_does_not_disturb_the_next_epoch() -> None:
+    """As Ctrl-C in a notebook: it comes between any two lines."""
+    tasks, count, at = TASKS[:4], 0, 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., object] | None:
+        nonlocal count
+        if Path(frame.f_code.co_filename).stem not in ("workers", "worker_connection"):
+            return None
+        count += event == "line"
+        if count == at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    was_interrupted = True
+    while was_interrupted:
+        count, at, was_interrupted = 0, at + 43, False
+        with running(items_of) as workers:
+            sys.settrace(trace)
+            try:
+                list(workers.load(tasks))
+            except KeyboardInterrupt:
+                was_interrupted = True
+            finally:
+                sys.settrace(None)
+            check(workers, tasks)
+    assert at > 100
+
+
+def test_processes_that_have_ended_leave_nothing_behind() -> None:
+    """Neither memory nor open files, although Python has not looked for cycles of references."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            with running(items_of) as workers:
+                check(workers)
+                for process in processes()[:1]:
+                    os.kill(process, signal.SIGKILL)
+                check(workers)
+            del workers
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    finally:
+        gc.enable()
+
+
 def test_a_copy_of_the_parent_leaves_the_processes_alone() -> None:
     """A forked process has a copy of each loader, and may clean it up."""
-    with running(items_of) as workers:
-        check(workers)
-        copy = os.fork()
-        if not copy:
-            workers.end()
-            os._exit(0)
-        assert os.waitpid(copy, 0)[1] == 0
-        check(workers)
-        assert len(processes()) == 2
+    loader = blank_loader()
+    assert len(list(loader.epoch())) == 4
+    copy = os.fork()
+    if not copy:
+        del loader
+        os._exit(0)
+    assert os.waitpid(copy, 0)[1] == 0
+    assert len(list(loader.epoch())) == 4 and len(processes()) == 2
+    del loader
+
+
+def test_there_are_no_more_processes_than_batches() -> None:
+    loader = blank_loader(batch_size=3, num_workers=8)
+    assert len(list(loader.epoch())) == 3 and len(processes()) == 3
+    del loader
+
+
+def load_in_daemon(results: "multiprocessing.Queue[int]") -> None:
+    results.put(sum(len(batch.indices) for batch in blank_loader().epoch()))
+
+
+def test_a_daemon_process_decodes_itself() -> None:
+    """Such as one of a user's multiprocessing.Pool, which may not start processes."""
+    results: multiprocessing.Queue[int] = multiprocessing.Queue()
+    daemon = multiprocessing.Process(target=load_in_daemon, args=(results,), daemon=True)
+    daemon.start()
+    assert results.get(timeout=60) == 8
+    daemon.join()
 
 
 # Other processes than this one

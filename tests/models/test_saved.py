@@ -1,8 +1,10 @@
 """A network's file is the same bytes whenever the same network is saved."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -24,6 +26,21 @@ def test_a_saved_network_is_the_same_bytes_each_time(
     assert len({path.read_bytes() for path in paths}) == 1
     loaded = load_network(paths[0], config, config_hash=config.hash, classes=CLASSES)
     assert fingerprint(loaded) == fingerprint(network)
+
+
+def test_a_file_that_cannot_be_opened_is_no_reason_to_train_again(
+    network: Network, configure: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """No right to read it, or as here too many open files."""
+    config, path = resolve(configure(), num_folds=3).config, tmp_path / "model.safetensors"
+    save_network(path, network, config, CLASSES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match=f"Too many open files: '{path}'"):
+            load_network(path, config, config_hash=config.hash, classes=CLASSES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_metadata_of_any_text_survives(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -17,6 +19,7 @@ from distracted.locks import hold, this_process
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig, differences
 from distracted.stopping import Stop, Stopped
+from distracted.training import checkpoints as checkpoints_module
 from distracted.training.checkpoints import (
     LAST,
     PREVIOUS,
@@ -225,6 +228,62 @@ def test_with_both_checkpoints_damaged_training_begins_again(
     assert "beginning again" in caplog.text and result.num_resumed == 0
     assert result.test.tobytes() == whole.test.tobytes()
     assert logged(folder) == logged(folder.with_name("whole"))
+
+
+@contextmanager
+def limited(kind: int, most: int) -> Iterator[None]:
+    """A limit on what this process may use."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_taken_for_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another user, on a disk that fails, or with too many files open: training would begin again."""
+    checkpoints = Checkpoints(tmp_path, {})
+    for step in (1, 2):
+        checkpoints.save({"step": step})
+    with (
+        limited(resource.RLIMIT_NOFILE, 3),
+        pytest.raises(OSError, match=f"Too many open files: '{tmp_path / LAST}'"),
+    ):
+        checkpoints.load()
+    assert caplog.text == "" and checkpoints.load() == {"step": 2}
+
+
+def test_a_checkpoint_without_memory_for_it_is_not_taken_for_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save({"step": 1})
+    checkpoints.save({"step": torch.arange(2**24)})
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    with limited(resource.RLIMIT_AS, pages * resource.getpagesize() + 2**25), pytest.raises(MemoryError):
+        checkpoints.load()
+    state = checkpoints.load()
+    assert caplog.text == "" and state is not None and state["step"].equal(torch.arange(2**24))
+
+
+def test_a_save_that_cannot_be_read_back_for_now_is_a_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, {}, every=1)
+    checkpoints.after_step(lambda: {"step": 1})
+
+    def read_with_too_many_files(path: Path) -> object:
+        with limited(resource.RLIMIT_NOFILE, 3):
+            return read_state(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "read_state", read_with_too_many_files)
+        checkpoints.after_step(lambda: {"step": 2})
+    assert "cannot be written (Too many open files); the one before it is kept" in caplog.text
+    assert checkpoints.load() == {"step": 1}
 
 
 def test_after_a_kill_between_the_two_renames_the_previous_checkpoint_is_used(

@@ -1,8 +1,8 @@
 """Load images in batches: decoded and augmented on the CPU as uint8; the network normalises them."""
 
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -115,7 +115,7 @@ class BatchSampler:
         )
 
     def __len__(self) -> int:
-        return self._num_batches
+        return self._num_batches if self.num_images else 0
 
     def __iter__(self) -> Iterator[list[Key]]:
         return (self[number] for number in range(len(self)))
@@ -232,9 +232,10 @@ class Loader:
     def _running_workers(self) -> Workers:
         """The worker processes; they stay for the next epoch, and end with this loader."""
         if self._workers is None or not self._workers.are_left:
-            self._workers = Workers(self._load, self._num_workers, pin_memory=self._pin_memory)
-            # At exit multiprocessing would send SIGTERM, which they ignore, and wait for them.
-            weakref.finalize(self, self._workers.end)
+            count = min(self._num_workers, len(self))
+            self._workers = Workers(self._load, count, pin_memory=self._pin_memory)
+            # A priority, since at exit multiprocessing sends SIGTERM, which they ignore, and waits for them.
+            Finalize(self, self._workers.end, exitpriority=0)
         return self._workers
 
     def _batch(self, parts: Parts) -> Batch:

@@ -1,10 +1,11 @@
 """What a process that loads batches does, and how its answers travel.
 
-An answer is one byte, which says how it comes, a pickled message, and for a batch without shared memory its
-bytes. A file descriptor that travels with the byte belongs to memory that the parent maps; later batches come
-in the same memory.
+An answer is a head, which says how it comes, a pickled message, and for a batch without shared memory its
+pixels. A file descriptor that travels with the head belongs to memory that the parent maps; later batches
+come in the same memory.
 """
 
+import ctypes
 import itertools
 import math
 import mmap
@@ -12,6 +13,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +32,10 @@ from distracted.errors import DistractedError, TrainingError
 
 #: Batches that a process may have in hand or ready.
 AHEAD = 2
-#: How an answer comes: its first byte.
-MAPPED, PIPED, ERROR = b"m", b"p", b"e"
+#: How an answer comes: a batch in new or in known shared memory, or in the connection; an error.
+NEW, MAPPED, PIPED, ERROR = b"n", b"m", b"p", b"e"
+#: An answer's head: how it comes, and the length of its message.
+HEAD = struct.Struct("!cQ")
 
 _ORPHAN = 5.0  # seconds between looks at the parent
 
@@ -72,18 +76,21 @@ def serve(
     limit_pixels(megapixels)  # a process that was not forked has the default
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # the processes are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach the whole group of processes, whose
-        signal.signal(number, signal.SIG_IGN)  # parent goes on to the next good moment and ends the workers
+    # These may reach a whole group of processes, whose parent goes on to the next good moment
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent, slots = os.getppid(), itertools.cycle(range(AHEAD))
-    memory: dict[int, _Memory] = {}
+    memory: dict[int, _Memory] | None = {}
     with suppress(EOFError, OSError):
         while True:
             while not pipe.poll(_ORPHAN):
                 if os.getppid() != parent:
                     return
             task = pipe.recv()
-            if task is None:
-                memory.clear()
+            if task is None:  # an epoch is over
+                memory = None if memory is None else {}
+            elif task == PIPED:  # the parent cannot map the memory
+                memory = None
             else:
                 _answer(pipe, task, load, memory, next(slots))
 
@@ -101,7 +108,7 @@ class _Memory:
         if sys.platform != "linux":
             return
         with suppress(OSError):  # a limit on memory, open files or file sizes, or forbidden
-            self.fd = os.memfd_create("batch")
+            self.fd = _create_memfd()
             os.posix_fallocate(self.fd, 0, size)  # fails now, where a later write would end the process
             self.pixels = np.frombuffer(mmap.mmap(self.fd, size), np.uint8)
 
@@ -110,12 +117,27 @@ class _Memory:
             os.close(self.fd)
 
 
+def _create_memfd() -> int:
+    """A file that belongs to no file system; its descriptor.
+
+    Pythons that are built for old systems, such as uv's and conda's, lack the function that the system has.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("batch")
+    create = getattr(ctypes.CDLL(None), "memfd_create", None)
+    fd = -1 if create is None else int(create(b"batch", 1))  # 1: closed when another program is executed
+    if fd < 0:
+        raise OSError("the system makes no files in memory")
+    return fd
+
+
 def _answer(
-    pipe: "Connection[Any, Any]", task: Task, load: Load, memory: dict[int, _Memory], slot: int
+    pipe: "Connection[Any, Any]", task: Task, load: Load, memory: dict[int, _Memory] | None, slot: int
 ) -> None:
     """Load a batch and send it.
 
     Args:
+        memory: The pieces in use, by slot; None: none may be used.
         slot: Which memory to use. The parent has copied what was there: it has received the answer before the
             last one, without which it would not have sent this task.
     """
@@ -123,23 +145,45 @@ def _answer(
         items = load(task)
         shapes, indices = _describe(items)
         size = num_bytes(shapes)
-        if slot not in memory or len(memory[slot].pixels) < size:
-            memory.pop(slot, None)
-            memory[slot] = _Memory(size + size // 8)  # batches may differ in size
-        shared = memory[slot]
-        pixels = shared.pixels[:size] if len(shared.pixels) else np.empty(size, np.uint8)
+        shared = _piece(memory, slot, size)
+        pixels = np.empty(size, np.uint8) if shared is None else shared.pixels[:size]
         _fill(pixels, items)
     except Exception as error:
-        _send_byte(pipe, ERROR)
-        pipe.send((task, _portable(error)))
+        _send(pipe, ERROR, (task, _portable(error)))
         return
-    fds = [] if shared.is_sent else [shared.fd]
-    shared.is_sent = bool(len(shared.pixels)) and _send_byte(pipe, MAPPED, fds)
-    if not shared.is_sent:
-        _send_byte(pipe, PIPED)
-    pipe.send((task, (slot, shapes, indices)))
-    if not shared.is_sent:
-        pipe.send_bytes(pixels.data)
+    message = task, (slot, shapes, indices)
+    if shared is not None:
+        how, fds = (MAPPED, []) if shared.is_sent else (NEW, [shared.fd])
+        with suppress(OSError):  # the system passes no file descriptors on
+            _send(pipe, how, message, fds=fds)
+            shared.is_sent = True
+            return
+    _send(pipe, PIPED, message, pixels=pixels.data)
+
+
+def _piece(memory: dict[int, _Memory] | None, slot: int, size: int) -> _Memory | None:
+    """A slot's memory, new where that is too small for a batch; None if there is none to be had."""
+    if memory is None:
+        return None
+    if slot not in memory or len(memory[slot].pixels) < size:
+        memory.pop(slot, None)
+        memory[slot] = _Memory(size + size // 8)  # batches may differ in size
+    return memory[slot] if len(memory[slot].pixels) else None
+
+
+def _send(
+    pipe: "Connection[Any, Any]",
+    how: bytes,
+    message: object,
+    *,
+    pixels: "bytes | memoryview[Any]" = b"",
+    fds: Sequence[int] = (),
+) -> None:
+    text = pickle.dumps(message)
+    with as_socket(pipe) as connection:
+        socket.send_fds(connection, [HEAD.pack(how, len(text))], fds)
+        connection.sendall(text)
+        connection.sendall(pixels)
 
 
 def _describe(items: Items) -> tuple[list[tuple[int, ...]], list[int]]:
@@ -169,18 +213,6 @@ def as_socket(pipe: "Connection[Any, Any]") -> Iterator[socket.socket]:
         yield connection
     finally:
         connection.detach()
-
-
-def _send_byte(pipe: "Connection[Any, Any]", byte: bytes, fds: Sequence[int] = ()) -> bool:
-    """Send one byte, with file descriptors; False: the system does not pass these on."""
-    try:
-        with as_socket(pipe) as connection:
-            socket.send_fds(connection, [byte], fds)
-    except OSError:
-        if not fds:
-            raise
-        return False
-    return True
 
 
 def _portable(error: Exception) -> Exception:

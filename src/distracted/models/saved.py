@@ -78,14 +78,18 @@ def load_network(path: Path, config: RunConfig, *, config_hash: str, classes: Se
     Raises:
         WeightsError: the file is missing, unreadable, or belongs to another config, other classes or other
             data, or its tensors do not fit.
+        OSError, MemoryError: it cannot be read now; it may be whole.
     """
     again = "FORCE=1 trains the fold again"
     if not path.is_file():
         raise WeightsError(f"{path}: no such file: the trained network is gone; restore it, or {again}")
+    path.open("rb").close()  # the reader says of whatever it cannot open that it does not exist
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
         state = load_file(path)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # on damaged files the reader raises many types
         raise WeightsError(f"{path}: not a readable network ({first_line(error)}); {again}") from error
     for key, value in _metadata(config_hash, config, classes).items():

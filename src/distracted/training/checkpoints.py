@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from distracted.errors import CheckpointError, first_line
 from distracted.files import atomic_path, flush_folder
+from distracted.inference.memory import is_out_of_memory
 from distracted.locks import Lock
 from distracted.models.saved import write_tensors
 from distracted.schema import list_differences
@@ -72,6 +73,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: it belongs to another config, other data or another fold; says what differs.
+            OSError, MemoryError: it cannot be read now; both files stay.
         """
         newest = newest_state(self._folder)
         if newest is None:
@@ -152,7 +154,11 @@ class Checkpoints:
 
 
 def newest_state(folder: Path) -> tuple[Path, dict[str, Any], State] | None:
-    """Path of the newest readable checkpoint, what it was made for, and its state; None if there is none."""
+    """Path of the newest undamaged checkpoint, what it was made for, and its state; None if there is none.
+
+    Raises:
+        OSError, MemoryError: a checkpoint cannot be read now; it may be whole.
+    """
     damaged = False
     for name in (LAST, PREVIOUS):
         path = folder / name
@@ -185,8 +191,10 @@ def read_state(path: Path) -> tuple[dict[str, Any], State]:
     """Read what a state was made for, and the state.
 
     Raises:
-        CheckpointError: not readable, another layout, or other bytes than were written.
+        CheckpointError: another layout, or other bytes than were written.
+        OSError, MemoryError: no right to read it, too many open files, a failing disk, too little memory.
     """
+    path.open("rb").close()  # the reader below says of whatever cannot be opened that it does not exist
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -197,6 +205,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], State]:
             raise CheckpointError("its bytes are not those that were written")
         return json.loads(metadata["made_for"]), _unpack(json.loads(metadata["tree"]), tensors)
     except Exception as error:  # garbage makes the reader fail in a dozen ways
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{path}: damaged ({first_line(error)})") from error
 
 

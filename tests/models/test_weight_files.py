@@ -289,6 +289,13 @@ def test_a_file_of_any_trainer_loads(kind: str, case: Case, caplog: pytest.LogCa
         assert f"takes {where.strip('[]')}; it also holds" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["mein Modell [1] é.pth", os.fsdecode(b"\xff.pth")])
+def test_any_name_of_a_file_will_do(name: str, case: Case) -> None:
+    loaded, weights = case.load(case.save(case.state).rename(case.folder / name))
+    assert all(torch.equal(tensor, case.state[key]) for key, tensor in loaded.items())
+    assert weights.origin.encode().decode() == f"file:{name}".replace("\udcff", "\\udcff")
+
+
 def test_another_state_dict_of_a_file_can_be_named(case: Case) -> None:
     path = case.save(timm_train(case))
     for part, expected, origin in (

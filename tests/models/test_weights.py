@@ -325,6 +325,7 @@ def test_a_wrong_path_is_refused(tmp_path: Path) -> None:
         "torch": "an unpacked file of torch.save",
         "pytorch": "dcp_to_torch",
         "deepspeed": r"python zero_to_fp32\.py",
+        "x" * 300: "File name too long",
     }
     for name in ("torch/data.pkl", "pytorch/__0_0.distcp", "deepspeed/zero_to_fp32.py"):
         (tmp_path / name).parent.mkdir()

@@ -253,6 +253,7 @@ def test_differences_name_leaves_and_shorten_values() -> None:
     assert list_differences({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
     assert list_differences({"a": 1}, {"b": 2}) == "a 1, now null; b null, now 2"
     assert list_differences({"a": ["x" * 60]}, {"a": []}) == 'a ["' + "x" * 35 + "..., now []"
+    assert list_differences({"a": 1, "b": None}, {"b": None, "a": 1}) == ""
     assert list_differences({"ä": "ö"}, {"ä": "ü"}) == 'ä "ö", now "ü"'
 
 

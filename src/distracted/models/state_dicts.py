@@ -54,7 +54,8 @@ class StateFile:
     @property
     def origin(self) -> str:
         """The file's name, and which of its state_dicts was taken where that is not the usual one."""
-        return f"{self.path.name}{'' if self.chosen in _PLAIN else f'[{self.chosen}]'}"
+        name = self.path.name.encode(errors="backslashreplace").decode()  # configs are UTF-8
+        return f"{name}{'' if self.chosen in _PLAIN else f'[{self.chosen}]'}"
 
     def read(self) -> StateDict:
         """The tensors' values.

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import nn
 
-from distracted.errors import WeightsError
+from distracted.errors import WeightsError, first_line
 from distracted.files import sha256_file
 from distracted.models.auxiliary import AuxiliaryHead
 from distracted.models.baselines import CUSTOM_TRUNKS
@@ -89,17 +89,31 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
             return _without_hub(backbone, weights, source, error)
     if (packaged := _from_package(backbone)) is not None and weights == packaged.origin:
         return packaged
-    path, part = Path(weights).expanduser(), ""
-    if not path.exists() and (given := re.fullmatch(r"(.+)\[([^\[\]]+)\]", weights)):
-        path, part = Path(given[1]).expanduser(), given[2]
-    if not path.is_file():
-        expected = "imagenet, none, auto or a weights file"
-        raise WeightsError(f"model.weights={weights}: {_no_file(path)}; expected {expected}")
+    try:
+        path, part = _find_file(weights)
+    except (OSError, RuntimeError) as error:  # no right to look, too long a name, no such user
+        problem = getattr(error, "strerror", None) or first_line(error)
+        expected = f"expected imagenet, none, auto, {AUTO_OR_NONE} or a weights file"
+        raise WeightsError(f"model.weights={weights}: {problem}; {expected}") from error
     file = open_state_dict(path, part=part)
     if file.others:
         others = ", ".join(file.others)
         _log.info("%s: takes %s; it also holds %s (<file>[...])", path, file.chosen or "its top", others)
     return Weights(f"file:{file.origin}", path, weights_digest(path), part=part)
+
+
+def _find_file(weights: str) -> tuple[Path, str]:
+    """Split "<file>[<place>]" into the file and the place, "" without one.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    path, part = Path(weights).expanduser(), ""
+    if not path.exists() and (given := re.fullmatch(r"(.+)\[([^\[\]]+)\]", weights)):
+        path, part = Path(given[1]).expanduser(), given[2]
+    if not path.is_file():
+        raise FileNotFoundError(_no_file(path))
+    return path, part
 
 
 def _no_file(path: Path) -> str:

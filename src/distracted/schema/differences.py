@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
+_ORDERED = "phases"  # a part of a config whose order counts
 _MOST = 5  # differences that a list names
 _LONGEST = 40  # characters of a value that is shown whole
 _PART = 37  # characters of a longer one
@@ -22,7 +23,7 @@ def _differences(was: Any, now: Any, key: str = "") -> list[str]:
         keys = [*was, *(name for name in now if name not in was)]
         inner = [_differences(was.get(name), now.get(name), f"{key}.{name}".lstrip(".")) for name in keys]
         changed = [text for texts in inner for text in texts]
-        if not changed and list(was) != list(now):  # the order of phases is part of a config
+        if not changed and list(was) != list(now) and key.rpartition(".")[2] == _ORDERED:
             return [f"{key} {', '.join(was)}, now {', '.join(now)}"]
         return changed
     if was == now:

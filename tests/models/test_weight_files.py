@@ -517,6 +517,17 @@ def test_a_network_that_contains_the_right_tensors_is_refused(
         load_weights(timm.create_model("resnet18", num_classes=0), weights, "resnet18")
 
 
+def test_a_transformer_with_more_tokens_is_refused(tmp_path: Path) -> None:
+    """DINOv2's with registers have the tensors of those without."""
+    settings: dict[str, Any] = {"img_size": 32, "depth": 1, "no_embed_class": True}
+    theirs = timm.create_model("vit_tiny_patch16_224", reg_tokens=4, **settings)
+    torch.save(theirs.state_dict(), tmp_path / "file.pth")
+    weights = find_weights("vit_tiny_patch16_224", str(tmp_path / "file.pth"), source=None)
+    trunk = timm.create_model("vit_tiny_patch16_224", num_classes=0, **settings)
+    with pytest.raises(WeightsError, match=r"1 more, of a deeper network or another variant \(reg_token"):
+        load_weights(trunk, weights, "vit_tiny_patch16_224")
+
+
 @pytest.mark.parametrize("name", timm.list_models("test_*"))
 def test_of_a_networks_own_file_only_the_classifier_is_left_out(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -525,6 +536,19 @@ def test_of_a_networks_own_file_only_the_classifier_is_left_out(name: str, tmp_p
     trunk = timm.create_model(name, num_classes=0)
     load_weights(trunk, find_weights(name, str(tmp_path / "file.pth"), source=None), name)
     assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in trunk.state_dict().items())
+
+
+def test_a_file_that_names_another_network_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tensors of both have the same names and shapes; one pads as TensorFlow does."""
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    for arch, warned in (("tf_efficientnet_lite0.in1k", True), ("efficientnet_lite0", False)):
+        torch.save({"arch": arch, "state_dict": state}, tmp_path / "file.pth")
+        weights = find_weights("efficientnet_lite0", str(tmp_path / "file.pth"), source=None)
+        load_weights(timm.create_model("efficientnet_lite0", num_classes=0), weights, "efficientnet_lite0.x")
+        assert ("it names the network tf_efficientnet_lite0; loaded as efficient" in caplog.text) == warned
+        caplog.clear()
 
 
 def test_other_patches_are_warned_of_and_other_image_sizes_are_not(

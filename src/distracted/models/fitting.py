@@ -10,6 +10,7 @@ from torch import nn
 
 from distracted.errors import WeightsError, first_line
 from distracted.models.auxiliary import AuxiliaryHead
+from distracted.models.backbone import current_name
 from distracted.models.state_dicts import StateDict, StateFile, prefixes
 
 _log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ _log = logging.getLogger(__name__)
 #: For these torchvision has the same tensors in the same order, under other names ("features.0.0.weight").
 _IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
 _KINDS = ("weight", "bias", "running_mean", "running_var")  # of a layer's tensors, in order
+_TOKENS = ("cls_token", "dist_token", "reg_token")  # that a transformer computes with
 #: torchvision's DenseNet files still use its old layer names: "norm.1" for "norm1".
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 _NUM_SHOWN = 3  # tensors that an error names
@@ -57,18 +59,18 @@ def load_state_file(
         else:
             named = state
         for renamed, problem in (_as_timm_names(named, trunk), (_as_named_children(named, trunk), "")):
-            wrong, difference = _mismatch(renamed, expected, trunk)
-            if not wrong:
+            distance, difference = _mismatch(renamed, expected, trunk)
+            if not difference:
                 taken = {n: renamed[n] for n in expected if n in renamed and _fits(renamed[n], expected[n])}
                 if unfit := _not_numbers(taken, expected):
                     raise _misfit(file, backbone, unfit)
-                _say_resized(file, backbone, named, taken)
+                _warn_of_another_network(file, backbone, named, taken)
                 for head in auxiliary:
                     _load_auxiliary(head, state)
                 trunk.load_state_dict(taken, strict=False)
                 return prefix
-            if closest is None or wrong < closest[0]:
-                closest = wrong, "; ".join(filter(None, (difference, problem)))
+            if closest is None or distance < closest[0]:
+                closest = distance, "; ".join(filter(None, (difference, problem)))
     raise _misfit(file, backbone, closest[1] if closest else "it is empty")
 
 
@@ -84,21 +86,25 @@ def _from_torchvision(state: StateDict, expected: StateDict) -> StateDict:
     return {name: state[their] for name, their in zip(ours, sorted(theirs, key=place), strict=False)}
 
 
-def _say_resized(file: StateFile, backbone: str, named: StateDict, taken: StateDict) -> None:
-    """Warn where timm's conversion has resized more than position embeddings, which depend on the images."""
+def _warn_of_another_network(file: StateFile, backbone: str, named: StateDict, taken: StateDict) -> None:
+    """Warn where the tensors fit, but are of a network with other patches, padding or activations."""
+    networks = {current_name(name).partition(".")[0] for name in file.networks}
+    if networks and backbone.partition(".")[0] not in networks:
+        _log.warning("%s: it names the network %s; loaded as %s", file.path, ", ".join(networks), backbone)
     for name, tensor in taken.items():
-        theirs = named.get(name, tensor)
-        if theirs.numel() != tensor.numel() and "pos" not in name:
-            _log.warning(
-                "%s: weights of another network than %s: %s %s is resized to %s",
-                *(file.path, backbone, name, tuple(theirs.shape), tuple(tensor.shape)),
-            )
+        theirs = named.get(name, tensor).shape
+        resized = len(theirs) == 4 and theirs[:2] == tensor.shape[:2] and theirs != tensor.shape
+        if resized and "pos" not in name:  # by timm's conversion: a kernel of patches
+            shapes = f"{name} {tuple(theirs)} is resized to {tuple(tensor.shape)}"
+            _log.warning("%s: weights of another network than %s: %s", file.path, backbone, shapes)
 
 
 def _misfit(file: StateFile, backbone: str, problem: str) -> WeightsError:
     names = ", ".join(list(file.tensors)[:_NUM_SHOWN])
     own = f"the {len(file.tensors)} names in the file begin with {names}"
-    about = "; ".join([own, *file.hints[:_NUM_SHOWN], *(f"it also holds {other}" for other in file.others)])
+    hints = [f"it names the network {name}" for name in file.networks] + list(file.hints)
+    others = [f"it also holds {other}" for other in file.others]
+    about = "; ".join([own, *hints[:_NUM_SHOWN], *others[:_NUM_SHOWN]])
     return WeightsError(
         f"{file.path}: not the weights of {backbone}: {problem}; {about}; give weights of {backbone}, "
         "or SET='model.weights=none'"
@@ -173,7 +179,7 @@ def _fits(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _mismatch(state: StateDict, expected: StateDict, trunk: nn.Module) -> tuple[int, str]:
-    """How far a file's tensors are from the expected ones, and how they differ; 0 and "" if they fit."""
+    """How far a file's tensors are from the expected ones, and how they differ: "" if they fit."""
     needed = {name: tensor for name, tensor in expected.items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in needed if name not in state]
     wrong = [name for name in needed if name in state and not _fits(state[name], needed[name])]
@@ -194,7 +200,7 @@ def _mismatch(state: StateDict, expected: StateDict, trunk: nn.Module) -> tuple[
         problems.append(
             f"the file holds {len(extra)} more, of a deeper network or another variant ({names} ...)"
         )
-    return 2 * len(missing) + len(wrong) + len(extra), " and ".join(problems)
+    return 2 * len(missing) + len(wrong), " and ".join(problems)
 
 
 def _extra(state: StateDict, expected: StateDict, trunk: nn.Module) -> list[str]:
@@ -210,7 +216,7 @@ def _extra(state: StateDict, expected: StateDict, trunk: nn.Module) -> list[str]
     return [
         name
         for name, tensor in state.items()
-        if name not in expected and name.partition(".")[0] in inside and "." in name
+        if name not in expected and (("." in name and name.partition(".")[0] in inside) or name in _TOKENS)
         if tensor.is_floating_point()
         and tensor.numel() > 1  # counters and indices come with the same network
     ]

@@ -42,13 +42,15 @@ class StateFile:
         tensors: By name, without what wrappers add.
         chosen: Where in the file they lie ("state_dict_ema"), "" if at its top.
         others: Where further state_dicts of the file lie.
-        hints: What the file says about itself: names of networks, classes of objects.
+        networks: Names of timm's networks in the file and in the options that trainers save in it.
+        hints: Whole networks in it, by their class.
     """
 
     path: Path
     tensors: Mapping[str, Stored]
     chosen: str
     others: tuple[str, ...]
+    networks: tuple[str, ...]
     hints: tuple[str, ...]
 
     @property
@@ -115,7 +117,8 @@ def _open(path: Path, part: str) -> StateFile:
         others.append(chosen or "its top")
         names = {name.removeprefix(group): t for name, t in names.items() if name.startswith(group)}
         chosen = f"{chosen}.{group}".strip(".")
-    return StateFile(path, names, chosen, tuple(others), tuple(dict.fromkeys(_hints(tree))))
+    networks, hints = (tuple(dict.fromkeys(texts)) for texts in (_networks(tree), _hints(tree)))
+    return StateFile(path, names, chosen, tuple(others), networks, hints)
 
 
 def _state_dicts(
@@ -197,15 +200,16 @@ def _kind(value: Any) -> str:
     return f"an object of {kind.name}: code in it is never run" if issubclass(kind, Inert) else kind.__name__
 
 
-def _hints(tree: Any) -> Iterator[str]:
-    """Names of networks in the file and in the options that trainers save in it, then classes of objects."""
-    values = list((as_mapping(tree) or {}).values())
-    for holder in (tree, *values):
+def _networks(tree: Any) -> Iterator[str]:
+    for holder in (tree, *(as_mapping(tree) or {}).values()):
         options = as_mapping(holder) or (holder.state if isinstance(holder, Inert) else None)
         if isinstance(options, Mapping):
             for key in _ARCHITECTURE:
                 if isinstance(text := options.get(key), str) and timm.is_model(text):
-                    yield f"it names the network {text}"
-    for value in values:
+                    yield text
+
+
+def _hints(tree: Any) -> Iterator[str]:
+    for value in (as_mapping(tree) or {}).values():
         if isinstance(value, Inert) and isinstance(value.state, Mapping) and "_modules" in value.state:
             yield f"it holds a whole network, of {value.name}, whose code is never run"

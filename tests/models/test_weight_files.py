@@ -33,7 +33,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from distracted.errors import DistractedError, WeightsError
 from distracted.models.inert import InertUnpickler
-from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict, trained_on
+from distracted.models.state_dicts import open_state_dict
+from distracted.models.weights import Weights, find_weights, load_weights, trained_on
 
 State = dict[str, torch.Tensor]
 
@@ -628,7 +629,7 @@ def test_nothing_in_a_pickle_runs(gadget: str, tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "trap.pth"
     path.write_bytes(GADGETS[gadget])
     with pytest.raises(WeightsError, match=r"trap\.pth: not a file of plain tensors"):
-        read_state_dict(path)
+        open_state_dict(path)
     assert not traps
 
 
@@ -659,4 +660,4 @@ def test_damage_is_an_error_or_harmless(
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw)
     with contextlib.suppress(DistractedError):
-        read_state_dict(path)
+        open_state_dict(path).read()

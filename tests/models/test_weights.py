@@ -21,7 +21,8 @@ from distracted.files import sha256_file
 from distracted.models import hub
 from distracted.models.backbone import find_backbone
 from distracted.models.network import build_network
-from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict
+from distracted.models.state_dicts import open_state_dict
+from distracted.models.weights import Weights, find_weights, load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -309,7 +310,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     for name in ("trap.pth", "plain.pth"):
         with pytest.raises(WeightsError, match="code in it is never run"):
-            read_state_dict(tmp_path / name)
+            open_state_dict(tmp_path / name)
     assert not (tmp_path / "trapped").exists()
 
 

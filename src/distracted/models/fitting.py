@@ -1,8 +1,6 @@
-"""Fits the tensors of a weights file to a network: their prefix, their names, their shapes."""
+"""Fits the tensors of a weights file to a network: finds their prefix, checks their names and shapes."""
 
 import logging
-import re
-import sys
 from collections.abc import Iterable
 
 import torch
@@ -11,16 +9,12 @@ from torch import nn
 from distracted.errors import WeightsError, first_line
 from distracted.models.auxiliary import AuxiliaryHead
 from distracted.models.backbone import current_name
+from distracted.models.renaming import renamings
 from distracted.models.state_dicts import StateDict, StateFile, prefixes
 
 _log = logging.getLogger(__name__)
 
-#: For these torchvision has the same tensors in the same order, under other names ("features.0.0.weight").
-_IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
-_KINDS = ("weight", "bias", "running_mean", "running_var")  # of a layer's tensors, in order
 _TOKENS = ("cls_token", "dist_token", "reg_token")  # that a transformer computes with
-#: torchvision's DenseNet files still use its old layer names: "norm.1" for "norm1".
-_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 _NUM_SHOWN = 3  # tensors that an error names
 
 
@@ -52,19 +46,13 @@ def load_state_file(
     closest: tuple[int, str] | None = None
     for prefix in prefixes(values, expected):
         state = {name.removeprefix(prefix): t for name, t in values.items() if name.startswith(prefix)}
-        if in_order:
-            named = dict(zip(expected, state.values(), strict=False))  # shapes are checked below
-        elif backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state:
-            named = _from_torchvision(state, expected)
-        else:
-            named = state
-        for renamed, problem in (_as_timm_names(named, trunk), (_as_named_children(named, trunk), "")):
+        for renamed, problem in renamings(state, trunk, backbone, in_order=in_order):
             distance, difference = _mismatch(renamed, expected, trunk)
             if not difference:
                 taken = {n: renamed[n] for n in expected if n in renamed and _fits(renamed[n], expected[n])}
                 if unfit := _not_numbers(taken, expected):
                     raise _misfit(file, backbone, unfit)
-                _warn_of_another_network(file, backbone, named, taken)
+                _warn_of_another_network(file, backbone, state, taken)
                 for head in auxiliary:
                     _load_auxiliary(head, state)
                 trunk.load_state_dict(taken, strict=False)
@@ -74,25 +62,13 @@ def load_state_file(
     raise _misfit(file, backbone, closest[1] if closest else "it is empty")
 
 
-def _from_torchvision(state: StateDict, expected: StateDict) -> StateDict:
-    """Give torchvision's tensors timm's names: both have the same ones in the order of their modules."""
-
-    def place(name: str) -> tuple[list[str], int]:
-        *modules, kind = name.split(".")
-        return [module.zfill(4) for module in modules], _KINDS.index(kind)
-
-    theirs = [n for n in state if n.startswith("features.") and n.rpartition(".")[2] in _KINDS]
-    ours = [name for name in expected if name.rpartition(".")[2] in _KINDS]
-    return {name: state[their] for name, their in zip(ours, sorted(theirs, key=place), strict=False)}
-
-
-def _warn_of_another_network(file: StateFile, backbone: str, named: StateDict, taken: StateDict) -> None:
+def _warn_of_another_network(file: StateFile, backbone: str, state: StateDict, taken: StateDict) -> None:
     """Warn where the tensors fit, but are of a network with other patches, padding or activations."""
     networks = {current_name(name).partition(".")[0] for name in file.networks}
     if networks and backbone.partition(".")[0] not in networks:
         _log.warning("%s: it names the network %s; loaded as %s", file.path, ", ".join(networks), backbone)
     for name, tensor in taken.items():
-        theirs = named.get(name, tensor).shape
+        theirs = state.get(name, tensor).shape
         resized = len(theirs) == 4 and theirs[:2] == tensor.shape[:2] and theirs != tensor.shape
         if resized and "pos" not in name:  # by timm's conversion: a kernel of patches
             shapes = f"{name} {tuple(theirs)} is resized to {tuple(tensor.shape)}"
@@ -120,34 +96,6 @@ def _load_auxiliary(head: AuxiliaryHead, state: StateDict) -> None:
             tensor.copy_(loaded)
 
 
-def _as_timm_names(state: StateDict, trunk: nn.Module) -> tuple[StateDict, str]:
-    """Rename and reshape the tensors of timm's other formats and of torchvision's VGG and DenseNet.
-
-    Returns:
-        The tensors, and where timm's conversion stops, or "". It looks for names that only timm's files have.
-    """
-    convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
-    problem = ""
-    if convert is not None:
-        try:
-            state = convert(dict(state), trunk)
-        except Exception as error:
-            problem = f"timm's conversion stops at {type(error).__name__}: {first_line(error)}"
-    state = _torchvision_vgg(state, trunk)
-    return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}, problem
-
-
-def _as_named_children(state: StateDict, trunk: nn.Module) -> StateDict:
-    """Rename the tensors of `nn.Sequential(*network.children())`, which fastai builds: names are numbers."""
-    children = [name for name, _ in trunk.named_children()]
-    renamed = {}
-    for name, tensor in state.items():
-        first, dot, rest = name.partition(".")
-        if first.isdecimal() and int(first) < len(children):
-            renamed[f"{children[int(first)]}{dot}{rest}"] = tensor
-    return renamed
-
-
 def _load_jax(trunk: nn.Module, file: StateFile, backbone: str) -> None:
     """Load one of Google's .npz files by timm's own reader of them."""
     with torch.no_grad():
@@ -166,9 +114,8 @@ def _not_numbers(state: StateDict, expected: StateDict) -> str:
     """The tensors that hold no finite numbers of the kind expected, or ""."""
     wrong = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if wrong:
-        return (
-            f"{len(wrong)} of {len(state)} tensors hold NaN or infinity ({', '.join(wrong[:_NUM_SHOWN])} ...)"
-        )
+        names = ", ".join(wrong[:_NUM_SHOWN])
+        return f"{len(wrong)} of {len(state)} tensors hold NaN or infinity ({names} ...)"
     whole = [n for n, t in state.items() if expected[n].is_floating_point() and not t.is_floating_point()]
     names = ", ".join(f"{name} {state[name].dtype}" for name in whole[:_NUM_SHOWN])
     return f"{len(whole)} of {len(state)} tensors hold no fractions ({names} ...)" if whole else ""
@@ -192,14 +139,10 @@ def _mismatch(state: StateDict, expected: StateDict, trunk: nn.Module) -> tuple[
     if shapes:
         problems.append(f"{len(shapes)} have another shape ({'; '.join(shapes[:_NUM_SHOWN])} ...)")
     if any(state[name].numel() == 0 for name in wrong):
-        problems.append(
-            "some are empty, as in DeepSpeed's parts of a checkpoint: its zero_to_fp32.py joins them"
-        )
+        problems.append("some are empty, as in a part of DeepSpeed's checkpoint: zero_to_fp32.py joins them")
     if extra:
         names = ", ".join(extra[:_NUM_SHOWN])
-        problems.append(
-            f"the file holds {len(extra)} more, of a deeper network or another variant ({names} ...)"
-        )
+        problems.append(f"it holds {len(extra)} more, of a deeper network or another variant ({names} ...)")
     return 2 * len(missing) + len(wrong), " and ".join(problems)
 
 
@@ -209,30 +152,13 @@ def _extra(state: StateDict, expected: StateDict, trunk: nn.Module) -> list[str]
     Without its further blocks or layers the file's network computes something else.
     """
     classifiers = getattr(trunk, "pretrained_cfg", {}).get("classifier") or ()
-    heads = {
-        name.partition(".")[0] for name in ([classifiers] if isinstance(classifiers, str) else classifiers)
-    }
-    inside = {name.partition(".")[0] for name in expected if "." in name} - heads
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    modules = {name.partition(".")[0] for name in expected if "." in name}
+    inside = modules - {name.partition(".")[0] for name in classifiers}
     return [
         name
         for name, tensor in state.items()
-        if name not in expected and (("." in name and name.partition(".")[0] in inside) or name in _TOKENS)
-        if tensor.is_floating_point()
-        and tensor.numel() > 1  # counters and indices come with the same network
+        if name not in expected
+        and (name in _TOKENS or ("." in name and name.partition(".")[0] in inside))
+        and (tensor.is_floating_point() and tensor.numel() > 1)  # no counters and indices
     ]
-
-
-def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:
-    """Convert torchvision's dense VGG layers to the convolutions that timm uses in their place."""
-    if "classifier.0.weight" not in state or not hasattr(trunk, "pre_logits"):
-        return state
-    shapes = trunk.state_dict()
-    renamed = {}
-    for old, new in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
-        for kind in ("weight", "bias"):
-            name = f"{new}.{kind}"
-            if name in shapes and f"{old}.{kind}" in state:
-                value = state[f"{old}.{kind}"]
-                same_size = value.numel() == shapes[name].numel()
-                renamed[name] = value.reshape(shapes[name].shape) if same_size else value
-    return {**state, **renamed}

@@ -180,15 +180,6 @@ def trained_on(weights: Weights) -> str | None:
     return metadata.get(TRAINED_ON)
 
 
-def read_state_dict(path: Path) -> StateDict:
-    """Read a file's state_dict, wherever in it it lies, without running code that the file may contain.
-
-    Raises:
-        WeightsError: unreadable, or without tensors; says what the file holds.
-    """
-    return open_state_dict(path).read()
-
-
 def load_weights(
     trunk: nn.Module, weights: Weights, backbone: str, *, auxiliary: Iterable[AuxiliaryHead] = ()
 ) -> None:

@@ -306,6 +306,17 @@ def test_another_state_dict_of_a_file_can_be_named(case: Case) -> None:
         loaded, weights = case.load(Path(f"{path}[{part}]"))
         assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
         assert weights.origin == origin
+    within = under("model.", case.state) | under("ema_model.", case.ema)
+    for content, part, expected, origin in (
+        ({"state_dict": within}, "state_dict", case.state, "file:file.xyz"),
+        ({"state_dict": within}, "state_dict.ema_model", case.ema, "file:file.xyz[state_dict.ema_model]"),
+        (within, "top", case.state, "file:file.xyz"),
+        (within, "ema_model", case.ema, "file:file.xyz[ema_model]"),
+    ):
+        loaded, weights = case.load(Path(f"{case.save(content)}[{part}]"))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+        assert weights.origin == origin
+    case.save(timm_train(case))
     with pytest.raises(WeightsError, match=r"no state_dict 'ema'; there are: state_dict, state_dict_ema"):
         case.load(Path(f"{path}[ema]"))
 

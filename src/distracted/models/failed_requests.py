@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from distracted.errors import first_line
 
+OFFLINE = "HF_HUB_OFFLINE is set, or TRANSFORMERS_OFFLINE"
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _STATUSES = {
     401: "no such repository, or it needs a token that may read it (`hf auth login`, or HF_TOKEN=<token>); "
@@ -57,7 +58,7 @@ def explain(error: BaseException, server: str) -> Failure:
     types = {type(one).__name__ for one in chain}
     text = " ".join(str(one) for one in chain)
     if "OfflineModeIsEnabled" in types:
-        return Failure(f"{name} cannot be reached (HF_HUB_OFFLINE is set)")
+        return Failure(f"{name} cannot be reached ({OFFLINE})")
     if (status := _status(chain, text)) is not None:
         busy = status in _BUSY
         meaning = _STATUSES.get(status) or ("it is out of order; try again later" if status >= 500 else "")

@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from distracted.errors import WeightsError, first_line
 from distracted.files import atomic_path, sha256_file
-from distracted.models.failed_requests import explain
+from distracted.models.failed_requests import OFFLINE, explain
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _from_url(url: str) -> tuple[Path, str]:
     _log.info("downloading %s from %s", path.name, server)
     try:
         if constants.HF_HUB_OFFLINE:
-            raise WeightsError(f"{server} cannot be reached (HF_HUB_OFFLINE is set)")
+            raise WeightsError(f"{server} cannot be reached ({OFFLINE})")
         with atomic_path(path) as temporary:
             _patiently(f"{scheme}://{server}", lambda seconds: _download_rest(url, temporary, seconds))
             if not (sha256 := sha256_file(temporary)).startswith(digest):

@@ -28,7 +28,8 @@ _WRAPPERS = re.compile(
 )
 #: Where trainers write the name of the network.
 _ARCHITECTURE = ("arch", "architecture", "model_name", "backbone", "model")
-_PLAIN = {"", "state_dict", "model", "state_dict.model"}  # taken since the first version; not in the origin
+_TOP = "top"
+_PLAIN = {_TOP, "state_dict", "model", "state_dict.model"}  # taken since the first version; not in the origin
 _SAVE = "torch.save(network.state_dict(), <file>) saves one that is"
 _NUM_SHOWN = 8  # names that an error shows
 
@@ -40,7 +41,7 @@ class StateFile:
     Attributes:
         path: The file.
         tensors: By name, without what wrappers add.
-        chosen: Where in the file they lie ("state_dict_ema"), "" if at its top.
+        chosen: Where in the file they lie ("state_dict_ema"), "top" if in no mapping.
         others: Where further state_dicts of the file lie.
         networks: Names of timm's networks in the file and in the options that trainers save in it.
         hints: Whole networks in it, by their class.
@@ -99,26 +100,26 @@ def open_state_dict(path: Path, *, part: str = "") -> StateFile:
 
 def _open(path: Path, part: str) -> StateFile:
     tree = read_tree(path)
-    found = dict(_state_dicts(tree, "", _DEEPEST, set()))
+    found: dict[str, dict[str, Stored]] = {}
+    averages: dict[str, str] = {}  # places of averaged weights, by that of the state_dict with the last ones
+    for where, tensors in _state_dicts(tree, "", _DEEPEST, set()):
+        found[where or _TOP] = names = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+        if group := _averaged_group(names):
+            averages[where or _TOP] = average = f"{where}.{group}".strip(".")
+            found[average] = {
+                name.removeprefix(group): names[name] for name in names if name.startswith(group)
+            }
     if not found:
         raise refusal(path, f"{_describe(tree)}; {_SAVE}")
     if part and part not in found:
         raise WeightsError(f"{path}: it holds no state_dict {part!r}; there are: {', '.join(found)}")
     most = max(len(tensors) for tensors in found.values())
     large = [where for where, tensors in found.items() if len(tensors) >= _NEARLY * most]
-    chosen = part or next(filter(_is_averaged, large), large[0])
-    names = {_WRAPPERS.sub("", name): tensor for name, tensor in found[chosen].items()}
-    others = [
-        where or "its top"
-        for where, tensors in found.items()
-        if where != chosen and len(tensors) >= _WORTH_NAMING * most
-    ]
-    if not part and (group := _averaged_group(names)):
-        others.append(chosen or "its top")
-        names = {name.removeprefix(group): t for name, t in names.items() if name.startswith(group)}
-        chosen = f"{chosen}.{group}".strip(".")
+    usual = next(filter(_is_averaged, large), large[0])
+    chosen = part or averages.get(usual, usual)
+    others = [w for w, tensors in found.items() if w != chosen and len(tensors) >= _WORTH_NAMING * most]
     networks, hints = (tuple(dict.fromkeys(texts)) for texts in (_networks(tree), _hints(tree)))
-    return StateFile(path, names, chosen, tuple(others), networks, hints)
+    return StateFile(path, found[chosen], chosen, tuple(others), networks, hints)
 
 
 def _state_dicts(

@@ -98,7 +98,7 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
     file = open_state_dict(path, part=part)
     if file.others:
         others = ", ".join(file.others)
-        _log.info("%s: takes %s; it also holds %s (<file>[...])", path, file.chosen or "its top", others)
+        _log.info("%s: takes %s; it also holds %s (<file>[...])", path, file.chosen, others)
     return Weights(f"file:{file.origin}", path, weights_digest(path), part=part)
 
 

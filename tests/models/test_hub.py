@@ -114,6 +114,15 @@ def test_a_damaged_file_of_the_cache_is_downloaded_again(
     fails(REPOSITORY, "HF_HUB_OFFLINE is set", f"{path} is damaged", "remove it")
 
 
+def test_a_damaged_file_in_place_of_a_link_is_downloaded_again(mirror: Hub, content: bytes) -> None:
+    """A cache that was copied without its links: unpacked from a zip, or on Windows."""
+    path, _ = hub_weights(REPOSITORY)
+    for damaged in (b"", content[:1000], b"../../blobs/0"):
+        path.unlink()
+        path.write_bytes(damaged)
+        downloaded(REPOSITORY, content)
+
+
 def test_a_file_that_repositories_share_is_whole(mirror: Hub, content: bytes, tmp_path: Path) -> None:
     """The client may keep files of Xet storage once for all repositories, named after another digest."""
     path, _ = hub_weights(REPOSITORY)

@@ -344,7 +344,8 @@ def test_views_and_shared_values_load(case: Case) -> None:
     wide = torch.cat([case.state[name].transpose(0, 1)] * 2)
     view = wide[: len(wide) // 2].transpose(0, 1)
     assert not view.is_contiguous()
-    loaded, _ = case.load(case.save({**case.state, name: view, "all": wide}))
+    repeated = torch.zeros(1).expand(5)
+    loaded, _ = case.load(case.save({**case.state, name: view, "all": wide, "repeated": repeated}))
     assert torch.equal(loaded[name], case.state[name])
 
 
@@ -474,6 +475,14 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
         ("but optimizer (dict)", SAVE),
     ),
     "a list": (lambda c: c.save([c.state]), ("it holds list", SAVE)),
+    "networks by number": (
+        lambda c: c.save({0: c.state, b"1": 1}),
+        ("but 0 (dict), <_codecs.encode> (int)", SAVE),
+    ),
+    "a dictionary of networks": (
+        lambda c: c.save(nn.ModuleDict({"a": c.network})),
+        ("an object of torch.nn.modules.container.ModuleDict", SAVE),
+    ),
     "one tensor": (lambda c: c.save(torch.ones(3)), ("it holds a tensor", SAVE)),
     "cut short": (lambda c: half(c.save(c.state)), ("cut short", "download it again")),
     "cut short, older": (

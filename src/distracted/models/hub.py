@@ -77,9 +77,7 @@ def _from_repository(repo: str) -> tuple[Path, str]:
             return kept, sha256
         _log.warning("%s: damaged: %s; downloading it again", kept, damage)
     try:
-        path = _patiently(
-            constants.ENDPOINT, lambda seconds: _download_from_hub(repo, seconds, again=bool(damage))
-        )
+        path = _patiently(constants.ENDPOINT, lambda seconds: _download_from_hub(repo, seconds, damaged=kept))
     except WeightsError as error:
         where = f"{kept} is damaged ({damage}; remove it)" if damage else "they are not in the cache"
         raise WeightsError(f"ImageNet weights {repo}: {error} and {where}") from error
@@ -108,8 +106,12 @@ def _damage(path: Path, sha256: str) -> str:
         return first_line(error)
 
 
-def _download_from_hub(repo: str, seconds: float, *, again: bool) -> Path:
-    """Ask for a repository's weights once, and download them if the hub answers."""
+def _download_from_hub(repo: str, seconds: float, *, damaged: Path | None) -> Path:
+    """Ask for a repository's weights once, and download them if the hub answers.
+
+    Args:
+        damaged: A damaged file of the cache, which is replaced.
+    """
     for filename in _FILENAMES:
         try:
             about = get_hf_file_metadata(hf_hub_url(repo, filename), timeout=seconds)
@@ -118,6 +120,9 @@ def _download_from_hub(repo: str, seconds: float, *, again: bool) -> Path:
             if filename == _FILENAMES[-1]:
                 raise
     _log.info("downloading %s from %s", repo, constants.ENDPOINT)
+    if damaged is not None and not damaged.is_symlink():  # the client would keep it in place of a link
+        damaged.unlink(missing_ok=True)
+    again = damaged is not None
     with _patience(seconds):
         try:
             return Path(hf_hub_download(repo, filename, force_download=again, etag_timeout=seconds))

@@ -35,6 +35,9 @@ class Inert:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
     def __call__(self, *args: Any, **kwargs: Any) -> "Inert":
         return record(f"{self.name}()")(*args)
 

@@ -197,6 +197,8 @@ def _describe(tree: Any) -> str:
 def _kind(value: Any) -> str:
     if as_tensor(value) is not None:
         return "a tensor"
+    if as_mapping(value) is not None:
+        return "dict"
     kind = value if isinstance(value, type) else type(value)
     return f"an object of {kind.name}: code in it is never run" if issubclass(kind, Inert) else kind.__name__
 

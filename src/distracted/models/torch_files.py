@@ -145,7 +145,8 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
         return None
     if value.name.endswith("OrderedDict") and value.args:  # pickled as pairs
         return dict(value.args[0])
-    return value.items if value.items or value.name.endswith("Dict") else None
+    is_dict = value.name.endswith("Dict") and not value.name.startswith("torch.nn.")  # those are networks
+    return value.items if value.items or is_dict else None
 
 
 def as_tensor(value: Any) -> Stored | None:
@@ -192,7 +193,7 @@ def _strided(
 
     def read() -> torch.Tensor:
         values = storage.values(kind)
-        if math.prod(shape) > len(values):
+        if math.prod(side for side, step in zip(shape, stride, strict=True) if step) > len(values):
             raise ValueError(f"a tensor of shape {shape} with {len(values)} values")
         return values.as_strided(shape, stride, offset)
 

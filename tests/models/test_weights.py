@@ -325,9 +325,13 @@ def test_a_wrong_path_is_refused(tmp_path: Path) -> None:
         "torch/data.pkl": "a part of an unpacked file of torch.save",
         "torch": "an unpacked file of torch.save",
         "pytorch": "dcp_to_torch",
+        "parts": r"a folder.*\(model\.safetensors\.index\.json\)",
         "deepspeed": r"python zero_to_fp32\.py",
         "x" * 300: "File name too long",
     }
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/model-1-of-2.safetensors").touch()
+    (tmp_path / "parts/model.safetensors.index.json").touch()
     for name in ("torch/data.pkl", "pytorch/__0_0.distcp", "deepspeed/zero_to_fp32.py"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"x")

@@ -27,9 +27,8 @@ class Inert:
     elements: list[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
-        self = super().__new__(
-            cls if isinstance(cls, type) else Inert
-        )  # a call's result may stand for a class
+        # A pickle may use a call's result as a class.
+        self = super().__new__(cls if isinstance(cls, type) else Inert)
         self.args, self.state, self.items, self.elements = args, None, {}, []
         return self
 

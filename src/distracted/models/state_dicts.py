@@ -19,7 +19,7 @@ StateDict = dict[str, torch.Tensor]
 
 _DEEPEST = 4  # levels of wrapping that are searched
 _NEARLY = 0.9  # of the largest state_dict's tensors: as good a candidate
-_WORTH_NAMING = 0.1
+_WORTH_NAMING = 0.1  # of them: named beside the chosen one
 #: Words in the name of averaged weights, which their trainers evaluate; preferred to the last ones.
 _AVERAGED = {"ema", "averaged", "swa", "teacher"}
 #: What wrappers of PyTorch put into the names of tensors.
@@ -70,10 +70,8 @@ class StateFile:
         for name, tensor in self.tensors.items():
             try:
                 value = tensor.read()
-                is_small = (
-                    value.is_floating_point() and value.dtype.itemsize == 1
-                )  # few operations take these
-                state[name] = value.float() if is_small else value
+                has_8_bits = value.is_floating_point() and value.dtype.itemsize == 1
+                state[name] = value.float() if has_8_bits else value  # few operations take 8 bits
             except Exception as error:  # on damaged files the readers raise many types
                 raise refusal(self.path, f"{name} {first_line(error)}") from error
         return state
@@ -204,6 +202,7 @@ def _kind(value: Any) -> str:
 
 
 def _networks(tree: Any) -> Iterator[str]:
+    """Names of networks in the file and in the options that trainers save in it."""
     for holder in (tree, *(as_mapping(tree) or {}).values()):
         options = as_mapping(holder) or (holder.state if isinstance(holder, Inert) else None)
         if isinstance(options, Mapping):
@@ -213,6 +212,7 @@ def _networks(tree: Any) -> Iterator[str]:
 
 
 def _hints(tree: Any) -> Iterator[str]:
+    """The whole networks in a file, in words."""
     for value in (as_mapping(tree) or {}).values():
         if isinstance(value, Inert) and isinstance(value.state, Mapping) and "_modules" in value.state:
             yield f"it holds a whole network, of {value.name}, whose code is never run"

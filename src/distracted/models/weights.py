@@ -122,7 +122,8 @@ def _no_file(path: Path) -> str:
     for pattern, what in _FOLDERS.items():
         if any(path.glob(pattern)):
             return f"a folder: {what}"
-    files = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
+    indices = sorted(file.name for file in path.glob("*.index.json"))
+    files = indices or sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
     return f"a folder; give the weights file in it ({', '.join(files) or 'there is none'})"
 
 

@@ -42,7 +42,6 @@ from distracted.data.images import check_bytes, decode, decode_rgb, decoded_byte
 from distracted.errors import DistractedError
 from distracted.files import sha256_file, write_json, write_text
 from distracted.locks import holder, this_process
-from distracted.models.weights import read_state_dict
 from distracted.paths import CONFIGS, Workspace
 from distracted.postprocess.people import read_test_people
 from distracted.predictions.catalogue import Catalogue
@@ -164,10 +163,9 @@ def make_targets(folder: Path) -> list[Target]:
     dropping = config.model_copy(update={"drop_list": drops, "drops": sha256_file(drops)})
     scratch = workspace.scratch("tiny", "a", 0)
     _write_scratch(scratch)
-    submission, weights, configs = folder / "submission.csv", folder / "weights.pth", folder / "configs"
+    submission, configs = folder / "submission.csv", folder / "configs"
     sample = data / "sample_submission.csv"
     shutil.copy(sample, submission)
-    torch.save({"a.weight": torch.ones(2, 2)}, weights)
     files = write_weights(folder / "weights")
     shutil.copytree(CONFIGS, configs)
     sent = write_submission(store, name="a")
@@ -224,7 +222,6 @@ def make_targets(folder: Path) -> list[Target]:
         Target("recording", recording, lambda: find_damage(recording), text=False),
         Target("W&B's log", log, lambda: find_losses(log)),
         Target("W&B's id", wandb_id, lambda: (run_id(scratch), is_refused(scratch), find_recordings(store))),
-        Target("weights", weights, lambda: read_state_dict(weights), text=False),
         *[
             Target(f"weights, {name}", file, partial(load_weights, file), text=False)
             for name, file in files.items()

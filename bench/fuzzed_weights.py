@@ -3,7 +3,9 @@
 import argparse
 import pickle
 import zipfile
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import torch
@@ -25,17 +27,19 @@ def write_weights(folder: Path) -> dict[str, Path]:
         "state_dict_ema": state,
         "args": argparse.Namespace(model="linear", path=Path("x")),
         "metric": np.float64(1.0),
+        "time": datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC")),
+        "texts": np.array(["a", "b"]),
         "arrays": arrays,
     }
-    names = ("older", "pickle", "data.pkl", "safetensors", "npz", "index.json")
+    names = ("pth", "older", "pickle", "data.pkl", "safetensors", "npz", "index.json")
     paths = {name: folder / f"weights.{name}" for name in names}
     torch.save(content, paths["older"], _use_new_zipfile_serialization=False)
     paths["pickle"].write_bytes(pickle.dumps(content, protocol=4))
-    torch.save(content, folder / "weights.pth")
-    with zipfile.ZipFile(folder / "weights.pth") as archive:
+    torch.save(content, paths["pth"])
+    with zipfile.ZipFile(paths["pth"]) as archive:
         paths["data.pkl"].write_bytes(archive.read("weights/data.pkl"))
     save_file(state, paths["safetensors"])
-    np.savez(folder / "weights.npz", **arrays)
+    np.savez(paths["npz"], **arrays)
     write_json(paths["index.json"], {"weight_map": dict.fromkeys(state, "weights.safetensors")})
     return paths
 

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import getproxies
 
 import pytest
@@ -112,6 +114,15 @@ def test_a_damaged_file_of_the_cache_is_downloaded_again(
     fails(REPOSITORY, "HF_HUB_OFFLINE is set", f"{path} is damaged", "remove it")
 
 
+def test_a_damaged_file_in_place_of_a_link_is_downloaded_again(mirror: Hub, content: bytes) -> None:
+    """A cache that was copied without its links: unpacked from a zip, or on Windows."""
+    path, _ = hub_weights(REPOSITORY)
+    for damaged in (b"", content[:1000], b"../../blobs/0"):
+        path.unlink()
+        path.write_bytes(damaged)
+        downloaded(REPOSITORY, content)
+
+
 def test_a_file_that_repositories_share_is_whole(mirror: Hub, content: bytes, tmp_path: Path) -> None:
     """The client may keep files of Xet storage once for all repositories, named after another digest."""
     path, _ = hub_weights(REPOSITORY)
@@ -214,6 +225,19 @@ def test_without_a_network_it_gives_up_at_once_and_remembers(
     assert list(hub._unreachable) == [url]
 
 
+def test_a_server_that_is_back_is_asked_again(
+    mirror: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook or a sweep lives longer than an outage."""
+    mirror.statuses = [503] * 3
+    fails(REPOSITORY, "answers 503")
+    fails(REPOSITORY, "answers 503")
+    assert len(mirror.requests) == 3
+    later = time.monotonic() + 61
+    monkeypatch.setattr(hub, "time", SimpleNamespace(monotonic=lambda: later, sleep=time.sleep))
+    downloaded(REPOSITORY, content)
+
+
 # Companies' networks ---------------------------------------------------------------------------------------
 
 
@@ -249,6 +273,18 @@ def test_a_companys_certificates_count_as_the_client_counts_them(
         downloaded(url, content)
         monkeypatch.delenv("SSL_CERT_FILE")
         fails(url.replace("weights", "others"), "certificate is not trusted")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_wrong_file_of_certificates_is_named(
+    exists: bool, mirror: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    if exists:
+        (tmp_path / "ca.pem").write_text("no certificate")
+    mirror.requests.clear()
+    fails(REPOSITORY, "the file that SSL_CERT_FILE names holds no certificates")
+    assert not mirror.requests
 
 
 def test_a_proxy_is_used_and_its_refusal_said(
@@ -347,6 +383,15 @@ def test_a_damaged_file_by_url_is_downloaded_again(mirror: Hub, content: bytes, 
     path.parent.mkdir(parents=True)
     path.write_bytes(content[:-1])
     downloaded(f"{mirror.url}/files/{name}", content)
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    mirror: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file/hub"))
+    fails(REPOSITORY, "cannot be written", f"{tmp_path}/file", "Not a directory", "HF_HOME")
+    assert len(mirror.sent("HEAD")) == 2 and not mirror.sent("GET")  # no second try
 
 
 def test_a_full_or_forbidden_folder_is_named() -> None:

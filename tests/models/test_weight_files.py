@@ -3,6 +3,8 @@
 import argparse
 import builtins
 import contextlib
+import datetime
+import enum
 import functools
 import json
 import logging
@@ -11,6 +13,7 @@ import pickle
 import sys
 import types
 import zipfile
+import zoneinfo
 from collections import defaultdict
 from collections.abc import Callable
 from io import BytesIO
@@ -30,7 +33,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from distracted.errors import DistractedError, WeightsError
 from distracted.models.inert import InertUnpickler
-from distracted.models.weights import Weights, find_weights, load_weights, read_state_dict, trained_on
+from distracted.models.state_dicts import open_state_dict
+from distracted.models.weights import Weights, find_weights, load_weights, trained_on
 
 State = dict[str, torch.Tensor]
 
@@ -98,6 +102,17 @@ def no_such_packages() -> Any:
     for name in set(sys.modules) - before:
         if name.split(".")[0] in ("pytorch_lightning", "yacs", "ultralytics"):
             del sys.modules[name]
+
+
+class Options:
+    """torch.save writes classes within a class as calls of getattr."""
+
+    class Schedule:
+        def __init__(self) -> None:
+            self.rate = 0.1
+
+    class Kind(enum.Enum):
+        FAST = 1
 
 
 def timm_train(case: Case) -> Any:
@@ -219,37 +234,67 @@ LOADED: dict[str, tuple[Callable[[Case], Any], bool, str]] = {
         "",
     ),
     "NumPy arrays": (lambda c: {name: tensor.numpy() for name, tensor in c.state.items()}, False, ""),
+    "texts beside the weights": (
+        lambda c: {**c.state, "names": np.array(["a", "b"]), "any": np.array(["a", None], dtype=object)},
+        False,
+        "",
+    ),
+    "an optimizer's state by names": (
+        lambda c: {
+            "optimizer": {f"state.{n}.{kind}": t for n, t in c.state.items() for kind in ("exp_avg", "step")},
+            "model": c.state,
+        },
+        False,
+        "",
+    ),
+    "distillation from a smaller network": (
+        lambda c: {
+            "state_dict": under("student.", c.state)
+            | under("teacher.", {n: t + 1 for n, t in c.state.items() if not n.startswith("layer4")})
+        },
+        False,
+        "",
+    ),
     "anything beside the weights": (
         lambda c: {
             "state_dict": c.state,
             "functions": [os.path.join, functools.partial(print, 1), nn.ReLU()],
+            "options": [Options.Schedule(), Options.Kind.FAST, Options.Kind],
+            "time": datetime.datetime.now(zoneinfo.ZoneInfo("UTC")),
             "values": ({1, 2}, frozenset([1]), slice(1), torch.device("cpu"), torch.float16, torch.Size([1])),
         },
         False,
         "",
     ),
 }  # fmt: skip
-#: How torch.save is told to write.
-LAYOUTS: tuple[dict[str, Any], ...] = (
-    {},
+#: How torch.save is told to write; by default as a zip, with protocol 2.
+LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"pickle_protocol": 5, "_use_new_zipfile_serialization": False})
+OTHER_LAYOUTS: tuple[dict[str, Any], ...] = (
     {"_use_new_zipfile_serialization": False},
     {"pickle_protocol": 4},
-    {"pickle_protocol": 5, "_use_new_zipfile_serialization": False},
 )
 
 
 @pytest.mark.parametrize("kind", LOADED)
 def test_a_file_of_any_trainer_loads(kind: str, case: Case, caplog: pytest.LogCaptureFixture) -> None:
-    """In each of torch's layouts, and with the last weights or their average as recorded in the origin."""
+    """In torch's layouts, and with the last weights or their average as recorded in the origin."""
     make, averaged, where = LOADED[kind]
     expected = case.ema if averaged else case.state
-    for layout in LAYOUTS:
+    layouts = LAYOUTS + (OTHER_LAYOUTS if kind in ("timm's train.py", "anything beside the weights") else ())
+    for layout in layouts:
         with caplog.at_level(logging.INFO):
             loaded, weights = case.load(case.save(make(case), **layout))
         assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items()), layout
         assert weights.origin == f"file:file.xyz{where}"
     if averaged:
         assert f"takes {where.strip('[]')}; it also holds" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mein Modell [1] é.pth", os.fsdecode(b"\xff.pth")])
+def test_any_name_of_a_file_will_do(name: str, case: Case) -> None:
+    loaded, weights = case.load(case.save(case.state).rename(case.folder / name))
+    assert all(torch.equal(tensor, case.state[key]) for key, tensor in loaded.items())
+    assert weights.origin.encode().decode() == f"file:{name}".replace("\udcff", "\\udcff")
 
 
 def test_another_state_dict_of_a_file_can_be_named(case: Case) -> None:
@@ -261,6 +306,17 @@ def test_another_state_dict_of_a_file_can_be_named(case: Case) -> None:
         loaded, weights = case.load(Path(f"{path}[{part}]"))
         assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
         assert weights.origin == origin
+    within = under("model.", case.state) | under("ema_model.", case.ema)
+    for content, part, expected, origin in (
+        ({"state_dict": within}, "state_dict", case.state, "file:file.xyz"),
+        ({"state_dict": within}, "state_dict.ema_model", case.ema, "file:file.xyz[state_dict.ema_model]"),
+        (within, "top", case.state, "file:file.xyz"),
+        (within, "ema_model", case.ema, "file:file.xyz[ema_model]"),
+    ):
+        loaded, weights = case.load(Path(f"{case.save(content)}[{part}]"))
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+        assert weights.origin == origin
+    case.save(timm_train(case))
     with pytest.raises(WeightsError, match=r"no state_dict 'ema'; there are: state_dict, state_dict_ema"):
         case.load(Path(f"{path}[ema]"))
 
@@ -275,7 +331,7 @@ def test_plain_pickles_load(protocol: int, case: Case) -> None:
         assert all(torch.equal(tensor, case.state[name]) for name, tensor in loaded.items())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
 def test_other_precisions_load(dtype: torch.dtype, case: Case) -> None:
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in case.state.items()}
     loaded, _ = case.load(case.save(state))
@@ -288,7 +344,8 @@ def test_views_and_shared_values_load(case: Case) -> None:
     wide = torch.cat([case.state[name].transpose(0, 1)] * 2)
     view = wide[: len(wide) // 2].transpose(0, 1)
     assert not view.is_contiguous()
-    loaded, _ = case.load(case.save({**case.state, name: view, "all": wide}))
+    repeated = torch.zeros(1).expand(5)
+    loaded, _ = case.load(case.save({**case.state, name: view, "all": wide, "repeated": repeated}))
     assert torch.equal(loaded[name], case.state[name])
 
 
@@ -301,7 +358,9 @@ def test_other_formats_load(case: Case) -> None:
     index.write_text(json.dumps({"weight_map": {name: parts[n % 2] for n, name in enumerate(names)}}))
     for number, part in enumerate(parts):
         save_file({name: state[name] for name in names[number::2]}, case.folder / part)
-    np.savez_compressed(case.folder / "a.npz", **{name: tensor.numpy() for name, tensor in state.items()})
+    texts = {"classes": np.array(["c0", "c1"]), "notes": np.array(["x", None], dtype=object)}
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    np.savez_compressed(case.folder / "a.npz", **arrays, **texts)
     digests = set()
     for path in (case.folder / "pytorch_model.bin", index, case.folder / "a.npz"):
         loaded, weights = case.load(path)
@@ -366,6 +425,12 @@ def scripted(case: Case) -> Path:
     return case.folder / "file.xyz"
 
 
+def exported(case: Case) -> Path:
+    program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, case.folder / "file.pt2")
+    return case.folder / "file.pt2"
+
+
 def zipped(case: Case) -> Path:
     with zipfile.ZipFile(case.folder / "file.xyz", "w") as archive:
         archive.writestr("readme.txt", "x")
@@ -387,6 +452,9 @@ BYTES = {
     "a web page": (b"\n<!DOCTYPE html><html>", "a web page"),
     "Keras's HDF5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a", "an ONNX graph"),
+    "one array": (b"\x93NUMPY\x01\x00", "one array (.npy); np.savez"),
+    "a bzip2 archive": (b"BZh91AY&", "bzip2 archive; unpack it"),
+    "a Zstandard archive": (b"\x28\xb5\x2f\xfd\x04", "Zstandard archive; unpack it"),
     "a gzip archive": (b"\x1f\x8b\x08", "gzip archive; unpack it"),
     "TFLite": (b"\x1c\0\0\0TFL3", "a file of TensorFlow"),
     "JSON": (b'{"architecture": "resnet50"}', "JSON without tensors"),
@@ -400,12 +468,21 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
     ),
     "Ultralytics": (ultralytics, ("model (an object of ultralytics.nn.tasks.ClassificationModel", SAVE)),
     "TorchScript": (scripted, ("a TorchScript archive", "torch.jit.load")),
+    "torch.export": (exported, ("a program of torch.export", "torch.export.load(<file>).state_dict")),
     "another archive": (zipped, ("a zip archive; unpack it", "readme.txt")),
     "an optimizer": (
         lambda c: c.save({"optimizer": c.optimizer.state_dict()}),
         ("but optimizer (dict)", SAVE),
     ),
     "a list": (lambda c: c.save([c.state]), ("it holds list", SAVE)),
+    "networks by number": (
+        lambda c: c.save({0: c.state, b"1": 1}),
+        ("but 0 (dict), <_codecs.encode> (int)", SAVE),
+    ),
+    "a dictionary of networks": (
+        lambda c: c.save(nn.ModuleDict({"a": c.network})),
+        ("an object of torch.nn.modules.container.ModuleDict", SAVE),
+    ),
     "one tensor": (lambda c: c.save(torch.ones(3)), ("it holds a tensor", SAVE)),
     "cut short": (lambda c: half(c.save(c.state)), ("cut short", "download it again")),
     "cut short, older": (
@@ -420,6 +497,10 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
     "a part of the network": (
         lambda c: c.save({n: t for n, t in c.state.items() if not n.startswith("layer4")}),
         ("15 of 90 tensors are missing (layer4.0.conv1.weight",),
+    ),
+    "DeepSpeed's parts": (
+        lambda c: c.save({"module": {n: torch.empty(0) for n in c.state}}),
+        ("conv1.0.weight (0,) for (", "zero_to_fp32.py"),
     ),
     "another network": (
         lambda c: c.save({"arch": "test_vit", "state_dict": timm.create_model("test_vit").state_dict()}),
@@ -438,6 +519,72 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
         ("75 of 90 tensors hold no fractions (conv1.0.weight torch.int8",),
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("theirs", "problem"),
+    [
+        ("resnet34", r"80 more, of a deeper network or another variant \(layer1\.2\.conv1\.weight"),
+        ("seresnet18", r"32 more, .* another variant \(layer1\.0\.se\.fc1\.weight"),
+    ],
+)
+def test_a_network_that_contains_the_right_tensors_is_refused(
+    theirs: str, problem: str, tmp_path: Path
+) -> None:
+    """All tensors of a ResNet-18 are in a ResNet-34, with the same names and shapes."""
+    torch.save(timm.create_model(theirs).state_dict(), tmp_path / "file.pth")
+    weights = find_weights("resnet18", str(tmp_path / "file.pth"), source=None)
+    with pytest.raises(WeightsError, match=problem):
+        load_weights(timm.create_model("resnet18", num_classes=0), weights, "resnet18")
+
+
+def test_a_transformer_with_more_tokens_is_refused(tmp_path: Path) -> None:
+    """DINOv2's with registers have the tensors of those without."""
+    settings: dict[str, Any] = {"img_size": 32, "depth": 1, "no_embed_class": True}
+    theirs = timm.create_model("vit_tiny_patch16_224", reg_tokens=4, **settings)
+    torch.save(theirs.state_dict(), tmp_path / "file.pth")
+    weights = find_weights("vit_tiny_patch16_224", str(tmp_path / "file.pth"), source=None)
+    trunk = timm.create_model("vit_tiny_patch16_224", num_classes=0, **settings)
+    with pytest.raises(WeightsError, match=r"1 more, of a deeper network or another variant \(reg_token"):
+        load_weights(trunk, weights, "vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("name", timm.list_models("test_*"))
+def test_of_a_networks_own_file_only_the_classifier_is_left_out(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    torch.save(network.state_dict(), tmp_path / "file.pth")
+    trunk = timm.create_model(name, num_classes=0)
+    load_weights(trunk, find_weights(name, str(tmp_path / "file.pth"), source=None), name)
+    assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in trunk.state_dict().items())
+
+
+def test_a_file_that_names_another_network_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tensors of both have the same names and shapes; one pads as TensorFlow does."""
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    for arch, warned in (("tf_efficientnet_lite0.in1k", True), ("efficientnet_lite0", False)):
+        torch.save({"arch": arch, "state_dict": state}, tmp_path / "file.pth")
+        weights = find_weights("efficientnet_lite0", str(tmp_path / "file.pth"), source=None)
+        load_weights(timm.create_model("efficientnet_lite0", num_classes=0), weights, "efficientnet_lite0.x")
+        assert ("it names the network tf_efficientnet_lite0; loaded as efficient" in caplog.text) == warned
+        caplog.clear()
+
+
+def test_other_patches_are_warned_of_and_other_image_sizes_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """timm's conversion resizes both."""
+    settings: dict[str, Any] = {"depth": 1, "num_classes": 0}
+    torch.save(timm.create_model("vit_tiny_patch16_224", **settings).state_dict(), tmp_path / "file.pth")
+    weights = find_weights("vit_tiny_patch16_224", str(tmp_path / "file.pth"), source=None)
+    for size, patch, warnings in ((64, 16, 0), (64, 8, 1)):
+        trunk = timm.create_model("vit_tiny_patch16_224", img_size=size, patch_size=patch, **settings)
+        load_weights(trunk, weights, "vit_tiny_patch16_224")
+        messages = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+        assert len(messages) == warnings
+    assert "patch_embed.proj.weight (192, 3, 16, 16) is resized to (192, 3, 8, 8)" in messages[0]
 
 
 def refuse(case: Case, path: Path, *parts: str) -> None:
@@ -502,7 +649,7 @@ def test_nothing_in_a_pickle_runs(gadget: str, tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "trap.pth"
     path.write_bytes(GADGETS[gadget])
     with pytest.raises(WeightsError, match=r"trap\.pth: not a file of plain tensors"):
-        read_state_dict(path)
+        open_state_dict(path)
     assert not traps
 
 
@@ -533,4 +680,4 @@ def test_damage_is_an_error_or_harmless(
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw)
     with contextlib.suppress(DistractedError):
-        read_state_dict(path)
+        open_state_dict(path).read()

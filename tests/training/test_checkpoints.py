@@ -17,7 +17,7 @@ from conftest import write_owner
 from distracted.errors import CheckpointError, LockError
 from distracted.locks import hold, this_process
 from distracted.predictions.store import Store
-from distracted.schema import RunConfig, differences
+from distracted.schema import RunConfig, list_differences
 from distracted.stopping import Stop, Stopped
 from distracted.training import checkpoints as checkpoints_module
 from distracted.training.checkpoints import (
@@ -309,9 +309,22 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_differences(tmp_pa
 
 
 def test_differences_name_leaves_and_shorten_values() -> None:
-    assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
-    assert differences({"a": 1}, {"b": 2}) == ["a 1, now null", "b null, now 2"]
-    assert differences({"a": ["x" * 60]}, {"a": []}) == ['a ["' + "x" * 35 + "..., now []"]
+    assert list_differences({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
+    assert list_differences({"a": 1}, {"b": 2}) == "a 1, now null; b null, now 2"
+    assert list_differences({"a": ["x" * 60]}, {"a": []}) == 'a ["' + "x" * 35 + "..., now []"
+    assert list_differences({"a": 1, "b": None}, {"b": None, "a": 1}) == ""
+    assert list_differences({"ä": "ö"}, {"ä": "ü"}) == 'ä "ö", now "ü"'
+
+
+def test_of_two_long_values_the_part_that_differs_is_shown() -> None:
+    was, now = (f"file:fold0_of_a_run_with_a_long_name_epoch_{number}_last.pth" for number in (10, 11))
+    text = list_differences({"weights": was}, {"weights": now})
+    before, _, after = text.partition(", now ")
+    assert "epoch_10_last" in before and "epoch_11_last" in after and len(text) < 100
+    much = [*range(100)]
+    assert (
+        "41, 42" in list_differences({"a": much}, {"a": [*much[:41], 0, *much[42:]]}).partition(", now ")[0]
+    )
 
 
 def test_a_state_of_any_content_reads_back_unchanged(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 from distracted.errors import first_line
 
+OFFLINE = "HF_HUB_OFFLINE is set, or TRANSFORMERS_OFFLINE"
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _STATUSES = {
-    401: "no such repository, or it needs a token that may read it (`hf auth login`, or HF_TOKEN=<token>)",
+    401: "no such repository, or it needs a token that may read it (`hf auth login`, or HF_TOKEN=<token>); "
+    "a wrong or expired token is refused for public ones, too",
     403: "access denied; accept the terms on its page and use a token that may read it (HF_TOKEN=<token>)",
-    404: "no such repository or file",
+    404: "no such repository or file; a mirror's address (HF_ENDPOINT) may be wrong, or its copy incomplete",
     407: "the proxy asks for a name and password: HTTPS_PROXY=http://<name>:<password>@<proxy>:<port>",
     429: "too many requests; use a token (HF_TOKEN=<token>), or try again later",
 }
@@ -24,6 +26,7 @@ _CERTIFICATE = (
     "its certificate is not trusted; a company's own authority goes into SSL_CERT_FILE=<file.pem> "
     "(REQUESTS_CA_BUNDLE before huggingface_hub 1.0)"
 )
+_NO_SPACE_OR_RIGHTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def explain(error: BaseException, server: str) -> Failure:
     types = {type(one).__name__ for one in chain}
     text = " ".join(str(one) for one in chain)
     if "OfflineModeIsEnabled" in types:
-        return Failure(f"{name} cannot be reached (HF_HUB_OFFLINE is set)")
+        return Failure(f"{name} cannot be reached ({OFFLINE})")
     if (status := _status(chain, text)) is not None:
         busy = status in _BUSY
         meaning = _STATUSES.get(status) or ("it is out of order; try again later" if status >= 500 else "")
@@ -73,12 +76,11 @@ def explain(error: BaseException, server: str) -> Failure:
     if "FileMetadataError" in types:
         reason = "what answers is no hub: a login page of the network, or a wrong HF_ENDPOINT"
         return Failure(f"{name} cannot be reached ({reason})")
-    numbers = {one.errno for one in chain if isinstance(one, OSError)}
-    if numbers & {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}:
-        [place] = [one for one in chain if isinstance(one, OSError) and one.errno in numbers][:1]
-        where = f"{place.filename}: " if place.filename else ""
-        reason = f"{where}{place.strerror}; HF_HOME (or TORCH_HOME) names another folder for the cache"
-        return Failure(f"the download cannot be written ({reason})", of_server=False)
+    for one in chain:
+        if isinstance(one, OSError) and (one.filename or one.errno in _NO_SPACE_OR_RIGHTS):
+            where = f"{one.filename}: " if one.filename else ""
+            reason = f"{where}{one.strerror}; HF_HOME (or TORCH_HOME) names another folder for the cache"
+            return Failure(f"the download cannot be written ({reason})", of_server=False)
     return Failure(f"the download from {name} failed ({first_line(error)})", of_server=False, may_pass=True)
 
 
@@ -104,8 +106,10 @@ def _line_problem(chain: Sequence[BaseException], types: set[str], text: str, ti
     """Why no connection can be made, or ""."""
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return _CERTIFICATE
+    if "X509" in text or any(type(one) is FileNotFoundError and not one.filename for one in chain):
+        return f"the file that SSL_CERT_FILE names holds no certificates: {first_line(chain[-1])}"
     if any(isinstance(one, socket.gaierror) for one in chain):
-        return "its name cannot be resolved: no network, or no DNS"
+        return "its name cannot be resolved: no network, no DNS, or HTTPS_PROXY names no proxy that there is"
     if any(isinstance(one, ConnectionRefusedError) for one in chain):
         return "the connection is refused; behind a proxy, HTTPS_PROXY=http://<proxy>:<port>"
     if timed_out:

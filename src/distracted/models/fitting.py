@@ -1,7 +1,6 @@
-"""Fits the tensors of a weights file to a network: their prefix, their names, their shapes."""
+"""Fits the tensors of a weights file to a network: finds their prefix, checks their names and shapes."""
 
-import re
-import sys
+import logging
 from collections.abc import Iterable
 
 import torch
@@ -9,12 +8,13 @@ from torch import nn
 
 from distracted.errors import WeightsError, first_line
 from distracted.models.auxiliary import AuxiliaryHead
+from distracted.models.backbone import current_name
+from distracted.models.renaming import renamings
 from distracted.models.state_dicts import StateDict, StateFile, prefixes
 
-#: For these torchvision has the same tensors in the same order, under other names ("features.0.0.weight").
-_IN_ORDER = ("mobilenetv2_100", "efficientnet_b0")
-#: torchvision's DenseNet files still use its old layer names: "norm.1" for "norm1".
-_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
+_log = logging.getLogger(__name__)
+
+_TOKENS = ("cls_token", "dist_token", "reg_token")  # that a transformer computes with
 _NUM_SHOWN = 3  # tensors that an error names
 
 
@@ -36,7 +36,8 @@ def load_state_file(
         The prefix of the names in the file.
 
     Raises:
-        WeightsError: a tensor of the trunk is missing in the file, has another shape or holds no numbers.
+        WeightsError: a tensor of the trunk is missing in the file, has another shape or holds no numbers; or
+            the file is of a network that has more in the same places.
     """
     if any("/" in name for name in file.tensors) and hasattr(trunk, "load_pretrained"):
         _load_jax(trunk, file, backbone)
@@ -45,29 +46,41 @@ def load_state_file(
     closest: tuple[int, str] | None = None
     for prefix in prefixes(values, expected):
         state = {name.removeprefix(prefix): t for name, t in values.items() if name.startswith(prefix)}
-        if in_order or (backbone.split(".")[0] in _IN_ORDER and "features.0.0.weight" in state):
-            named = dict(zip(expected, state.values(), strict=False))  # shapes are checked below
-        else:
-            named = state
-        for renamed, problem in (_as_timm_names(named, trunk), (_as_named_children(named, trunk), "")):
-            wrong, difference = _mismatch(renamed, expected)
-            if not wrong:
-                taken = {name: renamed[name] for name in expected if name in renamed}
+        for renamed, problem in renamings(state, trunk, backbone, in_order=in_order):
+            distance, difference = _mismatch(renamed, expected, trunk)
+            if not difference:
+                taken = {n: renamed[n] for n in expected if n in renamed and _fits(renamed[n], expected[n])}
                 if unfit := _not_numbers(taken, expected):
                     raise _misfit(file, backbone, unfit)
+                _warn_of_another_network(file, backbone, state, taken)
                 for head in auxiliary:
                     _load_auxiliary(head, state)
                 trunk.load_state_dict(taken, strict=False)
                 return prefix
-            if closest is None or wrong < closest[0]:
-                closest = wrong, problem or difference
+            if closest is None or distance < closest[0]:
+                closest = distance, "; ".join(filter(None, (difference, problem)))
     raise _misfit(file, backbone, closest[1] if closest else "it is empty")
+
+
+def _warn_of_another_network(file: StateFile, backbone: str, state: StateDict, taken: StateDict) -> None:
+    """Warn where the tensors fit, but are of a network with other patches, padding or activations."""
+    networks = {current_name(name).partition(".")[0] for name in file.networks}
+    if networks and backbone.partition(".")[0] not in networks:
+        _log.warning("%s: it names the network %s; loaded as %s", file.path, ", ".join(networks), backbone)
+    for name, tensor in taken.items():
+        theirs = state.get(name, tensor).shape
+        resized = len(theirs) == 4 and theirs[:2] == tensor.shape[:2] and theirs != tensor.shape
+        if resized and "pos" not in name:  # by timm's conversion: a kernel of patches
+            shapes = f"{name} {tuple(theirs)} is resized to {tuple(tensor.shape)}"
+            _log.warning("%s: weights of another network than %s: %s", file.path, backbone, shapes)
 
 
 def _misfit(file: StateFile, backbone: str, problem: str) -> WeightsError:
     names = ", ".join(list(file.tensors)[:_NUM_SHOWN])
     own = f"the {len(file.tensors)} names in the file begin with {names}"
-    about = "; ".join([own, *file.hints[:_NUM_SHOWN], *(f"it also holds {other}" for other in file.others)])
+    hints = [f"it names the network {name}" for name in file.networks] + list(file.hints)
+    others = [f"it also holds {other}" for other in file.others]
+    about = "; ".join([own, *hints[:_NUM_SHOWN], *others[:_NUM_SHOWN]])
     return WeightsError(
         f"{file.path}: not the weights of {backbone}: {problem}; {about}; give weights of {backbone}, "
         "or SET='model.weights=none'"
@@ -81,34 +94,6 @@ def _load_auxiliary(head: AuxiliaryHead, state: StateDict) -> None:
             nn.init.zeros_(tensor)  # other classes; a random layer's gradients would damage the trunk
         elif loaded is not None and loaded.shape == tensor.shape:
             tensor.copy_(loaded)
-
-
-def _as_timm_names(state: StateDict, trunk: nn.Module) -> tuple[StateDict, str]:
-    """Rename and reshape the tensors of timm's other formats and of torchvision's VGG and DenseNet.
-
-    Returns:
-        The tensors, and where timm's conversion stops, or "". It looks for names that only timm's files have.
-    """
-    convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
-    problem = ""
-    if convert is not None:
-        try:
-            state = convert(dict(state), trunk)
-        except Exception as error:
-            problem = f"timm's conversion stops at {type(error).__name__}: {first_line(error)}"
-    state = _torchvision_vgg(state, trunk)
-    return {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}, problem
-
-
-def _as_named_children(state: StateDict, trunk: nn.Module) -> StateDict:
-    """Rename the tensors of `nn.Sequential(*network.children())`, which fastai builds: names are numbers."""
-    children = [name for name, _ in trunk.named_children()]
-    renamed = {}
-    for name, tensor in state.items():
-        first, dot, rest = name.partition(".")
-        if first.isdecimal() and int(first) < len(children):
-            renamed[f"{children[int(first)]}{dot}{rest}"] = tensor
-    return renamed
 
 
 def _load_jax(trunk: nn.Module, file: StateFile, backbone: str) -> None:
@@ -129,42 +114,51 @@ def _not_numbers(state: StateDict, expected: StateDict) -> str:
     """The tensors that hold no finite numbers of the kind expected, or ""."""
     wrong = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if wrong:
-        return (
-            f"{len(wrong)} of {len(state)} tensors hold NaN or infinity ({', '.join(wrong[:_NUM_SHOWN])} ...)"
-        )
+        names = ", ".join(wrong[:_NUM_SHOWN])
+        return f"{len(wrong)} of {len(state)} tensors hold NaN or infinity ({names} ...)"
     whole = [n for n, t in state.items() if expected[n].is_floating_point() and not t.is_floating_point()]
     names = ", ".join(f"{name} {state[name].dtype}" for name in whole[:_NUM_SHOWN])
     return f"{len(whole)} of {len(state)} tensors hold no fractions ({names} ...)" if whole else ""
 
 
-def _mismatch(state: StateDict, expected: StateDict) -> tuple[int, str]:
-    """How many tensors differ from the expected ones in name or shape, and how; or 0 and ""."""
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
+def _fits(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    return tensor.shape == expected.shape
+
+
+def _mismatch(state: StateDict, expected: StateDict, trunk: nn.Module) -> tuple[int, str]:
+    """How far a file's tensors are from the expected ones, and how they differ: "" if they fit."""
+    needed = {name: tensor for name, tensor in expected.items() if not name.endswith("num_batches_tracked")}
+    missing = [name for name in needed if name not in state]
+    wrong = [name for name in needed if name in state and not _fits(state[name], needed[name])]
+    shapes = [f"{name} {tuple(state[name].shape)} for {tuple(needed[name].shape)}" for name in wrong]
+    extra = _extra(state, expected, trunk)
     problems = []
     if missing:
         names = ", ".join(missing[:_NUM_SHOWN])
         problems.append(f"{len(missing)} of {len(expected)} tensors are missing ({names} ...)")
     if shapes:
         problems.append(f"{len(shapes)} have another shape ({'; '.join(shapes[:_NUM_SHOWN])} ...)")
-    return len(missing) + len(shapes), " and ".join(problems)
+    if any(state[name].numel() == 0 for name in wrong):
+        problems.append("some are empty, as in a part of DeepSpeed's checkpoint: zero_to_fp32.py joins them")
+    if extra:
+        names = ", ".join(extra[:_NUM_SHOWN])
+        problems.append(f"it holds {len(extra)} more, of a deeper network or another variant ({names} ...)")
+    return 2 * len(missing) + len(wrong), " and ".join(problems)
 
 
-def _torchvision_vgg(state: StateDict, trunk: nn.Module) -> StateDict:
-    """Convert torchvision's dense VGG layers to the convolutions that timm uses in their place."""
-    if "classifier.0.weight" not in state or not hasattr(trunk, "pre_logits"):
-        return state
-    shapes = trunk.state_dict()
-    renamed = {}
-    for old, new in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
-        for kind in ("weight", "bias"):
-            name = f"{new}.{kind}"
-            if name in shapes and f"{old}.{kind}" in state:
-                value = state[f"{old}.{kind}"]
-                same_size = value.numel() == shapes[name].numel()
-                renamed[name] = value.reshape(shapes[name].shape) if same_size else value
-    return {**state, **renamed}
+def _extra(state: StateDict, expected: StateDict, trunk: nn.Module) -> list[str]:
+    """Tensors that a file has within the trunk's modules and the trunk has not; a classifier's do not count.
+
+    Without its further blocks or layers the file's network computes something else.
+    """
+    classifiers = getattr(trunk, "pretrained_cfg", {}).get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    modules = {name.partition(".")[0] for name in expected if "." in name}
+    inside = modules - {name.partition(".")[0] for name in classifiers}
+    return [
+        name
+        for name, tensor in state.items()
+        if name not in expected
+        and (name in _TOKENS or ("." in name and name.partition(".")[0] in inside))
+        and (tensor.is_floating_point() and tensor.numel() > 1)  # no counters and indices
+    ]

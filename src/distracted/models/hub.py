@@ -1,8 +1,8 @@
 """ImageNet weight files from timm's hub or from a URL: taken from the local cache, or downloaded.
 
 Whether a server can be reached is asked by the client that downloads, so that its proxies, certificates,
-mirrors and tokens count. It is asked once, with patience: left alone, the hub's client repeats a failed
-question for up to minutes, for each model.
+mirrors and tokens count. It is asked once a minute at most, with patience: left alone, the hub's client
+repeats a failed question for up to minutes, for each model.
 """
 
 import logging
@@ -30,7 +30,7 @@ from safetensors import safe_open
 
 from distracted.errors import WeightsError, first_line
 from distracted.files import atomic_path, sha256_file
-from distracted.models.failed_requests import explain
+from distracted.models.failed_requests import OFFLINE, explain
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ _PAUSES = (1.0, 4.0)  # seconds before a question is repeated where a server is 
 _LONGEST_PAUSE = 60.0  # that a server may ask for
 _SLOW = 3  # times the client's own patience, once it was too short
 _CHUNK = 1 << 20
+_PAUSE_OF_QUESTIONS = 60.0  # seconds in which a server that could not be reached is not asked again
 
-_unreachable: dict[str, str] = {}  # servers that this process could not reach, with the reason
+_unreachable: dict[str, tuple[float, str]] = {}  # such servers: until when, by time.monotonic, and the reason
 
 
 def short_name(source: str) -> str:
@@ -76,9 +77,7 @@ def _from_repository(repo: str) -> tuple[Path, str]:
             return kept, sha256
         _log.warning("%s: damaged: %s; downloading it again", kept, damage)
     try:
-        path = _patiently(
-            constants.ENDPOINT, lambda seconds: _download_from_hub(repo, seconds, again=bool(damage))
-        )
+        path = _patiently(constants.ENDPOINT, lambda seconds: _download_from_hub(repo, seconds, damaged=kept))
     except WeightsError as error:
         where = f"{kept} is damaged ({damage}; remove it)" if damage else "they are not in the cache"
         raise WeightsError(f"ImageNet weights {repo}: {error} and {where}") from error
@@ -107,8 +106,12 @@ def _damage(path: Path, sha256: str) -> str:
         return first_line(error)
 
 
-def _download_from_hub(repo: str, seconds: float, *, again: bool) -> Path:
-    """Ask for a repository's weights once, and download them if the hub answers."""
+def _download_from_hub(repo: str, seconds: float, *, damaged: Path | None) -> Path:
+    """Ask for a repository's weights once, and download them if the hub answers.
+
+    Args:
+        damaged: A damaged file of the cache, which is replaced.
+    """
     for filename in _FILENAMES:
         try:
             about = get_hf_file_metadata(hf_hub_url(repo, filename), timeout=seconds)
@@ -117,6 +120,9 @@ def _download_from_hub(repo: str, seconds: float, *, again: bool) -> Path:
             if filename == _FILENAMES[-1]:
                 raise
     _log.info("downloading %s from %s", repo, constants.ENDPOINT)
+    if damaged is not None and not damaged.is_symlink():  # the client would keep it in place of a link
+        damaged.unlink(missing_ok=True)
+    again = damaged is not None
     with _patience(seconds):
         try:
             return Path(hf_hub_download(repo, filename, force_download=again, etag_timeout=seconds))
@@ -155,7 +161,7 @@ def _from_url(url: str) -> tuple[Path, str]:
     _log.info("downloading %s from %s", path.name, server)
     try:
         if constants.HF_HUB_OFFLINE:
-            raise WeightsError(f"{server} cannot be reached (HF_HUB_OFFLINE is set)")
+            raise WeightsError(f"{server} cannot be reached ({OFFLINE})")
         with atomic_path(path) as temporary:
             _patiently(f"{scheme}://{server}", lambda seconds: _download_rest(url, temporary, seconds))
             if not (sha256 := sha256_file(temporary)).startswith(digest):
@@ -206,13 +212,14 @@ def _append(url: str, file: BinaryIO, seconds: float) -> bool:
 def _patiently(server: str, attempt: Callable[[float], T]) -> T:
     """Call `attempt` with the seconds that it may wait for an answer; again where that may help.
 
-    A server that cannot be reached is not asked again by this process.
+    A server that cannot be reached is not asked again for a minute: other models need not wait for it, too.
 
     Raises:
         WeightsError: why it fails, as a part of a sentence.
     """
-    if server in _unreachable:
-        raise WeightsError(_unreachable[server])
+    until, reason = _unreachable.get(server, (0.0, ""))
+    if time.monotonic() < until:
+        raise WeightsError(reason)
     seconds = float(constants.HF_HUB_ETAG_TIMEOUT)
     for pause in (*_PAUSES, None):
         try:
@@ -221,7 +228,7 @@ def _patiently(server: str, attempt: Callable[[float], T]) -> T:
             failure = explain(error, server)
             if pause is None or not failure.may_pass or failure.retry_after > _LONGEST_PAUSE:
                 if failure.of_server and not constants.HF_HUB_OFFLINE:
-                    _unreachable[server] = failure.reason
+                    _unreachable[server] = (time.monotonic() + _PAUSE_OF_QUESTIONS, failure.reason)
                 raise WeightsError(failure.reason) from error
             _log.info("%s; asking again", failure.reason)
             if failure.slow:

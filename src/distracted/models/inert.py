@@ -27,11 +27,18 @@ class Inert:
     elements: list[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
-        self = super().__new__(cls)
+        # A pickle may use a call's result as a class.
+        self = super().__new__(cls if isinstance(cls, type) else Inert)
         self.args, self.state, self.items, self.elements = args, None, {}, []
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Inert":
+        return record(f"{self.name}()")(*args)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -48,6 +55,23 @@ class Inert:
     add = append
 
 
+def record(name: str) -> type[Inert]:
+    """The class of the records of what has this full name."""
+    return type(name.rpartition(".")[2], (Inert,), {"name": name, "__slots__": ()})
+
+
+class _Attribute(Inert):
+    """A call of getattr, which older protocols write for a class within a class: the record of that class."""
+
+    __slots__ = ()
+    name = "builtins.getattr"
+
+    def __new__(cls, *args: Any) -> Any:
+        if len(args) == 2 and isinstance(args[0], type) and issubclass(args[0], Inert):
+            return record(f"{args[0].name}.{args[1]}")
+        return super().__new__(cls, *args)
+
+
 class InertUnpickler(pickle._Unpickler):  # the one in C fills memory for a damaged file's memo numbers
     """Reads one pickle into plain values and `Inert` records.
 
@@ -60,7 +84,8 @@ class InertUnpickler(pickle._Unpickler):  # the one in C fills memory for a dama
         self._load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> type[Inert]:
-        return type(name, (Inert,), {"name": f"{module}.{name}", "__slots__": ()})
+        full = f"{module}.{name}"
+        return _Attribute if full in ("builtins.getattr", "__builtin__.getattr") else record(full)
 
     def load_bytearray8(self) -> None:  # as bytes: their number is compared with what is there
         self.load_binbytes8()  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ StateDict = dict[str, torch.Tensor]
 
 _DEEPEST = 4  # levels of wrapping that are searched
 _NEARLY = 0.9  # of the largest state_dict's tensors: as good a candidate
+_WORTH_NAMING = 0.1  # of them: named beside the chosen one
 #: Words in the name of averaged weights, which their trainers evaluate; preferred to the last ones.
 _AVERAGED = {"ema", "averaged", "swa", "teacher"}
 #: What wrappers of PyTorch put into the names of tensors.
@@ -27,7 +28,8 @@ _WRAPPERS = re.compile(
 )
 #: Where trainers write the name of the network.
 _ARCHITECTURE = ("arch", "architecture", "model_name", "backbone", "model")
-_PLAIN = {"", "state_dict", "model", "state_dict.model"}  # taken since the first version; not in the origin
+_TOP = "top"
+_PLAIN = {_TOP, "state_dict", "model", "state_dict.model"}  # taken since the first version; not in the origin
 _SAVE = "torch.save(network.state_dict(), <file>) saves one that is"
 _NUM_SHOWN = 8  # names that an error shows
 
@@ -39,21 +41,24 @@ class StateFile:
     Attributes:
         path: The file.
         tensors: By name, without what wrappers add.
-        chosen: Where in the file they lie ("state_dict_ema"), "" if at its top.
+        chosen: Where in the file they lie ("state_dict_ema"), "top" if in no mapping.
         others: Where further state_dicts of the file lie.
-        hints: What the file says about itself: names of networks, classes of objects.
+        networks: Names of timm's networks in the file and in the options that trainers save in it.
+        hints: Whole networks in it, by their class.
     """
 
     path: Path
     tensors: Mapping[str, Stored]
     chosen: str
     others: tuple[str, ...]
+    networks: tuple[str, ...]
     hints: tuple[str, ...]
 
     @property
     def origin(self) -> str:
         """The file's name, and which of its state_dicts was taken where that is not the usual one."""
-        return f"{self.path.name}{'' if self.chosen in _PLAIN else f'[{self.chosen}]'}"
+        name = self.path.name.encode(errors="backslashreplace").decode()  # configs are UTF-8
+        return f"{name}{'' if self.chosen in _PLAIN else f'[{self.chosen}]'}"
 
     def read(self) -> StateDict:
         """The tensors' values.
@@ -64,7 +69,9 @@ class StateFile:
         state = {}
         for name, tensor in self.tensors.items():
             try:
-                state[name] = tensor.read()
+                value = tensor.read()
+                has_8_bits = value.is_floating_point() and value.dtype.itemsize == 1
+                state[name] = value.float() if has_8_bits else value  # few operations take 8 bits
             except Exception as error:  # on damaged files the readers raise many types
                 raise refusal(self.path, f"{name} {first_line(error)}") from error
         return state
@@ -91,34 +98,39 @@ def open_state_dict(path: Path, *, part: str = "") -> StateFile:
 
 def _open(path: Path, part: str) -> StateFile:
     tree = read_tree(path)
-    found = dict(_state_dicts(tree, "", _DEEPEST, set()))
+    found: dict[str, dict[str, Stored]] = {}
+    averages: dict[str, str] = {}  # places of averaged weights, by that of the state_dict with the last ones
+    for where, tensors in _state_dicts(tree, "", _DEEPEST, set()):
+        found[where or _TOP] = names = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+        if group := _averaged_group(names):
+            averages[where or _TOP] = average = f"{where}.{group}".strip(".")
+            found[average] = {
+                name.removeprefix(group): names[name] for name in names if name.startswith(group)
+            }
     if not found:
         raise refusal(path, f"{_describe(tree)}; {_SAVE}")
     if part and part not in found:
         raise WeightsError(f"{path}: it holds no state_dict {part!r}; there are: {', '.join(found)}")
     most = max(len(tensors) for tensors in found.values())
     large = [where for where, tensors in found.items() if len(tensors) >= _NEARLY * most]
-    chosen = part or next(filter(_is_averaged, large), large[0])
-    names = {_WRAPPERS.sub("", name): tensor for name, tensor in found[chosen].items()}
-    others = [where or "its top" for where in large if where != chosen]
-    if not part and (group := _averaged_group(names)):
-        others.append(chosen or "its top")
-        names = {name.removeprefix(group): t for name, t in names.items() if name.startswith(group)}
-        chosen = f"{chosen}.{group}".strip(".")
-    return StateFile(path, names, chosen, tuple(others), tuple(dict.fromkeys(_hints(tree))))
+    usual = next(filter(_is_averaged, large), large[0])
+    chosen = part or averages.get(usual, usual)
+    others = [w for w, tensors in found.items() if w != chosen and len(tensors) >= _WORTH_NAMING * most]
+    networks, hints = (tuple(dict.fromkeys(texts)) for texts in (_networks(tree), _hints(tree)))
+    return StateFile(path, found[chosen], chosen, tuple(others), networks, hints)
 
 
 def _state_dicts(
     value: Any, where: str, depth: int, seen: set[int]
 ) -> Iterator[tuple[str, dict[str, Stored]]]:
-    """All mappings of names to tensors, with their place."""
+    """All mappings of names to tensors, with their place; an optimizer's state may have the same names."""
     mapping = as_mapping(value)
     if mapping is None or depth < 0 or id(value) in seen:
         return
     seen.add(id(value))
     tensors, inner = {}, {}
     for key, item in mapping.items():
-        if isinstance(key, str):
+        if isinstance(key, str) and not key.lower().startswith("optim"):
             tensor = as_tensor(item)
             if tensor is None:
                 inner[key] = item
@@ -142,9 +154,10 @@ def _averaged_group(names: Collection[str]) -> str:
         if dot:
             groups.setdefault(first, set()).add(rest)
     for first in filter(_is_averaged, groups):
-        enough = _NEARLY * len(groups[first])
-        if any(len(groups[first] & rest) >= enough for other, rest in groups.items() if other != first):
-            return f"{first}."
+        own = groups[first]
+        for other, names_in in groups.items():
+            if other != first and len(own & names_in) >= _NEARLY * max(len(own), len(names_in)):
+                return f"{first}."
     return ""
 
 
@@ -182,19 +195,24 @@ def _describe(tree: Any) -> str:
 def _kind(value: Any) -> str:
     if as_tensor(value) is not None:
         return "a tensor"
+    if as_mapping(value) is not None:
+        return "dict"
     kind = value if isinstance(value, type) else type(value)
     return f"an object of {kind.name}: code in it is never run" if issubclass(kind, Inert) else kind.__name__
 
 
-def _hints(tree: Any) -> Iterator[str]:
-    """Names of networks in the file and in the options that trainers save in it, then classes of objects."""
-    values = list((as_mapping(tree) or {}).values())
-    for holder in (tree, *values):
+def _networks(tree: Any) -> Iterator[str]:
+    """Names of networks in the file and in the options that trainers save in it."""
+    for holder in (tree, *(as_mapping(tree) or {}).values()):
         options = as_mapping(holder) or (holder.state if isinstance(holder, Inert) else None)
         if isinstance(options, Mapping):
             for key in _ARCHITECTURE:
                 if isinstance(text := options.get(key), str) and timm.is_model(text):
-                    yield f"it names the network {text}"
-    for value in values:
+                    yield text
+
+
+def _hints(tree: Any) -> Iterator[str]:
+    """The whole networks in a file, in words."""
+    for value in (as_mapping(tree) or {}).values():
         if isinstance(value, Inert) and isinstance(value.state, Mapping) and "_modules" in value.state:
             yield f"it holds a whole network, of {value.name}, whose code is never run"

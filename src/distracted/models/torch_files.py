@@ -34,6 +34,7 @@ _STORAGES = {
     "QUInt8": torch.quint8,
     "QInt32": torch.qint32,
 }
+_NUMBERS = "fiub"  # NumPy's kinds that tensors have
 #: What rebuilds tensors that hold no plain values.
 _UNREADABLE = {
     "_rebuild_qtensor": "is quantised",
@@ -144,11 +145,12 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
         return None
     if value.name.endswith("OrderedDict") and value.args:  # pickled as pairs
         return dict(value.args[0])
-    return value.items if value.items or value.name.endswith("Dict") else None
+    is_dict = value.name.endswith("Dict") and not value.name.startswith("torch.nn.")  # those are networks
+    return value.items if value.items or is_dict else None
 
 
 def as_tensor(value: Any) -> Stored | None:
-    """A tensor or an array of numbers; else None."""
+    """A tensor or an array of numbers; else None, as for an array of texts."""
     if isinstance(value, Stored):
         return value
     if not isinstance(value, Inert):
@@ -191,25 +193,30 @@ def _strided(
 
     def read() -> torch.Tensor:
         values = storage.values(kind)
-        if math.prod(shape) > len(values):
+        if math.prod(side for side, step in zip(shape, stride, strict=True) if step) > len(values):
             raise ValueError(f"a tensor of shape {shape} with {len(values)} values")
         return values.as_strided(shape, stride, offset)
 
     return Stored(shape, read)
 
 
-def _array(value: Inert) -> Stored:
-    """A NumPy array of numbers."""
+def _array(value: Inert) -> Stored | None:
     if value.name.endswith("_frombuffer"):
         data, dtype, shape, order = value.args
         fortran = order == "F"
     else:
         _, shape, dtype, fortran, data = value.state
-    code, byte_order = dtype.args[0], dtype.state[1]
-    if code.lstrip("<>|=")[:1] not in "fiub":
-        return _unreadable(f"is an array of {code}")
-    array = np.frombuffer(_as_bytes(data), np.dtype(byte_order + code.lstrip("<>|=")))
-    array = array.reshape(tuple(shape), order="F" if fortran else "C")
+    code = str(dtype.args[0]).lstrip("<>|=")
+    if code[:1] not in _NUMBERS:
+        return None
+    array = np.frombuffer(_as_bytes(data), np.dtype(dtype.state[1] + code))
+    return stored_array(array.reshape(tuple(shape), order="F" if fortran else "C"))
+
+
+def stored_array(array: "np.ndarray[Any, Any]") -> Stored | None:
+    """An array of numbers as a tensor; None for one of anything else."""
+    if array.dtype.kind not in _NUMBERS:
+        return None
     native = np.array(array, array.dtype.newbyteorder("="), order="C")
     return Stored(native.shape, lambda: torch.from_numpy(native))
 

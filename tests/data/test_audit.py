@@ -125,6 +125,18 @@ def test_identical_pictures_are_counted_and_three_shown(
     assert text.count(" = ") == 3
 
 
+def test_of_many_copies_three_are_shown_from_different_folds(
+    competition: Competition, table: pd.DataFrame
+) -> None:
+    """A black frame may be there thousands of times."""
+    competition.train["content"] = "black"
+    competition.test["content"] = "black"
+    across, shared = texts(audit_folds(competition, table), "warning")
+    assert {f"fold {fold})" in across for fold in range(3)} == {True}
+    assert across.endswith(f" = {len(table) - 3} more") and across.count(" = ") == 3
+    assert shared.startswith("identical pictures in train and test, 1 picture: ")
+
+
 def test_a_warning_is_logged_and_raises_no_error(
     competition: Competition, table: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -143,23 +143,32 @@ def _uneven_sides(table: pd.DataFrame) -> list[SplitFinding]:
 
 def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     train, test = competition.train.assign(fold=table["fold"].to_numpy()), competition.test
-    copies = train[train["content"].duplicated(keep=False)].groupby("content")
-    across = [
-        " = ".join(f"{r.img} ({r.subject}, {r.classname}, fold {r.fold})" for r in rows.itertuples())
-        for _, rows in copies
-        if rows["fold"].nunique() > 1
-    ]
-    shared = [
-        " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
-        for content in sorted(set(train["content"].tolist()) & set(test["content"].tolist()))
-    ]
+    num_folds = train.groupby("content")["fold"].nunique()
+    across = num_folds.index[num_folds > 1]
+    cases_across = [_describe_copies(train[train["content"] == content]) for content in across[:_SHOWN]]
+    first = (part.drop_duplicates("content").set_index("content")["img"] for part in (train, test))
+    both = pd.concat(first, axis=1, join="inner").sort_index()
+    shared = [" = ".join(imgs) for imgs in both.iloc[:_SHOWN].itertuples(index=False)]
     findings = []
-    for where, cases in (("across a split", across), ("in train and test", shared)):
+    for where, num, cases in (
+        ("across a split", len(across), cases_across),
+        ("in train and test", len(both), shared),
+    ):
         if cases:
-            count = "1 picture" if len(cases) == 1 else f"{len(cases)} pictures"
-            text = f"identical pictures {where}, {count}: {'; '.join(cases[:_SHOWN])}"
+            count = "1 picture" if num == 1 else f"{num} pictures"
+            text = f"identical pictures {where}, {count}: {'; '.join(cases)}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _describe_copies(rows: pd.DataFrame) -> str:
+    """Copies of one picture, of different folds first."""
+    order = rows.groupby("fold").cumcount().argsort(kind="stable")
+    shown = [
+        f"{r.img} ({r.subject}, {r.classname}, fold {r.fold})" for r in rows.iloc[order[:_SHOWN]].itertuples()
+    ]
+    rest = len(rows) - len(shown)
+    return " = ".join(shown) + (f" = {rest:,} more" if rest else "")
 
 
 def _left_out(competition: Competition) -> list[SplitFinding]:

@@ -235,6 +235,18 @@ class TestDuplicates:
             assert met - {own} == {0, 1, 2, -2} - {own}
         assert len(across.findings) <= 8 * len(copies)
 
+    def test_many_copies_of_one_file_do_not_come_before_all_others(self, painted: Store) -> None:
+        """The report shows the first findings only."""
+        paths = painted.competition.train_paths()
+        for first in (0, 1, 2):
+            for path in paths[first::3]:
+                path.write_bytes(paths[first].read_bytes())
+        store = reopened(painted)
+        across, within = check_exact(store)
+        content = store.competition.train.set_index("img")["content"]
+        for check in (across, within):
+            assert content[check.findings["img"][:3]].nunique() == 3
+
     def test_the_same_picture_of_one_subject_in_two_classes(self, painted: Store) -> None:
         """A clip's boundary: no leak, but one of the labels is wrong."""
         train, paths = painted.competition.train, painted.competition.train_paths()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distracted.audit.findings import Check, image_findings, write_audit
+from distracted.audit.findings import Check, image_findings, pair_findings, write_audit
 from distracted.ensemble.blend import blend_runs
 from distracted.jobs.fold import train_folds
 from distracted.predictions.store import Store
@@ -45,7 +45,10 @@ def report(store: Store, configure: Callable[..., RunConfig], write_run: Callabl
     blend_runs(store)
     write_submission(store)
     findings = image_findings(store.competition, [3], value=[0.5], note=["black"])
-    write_audit(store, [Check("empty", "Images that show nothing", "about", "error", findings)], "", "")
+    checks = [Check("empty", "Images that show nothing", "about", "error", findings)]
+    pair = pair_findings(store.competition, [(2, 5)], value=[0.99], note=["mirrored"])
+    checks.append(Check("turned_copies", "Mirrored or rotated copies", "about", "warning", pair))
+    write_audit(store, checks, "", "")
     policies = {"none": (), "light": ({"RandomBrightnessContrast": {"p": 1.0}},)}
     return write_report(store, policies=policies, runtime=config.runtime)
 
@@ -72,6 +75,16 @@ def test_images_load_and_nothing_is_wider_than_the_window(opened: "Page") -> Non
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
     opened.set_viewport_size({"width": 420, "height": 900})
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_images_of_a_finding_lie_within_its_box(opened: "Page") -> None:
+    rights = (
+        "[...document.querySelectorAll('.finding')].map(box => [box, ...box.querySelectorAll('img')]"
+        ".map(part => part.getBoundingClientRect().right))"
+    )
+    boxes = opened.evaluate(rights)
+    assert [len(parts) - 1 for parts in boxes] == [1, 2]
+    assert all(box >= max(images) for box, *images in boxes)
 
 
 def test_tables_sort_by_number_and_by_name_in_both_orders(opened: "Page") -> None:

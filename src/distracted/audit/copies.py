@@ -19,19 +19,22 @@ def check_exact(store: Store) -> list[Check]:
         [store.competition.train["content"], store.competition.test["content"]], ignore_index=True
     )
     rows = ListedRows.of(store)
-    across: list[tuple[int, int]] = []
-    within: list[tuple[int, int]] = []
+    across: list[tuple[int, tuple[int, int]]] = []
+    within: list[tuple[int, tuple[int, int]]] = []
     for copies in contents[contents.duplicated(keep=False)].groupby(contents).groups.values():
         leaks, repeats = _pairs_of_copies(rows, [int(row) for row in copies])
-        across += leaks
-        within += repeats
+        across += enumerate(leaks)
+        within += enumerate(repeats)
     leak = (
         "Under two subjects, in two classes, or in training and test set: one copy is trained on while "
         "the other is scored, or one of two labels is wrong. Candidates for the drop list."
     )
     harmless = "These images count twice in training. They do not leak: a subject's images share a fold."
     title = "Repeated files of one subject and class"
-    findings, repeated = (pair_findings(store.competition, pairs) for pairs in (across, within))
+    findings, repeated = (
+        pair_findings(store.competition, [pair for _, pair in sorted(ranked)])  # of each file one pair first
+        for ranked in (across, within)
+    )
     return [
         Check("exact_duplicates", "The same file twice", leak, "error", findings),
         Check("repeated_files", title, harmless, "note", repeated),

@@ -101,7 +101,8 @@ def check_near(store: Store, scanned: pd.DataFrame, *, progress: Progress = sile
                     similar.append((scores[best], (left, right), turn_name(turns[best])))
                 step()
             similar.sort(key=lambda item: -item[0])
-            values, chosen, notes = ([item[place] for item in similar] for place in range(3))
+            values, notes = [value for value, _, _ in similar], [note for _, _, note in similar]
+            chosen = [pair for _, pair, _ in similar]
             return pair_findings(store.competition, chosen, value=values, note=notes)
 
         across, within = find(candidates.across, [0]), find(candidates.within, [0])

@@ -55,7 +55,7 @@ def as_findings(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFram
 
 
 def image_findings(
-    competition: Competition, rows: Sequence[int], **columns: Sequence[object]
+    competition: Competition, rows: Sequence[int], **columns: Sequence[str | float]
 ) -> pd.DataFrame:
     """Findings about images.
 
@@ -67,7 +67,7 @@ def image_findings(
 
 
 def pair_findings(
-    competition: Competition, pairs: Sequence[tuple[int, int]], **columns: Sequence[object]
+    competition: Competition, pairs: Sequence[tuple[int, int]], **columns: Sequence[str | float]
 ) -> pd.DataFrame:
     """Findings about pairs of images; as in `image_findings`."""
     first, second = (_identify(competition, [pair[place] for pair in pairs]) for place in (0, 1))

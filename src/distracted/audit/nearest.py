@@ -51,7 +51,7 @@ def find_near(
     train, test = store.competition.train, store.competition.test
     contents = pd.factorize(pd.concat([train["content"], test["content"]]))[0]
     listed = ListedRows.of(store)
-    hashes = scanned[list(HASHES)].to_numpy(np.uint64).T[:, shown]
+    hashes = np.ascontiguousarray(scanned[list(HASHES)].to_numpy(np.uint64)[shown].T)
     known = np.flatnonzero(listed.subjects[shown] >= 0)
     across, within, turned = _Nearest(), _Nearest(), _Nearest()
     with progress("comparing hashes", total=len(known), unit="img") as step:

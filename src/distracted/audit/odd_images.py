@@ -98,8 +98,8 @@ def _odd_light(store: Store, usable: pd.DataFrame) -> Check:
         "glare, another camera): look at them."
     )
     odd.sort(key=lambda item: -abs(item[0]))
-    values, rows, notes = ([item[place] for item in odd] for place in range(3))
-    findings = image_findings(store.competition, rows, value=values, note=notes)
+    values, notes = [value for value, _, _ in odd], [note for _, _, note in odd]
+    findings = image_findings(store.competition, [row for _, row, _ in odd], value=values, note=notes)
     unit = "robust standard deviations"
     return Check("odd_light", "Images in unusual light", about, "note", findings, value=unit)
 

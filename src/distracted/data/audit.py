@@ -183,29 +183,31 @@ def _uneven_sides(table: pd.DataFrame) -> list[SplitFinding]:
 def _identical_pictures(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
     train, test = competition.train.assign(fold=table["fold"].to_numpy()), competition.test
     num_folds = train.groupby("content")["fold"].nunique()
-    across = num_folds.index[num_folds > 1].tolist()
-    shared = sorted(set(train["content"].tolist()) & set(test["content"].tolist()))
-
-    def of_each_fold(content: str) -> str:
-        copies = train[train["content"] == content]
-        shown = copies.drop_duplicates("fold")
-        more = f" and {len(copies) - len(shown)} more" if len(copies) > len(shown) else ""
-        rows = (f"{row.img} ({row.subject}, {row.classname}, fold {row.fold})" for row in shown.itertuples())
-        return " = ".join(rows) + more
-
-    def of_each_part(content: str) -> str:
-        return " = ".join(part.loc[part["content"] == content, "img"].iloc[0] for part in (train, test))
-
+    across = num_folds.index[num_folds > 1]
+    cases_across = [_describe_copies(train[train["content"] == content]) for content in across[:_SHOWN]]
+    first = (part.drop_duplicates("content").set_index("content")["img"] for part in (train, test))
+    both = pd.concat(first, axis=1, join="inner").sort_index()
+    shared = [" = ".join(imgs) for imgs in both.iloc[:_SHOWN].itertuples(index=False)]
     findings = []
-    for where, contents, show in (
-        ("across a split", across, of_each_fold),
-        ("in train and test", shared, of_each_part),
+    for where, num, cases in (
+        ("across a split", len(across), cases_across),
+        ("in train and test", len(both), shared),
     ):
-        if contents:
-            count = "1 picture" if len(contents) == 1 else f"{len(contents)} pictures"
-            text = f"identical pictures {where}, {count}: {'; '.join(map(show, contents[:_SHOWN]))}"
+        if cases:
+            count = "1 picture" if num == 1 else f"{num} pictures"
+            text = f"identical pictures {where}, {count}: {'; '.join(cases)}"
             findings.append(SplitFinding("warning", text))
     return findings
+
+
+def _describe_copies(rows: pd.DataFrame) -> str:
+    """Copies of one picture, of different folds first."""
+    order = rows.groupby("fold").cumcount().argsort(kind="stable")
+    shown = [
+        f"{r.img} ({r.subject}, {r.classname}, fold {r.fold})" for r in rows.iloc[order[:_SHOWN]].itertuples()
+    ]
+    rest = len(rows) - len(shown)
+    return " = ".join(shown) + (f" = {rest:,} more" if rest else "")
 
 
 def _left_out(competition: Competition) -> list[SplitFinding]:

@@ -30,6 +30,8 @@ _INIT_SECONDS = 30.0
 #: Settings that name one run or one trial. A process makes several runs: folds, their run, a blend.
 OF_ONE_RUN = ("run_id", "resume", "resume_from", "fork_from", "sweep_id", "sweep_param_path")
 
+#: WANDB_MODE, WANDB_DISABLED and NETRC are read here, and nothing else.
+_VARIABLES = os.environ
 _FALSE = ("", "0", "false", "f", "no", "n", "off")
 
 Mode = Literal["online", "offline", "disabled"]
@@ -41,9 +43,8 @@ def is_switched_off(runtime: RuntimeConfig) -> bool:
     WANDB_DISABLED is a variable of other training libraries, not of the client. Whoever sets it wants
     nothing to be sent.
     """
-    variables = os.environ
-    disabled = variables.get("WANDB_DISABLED", "").strip().lower() not in _FALSE
-    return runtime.tracking == "none" or disabled or variables.get("WANDB_MODE") == "disabled"
+    disabled = _VARIABLES.get("WANDB_DISABLED", "").strip().lower() not in _FALSE
+    return runtime.tracking == "none" or disabled or _VARIABLES.get("WANDB_MODE") == "disabled"
 
 
 def client_settings() -> "Settings":
@@ -143,7 +144,7 @@ def _has_key(settings: "Settings") -> bool:
 
 def _has_login(base_url: str) -> bool:
     """Whether `wandb login` has stored a key for the server, by its host and port."""
-    given = os.environ.get("NETRC")
+    given = _VARIABLES.get("NETRC")
     for name in [given] if given else ["~/.netrc", "~/_netrc"]:
         try:
             login = netrc.netrc(Path(name).expanduser()).authenticators(urlsplit(base_url).netloc)

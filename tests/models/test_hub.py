@@ -114,6 +114,14 @@ def test_a_damaged_file_of_the_cache_is_downloaded_again(
     fails(REPOSITORY, "HF_HUB_OFFLINE is set", f"{path} is damaged", "remove it")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_of_the_cache_that_may_not_be_read_is_replaced(mirror: Hub, content: bytes) -> None:
+    """As in a cache that several people share."""
+    path, _ = hub_weights(REPOSITORY)
+    path.resolve().chmod(0)
+    downloaded(REPOSITORY, content)
+
+
 def test_a_damaged_file_in_place_of_a_link_is_downloaded_again(mirror: Hub, content: bytes) -> None:
     """A cache that was copied without its links: unpacked from a zip, or on Windows."""
     path, _ = hub_weights(REPOSITORY)

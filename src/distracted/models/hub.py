@@ -42,6 +42,7 @@ _PAUSES = (1.0, 4.0)  # seconds before a question is repeated where a server is 
 _LONGEST_PAUSE = 60.0  # that a server may ask for
 _SLOW = 3  # times the client's own patience, once it was too short
 _CHUNK = 1 << 20
+_NOT_CACHED = "they are not in the cache"
 _PAUSE_OF_QUESTIONS = 60.0  # seconds in which a server that could not be reached is not asked again
 
 _unreachable: dict[str, tuple[float, str]] = {}  # such servers: until when, by time.monotonic, and the reason
@@ -68,21 +69,18 @@ def hub_weights(source: str) -> tuple[Path, str]:
 
 
 def _from_repository(repo: str) -> tuple[Path, str]:
-    kept = _cached(repo)
-    damage = ""
+    kept, where = _cached(repo), _NOT_CACHED
     if kept is not None:
-        sha256 = sha256_file(kept)
-        damage = _damage(kept, sha256)
+        sha256, damage = _examine(kept)
         if not damage:
             return kept, sha256
-        _log.warning("%s: damaged: %s; downloading it again", kept, damage)
+        where = _say_damaged(kept, damage)
     try:
         path = _patiently(constants.ENDPOINT, lambda seconds: _download_from_hub(repo, seconds, damaged=kept))
     except WeightsError as error:
-        where = f"{kept} is damaged ({damage}; remove it)" if damage else "they are not in the cache"
         raise WeightsError(f"ImageNet weights {repo}: {error} and {where}") from error
-    sha256 = sha256_file(path)
-    if damage := _damage(path, sha256):
+    sha256, damage = _examine(path)
+    if damage:
         raise WeightsError(f"ImageNet weights {repo}: {constants.ENDPOINT} sent a damaged file ({damage})")
     return path, sha256
 
@@ -92,18 +90,34 @@ def _cached(repo: str) -> Path | None:
     return next((Path(file) for file in files if isinstance(file, str)), None)
 
 
-def _damage(path: Path, sha256: str) -> str:
-    """What is wrong with a file of the hub's cache, or ""; the digest of a large file is in its link."""
-    name = path.readlink().name if path.is_symlink() else ""
+def _examine(path: Path, digest: str = "") -> tuple[str, str]:
+    """A cached file's SHA-256, and what is wrong with the file, or "".
+
+    Args:
+        digest: What the SHA-256 begins with, if that is known; of a large file of the hub it is in its link.
+    """
+    try:
+        sha256 = sha256_file(path)
+        name = path.readlink().name if path.is_symlink() else ""
+    except OSError as error:
+        return "", f"it cannot be read ({error.strerror})"
     if re.fullmatch(r"[0-9a-f]{64}", name):
-        return "" if name == sha256 else "its SHA-256 is not the one that it is named after"
-    if path.suffix != ".safetensors":
-        return ""
+        digest = name
+    if not sha256.startswith(digest):
+        return sha256, f"its SHA-256 does not begin with {digest}, as its name says"
+    if digest or path.suffix != ".safetensors":
+        return sha256, ""
     try:
         with safe_open(path, "pt"):
-            return ""
+            return sha256, ""
     except Exception as error:  # on damaged files the reader raises many types
-        return first_line(error)
+        return sha256, first_line(error)
+
+
+def _say_damaged(path: Path, damage: str) -> str:
+    """Warn of a damaged file of a cache; returns what to say about it if the download fails, too."""
+    _log.warning("%s: damaged: %s; downloading it again", path, damage)
+    return f"{path} is damaged: {damage}; remove it"
 
 
 def _download_from_hub(repo: str, seconds: float, *, damaged: Path | None) -> Path:
@@ -151,12 +165,12 @@ def _from_url(url: str) -> tuple[Path, str]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / short_name(url)
     match = _DIGEST.search(path.name)
     digest = match.group(1) if match else ""
-    where = "they are not in the cache"
+    where = _NOT_CACHED
     if path.is_file():
-        if (sha256 := sha256_file(path)).startswith(digest):
+        sha256, damage = _examine(path, digest)
+        if not damage:
             return path, sha256
-        where = f"{path} is damaged: its SHA-256 does not begin with {digest}, as its name says; remove it"
-        _log.warning("%s: damaged: its SHA-256 does not begin with %s; downloading it again", path, digest)
+        where = _say_damaged(path, damage)
     scheme, server = urlsplit(url)[:2]
     _log.info("downloading %s from %s", path.name, server)
     try:

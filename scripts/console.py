@@ -87,10 +87,10 @@ def run(main: Callable[..., None]) -> None:
                 again = f"without FORCE=1 {again} with what it had begun"
             err.print(Text(f"stopped ({error}); what was done is kept, and {again}", style="bold red"))
             raise typer.Exit(RESUMABLE) from None
-        except (DistractedError, OSError) as error:
-            if debug:
+        except (DistractedError, OSError, MemoryError, RuntimeError) as error:
+            if debug or not (text := _describe(error)):
                 raise
-            err.print(Text(f"error: {_describe(error)}", style="bold red"))
+            err.print(Text(f"error: {text}", style="bold red"))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             err.print(Text("interrupted; finished folds are kept", style="bold red"))
@@ -110,12 +110,20 @@ def be_quiet() -> None:
     out.quiet = True
 
 
-def _describe(error: DistractedError | OSError) -> str:
+def _describe(error: Exception) -> str:
+    """An error that a user can fix, in words; "" for another."""
     if isinstance(error, DistractedError):
         return str(error)
-    name = error.filename2 or error.filename  # of a failed rename the target
-    where = f"{name}: " if name else ""  # a full disk, or no right to write
-    return f"{where}{error.strerror or first_line(error)}; finished work is kept"
+    if isinstance(error, OSError):
+        name = error.filename2 or error.filename  # of a failed rename the target
+        where = f"{name}: " if name else ""  # a full disk, or no right to write
+        return f"{where}{error.strerror or first_line(error)}; finished work is kept"
+    if isinstance(error, MemoryError):
+        return f"the memory ran out ({first_line(error)}); finished work is kept"
+    if "can't start new thread" in str(error):
+        limits = "a container's --pids-limit, or ulimit -u"
+        return f"the system allows no further threads ({limits}): allow more; finished work is kept"
+    return ""
 
 
 class _Messages(logging.Handler):

@@ -42,8 +42,36 @@ def test_a_stop_is_not_hidden_by_the_error_that_it_causes(
     assert capsys.readouterr().err.startswith("stopped (SIGTERM); what was done is kept")
 
 
-def test_a_file_that_cannot_be_written_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert exit_code(OSError(28, "No space left on device"), monkeypatch) == 1
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device; finished work is kept"),
+        (MemoryError("Unable to allocate 9 GiB"), "the memory ran out (Unable to allocate 9 GiB)"),
+        (RuntimeError("can't start new thread"), "the system allows no further threads"),
+    ],
+)
+def test_what_the_machine_lacks_is_an_error_in_one_line(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as info:
+        console.run(failing_with(error))
+    assert info.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {text}") and "\nTraceback" not in shown
+
+
+def test_any_other_error_is_a_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        console.run(failing_with(RuntimeError("shapes do not fit")))
+
+
+def failing_with(error: Exception) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
 
 
 ENV = {**os.environ, "PYTHONPATH": f"{CONFIGS.parent / 'src'}:{CONFIGS.parent / 'scripts'}"}

@@ -117,7 +117,7 @@ def test_a_command_saves_its_work_when_nobody_reads_its_output_any_more(
     """Ctrl-C ends the `tee` behind a command, too; a lost connection takes its terminal away."""
     reader, writer = connect()
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-c", COMMAND],
+        ["env", "--default-signal=HUP", *prefix, sys.executable, "-c", COMMAND],  # pytest may run under nohup
         stdout=writer,
         stderr=writer,
         cwd=tmp_path,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import audit
-from distracted.data import contents
+from distracted import files
 from distracted.paths import CONFIGS
 
 SCRIPTS = CONFIGS.parent / "scripts"
@@ -63,7 +63,7 @@ def test_an_audit_that_is_up_to_date_imports_nothing_heavy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where, small = extracted(tmp_path), "model.image_size=32 runtime.num_workers=0"
-    monkeypatch.setattr(contents, "_SETTLED_NS", -(10**12))
+    monkeypatch.setattr(files, "_SETTLED_NS", -(10**12))
     audit.main(data=where[1], set=small, root=tmp_path)
     assert imported_by(running("audit"), *where, "--set", small) == set()
 
@@ -78,4 +78,4 @@ def extracted(folder: Path) -> list[str]:
 def running(command: str) -> str:
     """Code that runs a command; it keeps digests of files that are younger than two seconds, too."""
     code = f"import runpy, sys; sys.argv[0] = {command!r}; runpy.run_module({command!r}, run_name='__main__')"
-    return f"from distracted.data import contents; contents._SETTLED_NS = -(10**12); {code}"
+    return f"from distracted import files; files._SETTLED_NS = -(10**12); {code}"

@@ -32,6 +32,8 @@ def main(
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
+    if not folder.exists():
+        raise ConfigError(f"IMAGES={folder}: no such folder")
     runtime = console.runtime(set)
     store = console.open_store(data, root, runtime, images=False)
     path = place_csv(folder, out, store.competition.classes)

@@ -427,6 +427,7 @@ class TestLabels:
         assert after[1].tolist() == before[1]
 
 
+@pytest.mark.slow
 def test_an_audit_is_stored_and_read_back(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:
@@ -464,6 +465,7 @@ def test_random_features_are_an_error(store: Store, configure: Callable[..., Run
         audit_competition(store, configure())
 
 
+@pytest.mark.slow
 def test_labels_are_judged_by_a_run_that_is_current_complete_and_honest(
     store: Store, configure: Callable[..., RunConfig], write_run: WriteRun
 ) -> None:

@@ -52,11 +52,13 @@ def verdict(data: bytes) -> str:
 
 @pytest.mark.usefixtures("quiet")
 class TestRecallAndPrecision:
+    @pytest.mark.slow
     def test_damaged_files_are_refused_or_named(self) -> None:
         """200 files of 20 kinds; damage that leaves a valid file of the right length cannot be noticed."""
         missed = [kind for kind, data in files(DAMAGED, each=10) if not verdict(data)]
         assert len(missed) <= 2, missed
 
+    @pytest.mark.slow
     def test_good_files_are_neither(self) -> None:
         """200 odd files of 20 kinds."""
         assert not [(kind, verdict(data)) for kind, data in files(GOOD, each=10) if verdict(data)]
@@ -236,6 +238,7 @@ class TestReading:
         assert verdict(data[: at + 8] + struct.pack("<H", 9219) + data[at + 10 :])
         assert not caplog.messages
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("quiet")
     def test_threads_do_not_take_each_others_messages(self) -> None:
         made = [

@@ -133,6 +133,7 @@ class TestConfig:
             load_config(model="resnet50", data="mine", configs=configs)
 
 
+@pytest.mark.slow
 def test_dropped_images_do_not_affect_training_and_are_scored(
     store: Store, listed: Listed, configure: Callable[..., RunConfig]
 ) -> None:

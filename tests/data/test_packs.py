@@ -217,6 +217,7 @@ def test_a_pickled_cache_is_small_and_works(paths: list[Path], tmp_path: Path) -
     assert np.array_equal(pickle.loads(data)[1], cached[1])
 
 
+@pytest.mark.slow
 def test_simultaneous_callers_decode_once(paths: list[Path], tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: cache_images(paths, tmp_path / "cache"), range(4)))

@@ -46,6 +46,7 @@ def begin(store: Store, config: RunConfig, stop: Stop | None = None) -> None:
     train_and_store(store, random, run="a", fold=0, stop=stop)
 
 
+@pytest.mark.slow
 def test_a_finished_fold_goes_on_at_random_until_the_hub_is_back(
     store: Store,
     config: RunConfig,
@@ -71,6 +72,7 @@ def test_a_finished_fold_goes_on_at_random_until_the_hub_is_back(
     assert f"fold0 was made with another config ({KEY}; " in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_at_random_until_the_hub_is_back(
     store: Store, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_full_disk_at_the_submission(disk: Disk, store: Store, write_run: Writ
     assert write_submission(store, name="a").path.read_bytes() != old
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_of_training_loses_no_work(
     disk: Disk, store: Store, configure: Configure
 ) -> None:
@@ -160,6 +161,7 @@ def last_picture_of_first_epoch(competition: Competition, store: Store) -> Path:
     return competition.train_paths()[int(rows[-1])]
 
 
+@pytest.mark.slow
 def test_a_fold_resumes_once_a_missing_picture_is_back(
     store: Store, configure: Configure, tmp_path: Path
 ) -> None:

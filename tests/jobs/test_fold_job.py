@@ -39,6 +39,7 @@ def configure(data: DataConfig) -> Configure:
     return make
 
 
+@pytest.mark.slow
 def test_a_run_is_readable_when_all_folds_are_trained(store: Store, configure: Configure) -> None:
     resolved = configure()
     train_folds(store, resolved, run="tiny", folds=range(3))
@@ -54,6 +55,7 @@ def test_a_run_is_readable_when_all_folds_are_trained(store: Store, configure: C
         assert "head.classifier.weight" in file.keys()  # noqa: SIM118 - not a mapping
 
 
+@pytest.mark.slow
 def test_a_finished_fold_is_skipped_unless_forced(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,6 +68,7 @@ def test_a_finished_fold_is_skipped_unless_forced(
     assert forced.seconds != first.seconds and forced.valid_sha256 == first.valid_sha256
 
 
+@pytest.mark.slow
 def test_each_training_says_how_it_runs_in_one_line(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,6 +93,7 @@ def test_forcing_all_folds_may_change_the_config(store: Store, configure: Config
     assert {m.config["training"]["seed"] for m in store.read_run("tiny").manifests} == {1}
 
 
+@pytest.mark.slow
 def test_a_failed_job_keeps_the_earlier_predictions(store: Store, configure: Configure) -> None:
     first = train_and_store(store, configure(), run="tiny", fold=0)
     store.competition.test_paths()[0].unlink()
@@ -114,6 +118,7 @@ def test_a_leaking_split_stops_before_training(store: Store) -> None:
         check_split(store.competition, store.folds)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_resumes_with_its_own_config_only(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,6 +139,7 @@ def test_a_stopped_training_resumes_with_its_own_config_only(
     assert {path.name for path in scratch.iterdir()} == {"job.json", "metrics.jsonl", "model.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_retraining_starts_over_and_keeps_the_finished_fold_until_it_is_done(
     store: Store, configure: Configure
 ) -> None:
@@ -150,6 +156,7 @@ def test_a_retraining_starts_over_and_keeps_the_finished_fold_until_it_is_done(
     assert train_and_store(store, configure("training.seed=1"), run="tiny", fold=0) == again
 
 
+@pytest.mark.slow
 def test_a_signal_while_folds_are_marked_to_be_retrained_marks_all_of_them(
     store: Store, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +173,7 @@ def test_a_signal_while_folds_are_marked_to_be_retrained_marks_all_of_them(
     assert is_to_redo(store, "tiny", 0) and is_to_redo(store, "tiny", 1)
 
 
+@pytest.mark.slow
 def test_a_fold_marked_for_another_config_stays_done_for_its_own(store: Store, configure: Configure) -> None:
     """The earlier command still finds its folds done, and the new one resumes the retraining."""
     train_folds(store, configure(), run="tiny", folds=[0, 1])
@@ -182,6 +190,7 @@ def test_a_fold_marked_for_another_config_stays_done_for_its_own(store: Store, c
     assert not is_to_redo(store, "tiny", 0) and not is_to_redo(store, "tiny", 1)
 
 
+@pytest.mark.slow
 def test_a_fold_with_a_missing_file_is_trained_again(
     store: Store, configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +202,7 @@ def test_a_fold_with_a_missing_file_is_trained_again(
     assert path.is_file() and again.test_sha256 == first.test_sha256
 
 
+@pytest.mark.slow
 def test_a_refused_retraining_marks_no_fold(store: Store, configure: Configure) -> None:
     train_folds(store, configure(), run="tiny", folds=[0, 1])
     with pytest.raises(StoreError, match="another config"):

@@ -108,6 +108,7 @@ def most_at_once(events: Sequence[str]) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at_once", "most"), [(0, 3), (2, 2), (1, 1)])
 def test_no_more_jobs_run_at_once_than_allowed(run_jobs: Run, at_once: int, most: int) -> None:
     jobs = [Job("a", fold) for fold in range(5)]
@@ -129,6 +130,7 @@ def test_gpus_are_shared_by_the_requested_fractions(run_jobs: Run) -> None:
     assert {line.split()[4] for line in events} == set(now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.33, 1 / 3])
 def test_three_jobs_share_a_gpu(run_jobs: Run, share: float) -> None:
     """Six of them: the last three get what the first three gave back."""

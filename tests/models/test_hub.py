@@ -143,6 +143,7 @@ def test_a_file_that_repositories_share_is_whole(mirror: Hub, content: bytes, tm
     assert len(mirror.requests) == num
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 100_000])
 def test_a_download_that_is_cut_goes_on(
     first: int, mirror: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +193,7 @@ def test_a_long_wait_is_said_and_not_waited_for(mirror: Hub) -> None:
     assert len(mirror.sent("HEAD")) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_server_gets_more_time(mirror: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six seconds are no reason to give up; after the client's own patience it is asked again with more."""
     assert constants.HF_HUB_ETAG_TIMEOUT > 6

@@ -521,6 +521,7 @@ REFUSED: dict[str, tuple[Callable[[Case], Path], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "problem"),
     [
@@ -595,6 +596,7 @@ def refuse(case: Case, path: Path, *parts: str) -> None:
         assert part in str(caught.value), str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_holds_no_such_weights_is_named(kind: str, case: Case) -> None:

@@ -23,6 +23,7 @@ def counts(decoded: Counter[Path], paths: list[Path]) -> set[int]:
     return {decoded.pop(path, 0) for path in paths}
 
 
+@pytest.mark.slow
 def test_folds_and_stages_share_what_is_decoded(
     store: Store,
     configure: Callable[..., RunConfig],

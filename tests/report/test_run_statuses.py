@@ -162,6 +162,7 @@ def test_runs_whose_parent_changed_are_stale(store: Store, write_run: WriteRun) 
     ]
 
 
+@pytest.mark.slow
 def test_a_fold_marked_for_retraining_is_named(store: Store, configure: Configure) -> None:
     resolved = resolve(configure(), num_folds=3)
     train_folds(store, resolved, run="a", folds=range(3))
@@ -180,6 +181,7 @@ def test_a_fold_marked_for_retraining_is_named(store: Store, configure: Configur
     assert [fold.redo for fold in run_statuses(store)[0].folds] == ["", "", ""]
 
 
+@pytest.mark.slow
 def test_a_run_half_retrained_with_another_config_is_named(store: Store, configure: Configure) -> None:
     old, new = (resolve(configure(f"training.seed={seed}"), num_folds=3) for seed in (0, 1))
     train_folds(store, old, run="a", folds=range(3))

@@ -273,6 +273,7 @@ def test_a_bad_folder(project: Project, fault: str) -> None:
     check(project, project.train, *expected(project))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing training list", "truncated image"])
 def test_a_folder_that_is_damaged_after_training(trained: Project, fault: str) -> None:
     """Every command reports it, and earlier results stay unchanged."""
@@ -336,6 +337,7 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
     check(project, lambda: project.train(settings=settings), *parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
@@ -730,6 +732,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [

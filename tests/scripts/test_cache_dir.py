@@ -46,6 +46,7 @@ def run_with_cache(project: Project, command: str, cache: str) -> Outcome:
     return run(main, *arguments, *project.where, "--set", settings(command, cache))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_caches_in_the_named_folder_alone(trained: Project, tmp_path: Path, command: str) -> None:
     shutil.rmtree(trained.root / "cache")

@@ -18,6 +18,7 @@ import wandb_sync
 __all__ = ["originals", "project", "trained"]  # fixtures
 
 
+@pytest.mark.slow
 def test_a_report_of_a_missing_run(trained: Project) -> None:
     check(
         trained,

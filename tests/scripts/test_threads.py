@@ -94,6 +94,7 @@ def test_short_turns_leave_the_priority_as_it_is() -> None:
     assert done.stdout in ("True 7\n", "False 7\n")
 
 
+@pytest.mark.slow
 def test_it_is_set_before_torch_is_imported() -> None:
     """GNU's OpenMP prints what it has read when it is loaded."""
     quiet = "import threads; threads.cores_in_use = lambda: 0.0"

@@ -38,6 +38,7 @@ def remove_images(project: Project) -> None:
     shutil.rmtree(project.root / "cache")
 
 
+@pytest.mark.slow
 def test_photographs_are_predicted_as_with_the_images(trained: Project, photographs: Path) -> None:
     """By a blend of a calibrated run and one with views."""
     assert run(tta.main, "--run", "resnet50", "--views", "scales", *trained.where, *CPU).code == 0

@@ -128,6 +128,7 @@ def test_wandb_is_not_imported_where_it_is_off(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
 
 
+@pytest.mark.slow
 def test_without_a_key_or_an_answer_the_mode_is_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

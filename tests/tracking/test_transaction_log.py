@@ -40,6 +40,7 @@ def damaged(recorded: Path, tmp_path: Path) -> Callable[[bytes], tuple[int, str]
     return examine
 
 
+@pytest.mark.slow
 def test_a_whole_recording_is_not_damaged(recorded: Path) -> None:
     [run] = read_runs(recorded.parents[1])
     assert find_damage(recorded) == (len(run.records), "")

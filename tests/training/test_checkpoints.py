@@ -108,6 +108,7 @@ CONFIGS: dict[str, Sequence[str]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_picture_cache_is_rebuilt_keeps_the_interrupted_phase(
     configure: Configure, train_until: TrainUntil, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_process_that_lost_the_folds_lock_takes_no_further_step(tmp_path: Path
     assert not checkpoints.exist
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_training_that_is_stopped_repeatedly_gives_the_same_bytes(
     name: str, configure: Configure, train_until: TrainUntil, tmp_path: Path
@@ -199,6 +201,7 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a bit", "cut off", "empty"])
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     how: str,
@@ -216,6 +219,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     assert result.test.tobytes() == whole.test.tobytes() and result.num_resumed == 1
 
 
+@pytest.mark.slow
 def test_with_both_checkpoints_damaged_training_begins_again(
     stopped: tuple[RunConfig, Path, FoldResult],
     train_until: TrainUntil,
@@ -286,6 +290,7 @@ def test_a_save_that_cannot_be_read_back_for_now_is_a_failed_save(
     assert checkpoints.load() == {"step": 1}
 
 
+@pytest.mark.slow
 def test_after_a_kill_between_the_two_renames_the_previous_checkpoint_is_used(
     stopped: tuple[RunConfig, Path, FoldResult], train_until: TrainUntil
 ) -> None:
@@ -379,6 +384,7 @@ def test_checkpoints_are_saved_every_few_steps_and_at_boundaries(tmp_path: Path)
     assert saved == [3, 4, 7]
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_reported(
     stopped: tuple[RunConfig, Path, FoldResult],
     train_until: TrainUntil,

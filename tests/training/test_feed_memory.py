@@ -7,6 +7,7 @@ from distracted.training import feed as feed_module
 from distracted.training.feed import Feed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("megabytes", "num_workers"), [(1e6, 3), (270, 2), (10, 0)])
 def test_fewer_processes_where_memory_is_scarce(
     train: Train,

@@ -55,6 +55,7 @@ def test_the_number_of_workers_changes_no_byte(train: Train) -> None:
     assert none.test.tobytes() == two.test.tobytes()
 
 
+@pytest.mark.slow
 def test_the_batch_size_of_prediction_changes_only_rounding(train: Train) -> None:
     """On a CPU `auto` is that of the config, which runs of earlier versions may have set."""
     one, many = (train(f"runtime.prediction_batch_size={number}") for number in (1, 40))
@@ -63,6 +64,7 @@ def test_the_batch_size_of_prediction_changes_only_rounding(train: Train) -> Non
     assert earlier.test.tobytes() == one.test.tobytes()
 
 
+@pytest.mark.slow
 def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Path) -> None:
     overrides = "augment.policy=heavy", "augment.short_side=12"
     cached, uncached = (train(*overrides, f"runtime.cache_gb={limit}") for limit in ("auto", 0))
@@ -72,12 +74,14 @@ def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Pat
     assert whole.test.tobytes() != cached.test.tobytes()
 
 
+@pytest.mark.slow
 def test_the_same_seed_repeats_and_another_does_not(train: Train) -> None:
     first, again, other = train(), train(), train("training.seed=1")
     assert first.valid.tobytes() == again.valid.tobytes()
     assert first.valid.tobytes() != other.valid.tobytes()
 
 
+@pytest.mark.slow
 def test_validating_every_epoch_changes_no_prediction(train: Train) -> None:
     validated, blind = (
         train(f"runtime.validate_every_epoch={value}", "phases.scratch.epochs=2") for value in (True, False)
@@ -166,6 +170,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_pretrained_weights_go_through_features_then_finetune(
     train: Train, tmp_path: Path, weights: Path
 ) -> None:
@@ -239,6 +244,7 @@ FEATURES = ("recipe=features", "phases.scratch=null", "phases.features.c=1")
 DENSE = ("recipe=features_dense", "phases.scratch=null", "phases.dense.epochs=60", "phases.dense.lr=1e-3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [FEATURES, DENSE])
 def test_a_recipe_on_features_learns_and_predicts_like_its_network(
     train: Train, store: Store, weights: Path, recipe: tuple[str, ...]
@@ -254,6 +260,7 @@ def test_a_recipe_on_features_learns_and_predicts_like_its_network(
     np.testing.assert_allclose(result.valid, again, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_features_are_computed_once_for_all_folds(train: Train, weights: Path, tmp_path: Path) -> None:
     tiny = [item for item in TINY if not item.startswith("phases.")]
     train(*FEATURES, f"model.weights={weights}", tiny=tiny)
@@ -313,6 +320,7 @@ def test_the_inner_holdout_is_scored_and_never_trained_on(train: Train, store: S
     assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
 
 
+@pytest.mark.slow
 def test_early_stopping_uses_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
     before = train(*WATCHING)
     rows = store.folds.valid(0)

@@ -129,6 +129,7 @@ def test_loss_settings_with_their_defaults_do_not_enter_the_hash(configure: Call
     assert focal.resolved()["training"]["loss"] == "focal" and focal.hash != plain.hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_trains_on_mixed_images(train: Train, name: str) -> None:
     settings = (f"training.loss={name}", "training.class_weights=balanced", "mixing.mixup.prob=0.5")

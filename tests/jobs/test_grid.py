@@ -13,6 +13,8 @@ from distracted.jobs.local import Here
 from distracted.jobs.on_ray import OnRay
 from distracted.stopping import Stop
 
+pytestmark = pytest.mark.slow
+
 RUNTIME = load_runtime_config()
 
 
@@ -108,7 +110,6 @@ def most_at_once(events: Sequence[str]) -> int:
     return most
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("at_once", "most"), [(0, 3), (2, 2), (1, 1)])
 def test_no_more_jobs_run_at_once_than_allowed(run_jobs: Run, at_once: int, most: int) -> None:
     jobs = [Job("a", fold) for fold in range(5)]
@@ -130,7 +131,6 @@ def test_gpus_are_shared_by_the_requested_fractions(run_jobs: Run) -> None:
     assert {line.split()[4] for line in events} == set(now)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.33, 1 / 3])
 def test_three_jobs_share_a_gpu(run_jobs: Run, share: float) -> None:
     """Six of them: the last three get what the first three gave back."""
@@ -206,7 +206,6 @@ def test_a_job_that_can_never_fit_is_refused_before_any_starts(run_jobs: Run, tm
     assert (tmp_path / "events").read_text() == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "why"),
     [

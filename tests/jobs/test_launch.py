@@ -11,6 +11,8 @@ from distracted.errors import ClusterError
 from distracted.jobs import launch
 from distracted.stopping import Stop, Stopped
 
+pytestmark = pytest.mark.slow
+
 #: Code of a process that ignores SIGTERM, like one that is blocked in an exchange with another.
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 
@@ -27,7 +29,6 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_LAST_WORK", 1.0)
 
 
-@pytest.mark.slow
 def test_a_process_that_stops_alone_stops_its_team() -> None:
     """As by a signal to it alone, before the processes have met."""
     begin = time.monotonic()
@@ -62,7 +63,6 @@ def test_a_failure_ends_the_others_and_is_the_teams() -> None:
     assert time.monotonic() - begin < 15
 
 
-@pytest.mark.slow
 def test_a_process_that_a_signal_ends_early_does_not_keep_the_others_waiting() -> None:
     """A request to stop finds one process without a handler, and another that waits for it."""
     stop = Stop()

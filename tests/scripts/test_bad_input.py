@@ -41,6 +41,8 @@ from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.paths import CONFIGS
 
+pytestmark = pytest.mark.slow
+
 TRAIN, SAMPLE = "driver_imgs_list.csv", "sample_submission.csv"
 TINY = (
     "model.backbone=test_resnet model.weights=none model.image_size=32 phases.scratch.epochs=1 "
@@ -273,7 +275,6 @@ def test_a_bad_folder(project: Project, fault: str) -> None:
     check(project, project.train, *expected(project))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing training list", "truncated image"])
 def test_a_folder_that_is_damaged_after_training(trained: Project, fault: str) -> None:
     """Every command reports it, and earlier results stay unchanged."""
@@ -337,7 +338,6 @@ def test_wrong_settings(project: Project, settings: str, parts: list[str]) -> No
     check(project, lambda: project.train(settings=settings), *parts)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
@@ -596,7 +596,6 @@ def test_a_fold_that_is_no_number(project: Project) -> None:
     assert not project.files()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     ("made_by", "given_to"),
@@ -649,7 +648,6 @@ def test_another_config_under_the_same_name(trained: Project) -> None:
     check(trained, lambda: trained.train("--fold", "1", "--force", settings="training.seed=5"), *parts)
 
 
-@pytest.mark.slow
 def test_predictions_made_with_other_folds(trained: Project) -> None:
     """folds.csv changed after the run was trained; the remedy in the message works."""
     path = trained.root / "oof/tiny/folds.csv"
@@ -705,9 +703,6 @@ def test_no_blend_yet(trained: Project) -> None:
 
 
 # Through make ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
 def test_make_fails_with_the_message_alone() -> None:
     root = CONFIGS.parent
     done = subprocess.run(
@@ -732,7 +727,6 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
@@ -782,7 +776,6 @@ def test_advice_needs_two_classes(project: Project) -> None:
     check(project, advised, SAMPLE, "one for each of two classes or more, got img, c0")
 
 
-@pytest.mark.slow
 def test_a_leaky_run_in_a_blend(project: Project) -> None:
     settings = "phases.scratch.keep=best"
     assert project.train("--leaky", "--name", "watched", settings=settings).code == 0

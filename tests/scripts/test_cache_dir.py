@@ -18,6 +18,8 @@ import submit
 import tta
 from distracted.config import load_config
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["originals", "project", "trained"]  # fixtures
 
 #: A command's main function, and its arguments besides DATA= and SET=.
@@ -46,7 +48,6 @@ def run_with_cache(project: Project, command: str, cache: str) -> Outcome:
     return run(main, *arguments, *project.where, "--set", settings(command, cache))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_caches_in_the_named_folder_alone(trained: Project, tmp_path: Path, command: str) -> None:
     shutil.rmtree(trained.root / "cache")

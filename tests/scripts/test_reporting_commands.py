@@ -15,10 +15,11 @@ import status
 import sweep
 import wandb_sync
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["originals", "project", "trained"]  # fixtures
 
 
-@pytest.mark.slow
 def test_a_report_of_a_missing_run(trained: Project) -> None:
     check(
         trained,

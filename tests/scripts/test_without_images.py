@@ -14,6 +14,8 @@ import status
 import tta
 from distracted.files import sha256_file
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["originals", "project", "trained"]  # fixtures
 
 CPU = ("--set", "runtime.device=cpu runtime.num_workers=0 runtime.tracking=none")
@@ -38,7 +40,6 @@ def remove_images(project: Project) -> None:
     shutil.rmtree(project.root / "cache")
 
 
-@pytest.mark.slow
 def test_photographs_are_predicted_as_with_the_images(trained: Project, photographs: Path) -> None:
     """By a blend of a calibrated run and one with views."""
     assert run(tta.main, "--run", "resnet50", "--views", "scales", *trained.where, *CPU).code == 0

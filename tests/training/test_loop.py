@@ -30,8 +30,9 @@ from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import resolve
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_it_learns_an_easy_task(train: Train, store: Store) -> None:
     result = train("phases.scratch.epochs=25", "augment.policy=none", "training.batch_size=12")
     labels = store.folds.labels[store.folds.valid(0)]
@@ -48,14 +49,12 @@ def test_predictions_are_log_probabilities_of_the_right_rows(train: Train, store
         np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(train: Train) -> None:
     none, two = (train(f"runtime.num_workers={number}") for number in (0, 2))
     assert none.valid.tobytes() == two.valid.tobytes()
     assert none.test.tobytes() == two.test.tobytes()
 
 
-@pytest.mark.slow
 def test_the_batch_size_of_prediction_changes_only_rounding(train: Train) -> None:
     """On a CPU `auto` is that of the config, which runs of earlier versions may have set."""
     one, many = (train(f"runtime.prediction_batch_size={number}") for number in (1, 40))
@@ -64,7 +63,6 @@ def test_the_batch_size_of_prediction_changes_only_rounding(train: Train) -> Non
     assert earlier.test.tobytes() == one.test.tobytes()
 
 
-@pytest.mark.slow
 def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Path) -> None:
     overrides = "augment.policy=heavy", "augment.short_side=12"
     cached, uncached = (train(*overrides, f"runtime.cache_gb={limit}") for limit in ("auto", 0))
@@ -74,14 +72,12 @@ def test_a_cache_of_decoded_pictures_changes_no_byte(train: Train, tmp_path: Pat
     assert whole.test.tobytes() != cached.test.tobytes()
 
 
-@pytest.mark.slow
 def test_the_same_seed_repeats_and_another_does_not(train: Train) -> None:
     first, again, other = train(), train(), train("training.seed=1")
     assert first.valid.tobytes() == again.valid.tobytes()
     assert first.valid.tobytes() != other.valid.tobytes()
 
 
-@pytest.mark.slow
 def test_validating_every_epoch_changes_no_prediction(train: Train) -> None:
     validated, blind = (
         train(f"runtime.validate_every_epoch={value}", "phases.scratch.epochs=2") for value in (True, False)
@@ -144,7 +140,6 @@ def test_an_unreadable_image_is_an_error_with_its_path(train: Train, store: Stor
         train()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_every_optimizer_and_schedule_trains(train: Train, optimizer: str, schedule: str) -> None:
@@ -170,7 +165,6 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_pretrained_weights_go_through_features_then_finetune(
     train: Train, tmp_path: Path, weights: Path
 ) -> None:
@@ -244,7 +238,6 @@ FEATURES = ("recipe=features", "phases.scratch=null", "phases.features.c=1")
 DENSE = ("recipe=features_dense", "phases.scratch=null", "phases.dense.epochs=60", "phases.dense.lr=1e-3")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [FEATURES, DENSE])
 def test_a_recipe_on_features_learns_and_predicts_like_its_network(
     train: Train, store: Store, weights: Path, recipe: tuple[str, ...]
@@ -260,7 +253,6 @@ def test_a_recipe_on_features_learns_and_predicts_like_its_network(
     np.testing.assert_allclose(result.valid, again, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_features_are_computed_once_for_all_folds(train: Train, weights: Path, tmp_path: Path) -> None:
     tiny = [item for item in TINY if not item.startswith("phases.")]
     train(*FEATURES, f"model.weights={weights}", tiny=tiny)
@@ -291,7 +283,6 @@ def test_the_majority_run_predicts_the_training_sides_class_shares(
     np.testing.assert_allclose(np.exp(result.valid), np.tile(shares, (len(result.valid), 1)), atol=2e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_the_baselines_learn(train: Train, model: str, store: Store) -> None:
     result = train(
@@ -308,7 +299,6 @@ def test_the_baselines_learn(train: Train, model: str, store: Store) -> None:
 WATCHING = ("training.holdout=0.25", "phases.scratch.epochs=3", "phases.scratch.keep=best")
 
 
-@pytest.mark.slow
 def test_the_inner_holdout_is_scored_and_never_trained_on(train: Train, store: Store, tmp_path: Path) -> None:
     before = train("training.holdout=0.25")
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]
@@ -320,7 +310,6 @@ def test_the_inner_holdout_is_scored_and_never_trained_on(train: Train, store: S
     assert train("training.holdout=0.25").valid.tobytes() == before.valid.tobytes()
 
 
-@pytest.mark.slow
 def test_early_stopping_uses_no_label_of_the_scored_fold(train: Train, store: Store) -> None:
     before = train(*WATCHING)
     rows = store.folds.valid(0)
@@ -328,7 +317,6 @@ def test_early_stopping_uses_no_label_of_the_scored_fold(train: Train, store: St
     assert train(*WATCHING).valid.tobytes() == before.valid.tobytes()
 
 
-@pytest.mark.slow
 def test_with_leaky_the_kept_epoch_depends_on_labels_of_the_scored_fold(train: Train, store: Store) -> None:
     """This is the leak that LEAKY=1 admits."""
     settings = ("phases.scratch.epochs=4", "phases.scratch.keep=best", "phases.scratch.lr=0.01")
@@ -344,7 +332,6 @@ def test_with_leaky_the_kept_epoch_depends_on_labels_of_the_scored_fold(train: T
 TUNED = ("phases.finetune.epochs=1", "augment.policy=none")
 
 
-@pytest.mark.slow
 def test_tuned_share_interpolates_with_the_network_before_its_base_learned(
     train: Train, weights: Path
 ) -> None:
@@ -425,7 +412,6 @@ def test_another_box_gets_its_own_cached_features(
         assert np.array_equal(by_box[0][part], by_box[2][part])
 
 
-@pytest.mark.slow
 def test_regions_soup_tuned_share_and_ema_work_together(train: Train, store: Store, weights: Path) -> None:
     overrides = (
         f"model.weights={weights}",
@@ -442,7 +428,6 @@ def test_regions_soup_tuned_share_and_ema_work_together(train: Train, store: Sto
     assert result.network.head.classifier.in_features == 3 * 96
 
 
-@pytest.mark.slow
 def test_a_soup_from_random_weights_differs_from_the_last_epoch(train: Train) -> None:
     settings = ("phases.scratch.epochs=3", "model.regions=[hands]")
     soup, last = train(*settings, "phases.scratch.soup=3"), train(*settings)

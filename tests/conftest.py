@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 
 os.environ["WANDB_MODE"] = "disabled"  # tests of W&B enable it themselves
@@ -322,3 +323,12 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         wandb.teardown()
 
     return switch
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """Like tmp_path, but with a short name, as sockets need, and not only for its owner."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

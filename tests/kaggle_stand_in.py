@@ -114,7 +114,7 @@ class KaggleServer:
     Attributes:
         answers: Answers by the last part of the address, in place of the server's own.
         submissions: Kaggle's records, the oldest first.
-        score: Of every submission; None while it is pending.
+        score: The score that every submission gets; None while it is pending.
     """
 
     def __init__(self, url: str, archive: bytes) -> None:

@@ -1,10 +1,7 @@
 """Each file is found once and under its own name, and everything else is named with a reason."""
 
 import os
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +10,8 @@ from distracted.data.walk import LeftOut, Walk, by_kind
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Like tmp_path, but with a short name, as sockets need, and not only for its owner."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+def folder(public_folder: Path) -> Path:
+    return public_folder
 
 
 def touch(path: Path) -> Path:

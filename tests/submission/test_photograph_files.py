@@ -2,9 +2,6 @@
 
 import io
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +21,8 @@ JPEG = encode("JPEG")
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Like tmp_path, but not only for its owner."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+def folder(public_folder: Path) -> Path:
+    return public_folder
 
 
 def write(path: Path, data: bytes = JPEG) -> Path:

@@ -528,7 +528,7 @@ def test_a_connection_that_is_cut_after_any_number_of_bytes(
     """One cut anywhere in the conversation: nothing is sent twice, and the score comes."""
     with cutting_proxy(kaggle) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
-        kaggle.url = proxy.url  # the storage is behind it, too
+        kaggle.url = proxy.url  # uploads go through the proxy, too
         send_it(path)
         length = proxy.passed[direction]
         assert length > 1000

@@ -56,7 +56,7 @@ def track(folder: Path, *settings: str, **arguments: Any) -> WandbRun:
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings of the machine's user, and settings that are read anew."""
+    """Hide the settings of the machine's user, and let the client read its settings again."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

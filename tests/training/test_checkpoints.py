@@ -248,7 +248,7 @@ def limited(kind: int, most: int) -> Iterator[None]:
 def test_a_checkpoint_that_cannot_be_opened_is_not_taken_for_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of another user, on a disk that fails, or with too many files open: training would begin again."""
+    """It may belong to another user, or too many files are open: training must not begin again."""
     checkpoints = Checkpoints(tmp_path, {})
     for step in (1, 2):
         checkpoints.save({"step": step})

@@ -25,9 +25,9 @@ class NearPairs(NamedTuple):
     """Pairs of rows in the training set followed by the test set, the nearest first.
 
     Attributes:
-        across: Of different subjects, or of train and test.
-        within: Of one subject in two classes.
-        turned: As `across`, if one of the two is mirrored or rotated.
+        across: Pairs of different subjects, or of a training and a test image.
+        within: Pairs of one subject's images in two classes.
+        turned: Pairs as in `across` that are alike once one of the two is mirrored or rotated.
     """
 
     across: list[Pair]

@@ -32,7 +32,7 @@ def audit_competition(
     An audit of the same data by the same config is read back.
 
     Args:
-        config: Of a pretrained network, in whose features subjects are compared.
+        config: Config of a pretrained network; subjects are compared in that network's features.
         run: The run whose out-of-fold predictions judge the labels; by default
             `Catalogue.meant_run`.
         drops: Also judge the labels of each fold's training side by networks blind to the fold.

@@ -49,9 +49,9 @@ def subjects_alike(table: pd.DataFrame) -> list[list[str]]:
     Args:
         table: Columns img and subject. Where each image is its own subject, there are no such groups.
     """
-    return (
-        [] if (table["subject"] == table["img"]).all() else spelled_alike(table["subject"].unique().tolist())
-    )
+    if (table["subject"] == table["img"]).all():
+        return []
+    return spelled_alike(table["subject"].unique().tolist())
 
 
 def one_spelling(table: pd.DataFrame) -> "pd.Series[str]":

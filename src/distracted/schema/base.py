@@ -50,8 +50,6 @@ def safe_name(text: str) -> str:
         return text
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", plain).strip("_").lstrip(".+-")
-    return (
-        name
-        if NAME.fullmatch(name)
-        else f"data_{sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
-    )
+    if NAME.fullmatch(name):
+        return name
+    return f"data_{sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"

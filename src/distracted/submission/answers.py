@@ -39,7 +39,7 @@ def add_answer(provenance: Path, sha256: str, expected: Expected | None, scores:
     """Add Kaggle's scores and the forecast for a sent file to a submission's JSON file.
 
     Args:
-        sha256: Of the file that was sent; another may lie in its place by now.
+        sha256: Hash of the file that was sent; another file may lie in its place by now.
         expected: None if the competition's score is not the log loss, which alone is forecast.
     """
     content = json.loads(provenance.read_text())

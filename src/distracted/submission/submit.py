@@ -33,7 +33,7 @@ class Submission:
     """A checked submission file with its forecast; `is_new` is False if the same file was there already.
 
     Attributes:
-        sha256: Of the checked content.
+        sha256: Hash of the file's content when it was checked.
         expected: The forecast of its log loss.
         judged: The competition's score out of fold, if that is not the log loss.
     """

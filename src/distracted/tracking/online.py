@@ -61,10 +61,8 @@ def client_settings() -> "Settings":
         wandb.teardown()  # or the client would go on with those read before the error: online
         raise TrackingError(f"W&B's client rejects its settings: {_reason(error)}") from error
     if "mode" not in settings.model_fields_set:
-        for place in (
-            wandb.Settings(),
-            settings,
-        ):  # the client reads the first, but writes where WANDB_DIR says
+        # The client reads the files of the first, but writes to those of the second, where WANDB_DIR says.
+        for place in (wandb.Settings(), settings):
             if mode := place.read_system_settings().all().get("mode"):
                 raise TrackingError(
                     f"W&B's client ignores a settings file that says mode = {mode}: a value in it is invalid "

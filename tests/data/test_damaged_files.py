@@ -1,6 +1,7 @@
 """Damaged files are found, odd ones are read with the right pixels, and stderr stays clean."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -254,11 +255,35 @@ class TestReading:
     ) -> None:
         path = tmp_path / "cut.jpg"
         path.write_bytes(DAMAGED["JPEG, cut, end marker appended"](rng))
-        done = subprocess.run([sys.executable, "-c", _FORKING, path], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _FORKING, path], capture_output=True, text=True, timeout=120
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
+    @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs a file without a name")
+    def test_the_lock_of_tempfile_is_not_asked_for(self, tmp_path: Path, rng: np.random.Generator) -> None:
+        """A process that is forked while a thread of the parent has this lock never gets it."""
+        path = tmp_path / "cut.jpg"
+        path.write_bytes(DAMAGED["JPEG, cut, end marker appended"](rng))
+        done = subprocess.run(
+            [sys.executable, "-c", _LOCKED, path], capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "premature end\n", "")
 
-# With Python 3.12 a process with threads warns of forks
+
+_LOCKED = """
+import sys, tempfile
+from pathlib import Path
+from distracted.data.images import decode
+
+path = Path(sys.argv[1])
+with tempfile._once_lock:
+    messages = decode(path.read_bytes(), path).messages
+print("premature end" if "premature end" in messages else messages)
+"""
+
+# With Python 3.12 a process with threads warns of forks. The first JPEG is decoded before the threads start:
+# a child would wait for OpenCV's tables, if a thread of the parent was making them at the moment of the fork.
 _FORKING = """
 import os, sys, threading, warnings
 from pathlib import Path
@@ -267,6 +292,7 @@ from distracted.data.images import decode
 warnings.simplefilter("ignore")
 path = Path(sys.argv[1])
 data = path.read_bytes()
+decode(data, path)
 stop = threading.Event()
 
 def work():

@@ -11,7 +11,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Lock
 from typing import TypeVar
@@ -86,8 +86,7 @@ class _Stderr:
 
     def __init__(self, libc: ctypes.CDLL, variable: ctypes.c_void_p) -> None:
         self._variable, self._original = variable, variable.value
-        self._file, name = tempfile.mkstemp()
-        Path(name).unlink()
+        self._file = _file_without_name()
         libc.fdopen.restype, libc.fdopen.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_char_p]
         libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t]
         self._stream = libc.fdopen(self._file, b"a")
@@ -121,6 +120,19 @@ class _Stderr:
         """Give C its stream back, for a process that was forked while another thread decoded."""
         self._variable.value = self._original
         os.close(self._file)
+
+
+def _file_without_name() -> int:
+    """The descriptor of a new file, gone when it is closed.
+
+    Where there is a choice, without `tempfile`: its functions share a lock. If another thread holds it at the
+    moment of a fork, nobody releases the copy of it in the child, and the child waits for ever.
+    """
+    with suppress(AttributeError, OSError):  # Linux has it, where the container allows it
+        return os.memfd_create("decoder-messages")
+    file, name = tempfile.mkstemp()
+    Path(name).unlink()
+    return file
 
 
 _known: list[_Stderr | None] = []  # one entry after the first question

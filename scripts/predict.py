@@ -27,13 +27,13 @@ def main(
     """Write each photograph's probability of each class; those that cannot be read are named."""
     from distracted.data.names import in_utf8
     from distracted.data.walk import by_kind
+    from distracted.submission.photograph_files import check_folder
     from distracted.submission.photographs import predict_photographs, write_left_out, write_photographs
 
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")
     folder = Path(images).expanduser()
-    if not folder.exists():
-        raise ConfigError(f"IMAGES={folder}: no such folder")
+    check_folder(folder)
     runtime = console.runtime(set)
     store = console.open_store(data, root, runtime, images=False)
     path = place_csv(folder, out, store.competition.classes)

@@ -1,5 +1,6 @@
-"""Atomic writes, SHA-256 hashes of files, and by what a changed file is told."""
+"""Atomic writes, SHA-256 hashes of files, by what a changed file is told, and files in memory."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -53,6 +54,27 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create_memory_file(name: str) -> int:
+    """Make a file that belongs to no file system, and return its descriptor.
+
+    Pythons that are built for old systems, such as uv's and conda's, lack the function that the system has.
+
+    Args:
+        name: Shown in /proc; need not be unique.
+
+    Raises:
+        OSError: the system makes no such files (only Linux does), or forbids it.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    create = getattr(ctypes.CDLL(None), "memfd_create", None)
+    close_on_exec = 1
+    fd = -1 if create is None else int(create(name.encode(), close_on_exec))
+    if fd < 0:
+        raise OSError("the system makes no files in memory")
+    return fd
 
 
 def flush_folder(folder: Path) -> None:

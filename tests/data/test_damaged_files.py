@@ -1,7 +1,6 @@
 """Damaged files are found, odd ones are read with the right pixels, and stderr stays clean."""
 
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -250,23 +249,23 @@ class TestReading:
             for _ in range(3):
                 assert list(pool.map(verdict, made)) == alone
 
-    def test_a_process_forked_while_others_decode_has_its_own_messages(
-        self, tmp_path: Path, rng: np.random.Generator
-    ) -> None:
+    @pytest.fixture
+    def cut(self, tmp_path: Path, rng: np.random.Generator) -> Path:
         path = tmp_path / "cut.jpg"
         path.write_bytes(DAMAGED["JPEG, cut, end marker appended"](rng))
+        return path
+
+    def test_a_process_forked_while_others_decode_has_its_own_messages(self, cut: Path) -> None:
         done = subprocess.run(
-            [sys.executable, "-c", _FORKING, path], capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", _FORKING, cut], capture_output=True, text=True, timeout=120
         )
         assert (done.returncode, done.stderr) == (0, "")
 
-    @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs a file without a name")
-    def test_the_lock_of_tempfile_is_not_asked_for(self, tmp_path: Path, rng: np.random.Generator) -> None:
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no files in memory")
+    def test_the_lock_of_tempfile_is_not_asked_for(self, cut: Path) -> None:
         """A process that is forked while a thread of the parent has this lock never gets it."""
-        path = tmp_path / "cut.jpg"
-        path.write_bytes(DAMAGED["JPEG, cut, end marker appended"](rng))
         done = subprocess.run(
-            [sys.executable, "-c", _LOCKED, path], capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", _LOCKED, cut], capture_output=True, text=True, timeout=120
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "premature end\n", "")
 

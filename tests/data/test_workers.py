@@ -24,6 +24,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from distracted import files
 from distracted.data import worker_connection, worker_process
 from distracted.data.loading import Loader
 from distracted.data.worker_process import Items, Load, Task, join
@@ -224,7 +225,7 @@ def test_pythons_that_lack_memfd_create(known: bool, monkeypatch: pytest.MonkeyP
     """uv's and conda's are built for systems that lack it; it is looked for in the system itself."""
     monkeypatch.delattr(os, "memfd_create")
     if not known:
-        monkeypatch.setattr(worker_process.ctypes, "CDLL", lambda name: object())
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda name: object())
     with running(items_of) as workers:
         parts = workers.load(TASKS)
         assert next(parts).indices == [0, 1]

@@ -703,6 +703,8 @@ def test_no_blend_yet(trained: Project) -> None:
 
 
 # Through make ----------------------------------------------------------------------------------------------
+
+
 def test_make_fails_with_the_message_alone() -> None:
     root = CONFIGS.parent
     done = subprocess.run(

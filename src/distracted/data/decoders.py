@@ -19,6 +19,7 @@ from typing import TypeVar
 import cv2
 
 from distracted.data import jpeg
+from distracted.files import create_memory_file
 
 T = TypeVar("T")
 
@@ -128,8 +129,8 @@ def _file_without_name() -> int:
     Where there is a choice, without `tempfile`: its functions share a lock. If another thread holds it at the
     moment of a fork, nobody releases the copy of it in the child, and the child waits for ever.
     """
-    with suppress(AttributeError, OSError):  # Linux has it, where the container allows it
-        return os.memfd_create("decoder-messages")
+    with suppress(OSError):
+        return create_memory_file("decoder-messages")
     file, name = tempfile.mkstemp()
     Path(name).unlink()
     return file

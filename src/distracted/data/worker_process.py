@@ -5,7 +5,6 @@ pixels. A file descriptor that travels with the head belongs to memory that the 
 come in the same memory.
 """
 
-import ctypes
 import itertools
 import math
 import mmap
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from distracted.data.images import Image
 from distracted.data.pixel_limit import limit_pixels
 from distracted.errors import DistractedError, TrainingError
+from distracted.files import create_memory_file
 
 #: Batches that a process may have in hand or ready.
 AHEAD = 2
@@ -108,27 +108,13 @@ class _Memory:
         if sys.platform != "linux":
             return
         with suppress(OSError):  # a limit on memory, open files or file sizes, or forbidden
-            self.fd = _create_memfd()
+            self.fd = create_memory_file("batch")
             os.posix_fallocate(self.fd, 0, size)  # fails now, where a later write would end the process
             self.pixels = np.frombuffer(mmap.mmap(self.fd, size), np.uint8)
 
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
-
-
-def _create_memfd() -> int:
-    """A file that belongs to no file system; its descriptor.
-
-    Pythons that are built for old systems, such as uv's and conda's, lack the function that the system has.
-    """
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("batch")
-    create = getattr(ctypes.CDLL(None), "memfd_create", None)
-    fd = -1 if create is None else int(create(b"batch", 1))  # 1: closed when another program is executed
-    if fd < 0:
-        raise OSError("the system makes no files in memory")
-    return fd
 
 
 def _answer(

@@ -39,6 +39,12 @@ class Found:
         return Found(self.folder, paths, self.unreadable + unreadable, self.left_out)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise DataError unless there is a folder, or a single file."""
+    if not (folder.is_dir() or folder.is_file()):
+        raise DataError(f"IMAGES={folder}: no such folder")
+
+
 def find_photographs(folder: Path, *, progress: Progress = silent) -> Found:
     """The photographs in a folder, its subfolders and linked folders; or a single one, if that is given.
 
@@ -47,13 +53,12 @@ def find_photographs(folder: Path, *, progress: Progress = silent) -> Found:
     Raises:
         DataError: no such folder, or no readable photograph in it.
     """
+    check_folder(folder)
     if folder.is_file():
         root, files, left_out = folder.parent, [folder], list[LeftOut]()
-    elif folder.is_dir():
+    else:
         walk = Walk(folder)
         root, files, left_out = folder, sorted(folder / name for name in walk.files), walk.left_out
-    else:
-        raise DataError(f"IMAGES={folder}: no such folder")
     paths, unreadable, others = _check(files, root, decode=False, progress=progress)
     left_out = sorted(left_out + others)
     if not paths and unreadable:

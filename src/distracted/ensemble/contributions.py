@@ -17,7 +17,7 @@ from distracted.headline import LOG_LOSS, Metric
 from distracted.postprocess.step import Subset
 from distracted.progress import Progress, silent
 
-#: Members that are left out in turn, those with most weight first: bounds the time of a blend of many runs.
+#: Members that are left out in turn, those with most weight first: bounds the time with many members.
 MAX_MEASURED = 20
 
 
@@ -53,8 +53,8 @@ def measure_contributions(
         names: The members' names, in the order of `members`.
 
     Returns:
-        By name; at most `MAX_MEASURED` members have one, and none in a blend of one. A member is also
-        missing if the metric is undefined without it.
+        By name; of the members with weight at most `MAX_MEASURED`, and none in a blend of one. A member is
+        also missing if the metric is undefined without it.
     """
     if len(members) < 2:
         return {}
@@ -63,24 +63,28 @@ def measure_contributions(
         blender.weights_by_run(fitted, names) for blender, fitted in zip(fit.chosen, fit.weights, strict=True)
     ]
     weights = np.array([[*of_fold.values()] for of_fold in by_fold])  # (num_folds, num_members)
-    measured = np.argsort(-weights.mean(axis=0), kind="stable")[:MAX_MEASURED]
-    without = {number: fit.log_probs.copy() for number in measured}
-    num_fits = int((weights[:, measured] > 0).sum())
+    heaviest = np.argsort(-weights.mean(axis=0), kind="stable")[:MAX_MEASURED]
+    without = {number: fit.log_probs.copy() for number in heaviest if weights[:, number].any()}
+    num_fits = sum(int((weights[:, number] > 0).sum()) for number in without)
     with (
         threadpool_limits(1, user_api="blas"),  # as in `cross_fit`
         progress("fitting blends without one member", total=num_fits, unit="fit") as step,
     ):
         for fold, blender in enumerate(fit.chosen):
-            for number in measured[weights[fold, measured] > 0]:
-                rest = FittedSource(blender, [*members[:number], *members[number + 1 :]], step)
-                without[number][scored.by_fold[fold]] = rest.predict(Subset(fold), frozenset({fold}))
+            for number, log_probs in without.items():
+                if weights[fold, number] > 0:
+                    rest = FittedSource(blender, [*members[:number], *members[number + 1 :]], step)
+                    log_probs[scored.by_fold[fold]] = rest.predict(Subset(fold), frozenset({fold}))
             for member in members:  # what it predicts without this fold is not needed again
                 member.forget()
     whole, contributions = metric.judge(fit.log_probs, scored.labels), {}
-    for number, log_probs in sorted(without.items()):
-        loss, error = metric.judge(log_probs, scored.labels).above(whole, scored.subjects)
-        if np.isfinite(loss):
-            contributions[names[number]] = Contribution(loss, error if np.isfinite(error) else None)
+    for number, name in enumerate(names):
+        if number in without:
+            loss, error = metric.judge(without[number], scored.labels).above(whole, scored.subjects)
+            if np.isfinite(loss):
+                contributions[name] = Contribution(loss, error if np.isfinite(error) else None)
+        elif not weights[:, number].any():
+            contributions[name] = Contribution(0.0, 0.0)
     return contributions
 
 

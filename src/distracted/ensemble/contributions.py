@@ -17,8 +17,10 @@ from distracted.headline import LOG_LOSS, Metric
 from distracted.postprocess.step import Subset
 from distracted.progress import Progress, silent
 
-#: Members that are left out in turn, those with most weight first: bounds the time with many members.
+#: Members that are left out in turn, those with most weight first. Of more than 50 members it is fewer, since
+#: each fit takes longer: this bounds the time.
 MAX_MEASURED = 20
+_FEWEST, _MEMBERS_FITTED = 5, 1000
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def measure_contributions(
         blender.weights_by_run(fitted, names) for blender, fitted in zip(fit.chosen, fit.weights, strict=True)
     ]
     weights = np.array([[*of_fold.values()] for of_fold in by_fold])  # (num_folds, num_members)
-    heaviest = np.argsort(-weights.mean(axis=0), kind="stable")[:MAX_MEASURED]
+    num_measured = min(MAX_MEASURED, max(_FEWEST, _MEMBERS_FITTED // len(members)))
+    heaviest = np.argsort(-weights.mean(axis=0), kind="stable")[:num_measured]
     without = {number: fit.log_probs.copy() for number in heaviest if weights[:, number].any()}
     num_fits = sum(int((weights[:, number] > 0).sum()) for number in without)
     with (

@@ -1,10 +1,11 @@
-"""Every listed backbone: does the original weights file fit, does it learn, how fast is it
+"""Every listed backbone: does the original weights file fit, does it learn, is it exported, how fast is it
 (docs/backbones.md).
 
     PYTHONPATH=scripts python bench/backbones.py --out <folder> [--models "vgg16 resnet50"] [--size 96]
 
 Each model runs in its own process and leaves a JSON file; models with a file are skipped. Weights are random
-numbers in the format of their origin: torchvision's network if torchvision has it, else timm's.
+numbers in the format of their origin: torchvision's network if torchvision has it, else timm's. Networks of
+more than 200 million parameters take batches of 2 and few steps.
 """
 
 import json
@@ -33,6 +34,7 @@ from distracted.models.blocks import count_layers
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights, find_weights
 from distracted.paths import CONFIGS
+from distracted.postprocess.export import run_onnx, to_onnx
 from distracted.schema import ModelConfig
 from markdown_table import say_header, say_row
 
@@ -42,50 +44,56 @@ _MEAN, _STD = (
     torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 )
 _BATCH, _STEPS, _REPEATS = 16, 36, 5
+_LARGE, _LARGE_BATCH, _LARGE_STEPS = 200e6, 2, 6  # parameters, and what such a network takes
 
 
 def main(
     out: Annotated[Path, typer.Option(help="A folder for the figures.")],
     models: Annotated[str, typer.Option(help="Names in configs/models; by default all.")] = "",
     size: Annotated[int, typer.Option(help="Side of the images; the next that fits is taken.")] = 96,
+    speed: Annotated[bool, typer.Option(help="Measure speed, too: on an idle machine.")] = True,
     one: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Measure each model in a process of its own and print the table."""
     if one:
-        write_json(out / f"{one}.json", _measure(one, size))
+        write_json(out / f"{one}.json", _measure(one, size, speed=speed))
         return
     names = models.split() or sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
     for name in names:
         if not (out / f"{name}.json").is_file():
             command = [sys.executable, __file__, "--out", str(out), "--one", name, "--size", str(size)]
+            command += [] if speed else ["--no-speed"]
             subprocess.run(command, check=True)
             console.say(f"{name}: done")
     _show([json.loads((out / f"{name}.json").read_text()) for name in names])
 
 
-def _measure(name: str, size: int) -> dict[str, Any]:
+def _measure(name: str, size: int, *, speed: bool) -> dict[str, Any]:
     model = load_config(model=name, data="sample").model
     backbone = find_backbone(model.backbone)
     with torch.device("meta"):  # shapes without numbers
         whole, _ = build_smallest(model, backbone.image_size)
+    parameters = sum(parameter.numel() for parameter in whole.trunk.parameters())
+    batch, steps = (_LARGE_BATCH, _LARGE_STEPS) if parameters > _LARGE else (_BATCH, _STEPS)
     network, size = build_smallest(model, min(size, backbone.image_size))
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (_BATCH, size, size, 3), dtype=torch.uint8)
-    labels = torch.arange(_BATCH) % 10
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
+    labels = torch.arange(batch) % 10
     row: dict[str, Any] = {
         "model": name,
         "backbone": model.backbone,
         "own_size": backbone.image_size,
         "size": size,
-        "parameters": sum(parameter.numel() for parameter in whole.trunk.parameters()),
+        "parameters": parameters,
+        "batch": batch,
         "blocks": [block.name for block in network.blocks],
         "layers": count_layers(network.blocks),
     }
     if backbone.source:
         row |= _origin(model, size)
-    row |= _learn(network, images, labels)
-    row |= _speed(network, images, labels)
-    return row
+    row["exported_difference"] = _export(network, images)
+    row |= _learn(network, images, labels, steps)
+    return row | (_speed(network, images, labels) if speed else {})
 
 
 def build_smallest(model: ModelConfig, size: int) -> tuple[Network, int]:
@@ -149,15 +157,22 @@ def _timm(name: str, size: int) -> Any:
     return timm.create_model(name, **extra).eval()
 
 
-def _learn(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """Take a few dozen steps on one batch, from random weights, with all layers learning."""
+@torch.no_grad()
+def _export(network: Network, images: torch.Tensor) -> float:
+    """Largest difference of a log-probability between ONNX Runtime and torch, from random weights."""
+    expected = network.eval()(images).log_softmax(1)
+    return float((run_onnx(to_onnx(network, images[:2]))(images).log_softmax(1) - expected).abs().max())
+
+
+def _learn(network: Network, images: torch.Tensor, labels: torch.Tensor, steps: int) -> dict[str, Any]:
+    """Take some steps on one batch, from random weights, with all layers learning."""
     network.freeze_first(0)
     network.train_learning(batchnorm=True)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-4)
     losses = []
-    for _ in range(_STEPS):
+    for _ in range(steps):
         losses.append(float(take_step(network, images, labels, optimizer)))
-    return {"first_loss": losses[0], "last_loss": min(losses[-5:])}
+    return {"steps": steps, "first_loss": losses[0], "last_loss": min(losses[-5:])}
 
 
 def take_step(
@@ -197,12 +212,12 @@ def _speed(network: Network, images: torch.Tensor, labels: torch.Tensor) -> dict
             turn()
             if repeat:  # the first round warms up
                 took[name].append(time.perf_counter() - start)
-    return {f"{name}_per_second": _BATCH / statistics.median(values) for name, values in took.items()}
+    return {f"{name}_per_second": len(images) / statistics.median(values) for name, values in took.items()}
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
     columns = ["model", "backbone", "parameters", "own pixels", "blocks", "layers"]
-    columns += ["origin's file: features differ by", f"loss over {_STEPS} steps", "measured at"]
+    columns += ["origin's file: features differ by", "ONNX differs by", "loss", "measured at"]
     columns += ["forward img/s", "base frozen img/s", "all layers img/s"]
     say_header(columns)
     for row in rows:
@@ -215,11 +230,17 @@ def _show(rows: list[dict[str, Any]]) -> None:
             str(len(row["blocks"])),
             str(row["layers"]),
             origin,
-            f"{row['first_loss']:.2f} to {row['last_loss']:.2f}",
-            f"{row['size']}",
-            *(f"{row[f'{key}_per_second']:.0f}" for key in ("forward", "frozen", "all")),
+            f"{row['exported_difference']:.0e}",
+            f"{row['first_loss']:.2f} to {row['last_loss']:.2f} in {row['steps']} steps",
+            f"{row['batch']} of {row['size']} pixels",
+            *(_rate(row, key) for key in ("forward", "frozen", "all")),
         ]
         say_row(cells)
+
+
+def _rate(row: dict[str, Any], key: str) -> str:
+    rate = row.get(f"{key}_per_second")
+    return "" if rate is None else f"{rate:.0f}"
 
 
 if __name__ == "__main__":

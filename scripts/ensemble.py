@@ -7,6 +7,7 @@ import typer
 import console
 from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import BLENDERS, find_blenders
+from distracted.ensemble.contributions import Contribution
 from distracted.ensemble.crossfit import CrossFit, Verdict
 
 
@@ -43,9 +44,13 @@ def main(
 
 def show(ensemble: Ensemble) -> None:
     """Print members, blenders, why one was taken, and the headline."""
-    rows = [[run, f"{score:.4f}", f"{ensemble.weights[run]:.3f}"] for run, score in ensemble.scores.items()]
     title = ensemble.metric.title
-    console.table("members", ["run", f"OOF {title}", f"weight ({ensemble.blender}, all folds)"], rows)
+    rows = [
+        [run, f"{score:.4f}", f"{ensemble.weights[run]:.3f}", _describe(ensemble.contributions.get(run))]
+        for run, score in ensemble.scores.items()
+    ]
+    weight = f"weight ({ensemble.blender}, all folds)"
+    console.table("members", ["run", f"OOF {title}", weight, "lost without it (standard error)"], rows)
     if ensemble.fit is not None:
         _show_blenders(ensemble.fit, title)
     interval = ensemble.interval
@@ -55,6 +60,13 @@ def show(ensemble: Ensemble) -> None:
         f"(95% over subjects {interval.low:.4f} to {interval.high:.4f}; class prior {ensemble.prior:.4f})"
     )
     console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled, ensemble.metric)}")
+
+
+def _describe(contribution: Contribution | None) -> str:
+    if contribution is None:
+        return "--"
+    error = "" if contribution.error is None else f" ({contribution.error:.4f})"
+    return f"{contribution.loss:+.4f}{error}"
 
 
 def _show_blenders(fit: CrossFit, title: str) -> None:

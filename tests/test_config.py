@@ -301,7 +301,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("model", ["resnet5", "", "../train", "models/resnet50", ".hidden"])
     def test_an_unknown_model(self, model: str) -> None:
-        with pytest.raises(ConfigError, match=r"unknown model .*inception_v3, .*resnet50, vgg16.*backbone"):
+        with pytest.raises(ConfigError, match=r"unknown model .*inception_v3, .*resnet50, .*vgg16.*backbone"):
             load(model=model)
 
     @pytest.mark.parametrize("data", ["stat_farm", "", "..", "~"])

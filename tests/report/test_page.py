@@ -83,7 +83,7 @@ def test_a_full_page_has_every_section(store: Store, write_run: WriteRun) -> Non
     write_run("a", seed=0)
     write_run("b", seed=1, skill=3.0)
     write_run("half", folds=(2,))
-    blend_runs(store, runs=["a", "b"])
+    ensemble = blend_runs(store, runs=["a", "b"])
     write_submission(store, name="ensemble")
     write_ladder(store, "a", [("base", "a"), ("another", "b")])
     write_ladder(store, "gone", [("base", "gone")])
@@ -91,6 +91,9 @@ def test_a_full_page_has_every_section(store: Store, write_run: WriteRun) -> Non
     sections = ["board", "weights", "errors", "gallery", "data", "audit", "ladder", "submissions"]
     assert list(page.text) == ["", *sections]
     assert page.text["errors"].startswith("Errors of ensemble")
+    assert "lost without it" in page.text["weights"]
+    for contribution in ensemble.contributions.values():
+        assert f"{contribution.loss:+.4f}" in page.text["weights"]
     assert all(name in page.text["board"] for name in ("a", "b", "ensemble", "half", "What to do next"))
     assert "there is no run 'gone'" in page.text["ladder"] and "another" in page.text["ladder"]
     assert "SHA-256" in page.text["submissions"]

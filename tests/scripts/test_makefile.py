@@ -101,5 +101,5 @@ def test_an_environment_without_the_project_is_an_error(tmp_path: Path) -> None:
 def test_a_failing_command_prints_one_line_and_exits_with_an_error() -> None:
     done = make("train", "MODEL=nope", "DATA=sample")
     assert done.returncode != 0
-    assert done.stderr.startswith("error: unknown model 'nope'; configs/models/ holds: cnn")
+    assert done.stderr.startswith("error: unknown model 'nope'; configs/models/ holds: caformer")
     assert "Traceback" not in done.stderr

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
+from distracted.ensemble.contributions import (
+    Contribution,
+    measure_contributions,
+    read_contributions,
+    store_contributions,
+)
 from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit
 from distracted.ensemble.members import open_sources
 from distracted.errors import StoreError
@@ -36,6 +42,8 @@ class Ensemble:
         prior: Score of the class prior.
         num_candidates: Number of blenders to choose from.
         blender, weights: The choice over all folds together, for information; one weight a member.
+        contributions: How much the cross-fitted score loses without a member, by name; of the members with
+            most weight. Empty for one member, and for a blend of a version that did not measure them.
     """
 
     name: str
@@ -49,6 +57,7 @@ class Ensemble:
     num_candidates: int
     blender: str
     weights: dict[str, float]
+    contributions: dict[str, Contribution]
 
 
 def blend_runs(
@@ -123,8 +132,10 @@ def blend_runs(
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
         fit = cross_fit(sources, blenders=blenders, shown=shown, metric=metric, progress=progress)
         by_fold = [_predict(fit, fold) for fold in range(num_folds)]  # all, before one is written
+        names = [run.name for run in members]
+        worth = measure_contributions(fit, names, sources, metric=metric, progress=progress)
         with store.hold(name):
-            _write(store, name, members, config, fit, by_fold)
+            _write(store, name, members, config, fit, by_fold, worth)
         blend = store.find_run(name)
     return _look(store, blend, alone, fit)
 
@@ -156,6 +167,7 @@ def _look(store: Store, blend: StoredRun, alone: dict[str, float], fit: CrossFit
         num_candidates=details["num_candidates"],
         blender=details["on_all_folds"]["blender"],
         weights=details["on_all_folds"]["weights"],
+        contributions=read_contributions(details),
     )
 
 
@@ -212,6 +224,7 @@ def _write(
     config: dict[str, Any],
     fit: CrossFit,
     by_fold: Sequence[tuple[LogProbs, LogProbs]],
+    worth: Mapping[str, Contribution],
 ) -> None:
     names, parents = [run.name for run in members], [run.as_parent() for run in members]
     on_all_folds = {
@@ -228,6 +241,7 @@ def _write(
             "fitted": weights.tolist(),
             "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
             "on_all_folds": on_all_folds,
+            "contributions": store_contributions(worth),
         }
         valid_scores = scores(valid, store.folds.labels[store.folds.valid(fold)], prefix="valid/")
         facts: dict[str, Any] = {"parents": parents, "scores": valid_scores, "details": details}

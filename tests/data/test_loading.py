@@ -124,7 +124,7 @@ def test_a_repeated_image_is_augmented_differently(competition: Competition) -> 
             batch_size=4,
             num_workers=num_workers,
             seed=0,
-            subjects=subject.eq("p000").to_numpy(np.int64)[rows],
+            groups=subject.eq("p000").to_numpy(np.int64)[rows],
         )
         for num_workers in (0, 2)
     ]

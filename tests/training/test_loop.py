@@ -94,6 +94,30 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
     assert before.scores != after.scores
 
 
+@pytest.mark.parametrize(
+    "addition",
+    [
+        "model.zoom=0.5",
+        "model.normalise=image",
+        "augment.size=24",
+        "augment.policy=wide",
+        "training.sampling=classes",
+        "phases.finetune.sharpness=0.05",
+    ],
+)
+def test_no_addition_uses_labels_of_the_held_out_side(
+    train: Train, store: Store, weights: Path, addition: str
+) -> None:
+    """Each changes what is learned, and other labels of the scored fold change no byte."""
+    settings = (f"model.weights={weights}", "phases.finetune.epochs=1")
+    without, before = train(*settings), train(*settings, addition)
+    rows = store.folds.valid(0)
+    store.folds.table.loc[rows, "label"] = (store.folds.table.loc[rows, "label"] + 1) % 3
+    after = train(*settings, addition)
+    assert before.valid.tobytes() == after.valid.tobytes() and before.test.tobytes() == after.test.tobytes()
+    assert before.valid.tobytes() != without.valid.tobytes()
+
+
 def test_metrics_are_logged_by_epoch_and_by_step(train: Train, tmp_path: Path) -> None:
     result = train("phases.scratch.epochs=2")
     lines = [json.loads(line) for line in (tmp_path / "scratch/metrics.jsonl").read_text().splitlines()]

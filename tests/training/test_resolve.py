@@ -64,6 +64,24 @@ def test_rates_scale_with_the_batch(optimizer: str, factor: float) -> None:
     assert resolve_on_cpu(scratch[0], *named, "training.batch_size=64").config.hash == scaled.hash
 
 
+@pytest.mark.parametrize(("size", "resolved"), [("0.8", 104), ("96", 96), ("null", None)])
+def test_a_share_of_the_size_becomes_pixels(size: str, resolved: int | None) -> None:
+    settings = ["model.weights=none", "model.image_size=128", f"augment.size={size}"]
+    config = load_config(model="resnet50", data="sample", overrides=settings)
+    assert resolve(config, num_folds=3).config.augment.size == resolved
+
+
+def test_a_network_of_one_size_trains_at_it(caplog: pytest.LogCaptureFixture) -> None:
+    settings = ["model.weights=none", "model.backbone=test_vit"]
+    share = load_config(model="resnet50", data="sample", overrides=[*settings, "augment.size=0.8"])
+    assert resolve(share, num_folds=3).config.augment.size is None
+    pixels = load_config(model="resnet50", data="sample", overrides=[*settings, "augment.size=96"])
+    with pytest.raises(
+        ConfigError, match=r"augment\.size=96: test_vit takes images of one size only, 160 pixels"
+    ):
+        resolve(pixels, num_folds=3)
+
+
 def test_rates_for_the_same_batch_change_no_hash() -> None:
     batch_size = resolve_on_cpu().config.training.batch_size
     assert resolve_on_cpu(f"training.rates_for={batch_size}").config.hash == resolve_on_cpu().config.hash

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distracted.data.images import Image
 from distracted.data.picture_sets import Pictures
-from distracted.data.sampling import balance_subjects
+from distracted.data.sampling import balance_groups
 from distracted.data.worker_process import Items, Parts, Task, join
 from distracted.data.workers import Workers
 
@@ -80,7 +80,7 @@ class BatchSampler:
     Args:
         rows: Positions in the pictures, shape (num_rows,).
         seed: None keeps the order of `rows`.
-        subjects: Subject id of each row; a shuffled epoch then draws each subject equally often.
+        groups: Group id of each row; a shuffled epoch then draws each group equally often.
         extra: Rows added to each batch of a shuffled epoch; none repeats before all were drawn.
         part: (k, n) yields the k-th of n parts of each batch, for n processes that share one.
     """
@@ -91,13 +91,13 @@ class BatchSampler:
         *,
         batch_size: int,
         seed: int | None = None,
-        subjects: NDArray[np.int64] | None = None,
+        groups: NDArray[np.int64] | None = None,
         extra: ExtraRows | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self._part = part
         self._rows = rows
-        self._subjects = subjects
+        self._groups = groups
         self._extra = extra
         self._num_extra = extra.count(len(rows)) if extra else 0
         self.num_images = len(rows) + self._num_extra
@@ -132,10 +132,10 @@ class BatchSampler:
         rows, repeats = self._rows, np.zeros(len(self._rows), dtype=np.int64)
         if self._seed is not None:
             rng = np.random.default_rng([self._seed, self.epoch])
-            if self._subjects is None:
+            if self._groups is None:
                 rows = rng.permutation(rows)
             else:
-                drawn, repeats = balance_subjects(self._subjects, rng).T
+                drawn, repeats = balance_groups(self._groups, rng).T
                 rows = rows[drawn]
         batches = np.array_split(np.stack([rows, repeats], axis=1), self._num_batches)
         if self._extra is not None:
@@ -170,7 +170,7 @@ class Loader:
         transform: Makes the network's input, such as an `Augmenter`; None leaves images as they are.
         batch_size: Maximum number of images per batch.
         num_workers: Processes that decode; 0 decodes in this one. Batches do not depend on it.
-        seed, subjects, extra, part: As for `BatchSampler`.
+        seed, groups, extra, part: As for `BatchSampler`.
         while_waiting: Called about every second in which processes deliver no batch; may raise, to stop.
     """
 
@@ -183,14 +183,14 @@ class Loader:
         batch_size: int,
         num_workers: int,
         seed: int | None = None,
-        subjects: NDArray[np.int64] | None = None,
+        groups: NDArray[np.int64] | None = None,
         extra: ExtraRows | None = None,
         part: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
         while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._sampler = BatchSampler(
-            rows, batch_size=batch_size, seed=seed, subjects=subjects, extra=extra, part=part
+            rows, batch_size=batch_size, seed=seed, groups=groups, extra=extra, part=part
         )
         self.num_images = self._sampler.num_images
         self._load = _Load(pictures, transform, self._sampler)

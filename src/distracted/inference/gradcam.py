@@ -36,12 +36,12 @@ def class_activation(
     name = _find_module(network, images[:1])
     if name is None:
         return None
-    leaves: list[torch.Tensor] = []  # the module's output, as a leaf of the autograd graph
+    leaves: list[torch.Tensor] = []  # the module's outputs, as leaves: the whole image's, then a window's
 
     def cut(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         torch.set_grad_enabled(True)  # from here on: the layers before need no graph, which is most of it
         leaves.append(output.detach().requires_grad_(True))
-        return leaves[0].clone()  # the next module may work in place
+        return leaves[-1].clone()  # the next module may work in place
 
     module = network.trunk.get_submodule(name)
     handle = module.register_forward_hook(cut, prepend=True)  # before the hook that ends the forward pass
@@ -59,7 +59,7 @@ def _activation(
 ) -> NDArray[np.float32]:
     chosen = logits[torch.arange(num_images), torch.as_tensor(labels, device=logits.device)]
     (gradient,) = torch.autograd.grad(chosen.sum(), output, retain_graph=True)
-    values, slopes = (_as_maps(network, tensor.detach().float()) for tensor in (output, gradient))
+    values, slopes = (network.as_maps(tensor.detach().float()) for tensor in (output, gradient))
     values, slopes = (tensor.reshape(num_images, -1, *tensor.shape[1:])[:, 0] for tensor in (values, slopes))
     cam = (slopes.mean((2, 3), keepdim=True) * values).sum(1).relu()
     cam = cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-12)
@@ -74,7 +74,7 @@ def _find_module(network: Network, image: torch.Tensor) -> str | None:
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
             if isinstance(output, torch.Tensor) and output.ndim in (3, 4):
-                shapes.append((name, output.ndim == 3, min(_as_maps(network, output).shape[2:])))
+                shapes.append((name, output.ndim == 3, min(network.as_maps(output).shape[2:])))
 
         return hook
 
@@ -92,13 +92,3 @@ def _find_module(network: Network, image: torch.Tensor) -> str | None:
         return shapes[max(0, len(shapes) - 2)][0]
     large = [name for name, _, side in shapes if side >= _MIN_SIDE]
     return large[-1] if large else max(shapes, key=lambda shape: shape[2], default=(None,))[0]
-
-
-def _as_maps(network: Network, output: torch.Tensor) -> torch.Tensor:
-    """Convert maps (B, C, h, w), channels-last maps (B, h, w, C) or tokens (B, N, C) to (B, C, h, w)."""
-    if output.ndim == 4:
-        return output.permute(0, 3, 1, 2) if getattr(network.trunk, "output_fmt", "") == "NHWC" else output
-    num_prefix = getattr(network.trunk, "num_prefix_tokens", 0)
-    tokens = output[:, num_prefix:]
-    side = int(tokens.shape[1] ** 0.5)
-    return tokens[:, : side * side].transpose(1, 2).reshape(len(tokens), -1, side, side)

@@ -1,9 +1,9 @@
 """What happens to training images: augmentation, and mixing within a batch."""
 
 from math import fsum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from distracted.schema.base import Probability, Section, added_later
 
@@ -14,6 +14,10 @@ class AugmentConfig(Section):
     short_side: PositiveInt | Literal["auto"] | None = added_later(None)
     """Shorter side in pixels that images are reduced to, once, before they are augmented; `auto`: 8/7 of
     what the network sees; null: not reduced."""
+    size: Annotated[int, Field(ge=16)] | Annotated[float, Field(gt=0, lt=1)] | None = added_later(None)
+    """Side of the augmented images that training sees, in pixels or as a share of model.image_size; null: as
+    model.image_size. Smaller ones train faster, and make up for random crops, which show objects larger than
+    evaluation does."""
     policy: str
     """Name of the policy that training uses; a phase may name another."""
     policies: dict[str, tuple[dict[str, dict[str, Any] | None], ...]]

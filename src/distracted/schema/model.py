@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
-from distracted.schema.base import Section
+from distracted.schema.base import Section, added_later
 
 
 class HeadConfig(Section):
@@ -38,9 +38,21 @@ class ModelConfig(Section):
     """Side of the square input in pixels; `auto`: the backbone's own."""
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
     """Central share of each side of the image that the network sees; `auto`: the backbone's own."""
+    normalise: Literal["backbone", "image"] = added_later("backbone")
+    """Normalise each channel by the mean and standard deviation that the backbone was trained with, or by the
+    image's own, which removes differences of light and colour between cameras."""
     regions: tuple[str, ...] = ()
     """Names of data.regions that the network sees in addition to the whole image, with shared weights."""
+    zoom: Annotated[float, Field(ge=0.25, lt=1)] | None = added_later(None)
+    """Side of a window, as a share of the image's, that is cut out where the network finds evidence and seen
+    at full resolution in a second look, such as 0.5; null: one look. It doubles the time."""
     head: HeadConfig
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the images that the network takes, once image_size is resolved."""
+        assert isinstance(self.image_size, int)
+        return self.image_size if self.zoom is None else round(self.image_size / self.zoom)
 
     @field_validator("regions")
     @classmethod

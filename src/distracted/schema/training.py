@@ -14,8 +14,8 @@ class TrainingConfig(Section):
     """Everything random derives from the seed and the fold."""
     batch_size: PositiveInt
     """Images in a batch of a train phase."""
-    sampling: Literal["rows", "subjects"] = "rows"
-    """An epoch of a train phase draws each image once, or each subject equally often."""
+    sampling: Literal["rows", "subjects", "classes"] = "rows"
+    """An epoch of a train phase draws each image once, or each subject or each class equally often."""
     num_folds: PositiveInt
     """Folds by subject; 1: a single split with a tenth of the subjects held out."""
     holdout: Annotated[float, Field(ge=0, le=0.5)]

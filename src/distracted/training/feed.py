@@ -60,8 +60,7 @@ class _Input:
 
     @property
     def _size(self) -> int:
-        assert isinstance(self.model.image_size, int)
-        return self.model.image_size
+        return self.model.input_size
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Feed:
         rows: NDArray[np.int64],
         policy: str | None = None,
         *,
-        subjects: NDArray[np.int64] | None = None,
+        groups: NDArray[np.int64] | None = None,
         extra: ExtraRows | None = None,
     ) -> Loader:
         """Batches of some rows: in order for evaluation, or shuffled and augmented by a policy.
@@ -103,13 +102,16 @@ class Feed:
         Evaluation reads the network's input from the cache; augmentation starts from reduced pictures there.
 
         Args:
-            subjects: Subject of each row, if an epoch is to draw each subject equally often.
+            groups: Group of each row, if an epoch is to draw each group equally often.
             extra: Further rows that each shuffled batch gets a share of.
         """
         config = self.resolved.config
         batch_size, seed = config.training.batch_size, config.training.seed
         if policy is None:
             return self._evaluation(images, rows)
+        augmented, size = {}, config.augment.size
+        if size is not None:
+            augmented = {"size": config.model.model_copy(update={"image_size": size}).input_size}
         short_side = config.augment.short_side
         assert short_side != "auto"
         loader = Loader(
@@ -117,10 +119,10 @@ class Feed:
                 Files(images.paths, images.contents, short_side=short_side), images, str(short_side or "full")
             ),
             rows,
-            Augmenter(config.augment.policies[policy], seed=seed, **self._input()),
+            Augmenter(config.augment.policies[policy], seed=seed, **self._input() | augmented),
             batch_size=batch_size,
             seed=seed,
-            subjects=subjects,
+            groups=groups,
             extra=extra,
             part=(self.team.rank, self.team.size),
             **self._workers(-(-batch_size // self.team.size) * self._input_bytes),
@@ -293,7 +295,7 @@ class Feed:
     def _input(self) -> dict[str, Any]:
         """Settings of the network's input that all transforms share, and the features' cache."""
         model, boxes = self.resolved.config.model, self.resolved.config.data.regions
-        return {"size": model.image_size, "crop": model.crop, "regions": [boxes[n] for n in model.regions]}
+        return {"size": model.input_size, "crop": model.crop, "regions": [boxes[n] for n in model.regions]}
 
 
 def pretrained_features(

@@ -47,7 +47,7 @@ from distracted.training.distributed import (
 )
 from distracted.training.early_stopping import EarlyStopping
 from distracted.training.feed import Feed
-from distracted.training.heads import fit_head, train_head
+from distracted.training.heads import fit_head, fit_zoom, train_head
 from distracted.training.losses import make_criterion
 from distracted.training.optim import load_optimizer, make_optimizer, make_scheduler
 from distracted.training.plan import check_phases
@@ -233,6 +233,10 @@ class FoldTraining:
         context, network = self.context, self.network
         rows, labels = context.train_rows, context.folds.labels
         features = self.feed.features(network, context.train_images)
+        if network.zoom is not None:
+            fit_zoom(network, features[rows], labels[rows])
+            self.team.follow_lead(network)
+            features = self.feed.features(network, context.train_images)  # of the windows that it finds
         self.is_between = True
         if isinstance(phase, FeaturesPhase):
             fit_head(network, features[rows], labels[rows], phase)
@@ -421,7 +425,7 @@ class PhaseTraining:
             self.set_modes()
         if not self.is_tried:
             self._try_on_copy(images[:2], targets[:2], None if image_weights is None else image_weights[:2])
-        while (loss := self._forward_backward(images, targets, image_weights, num_images)) is None:
+        while (loss := self._gradients(images, targets, image_weights, num_images)) is None:
             self._halve_micro_batches(len(images), num_images)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -451,6 +455,29 @@ class PhaseTraining:
         """Mean loss of some images: the head's and those of the auxiliary heads."""
         losses = [weight * self.criterion(logits, targets, image_weights) for weight, logits in outputs]
         return torch.stack(losses).sum()
+
+    def _gradients(
+        self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int
+    ) -> Tensor | None:
+        """Gradients of a batch and its loss; None: out of memory.
+
+        With `sharpness` the gradients are those at the worst weights nearby (SAM, Foret et al. 2021): one
+        step of that length along the gradient, which is taken back before the optimiser's step.
+        """
+        inputs = images, targets, image_weights, num_images
+        loss = self._forward_backward(*inputs)
+        if loss is None or not self.phase.sharpness:
+            return loss
+        learning = [p for p in self.parameters if p.grad is not None]
+        gradients = [p.grad for p in learning if p.grad is not None]
+        scale = self.phase.sharpness / (nn.utils.get_total_norm(gradients) + 1e-12)
+        before = [p.detach().clone() for p in learning]
+        with torch.no_grad():
+            torch._foreach_add_(learning, torch._foreach_mul(gradients, scale))
+        worst = self._forward_backward(*inputs)
+        with torch.no_grad():
+            torch._foreach_copy_(learning, before)
+        return None if worst is None else loss
 
     def _forward_backward(
         self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int

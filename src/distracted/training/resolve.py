@@ -79,7 +79,8 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     own = {p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment}
     policies = {name: config.augment.policies[name] for name in sorted({config.augment.policy} | own)}
     short_side = _short_side(config, model)
-    augment = config.augment.model_copy(update={"policies": policies, "short_side": short_side})
+    size = _training_size(config, model, backbone)
+    augment = config.augment.model_copy(update={"policies": policies, "short_side": short_side, "size": size})
     training = config.training.model_copy(
         update={
             "precision": find_precision(config.training.precision, device, backbone.name),
@@ -101,10 +102,28 @@ def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
     """
     if config.augment.short_side != "auto":
         return config.augment.short_side
-    assert isinstance(model.image_size, int)
     boxes = [config.data.regions[name] for name in model.regions]
     smallest = min([1.0, *(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)])
-    return round(model.image_size * _MARGIN / smallest)
+    return round(model.input_size * _MARGIN / smallest)
+
+
+def _training_size(config: RunConfig, model: ModelConfig, backbone: Backbone) -> int | None:
+    """Side in pixels of training's images, a multiple of 8 where a share was given; None: model.image_size.
+
+    Raises:
+        ConfigError: another size for a network that takes one only.
+    """
+    size = config.augment.size
+    assert isinstance(model.image_size, int)
+    if size is None or not backbone.fixed_size:
+        return max(16, 8 * round(size * model.image_size / 8)) if isinstance(size, float) else size
+    if isinstance(size, float):
+        _log.info("augment.size=%g left out: %s takes images of one size only", size, backbone.name)
+        return None
+    raise ConfigError(
+        f"augment.size={size}: {backbone.name} takes images of one size only, {model.image_size} pixels; "
+        "expected null"
+    )
 
 
 def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:

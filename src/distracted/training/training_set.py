@@ -25,7 +25,7 @@ class TrainingSet:
 
     def __init__(self, context: FoldContext, feed: Feed, phase: TrainPhase) -> None:
         config, rows, labels = context.config, context.train_rows, context.folds.labels
-        subjects = context.folds.subjects[rows] if config.training.sampling == "subjects" else None
+        groups = {"rows": None, "subjects": context.folds.subjects[rows], "classes": labels[rows]}
         images, extra, weights = context.train_images, None, None
         targets = torch.tensor(labels)
         if context.pseudo is not None:
@@ -33,7 +33,7 @@ class TrainingSet:
             extra = ExtraRows(images.rows[len(labels) :], config.pseudo.share)
             targets, weights = joint_targets(labels, rows, context.pseudo, weight=config.pseudo.weight)
         policy = phase.augment or config.augment.policy
-        self.loader = feed.loader(images, rows, policy, subjects=subjects, extra=extra)
+        self.loader = feed.loader(images, rows, policy, groups=groups[config.training.sampling], extra=extra)
         self._device = context.device
         self._targets = targets.to(self._device)
         self._weights = None if weights is None else weights.to(self._device)

@@ -231,6 +231,8 @@ class TestFewSubjects:
         message = r"no split of 3 subjects into 2 parts.*; ask for more: SET='training.num_folds=3'"
         with pytest.raises(FoldsError, match=message):
             make_folds(competition, 2)
+        with pytest.raises(FoldsError, match=r"no split of 3 subjects into 4 parts.*; ask for fewer"):
+            make_folds(competition, 4)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
 #: Fraction of the subjects that a single split holds out.
 SINGLE_SHARE = 0.1
+_SHOWN = 3  # of a long list, in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,8 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
     pinned = pinned_subjects(train)
     num_left = competition.num_subjects - len(pinned)
     if num_left < 2:
-        cases = "; ".join(f"{', '.join(classes)}: {subject}" for subject, classes in pinned.items())
+        shown = [f"{', '.join(classes[:_SHOWN])}: {subject}" for subject, classes in pinned.items()]
+        cases = "; ".join(shown[:_SHOWN]) + ("; ..." if len(shown) > _SHOWN else "")
         raise FoldsError(
             f"{path}: a subject that alone shows a class is always trained on ({cases}), which leaves "
             f"{num_left} of {competition.num_subjects} subjects to hold out, expected at least 2; add images "
@@ -147,20 +149,15 @@ def make_folds(competition: Competition, num_folds: int, *, progress: Progress =
     labels, subjects = train["label"].to_numpy(), pd.factorize(one_spelling(train), sort=True)[0]
     ids = split_by_subject(labels, subjects, num_parts, progress=progress)
     if ids is None:
-        more = _first_possible(labels, subjects, num_parts + 1)
+        higher = range(num_parts + 1, competition.num_subjects + 1)
+        more = next((num for num in higher if split_by_subject(labels, subjects, num) is not None), None)
+        remedy = "fewer" if more is None else f"more: SET='training.num_folds={more}'"
         raise FoldsError(
             f"no split of {competition.num_subjects} subjects into {num_parts} parts was found that keeps "
-            f"every class on every training side; ask for more: SET='training.num_folds={more}'"
+            f"every class on every training side; ask for {remedy}"
         )
     fold = ids if num_folds > 1 else np.where(ids == 0, 0, -1)
     return train[["img", "subject", "label"]].assign(fold=fold)
-
-
-def _first_possible(labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int) -> int:
-    """The first number of parts from this one on that works; as many as subjects always do."""
-    while split_by_subject(labels, subjects, num_parts) is None:
-        num_parts += 1
-    return num_parts
 
 
 def split_holdout(

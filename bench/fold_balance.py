@@ -1,6 +1,6 @@
 """Balance of the folds and seconds to make them, compared with scikit-learn's StratifiedGroupKFold.
 
-    PYTHONPATH=scripts python bench/folds.py --counts <CSV of images by driver and class>
+    PYTHONPATH=scripts python bench/fold_balance.py --counts <CSV of images by driver and class>
 
 Without --counts, State Farm's images are spread evenly over its drivers. The other lists are drawn: images by
 subject and class from Poisson distributions whose means differ by subject.

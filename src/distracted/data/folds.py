@@ -210,24 +210,23 @@ def ensure_folds(
         text = table.to_csv(index=False, lineterminator="\n")
         create_text(path, text)  # no effect if another process was first; its folds are read below
     folds = read_folds(path, competition)
-    fewer = feasible_folds(competition, num_folds), _feasible_before(competition, num_folds)
-    if folds.num_folds not in (num_folds, 1, *fewer):
-        raise FoldsError(
-            f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares one "
-            f"split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"
-        )
     num_subjects = competition.num_subjects
     if folds.num_folds == 1:
         held_out = len(np.unique(folds.subjects[folds.valid(0)]))
         text = "a single split: %d of %d subjects are held out and scored, the others are always trained on"
         _log.info(text, held_out, num_subjects)
     elif folds.num_folds != num_folds:
-        text = "%d folds instead of %d: "
-        if folds.num_folds == fewer[0]:
-            text += f"{folds.num_folds} of {num_subjects} subjects can be held out"
+        if folds.num_folds == feasible_folds(competition, num_folds):
+            reason = f"{folds.num_folds} of {num_subjects} subjects can be held out"
+        elif folds.num_folds == _feasible_before(competition, num_folds):
+            reason = f"an earlier version made {path}; remove {path.parent} to split again"
         else:
-            text += f"an earlier version made {path}; remove {path.parent} to split again"
-        _log.info(text, folds.num_folds, num_folds)
+            raise FoldsError(
+                f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares "
+                f"one split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to "
+                "split again"
+            )
+        _log.info("%d folds instead of %d: %s", folds.num_folds, num_folds, reason)
     return folds
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 import console
 from distracted.data.audit import check_split
+from distracted.data.balance import measure_balance
 from distracted.predictions.store import Store
 
 _MOST_CLASSES = 30  # that are shown one by one
@@ -49,6 +50,14 @@ def describe(store: Store) -> None:
         rows.append([str(fold), str(len(part)), str(part["subject"].nunique()), by_class])
     names = f" ({' '.join(classes)})" if are_few else ""
     console.table("folds, held-out side", ["fold", "images", "subjects", f"images a class{names}"], rows)
+    if store.folds.num_folds > 1:
+        balance = measure_balance(store.folds.labels, store.folds.ids, store.folds.num_folds)
+        console.say(
+            f"balance: the size of a fold differs from the mean by at most {balance.size:.1%} (fold "
+            f"{balance.size_fold}), the share of a class from its share in all folds by at most "
+            f"{100 * balance.share:.1f} percentage points ({classes[balance.share_class]} in fold "
+            f"{balance.share_fold})"
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import console
+from distracted.data.audit import never_scored
 from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.report.inputs import stale_pages
@@ -31,6 +32,8 @@ def main(data: console.Data = "state_farm", set: console.Set = "", root: console
         console.say(f"{meant.run}: expected {loss}{describe(expect_run(store, meant.predictions))}")
         if judged:
             console.say(f"{meant.run}: {describe_score(judged)}")
+        if unscored := never_scored(store.competition, store.folds.table):
+            console.warn(unscored)
     elif any(entry.kind == "blend" for entry in catalogue.entries()):
         console.warn(f"no blend can be the default: {catalogue.why_no_blend()}")
     steps = [*next_steps(catalogue, statuses), *stale_pages(store)]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 import console
+from distracted.data.audit import never_scored
 from distracted.submission.answers import add_answer, answer_to
 from distracted.submission.expect import Expected, OutOfFold
 from distracted.submission.submit import write_submission
@@ -30,6 +31,8 @@ def main(
     forecast = expected if written.judged is None else None  # of another score there is none
     if written.judged:
         console.say(describe_score(written.judged))
+    if unscored := never_scored(store.competition, store.folds.table):
+        console.warn(unscored)
     if send and not force and (kept := answer_to(written.path)) is not None:
         console.say(f"sent already (FORCE=1 sends it again); Kaggle answered: {_compared(forecast, kept)}")
     elif send:

@@ -411,6 +411,15 @@ class TestLabels:
         check = check_labels(store, scored)
         assert store.competition.train["img"][row] in set(check.findings["img"])
 
+    def test_rows_of_a_class_that_no_other_fold_shows_are_not_judged(self, store: Store) -> None:
+        """Class 2 is in folds 0 and 1 alone: who is blind to one cannot learn it to judge the other."""
+        folds = store.folds
+        rows = folds.valid(2)
+        folds.table.loc[rows, "label"] = folds.labels[rows] % 2
+        features = np.eye(3, dtype=np.float32)[folds.labels] * 4
+        suspicious = dict(blind_label_issues(features, folds))
+        assert not {2} & {*folds.labels[suspicious[0]], *folds.labels[suspicious[1]]}
+
     def test_the_list_for_a_fold_does_not_depend_on_the_fold(self, store: Store) -> None:
         """Other labels and images in a fold leave its list unchanged."""
         rng = np.random.default_rng(0)

@@ -74,17 +74,6 @@ class TestMakeFolds:
         table = make_folds(make_competition([[4, 0]] * 6 + [[0, 4]] * 6), 3)
         assert (table.groupby(["fold", "label"]).size() == 8).all()
 
-    def test_folds_are_at_least_as_balanced_as_with_the_first_seed(self) -> None:
-        """A single run of scikit-learn's splitter can make folds of very unequal size."""
-        from sklearn.model_selection import StratifiedGroupKFold
-
-        counts = np.random.default_rng(0).integers(1, 30, (11, 3)).tolist()
-        competition = make_competition(counts)
-        train = competition.train
-        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-        first = [len(valid) for _, valid in splitter.split(train, train["label"], train["subject"])]
-        assert make_folds(competition, 5)["fold"].value_counts().std() <= np.std(first, ddof=1) + 1e-9
-
     def test_without_subjects_images_are_stratified(self) -> None:
         competition = make_competition([[7, 5, 9]], group=None)
         table = make_folds(competition, feasible_folds(competition, 3))
@@ -150,17 +139,33 @@ class TestSplitHoldout:
         rows, held_back = split_holdout(folds, 0, share=0, seed=0)
         assert rows.tolist() == folds.train(0).tolist() and not len(held_back)
 
-    @pytest.mark.slow
-    def test_the_holdout_depends_only_on_the_seed(self) -> None:
+    def test_seeds_take_holdouts_in_turn(self) -> None:
+        """Four seeds take disjoint holdouts, and each seed always the same."""
         folds = folds_of(make_competition([[3, 3]] * 20), 4)
-        holdouts = [tuple(split_holdout(folds, 0, share=0.2, seed=seed)[1]) for seed in (0, 0, 1, 2)]
-        assert holdouts[0] == holdouts[1] and len(set(holdouts)) > 1
+        holdouts = [set(split_holdout(folds, 0, share=0.14, seed=seed)[1]) for seed in (0, 0, 1, 2, 3)]
+        assert holdouts[0] == holdouts[1]
+        assert len(set().union(*holdouts)) == sum(map(len, holdouts[1:]))
+
+    def test_a_subject_with_most_of_the_images_is_not_held_back(self) -> None:
+        folds = Folds(make_folds(make_competition([[40, 40], *[[4, 4]] * 11]), 4), "hash")
+        fold = next(fold for fold in range(4) if len(folds.valid(fold)) < 80)
+        for seed in range(8):
+            assert len(split_holdout(folds, fold, share=0.2, seed=seed)[1]) <= 24
+
+    def test_a_class_with_a_single_subject_left_is_trained_on(self) -> None:
+        """Both of its subjects cannot be held out; one is, and the other is not held back then."""
+        competition = make_competition([[2, 2], [2, 2], *[[2, 0]] * 6])
+        folds = folds_of(competition, 4)
+        for fold in range(4):
+            rows, held_back = split_holdout(folds, fold, share=0.3, seed=fold)
+            assert len(held_back) and set(folds.labels[rows]) == {0, 1}
 
     def test_too_few_subjects_are_an_error(self) -> None:
-        competition = make_competition([[2, 2], [2, 2], [2, 0]])
-        folds = Folds(make_folds(competition, 2), "hash")
-        with pytest.raises(FoldsError, match=r"holdout=0\.1: fold 0 trains on .*none of which can be"):
-            split_holdout(folds, 0, share=0.1, seed=0)
+        folds = Folds(make_folds(make_competition([[2, 2], [2, 2], [2, 0]]), 3), "hash")
+        fold = int(folds.table.loc[folds.table["subject"] == "p00", "fold"].iloc[0])
+        message = rf"holdout=0\.1: fold {fold} trains on 2 subjects, of which 1 can be held back"
+        with pytest.raises(FoldsError, match=message):
+            split_holdout(folds, fold, share=0.1, seed=0)
 
 
 class TestFewSubjects:
@@ -168,8 +173,15 @@ class TestFewSubjects:
     def test_at_most_one_fold_per_subject(self, num_subjects: int, asked: int, folds: int) -> None:
         assert feasible_folds(square(num_subjects), asked) == folds
 
-    def test_at_most_as_many_folds_as_a_class_has_subjects(self) -> None:
-        assert feasible_folds(make_competition([[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]), 5) == 2
+    def test_a_class_with_few_subjects_costs_no_folds(self) -> None:
+        """Ten classes, one shown by two subjects: in three folds it is missing from the validation side."""
+        competition = make_competition([[1] * 10] * 2 + [[1] * 9 + [0]] * 5)
+        assert feasible_folds(competition, 5) == 5
+        table = make_folds(competition, 5)
+        assert table.loc[table["label"] == 9, "fold"].nunique() == 2
+        findings = audit_folds(competition, table)
+        assert not [finding for finding in findings if finding.level == "error"]
+        assert sum("c9 is missing from the validation side" in finding.text for finding in findings) == 3
 
     @pytest.mark.parametrize("num_subjects", [1, 2])
     def test_two_subjects_are_too_few(self, num_subjects: int) -> None:
@@ -180,9 +192,21 @@ class TestFewSubjects:
         with pytest.raises(FoldsError, match=message):
             feasible_folds(square(num_subjects), 5)
 
-    def test_a_class_with_a_single_subject(self) -> None:
-        competition = make_competition([[2, 2], [2, 0], [2, 0]])
-        with pytest.raises(FoldsError, match=r"class 'c1' has a single subject \(p00\).*; add images"):
+    def test_a_class_with_a_single_subject_is_always_trained_on(self) -> None:
+        competition = make_competition([[2, 2], [2, 0], [2, 0], [2, 0]])
+        assert feasible_folds(competition, 5) == 3
+        table = make_folds(competition, 3)
+        assert set(table.loc[table["subject"] == "p00", "fold"]) == {-1}
+        assert set(table.loc[table["subject"] != "p00", "fold"]) == {0, 1, 2}
+        (finding,) = audit_folds(competition, table)
+        assert finding.level == "warning"
+        assert finding.text.startswith("1 subject is trained on in every fold and never scored (p00 alone ")
+        assert "shows c1), 4 images, 40% of all: the scores say nothing" in finding.text
+
+    def test_too_few_others_than_the_subjects_that_alone_show_a_class(self) -> None:
+        competition = make_competition([[2, 2, 0], [2, 0, 2], [2, 0, 0]])
+        message = r"always trained on \(c1: p00; c2: p01\), which leaves 1 of 3 subjects .* add images"
+        with pytest.raises(FoldsError, match=message):
             feasible_folds(competition, 3)
 
     @pytest.mark.parametrize(
@@ -192,6 +216,7 @@ class TestFewSubjects:
             [[3, 5, 3], [0, 3, 1], [1, 0, 4]],
             [[0, 0, 5], [3, 0, 0], [1, 4, 2], [0, 4, 0]],
             [[1, 4, 0], [4, 1, 4], [0, 5, 2]],
+            [[2, 2, 0], [2, 0, 2], [0, 2, 2]],
         ],
     )
     def test_a_split_is_found_if_one_exists(self, counts: list[list[int]]) -> None:
@@ -203,8 +228,11 @@ class TestFewSubjects:
     def test_an_impossible_split_is_an_error(self) -> None:
         """Any two subjects share a class of two subjects, so one of two folds holds all of some class."""
         competition = make_competition([[2, 2, 0], [2, 0, 2], [0, 2, 2]])
-        with pytest.raises(FoldsError, match=r"no split of 3 subjects into 2 parts.*; add images"):
+        message = r"no split of 3 subjects into 2 parts.*; ask for more: SET='training.num_folds=3'"
+        with pytest.raises(FoldsError, match=message):
             make_folds(competition, 2)
+        with pytest.raises(FoldsError, match=r"no split of 3 subjects into 4 parts.*; ask for fewer"):
+            make_folds(competition, 4)
 
 
 @pytest.fixture
@@ -259,6 +287,17 @@ class TestEnsureFolds:
         with pytest.raises(FoldsError, match=message):
             ensure_folds(path, competition, 4)
         assert path.read_bytes() == content
+
+    def test_the_fewer_folds_of_an_earlier_version_stay_valid(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Version 0.2.0 made only as many folds as the rarest class has subjects."""
+        competition = make_competition([[2, 2], [2, 2], [2, 2], [2, 0], [2, 0], [2, 0]])
+        table = lay_out(path, competition)
+        with caplog.at_level("INFO"):
+            folds = ensure_folds(path, competition, 5)
+        assert folds.ids.tolist() == table["fold"].tolist()
+        assert f"3 folds instead of 5: an earlier version made {path}" in caplog.text
 
     def test_a_single_split_is_accepted_for_any_number_of_folds(self, path: Path) -> None:
         competition = square(6)

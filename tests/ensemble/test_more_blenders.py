@@ -10,6 +10,7 @@ from distracted.ensemble.pools import (
     fit_by_class,
     fit_greedy_selection,
     fit_linear_pool,
+    fit_log_linear_pool,
     pool_arithmetic,
     pool_by_class,
 )
@@ -50,6 +51,15 @@ def test_fits_are_deterministic(blender: Blender) -> None:
 
 
 # Weights by class
+
+
+def test_a_class_without_a_row_gets_the_linear_pools_weights() -> None:
+    """Its rows may be trained on and never scored. Its own fit would take the run that never predicts it."""
+    log_probs, labels = specialists()
+    seen = labels < 2
+    weights = fit_by_class(log_probs[:, seen], labels[seen])
+    np.testing.assert_array_equal(weights[:, 2], fit_linear_pool(log_probs[:, seen], labels[seen]))
+    assert weights[0, 0] > 0.95 and weights[1, 1] > 0.95
 
 
 def test_weights_by_class_are_convex_and_prefer_the_run_that_knows_the_class() -> None:
@@ -116,6 +126,16 @@ def test_stacking_stays_at_the_log_linear_pool_for_a_calibrated_run() -> None:
 
 
 # The table of blenders
+
+
+def test_stacking_leaves_a_class_without_a_row_at_the_log_linear_pool() -> None:
+    sim = simulate(2, num_images=300)
+    num_classes = sim.log_probs.shape[2]
+    seen = sim.labels < num_classes - 1
+    log_probs, labels = sim.log_probs[:, seen], sim.labels[seen]
+    away = fit_stacking(log_probs, labels)
+    away[:-1] -= np.kron(fit_log_linear_pool(log_probs, labels)[:, None], np.eye(num_classes))
+    assert not away[:, -1].any() and (away[:, :-1].any(axis=0)).all()
 
 
 def test_flexible_blenders_carry_a_caution_and_are_no_default_candidates() -> None:

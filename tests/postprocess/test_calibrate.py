@@ -185,6 +185,23 @@ def test_only_predictions_with_a_biased_mean_are_moved_to_the_prior() -> None:
     assert step.fit(examples_of(off, labels)).to_prior
 
 
+@pytest.mark.parametrize("num_subjects", [20, 200])
+def test_a_class_without_a_row_in_the_fit_keeps_its_mean_probability(num_subjects: int) -> None:
+    """Its rows may be trained on and never scored, and the test set may show it all the same."""
+    log_probs, labels = draw(4000, bias=(2, 0, 0, 0))
+    off = log_softmax(log_probs + TILT, axis=1)
+    seen = labels != 3
+    rows = np.arange(int(seen.sum()))
+    examples = Examples(off[seen][None], labels[seen], rows % 4, rows % num_subjects)
+    step = Calibrate(("prior",))
+    fitted = step.fit(examples)
+    assert fitted.to_prior and fitted.prior[3] == 0 and min(fitted.prior[:3]) > 0
+    mended = step.predict(fitted, of_test_set(off))
+    before, after, true = (np.exp(values).mean(axis=0) for values in (off, mended, log_probs))
+    assert after[3] == pytest.approx(before[3], rel=1e-3)
+    np.testing.assert_allclose(after[:3] / after[:3].sum(), true[:3] / true[:3].sum(), atol=0.02)
+
+
 def test_all_parts_together_undo_a_bias_and_overconfidence() -> None:
     log_probs, labels = draw()
     broken = log_softmax(3 * (log_probs + TILT), axis=1)

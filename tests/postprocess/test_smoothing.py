@@ -165,6 +165,18 @@ def test_the_mean_of_a_large_cluster_meets_the_prior() -> None:
         np.testing.assert_allclose(moved[clusters == cluster].mean(axis=0), prior, atol=0.003)
 
 
+def test_a_class_of_unknown_share_keeps_its_mean_in_each_cluster() -> None:
+    log_probs = log_softmax(np.random.default_rng(0).normal((0, 0, 1), size=(4000, 3)), axis=1)
+    clusters = np.repeat(np.arange(2, dtype=np.int32), 2000)
+    moved = np.exp(
+        log_softmax(log_probs + cluster_bias(log_probs, clusters, np.array([0.6, 0.2, 0])), axis=1)
+    )
+    for cluster in (0, 1):
+        before, after = (probs[clusters == cluster].mean(axis=0) for probs in (np.exp(log_probs), moved))
+        assert after[2] == pytest.approx(before[2], rel=0.01)
+        assert after[0] / after[1] == pytest.approx(3, rel=0.01)
+
+
 def test_a_cluster_of_one_is_hardly_moved() -> None:
     """It can only show one class, so it says nothing about class shares."""
     log_probs = np.log([[0.9, 0.05, 0.05]])

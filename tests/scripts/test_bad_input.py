@@ -255,10 +255,15 @@ FAULTS: dict[str, Fault] = {
         lambda p: [f"{p.folder / TRAIN}: not a readable CSV file"],
     ),
 }
+ALONE = {"p001c0", "p003c1", "p001c2", "p003c2", "p004c2"}
 SPLIT_FAULTS: dict[str, Fault] = {
-    "a class with a single subject": (
-        lambda p: p.edit(TRAIN, lambda t: t[(t["classname"] != "c1") | (t["subject"] == "p003")]),
-        lambda p: [f"{p.folder / TRAIN}: ", "class 'c1' has a single subject (p003)", "add images"],
+    "two of three subjects that alone show a class": (
+        lambda p: p.edit(TRAIN, lambda t: t[(t["subject"] + t["classname"]).isin(ALONE)]),
+        lambda p: [
+            f"{p.folder / TRAIN}: ",
+            "always trained on (c0: p001; c1: p003), which leaves 1 of 3 subjects",
+            "add images",
+        ],
     ),
     "two subjects": (
         lambda p: p.edit(TRAIN, lambda t: t[t["subject"].isin(["p001", "p004"])]),

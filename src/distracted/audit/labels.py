@@ -101,22 +101,29 @@ def blind_label_issues(
     from threadpoolctl import threadpool_limits
 
     num_classes = int(folds.labels.max()) + 1
-    # A regression fitted without two folds predicts each of them, blind to the other.
+    # A regression fitted without two folds predicts each of them, blind to the other. It cannot judge rows of
+    # a class that it has not seen.
+    rows: dict[tuple[int, int], NDArray[np.int64]] = {}
     probs: dict[tuple[int, int], NDArray[np.float64]] = {}
     pairs = list(itertools.combinations(range(num), 2))
     with progress("label issues, blind to each fold", total=len(pairs), unit="fit") as step:
         for first, second in pairs:
             rest = ~np.isin(folds.ids, [first, second])
+            seen = np.unique(folds.labels[rest])
             model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=_MAX_ITER))
             with threadpool_limits(1, user_api="blas"):  # as in `fit_logistic`
-                model.fit(features[rest], folds.labels[rest])
+                if len(seen) > 1:
+                    model.fit(features[rest], folds.labels[rest])
             for blind, judged in ((first, second), (second, first)):
-                predicted = np.zeros((len(folds.valid(judged)), num_classes))
-                predicted[:, model.classes_] = model.predict_proba(features[folds.valid(judged)])
-                probs[blind, judged] = predicted
+                held_out = folds.valid(judged)
+                held_out = held_out[np.isin(folds.labels[held_out], seen) & (len(seen) > 1)]
+                predicted = np.zeros((len(held_out), num_classes))
+                if len(held_out):
+                    predicted[:, seen] = model.predict_proba(features[held_out])
+                rows[blind, judged], probs[blind, judged] = held_out, predicted
             step()
     for blind in range(num):
         others = [fold for fold in range(num) if fold != blind]
-        rows = np.concatenate([folds.valid(fold) for fold in others])
+        judged_rows = np.concatenate([rows[blind, fold] for fold in others])
         predictions = np.concatenate([probs[blind, fold] for fold in others])
-        yield blind, rows[find_wrong_labels(folds.labels[rows], predictions, poor=True)]
+        yield blind, judged_rows[find_wrong_labels(folds.labels[judged_rows], predictions, poor=True)]

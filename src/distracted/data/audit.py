@@ -7,9 +7,9 @@ from typing import Literal
 import pandas as pd
 
 from distracted.data.competition import Competition
-from distracted.data.folds import SINGLE_SHARE, Folds
+from distracted.data.folds import SINGLE_SHARE, Folds, pinned_subjects
 from distracted.data.names import in_utf8
-from distracted.data.subjects import spelled_alike, subjects_alike
+from distracted.data.subjects import one_spelling, spelled_alike, subjects_alike
 from distracted.data.train_list import list_path
 from distracted.data.walk import by_kind
 from distracted.errors import FoldsError
@@ -34,9 +34,9 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
 
     Errors: a subject in two folds, a class missing from a training side. Warnings: pictures that no list
     names, no subjects, subjects or classes that differ only in spelling, an order of classes that nobody
-    stated where the metric needs one, a class missing from a validation side, a side far from its intended
-    size, identical pictures in two folds or in train and test, images in the folder of another class than
-    the list says, files left out.
+    stated where the metric needs one, classes that are never scored, a class missing from a validation side,
+    a side far from its intended size, identical pictures in two folds or in train and test, images in the
+    folder of another class than the list says, files left out.
 
     Args:
         table: Columns img, subject, label, fold, in the order of `competition.train`.
@@ -48,6 +48,7 @@ def audit_folds(competition: Competition, table: pd.DataFrame) -> list[SplitFind
         *_subjects_alike(competition, table),
         *_classes_alike(competition),
         *_order_of_classes(competition),
+        *_never_scored(competition, table),
         *_missing_classes(competition, table),
         *_uneven_sides(table),
         *_identical_pictures(competition, table),
@@ -150,8 +151,36 @@ def _order_of_classes(competition: Competition) -> list[SplitFinding]:
     return [SplitFinding("warning", text)]
 
 
+def never_scored(competition: Competition, table: pd.DataFrame) -> str:
+    """Which subjects and classes are never scored since a subject alone shows a class; "" if there are none.
+
+    Args:
+        table: As for `audit_folds`.
+    """
+    pinned = pinned_subjects(competition.train)
+    if not pinned or table["fold"].max() == 0:  # a single split scores few subjects anyway
+        return ""
+    rows = int(one_spelling(table).isin(pinned).sum())
+    cases = [f"{subject} alone shows {', '.join(classes)}" for subject, classes in pinned.items()]
+    shown = "; ".join(cases[:_SHOWN]) + (f"; and {len(cases) - _SHOWN} more" * (len(cases) > _SHOWN))
+    num = "1 subject is" if len(cases) == 1 else f"{len(cases)} subjects are"
+    images = "1 image" if rows == 1 else f"{rows:,} images"
+    return (
+        f"{num} trained on in every fold and never scored ({shown}), {images}, {rows / len(table):.0%} of "
+        "all: the scores say nothing about these classes; images of them by another subject would"
+    )
+
+
+def _never_scored(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
+    text = never_scored(competition, table)
+    return [SplitFinding("warning", text)] if text else []
+
+
 def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[SplitFinding]:
+    """Classes missing from a side, but from validation sides not those that are never scored at all."""
     findings = list[SplitFinding]()
+    pinned = {} if table["fold"].max() == 0 else pinned_subjects(competition.train)
+    unscored = {name for classes in pinned.values() for name in classes}
     for fold in range(int(table["fold"].max()) + 1):
         valid = table["fold"] == fold
         sides: tuple[tuple[pd.Series, Level, str], ...] = (
@@ -161,6 +190,8 @@ def _missing_classes(competition: Competition, table: pd.DataFrame) -> list[Spli
         for rows, level, side in sides:
             there = set(table.loc[rows, "label"])
             missing = [name for label, name in enumerate(competition.classes) if label not in there]
+            if level == "warning":
+                missing = [name for name in missing if name not in unscored]
             texts = [f"class {name} is" for name in missing]
             if len(missing) > _SHOWN:
                 texts = [f"{len(missing)} classes ({', '.join(missing[:_SHOWN])}, ...) are"]

@@ -11,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
-from distracted.data.split import split_by_subject
+from distracted.data.split import split_by_subject, subjects_alone
 from distracted.data.subjects import one_spelling
 from distracted.data.train_list import list_path
 from distracted.errors import FoldsError
 from distracted.files import create_text, sha256_bytes
+from distracted.progress import Progress, silent
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ COLUMNS = ("img", "subject", "label", "fold")
 MIN_SUBJECTS = 3
 #: Fraction of the subjects that a single split holds out.
 SINGLE_SHARE = 0.1
+_SHOWN = 3  # of a long list, in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +84,12 @@ class Folds:
 
 
 def feasible_folds(competition: Competition, num_folds: int) -> int:
-    """Limit a number of folds to the number of subjects, in all and of the rarest class.
+    """Limit a number of folds to the number of subjects that can be held out.
+
+    A subject that alone shows a class cannot be: it is always trained on.
 
     Raises:
-        FoldsError: no honest folds exist: fewer than three subjects, or a class with a single subject.
+        FoldsError: no honest folds exist: fewer than three subjects, or fewer than two that can be held out.
     """
     train, path = competition.train, list_path(competition.config)
     if competition.num_subjects < MIN_SUBJECTS:
@@ -95,23 +99,38 @@ def feasible_folds(competition: Competition, num_folds: int) -> int:
             f"{competition.num_subjects} ({names}); add subjects (data.columns.group: null in configs/data/ "
             "makes folds by image, whose score says nothing about new subjects)"
         )
-    per_class = _subjects_per_class(competition)
-    if (too_few := per_class[per_class < 2]).size:
-        name = str(too_few.index[0])
-        subject = train.loc[train["classname"] == name, "subject"].iloc[0]
+    pinned = pinned_subjects(train)
+    num_left = competition.num_subjects - len(pinned)
+    if num_left < 2:
+        shown = [f"{', '.join(classes[:_SHOWN])}: {subject}" for subject, classes in pinned.items()]
+        cases = "; ".join(shown[:_SHOWN]) + ("; ..." if len(shown) > _SHOWN else "")
         raise FoldsError(
-            f"{path}: class {name!r} has a single subject ({subject}): if it is held out, the class is "
-            "missing from the training side; add images of another subject"
+            f"{path}: a subject that alone shows a class is always trained on ({cases}), which leaves "
+            f"{num_left} of {competition.num_subjects} subjects to hold out, expected at least 2; add images "
+            "of these classes by other subjects, or leave the classes out"
         )
+    return min(num_folds, num_left)
+
+
+def pinned_subjects(train: pd.DataFrame) -> dict[str, list[str]]:
+    """The subjects that alone show a class, with those classes; all in alphabetical order.
+
+    Args:
+        train: Columns img, subject and classname, as `Competition.train`.
+    """
+    pairs = pd.DataFrame({"subject": one_spelling(train), "classname": train["classname"]}).drop_duplicates()
+    single = pairs[~pairs["classname"].duplicated(keep=False)].sort_values(["subject", "classname"])
+    return {str(name): classes.tolist() for name, classes in single.groupby("subject")["classname"]}
+
+
+def _feasible_before(competition: Competition, num_folds: int) -> int:
+    """The limit of versions up to 0.2.0, whose folds stay valid: the rarest class had to be in every fold."""
+    train = competition.train
+    per_class = one_spelling(train).groupby(train["classname"]).nunique()
     return min(num_folds, competition.num_subjects, int(per_class.min()))
 
 
-def _subjects_per_class(competition: Competition) -> "pd.Series[int]":
-    subjects = one_spelling(competition.train)
-    return subjects.groupby(competition.train["classname"]).nunique()
-
-
-def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
+def make_folds(competition: Competition, num_folds: int, *, progress: Progress = silent) -> pd.DataFrame:
     """Split by subject, balanced in size and classes; by image if there are no subjects.
 
     Args:
@@ -119,21 +138,23 @@ def make_folds(competition: Competition, num_folds: int) -> pd.DataFrame:
             other rows have fold -1, always trained on.
 
     Returns:
-        Columns img, subject, label, fold (0-based), in the order of `Competition.train`.
+        Columns img, subject, label, fold (0-based), in the order of `Competition.train`. Subjects that alone
+        show a class have fold -1.
 
     Raises:
         FoldsError: no valid split was found.
     """
     train = competition.train
     num_parts = num_folds if num_folds > 1 else feasible_folds(competition, round(1 / SINGLE_SHARE))
-    subjects = pd.factorize(one_spelling(train), sort=True)[0]
-    ids = split_by_subject(train["label"].to_numpy(), subjects, num_parts)
+    labels, subjects = train["label"].to_numpy(), pd.factorize(one_spelling(train), sort=True)[0]
+    ids = split_by_subject(labels, subjects, num_parts, progress=progress)
     if ids is None:
-        fewer = f"ask for fewer: SET='training.num_folds={num_folds - 1}'"
-        remedy = fewer if num_folds > 2 else "add images of other subjects"
+        higher = range(num_parts + 1, competition.num_subjects + 1)
+        more = next((num for num in higher if split_by_subject(labels, subjects, num) is not None), None)
+        remedy = "fewer" if more is None else f"more: SET='training.num_folds={more}'"
         raise FoldsError(
             f"no split of {competition.num_subjects} subjects into {num_parts} parts was found that keeps "
-            f"every class on every training side; {remedy}"
+            f"every class on every training side; ask for {remedy}"
         )
     fold = ids if num_folds > 1 else np.where(ids == 0, 0, -1)
     return train[["img", "subject", "label"]].assign(fold=fold)
@@ -143,6 +164,9 @@ def split_holdout(
     folds: Folds, fold: int, *, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split a fold's training side into rows to train on and an inner holdout for early stopping.
+
+    The holdout is one of the better balanced parts of a split of the training side. Seeds 0, 1, ... take one
+    after another.
 
     Args:
         share: Fraction of the training side's subjects to hold back; 0 holds nothing back.
@@ -158,43 +182,51 @@ def split_holdout(
         return rows, np.empty(0, dtype=np.int64)
     labels, subjects = folds.labels[rows], folds.subjects[rows]
     num_subjects = len(np.unique(subjects))
-    for num_parts in range(min(max(2, round(1 / share)), num_subjects), 1, -1):
-        ids = split_by_subject(labels, subjects, num_parts, seed=seed)
+    num_left = num_subjects - len(subjects_alone(labels, subjects))
+    for num_parts in range(min(max(2, round(1 / share)), num_left), num_left + 1):
+        num_choices = max(2, (num_parts + 1) // 2)
+        ids = split_by_subject(labels, subjects, num_parts, seed=seed // num_choices)
         if ids is not None:
-            held_back = len(np.unique(subjects[ids == 0]))
+            is_back = ids == seed % num_choices
+            held_back = len(np.unique(subjects[is_back]))
             _log.info("inner holdout: %d of %d training subjects held back", held_back, num_subjects)
-            return rows[ids != 0], rows[ids == 0]
+            return rows[~is_back], rows[is_back]
     raise FoldsError(
-        f"training.holdout={share:g}: fold {fold} trains on {num_subjects} subjects, none of which can be "
-        "held back without losing a class; set it to 0, or add subjects"
+        f"training.holdout={share:g}: fold {fold} trains on {num_subjects} subjects, of which {num_left} can "
+        "be held back without losing a class, expected at least 2; set it to 0, or add subjects"
     )
 
 
-def ensure_folds(path: Path, competition: Competition, num_folds: int) -> Folds:
+def ensure_folds(
+    path: Path, competition: Competition, num_folds: int, *, progress: Progress = silent
+) -> Folds:
     """Read folds.csv, or make it if it does not exist; log if there are fewer folds than asked for.
 
     Raises:
         FoldsError: the file has another number of folds than `num_folds`, or does not match the data.
     """
     if not path.exists():
-        table = make_folds(competition, feasible_folds(competition, num_folds))
+        table = make_folds(competition, feasible_folds(competition, num_folds), progress=progress)
         text = table.to_csv(index=False, lineterminator="\n")
         create_text(path, text)  # no effect if another process was first; its folds are read below
     folds = read_folds(path, competition)
-    if folds.num_folds not in (num_folds, 1) and folds.num_folds != feasible_folds(competition, num_folds):
-        raise FoldsError(
-            f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares one "
-            f"split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to split again"
-        )
     num_subjects = competition.num_subjects
     if folds.num_folds == 1:
         held_out = len(np.unique(folds.subjects[folds.valid(0)]))
         text = "a single split: %d of %d subjects are held out and scored, the others are always trained on"
         _log.info(text, held_out, num_subjects)
     elif folds.num_folds != num_folds:
-        rarest = _subjects_per_class(competition).min()
-        text = "%d folds instead of %d: there are %d subjects, %d in the rarest class"
-        _log.info(text, folds.num_folds, num_folds, num_subjects, rarest)
+        if folds.num_folds == feasible_folds(competition, num_folds):
+            reason = f"{folds.num_folds} of {num_subjects} subjects can be held out"
+        elif folds.num_folds == _feasible_before(competition, num_folds):
+            reason = f"an earlier version made {path}; remove {path.parent} to split again"
+        else:
+            raise FoldsError(
+                f"{path} has {folds.num_folds} folds, this run asks for {num_folds}, but every run shares "
+                f"one split: use SET='training.num_folds={folds.num_folds}', or remove {path.parent} to "
+                "split again"
+            )
+        _log.info("%d folds instead of %d: %s", folds.num_folds, num_folds, reason)
     return folds
 
 

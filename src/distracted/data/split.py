@@ -1,76 +1,87 @@
 """Split rows by subject into parts of equal size and class balance."""
 
-import warnings
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-_NUM_SEEDS = 32  # with few groups a single StratifiedGroupKFold can be poor: take the best of these
-_MOST_GROUPS = 32_000  # of all seeds together: each group takes about 0.2 ms
-_NUM_RANDOM = 1000
+from distracted.data.part_search import PartSearch, class_weights
+from distracted.progress import Progress, silent
+
+Ints = NDArray[np.int64]
 
 
 def split_by_subject(
-    labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, *, seed: int = 0
-) -> NDArray[np.int64] | None:
+    labels: Ints, subjects: Ints, num_parts: int, *, seed: int = 0, progress: Progress = silent
+) -> Ints | None:
     """Assign each row to a part so that no subject is in two parts and every class is outside of each part.
 
-    StratifiedGroupKFold runs with several seeds, and the valid split with the most equal class counts wins.
-    It can find none with a handful of subjects; then subjects are assigned at random, many times. If each
-    image is its own subject, StratifiedKFold does without groups.
+    A subject that alone shows a class can be in no part. The parts are balanced in size and in classes by a
+    local search (`PartSearch`); the same rows and seed give the same parts with every version of every
+    library. The best balanced part is part 0, the worst is the last.
 
     Args:
         labels: Class ids, shape (num_rows,).
         subjects: Subject ids, shape (num_rows,); ids may have gaps.
 
     Returns:
-        Part of each row, 0-based, shape (num_rows,); None if no valid split was found.
+        Part of each row, 0-based, shape (num_rows,), or -1: the subject alone shows a class. None if no valid
+        split was found.
     """
-    parts = _best(labels, num_parts, _stratified(labels, subjects, num_parts, seed))
-    return parts if parts is not None else _best(labels, num_parts, _at_random(subjects, num_parts, seed))
+    classes, labels = np.unique(labels, return_inverse=True)
+    names, subjects = np.unique(subjects, return_inverse=True)
+    cells = np.bincount(subjects * len(classes) + labels, minlength=len(names) * len(classes))
+    counts = cells.reshape(len(names), len(classes))
+    alone = np.isin(np.arange(len(names)), subjects_alone(labels, subjects))
+    free = np.flatnonzero(~alone)
+    if len(free) < num_parts or num_parts < 2:
+        return None
+    parts = np.full(len(names), -1)
+    if (counts[free].sum(axis=1) == 1).all():
+        parts[free] = _deal(counts[free].argmax(axis=1), num_parts, seed)
+    else:
+        search = PartSearch(counts[free], counts[alone].sum(axis=0) == 0, num_parts, seed=seed)
+        with progress("splitting by subject", total=len(free), unit="subject") as advance:
+            search.run(advance)
+        if search.key[0]:
+            return None
+        parts[free] = search.parts
+    of_rows: Ints = parts[subjects]
+    return _best_first(labels, of_rows, num_parts)
 
 
-def _best(
-    labels: NDArray[np.int64], num_parts: int, candidates: Iterator[NDArray[np.int64]]
-) -> NDArray[np.int64] | None:
-    """The best balanced candidate that leaves every class outside of each part and no part empty."""
-    counts = np.bincount(labels)
-    best: tuple[float, NDArray[np.int64]] | None = None
-    for ids in candidates:
-        held_out = np.stack([np.bincount(labels[ids == f], minlength=len(counts)) for f in range(num_parts)])
-        if (held_out == counts).any() or (held_out.sum(axis=1) == 0).any():
-            continue
-        expected = counts / num_parts
-        sizes = held_out.sum(axis=1)
-        score = float(((held_out - expected) ** 2 / expected).sum())
-        score += float(((sizes - sizes.mean()) ** 2 / sizes.mean()).sum() * len(counts))
-        if best is None or score < best[0]:
-            best = score, ids
-    return None if best is None else best[1]
+def subjects_alone(labels: Ints, subjects: Ints) -> Ints:
+    """Ids of the subjects that alone show a class; arguments as in `split_by_subject`."""
+    pairs = np.unique(np.stack([labels, subjects]), axis=1)
+    single = np.bincount(pairs[0])[pairs[0]] == 1
+    found: Ints = np.unique(pairs[1][single])
+    return found
 
 
-def _stratified(
-    labels: NDArray[np.int64], subjects: NDArray[np.int64], num_parts: int, seed: int
-) -> Iterator[NDArray[np.int64]]:
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import
-
-    num_subjects = len(np.unique(subjects))
-    by_image = num_subjects == len(subjects)
-    num_seeds = 1 if by_image else max(1, min(_NUM_SEEDS, _MOST_GROUPS // num_subjects))
-    for number in range(num_seeds):
-        splitter = (StratifiedKFold if by_image else StratifiedGroupKFold)(
-            num_parts, shuffle=True, random_state=(seed + number) % 2**32
-        )
-        ids = np.full(len(labels), -1, dtype=np.int64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than parts: see `_best`
-            for part, (_, valid) in enumerate(splitter.split(labels, labels, None if by_image else subjects)):
-                ids[valid] = part
-        yield ids
+def _deal(labels: Ints, num_parts: int, seed: int) -> Ints:
+    """Parts of images that are each their own subject: dealt out class by class, in random order."""
+    order = np.random.RandomState(seed % 2**32).permutation(len(labels))  # as in PartSearch
+    order = order[np.argsort(labels[order], kind="stable")]
+    parts = np.empty(len(labels), dtype=np.int64)
+    parts[order] = np.arange(len(labels)) % num_parts
+    return parts
 
 
-def _at_random(subjects: NDArray[np.int64], num_parts: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    for number in range(_NUM_RANDOM):
-        part_of_subject = np.random.default_rng(seed + number).integers(0, num_parts, int(subjects.max()) + 1)
-        yield part_of_subject[subjects]
+def _best_first(labels: Ints, parts: Ints, num_parts: int) -> Ints:
+    """Number the parts by their own imbalance, equal ones by their first row."""
+    counts = part_counts(labels, parts, num_parts)
+    counts = np.column_stack([counts, counts.sum(axis=1)])
+    totals = counts.sum(axis=0)
+    weights = class_weights(totals, num_parts) // num_parts**2
+    imbalance = (weights * (counts * num_parts - totals) ** 2).sum(axis=1)
+    first = [int((parts == part).argmax()) for part in range(num_parts)]
+    numbers = np.empty(num_parts + 1, dtype=np.int64)
+    numbers[np.lexsort((first, imbalance))] = np.arange(num_parts)
+    numbers[-1] = -1
+    renumbered: Ints = numbers[parts]
+    return renumbered
+
+
+def part_counts(labels: Ints, parts: Ints, num_parts: int) -> Ints:
+    """Rows by part and class, shape (num_parts, num_classes); rows of part -1 are left out."""
+    num_classes, placed = int(labels.max()) + 1, parts >= 0
+    cells = np.bincount(parts[placed] * num_classes + labels[placed], minlength=num_parts * num_classes)
+    return cells.reshape(num_parts, num_classes)

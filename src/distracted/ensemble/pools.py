@@ -142,10 +142,14 @@ def fit_by_class(log_probs: Runs, labels: Labels) -> Vector:
     """Convex weights of the runs for each class, shape (num_runs, num_classes).
 
     Each class gets the linear pool for the question "is it this class", so that every fit is convex. The
-    first place of State Farm weighed its models by class, too, by hand from their losses on each.
+    first place of State Farm weighed its models by class, too, by hand from their losses on each. A class
+    without a row gets the linear pool's weights: its own fit would take the run that never predicts it.
     """
-    weights = []
+    weights, occurs = [], np.bincount(labels, minlength=log_probs[0].shape[1]) > 0
     for label in range(log_probs[0].shape[1]):
+        if not occurs[label]:
+            weights.append(fit_linear_pool(log_probs, labels))
+            continue
         answers = np.empty((len(log_probs), len(labels)))
         for number, member in enumerate(log_probs):
             of_class = np.minimum(member[:, label].astype(np.float64), _MAX_LOG_PROB)

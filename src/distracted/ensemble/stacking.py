@@ -17,15 +17,18 @@ def fit_stacking(log_probs: Runs, labels: Labels) -> Vector:
 
     Each class's score depends on every run's log-probability of every class: the most flexible blender. In
     the log-linear pool it depends on the same class alone. The ridge penalty shrinks the coefficients towards
-    that pool, where scikit-learn's shrinks them to zero.
+    that pool, where scikit-learn's shrinks them to zero. A class without a row keeps the pool's coefficients,
+    and the others are fitted among themselves.
     """
     from scipy.optimize import minimize
 
     features, num_classes = _features(log_probs), log_probs[0].shape[1]
     blocks = row_blocks(*features.shape)
-    targets = np.eye(num_classes)[labels]
+    occurs = np.bincount(labels, minlength=num_classes) > 0
+    targets = np.eye(num_classes)[labels][:, occurs]
     pool = np.kron(fit_log_linear_pool(log_probs, labels)[:, None], np.eye(num_classes))
-    start = np.vstack([pool, np.zeros(num_classes)])
+    everything = np.vstack([pool, np.zeros(num_classes)])
+    start = everything[:, occurs]
 
     def objective(flat: Vector) -> tuple[float, Vector]:
         coefficients = flat.reshape(start.shape)
@@ -40,8 +43,8 @@ def fit_stacking(log_probs: Runs, labels: Labels) -> Vector:
         return value, (gradient / len(labels) + _RIDGE * away).ravel()
 
     result = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _MAX_STEPS})
-    coefficients: Vector = result.x.reshape(start.shape)
-    return coefficients
+    everything[:, occurs] = result.x.reshape(start.shape)
+    return everything
 
 
 def pool_stacked(log_probs: Runs, coefficients: Vector) -> NDArray[np.float64]:

@@ -166,7 +166,7 @@ def _write(
     save_network(path, result.network, config, store.competition.classes)
     counts = {
         "num_pseudo_labels": len(context.pseudo.probs) if context.pseudo else 0,
-        "num_dropped": context.num_dropped,
+        "num_dropped": result.num_dropped,
         "num_resumed": result.num_resumed,
         "micro_batches": result.micro_batches if result.micro_batches > 1 else 0,
     }

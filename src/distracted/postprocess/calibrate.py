@@ -9,8 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
-from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses, prior_log_probs
-from distracted.postprocess.step import Examples, Labels, LogProbs, PredictionStep, Rows, normalised
+from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses
+from distracted.postprocess.step import (
+    Examples,
+    Labels,
+    LogProbs,
+    PredictionStep,
+    Rows,
+    class_shares,
+    normalised,
+    target_means,
+)
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +38,7 @@ class Calibration:
 
     Attributes:
         to_prior: Whether the classes' mean probabilities are moved to `prior`.
-        prior: Share of each class among the labels of the fit.
+        prior: Share of each class among the labels of the fit; 0 for a class that none of them shows.
         temperature: Log-probabilities are divided by it.
         clip: Smaller probabilities are raised to it before a row is normalised.
     """
@@ -87,7 +96,7 @@ class Calibrate(PredictionStep):
     def fit(self, examples: Examples) -> Calibration:
         log_probs, labels = floored(examples.log_probs[0]), examples.labels
         to_prior, temperature, clip = False, 1.0, 0.0
-        prior = np.exp(prior_log_probs(labels, log_probs.shape[1]))
+        prior = class_shares(labels, log_probs.shape[1])
         if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:
             moved = normalised(log_probs + _bias_by_other_folds(log_probs, examples))
             losses = log_losses(log_probs, labels), log_losses(moved, labels)
@@ -122,7 +131,7 @@ def _bias_by_other_folds(log_probs: LogProbs, examples: Examples) -> Floats:
     biases = np.zeros(log_probs.shape)
     for positions, rows in examples.by_fold():
         others = examples.labels[examples.folds != rows.subset.fold]
-        prior = np.exp(prior_log_probs(others, log_probs.shape[1]))
+        prior = class_shares(others, log_probs.shape[1])
         biases[positions] = _bias(log_probs[positions], prior, rows.subjects)
     return biases
 
@@ -184,6 +193,7 @@ def prior_bias(
     It minimises a convex function whose gradient is the mean probabilities minus the prior.
 
     Args:
+        prior: From `class_shares`; a class with a share of 0 keeps its mean probability.
         weights: Weights of the rows in that mean, (num_images,); equal by default.
         start: A bias near the solution.
     """
@@ -191,13 +201,14 @@ def prior_bias(
 
     shares = np.ones(len(log_probs)) if weights is None else weights
     shares = shares / shares.sum()
+    target = target_means(prior, shares @ np.exp(normalised(log_probs)))
 
     def excess(bias: Floats) -> tuple[float, Floats]:
         scores = log_probs + bias
         tops = scores.max(axis=1)
         odds = np.exp(scores - tops[:, None])
         sums = odds.sum(axis=1)
-        return float(shares @ (tops + np.log(sums)) - prior @ bias), (shares / sums) @ odds - prior
+        return float(shares @ (tops + np.log(sums)) - target @ bias), (shares / sums) @ odds - target
 
     first = np.zeros(log_probs.shape[1]) if start is None else start
     options: Any = {"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MAX_STEPS}

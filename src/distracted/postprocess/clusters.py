@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distracted.postprocess.method import Method, Prior
 from distracted.postprocess.neighbours import directions_of
 from distracted.postprocess.spaces import Arrays
-from distracted.postprocess.step import LogProbs, normalised
+from distracted.postprocess.step import LogProbs, normalised, target_means
 from distracted.progress import Progress, silent
 
 #: Mean numbers of images in a cluster.
@@ -105,7 +105,7 @@ def cluster_bias(log_probs: LogProbs, clusters: NDArray[np.int32], prior: Prior)
     """What to add to each image's log-probabilities so that its cluster's mean meets the prior.
 
     Sinkhorn's alternation within each cluster; the bias of a cluster of n images is shrunk by
-    n / (n + num_classes). Shape (num_images, num_classes).
+    n / (n + num_classes). A class with a share of 0 keeps its mean. Shape (num_images, num_classes).
     """
     from scipy.sparse import csr_array
 
@@ -114,9 +114,10 @@ def cluster_bias(log_probs: LogProbs, clusters: NDArray[np.int32], prior: Prior)
     shape = num_clusters, len(clusters)
     shares = csr_array((1 / counts[clusters], (clusters, np.arange(len(clusters)))), shape=shape)
     bias = np.zeros((num_clusters, log_probs.shape[1]))
+    target = target_means(prior, shares @ np.exp(normalised(log_probs)))
     for _ in range(_STEPS):
         means = shares @ np.exp(normalised(log_probs + bias[clusters]))
-        bias += np.log(prior) - np.log(np.maximum(means, 1e-300))
+        bias += np.log(target) - np.log(np.maximum(means, 1e-300))
     bias -= bias.mean(axis=1, keepdims=True)
     shrinkage = counts / (counts + log_probs.shape[1])
     shrunk: NDArray[np.float64] = (bias * shrinkage[:, None])[clusters]

@@ -44,7 +44,7 @@ class Method(ABC):
 
         Args:
             index: Its neighbours or clusters, of the type `self.index`.
-            prior: Class shares, (num_classes,).
+            prior: From `class_shares`.
         """
 
     @classmethod

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from distracted.errors import ConfigError
-from distracted.metrics import log_losses, prior_log_probs
+from distracted.metrics import log_losses
 from distracted.postprocess.clusters import ClusterMatch
 from distracted.postprocess.diffusion import Diffusion
 from distracted.postprocess.method import Method, Prior
 from distracted.postprocess.neighbour_mean import NeighbourMean
 from distracted.postprocess.spaces import Space, stored_spaces
-from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows
+from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows, class_shares
 from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
@@ -106,7 +106,7 @@ class Smooth(PredictionStep):
         return {"spaces": self._by_kind(lambda space, kind: space.keys_of_fold(kind, fold))}
 
     def fit(self, examples: Examples) -> Smoothing:
-        prior = np.exp(prior_log_probs(examples.labels, examples.log_probs[0].shape[1]))
+        prior = class_shares(examples.labels, examples.log_probs[0].shape[1])
         how = self.candidates[0] if self.fixed else self._best(examples, prior)
         return Smoothing(how, tuple(prior.tolist()))
 

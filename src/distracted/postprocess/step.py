@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
+from distracted.metrics import prior_log_probs
 from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
@@ -254,6 +255,30 @@ class NetworkStep(Step):
         self, trained: Sequence["Trained"], images: "Images", rows: NDArray[np.int64], label: str
     ) -> NDArray[np.float64]:
         """Predictions of some rows by each network, (num_networks, num_rows, num_classes)."""
+
+
+def class_shares(labels: Labels, num_classes: int) -> NDArray[np.float64]:
+    """Share of each class, one added to each count, (num_classes,); 0 for a class without a row.
+
+    The rows of such a class may be trained on and never scored, so its share is unknown, not nothing.
+    """
+    occurs = np.bincount(labels, minlength=num_classes) > 0
+    shares: NDArray[np.float64] = np.where(occurs, np.exp(prior_log_probs(labels, num_classes)), 0.0)
+    return shares
+
+
+def target_means(prior: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean probabilities to aim for: the prior, but a class with a share of 0 keeps its mean.
+
+    Args:
+        prior: From `class_shares`.
+        means: Mean probabilities now, (..., num_classes).
+    """
+    if prior.all():
+        return prior
+    kept = np.where(prior == 0, means, 0.0)
+    targets: NDArray[np.float64] = kept + prior / prior.sum() * (1 - kept.sum(axis=-1, keepdims=True))
+    return targets
 
 
 def normalised(scores: NDArray[np.floating]) -> NDArray[np.float64]:

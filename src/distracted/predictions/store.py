@@ -378,7 +378,7 @@ def open_store(
     if num_folds is not None:
         feasible_folds(competition, num_folds)  # first: no name is bound to data that cannot be split
         bind_data(workspace, competition)
-        folds = ensure_folds(path, competition, num_folds)
+        folds = ensure_folds(path, competition, num_folds, progress=progress)
     else:
         folds = read_folds(path, competition)
     store = Store(workspace, competition, folds)

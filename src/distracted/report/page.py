@@ -19,6 +19,7 @@ from distracted.audit.mistakes import (
     reliability,
     score_rows,
 )
+from distracted.data.audit import never_scored
 from distracted.data.transforms import Policy
 from distracted.errors import DistractedError, first_line
 from distracted.metrics import prior_log_loss, scores
@@ -80,6 +81,7 @@ class Page:
     head: BoardRow | None
     why: str
     prior: float
+    unscored: str
     steps: list[str]
     score_chart: str
     curves: list[tuple[str, str]]
@@ -140,6 +142,7 @@ def collect(
         head=head,
         why=why,
         prior=prior_log_loss(store.folds.labels, store.folds.ids, competition.num_classes),
+        unscored=never_scored(competition, store.folds.table),
         steps=next_steps(catalogue, statuses),
         score_chart=score_chart(board[:_MOST_BARS]) if board else "",
         curves=shown,

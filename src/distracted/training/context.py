@@ -1,6 +1,6 @@
 """The inputs of one fold's training: config, data and services."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from distracted.data.competition import Competition
 from distracted.data.drops import without_drops
+from distracted.data.earlier_holdout import earlier_holdout
 from distracted.data.folds import Folds, split_holdout
 from distracted.data.picture_sets import Images
 from distracted.inference.device import Precision
 from distracted.progress import Progress, silent
 from distracted.schema import RunConfig
-from distracted.training.checkpoints import Checkpoints
+from distracted.training.checkpoints import Checkpoints, State
 from distracted.training.distributed import ALONE, Team
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import Resolved
@@ -40,6 +41,7 @@ class FoldContext:
     Attributes:
         cache: The data set's cache folder.
         pseudo: Images for phases of kind train alone.
+        begun_holdout: Rows of the inner holdout that the training was begun with; None: it begins now.
         checkpoints: Where the state is saved and loaded; None: nowhere.
         team: The processes that train the fold together, each with its own context.
         label: Shown with the progress, such as "resnet50, fold 0".
@@ -52,10 +54,20 @@ class FoldContext:
     cache: Path
     tracker: Tracker
     pseudo: PseudoLabels | None = None
+    begun_holdout: NDArray[np.int64] | None = None
     checkpoints: Checkpoints | None = None
     team: Team = ALONE
     label: str = ""
     progress: Progress = silent
+
+    def going_on_from(self, state: State) -> "FoldContext":
+        """The context with the inner holdout of a checkpoint, which versions up to 0.2.0 did not save."""
+        if "holdout" in state:
+            held_back = state["holdout"].numpy()
+        else:
+            training = self.config.training
+            held_back = earlier_holdout(self.folds, self.fold, share=training.holdout, seed=training.seed)
+        return replace(self, begun_holdout=held_back)
 
     @property
     def config(self) -> RunConfig:
@@ -89,7 +101,9 @@ class FoldContext:
 
     @cached_property
     def _training_side(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        training = self.config.training
+        training, held_back = self.config.training, self.begun_holdout
+        if held_back is not None:
+            return np.setdiff1d(self.folds.train(self.fold), held_back), held_back
         return split_holdout(self.folds, self.fold, share=training.holdout, seed=training.seed)
 
     @property

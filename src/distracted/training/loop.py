@@ -71,6 +71,7 @@ class FoldResult:
             num_classes).
         test: Log-probabilities of the test images, in the competition's order, (num_test, num_classes).
         network: The network that predicted.
+        num_dropped: Images that the drop list left out of the training side.
         num_resumed: How often the training resumed from a checkpoint.
         micro_batches: Micro-batches per batch; above 1 only after the device ran out of memory.
     """
@@ -81,6 +82,7 @@ class FoldResult:
     scores: dict[str, float]
     seconds: float
     images_per_second: float
+    num_dropped: int
     num_resumed: int
     micro_batches: int
 
@@ -151,10 +153,13 @@ class FoldTraining:
 
     def resume_or_start(self) -> None:
         """Build the network, and load the newest checkpoint if there is one."""
+        checkpoints = self.context.checkpoints
+        state = checkpoints.load() if checkpoints is not None else None
+        if state is not None:
+            self.context = self.context.going_on_from(state)
         context = self.context
         if number := context.num_dropped:
             _log.info("%s: %d images left out of training by the drop list", context.label, number)
-        state = context.checkpoints.load() if context.checkpoints is not None else None
         network = build_network(self.config.model, context.resolved.weights, num_classes=context.num_classes)
         self.network = network.to(context.device)
         check_phases(network, self.config.phases)
@@ -206,6 +211,7 @@ class FoldTraining:
             "random": self.team.gather(random_state(device)),
             "tracked": self.context.tracker.tell(),
             "made_with": rounding_context(device, self.team),
+            "holdout": torch.from_numpy(self.context.holdout_rows),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -300,7 +306,15 @@ class FoldTraining:
         speed = self.clock.images / self.clock.seconds if self.clock.seconds else 0.0
         context.tracker.summarise({**valid_scores, "seconds": seconds, "images_per_second": speed})
         return FoldResult(
-            valid, test, network, valid_scores, seconds, speed, self.num_resumed, self.micro_batches
+            valid,
+            test,
+            network,
+            valid_scores,
+            seconds=seconds,
+            images_per_second=speed,
+            num_dropped=context.num_dropped,
+            num_resumed=self.num_resumed,
+            micro_batches=self.micro_batches,
         )
 
     def _log_probs(

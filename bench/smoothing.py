@@ -101,8 +101,8 @@ def _as_it_comes(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     return indices
 
 
-def simulate(frames: int, features: int) -> NDArray[np.float32]:
-    """Frames in clips, clips of drivers; shape (frames, features).
+def simulate(frames: int, features: int, clip: int = CLIP) -> NDArray[np.float32]:
+    """Frames in clips of so many, clips of drivers; shape (frames, features).
 
     The variances are those of EfficientNet-Lite0's features: between the people and recordings of
     sign-digits and fingers, between a subject's images, and between jittered copies of one image. The i-th
@@ -110,14 +110,14 @@ def simulate(frames: int, features: int) -> NDArray[np.float32]:
     """
     rng = np.random.default_rng(0)
     scale = {name: _scale(features, *spread) for name, spread in SPREADS.items()}
-    clip, driver = np.arange(frames) // CLIP, np.arange(frames) // DRIVER
-    poses = rng.standard_normal((clip[-1] + 1, features), dtype=np.float32) * scale["clips"]
+    clips, driver = np.arange(frames) // clip, np.arange(frames) // DRIVER
+    poses = rng.standard_normal((clips[-1] + 1, features), dtype=np.float32) * scale["clips"]
     people = rng.standard_normal((driver[-1] + 1, features), dtype=np.float32) * scale["drivers"]
     rows = rng.standard_normal((frames, features), dtype=np.float32)
     for start in range(0, frames, DRIVER):
         part = slice(start, start + DRIVER)
         rows[part] *= scale["frames"]
-        rows[part] += poses[clip[part]] + people[driver[part]]
+        rows[part] += poses[clips[part]] + people[driver[part]]
     return rows
 
 

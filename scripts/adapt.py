@@ -35,7 +35,11 @@ def main(
     placed = console.place(data, root, runtime)
     store = console.open_store(placed, root, runtime)
     for run in chosen:
-        store.read_run(run)  # refuses all of them before one is made
+        if store.read_run(run).kind == "model":  # refuses all of them before one is made
+            console.say(
+                f"{run} is not calibrated: where it is sure of mistakes, the estimate is worse; `make "
+                f"calibrate RUNS={run} PARTS=temperature NAME={run}_temperature` first"
+            )
     config = load_config(model=model, data=placed, overrides=settings, root=root)
     resolved = resolve(config, num_folds=store.folds.num_folds)
     step = Adapt({model: subject_space(store, resolved, progress=console.progress)})

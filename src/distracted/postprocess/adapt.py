@@ -25,7 +25,6 @@ from distracted.predictions.store import Store
 PRIOR_IMAGES = (5.0, 20.0, 80.0)
 #: Mean agreement of clusters with known subjects from which on they are taken for subjects.
 MIN_AGREEMENT = 0.3
-_STEPS = 5
 _LARGEST = 15.0  # absolute value of a logit: one sure and wrong row is not to move its subject
 
 
@@ -138,9 +137,9 @@ def subject_logits(
 ) -> NDArray[np.float64]:
     """What each image's cluster adds to its logits, (num_images, num_classes).
 
-    The mean over the cluster of the logits less those that the images' likely classes have on average, shrunk
-    by n / (n + prior_images) as in a model with random effects. Which classes are likely follows from the
-    logits without the cluster's share; the two take turns.
+    The mean over the cluster of the logits less those that an image's predicted classes have on average,
+    shrunk by n / (n + prior_images) as in a model with random effects. Predicting again without the cluster's
+    share, and so on, would confirm a network's mistakes.
 
     Args:
         logits: Shape (num_images, num_classes).
@@ -148,13 +147,9 @@ def subject_logits(
         prior_images: Images that count as much as the assumption of no effect.
     """
     _, ids, counts = np.unique(clusters, return_inverse=True, return_counts=True)
-    effects = np.zeros((len(counts), logits.shape[1]))
-    for _ in range(_STEPS):
-        probs = np.exp(normalised(logits - effects[ids]))
-        sums = np.zeros_like(effects)
-        np.add.at(sums, ids, logits - probs @ class_logits)
-        effects = sums / (counts + prior_images)[:, None]
-    added: NDArray[np.float64] = effects[ids]
+    sums = np.zeros((len(counts), logits.shape[1]))
+    np.add.at(sums, ids, logits - np.exp(normalised(logits)) @ class_logits)
+    added: NDArray[np.float64] = (sums / (counts + prior_images)[:, None])[ids]
     return added
 
 

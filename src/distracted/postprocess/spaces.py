@@ -105,8 +105,11 @@ class Space:
         return loaded
 
     def search_of(self, kind: str, subset: Subset) -> str:
-        """How neighbours were searched, if not exactly."""
-        with np.load(self.folder / f"{self.keys[kind][subset]}.npz", allow_pickle=False) as file:
+        """How neighbours were searched, if not exactly; "" if the file is gone, which `get` reports."""
+        path = self.folder / f"{self.keys[kind][subset]}.npz"
+        if not path.is_file():
+            return ""
+        with np.load(path, allow_pickle=False) as file:
             return str(file["search"]) if "search" in file.files else ""
 
     def keys_of_fold(self, kind: str, fold: int) -> dict[str, str]:

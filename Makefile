@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise freeze train cv grid tta calibrate smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
+.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise freeze train cv grid tta calibrate adapt smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -70,6 +70,9 @@ tta: $(STAMP)  ## Average a run over views of each image (RUN= VIEWS="centre sca
 
 calibrate: $(STAMP)  ## Fit class bias, temperature and clip, each fold's on the other folds (RUNS= PARTS= NAME= DATA= FORCE=1)
 	@$(PY) scripts/calibrate.py --set "$$SETTINGS" --runs $(call quoted,$(call given,RUNS)) $(call option,PARTS,--parts) $(DATA_OPT) $(call option,NAME,--name) $(call flag,FORCE,--force)
+
+adapt: $(STAMP)  ## Remove what each test subject adds to its predictions, where clusters are subjects (RUNS= MODEL= NAME= DATA= SET= FORCE=1)
+	@$(PY) scripts/adapt.py --runs $(call quoted,$(call given,RUNS)) $(call option,MODEL,--model) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)
 
 smooth: $(STAMP)  ## Average predictions over images that look alike (RUNS= SPACES="own resnet50" METHODS= HOW= NAME= DATA= FORCE=1)
 	@$(PY) scripts/smooth.py --runs $(call quoted,$(call given,RUNS)) $(call option,SPACES,--spaces) $(call option,METHODS,--methods) $(call option,HOW,--how) $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force)

@@ -269,7 +269,7 @@ def test_a_missing_space_is_named(store: Store, write_run: WriteRun) -> None:
     smooth(store, "a", space_of(store, informative=True))
     for path in store.workspace.spaces("tiny").glob("*.npz"):
         path.unlink()
-    with pytest.raises(StoreError, match=r"\.npz: gone or damaged; .*make smooth"):
+    with pytest.raises(StoreError, match=r"\.npz: gone or damaged; .* makes it again"):
         blend_runs(store, runs=["a", "a_smooth"], blenders=LINEAR)
 
 

@@ -21,7 +21,7 @@ from distracted.postprocess.smooth import METHODS, Smooth, from_json, to_json
 from distracted.postprocess.step import Examples, Subset
 
 Floats = np.ndarray
-EXACT = ["faiss", "sklearn"] if find_spec("faiss") else ["sklearn"]
+ENGINES = ["faiss", "sklearn"] if find_spec("faiss") else ["sklearn"]
 PRIOR = np.full(3, 1 / 3)
 MANY = {"k": 50, "size": 100}
 
@@ -37,10 +37,10 @@ def log_probs_of(num_images: int = 60, *, seed: int = 1) -> Floats:
 # Neighbours
 
 
-@pytest.mark.parametrize("exact", EXACT)
-def test_neighbours_are_the_nearest_directions_from_the_mean(exact: str) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_neighbours_are_the_nearest_directions_from_the_mean(engine: str) -> None:
     features = features_of()
-    neighbours = nearest_neighbours(features, 5, exact=exact)
+    neighbours = nearest_neighbours(features, 5, engine=engine)
     directions = features - features.mean(axis=0)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     distances = np.linalg.norm(directions[:, None] - directions[None], axis=2)
@@ -49,10 +49,10 @@ def test_neighbours_are_the_nearest_directions_from_the_mean(exact: str) -> None
     np.testing.assert_allclose(neighbours.distances, np.sort(distances, axis=1)[:, :5], atol=2e-3)
 
 
-@pytest.mark.parametrize("exact", EXACT)
-def test_no_image_is_its_own_neighbour_even_where_many_are_alike(exact: str) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_image_is_its_own_neighbour_even_where_many_are_alike(engine: str) -> None:
     features = np.repeat(features_of(6), 5, axis=0)
-    neighbours = nearest_neighbours(features, 7, exact=exact)
+    neighbours = nearest_neighbours(features, 7, engine=engine)
     assert (neighbours.indices != np.arange(30)[:, None]).all()
     assert all(len(set(row)) == 7 for row in neighbours.indices.tolist())
     np.testing.assert_allclose(neighbours.distances[:, :4], 0, atol=2e-3)  # its four twins first
@@ -69,6 +69,40 @@ def test_the_search_reports_its_progress() -> None:
     progress = RecordedProgress()
     nearest_neighbours(features_of(2500), 3, progress=progress)
     assert progress.tasks == [(2500, 2500)]
+
+
+def clips(num_images: int, *, length: int = 20, num_features: int = 32) -> Floats:
+    """Frames that lie near the others of their clip."""
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(num_images // length, num_features)).repeat(length, axis=0)
+    return (middles + 0.3 * rng.normal(size=middles.shape)).astype(np.float32)
+
+
+@pytest.mark.skipif("faiss" not in ENGINES, reason="faiss is not installed")
+def test_neighbours_of_many_images_are_nearly_all_exact_and_the_same_on_any_number_of_threads() -> None:
+    import faiss
+
+    features, threads, found = clips(4000), faiss.omp_get_max_threads(), []
+    try:
+        for number in (1, 2):
+            faiss.omp_set_num_threads(number)
+            found.append(nearest_neighbours(features, 10, many=4000))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    exact = nearest_neighbours(features, 10)
+    assert not exact.search and "recall at 10" in found[0].search
+    assert (found[0].distances <= exact.distances[:, -1:] + 1e-3).mean() >= 0.999
+    assert found[0].indices.tobytes() == found[1].indices.tobytes()
+    assert found[0].distances.tobytes() == found[1].distances.tobytes()
+    kept = Neighbours.from_arrays(found[0].arrays())
+    assert kept.search == found[0].search and (kept.indices == found[0].indices).all()
+
+
+def test_an_index_that_would_have_to_look_everywhere_is_not_used() -> None:
+    features = features_of(3000, num_features=64)
+    found, exact = nearest_neighbours(features, 50, many=3000), nearest_neighbours(features, 50)
+    assert not found.search
+    np.testing.assert_array_equal(found.indices, exact.indices)
 
 
 def test_thinned_neighbours_keep_their_order() -> None:

@@ -97,7 +97,7 @@ def features(store: Store) -> Iterator[tuple[Subset, np.ndarray]]:
 
 
 def test_every_step_is_in_the_table_by_its_name() -> None:
-    assert set(steps.STEPS) == {"calibrate", "smooth", "choose", "tta"}
+    assert set(steps.STEPS) == {"calibrate", "adapt", "smooth", "choose", "tta"}
     assert all(step.name == name for name, step in steps.STEPS.items())
 
 
@@ -183,7 +183,7 @@ def test_the_command_of_a_step_of_another_version_leaves_its_settings_out(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"step": "blur"}, "STEP=blur: expected one of calibrate, smooth, choose"),
+        ({"step": "blur"}, "STEP=blur: expected one of calibrate, adapt, smooth, choose"),
         ({"step": "tta"}, "STEP=tta: expected one of calibrate"),
         ({"step": "smooth"}, "STEP=smooth: it needs feature spaces; `make smooth` makes it"),
         ({"step": "choose", "how": "k=3"}, "HOW='k=3': choose takes no settings"),

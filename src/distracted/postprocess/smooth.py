@@ -19,7 +19,7 @@ from distracted.postprocess.diffusion import Diffusion
 from distracted.postprocess.method import Method, Prior
 from distracted.postprocess.neighbour_mean import NeighbourMean
 from distracted.postprocess.spaces import Space, stored_spaces
-from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows, class_shares
+from distracted.postprocess.step import Examples, LogProbs, PredictionStep, Rows, Subset, class_shares
 from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
@@ -103,7 +103,16 @@ class Smooth(PredictionStep):
         return sum(space.seconds for space in self.spaces.values())
 
     def inputs(self, fold: int) -> dict[str, Any]:
-        return {"spaces": self._by_kind(lambda space, kind: space.keys_of_fold(kind, fold))}
+        keys = {"spaces": self._by_kind(lambda space, kind: space.keys_of_fold(kind, fold))}
+        parts = {"valid": Subset(fold), "test": Subset(fold, test=True)}
+        searches = {
+            f"{name}, {part}": search
+            for name, space in self.spaces.items()
+            for kind in space.keys
+            for part, subset in parts.items()
+            if (search := space.search_of(kind, subset))
+        }
+        return keys | ({"searches": searches} if searches else {})  # none if all were exact
 
     def fit(self, examples: Examples) -> Smoothing:
         prior = class_shares(examples.labels, examples.log_probs[0].shape[1])

@@ -30,21 +30,14 @@ OWN = "own"
 ALL_DRIVERS = Subset(-1)
 
 
-class Index(Protocol):
-    """What is kept of a subset's features: `Neighbours` or `Clusters`.
+class Kept(Protocol):
+    """What is kept of a subset in a file.
 
     Attributes:
         kind: In manifests and in the key of the file.
-        key: All settings that change the result; in the key of the file.
-        of_all_drivers: Whether it is computed for `ALL_DRIVERS`, too.
     """
 
     kind: ClassVar[str]
-    key: ClassVar[str]
-    of_all_drivers: ClassVar[bool]
-
-    @classmethod
-    def build(cls, features: NDArray[np.float32], progress: Progress) -> Self: ...
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self: ...
@@ -52,7 +45,22 @@ class Index(Protocol):
     def arrays(self) -> Arrays: ...
 
 
-T = TypeVar("T", bound=Index)
+class Index(Kept, Protocol):
+    """What is kept of a subset's features: `Neighbours` or `Clusters`.
+
+    Attributes:
+        key: All settings that change the result; in the key of the file.
+        of_all_drivers: Whether it is computed for `ALL_DRIVERS`, too.
+    """
+
+    key: ClassVar[str]
+    of_all_drivers: ClassVar[bool]
+
+    @classmethod
+    def build(cls, features: NDArray[np.float32], progress: Progress) -> Self: ...
+
+
+T = TypeVar("T", bound=Kept)
 Indices = Sequence[type[Index]]
 
 
@@ -75,7 +83,7 @@ class Space:
     _loaded: dict[str, Any] = field(default_factory=dict)
 
     def get(self, index: type[T], subset: Subset) -> T:
-        """A subset's neighbours or clusters.
+        """What is kept of a subset, such as its neighbours.
 
         Raises:
             StoreError: the file is gone, damaged, or for other images.
@@ -86,15 +94,23 @@ class Space:
             return loaded
         path = self.folder / f"{key}.npz"
         arrays = _load(path)
-        if any(len(array) != self.num_images[subset] for array in arrays.values()):
+        if any(array.ndim and len(array) != self.num_images[subset] for array in arrays.values()):
             raise StoreError(
-                f"{path}: of other images: expected {self.num_images[subset]} rows; remove it, and `make "
-                "smooth` makes it again"
+                f"{path}: of other images: expected {self.num_images[subset]} rows; remove it, and the same "
+                "command makes it again"
             )
         loaded = index.from_arrays(arrays)
         if not subset.test:  # fits read the others again and again; test sets are large and read once
             self._loaded[key] = loaded
         return loaded
+
+    def search_of(self, kind: str, subset: Subset) -> str:
+        """How neighbours were searched, if not exactly; "" if the file is gone, which `get` reports."""
+        path = self.folder / f"{self.keys[kind][subset]}.npz"
+        if not path.is_file():
+            return ""
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["search"]) if "search" in file.files else ""
 
     def keys_of_fold(self, kind: str, fold: int) -> dict[str, str]:
         """The files of a fold's two subsets, as a manifest holds them."""
@@ -111,7 +127,7 @@ def stored_spaces(store: Store, run: StoredRun) -> dict[str, Space]:
                 subsets = keys.setdefault(name, {}).setdefault(kind, {})
                 subsets[Subset(manifest.fold)] = files["valid"]
                 subsets[Subset(manifest.fold, test=True)] = files["test"]
-    folder, sizes = store.workspace.spaces(store.competition.name), _num_images(store)
+    folder, sizes = store.workspace.spaces(store.competition.name), num_images(store)
     descriptions = {name: text for by_name in described.values() for name, text in by_name.items()}
     return {name: Space(folder, keys[name], sizes, text) for name, text in descriptions.items()}
 
@@ -139,7 +155,7 @@ def make_space(
             test, of_test = rows, made
         for kind, key in made.items():
             keys[kind][subset] = key
-    return Space(folder, keys, _num_images(store), description, time.perf_counter() - start)
+    return Space(folder, keys, num_images(store), description, time.perf_counter() - start)
 
 
 def pretrained_space(
@@ -216,7 +232,8 @@ def _trained_run(store: Store, run: Run) -> Run:
     return run
 
 
-def _num_images(store: Store) -> dict[Subset, int]:
+def num_images(store: Store) -> dict[Subset, int]:
+    """Images in each subset."""
     sizes = {ALL_DRIVERS: len(store.folds.scored)}
     for fold in range(store.folds.num_folds):
         sizes[Subset(fold)] = len(store.folds.valid(fold))
@@ -230,12 +247,15 @@ def _ensure_file(folder: Path, index: type[Index], features: NDArray[np.float32]
     digest = sha256(f"{index.kind} {index.key} {features.shape}".encode())
     digest.update(features.data)
     key = digest.hexdigest()[:32]
-    path = folder / f"{key}.npz"
-    if not path.is_file():
-        arrays = index.build(features, progress).arrays()
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+    if not (folder / f"{key}.npz").is_file():
+        keep(folder, key, index.build(features, progress))
     return key
+
+
+def keep(folder: Path, key: str, kept: Kept) -> None:
+    """Write the file from which `Space.get` reads."""
+    with atomic_path(folder / f"{key}.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, **kept.arrays())  # type: ignore[arg-type]
 
 
 def _load(path: Path) -> Arrays:
@@ -243,4 +263,6 @@ def _load(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise StoreError(f"{path}: gone or damaged; remove it, and `make smooth` makes it again") from error
+        raise StoreError(
+            f"{path}: gone or damaged; remove it, and the command that made the run makes it again"
+        ) from error

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distracted.errors import ConfigError, StoreError, first_line
+from distracted.postprocess.adapt import Adapt
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.choose import Choose
 from distracted.postprocess.smooth import Smooth
@@ -13,7 +14,7 @@ from distracted.predictions.manifest import Manifest
 from distracted.predictions.run import StoredRun
 from distracted.predictions.store import Store
 
-_ALL: tuple[type[Step], ...] = (Calibrate, Smooth, Choose, Augment)
+_ALL: tuple[type[Step], ...] = (Calibrate, Adapt, Smooth, Choose, Augment)
 STEPS: Mapping[str, type[Step]] = {step.name: step for step in _ALL}
 
 

@@ -25,6 +25,7 @@ from distracted.inference.features import cached_features
 from distracted.inference.memory import naming_exhausted_memory
 from distracted.inference.predict import Together, predict_log_probs
 from distracted.inference.repeatable import repeat_exactly
+from distracted.inference.styles import cached_styles
 from distracted.inference.views import View, Viewer
 from distracted.models.network import Network, build_network, fingerprint
 from distracted.progress import Progress
@@ -144,6 +145,19 @@ class Feed:
             paths=images.paths,
             folder=self.cache / "features",
             precision=self.resolved.precision,
+            progress=self.progress,
+            after_batch=self.after_batch,
+            **self._input(),
+        )
+
+    @naming_exhausted_memory()
+    def styles(self, network: Network, images: Images) -> NDArray[np.float32]:
+        """Light and colours of all images, (num_images, num_features); computed, or taken from the cache."""
+        return cached_styles(
+            network,
+            lambda: self.loader(images, images.rows),
+            contents=images.contents,
+            folder=self.cache / "features",
             progress=self.progress,
             after_batch=self.after_batch,
             **self._input(),
@@ -309,3 +323,16 @@ def pretrained_features(
     network = build_network(resolved.config.model, resolved.weights, num_classes=2)  # the head is not used
     feed = Feed(resolved, cache, progress)
     return [np.asarray(feed.features(network.to(resolved.device), images)) for images in sets]
+
+
+def pretrained_styles(
+    resolved: Resolved, sets: Sequence[Images], cache: Path, progress: Progress
+) -> list[NDArray[np.float32]]:
+    """Light and colours of several sets of images (`cached_styles`), by a pretrained network's first blocks.
+
+    Args:
+        cache: The data set's cache folder.
+    """
+    network = build_network(resolved.config.model, resolved.weights, num_classes=2)  # the head is not used
+    feed = Feed(resolved, cache, progress)
+    return [np.asarray(feed.styles(network.to(resolved.device), images)) for images in sets]

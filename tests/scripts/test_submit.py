@@ -96,7 +96,8 @@ def test_kaggles_answer_is_printed_and_stored(
     (answer,) = content["answers"]
     assert (answer["sha256"], answer["public"]) == (content["sha256"], 0.75)
     off = answer["standard_errors_off"]["public"]
-    assert lines[2].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
+    [number] = [number for number, line in enumerate(lines) if line.startswith("Kaggle answers: ")]
+    assert lines[number].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
     submit.main(name="a", send=True, data=data, root=store.workspace.root)
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert last_line.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.7500, ")
@@ -104,7 +105,7 @@ def test_kaggles_answer_is_printed_and_stored(
     submit.main(name="a", send=True, force=True, data=data, root=store.workspace.root)
     assert len(sent) == 2
     assert lines[0].endswith("a.csv: checked")
-    assert lines[3:] == [lines[0].replace("checked", "as it was checked"), lines[1]]
+    assert lines[number + 1 :] == [lines[0].replace("checked", "as it was checked"), *lines[1:number]]
 
 
 @pytest.fixture

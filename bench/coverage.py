@@ -1,19 +1,26 @@
 """How often the 95% interval of the expected score holds the true score, on competitions with known labels.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/coverage.py --root <folder> [--data <competition>]
+    OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/coverage.py --root <folder> \\
+        [--data <competition> | --simulated]
 
-Each competition has 26 training and 52 other test subjects. With --data they are drawn from the competition's
-labelled subjects, so that draws share people. Without it, the sample's renderer makes 50 groups of 78
-subjects, each group with its own nuisance strengths (camera, light and habits, each 0.4 to 2 times the
-default), and each competition splits a group's subjects at random.
+With --simulated the competitions are those of populations.py. The others show photographs, and have 26
+training and 52 other test subjects. With --data they are drawn from the competition's labelled subjects, so
+that draws share people. Without it, the sample's renderer makes 50 groups of 78 subjects, each group with
+its own nuisance strengths (camera, light and habits, each 0.4 to 2 times the default), and each competition
+splits a group's subjects at random.
 
-A competition's runs are logistic heads on EfficientNet-Lite0's features over five folds by subject: three
+The runs on photographs are logistic heads on EfficientNet-Lite0's features over five folds by subject: three
 heads from well calibrated to over-confident, one of them after `make calibrate`, and cross-fitted blends of
 the three and of the three calibrated heads. The truth is the log loss of the mean over folds on the test
 subjects' labels. Features, predictions and scores are kept below --root and not computed again.
+
+The interval score is the width plus 2 / 0.05 times the distance by which the truth is missed, on the natural
+logarithm of the log loss (Gneiting and Raftery, Strictly proper scoring rules, 2007); lower is better.
 """
 
 import json
+import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +35,13 @@ from distracted.data.augment import resize_and_crop
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.sources import FittedSource, StoredSource
 from distracted.files import atomic_path, write_json
-from distracted.metrics import log_loss, log_losses, subject_bootstrap
+from distracted.metrics import CLIP, log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.step import LogProbs, Subset
 from distracted.sample import Nuisance, render_subject
-from distracted.submission.expect import Bag, expect_score
+from distracted.submission.bag import Bag
+from distracted.submission.expect import expect_score
 from heads import (
     NUM_FOLDS,
     Floats,
@@ -45,6 +53,7 @@ from heads import (
     some_columns,
 )
 from markdown_table import say_header, say_row
+from populations import POPULATIONS, simulate
 
 NUM_TRAIN, NUM_TEST = 26, 52
 NUM_GROUPS = 50  # rendered
@@ -53,6 +62,9 @@ STRENGTHS = 0.4, 2.0
 #: Heads: inverse strength of the penalty, and the number of features (None: all).
 HEADS: dict[str, tuple[float, int | None]] = {"plain": (0.03, None), "sure": (100.0, None), "few": (3.0, 128)}
 METHODS = "expected", "OOF bootstrap"
+#: Seed of the simulated competitions. Seed 1 was used to choose the method.
+SIMULATED_SEED = 2
+MISS = 2 / 0.05  # factor of the interval score
 
 _MAX_ITER = 300
 
@@ -63,9 +75,14 @@ def main(
     root: Annotated[Path, typer.Option(help="Where features, predictions and results are kept.")],
     data: Annotated[str, typer.Option(help="A competition's folder; by default subjects are rendered.")] = "",
     competitions: Annotated[int, typer.Option(help="How many are drawn.")] = 200,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Take those of populations.py.")] = False,
 ) -> None:
     """Print a table: for each kind of run, the forecast and the plain bootstrap of the OOF loss."""
     torch.set_num_threads(1)
+    _show(_simulated(root, competitions) if simulated else _photographed(root, data, competitions))
+
+
+def _photographed(root: Path, data: str, competitions: int) -> list[dict[str, Any]]:
     name = Path(data).name if data else "rendered"
     groups = (
         [labelled_people(data, root, LABELLED_SIZE)]
@@ -84,7 +101,33 @@ def main(
                 write_json(scores, _score(_load(path)))
             rows += json.loads(scores.read_text())
             step()
-    _show(rows)
+    return rows
+
+
+def _simulated(root: Path, competitions: int) -> list[dict[str, Any]]:
+    rows = []
+    with console.progress("competitions", total=competitions * len(POPULATIONS), unit="competition") as step:
+        for name, population in POPULATIONS.items():
+            for number in range(competitions):
+                scores = root / "scores_simulated" / name.replace(" ", "_") / f"{number:03}.json"
+                if not scores.is_file():
+                    rng = np.random.default_rng([SIMULATED_SEED, number, zlib.crc32(name.encode())])
+                    drawn = simulate(population, rng)
+                    people = drawn.labels, drawn.subjects
+                    write_json(
+                        scores,
+                        _judge(
+                            name,
+                            drawn.oof,
+                            *people,
+                            drawn.test,
+                            drawn.test_labels,
+                            population.num_test_subjects,
+                        ),
+                    )
+                rows += json.loads(scores.read_text())
+                step()
+    return rows
 
 
 # Features
@@ -167,20 +210,42 @@ def _score(arrays: Arrays) -> list[dict[str, Any]]:
     labels, subjects, rows = arrays["labels"], arrays["subjects"], []
     runs = {name: (arrays[f"{name}_oof"], arrays[f"{name}_test"]) for name in HEADS}
     for name, (oof, test) in (runs | dict(_derived(arrays))).items():
-        truth = log_loss(Bag.of(test).pooled, arrays["test_labels"])
-        ours = expect_score(oof, labels, subjects, test, num_test_subjects=NUM_TEST)
-        plain = subject_bootstrap(log_losses(oof, labels), subjects)
-        ends = (ours.mean, ours.low, ours.high), (plain.mean, plain.low, plain.high)
-        for method, (mean, low, high) in zip(METHODS, ends, strict=True):
-            rows.append(
-                {"run": name, "method": method, "truth": truth, "mean": mean, "low": low, "high": high}
-            )
+        rows += _judge(name, oof, labels, subjects, test, arrays["test_labels"], NUM_TEST)
     return rows
+
+
+def _judge(
+    name: str,
+    oof: LogProbs,
+    labels: NDArray[np.int64],
+    subjects: NDArray[np.int64],
+    test: Floats,
+    test_labels: NDArray[np.int64],
+    num_test: int,
+) -> list[dict[str, Any]]:
+    """Forecasts and true score of one run; one row for each method."""
+    truth = log_loss(Bag.of(test).pooled, test_labels)
+    ours = expect_score(oof, labels, subjects, test, num_test_subjects=num_test)
+    plain = subject_bootstrap(log_losses(oof, labels), subjects)
+    ends = (ours.mean, ours.low, ours.high), (plain.mean, plain.low, plain.high)
+    return [
+        {"run": name, "method": method, "truth": truth, "mean": mean, "low": low, "high": high}
+        for method, (mean, low, high) in zip(METHODS, ends, strict=True)
+    ]
+
+
+def _interval_score(truth: float, low: float, high: float) -> float:
+    """Width plus the penalty of a miss, on the logarithm; bounded below as probabilities are."""
+    true, first, last = (math.log(max(loss, CLIP)) for loss in (truth, low, high))
+    return last - first + MISS * (max(first - true, 0) + max(true - last, 0))
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
     say_header(
-        ["runs", "true", "forecast by", "covered", "truth below", "above", "mean signed error", "mean width"]
+        [
+            *("runs", "true", "forecast by", "covered", "truth below", "above", "mean signed error"),
+            *("mean width", "interval score"),
+        ]
     )
     for name in (*dict.fromkeys(row["run"] for row in rows), "all"):
         for method in METHODS:
@@ -199,6 +264,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
                     f"{(truth > high).mean():.1%}",
                     f"{error:+.4f} ({error / truth.mean():+.1%})",
                     f"{(high - low).mean():.3f}",
+                    f"{np.mean([_interval_score(*ends) for ends in zip(truth, low, high, strict=True)]):.2f}",
                 ]
             )
 

@@ -60,12 +60,23 @@ def describe(expected: Expected) -> str:
     """The forecast, its terms, and the numbers of people that it holds for."""
     about = "" if expected.counted == "stated" else "about "
     people = f"{expected.num_subjects} training and {about}{expected.num_test_subjects} test subjects"
-    parts = f"OOF {expected.oof:.4f}, mean over folds {expected.bagging:+.4f}, {people}"
-    if expected.low is None:
-        return f"{expected.mean:.4f}; no interval: subjects are too few, or do not differ ({parts})"
-    return (
-        f"{expected.mean:.4f}, 95% of such competitions {expected.low:.4f} to {expected.high:.4f} ({parts})"
+    parts = (
+        f"OOF {expected.oof:.4f}, one network on the test images {expected.single:.4f}, "
+        f"mean over folds {expected.bagging:+.4f}, {people}"
     )
+    if expected.low is None:
+        return f"{expected.mean:.4f}; no interval: subjects are too few ({parts})"
+    ends = f"95% of such competitions {expected.low:.4f} to {expected.high:.4f}"
+    if expected.public_low is not None:
+        ends += f", the public part {expected.public_low:.4f} to {expected.public_high:.4f}"
+    warning = (
+        f"\nthe upper end is above {expected.prior:.4f}, the log loss of predicting the classes' shares: "
+        "the training subjects do not rule out that the networks are confidently wrong on new ones, and "
+        "worse than no network"
+        if expected.may_lose_to_prior
+        else ""
+    )
+    return f"{expected.mean:.4f}, {ends} ({parts}){warning}"
 
 
 def describe_score(judged: OutOfFold) -> str:
@@ -77,16 +88,20 @@ def describe_score(judged: OutOfFold) -> str:
 
 
 def _compared(expected: Expected | None, scores: Mapping[str, Any]) -> str:
-    shown = [f"{part} {compare(expected, scores[part])}" for part in ("public", "private") if part in scores]
+    shown = [
+        f"{part} {compare(expected, scores[part], public=part == 'public')}"
+        for part in ("public", "private")
+        if part in scores
+    ]
     return "; ".join(shown) or "no score"
 
 
-def compare(expected: Expected | None, score: float) -> str:
-    """A score from Kaggle compared with the forecast, if there is one."""
-    off = None if expected is None else expected.errors_off(score)
+def compare(expected: Expected | None, score: float, *, public: bool = False) -> str:
+    """A score from Kaggle (of the public part, or not) compared with the forecast, if there is one."""
+    off = None if expected is None else expected.errors_off(score, public=public)
     if expected is None or off is None:
         return f"{score:.4f}"
-    where = "within" if expected.holds(score) else "outside of"
+    where = "within" if expected.holds(score, public=public) else "outside of"
     return f"{score:.4f}, {off:+.1f} standard errors, {where} the 95% interval"
 
 

@@ -17,21 +17,52 @@ from distracted.submission.expect import Expected
 from distracted.submission.submit import write_submission
 from kaggle_stand_in import Answer, KaggleServer, Request, signed_in
 
-EXPECTED = Expected(0.43, 0.3, 0.66, 0.47, -0.04, 0.2, 2.1, 26, 79, "assumed", 0.42, 0.44)
+EXPECTED = Expected(
+    mean=0.43,
+    low=0.3,
+    high=0.66,
+    oof=0.47,
+    single=0.47,
+    bagging=-0.04,
+    public_low=None,
+    public_high=None,
+    prior=2.3,
+    num_subjects=26,
+    num_test_subjects=79,
+    counted="assumed",
+    unsure_half=0.42,
+    sure_half=0.44,
+)
 
 
 def test_the_forecast_is_one_line() -> None:
     assert submit.describe(EXPECTED) == (
         "0.4300, 95% of such competitions 0.3000 to 0.6600 "
-        "(OOF 0.4700, mean over folds -0.0400, 26 training and about 79 test subjects)"
+        "(OOF 0.4700, one network on the test images 0.4700, mean over folds -0.0400, "
+        "26 training and about 79 test subjects)"
+    )
+
+
+def test_the_public_part_has_an_interval_of_its_own() -> None:
+    expected = replace(EXPECTED, public_low=0.25, public_high=0.75)
+    assert "0.3000 to 0.6600, the public part 0.2500 to 0.7500 (" in submit.describe(expected)
+    assert submit.compare(expected, 0.7, public=True).endswith("within the 95% interval")
+    assert submit.compare(expected, 0.7).endswith("outside of the 95% interval")
+
+
+def test_an_upper_end_above_the_class_prior_is_said_to_be_so() -> None:
+    first, second = submit.describe(replace(EXPECTED, prior=0.5)).splitlines()
+    assert first == submit.describe(EXPECTED)
+    assert second.startswith(
+        "the upper end is above 0.5000, the log loss of predicting the classes' shares: "
     )
 
 
 def test_without_an_interval_the_forecast_says_why() -> None:
-    few = Expected(0.43, None, None, 0.47, -0.04, None, None, 2, 50, "stated", 0.42, 0.44)
+    few = replace(EXPECTED, low=None, high=None, num_subjects=2, num_test_subjects=50, counted="stated")
     assert submit.describe(few) == (
-        "0.4300; no interval: subjects are too few, or do not differ "
-        "(OOF 0.4700, mean over folds -0.0400, 2 training and 50 test subjects)"
+        "0.4300; no interval: subjects are too few (OOF 0.4700, one network on the test images 0.4700, "
+        "mean over folds -0.0400, 2 training and 50 test subjects)"
     )
     assert submit.compare(few, 0.5) == "0.5000"
 
@@ -39,8 +70,8 @@ def test_without_an_interval_the_forecast_says_why() -> None:
 @pytest.mark.parametrize(
     ("score", "text"),
     [
-        (0.66, "0.6600, +2.1 standard errors, within the 95% interval"),
-        (0.2, "0.2000, -4.5 standard errors, outside of the 95% interval"),
+        (0.66, "0.6600, +2.0 standard errors, within the 95% interval"),
+        (0.2, "0.2000, -4.2 standard errors, outside of the 95% interval"),
     ],
 )
 def test_a_score_is_compared_with_the_forecast(score: float, text: str) -> None:
@@ -65,7 +96,8 @@ def test_kaggles_answer_is_printed_and_stored(
     (answer,) = content["answers"]
     assert (answer["sha256"], answer["public"]) == (content["sha256"], 0.75)
     off = answer["standard_errors_off"]["public"]
-    assert lines[2].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
+    [number] = [number for number, line in enumerate(lines) if line.startswith("Kaggle answers: ")]
+    assert lines[number].startswith(f"Kaggle answers: public 0.7500, {off:+.1f} standard errors, ")
     submit.main(name="a", send=True, data=data, root=store.workspace.root)
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert last_line.startswith("sent already (FORCE=1 sends it again); Kaggle answered: public 0.7500, ")
@@ -73,7 +105,7 @@ def test_kaggles_answer_is_printed_and_stored(
     submit.main(name="a", send=True, force=True, data=data, root=store.workspace.root)
     assert len(sent) == 2
     assert lines[0].endswith("a.csv: checked")
-    assert lines[3:] == [lines[0].replace("checked", "as it was checked"), lines[1]]
+    assert lines[number + 1 :] == [lines[0].replace("checked", "as it was checked"), *lines[1:number]]
 
 
 @pytest.fixture

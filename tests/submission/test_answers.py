@@ -9,7 +9,22 @@ from distracted.files import write_json
 from distracted.submission.answers import add_answer, answer_to, read_answers
 from distracted.submission.expect import Expected
 
-EXPECTED = Expected(0.4, 0.2, 0.6, 0.5, -0.1, 0.2, 2.5, 5, 10, "stated", 0.4, 0.4)
+EXPECTED = Expected(
+    mean=0.4,
+    low=0.2,
+    high=0.6,
+    oof=0.5,
+    single=0.5,
+    bagging=-0.1,
+    public_low=0.1,
+    public_high=0.8,
+    prior=2.3,
+    num_subjects=5,
+    num_test_subjects=10,
+    counted="stated",
+    unsure_half=0.4,
+    sure_half=0.4,
+)
 
 
 @pytest.fixture
@@ -20,14 +35,14 @@ def provenance(tmp_path: Path) -> Path:
 
 
 def test_an_answer_is_compared_with_the_forecast(provenance: Path) -> None:
-    add_answer(provenance, "a", EXPECTED, {"public": 0.6, "private": 0.2})
+    add_answer(provenance, "a", EXPECTED, {"public": 0.8, "private": 0.2})
     content = json.loads(provenance.read_text())
     assert content["run"] == "ensemble"
     (answer,) = content["answers"]
     assert answer.pop("received")
-    assert answer.pop("standard_errors_off") == pytest.approx({"public": 2.5, "private": -2.5})
+    assert answer.pop("standard_errors_off") == pytest.approx({"public": 1.96, "private": -1.96})
     forecast = {"sha256": "a", "expected": 0.4, "low": 0.2, "high": 0.6}
-    assert answer == {**forecast, "public": 0.6, "private": 0.2}
+    assert answer == {**forecast, "public": 0.8, "private": 0.2}
 
 
 def test_answers_to_earlier_files_are_kept(provenance: Path) -> None:

@@ -44,5 +44,24 @@ def test_a_competition_is_reproducible_and_scored_from_its_file(
     ]
     for ours, naive in zip(rows[::2], rows[1::2], strict=True):
         assert ours["truth"] == naive["truth"] > 0
-        assert ours["mean"] < naive["mean"]  # the bootstrap ignores the gain from averaging
-        assert ours["high"] - ours["low"] > 0
+        assert 0 < ours["low"] < ours["mean"] < ours["high"]
+
+
+def test_the_interval_score_is_the_width_and_a_penalty_for_a_miss(bench: dict[str, Any]) -> None:
+    score = bench["_interval_score"]
+    assert score(1.0, 0.5, 2.0) == pytest.approx(np.log(4))
+    assert score(4.0, 0.5, 2.0) == pytest.approx(np.log(4) + 40 * np.log(2))
+    assert score(0.25, 0.5, 2.0) == pytest.approx(np.log(4) + 40 * np.log(2))
+
+
+@pytest.mark.parametrize("name", ["5 subjects", "uneven", "one network", "blend"])
+def test_a_simulated_competition_is_reproducible_and_by_subject(bench: dict[str, Any], name: str) -> None:
+    population = bench["POPULATIONS"][name]
+    drawn, again = (bench["simulate"](population, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(drawn.oof, again.oof) and np.array_equal(drawn.test, again.test)
+    assert len(np.unique(drawn.subjects)) == population.num_subjects
+    assert drawn.test.shape == (population.num_folds, len(drawn.test_labels), population.num_classes)
+    for log_probs in (drawn.oof, *drawn.test):
+        np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1)
+    if population.uneven:
+        assert np.bincount(drawn.subjects).max() / len(drawn.subjects) == pytest.approx(0.4, abs=0.08)

@@ -104,7 +104,7 @@ def test_the_provenance_is_true(store: Store, blend: str) -> None:
     assert expected["low"] <= expected["mean"] <= expected["high"]
     assert expected == submission.expected.as_json()
     assert expected["oof"] == pytest.approx(score)
-    assert expected["mean"] == pytest.approx(score + expected["bagging"])
+    assert expected["mean"] == pytest.approx(expected["single"] + expected["bagging"])
     assert (expected["num_subjects"], expected["num_test_subjects"]) == (6, 1)  # 7 images, 9 a subject
     assert provenance["answers"] == []
     assert provenance["packages"]["numpy"] == np.__version__

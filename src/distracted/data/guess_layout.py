@@ -45,7 +45,11 @@ class Guess(GuessedColumns):
         if metric == "quadratic_kappa" and are_names:
             self.assumed["classes"] = "the classes in order: the quadratic kappa counts its steps"
             classes = names
-        others = {key: value for key, value in answers.items() if key in ("kaggle", "num_test_subjects")}
+        others = {
+            key: value
+            for key, value in answers.items()
+            if key in ("kaggle", "num_test_subjects", "public_share")
+        }
         self.settings: dict[str, Any] = {
             **others,
             "train_list": self._train_list,

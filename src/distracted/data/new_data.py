@@ -18,7 +18,15 @@ from distracted.schema import DataConfig
 
 #: Keys of the data section that may be answered.
 _ASKED = {
-    *("kaggle", "num_test_subjects", "train_list", "train_images", "test_images", "sample_submission"),
+    *(
+        "kaggle",
+        "num_test_subjects",
+        "public_share",
+        "train_list",
+        "train_images",
+        "test_images",
+        "sample_submission",
+    ),
     *("columns.img", "columns.label", "columns.group", "columns.id"),
     *("subject_pattern", "label_pattern", "classes", "submission", "metric"),
 }

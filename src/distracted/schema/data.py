@@ -81,6 +81,9 @@ class DataConfig(Section):
     num_test_subjects: PositiveInt | None = Field(default=None, exclude=True)
     """Number of people in the test set, for the expected score; null: as `make people` estimates; without
     an estimate, people are taken to have as many images as in training. Enters no hash."""
+    public_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, exclude=True)
+    """Share of the test images in the public score, which then has a forecast of its own; null: unknown.
+    Enters no hash."""
     train_list: str | tuple[str, ...] | None = "driver_imgs_list.csv"
     """List of the training images (CSV; tabs or semicolons may separate, too); null: there is none, and each
     folder in train_images is a class. Several: the first names the images, the others add columns for them,

@@ -46,7 +46,11 @@ def add_answer(provenance: Path, sha256: str, expected: Expected | None, scores:
     forecast = (
         {} if expected is None else {"expected": expected.mean, "low": expected.low, "high": expected.high}
     )
-    off = {} if expected is None else {part: expected.errors_off(score) for part, score in scores.items()}
+    off = (
+        {}
+        if expected is None
+        else {part: expected.errors_off(score, public=part == "public") for part, score in scores.items()}
+    )
     entry = {
         "sha256": sha256,
         **forecast,

@@ -1,23 +1,9 @@
 """Forecast of the competition's log loss, with a 95% prediction interval.
 
 Each out-of-fold row is scored by one network, each test row by the mean over the folds' networks. So the
-forecast has two parts: the loss of a single network on the test set's subjects, and the gain from averaging.
-
-Single network. With v the variance of a mean over S subjects (ratio estimator, subjects as units), OOF loss
-and test loss differ with the variance v (2 + S / S_test). The 2 would be 1 if the subjects' OOF losses were
-independent. But each subject helps to train the networks that score the others, and each pair counts twice in
-the variance that this adds (Hoeffding's decomposition), so the factor lies between 1 and 2, closer to 2 the
-fewer subjects there are. Losses are positive and skewed, so the interval is computed on the log scale, with
-t quantiles. Skewness also makes v uncertain: the degrees of freedom follow from the subjects' kurtosis
-(matching of moments as in Satterthwaite, Biometrics Bulletin 1946; at most S - 1, the normal distribution's).
-
-Mean of K networks. Its loss on unlabelled images would be known if the labels' probabilities were. The
-networks' own probabilities will not do: overconfident networks gain most from averaging but predict the
-smallest gain. So these probabilities, the belief, are tempered, q = belief^b / sum, until the expected loss
-of single networks under q equals the forecast for one network. The loss of the mean under the same q is the
-expected score; it never exceeds that of single networks (Jensen's inequality). The belief is half-way, in
-logarithms, between the networks' arithmetic and geometric mean: with overconfident networks the first
-overrates the accuracy of the mean and the second underrates it.
+forecast has two parts: the loss of a single network on the test rows (`trust`), and the gain from averaging
+(`bag`). Both are drawn many times, from what the training subjects leave possible; the forecast is the median
+of the draws and the interval their middle 95%. docs/expected_score.md describes the method and its sources.
 """
 
 import math
@@ -28,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.headline import LOG_LOSS
-from distracted.metrics import CLIP, log_losses
+from distracted.metrics import CLIP, log_loss, log_losses, prior_log_probs
 from distracted.postprocess.people import read_test_people
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
 from distracted.schema import MetricName
+from distracted.submission.bag import Bag
+from distracted.submission.trust import NUM_DRAWS, TestTables, Trust
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -41,11 +29,10 @@ Ints = NDArray[np.integer]
 MIN_SUBJECTS = 3
 #: The largest log loss, since the competition clips probabilities.
 WORST = -math.log(CLIP)
-#: Variance of the OOF mean relative to that of independent subjects; between 1 and 2, see above.
-DEPENDENCE = 2.0
-_MAX_B = 32.0  # the tempered belief is then nearly certain of the most probable class
-_TOLERANCE = 1e-4  # of b
-_ROUNDING = 1e-9  # smaller relative differences between subjects are rounding errors
+#: Standard error of the gain from averaging, relative to its logarithm (docs/evidence_expected_score.md).
+GAIN_ERROR = 0.15
+_ENDS = 0.025, 0.975
+_QUANTILE = 1.96  # standard errors between the forecast and an end
 
 
 @dataclass(frozen=True)
@@ -53,12 +40,13 @@ class Expected:
     """A forecast of the submitted log loss.
 
     Attributes:
-        mean: The expected score.
-        low, high: Its 95% prediction interval; None if subjects are too few or do not differ.
+        mean: The expected score: it is as likely to be missed above as below.
+        low, high: Its 95% prediction interval; None if subjects are too few.
         oof: Pooled OOF log loss.
-        bagging: Change by averaging over the folds, never above 0; `mean` is `oof + bagging`.
-        error: Standard error of the logarithm of one network's loss on the test set; None without interval.
-        quantile: Quantile of Student's t for the interval; None without interval.
+        single: Expected loss of a single network on the test rows.
+        bagging: Change by averaging over the folds, never above 0; `mean` is `single + bagging`.
+        public_low, public_high: 95% interval of the public score; None without data.public_share.
+        prior: OOF log loss of predicting the classes' shares.
         num_subjects, num_test_subjects: Number of subjects in the OOF rows, and in the test set.
         counted: Source of the latter: data.num_test_subjects, `make people`, or the number of images.
         unsure_half, sure_half: The expected score if only half of the test images were scored: those on which
@@ -69,9 +57,11 @@ class Expected:
     low: float | None
     high: float | None
     oof: float
+    single: float
     bagging: float
-    error: float | None
-    quantile: float | None
+    public_low: float | None
+    public_high: float | None
+    prior: float
     num_subjects: int
     num_test_subjects: int
     counted: Literal["stated", "estimated", "assumed"]
@@ -85,29 +75,46 @@ class Expected:
         every stored submission look outdated.
         """
         how = (
-            "pooled out-of-fold log loss, less what the mean over folds takes away: by a belief about the "
-            "test labels under which single networks lose as much; 95% prediction interval over training "
-            "and test subjects (docs/expected_score.md)"
+            "log loss on the test rows, given how far the networks' probabilities could be trusted on each "
+            "training subject, less what the mean over folds takes away; 95% prediction interval over "
+            "training and test subjects (docs/expected_score.md)"
         )
         return {**asdict(self), "how": how}
 
-    def errors_off(self, score: float) -> float | None:
-        """Distance of a score from the expected one, in standard errors of the logarithm on its side."""
-        end = self.high if score > self.mean else self.low
-        if end is None or self.quantile is None or score <= 0 or not 0 < end != self.mean:
+    @property
+    def may_lose_to_prior(self) -> bool:
+        """Whether the interval holds scores that are worse than predicting the classes' shares."""
+        return self.high is not None and self.high > self.prior
+
+    def errors_off(self, score: float, *, public: bool = False) -> float | None:
+        """Distance of a score from the expected one, in standard errors of the logarithm on its side.
+
+        Args:
+            public: The score is of the public part, which has an interval of its own.
+        """
+        low, high = self._ends(public)
+        end = high if score > self.mean else low
+        if end is None or score <= 0 or self.mean <= 0 or not 0 < end != self.mean:
             return None
         share = math.log(score / self.mean) / math.log(end / self.mean)
-        return math.copysign(share * self.quantile, score - self.mean)
+        return math.copysign(share * _QUANTILE, score - self.mean)
 
-    def holds(self, score: float) -> bool | None:
+    def holds(self, score: float, *, public: bool = False) -> bool | None:
         """Whether a score lies within the interval; None without an interval."""
-        return None if self.low is None or self.high is None else self.low <= score <= self.high
+        low, high = self._ends(public)
+        return None if low is None or high is None else low <= score <= high
+
+    def _ends(self, public: bool) -> tuple[float | None, float | None]:
+        if public and self.public_low is not None:
+            return self.public_low, self.public_high
+        return self.low, self.high
 
 
 def expect_run(store: Store, run: Run) -> Expected:
     """Forecast the score of a stored run, from the folds that it has."""
     rows = np.isin(store.folds.ids, run.folds)
-    stated, estimated = store.competition.config.num_test_subjects, read_test_people(store)
+    config = store.competition.config
+    stated, estimated = config.num_test_subjects, read_test_people(store)
     return expect_score(
         run.oof[rows],
         store.folds.labels[rows],
@@ -115,6 +122,7 @@ def expect_run(store: Store, run: Run) -> Expected:
         run.test,
         num_test_subjects=estimated if stated is None else stated,
         estimated=stated is None and estimated is not None,
+        public_share=config.public_share,
     )
 
 
@@ -153,12 +161,13 @@ def expect_score(
     *,
     num_test_subjects: int | None = None,
     estimated: bool = False,
+    public_share: float | None = None,
 ) -> Expected:
     """Forecast the log loss of the arithmetic mean over folds on a test set of other subjects.
 
     The forecast assumes that the test subjects are drawn like the training subjects. Test images that the
-    competition does not score (decoys) enter the bagging term like all others; `Expected.unsure_half` and
-    `Expected.sure_half` bound their effect.
+    competition does not score (decoys) enter like all others; `Expected.unsure_half` and `Expected.sure_half`
+    bound their effect. The same input gives the same forecast: the draws have a fixed seed.
 
     Args:
         oof: Out-of-fold log-probabilities, shape (num_images, num_classes).
@@ -167,99 +176,48 @@ def expect_score(
         test: Log-probabilities of each fold's network, shape (num_folds, num_test, num_classes).
         num_test_subjects: None assumes as many images per test subject as there are in the OOF rows.
         estimated: Whether that number is an estimate.
+        public_share: Share of the test rows in the public score, drawn at random; None if it is unknown.
     """
-    from scipy.special import stdtrit
-
-    losses = log_losses(oof, labels)
-    single = float(losses.mean())
-    bag = Bag.of(test)
-    mean = bag.expected(single)
-    sure = bag.pooled.max(axis=1) >= np.median(bag.pooled.max(axis=1))
+    oof, test = (np.clip(log_probs, math.log(CLIP), 0) for log_probs in (oof, test))
+    rng = np.random.default_rng(0)
     num_subjects = len(np.unique(subjects))
     guess = max(1, round(test.shape[1] * num_subjects / len(labels)))
     num_test = guess if num_test_subjects is None else num_test_subjects
-    low = high = error = quantile = None
-    spread = _spread(losses, subjects)
-    if spread is not None:
-        variance, degrees = spread
-        error = math.sqrt(variance * (DEPENDENCE + num_subjects / num_test)) / single
-        quantile = float(stdtrit(degrees, 0.975))  # Student's t
-        reach = quantile * error
-        low = bag.expected(single * math.exp(-reach))
-        high = bag.expected(min(single * math.exp(min(reach, 50.0)), WORST))  # 50 avoids an overflow
+    draws = Trust.fit(oof, labels, subjects, rng).losses(TestTables.of(test), num_test, rng)
+    bag = Bag.of(test)
+    gain_error = 1 + GAIN_ERROR * rng.normal(size=NUM_DRAWS)
+
+    def averaged(single: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(single * bag.ratios(single) ** gain_error, CLIP, WORST)
+
+    singles = np.clip(draws.with_noise(rng), CLIP, WORST)
+    scores = averaged(singles)
+    single, mean = float(np.median(singles)), float(np.median(scores))
+    low = high = public_low = public_high = None
+    if num_subjects >= MIN_SUBJECTS:
+        low, high = _interval(scores)
+        if public_share is not None:
+            public_low, public_high = _interval(averaged(draws.with_noise(rng, share=public_share)))
+    certainty = bag.pooled.max(axis=1)
+    sure = certainty >= np.median(certainty)
     return Expected(
         mean=mean,
         low=low,
         high=high,
-        oof=single,
+        oof=float(log_losses(oof, labels).mean()),
+        single=single,
         bagging=mean - single,
-        error=error,
-        quantile=quantile,
+        public_low=public_low,
+        public_high=public_high,
+        prior=log_loss(np.tile(prior_log_probs(labels, oof.shape[1]), (len(labels), 1)), labels),
         num_subjects=num_subjects,
         num_test_subjects=num_test,
         counted="assumed" if num_test_subjects is None else "estimated" if estimated else "stated",
-        unsure_half=bag.rows(~sure).expected(single) if not sure.all() else mean,
-        sure_half=bag.rows(sure).expected(single),
+        unsure_half=bag.expected(single, rows=~sure) if not sure.all() else mean,
+        sure_half=bag.expected(single, rows=sure),
     )
 
 
-@dataclass(frozen=True)
-class Bag:
-    """Predictions of unlabelled images by several networks (bagging).
-
-    Attributes:
-        pooled: Logarithm of the mean of their probabilities, shape (num_test, num_classes).
-        single: Mean of their log-probabilities, of the same shape.
-    """
-
-    pooled: NDArray[np.float64]
-    single: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, test: Floats) -> "Bag":
-        """Make a bag from the log-probabilities of each network, shape (num_folds, num_test, num_classes)."""
-        clipped = np.maximum(np.asarray(test, dtype=np.float64), math.log(CLIP))
-        return cls(np.logaddexp.reduce(clipped, axis=0) - math.log(len(test)), clipped.mean(axis=0))
-
-    def rows(self, chosen: NDArray[np.bool_]) -> "Bag":
-        """The same for some of the images."""
-        return Bag(self.pooled[chosen], self.single[chosen])
-
-    def expected(self, single: float) -> float:
-        """Expected log loss of the mean, given the average log loss of a single network.
-
-        If no b explains `single`, the ratio of the two losses is taken at the nearest b.
-        """
-
-        from scipy.optimize import brentq  # slow to import
-
-        def excess(b: float) -> float:  # decreases
-            return self._losses(b)[0] - single
-
-        if excess(0.0) <= 0:
-            b = 0.0
-        else:
-            b = _MAX_B if excess(_MAX_B) >= 0 else float(brentq(excess, 0.0, _MAX_B, xtol=_TOLERANCE))
-        single_loss, pooled_loss = self._losses(b)
-        return single * pooled_loss / single_loss
-
-    def _losses(self, b: float) -> tuple[float, float]:
-        """Log loss of single networks and of their mean for labels drawn from the tempered belief."""
-        from scipy.special import log_softmax
-
-        belief = np.exp(log_softmax(b / 2 * (self.pooled + self.single), axis=1))
-        num = len(belief)
-        return -float((belief * self.single).sum()) / num, -float((belief * self.pooled).sum()) / num
-
-
-def _spread(losses: NDArray[np.float64], subjects: Ints) -> tuple[float, float] | None:
-    """Variance of the mean loss over subjects and its degrees of freedom; None if it cannot be estimated."""
-    counts = np.bincount(subjects)
-    sums = np.bincount(subjects, weights=losses - losses.mean())[counts > 0]
-    num, second = len(sums), float((sums**2).mean())
-    if num < MIN_SUBJECTS or math.sqrt(second) <= _ROUNDING * losses.sum() / num:
-        return None
-    variance = num**2 / (num - 1) * second / len(losses) ** 2
-    kurtosis = float((sums**4).mean()) / second**2
-    degrees = 2 * num / max(kurtosis - (num - 3) / (num - 1), 1e-9)
-    return variance, min(degrees, num - 1)
+def _interval(scores: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(scores, _ENDS)
+    return float(low), float(high)

@@ -233,7 +233,7 @@ class TestErrors:
             ),
             ("training.label_smoothing=1", ["training.label_smoothing: ", "less than 1", "got 1"]),
             ("training.label_smoothing=-0.1", ["training.label_smoothing: ", "greater than or equal to 0"]),
-            ("training.sampling=drivers", ["training.sampling: ", "'rows' or 'subjects'", "'drivers'"]),
+            ("training.sampling=drivers", ["training.sampling: ", "'subjects' or 'classes'", "'drivers'"]),
             ("training.leaky=true", ["training.leaky: ", "LEAKY=1"]),
             ("phases.features.kind=foo", ["phases.features: ", "'features', 'head', 'train'", "'foo'"]),
             ("phases.polish.kind=train", ["phases.polish.epochs: ", "required"]),

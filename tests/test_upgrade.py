@@ -32,7 +32,6 @@ DONE = {
     "smooth": ["--runs", "one", "--methods", "neighbours diffusion"],
     "tta": ["--run", "one", "--views", "centre scales"],
     "ensemble": ["--runs", "one_smooth two_calibrated one_tta chosen"],
-    "submit": [],
 }
 BEGUN = (
     "training.num_folds=3 model.weights=none model.image_size=16 model.head.block=stem "
@@ -99,6 +98,18 @@ def test_old_stages_count_as_done(root: Path, command: str) -> None:
     output = run(root, command, *DONE[command], "--set", "runtime.tracking=none")
     assert "done already" in output
     assert stamps() == before
+
+
+@pytest.mark.slow
+def test_an_old_submission_stays_and_gets_the_present_forecast(root: Path) -> None:
+    """Version 0.1.0 forecast by another method, which its record shows."""
+    path = root / "submissions/tiny/ensemble.csv"
+    before, record = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+    output = run(root, "submit", "--set", "runtime.tracking=none")
+    assert "expected log loss" in output and path.read_bytes() == before
+    renewed = json.loads(path.with_suffix(".json").read_text())
+    changed = {key for key in record | renewed if record.get(key) != renewed.get(key)}
+    assert "expected_log_loss" in changed and record["sha256"] == renewed["sha256"]
 
 
 @pytest.mark.slow

@@ -100,7 +100,6 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
         "model.zoom=0.5",
         "model.normalise=image",
         "augment.size=24",
-        "augment.policy=wide",
         "training.sampling=classes",
         "phases.finetune.sharpness=0.05",
     ],

@@ -37,13 +37,13 @@ class Demo:
 _SHARED = "runtime.validate_every_epoch=false"
 _ANY = "model.weights=auto_or_none"  # random ones without a network, so that the demo runs there, too
 _BRIEF = (
-    f"{_SHARED} {_ANY} training.batch_size=50 phases.features.max_iter=50 phases.finetune.epochs=1 "
+    f"{_SHARED} {_ANY} training.batch_size=25 phases.features.max_iter=50 phases.finetune.epochs=1 "
     "phases.scratch.epochs=1"
 )
 _KNOWING = f"{_SHARED} augment.policy=light"  # their weights come in packages, with or without a network
 FULL = Demo(
     {
-        "efficientnet_lite0": f"{_KNOWING} model.image_size=96 phases.finetune.epochs=2",
+        "efficientnet_lite0": f"{_KNOWING} model.image_size=96 phases.finetune.epochs=3",
         "efficientnet_lite1": f"{_KNOWING} model.image_size=64 phases.finetune.epochs=2",
         "efficientnet_lite2": f"{_KNOWING} model.image_size=64 phases.finetune.epochs=2",
         "vgg16": f"{_BRIEF} model.image_size=32",

@@ -35,23 +35,25 @@ def main(
         known = ", ".join(sorted(path.stem for path in _DESCRIPTIONS.glob("*.yaml")))
         raise ConfigError(f"{path}: no such file; there are {known}")
     shared: dict[str, Any] = {"data": data, "root": root}
-    members = [_make(run, settings, shared) for run, settings in yaml.safe_load(path.read_text()).items()]
-    ensemble.main(runs=" ".join(members), name=_BLEND, **shared)
+    made = [_make(run, settings, shared) for run, settings in yaml.safe_load(path.read_text()).items()]
+    ensemble.main(runs=" ".join(steps[-1] for steps in made), name=_BLEND, **shared)
     submit.main(name=_BLEND, **shared)
     store = console.open_store(data, root, console.runtime(""), images=False)
-    made = [run for run in store.runs() if run == _BLEND or any(run.startswith(name) for name in members)]
-    seconds = sum(store.manifest(run, fold).seconds for run in made for fold in store.finished_folds(run))
+    runs = [_BLEND, *(run for steps in made for run in steps)]
+    seconds = sum(store.manifest(run, fold).seconds for run in runs for fold in store.finished_folds(run))
     console.say(f"{_BLEND}: {seconds / 60:.0f} minutes for all of its runs")
 
 
-def _make(run: str, settings: dict[str, str], shared: dict[str, Any]) -> str:
-    """Train a run and take the steps that are asked for; returns the last run."""
+def _make(run: str, settings: dict[str, str], shared: dict[str, Any]) -> list[str]:
+    """Train a run and take the steps that are asked for; returns the runs, the last step's at the end."""
     train.main(model=settings["model"], name=run, set=settings.get("set", ""), **shared)
+    made = [run]
     if views := settings.get("views"):
-        tta.main(run=run, views=views, name=f"{run}_tta", **shared)
-        run = f"{run}_tta"
-    calibrate.main(runs=run, name=f"{run}_calibrated", **shared)
-    return f"{run}_calibrated"
+        made.append(f"{run}_tta")
+        tta.main(run=run, views=views, name=made[-1], **shared)
+    made.append(f"{made[-1]}_calibrated")
+    calibrate.main(runs=made[-2], name=made[-1], **shared)
+    return made
 
 
 if __name__ == "__main__":

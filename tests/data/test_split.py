@@ -86,7 +86,7 @@ def test_the_parts_of_a_known_list_stay_as_they_are(num_parts: int, digest: str)
 
 
 def test_the_parts_of_a_large_list_stay_as_they_are() -> None:
-    """Of more than 256 subjects, samples are searched."""
+    """With more than 256 subjects, samples are searched."""
     subject, label = np.indices((600, 4))
     labels, subjects = rows_of((subject * subject * 7 + label * subject * 3 + label) % 11)
     parts = split_by_subject(labels, subjects, 5)

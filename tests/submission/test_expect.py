@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
+from a_forecast import EXPECTED
 from distracted.metrics import log_loss, prior_log_loss
 from distracted.submission.bag import Bag
-from distracted.submission.expect import WORST, Expected, expect_score
+from distracted.submission.expect import WORST, expect_score
 from distracted.submission.trust import Trust
 
 
@@ -198,22 +199,7 @@ def test_the_forecast_is_finite_and_ordered(
 
 
 def test_errors_off_count_from_the_mean_to_either_end() -> None:
-    expected = Expected(
-        mean=0.4,
-        low=0.2,
-        high=0.6,
-        oof=0.5,
-        single=0.5,
-        bagging=-0.1,
-        public_low=0.1,
-        public_high=0.8,
-        prior=2.3,
-        num_subjects=5,
-        num_test_subjects=10,
-        counted="stated",
-        unsure_half=0.4,
-        sure_half=0.4,
-    )
+    expected = EXPECTED
     assert expected.errors_off(0.4) == 0
     assert expected.errors_off(0.2) == pytest.approx(-1.96)
     assert expected.errors_off(0.6) == pytest.approx(1.96)

@@ -97,7 +97,7 @@ class PartSearch:
             advance(1)
 
     def _search_all(self) -> None:
-        """Improve by the best swaps, again and again from a kick: the subjects of two parts, dealt anew."""
+        """Improve by the best swaps, repeatedly from a kick, which shuffles the subjects of two parts."""
         everybody = np.arange(len(self.parts))
         products = self._products(everybody)
         self._improve(everybody, products)

@@ -78,7 +78,7 @@ class InvertedLists:
         """Share of the exact neighbours of the checked images that were found; equally near ones count.
 
         Args:
-            distances: Of the neighbours found of all images, (num_images, k).
+            distances: Distances of the neighbours that were found, for all images, (num_images, k).
         """
         return self._share_found(distances[self._checked] ** 2, self._limit)
 

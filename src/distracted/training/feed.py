@@ -320,9 +320,9 @@ def pretrained_features(
     Args:
         cache: The data set's cache folder.
     """
-    network = build_network(resolved.config.model, resolved.weights, num_classes=2)  # the head is not used
+    network = _pretrained(resolved)
     feed = Feed(resolved, cache, progress)
-    return [np.asarray(feed.features(network.to(resolved.device), images)) for images in sets]
+    return [np.asarray(feed.features(network, images)) for images in sets]
 
 
 def pretrained_styles(
@@ -333,6 +333,11 @@ def pretrained_styles(
     Args:
         cache: The data set's cache folder.
     """
-    network = build_network(resolved.config.model, resolved.weights, num_classes=2)  # the head is not used
+    network = _pretrained(resolved)
     feed = Feed(resolved, cache, progress)
-    return [np.asarray(feed.styles(network.to(resolved.device), images)) for images in sets]
+    return [np.asarray(feed.styles(network, images)) for images in sets]
+
+
+def _pretrained(resolved: Resolved) -> Network:
+    """The config's network on its device; its head is not used."""
+    return build_network(resolved.config.model, resolved.weights, num_classes=2).to(resolved.device)

@@ -1,4 +1,4 @@
-"""make advise: which backbone and which recipe a data set deserves, by measurement."""
+"""make advise: which backbone, recipe and settings a data set deserves, by measurement."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +22,7 @@ def main(
     set: console.Set = "",
     root: console.Root = console.HERE,
 ) -> None:
-    """Measure how far frozen features carry on a data set, and say which recipe follows."""
+    """Measure how far frozen features carry on a data set; say which recipe and settings follow."""
     from distracted.training.advise import advise
     from distracted.training.resolve import resolve
 
@@ -49,9 +49,11 @@ def main(
     by_subject = first.data.has_subjects
     _show(advice, "subjects" if by_subject else "images")
     name = f"{advice.model}_{advice.case.recipe}"
-    settings = shlex.join([*overrides, f"recipe={advice.case.recipe}"])
+    settings = shlex.join([*overrides, *advice.overrides])
     given = console.data_variable(data)
     console.say(f"make cv MODEL={advice.model}{given} NAME={name} SET={shlex.quote(settings)}")
+    for views in advice.views:
+        console.say(f"make tta RUN={name}{given} VIEWS={views}")
 
 
 def _show(advice: "Advice", unseen: str) -> None:
@@ -75,9 +77,20 @@ def _show(advice: "Advice", unseen: str) -> None:
     )
     if len(rows) > 1:
         console.say(f"the best of {len(rows)} on these folds: a choice, which flatters its figure a little")
+    _show_settings(advice)
     case = advice.case
     console.say(f"case: {case.name}. The textbook says: {case.textbook}")
     console.say(f"advice: recipe {case.recipe}; {case.why}")
+
+
+def _show_settings(advice: "Advice") -> None:
+    rows = []
+    for one in advice.settings:
+        advised = "yes" if one.pays else "no"
+        gain = f"{one.gain:+.4f} ({one.error:.4f})"
+        rows.append([one.about, f"{one.log_loss:.4f}", gain, advised, f"{one.seconds:.0f}"])
+    columns = ["setting", "log loss", "gain (standard error)", "advised", "seconds"]
+    console.table(f"{advice.model} with one setting changed, the same probe", columns, rows)
 
 
 if __name__ == "__main__":

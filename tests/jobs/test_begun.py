@@ -87,3 +87,17 @@ def test_a_checkpoint_goes_on_at_random_until_the_hub_is_back(
         assert f"begun with config.{KEY}; " in str(caught.value)
     manifest = train_and_store(store, resolve_run(store, config, "a"), run="a", fold=0)
     assert manifest.weights["origin"] == "none" and manifest.details["num_resumed"] == 1
+
+
+@pytest.mark.slow
+def test_a_begun_run_keeps_the_sizes_that_auto_meant(store: Store, configure: Callable[..., RunConfig]) -> None:
+    """A version before `augment.size: auto` had null there, and another size in the model's file."""
+    then = configure("model.image_size=32", "augment.size=null", "phases.finetune.epochs=1")
+    train_and_store(store, resolve_run(store, then, "a"), run="a", fold=0)
+    now = configure("model.image_size=auto", "augment.size=auto", "phases.finetune.epochs=1")
+    assert resolve_run(store, now, "a").config.hash == store.manifest("a", 0).config_hash
+    new = resolve_run(store, now, "b").config
+    assert (new.model.image_size, new.augment.size) == (160, 144)  # the network's own, and 0.875 of it
+    assert resolve_run(store, now, "a", force=True).config.hash == new.hash
+    asked = configure("model.image_size=64", "augment.size=auto", "phases.finetune.epochs=1")
+    assert resolve_run(store, asked, "a").config.model.image_size == 64  # which the store will refuse

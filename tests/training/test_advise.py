@@ -12,7 +12,17 @@ from distracted.config import load_config
 from distracted.errors import ConfigError
 from distracted.predictions.store import Store
 from distracted.schema import DataConfig
-from distracted.training.advise import LARGE, SIMILAR, SOLVED, Advice, advise, find_case
+from distracted.training.advise import (
+    CASES,
+    LARGE,
+    SIMILAR,
+    SOLVED,
+    SOLVED_CASE,
+    Advice,
+    advise,
+    find_case,
+)
+from distracted.training.advise_settings import with_even_classes
 from distracted.training.resolve import Resolved, resolve
 
 
@@ -59,6 +69,43 @@ def test_a_second_call_takes_the_features_from_the_cache(
     assert [replace(one, seconds=0) for one in again.measured] == [
         replace(one, seconds=0) for one in first.measured
     ]
+
+
+def test_settings_of_the_best_backbone_are_measured_by_the_same_probe(
+    store: Store, resolved: dict[str, Resolved], tmp_path: Path
+) -> None:
+    advice = advice_on(store, resolved, tmp_path / "cache")
+    first = advice.measured[0]
+    larger, views, classes = advice.settings
+    assert larger.overrides == ("model.image_size=64", "augment.size=0.875") and views.views == "scales"
+    for setting in advice.settings:
+        assert setting.gain == pytest.approx(first.log_loss - setting.log_loss)
+    assert larger.gain != 0 != views.gain
+    assert classes.gain == pytest.approx(0, abs=1e-9) and not classes.pays  # classes are equally frequent
+
+
+def test_what_pays_is_advised(store: Store, resolved: dict[str, Resolved], tmp_path: Path) -> None:
+    advice = advice_on(store, resolved, tmp_path / "cache")
+    larger, views, classes = (
+        replace(setting, log_loss=0.5, gain=0.2, error=0.1, views=setting.views) for setting in advice.settings
+    )
+    advice = replace(advice, settings=(larger, views, classes), case=CASES[False, False])
+    sizes = ["model.image_size=64", "augment.size=0.875"]
+    assert advice.overrides == ["recipe=freeze_first_k", *sizes, "training.sampling=classes"]
+    assert advice.views == ["scales"]
+    assert replace(advice, case=SOLVED_CASE).overrides == ["recipe=features", sizes[0]]
+    unsure = replace(larger, error=0.3), replace(classes, gain=0.004, error=0.001)
+    assert replace(advice, settings=unsure).overrides == ["recipe=freeze_first_k"]
+
+
+def test_predictions_are_freed_of_the_training_sides_class_shares(store: Store) -> None:
+    """Fold by fold: what a model predicts that knows the shares alone becomes equal for all classes."""
+    merged = store.folds.table["label"].replace(2, 0)
+    folds = replace(store.folds, table=store.folds.table.assign(label=merged))
+    log_probs = np.zeros((len(folds.labels), 2))
+    for fold in range(folds.num_folds):
+        log_probs[folds.valid(fold)] = np.log(np.bincount(folds.labels[folds.train(fold)]))
+    assert with_even_classes(log_probs, folds) == pytest.approx(np.log(np.full_like(log_probs, 0.5)))
 
 
 def test_without_pretrained_weights_there_is_no_advice(

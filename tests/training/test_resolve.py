@@ -82,6 +82,28 @@ def test_a_network_of_one_size_trains_at_it(caplog: pytest.LogCaptureFixture) ->
         resolve(pixels, num_folds=3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        (["model.image_size=auto"], 192),
+        (["model.image_size=224"], None),
+        (["model.image_size=auto", "model.backbone=test_vit"], None),
+        (["model.image_size=auto", "model.head.pooling=flatten"], None),
+        (["model.image_size=auto", "augment.size=null"], None),
+    ],
+)
+def test_training_is_smaller_where_nobody_chose_a_size(settings: list[str], size: int | None) -> None:
+    config = load_config(model="resnet50", data="sample", overrides=["model.weights=none", *settings])
+    assert resolve(config, num_folds=3).config.augment.size == size
+
+
+def test_a_flattened_map_takes_one_size() -> None:
+    settings = ["model.weights=none", "model.head.pooling=flatten", "augment.size=96"]
+    config = load_config(model="resnet50", data="sample", overrides=settings)
+    with pytest.raises(ConfigError, match=r"augment\.size=96: model\.head\.pooling=flatten takes images of one"):
+        resolve(config, num_folds=3)
+
+
 def test_rates_for_the_same_batch_change_no_hash() -> None:
     batch_size = resolve_on_cpu().config.training.batch_size
     assert resolve_on_cpu(f"training.rates_for={batch_size}").config.hash == resolve_on_cpu().config.hash

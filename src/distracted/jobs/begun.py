@@ -1,6 +1,7 @@
 """Resolves the config of a run that may have been begun."""
 
 import logging
+from typing import Any
 
 import torch
 
@@ -13,10 +14,16 @@ from distracted.training.resolve import Resolved, resolve
 _log = logging.getLogger(__name__)
 
 
+#: Settings whose `auto` another version of the project may fill in otherwise.
+_SIZES = ("model", "image_size"), ("augment", "size")
+
+
 def resolve_run(
     store: Store, config: RunConfig, run: str, *, force: bool = False, device: torch.device | None = None
 ) -> Resolved:
-    """Resolve a run's config. Where `auto` finds no weights, a run begun from random ones goes on with those.
+    """Resolve a run's config. A run that was begun goes on with the sizes that `auto` meant at that time.
+
+    Where `auto` finds no weights, a run begun from random ones goes on with those.
 
     Args:
         force: The run begins again.
@@ -25,10 +32,13 @@ def resolve_run(
     Raises:
         ConfigError, WeightsError: as `resolve`.
     """
+    begun = [] if force else _begun_configs(store, run)
+    config = _with_sizes_of(config, begun, run)
     try:
         return resolve(config, num_folds=store.folds.num_folds, device=device)
     except WeightsError:
-        if config.model.weights != "auto" or force or not _began_at_random(store, run):
+        at_random = all(stored.get("model", {}).get("weights") == "none" for stored in begun)
+        if config.model.weights != "auto" or not (begun and at_random):
             raise
         _log.warning("%s: no pretrained weights; going on from random ones, as it was begun", run)
         model = config.model.model_copy(update={"weights": "none"})
@@ -37,10 +47,21 @@ def resolve_run(
         )
 
 
-def _began_at_random(store: Store, run: str) -> bool:
-    """Whether all of a run's finished folds and checkpoints are from random weights, and there are some."""
+def _begun_configs(store: Store, run: str) -> list[dict[str, Any]]:
+    """Resolved configs of a run's finished folds and newest checkpoints."""
     numbers = range(store.folds.num_folds)
     stored = [manifest.config for fold in numbers if (manifest := store.find_manifest(run, fold)) is not None]
     newest = [state for fold in numbers if (state := newest_state(store.scratch(run, fold))) is not None]
-    configs = [*stored, *(made_for.get("config", {}) for _, made_for, _ in newest)]
-    return bool(configs) and all(config.get("model", {}).get("weights") == "none" for config in configs)
+    return [*stored, *(made_for.get("config", {}) for _, made_for, _ in newest)]
+
+
+def _with_sizes_of(config: RunConfig, begun: list[dict[str, Any]], run: str) -> RunConfig:
+    """The config with the sizes of a begun run in place of `auto`."""
+    for section, key in _SIZES:
+        part = getattr(config, section)
+        sizes = {stored[section].get(key) for stored in begun if section in stored}
+        if getattr(part, key) == "auto" and len(sizes) == 1:
+            [size] = sizes
+            _log.info("%s goes on with %s.%s=%s, as it was begun", run, section, key, size)
+            config = config.model_copy(update={section: part.model_copy(update={key: size})})
+    return config

@@ -4,6 +4,7 @@ The last two estimate how well the features transfer to a task, before any train
 """
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +56,21 @@ def linear_log_probs(features: NDArray[np.float32], weight: Floats, bias: Floats
     return log_probs
 
 
-def probe(features: NDArray[np.float32], labels: Ints, folds: Ints, *, c: float, max_iter: int) -> Floats:
+def probe(
+    features: NDArray[np.float32],
+    labels: Ints,
+    folds: Ints,
+    *,
+    c: float,
+    max_iter: int,
+    views: Sequence[NDArray[np.float32]] = (),
+) -> Floats:
     """Predict each fold's rows by `fit_logistic` on the other folds' features.
 
     Args:
         labels: Class ids; every class must occur outside of each fold.
         folds: Fold of each image; rows of fold -1 are in every training side.
+        views: Features of other views of the images; the predictions are the mean over all views.
 
     Returns:
         Natural log-probabilities, shape (num_images, num_classes); rows of fold -1 are NaN.
@@ -69,7 +79,8 @@ def probe(features: NDArray[np.float32], labels: Ints, folds: Ints, *, c: float,
     for fold in range(int(folds.max()) + 1):
         valid = folds == fold
         weight, bias = fit_logistic(features[~valid], labels[~valid], c=c, max_iter=max_iter)
-        log_probs[valid] = linear_log_probs(features[valid], weight, bias)
+        shown = [linear_log_probs(view[valid], weight, bias) for view in (features, *views)]
+        log_probs[valid] = np.logaddexp.reduce(shown, axis=0) - np.log(len(shown))
     return log_probs
 
 

@@ -14,10 +14,12 @@ class AugmentConfig(Section):
     short_side: PositiveInt | Literal["auto"] | None = added_later(None)
     """Shorter side in pixels that images are reduced to, once, before they are augmented; `auto`: 8/7 of
     what the network sees; null: not reduced."""
-    size: Annotated[int, Field(ge=16)] | Annotated[float, Field(gt=0, lt=1)] | None = added_later(None)
+    size: Annotated[int, Field(ge=16)] | Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = (
+        added_later(None)
+    )
     """Side of the augmented images that training sees, in pixels or as a share of model.image_size; null: as
-    model.image_size. Smaller ones train faster, and make up for random crops, which show objects larger than
-    evaluation does."""
+    model.image_size; `auto`: 0.875 of it if that is the network's own, which nobody chose. Smaller ones train
+    faster, and make up for random crops, which show objects larger than evaluation does."""
     policy: str
     """Name of the policy that training uses; a phase may name another."""
     policies: dict[str, tuple[dict[str, dict[str, Any] | None], ...]]

@@ -1,8 +1,8 @@
-"""`make advise`: which backbone and which recipe suit a data set, by measurement.
+"""`make advise`: which backbone, recipe and settings suit a data set, by measurement.
 
 The textbook's four cases depend on two things. The size of the data is counted: images, subjects, images a
 class. Its similarity to ImageNet is measured: how well a backbone's frozen features tell the classes apart
-on subjects that the probe has not seen.
+on subjects that the probe has not seen. The same probe measures settings of the best backbone.
 """
 
 import logging
@@ -18,15 +18,14 @@ from distracted.data.competition import Competition
 from distracted.data.folds import Folds
 from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError
-from distracted.metrics import accuracy, difference_and_error, log_losses, prior_log_loss
-from distracted.models.linear import logme, probe
+from distracted.metrics import accuracy, difference_and_error, prior_log_loss
+from distracted.models.linear import logme
 from distracted.progress import Progress, silent
+from distracted.training.advise_settings import Probed, Setting, measure_settings
 from distracted.training.feed import pretrained_features
 from distracted.training.resolve import Resolved
 
 _log = logging.getLogger(__name__)
-
-_C, _MAX_ITER = 0.03, 300  # of the probe
 
 # Conventions, not measurements: the textbook draws no lines either.
 #: Images a class from which data counts as large: ImageNet has 1,300.
@@ -123,6 +122,7 @@ class Advice:
     """The measurements, best backbone first, and the case that they make, with its recipe.
 
     Attributes:
+        settings: Measured with the best backbone, each alone.
         chance: Accuracy of always predicting the majority class.
         prior: Log loss of the class shares.
     """
@@ -131,11 +131,25 @@ class Advice:
     chance: float
     prior: float
     measured: tuple[Measured, ...]
+    settings: tuple[Setting, ...]
     case: Case
 
     @property
     def model(self) -> str:
         return self.measured[0].model
+
+    @property
+    def overrides(self) -> list[str]:
+        """The recipe and the settings that pay, as SET= takes them."""
+        paying = [override for setting in self.settings if setting.pays for override in setting.overrides]
+        if self.case is SOLVED_CASE:  # a regression does not draw its images
+            paying = [override for override in paying if override.startswith("model.")]
+        return [f"recipe={self.case.recipe}", *paying]
+
+    @property
+    def views(self) -> list[str]:
+        """Views that pay, as VIEWS= of `make tta` takes them."""
+        return [setting.views for setting in self.settings if setting.pays and setting.views]
 
 
 def advise(
@@ -160,13 +174,14 @@ def advise(
     counts = np.bincount(labels, minlength=competition.num_classes)
     size = Size(len(labels), competition.num_subjects, int(counts.min()))
     prior = prior_log_loss(labels, folds.ids, competition.num_classes)
-    results: list[tuple[Measured, NDArray[np.float64]]] = []
+    images = Images.to_train(competition)
+    results: list[tuple[Measured, Probed]] = []
     for model, config in resolved.items():
         if not config.weights.pretrained:
             _log.warning("%s: left out, it has no pretrained weights here", model)
             continue
         start = time.perf_counter()
-        [features] = pretrained_features(config, [Images.to_train(competition)], cache, progress)
+        [features] = pretrained_features(config, [images], cache, progress)
         results.append(_measure(model, config, features, folds, prior, time.perf_counter() - start))
     if not results:
         raise ConfigError(
@@ -174,12 +189,16 @@ def advise(
             "nothing to transfer (recipe=scratch), or SET='model.weights=<file>' gives some"
         )
     results.sort(key=lambda result: result[0].log_loss)
-    measured, best = [], results[0][1]
-    for one, losses in results:
-        above, error = difference_and_error(losses, best, folds.subjects[folds.scored])
+    measured, (first, best) = [], results[0]
+    for one, probed in results:
+        losses = probed.losses(folds), best.losses(folds)
+        above, error = difference_and_error(*losses, folds.subjects[folds.scored])
         measured.append(replace(one, above=above, error=error))
-    case = find_case(large=size.images_a_class >= LARGE, skill=measured[0].skill)
-    return Advice(size, float(counts.max() / counts.sum()), prior, tuple(measured), case)
+    settings = measure_settings(
+        resolved[first.model], best, images=images, folds=folds, cache=cache, progress=progress
+    )
+    case = find_case(large=size.images_a_class >= LARGE, skill=first.skill)
+    return Advice(size, float(counts.max() / counts.sum()), prior, tuple(measured), settings, case)
 
 
 def find_case(*, large: bool, skill: float) -> Case:
@@ -194,23 +213,23 @@ def _measure(
     folds: Folds,
     prior: float,
     seconds: float,
-) -> tuple[Measured, NDArray[np.float64]]:
-    """Measure one backbone; also returns the probe's loss of each scored row."""
-    image_size, labels = resolved.config.model.image_size, folds.labels[folds.scored]
+) -> tuple[Measured, Probed]:
+    """Measure one backbone; also returns its probe."""
+    image_size = resolved.config.model.image_size
     assert isinstance(image_size, int)
-    log_probs = probe(features, folds.labels, folds.ids, c=_C, max_iter=_MAX_ITER)[folds.scored]
-    losses = log_losses(log_probs, labels)
+    probed = Probed.of(features, folds)
+    losses = probed.losses(folds)
     measured = Measured(
         model=model,
         origin=resolved.weights.origin,
         image_size=image_size,
         num_features=features.shape[1],
         log_loss=float(losses.mean()),
-        accuracy=accuracy(log_probs, labels),
+        accuracy=accuracy(probed.log_probs[folds.scored], folds.labels[folds.scored]),
         above=0.0,
         error=0.0,
         logme=logme(features, folds.labels),
         skill=1 - float(losses.mean()) / prior,
         seconds=seconds,
     )
-    return measured, losses
+    return measured, probed

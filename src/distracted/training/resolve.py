@@ -16,6 +16,8 @@ from distracted.training.losses import check_loss
 
 _log = logging.getLogger(__name__)
 
+#: Size of training's images as a share of evaluation's, for `auto`; docs/evidence_transfer.md.
+TRAINING_SHARE = 0.875
 _MARGIN = 8 / 7  # size of training pictures over that of the network's input: 256 pixels for 224
 
 
@@ -113,17 +115,26 @@ def _training_size(config: RunConfig, model: ModelConfig, backbone: Backbone) ->
     Raises:
         ConfigError: another size for a network that takes one only.
     """
-    size = config.augment.size
+    size, why_one = config.augment.size, _why_one_size(config, backbone)
     assert isinstance(model.image_size, int)
-    if size is None or not backbone.fixed_size:
+    if size == "auto":
+        size = None if why_one or config.model.image_size != "auto" else TRAINING_SHARE
+    if size is None or not why_one:
         return max(16, 8 * round(size * model.image_size / 8)) if isinstance(size, float) else size
     if isinstance(size, float):
-        _log.info("augment.size=%g left out: %s takes images of one size only", size, backbone.name)
+        _log.info("augment.size=%g left out: %s takes images of one size only", size, why_one)
         return None
     raise ConfigError(
-        f"augment.size={size}: {backbone.name} takes images of one size only, {model.image_size} pixels; "
+        f"augment.size={size}: {why_one} takes images of one size only, {model.image_size} pixels; "
         "expected null"
     )
+
+
+def _why_one_size(config: RunConfig, backbone: Backbone) -> str:
+    """What takes images of one size only, for messages; "" if nothing does."""
+    if config.model.head.pooling == "flatten":
+        return "model.head.pooling=flatten"
+    return backbone.name if backbone.fixed_size else ""
 
 
 def _say_unused(config: RunConfig, phases: Mapping[str, Phase]) -> None:

@@ -2,9 +2,9 @@
 
     PYTHONPATH=scripts python bench/additions.py --data <folder> --root <workspace> [--only "wide larger"]
 
-The additions and their settings are in bench/additions.yaml. A run differs from the base by its settings
-alone. Its gain is the difference in log loss of the same rows, averaged over the seeds, with a 95% interval
-over subjects. Finished folds are skipped, so that a measurement that was stopped goes on.
+The base is the default recipe on images of 128 pixels. The additions and their settings are in
+bench/additions.yaml. A run differs from the base by its settings alone. Its gain is the difference in log
+loss of the same rows, averaged over the seeds, with a 95% interval over subjects. Finished folds are skipped, so that a measurement that was stopped goes on.
 """
 
 import shlex
@@ -26,7 +26,7 @@ from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 
 _ADDITIONS = Path(__file__).with_suffix(".yaml")
-_QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false"]
+_SHARED = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "model.image_size=128"]
 _BASE = "base"
 
 
@@ -41,11 +41,11 @@ def main(
     """Train the base and each addition with each seed, and print the table."""
     settings = {_BASE: "", **yaml.safe_load(_ADDITIONS.read_text())}
     names = [_BASE, *(only.split() or [name for name in settings if name != _BASE])]
-    first = load_config(model=model, data=data, overrides=_QUIET, root=root)
+    first = load_config(model=model, data=data, overrides=_SHARED, root=root)
     store = console.open_store(first.data, root, first.runtime, num_folds=folds)
     for seed in map(int, seeds.split()):
         for name in names:
-            overrides = [*_QUIET, *shlex.split(settings[name]), f"training.seed={seed}"]
+            overrides = [*_SHARED, *shlex.split(settings[name]), f"training.seed={seed}"]
             config = load_config(model=model, data=data, overrides=overrides, root=root)
             resolved = resolve(config, num_folds=store.folds.num_folds)
             for fold in range(store.folds.num_folds):

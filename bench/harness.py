@@ -22,6 +22,14 @@ from distracted.files import write_json
 from distracted.predictions.provenance import package_versions
 from markdown_table import say_header, say_row
 
+#: Sides of the images, in pixels, where the measurements are not made at the network's own size.
+_SIZES = {"efficientnet_lite0": 128}
+
+
+def size_setting(model: str) -> str:
+    """The size that a network is measured at, as SET= takes it."""
+    return f"model.image_size={_SIZES.get(model, 'auto')}"
+
 
 @dataclass(frozen=True)
 class Timing:

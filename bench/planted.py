@@ -30,7 +30,7 @@ from distracted.training.resolve import resolve
 from markdown_table import say_header, say_row
 from planting import Dose, plant
 
-MODEL = "efficientnet_lite0"
+MODEL, SIZE = "efficientnet_lite0", "model.image_size=128"
 CHECKS = {
     "flipped": "label_issues",
     "exact": "exact_duplicates",
@@ -47,9 +47,9 @@ def main(
     """Print a table: for each kind of error, the numbers planted and found, recall and precision."""
     target = root / f"{source.name}-planted"
     truth = plant(source, target, Dose(), seed=seed)
-    train.main(model=MODEL, data=str(target), root=root)
+    train.main(model=MODEL, data=str(target), set=SIZE, root=root)
     audit.main(data=str(target), root=root)
-    config = load_config(model=MODEL, data=str(target), root=root)
+    config = load_config(model=MODEL, data=str(target), overrides=[SIZE], root=root)
     store = open_store(Workspace(root), config.data)
     folder = store.workspace.audit(store.competition.name)
     say_header(["planted", "number", "found", "recall", "precision"])
@@ -84,7 +84,7 @@ def _say(kind: str, planted: set[frozenset[str]], reported: set[frozenset[str]])
 
 
 def _features(store: Store) -> np.ndarray:
-    config = load_config(model=MODEL, data=str(store.competition.config.folder))
+    config = load_config(model=MODEL, data=str(store.competition.config.folder), overrides=[SIZE])
     resolved = resolve(config, num_folds=store.folds.num_folds)
     images, cache = Images.to_train(store.competition), store.workspace.cache(store.competition.name)
     return pretrained_features(resolved, [images], cache, console.progress)[0]

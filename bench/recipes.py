@@ -49,7 +49,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="A fit should take.")] = 90.0,
     folds: Annotated[int, typer.Option(help="How many.")] = 3,
     suffix: Annotated[str, typer.Option(help="Of the runs' names.")] = "",
-    set: console.Set = "",
+    set: console.Set = "model.image_size=128",
 ) -> None:
     """Train each recipe for about the same time and print the table, the best first."""
     names = recipes.split() or sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))

@@ -26,7 +26,7 @@ def main(
     root: console.Root,
     model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
     seeds: Annotated[int, typer.Option(help="How many.")] = 2,
-    set: console.Set = "",
+    set: console.Set = "model.image_size=128",
 ) -> None:
     """Train what is missing and print the paired comparison."""
     quiet = ["runtime.tracking=none", "runtime.validate_every_epoch=false", *console.overrides(set)]

@@ -27,7 +27,7 @@ from distracted.models.backbone import find_backbone
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
 from distracted.training.resolve import with_input
-from harness import Apart, Timing, save, say_rates, take_turns
+from harness import Apart, Timing, save, say_rates, size_setting, take_turns
 from markdown_table import say_header, say_row
 
 MODELS = ("efficientnet_lite0", "inception_v3", "resnet50", "vgg16")
@@ -94,7 +94,7 @@ def measure_peak() -> float:
 
 def make_network(model: str) -> tuple[Network, torch.Tensor]:
     """A network of random weights that predicts something, and a batch of images for it."""
-    config = load_config(model=model, data="sample").model
+    config = load_config(model=model, data="sample", overrides=[size_setting(model)]).model
     resolved = with_input(config, find_backbone(config.backbone))
     torch.manual_seed(0)
     network = build_network(resolved, Weights("none"), num_classes=NUM_CLASSES)

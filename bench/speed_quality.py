@@ -30,7 +30,6 @@ import pandas as pd
 import torch
 import typer
 from sklearn.linear_model import LogisticRegression
-from torch import nn
 
 import console
 from distracted.config import load_config
@@ -55,7 +54,12 @@ from markdown_table import say_header, say_row
 LEVELS = (0.3, 0.1, 0.05)
 EVERY = 10  # steps between scores
 PENALTIES = (0.01, 0.03, 0.1, 1.0, 10.0)  # of the probe, inverse; scikit-learn's default is 1
-QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "runtime.num_workers=0"]
+QUIET = [
+    "runtime.tracking=none",
+    "runtime.validate_every_epoch=false",
+    "runtime.num_workers=0",
+    "model.image_size=128",
+]
 OURS, PROBE, TEXTBOOK = "ours (recipe full)", "linear probe", "textbook (tutorial_rmsprop)"
 
 
@@ -234,8 +238,8 @@ def fit_probe(store: Store, resolved: Resolved, fold: int) -> Curve:
     return curve
 
 
-def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, rate: float) -> Curve:
-    """fastai's `vision_learner.fine_tune` on timm's network with the same weights; rate 0: by its finder."""
+def fastai_learners(store: Store, resolved: Resolved, fold: int) -> Callable[[], Any]:
+    """Makes fastai's `vision_learner` on timm's network with the same weights, for a fold."""
     from fastai.vision import all as fastai
 
     config, competition = resolved.config, store.competition
@@ -243,7 +247,6 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
     table["is_valid"] = False
     table.loc[store.folds.valid(fold), "is_valid"] = True
     table = table.loc[np.sort(np.concatenate([store.folds.train(fold), store.folds.valid(fold)]))]
-    curve = Curve()
     loaders = fastai.DataBlock(
         blocks=(fastai.ImageBlock, fastai.CategoryBlock(vocab=list(range(competition.num_classes)))),
         get_x=lambda row: row["path"],
@@ -256,7 +259,7 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
         ],
     ).dataloaders(table.reset_index(drop=True), bs=config.training.batch_size, num_workers=0)
 
-    def make_learner() -> Any:
+    def make() -> Any:
         torch.manual_seed(0)
         learner = fastai.vision_learner(
             loaders,
@@ -269,24 +272,38 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
         load_weights(learner.model[0].model, resolved.weights, config.model.backbone, auxiliary=())
         return learner
 
+    return make
+
+
+def find_rate(make_learner: Callable[[], Any]) -> float:
+    """The learning rate of fastai's own finder."""
+    finder = make_learner()
+    finder.freeze()
+    with finder.no_bar():
+        rate = float(finder.lr_find(show_plot=False).valley)
+    console.say(f"fastai's finder chose a rate of {rate:.2g}")
+    return rate
+
+
+def fastai_log_probs(learner: Any) -> np.ndarray:
+    """Log-probabilities of the validation rows, in their order."""
+    copied = deepcopy(learner.model).eval()
+    with torch.no_grad():
+        return np.concatenate([copied(inputs).log_softmax(1).numpy() for inputs, _ in learner.dls.valid])
+
+
+def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, rate: float) -> Curve:
+    """fastai's `fine_tune`; rate 0: by its finder."""
+    from fastai.vision import all as fastai
+
+    curve = Curve()
+    make_learner = fastai_learners(store, resolved, fold)
+    labels = store.folds.labels[store.folds.valid(fold)]
     if not rate:
         with curve.looking():
-            finder = make_learner()
-            finder.freeze()
-            with finder.no_bar():
-                rate = float(finder.lr_find(show_plot=False).valley)
-        console.say(f"fastai's finder chose a rate of {rate:.2g}")
+            rate = find_rate(make_learner)
     learner = make_learner()
     steps = 0
-
-    def look(model: nn.Module) -> float:
-        copied = deepcopy(model).eval()
-        parts, labels = [], []
-        with torch.no_grad():
-            for inputs, targets in loaders.valid:
-                parts.append(copied(inputs).log_softmax(1).numpy())
-                labels.append(targets.numpy())
-        return log_loss(np.concatenate(parts), np.concatenate(labels))
 
     class Watch(fastai.Callback):  # type: ignore[misc]
         def after_batch(self) -> None:
@@ -295,7 +312,7 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
                 steps += 1
                 if steps % EVERY == 0:
                     with curve.looking() as seconds:
-                        curve.points.append((seconds, look(self.learn.model)))
+                        curve.points.append((seconds, log_loss(fastai_log_probs(self.learn), labels)))
 
         def before_validate(self) -> None:
             raise fastai.CancelValidException  # its own validation would cost it time
@@ -303,7 +320,7 @@ def train_fastai(store: Store, resolved: Resolved, fold: int, *, epochs: int, ra
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(epochs, base_lr=rate, cbs=[Watch()])
     with curve.looking() as seconds:
-        curve.points.append((seconds, look(learner.model)))
+        curve.points.append((seconds, log_loss(fastai_log_probs(learner), labels)))
     return curve
 
 

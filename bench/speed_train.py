@@ -37,7 +37,7 @@ from distracted.training.context import FoldContext
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import Resolved, with_input
-from harness import Apart, save, say_rates, take_turns
+from harness import Apart, save, say_rates, size_setting, take_turns
 from speed_loader import find_photographs
 
 MODELS = ("efficientnet_lite0", "resnet50", "inception_v3", "vgg16")
@@ -82,7 +82,11 @@ def main(
 
 
 def make_network(model: str) -> tuple[RunConfig, ModelConfig, Network]:
-    config = load_config(model=model, data="sample", overrides=["model.head.auxiliary=0"])
+    config = load_config(
+        model=model,
+        data="sample",
+        overrides=["model.head.auxiliary=0", "augment.size=null", size_setting(model)],
+    )
     resolved = with_input(config.model, find_backbone(config.model.backbone))
     torch.manual_seed(0)
     return config, resolved, build_network(resolved, Weights("none"), num_classes=NUM_CLASSES)

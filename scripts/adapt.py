@@ -8,14 +8,12 @@ import console
 from distracted.config import load_config, load_runtime_config
 from distracted.ensemble.derive import derive_run
 
-DEFAULT = "efficientnet_lite0"  # its weights come with the project
-
 
 def main(
     runs: Annotated[str, typer.Option(help="Complete runs, separated by spaces.")],
     model: Annotated[
         str, typer.Option(help="A pretrained network; its first maps tell subjects apart.")
-    ] = DEFAULT,
+    ] = console.COMPARING,
     name: Annotated[str, typer.Option(help="Name of the new run; by default <run>_adapted.")] = "",
     data: console.Data = "state_farm",
     set: Annotated[
@@ -30,7 +28,7 @@ def main(
     from distracted.training.resolve import resolve
 
     chosen = console.run_names(runs, name)
-    settings = console.overrides(set)
+    settings = console.overrides(console.comparing(model, set))
     runtime = load_runtime_config([item for item in settings if item.startswith("runtime.")])
     placed = console.place(data, root, runtime)
     store = console.open_store(placed, root, runtime)

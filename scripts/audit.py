@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def main(
     model: Annotated[
         str, typer.Option(help="A pretrained network; its features are compared between subjects.")
-    ] = "efficientnet_lite0",
+    ] = console.COMPARING,
     run: Annotated[str, typer.Option(help="Judge labels by this run; by default by the best blend.")] = "",
     drops: Annotated[
         bool, typer.Option("--drops", help="Also judge labels for each fold by networks blind to it.")
@@ -29,7 +29,7 @@ def main(
     from distracted.audit.run import audit_competition
     from distracted.data.competition import read_lists
 
-    config = console.run_config(model, data, set, root)
+    config = console.run_config(model, data, console.comparing(model, set), root)
     workspace = console.workspace(root, config.runtime)
     num_folds = None if workspace.folds(config.data.name).exists() else config.training.num_folds
     try:

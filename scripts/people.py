@@ -6,11 +6,11 @@ import typer
 
 import console
 
-DEFAULT = "efficientnet_lite0"  # its weights come with the project
-
 
 def main(
-    model: Annotated[str, typer.Option(help="A pretrained network; its features are clustered.")] = DEFAULT,
+    model: Annotated[
+        str, typer.Option(help="A pretrained network; its features are clustered.")
+    ] = console.COMPARING,
     data: console.Data = "state_farm",
     set: console.Set = "",
     force: console.Force = False,
@@ -20,7 +20,7 @@ def main(
     from distracted.postprocess.people import count_test_people
     from distracted.training.resolve import resolve
 
-    config = console.run_config(model, data, set, root)
+    config = console.run_config(model, data, console.comparing(model, set), root)
     store = console.open_store(config.data, root, config.runtime)
     resolved = resolve(config, num_folds=store.folds.num_folds)
     count = count_test_people(store, resolved, force=force, progress=console.progress)

@@ -26,7 +26,7 @@ def _models(place: Place) -> dict[str, list[str]]:
     """Networks to time, with overrides."""
     if place.is_short:
         return {"efficientnet_lite0": ["model.image_size=64"]}
-    return {"resnet50": ["model.image_size=224"], "efficientnet_lite0": []}
+    return {"resnet50": ["model.image_size=224"], "efficientnet_lite0": ["model.image_size=128"]}
 
 
 def _sizes(place: Place, *sizes: int) -> list[int]:

@@ -90,7 +90,9 @@ def test_a_checkpoint_goes_on_at_random_until_the_hub_is_back(
 
 
 @pytest.mark.slow
-def test_a_begun_run_keeps_the_sizes_that_auto_meant(store: Store, configure: Callable[..., RunConfig]) -> None:
+def test_a_begun_run_keeps_the_sizes_that_auto_meant(
+    store: Store, configure: Callable[..., RunConfig]
+) -> None:
     """A version before `augment.size: auto` had null there, and another size in the model's file."""
     then = configure("model.image_size=32", "augment.size=null", "phases.finetune.epochs=1")
     train_and_store(store, resolve_run(store, then, "a"), run="a", fold=0)

@@ -87,7 +87,8 @@ def test_settings_of_the_best_backbone_are_measured_by_the_same_probe(
 def test_what_pays_is_advised(store: Store, resolved: dict[str, Resolved], tmp_path: Path) -> None:
     advice = advice_on(store, resolved, tmp_path / "cache")
     larger, views, classes = (
-        replace(setting, log_loss=0.5, gain=0.2, error=0.1, views=setting.views) for setting in advice.settings
+        replace(setting, log_loss=0.5, gain=0.2, error=0.1, views=setting.views)
+        for setting in advice.settings
     )
     advice = replace(advice, settings=(larger, views, classes), case=CASES[False, False])
     sizes = ["model.image_size=64", "augment.size=0.875"]

@@ -100,7 +100,9 @@ def test_training_is_smaller_where_nobody_chose_a_size(settings: list[str], size
 def test_a_flattened_map_takes_one_size() -> None:
     settings = ["model.weights=none", "model.head.pooling=flatten", "augment.size=96"]
     config = load_config(model="resnet50", data="sample", overrides=settings)
-    with pytest.raises(ConfigError, match=r"augment\.size=96: model\.head\.pooling=flatten takes images of one"):
+    with pytest.raises(
+        ConfigError, match=r"augment\.size=96: model\.head\.pooling=flatten takes images of one"
+    ):
         resolve(config, num_folds=3)
 
 

@@ -88,7 +88,9 @@ def measure_settings(
         [computed] = pretrained_features(replace(resolved, config=config), [images], cache, progress)
         return computed
 
-    def setting(about: str, overrides: tuple[str, ...], probed: Probed, start: float, views: str = "") -> Setting:
+    def setting(
+        about: str, overrides: tuple[str, ...], probed: Probed, start: float, views: str = ""
+    ) -> Setting:
         after = probed.losses(folds)
         gain, error = difference_and_error(before, after, folds.subjects[folds.scored])
         seconds = time.perf_counter() - start
@@ -97,7 +99,14 @@ def measure_settings(
     start = time.perf_counter()
     size = _STEP * round(_LARGER * model.image_size / _STEP)
     larger = Probed.of(features(image_size=size), folds)
-    settings = [setting(f"images of {size} pixels", (f"model.image_size={size}", f"augment.size={TRAINING_SHARE}"), larger, start)]
+    settings = [
+        setting(
+            f"images of {size} pixels",
+            (f"model.image_size={size}", f"augment.size={TRAINING_SHARE}"),
+            larger,
+            start,
+        )
+    ]
     start = time.perf_counter()
     zoomed = [features(crop=model.crop * view.share) for view in VIEWS[_VIEWS] if view.share < 1]
     several = Probed.of(plain.features, folds, *zoomed)

@@ -4,7 +4,8 @@
 
 The base is the default recipe on images of 128 pixels. The additions and their settings are in
 bench/additions.yaml. A run differs from the base by its settings alone. Its gain is the difference in log
-loss of the same rows, averaged over the seeds, with a 95% interval over subjects. Finished folds are skipped, so that a measurement that was stopped goes on.
+loss of the same rows, averaged over the seeds, with a 95% interval over subjects. Finished folds are skipped,
+so that a measurement that was stopped goes on.
 """
 
 import shlex

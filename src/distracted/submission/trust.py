@@ -28,9 +28,9 @@ Doubles = NDArray[np.float64]
 
 #: Prior of m, Student's t: the median trust, and the scale of its logarithm.
 MEDIAN_TRUST, MEDIAN_TRUST_ERROR = 0.7, 0.5
-#: Prior of s: half-normal with this scale.
-SPREAD = 0.5
-#: Degrees of freedom of both: a few subjects are much harder than the others, a few networks much worse.
+#: Prior of s, half a t distribution: its scale and degrees of freedom.
+SPREAD, SPREAD_DEGREES = 0.25, 3.0
+#: Degrees of freedom of b and m: a few subjects are much harder than the others, a few networks much worse.
 DEGREES = 5.0
 #: Subjects that count as one independent subject; between 1 and 2.
 DEPENDENCE = 1.5
@@ -237,7 +237,8 @@ def _grid_weights(likelihood: Doubles, centres: Doubles, scales: Doubles) -> Dou
     log_weights = np.round(total, _LIKELIHOOD_DIGITS).reshape(len(centres), len(scales)) / DEPENDENCE
     error = (centres[:, None] - np.log(MEDIAN_TRUST)) / MEDIAN_TRUST_ERROR
     log_weights -= (DEGREES + 1) / 2 * np.log1p(error**2 / DEGREES)
-    log_weights += np.log(scales) - (scales / SPREAD) ** 2 / 2  # the grid is even in log s
+    log_weights -= (SPREAD_DEGREES + 1) / 2 * np.log1p((scales / SPREAD) ** 2 / SPREAD_DEGREES)
+    log_weights += np.log(scales)  # the grid is even in log s
     weights: Doubles = np.exp(log_weights - log_weights.max())
     return weights
 

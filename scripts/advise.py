@@ -88,8 +88,8 @@ def _show_settings(advice: "Advice") -> None:
     for one in advice.settings:
         advised = "yes" if one.pays else "no"
         gain = f"{one.gain:+.4f} ({one.error:.4f})"
-        rows.append([one.about, f"{one.log_loss:.4f}", gain, advised, f"{one.seconds:.0f}"])
-    columns = ["setting", "log loss", "gain (standard error)", "advised", "seconds"]
+        rows.append([one.about, f"{one.log_loss:.4f}", gain, advised, one.costs, f"{one.seconds:.0f}"])
+    columns = ["setting", "log loss", "gain (standard error)", "advised", "costs", "seconds"]
     console.table(f"{advice.model} with one setting changed, the same probe", columns, rows)
 
 

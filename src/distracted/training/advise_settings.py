@@ -1,6 +1,7 @@
 """Settings of a backbone, measured by the probe of `make advise`: image size, views, and class balance."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 
 C, MAX_ITER = 0.03, 300  # of the probe
 
-_LARGER, _STEP = 1.5, 32  # the larger size that is tried, a multiple of the latter
+_LARGER, _STEP = 1.5, 32  # the larger size that is tried: so many times as large, a multiple of 32
 _VIEWS = "scales"
 _LEAST = 0.01  # share of the log loss; less is not worth a setting
 
@@ -35,6 +36,7 @@ class Setting:
         views: The setting for VIEWS= of `make tta`.
         log_loss: Score of the cross-fitted probe with this setting.
         gain: How much lower that is than without it, with its standard `error` over subjects.
+        costs: What it costs later, in words.
         seconds: Time to compute the features, or to load them from the cache.
     """
 
@@ -44,6 +46,7 @@ class Setting:
     log_loss: float
     gain: float
     error: float
+    costs: str
     seconds: float
 
     @property
@@ -82,38 +85,38 @@ def measure_settings(
     """
     model, before = resolved.config.model, plain.losses(folds)
     assert isinstance(model.image_size, int) and isinstance(model.crop, float)
+    uncached = resolved.config.runtime.model_copy(update={"cache_gb": 0.0})  # decoded images that serve once
 
     def features(**changed: int | float) -> NDArray[np.float32]:
-        config = resolved.config.model_copy(update={"model": model.model_copy(update=changed)})
+        update = {"model": model.model_copy(update=changed), "runtime": uncached}
+        config = resolved.config.model_copy(update=update)
         [computed] = pretrained_features(replace(resolved, config=config), [images], cache, progress)
         return computed
 
     def setting(
-        about: str, overrides: tuple[str, ...], probed: Probed, start: float, views: str = ""
+        about: str, probed: Probed, start: float, costs: str, overrides: Sequence[str] = (), views: str = ""
     ) -> Setting:
         after = probed.losses(folds)
         gain, error = difference_and_error(before, after, folds.subjects[folds.scored])
         seconds = time.perf_counter() - start
-        return Setting(about, overrides, views, float(after.mean()), gain, error, seconds)
+        return Setting(about, tuple(overrides), views, float(after.mean()), gain, error, costs, seconds)
 
     start = time.perf_counter()
     size = _STEP * round(_LARGER * model.image_size / _STEP)
     larger = Probed.of(features(image_size=size), folds)
-    settings = [
-        setting(
-            f"images of {size} pixels",
-            (f"model.image_size={size}", f"augment.size={TRAINING_SHARE}"),
-            larger,
-            start,
-        )
-    ]
+    times = f"training and predictions take {(size / model.image_size) ** 2:.1f} times as long"
+    sizes = f"model.image_size={size}", f"augment.size={TRAINING_SHARE}"
+    settings = [setting(f"images of {size} pixels", larger, start, times, sizes)]
     start = time.perf_counter()
-    zoomed = [features(crop=model.crop * view.share) for view in VIEWS[_VIEWS] if view.share < 1]
+    views = VIEWS[_VIEWS]
+    zoomed = [features(crop=model.crop * view.share) for view in views if view.share < 1]
     several = Probed.of(plain.features, folds, *zoomed)
-    settings.append(setting(f"mean over the views {_VIEWS}", (), several, start, _VIEWS))
+    times = f"predictions take {len(views)} times as long"
+    settings.append(setting(f"mean over the views {_VIEWS}", several, start, times, views=_VIEWS))
     start = time.perf_counter()
     even = Probed(plain.features, with_even_classes(plain.log_probs, folds))
-    settings.append(setting("classes drawn equally often", ("training.sampling=classes",), even, start))
+    evenly = ["training.sampling=classes"]
+    settings.append(setting("classes drawn equally often", even, start, "nothing", evenly))
     return tuple(settings)
 
 

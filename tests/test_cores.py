@@ -153,8 +153,8 @@ def test_free_memory_is_the_least_of_the_machine_and_the_cgroups(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory is free")
 def test_memory_in_use_is_not_free() -> None:
     code = (
-        "from distracted.cores import free_memory; before = free_memory(); used = b'x' * 4 * 10**8\n"
+        "from distracted.cores import free_memory; before = free_memory(); used = b'x' * 2 * 10**9\n"
         "print(before - free_memory(), before)"
     )
     difference, before = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
-    assert 1e8 < difference < 1e9 and before < 1e13
+    assert 1e9 < difference < 3e9 and before < 1e13  # other processes take and free some, too

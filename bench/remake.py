@@ -1,4 +1,4 @@
-"""Remakes a submission from its description in bench/submissions/: trains, calibrates, blends and writes it.
+"""Remakes a submission from its description in bench/submissions/: trains, blends and writes it.
 
     PYTHONPATH=scripts python bench/remake.py fingers --data <folder> --root <workspace>
 
@@ -44,15 +44,16 @@ def main(
     console.say(f"{_BLEND}: {seconds / 60:.0f} minutes for all of its runs")
 
 
-def _make(run: str, settings: dict[str, str], shared: dict[str, Any]) -> list[str]:
+def _make(run: str, settings: dict[str, Any], shared: dict[str, Any]) -> list[str]:
     """Train a run and take the steps that are asked for; returns the runs, the last step's at the end."""
     train.main(model=settings["model"], name=run, set=settings.get("set", ""), **shared)
     made = [run]
     if views := settings.get("views"):
         made.append(f"{run}_tta")
         tta.main(run=run, views=views, name=made[-1], **shared)
-    made.append(f"{made[-1]}_calibrated")
-    calibrate.main(runs=made[-2], name=made[-1], **shared)
+    if settings.get("calibrated"):
+        made.append(f"{made[-1]}_calibrated")
+        calibrate.main(runs=made[-2], name=made[-1], **shared)
     return made
 
 

@@ -101,5 +101,7 @@ def test_a_begun_run_keeps_the_sizes_that_auto_meant(
     new = resolve_run(store, now, "b").config
     assert (new.model.image_size, new.augment.size) == (160, 144)  # the network's own, and 0.875 of it
     assert resolve_run(store, now, "a", force=True).config.hash == new.hash
+    other = configure("model.image_size=auto", "augment.size=auto", "training.seed=5")
+    assert resolve_run(store, other, "a").config.model.image_size == 160  # which the store will refuse
     asked = configure("model.image_size=64", "augment.size=auto", "phases.finetune.epochs=1")
-    assert resolve_run(store, asked, "a").config.model.image_size == 64  # which the store will refuse
+    assert resolve_run(store, asked, "a").config.model.image_size == 64

@@ -7,7 +7,7 @@ import torch
 
 from distracted.errors import WeightsError
 from distracted.predictions.store import Store
-from distracted.schema import RunConfig
+from distracted.schema import RunConfig, hash_config
 from distracted.training.checkpoints import newest_state
 from distracted.training.resolve import Resolved, resolve
 
@@ -23,7 +23,8 @@ def resolve_run(
 ) -> Resolved:
     """Resolve a run's config. A run that was begun goes on with the sizes that `auto` meant at that time.
 
-    Where `auto` finds no weights, a run begun from random ones goes on with those.
+    It does so if nothing else has changed. Where `auto` finds no weights, a run begun from random ones goes
+    on with those.
 
     Args:
         force: The run begins again.
@@ -33,18 +34,28 @@ def resolve_run(
         ConfigError, WeightsError: as `resolve`.
     """
     begun = [] if force else _begun_configs(store, run)
-    config = _with_sizes_of(config, begun, run)
-    try:
-        return resolve(config, num_folds=store.folds.num_folds, device=device)
-    except WeightsError:
-        at_random = all(stored.get("model", {}).get("weights") == "none" for stored in begun)
-        if config.model.weights != "auto" or not (begun and at_random):
-            raise
-        _log.warning("%s: no pretrained weights; going on from random ones, as it was begun", run)
-        model = config.model.model_copy(update={"weights": "none"})
-        return resolve(
-            config.model_copy(update={"model": model}), num_folds=store.folds.num_folds, device=device
-        )
+    at_random = bool(begun) and all(stored.get("model", {}).get("weights") == "none" for stored in begun)
+
+    def resolved(config: RunConfig) -> Resolved:
+        try:
+            return resolve(config, num_folds=store.folds.num_folds, device=device)
+        except WeightsError:
+            if config.model.weights != "auto" or not at_random:
+                raise
+            _log.warning("%s: no pretrained weights; going on from random ones, as it was begun", run)
+            model = config.model.model_copy(update={"weights": "none"})
+            again = config.model_copy(update={"model": model})
+            return resolve(again, num_folds=store.folds.num_folds, device=device)
+
+    now, hashes = resolved(config), {hash_config(stored) for stored in begun}
+    if now.config.hash in hashes or (with_sizes := _with_sizes_of(config, begun)) == config:
+        return now
+    then = resolved(with_sizes)
+    if then.config.hash not in hashes:
+        return now
+    size = then.config.model.image_size
+    _log.info("%s goes on with images of %s pixels, as it was begun", run, size)
+    return then
 
 
 def _begun_configs(store: Store, run: str) -> list[dict[str, Any]]:
@@ -55,13 +66,11 @@ def _begun_configs(store: Store, run: str) -> list[dict[str, Any]]:
     return [*stored, *(made_for.get("config", {}) for _, made_for, _ in newest)]
 
 
-def _with_sizes_of(config: RunConfig, begun: list[dict[str, Any]], run: str) -> RunConfig:
+def _with_sizes_of(config: RunConfig, begun: list[dict[str, Any]]) -> RunConfig:
     """The config with the sizes of a begun run in place of `auto`."""
     for section, key in _SIZES:
         part = getattr(config, section)
         sizes = {stored[section].get(key) for stored in begun if section in stored}
         if getattr(part, key) == "auto" and len(sizes) == 1:
-            [size] = sizes
-            _log.info("%s goes on with %s.%s=%s, as it was begun", run, section, key, size)
-            config = config.model_copy(update={section: part.model_copy(update={key: size})})
+            config = config.model_copy(update={section: part.model_copy(update={key: sizes.pop()})})
     return config

@@ -34,7 +34,7 @@ import console
 from distracted.data.augment import resize_and_crop
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.sources import FittedSource, StoredSource
-from distracted.files import atomic_path, write_json
+from distracted.files import write_json
 from distracted.metrics import CLIP, log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
 from distracted.postprocess.calibrate import Calibrate
@@ -42,6 +42,7 @@ from distracted.postprocess.step import LogProbs, Subset
 from distracted.sample import Nuisance, render_subject
 from distracted.submission.bag import Bag
 from distracted.submission.expect import expect_score
+from harness import save_arrays
 from heads import (
     NUM_FOLDS,
     Floats,
@@ -95,7 +96,7 @@ def _photographed(root: Path, data: str, competitions: int) -> list[dict[str, An
             path = root / f"predictions_{name}" / f"{number:03}.npz"
             if not path.is_file():
                 rng = np.random.default_rng([1, number])
-                _save(path, _compete(groups[number % len(groups)], rng))
+                save_arrays(path, _compete(groups[number % len(groups)], rng))
             scores = root / f"scores_{name}" / f"{number:03}.json"
             if not scores.is_file():
                 write_json(scores, _score(_load(path)))
@@ -161,7 +162,7 @@ def _rendered(root: Path, group: int) -> People:
                 labels.append(label)
                 subjects.append(subject)
         features = _features(network, np.stack(images)).astype(np.float16)
-        _save(path, {"features": features, "labels": np.array(labels), "subjects": np.array(subjects)})
+        save_arrays(path, {"features": features, "labels": np.array(labels), "subjects": np.array(subjects)})
     kept = _load(path)
     return People(kept["features"].astype(np.float32), kept["labels"], kept["subjects"])
 
@@ -267,11 +268,6 @@ def _show(rows: list[dict[str, Any]]) -> None:
                     f"{np.mean([_interval_score(*ends) for ends in zip(truth, low, high, strict=True)]):.2f}",
                 ]
             )
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # it takes allow_pickle, too
 
 
 def _load(path: Path) -> Arrays:

@@ -4,30 +4,28 @@
     PYTHONPATH=scripts python bench/equal_time.py --data <folder> --root <workspace> [--set <settings>]
 
 Both have the same network, ImageNet weights, image size, batch size and threads. fastai takes the learning
-rate of its own finder, whose seconds do not count, and as many epochs as its time for one, measured on the
-first fold, allows: rounded up. The rest is as in speed_quality.py. The ratio's 95% interval is a bootstrap
-over subjects. Finished folds are skipped.
+rate of its own finder, whose seconds do not count, and the epochs that our time on the fold allows, rounded
+up; the time of one is measured first. The rest is as in speed_quality.py. The ratio's 95% interval is a
+bootstrap over subjects. Finished folds are skipped.
 """
 
 import math
 import time
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 import console
 from distracted.config import load_config
-from distracted.files import atomic_path
 from distracted.jobs.fold import train_and_store
 from distracted.metrics import log_losses
 from distracted.predictions.store import Store
 from distracted.training.resolve import Resolved, resolve
+from harness import save_arrays
 from markdown_table import say_header, say_row
-from speed_quality import fastai_learners, fastai_log_probs, find_rate
+from speed_quality import QUIET, fastai_learners, fastai_log_probs, find_rate
 
-_QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "runtime.num_workers=0"]
 _DRAWS = 2000
 
 
@@ -40,20 +38,17 @@ def main(
     set: console.Set = "",
 ) -> None:
     """Train both on each fold, and print the ratio of their log losses."""
-    config = load_config(model=model, data=data, overrides=[*_QUIET, *console.overrides(set)], root=root)
+    config = load_config(model=model, data=data, overrides=[*QUIET, *console.overrides(set)], root=root)
     store = console.open_store(config.data, root, config.runtime, num_folds=folds)
     resolved = resolve(config, num_folds=store.folds.num_folds)
-    seconds, theirs, theirs_seconds = (
-        0.0,
-        np.full((len(store.folds.labels), store.competition.num_classes), np.nan),
-        0.0,
-    )
+    theirs = np.full((len(store.folds.labels), store.competition.num_classes), np.nan)
+    seconds, theirs_seconds = 0.0, 0.0
     for fold in range(store.folds.num_folds):
         done = train_and_store(store, resolved, run=name, fold=fold, progress=console.progress)
         seconds += done.seconds
         path = root / "equal_time" / store.competition.name / name / f"{fold}.npz"
         if not path.is_file():
-            _save(path, *_train(store, resolved, fold, done.seconds))
+            save_arrays(path, _train(store, resolved, fold, done.seconds))
         with np.load(path) as file:
             theirs[store.folds.valid(fold)] = file["log_probs"]
             theirs_seconds += float(file["seconds"])
@@ -62,7 +57,7 @@ def main(
     _show(store, store.read_run(name).oof, theirs, seconds, theirs_seconds)
 
 
-def _train(store: Store, resolved: Resolved, fold: int, budget: float) -> tuple[np.ndarray, float, int]:
+def _train(store: Store, resolved: Resolved, fold: int, budget: float) -> dict[str, Any]:
     """Log-probabilities of the fold's rows, seconds, and epochs of `fine_tune` (without the frozen one)."""
     from fastai.vision import all as fastai
 
@@ -86,13 +81,7 @@ def _train(store: Store, resolved: Resolved, fold: int, budget: float) -> tuple[
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(epochs, base_lr=rate, cbs=[Clock()])
     log_probs = fastai_log_probs(learner)
-    return log_probs, time.perf_counter() - start, epochs
-
-
-def _save(path: Path, log_probs: np.ndarray, seconds: float, epochs: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, log_probs=log_probs, seconds=seconds, epochs=epochs)
+    return {"log_probs": log_probs, "seconds": time.perf_counter() - start, "epochs": epochs}
 
 
 def _show(store: Store, ours: np.ndarray, theirs: np.ndarray, *seconds: float) -> None:

@@ -16,9 +16,12 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
+from typing import Any
+
+import numpy as np
 
 import console
-from distracted.files import write_json
+from distracted.files import atomic_path, write_json
 from distracted.predictions.provenance import package_versions
 from markdown_table import say_header, say_row
 
@@ -29,6 +32,12 @@ _SIZES = {"efficientnet_lite0": 128}
 def size_setting(model: str) -> str:
     """The size that a network is measured at, as SET= takes it."""
     return f"model.image_size={_SIZES.get(model, 'auto')}"
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays and numbers to an .npz file, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 @dataclass(frozen=True)

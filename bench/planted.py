@@ -27,10 +27,12 @@ from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.training.feed import pretrained_features
 from distracted.training.resolve import resolve
+from harness import size_setting
 from markdown_table import say_header, say_row
 from planting import Dose, plant
 
-MODEL, SIZE = "efficientnet_lite0", "model.image_size=128"
+MODEL = "efficientnet_lite0"
+SIZE = size_setting(MODEL)
 CHECKS = {
     "flipped": "label_issues",
     "exact": "exact_duplicates",

@@ -35,6 +35,7 @@ from distracted.training.heads import fit_head, train_head
 from distracted.training.loop import FoldTraining, PhaseTraining
 from distracted.training.metrics_log import Tracker
 from distracted.training.resolve import resolve
+from harness import size_setting
 from markdown_table import say_header, say_row
 
 _IMAGES, _TURNS = 192, 4
@@ -49,11 +50,11 @@ def main(
     seconds: Annotated[float, typer.Option(help="A fit should take.")] = 90.0,
     folds: Annotated[int, typer.Option(help="How many.")] = 3,
     suffix: Annotated[str, typer.Option(help="Of the runs' names.")] = "",
-    set: console.Set = "model.image_size=128",
+    set: console.Set = "",
 ) -> None:
     """Train each recipe for about the same time and print the table, the best first."""
     names = recipes.split() or sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml"))
-    settings = [*_QUIET, f"training.num_folds={folds}", *console.overrides(set)]
+    settings = [*_QUIET, size_setting(model), f"training.num_folds={folds}", *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=settings, root=root)
     store = console.open_store(first.data, root, first.runtime, num_folds=folds)
     configs = {

@@ -16,6 +16,7 @@ from distracted.config import load_config
 from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses
 from distracted.training.resolve import resolve
+from harness import size_setting
 from markdown_table import say_header, say_row
 
 _WAYS = {"whole": "null", "reduced": "auto"}
@@ -26,10 +27,11 @@ def main(
     root: console.Root,
     model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
     seeds: Annotated[int, typer.Option(help="How many.")] = 2,
-    set: console.Set = "model.image_size=128",
+    set: console.Set = "",
 ) -> None:
     """Train what is missing and print the paired comparison."""
-    quiet = ["runtime.tracking=none", "runtime.validate_every_epoch=false", *console.overrides(set)]
+    quiet = ["runtime.tracking=none", "runtime.validate_every_epoch=false"]
+    quiet += [size_setting(model), *console.overrides(set)]
     first = load_config(model=model, data=data, overrides=quiet, root=root)
     store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     labels, subjects = store.folds.labels, store.folds.subjects

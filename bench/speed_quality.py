@@ -48,18 +48,13 @@ from distracted.training.feed import Feed
 from distracted.training.loop import train_fold
 from distracted.training.metrics_log import FileTracker
 from distracted.training.resolve import Resolved, resolve
-from harness import save
+from harness import save, size_setting
 from markdown_table import say_header, say_row
 
 LEVELS = (0.3, 0.1, 0.05)
 EVERY = 10  # steps between scores
 PENALTIES = (0.01, 0.03, 0.1, 1.0, 10.0)  # of the probe, inverse; scikit-learn's default is 1
-QUIET = [
-    "runtime.tracking=none",
-    "runtime.validate_every_epoch=false",
-    "runtime.num_workers=0",
-    "model.image_size=128",
-]
+QUIET = ["runtime.tracking=none", "runtime.validate_every_epoch=false", "runtime.num_workers=0"]
 OURS, PROBE, TEXTBOOK = "ours (recipe full)", "linear probe", "textbook (tutorial_rmsprop)"
 
 
@@ -97,11 +92,12 @@ def main(
     out: Annotated[Path | None, typer.Option(help="A JSON file for the curves.")] = None,
 ) -> None:
     """Print seconds to each log loss, and where each contender ends."""
-    config = load_config(model=model, data=data, overrides=QUIET, root=root)
+    always = [*QUIET, size_setting(model)]
+    config = load_config(model=model, data=data, overrides=always, root=root)
     store = open_store(Workspace(root), config.data, num_folds=config.training.num_folds)
 
     def ours(*overrides: str) -> Callable[[], Curve]:
-        settings = [*QUIET, *overrides]
+        settings = [*always, *overrides]
         chosen = resolve(
             load_config(model=model, data=data, overrides=settings, root=root),
             num_folds=store.folds.num_folds,

@@ -103,5 +103,10 @@ def test_a_begun_run_keeps_the_sizes_that_auto_meant(
     assert resolve_run(store, now, "a", force=True).config.hash == new.hash
     other = configure("model.image_size=auto", "augment.size=auto", "training.seed=5")
     assert resolve_run(store, other, "a").config.model.image_size == 160  # which the store will refuse
+    stop = Stop()
+    stop.reason = "the test"  # it stops after its first step
+    with pytest.raises(Stopped):
+        train_and_store(store, resolve_run(store, then, "c"), run="c", fold=0, stop=stop)
+    assert resolve_run(store, now, "c").config.model.image_size == 32  # known from its checkpoint
     asked = configure("model.image_size=64", "augment.size=auto", "phases.finetune.epochs=1")
     assert resolve_run(store, asked, "a").config.model.image_size == 64

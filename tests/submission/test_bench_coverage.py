@@ -31,7 +31,7 @@ def test_a_competition_is_reproducible_and_scored_from_its_file(
     assert len(np.unique(drawn["subjects"])) == 26
     assert drawn["plain_oof"].shape == (26 * 6, 3) and drawn["plain_test"].shape == (5, 52 * 6, 3)
     path = tmp_path / "000.npz"
-    bench["_save"](path, drawn)
+    bench["save_arrays"](path, drawn)
     rows = bench["_score"](bench["_load"](path))
     assert rows == bench["_score"](drawn)
     assert [row["run"] for row in rows[::2]] == [

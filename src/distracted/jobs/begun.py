@@ -8,7 +8,7 @@ import torch
 from distracted.errors import WeightsError
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig, hash_config
-from distracted.training.checkpoints import newest_state
+from distracted.training.checkpoints import newest_made_for
 from distracted.training.resolve import Resolved, resolve
 
 _log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def _begun_configs(store: Store, run: str) -> list[dict[str, Any]]:
     """Resolved configs of a run's finished folds and newest checkpoints."""
     numbers = range(store.folds.num_folds)
     stored = [manifest.config for fold in numbers if (manifest := store.find_manifest(run, fold)) is not None]
-    newest = [state for fold in numbers if (state := newest_state(store.scratch(run, fold))) is not None]
-    return [*stored, *(made_for.get("config", {}) for _, made_for, _ in newest)]
+    newest = [made for fold in numbers if (made := newest_made_for(store.scratch(run, fold))) is not None]
+    return [*stored, *(made_for.get("config", {}) for made_for in newest)]
 
 
 def _with_sizes_of(config: RunConfig, begun: list[dict[str, Any]]) -> RunConfig:

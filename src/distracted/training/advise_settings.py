@@ -19,7 +19,7 @@ from distracted.training.resolve import TRAINING_SHARE, Resolved
 
 Floats = NDArray[np.float64]
 
-C, MAX_ITER = 0.03, 300  # of the probe
+_C, _MAX_ITER = 0.03, 300  # of the probe
 
 _LARGER, _STEP = 1.5, 32  # the larger size that is tried: so many times as large, a multiple of 32
 _VIEWS = "scales"
@@ -65,7 +65,7 @@ class Probed:
     @classmethod
     def of(cls, features: NDArray[np.float32], folds: Folds, *views: NDArray[np.float32]) -> "Probed":
         """Fit the probe on each fold's training side; predictions are averaged with those of the views."""
-        log_probs = probe(features, folds.labels, folds.ids, c=C, max_iter=MAX_ITER, views=views)
+        log_probs = probe(features, folds.labels, folds.ids, c=_C, max_iter=_MAX_ITER, views=views)
         return cls(features, log_probs)
 
     def losses(self, folds: Folds) -> Floats:
@@ -124,7 +124,8 @@ def with_even_classes(log_probs: Floats, folds: Folds) -> Floats:
     """Predictions as if each class had been equally frequent on the training side of each fold.
 
     Args:
-        log_probs: Of each fold's rows by a model of the other rows, (num_images, num_classes).
+        log_probs: Log-probabilities of each image, shape (num_images, num_classes), predicted by a model that
+            was fitted on the other folds.
     """
     even = log_probs.copy()
     for fold in range(folds.num_folds):

@@ -9,12 +9,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from distracted.errors import CheckpointError, first_line
 from distracted.files import atomic_path, flush_folder
@@ -175,6 +176,15 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any], State] | None:
         return path, made_for, state
     if damaged:
         _log.warning("no readable checkpoint is left; beginning again")
+    return None
+
+
+def newest_made_for(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint was made for, from its header alone; None if no header can be read."""
+    for path in (folder / LAST, folder / PREVIOUS):
+        with suppress(OSError, SafetensorError, KeyError, ValueError), safe_open(path, "pt") as file:
+            made_for: dict[str, Any] = json.loads((file.metadata() or {})["made_for"])
+            return made_for
     return None
 
 

@@ -76,7 +76,7 @@ def main(
                 raise
             console.say(f"{run}: {error}\nThe cluster's machines may have them")
             continue
-        if not cluster and not config.pseudo.teachers:  # another machine may resolve it otherwise
+        if not cluster:  # another machine may resolve it otherwise
             hashes[run] = resolved.config.hash
             refuse_other_config(store, resolved, run, retrained=numbers if force else ())
     every = [(run, n) for run in configs for n in numbers]

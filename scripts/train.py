@@ -32,7 +32,6 @@ def main(
     """Train one fold or all folds of a model, and write their predictions to oof/."""
     from distracted.jobs.begun import resolve_run
     from distracted.jobs.fold import train_folds
-    from distracted.postprocess.pseudo import with_teachers
     from distracted.training.distributed import in_team, join_team, take_card
 
     signals.stop_with(parent)
@@ -64,7 +63,7 @@ def main(
     folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
     check_split(store.competition, store.folds)
     run = name or model
-    resolved = with_teachers(store, resolve_run(store, config, run, force=force), student=run)
+    resolved = resolve_run(store, config, run, force=force)
     with join_team(resolved.device) as team:
         train_folds(
             store,

@@ -110,3 +110,15 @@ def test_a_begun_run_keeps_the_sizes_that_auto_meant(
     assert resolve_run(store, now, "c").config.model.image_size == 32  # known from its checkpoint
     asked = configure("model.image_size=64", "augment.size=auto", "phases.finetune.epochs=1")
     assert resolve_run(store, asked, "a").config.model.image_size == 64
+
+
+@pytest.mark.slow
+def test_a_begun_student_keeps_them_too(
+    store: Store, configure: Callable[..., RunConfig], write_run: Callable[..., None]
+) -> None:
+    write_run("teacher")
+    taught = "pseudo.teachers=[teacher]", "phases.finetune.epochs=1"
+    then = configure("model.image_size=32", "augment.size=null", *taught)
+    train_and_store(store, resolve_run(store, then, "a"), run="a", fold=0)
+    now = configure("model.image_size=auto", "augment.size=auto", *taught)
+    assert resolve_run(store, now, "a").config.hash == store.manifest("a", 0).config_hash

@@ -41,8 +41,8 @@ def config_of(store: Store, *overrides: str) -> RunConfig:
 
 
 def train(store: Store, run: str, *overrides: str, folds: tuple[int, ...] = (0, 1, 2)) -> None:
-    resolved = resolve(config_of(store, *overrides), num_folds=3)
-    train_folds(store, with_teachers(store, resolved, student=run), run=run, folds=folds, force=True)
+    config = with_teachers(store, config_of(store, *overrides), student=run)
+    train_folds(store, resolve(config, num_folds=3), run=run, folds=folds, force=True)
 
 
 def relabelled(store: Store, fold: int) -> Store:
@@ -53,7 +53,7 @@ def relabelled(store: Store, fold: int) -> Store:
 
 
 def taught_by(store: Store, *teachers: str, **settings: object) -> PseudoConfig:
-    """As `with_teachers` resolves it."""
+    """As `with_teachers` fills it in."""
     digests = {name: sha256_json(store.read_run(name).as_parent().predictions) for name in teachers}
     return PseudoConfig.model_validate({"teachers": teachers, "predictions": digests, **settings})
 
@@ -103,8 +103,7 @@ def test_a_teacher_that_has_seen_the_fold_is_refused(store: Store, write_run: Wr
         ("student", "student cannot teach itself"),
     ]:
         with pytest.raises(StoreError, match=message):
-            resolved = resolve(config_of(store, f"pseudo.teachers=[{teacher}]"), num_folds=3)
-            with_teachers(store, resolved, student="student")
+            with_teachers(store, config_of(store, f"pseudo.teachers=[{teacher}]"), student="student")
 
 
 def test_a_leaky_teacher_is_refused(store: Store) -> None:
@@ -153,8 +152,8 @@ def test_another_teacher_makes_another_run(store: Store, write_run: WriteRun) ->
     hashes = set()
     for seed in (0, 1):
         write_run("a", seed=seed)
-        resolved = resolve(config_of(store, "pseudo.teachers=[a]"), num_folds=3)
-        hashes.add(with_teachers(store, resolved, student="student").config.hash)
+        config = with_teachers(store, config_of(store, "pseudo.teachers=[a]"), student="student")
+        hashes.add(resolve(config, num_folds=3).config.hash)
     assert len(hashes) == 2
     with pytest.raises(ConfigError, match="filled in from the teachers' files; leave the key out"):
         config_of(store, "pseudo.predictions={a: b}")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from distracted.errors import WeightsError
+from distracted.postprocess.pseudo import with_teachers
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig, hash_config
 from distracted.training.checkpoints import newest_made_for
@@ -21,10 +22,10 @@ _SIZES = ("model", "image_size"), ("augment", "size")
 def resolve_run(
     store: Store, config: RunConfig, run: str, *, force: bool = False, device: torch.device | None = None
 ) -> Resolved:
-    """Resolve a run's config. A run that was begun goes on with the sizes that `auto` meant at that time.
+    """Resolve a run's config, its teachers included.
 
-    It does so if nothing else has changed. Where `auto` finds no weights, a run begun from random ones goes
-    on with those.
+    A run that was begun goes on with the sizes that `auto` meant at that time, if nothing else has changed.
+    Where `auto` finds no weights, a run begun from random ones goes on with those.
 
     Args:
         force: The run begins again.
@@ -32,7 +33,9 @@ def resolve_run(
 
     Raises:
         ConfigError, WeightsError: as `resolve`.
+        StoreError: as `with_teachers`.
     """
+    config = with_teachers(store, config, student=run)
     begun = [] if force else _begun_configs(store, run)
     at_random = bool(begun) and all(stored.get("model", {}).get("weights") == "none" for stored in begun)
 

@@ -16,13 +16,12 @@ from distracted.predictions.lineage import check_parents
 from distracted.predictions.manifest import Parent
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
-from distracted.schema import PseudoConfig
+from distracted.schema import PseudoConfig, RunConfig
 from distracted.training.context import PseudoLabels
-from distracted.training.resolve import Resolved
 
 
-def with_teachers(store: Store, resolved: Resolved, *, student: str) -> Resolved:
-    """The resolved config with hashes of the teachers' predictions: other predictions make another run.
+def with_teachers(store: Store, config: RunConfig, *, student: str) -> RunConfig:
+    """The config with hashes of the teachers' predictions: other predictions make another run.
 
     Args:
         student: Name of the run to be trained.
@@ -30,14 +29,13 @@ def with_teachers(store: Store, resolved: Resolved, *, student: str) -> Resolved
     Raises:
         StoreError: a teacher is missing, incomplete, or has seen what its student is scored on.
     """
-    config = resolved.config
     if not config.pseudo.teachers:
-        return resolved
+        return config
     if student in config.pseudo.teachers:
         raise StoreError(f"pseudo.teachers: {student} cannot teach itself; NAME= gives the student a name")
     digests = {name: _digest(_teacher(store, name)) for name in config.pseudo.teachers}
     pseudo = config.pseudo.model_copy(update={"predictions": digests})
-    return Resolved(config.model_copy(update={"pseudo": pseudo}), resolved.weights, resolved.device)
+    return config.model_copy(update={"pseudo": pseudo})
 
 
 def read_pseudo_labels(
@@ -46,7 +44,7 @@ def read_pseudo_labels(
     """Predictions of the teachers' fold-k networks for the test set, and with `own_fold` for the fold's rows.
 
     Args:
-        config: Resolved by `with_teachers`.
+        config: As `with_teachers` fills it in.
 
     Returns:
         The labels, and the teachers as parents.

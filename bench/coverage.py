@@ -1,13 +1,17 @@
 """How often the 95% interval of the expected score holds the true score, on competitions with known labels.
 
     OMP_NUM_THREADS=1 PYTHONPATH=scripts python bench/coverage.py --root <folder> \\
-        [--data <competition> | --simulated]
+        [--data <competition> [--runs "<run> ..."] | --simulated]
 
-With --simulated the competitions are those of populations.py. The others show photographs, and have 26
-training and 52 other test subjects. With --data they are drawn from the competition's labelled subjects, so
-that draws share people. Without it, the sample's renderer makes 50 groups of 78 subjects, each group with
-its own nuisance strengths (camera, light and habits, each 0.4 to 2 times the default), and each competition
-splits a group's subjects at random.
+With --simulated the competitions are those of populations.py.
+
+With --runs they are draws from the out-of-fold rows of stored runs in the workspace --root: three in five
+subjects are the training subjects, the others the test set, and each row is predicted by its one network.
+
+Else they show photographs, and have 26 training and 52 other test subjects. With --data they are drawn from
+the competition's labelled subjects, so that draws share people. Without it, the sample's renderer makes 50
+groups of 78 subjects, each group with its own nuisance strengths (camera, light and habits, each 0.4 to 2
+times the default), and each competition splits a group's subjects at random.
 
 The runs on photographs are logistic heads on EfficientNet-Lite0's features over five folds by subject: three
 heads from well calibrated to over-confident, one of them after `make calibrate`, and cross-fitted blends of
@@ -39,6 +43,7 @@ from distracted.metrics import CLIP, log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.step import LogProbs, Subset
+from distracted.predictions.store import Store
 from distracted.sample import Nuisance, render_subject
 from distracted.submission.bag import Bag
 from distracted.submission.expect import expect_score
@@ -57,6 +62,7 @@ from markdown_table import say_header, say_row
 from populations import POPULATIONS, simulate
 
 NUM_TRAIN, NUM_TEST = 26, 52
+TRAIN_SHARE = 0.6  # of a stored run's subjects
 NUM_GROUPS = 50  # rendered
 RENDERED_WIDTH, RENDERED_SIZE, LABELLED_SIZE = 96, 64, 96  # pixels
 STRENGTHS = 0.4, 2.0
@@ -76,11 +82,18 @@ def main(
     root: Annotated[Path, typer.Option(help="Where features, predictions and results are kept.")],
     data: Annotated[str, typer.Option(help="A competition's folder; by default subjects are rendered.")] = "",
     competitions: Annotated[int, typer.Option(help="How many are drawn.")] = 200,
+    runs: Annotated[str, typer.Option(help="Stored runs of --data, separated by spaces.")] = "",
     simulated: Annotated[bool, typer.Option("--simulated", help="Take those of populations.py.")] = False,
 ) -> None:
     """Print a table: for each kind of run, the forecast and the plain bootstrap of the OOF loss."""
     torch.set_num_threads(1)
-    _show(_simulated(root, competitions) if simulated else _photographed(root, data, competitions))
+    if simulated:
+        _show(_simulated(root, competitions))
+    elif runs:
+        store = console.open_store(data, root, console.runtime(""), images=False)
+        _show([row for run in runs.split() for row in _of_stored_run(store, run, competitions)])
+    else:
+        _show(_photographed(root, data, competitions))
 
 
 def _photographed(root: Path, data: str, competitions: int) -> list[dict[str, Any]]:
@@ -128,6 +141,20 @@ def _simulated(root: Path, competitions: int) -> list[dict[str, Any]]:
                     )
                 rows += json.loads(scores.read_text())
                 step()
+    return rows
+
+
+def _of_stored_run(store: Store, name: str, competitions: int) -> list[dict[str, Any]]:
+    scored = store.folds.scored
+    oof, labels = store.read_run(name).oof[scored], store.folds.labels[scored]
+    subjects = np.unique(store.folds.subjects[scored], return_inverse=True)[1]
+    num_subjects, rows = int(subjects.max()) + 1, []
+    for number in range(competitions):
+        order = np.random.default_rng([3, number]).permutation(num_subjects)
+        is_train = np.isin(subjects, order[: round(TRAIN_SHARE * num_subjects)])
+        train = oof[is_train], labels[is_train], subjects[is_train]
+        num_test = num_subjects - len(np.unique(train[2]))
+        rows += _judge(name, *train, oof[None, ~is_train], labels[~is_train], num_test)
     return rows
 
 

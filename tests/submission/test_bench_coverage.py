@@ -1,11 +1,14 @@
 """The benchmark of the forecast is reproducible, and scores the competitions that it saved."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from distracted.predictions.store import Store
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -45,6 +48,27 @@ def test_a_competition_is_reproducible_and_scored_from_its_file(
     for ours, naive in zip(rows[::2], rows[1::2], strict=True):
         assert ours["truth"] == naive["truth"] > 0
         assert 0 < ours["low"] < ours["mean"] < ours["high"]
+
+
+def test_draws_from_a_stored_run_share_no_subject(
+    bench: dict[str, Any], store: Store, write_run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a", skill=2.0)
+    drawn = []
+
+    def judge(name: str, *arrays: Any) -> list[dict[str, Any]]:
+        drawn.append(arrays)
+        return []
+
+    monkeypatch.setitem(bench["_of_stored_run"].__globals__, "_judge", judge)
+    bench["_of_stored_run"](store, "a", 4)
+    scored = store.folds.scored
+    for oof, labels, subjects, test, test_labels, num_test in drawn:
+        assert len(oof) == len(labels) == len(subjects)
+        assert test.shape == (1, len(test_labels), 3) and len(labels) + len(test_labels) == len(scored)
+        in_all = len(np.unique(store.folds.subjects[scored]))
+        assert len(np.unique(subjects)) == round(0.6 * in_all) == in_all - num_test
+    assert len({arrays[1].tobytes() for arrays in drawn}) > 1
 
 
 def test_the_interval_score_is_the_width_and_a_penalty_for_a_miss(bench: dict[str, Any]) -> None:

@@ -98,7 +98,6 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
     "addition",
     [
         "model.zoom=0.5",
-        "model.normalise=image",
         "augment.size=24",
         "training.sampling=classes",
         "phases.finetune.sharpness=0.05",

@@ -18,7 +18,6 @@ from distracted.schema import ModelConfig
 
 _ZOOM_LOSS = 0.5  # weight of the loss of the classifier that points to the window
 _WHOLE = "whole"  # the whole image's features among the outputs that are kept for the loss; no block's name
-_LEAST_STD = 4.0  # grey levels: an image of one colour has no contrast to be stretched
 
 
 class Head(nn.Module):
@@ -79,7 +78,6 @@ class Network(nn.Module):
         self._outputs: dict[str, torch.Tensor] = {}  # of hooked blocks, during one forward pass
         self.num_frozen = 0
         self._trunk_dtype: torch.dtype | None = None  # None: that of the head
-        self._by_image = model.normalise == "image"
         self._flatten = config.pooling == "flatten"
         self.zoom: Zoom | None = None
         self._last: str | None = None  # the head's block where that is not the trunk's last one
@@ -116,7 +114,7 @@ class Network(nn.Module):
 
     def _trunk_features(self, views: torch.Tensor) -> torch.Tensor:
         x = views.permute(0, 3, 1, 2)  # channels-last in memory already
-        x = self._normalise(x.to(self.mean.dtype))
+        x = (x.to(self.mean.dtype) - self.mean) / self.std
         if self.zoom is not None:
             return self._look_twice(x, self.zoom)
         return self._run_trunk(x)
@@ -173,17 +171,6 @@ class Network(nn.Module):
             f"channel for each of its features; {problem}"
         )
 
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise pixels (B, 3, H, W) by the backbone's statistics, or each channel of an image by its own.
-
-        ImageNet's pixels have about mean 0 and variance 1 after the backbone's normalisation, and so have
-        an image's own after the other.
-        """
-        if not self._by_image:
-            return (x - self.mean) / self.std
-        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-        return (x - mean) / (variance.sqrt() + _LEAST_STD)
-
     def cast_trunk(self, dtype: torch.dtype) -> None:
         """Keep the trunk's weights in another type, for inference; the head and the normalisation stay."""
         self.trunk.to(dtype)
@@ -195,10 +182,8 @@ class Network(nn.Module):
         return [self.backbone.name, timm.__version__, fingerprint(self.trunk), *self.taken, *zoom]
 
     @property
-    def normalisation(self) -> list[list[float]] | str:
-        """Mean and standard deviation of each channel, on the scale of uint8 pixels; "image": its own."""
-        if self._by_image:
-            return f"image {_LEAST_STD}"
+    def normalisation(self) -> list[list[float]]:
+        """Mean and standard deviation of each channel, on the scale of uint8 pixels."""
         return [tensor.flatten().tolist() for tensor in (self.mean, self.std)]
 
     @property

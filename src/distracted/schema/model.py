@@ -38,9 +38,6 @@ class ModelConfig(Section):
     """Side of the square input in pixels; `auto`: the backbone's own."""
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
     """Central share of each side of the image that the network sees; `auto`: the backbone's own."""
-    normalise: Literal["backbone", "image"] = added_later("backbone")
-    """Normalise each channel by the mean and standard deviation that the backbone was trained with, or by the
-    image's own, which removes differences of light and colour between cameras."""
     regions: tuple[str, ...] = ()
     """Names of data.regions that the network sees in addition to the whole image, with shared weights."""
     zoom: Annotated[float, Field(ge=0.25, lt=1)] | None = added_later(None)

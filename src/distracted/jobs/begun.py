@@ -18,7 +18,9 @@ _log = logging.getLogger(__name__)
 
 #: Image sizes that models' files had in versions 0.2 and before, where they say `auto` now. At that time
 #: networks were trained on images of the size that they predict.
-_FORMER_SIZES = dict.fromkeys(("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"), 128)
+_FORMER_SIZES = dict.fromkeys(
+    ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"), 128
+)
 
 
 def resolve_run(
@@ -72,7 +74,9 @@ def resolve_run(
     then = resolved(former)
     if then.config.hash not in hashes:
         return now
-    sizes = f"model.image_size={then.config.model.image_size}, augment.size={then.config.augment.size or 'null'}"
+    sizes = (
+        f"model.image_size={then.config.model.image_size}, augment.size={then.config.augment.size or 'null'}"
+    )
     _log.info("%s goes on as it was begun: %s", run, sizes)
     return then
 

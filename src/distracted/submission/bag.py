@@ -64,7 +64,9 @@ class Bag:
         """
         of_single, of_mean = self.losses[::-1].mean(axis=2).T
         of_single = np.maximum.accumulate(of_single)  # it increases, but for rare steps among few images
-        of_mean = np.minimum(of_mean, of_single) if rows is None else self.losses[::-1, 1][:, rows].mean(axis=1)
+        of_mean = (
+            np.minimum(of_mean, of_single) if rows is None else self.losses[::-1, 1][:, rows].mean(axis=1)
+        )
         tiny = np.finfo(np.float64).tiny
         logarithms = np.log(np.maximum(of_single, tiny))
         ratios: NDArray[np.float64] = np.interp(

@@ -22,6 +22,7 @@ from distracted.errors import ConfigError
 
 _DESCRIPTIONS = Path(__file__).parent / "submissions"
 _BLEND = "blend"
+_KEYS = dict.fromkeys(("model", "set", "views", "calibrated")).keys()
 
 
 def main(
@@ -34,8 +35,12 @@ def main(
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in _DESCRIPTIONS.glob("*.yaml")))
         raise ConfigError(f"{path}: no such file; there are {known}")
+    described = yaml.safe_load(path.read_text())
+    for run, settings in described.items():
+        if unknown := set(settings) - _KEYS:
+            raise ConfigError(f"{path}: {run} has {', '.join(sorted(unknown))}; known are {', '.join(_KEYS)}")
     shared: dict[str, Any] = {"data": data, "root": root}
-    made = [_make(run, settings, shared) for run, settings in yaml.safe_load(path.read_text()).items()]
+    made = [_make(run, settings, shared) for run, settings in described.items()]
     ensemble.main(runs=" ".join(steps[-1] for steps in made), name=_BLEND, **shared)
     submit.main(name=_BLEND, **shared)
     store = console.open_store(data, root, console.runtime(""), images=False)

@@ -21,10 +21,12 @@ from distracted.locks import holder
 
 pytestmark = pytest.mark.slow
 
-#: 20 steps on batches of 12; only the images' own augmentation is random, and BatchNorm is frozen.
+#: 20 steps on batches of 12; only the images' own augmentation is random, and BatchNorm is frozen. AdamW would
+#: make rounding errors as large as steps where a gradient is nearly zero.
 SETTINGS = (
     "training.batch_size=12 model.head.dropout=0 training.ema=0.9 phases.finetune.epochs=5 "
-    "phases.finetune.batchnorm=frozen"
+    "phases.finetune.batchnorm=frozen phases.finetune.optimizer=sgd phases.finetune.lr=0.02 "
+    "phases.finetune.head_lr=0.02"
 )
 
 
@@ -79,7 +81,7 @@ def test_two_processes_agree_with_one(
     code, output = both.run("--fold", "0", "--gpus", "2")
     assert code == 0, output
     assert output.count("net, fold 0: log loss") == 1  # only the first process prints
-    assert tracked(both)[-1]["step"] == 20
+    assert tracked(both)[-1]["step"] == 20 and np.ptp(losses(alone)) > 0.05
     np.testing.assert_allclose(losses(both), losses(alone), atol=1e-5)
     for ours, theirs in zip(tables(both), tables(alone), strict=True):
         assert ours["img"].equals(theirs["img"])

@@ -47,7 +47,7 @@ from distracted.training.distributed import (
 )
 from distracted.training.early_stopping import EarlyStopping
 from distracted.training.feed import Feed
-from distracted.training.heads import fit_head, fit_zoom, train_head
+from distracted.training.heads import fit_head, train_head
 from distracted.training.losses import make_criterion
 from distracted.training.optim import load_optimizer, make_optimizer, make_scheduler
 from distracted.training.plan import check_phases
@@ -239,10 +239,6 @@ class FoldTraining:
         context, network = self.context, self.network
         rows, labels = context.train_rows, context.folds.labels
         features = self.feed.features(network, context.train_images)
-        if network.zoom is not None:
-            fit_zoom(network, features[rows], labels[rows])
-            self.team.follow_lead(network)
-            features = self.feed.features(network, context.train_images)  # of the windows that it finds
         self.is_between = True
         if isinstance(phase, FeaturesPhase):
             fit_head(network, features[rows], labels[rows], phase)

@@ -106,7 +106,8 @@ def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
         return config.augment.short_side
     boxes = [config.data.regions[name] for name in model.regions]
     smallest = min([1.0, *(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)])
-    return round(model.input_size * _MARGIN / smallest)
+    assert isinstance(model.image_size, int)
+    return round(model.image_size * _MARGIN / smallest)
 
 
 def _training_size(config: RunConfig, model: ModelConfig, backbone: Backbone) -> int | None:

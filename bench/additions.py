@@ -1,6 +1,6 @@
 """What each addition to the default recipe is worth, alone and together, on the same folds and seeds.
 
-    PYTHONPATH=scripts python bench/additions.py --data <folder> --root <workspace> [--only "wide larger"]
+    PYTHONPATH=scripts python bench/additions.py --data <folder> --root <workspace> [--only "wide longer"]
 
 The base is the default recipe on images of 128 pixels. The additions and their settings are in
 bench/additions.yaml. A run differs from the base by its settings alone. Its gain is the difference in log
@@ -20,6 +20,7 @@ from scipy import stats
 
 import console
 from distracted.config import load_config
+from distracted.errors import ConfigError
 from distracted.jobs.fold import train_and_store
 from distracted.metrics import difference_and_error, log_losses
 from distracted.predictions.store import Store
@@ -41,6 +42,8 @@ def main(
 ) -> None:
     """Train the base and each addition with each seed, and print the table."""
     settings = {_BASE: "", **yaml.safe_load(_ADDITIONS.read_text())}
+    if unknown := set(only.split()) - set(settings):
+        raise ConfigError(f"--only: {', '.join(sorted(unknown))} is not in {_ADDITIONS.name}")
     names = [_BASE, *(only.split() or [name for name in settings if name != _BASE])]
     first = load_config(model=model, data=data, overrides=_SHARED, root=root)
     store = console.open_store(first.data, root, first.runtime, num_folds=folds)

@@ -38,6 +38,7 @@ import console
 from distracted.data.augment import resize_and_crop
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.sources import FittedSource, StoredSource
+from distracted.errors import ConfigError
 from distracted.files import write_json
 from distracted.metrics import CLIP, log_loss, log_losses, subject_bootstrap
 from distracted.models.network import Network, build_network
@@ -46,7 +47,7 @@ from distracted.postprocess.step import LogProbs, Subset
 from distracted.predictions.store import Store
 from distracted.sample import Nuisance, render_subject
 from distracted.submission.bag import Bag
-from distracted.submission.expect import expect_score
+from distracted.submission.expect import MIN_SUBJECTS, expect_score
 from harness import save_arrays
 from heads import (
     NUM_FOLDS,
@@ -149,6 +150,8 @@ def _of_stored_run(store: Store, name: str, competitions: int) -> list[dict[str,
     oof, labels = store.read_run(name).oof[scored], store.folds.labels[scored]
     subjects = np.unique(store.folds.subjects[scored], return_inverse=True)[1]
     num_subjects, rows = int(subjects.max()) + 1, []
+    if round(TRAIN_SHARE * num_subjects) < MIN_SUBJECTS:
+        raise ConfigError(f"--runs: {name} has {num_subjects} subjects, too few for an interval")
     for number in range(competitions):
         order = np.random.default_rng([3, number]).permutation(num_subjects)
         is_train = np.isin(subjects, order[: round(TRAIN_SHARE * num_subjects)])

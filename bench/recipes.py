@@ -32,8 +32,9 @@ from distracted.schema import FeaturesPhase, HeadPhase, Phase, RunConfig, TrainP
 from distracted.training.context import FoldContext
 from distracted.training.feed import Feed
 from distracted.training.heads import fit_head, train_head
-from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.loop import FoldTraining
 from distracted.training.metrics_log import Tracker
+from distracted.training.phase_training import PhaseTraining
 from distracted.training.resolve import resolve
 from harness import size_setting
 from markdown_table import say_header, say_row

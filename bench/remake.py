@@ -3,7 +3,7 @@
     PYTHONPATH=scripts python bench/remake.py fingers --data <folder> --root <workspace>
 
 Finished folds and steps are skipped, so the same command goes on after a stop. At the end it says how long
-all of it took on this machine, and how long it would take from the start.
+all of it takes on this machine from the start.
 """
 
 from pathlib import Path

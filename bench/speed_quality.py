@@ -37,6 +37,7 @@ from distracted.data.augment import resize_and_crop
 from distracted.data.images import read_rgb
 from distracted.data.picture_sets import Images
 from distracted.metrics import log_loss
+from distracted.models.backbone import find_backbone
 from distracted.models.network import build_network
 from distracted.models.weights import load_weights
 from distracted.paths import Workspace
@@ -239,6 +240,7 @@ def fastai_learners(store: Store, resolved: Resolved, fold: int) -> Callable[[],
     from fastai.vision import all as fastai
 
     config, competition = resolved.config, store.competition
+    backbone = find_backbone(config.model.backbone)
     table = pd.DataFrame({"path": competition.train_paths(), "label": store.folds.labels})
     table["is_valid"] = False
     table.loc[store.folds.valid(fold), "is_valid"] = True
@@ -251,7 +253,7 @@ def fastai_learners(store: Store, resolved: Resolved, fold: int) -> Callable[[],
         item_tfms=fastai.Resize(config.model.image_size, method=fastai.ResizeMethod.Squish),
         batch_tfms=[
             *fastai.aug_transforms(do_flip=False),
-            fastai.Normalize.from_stats([0.5] * 3, [0.5] * 3),
+            fastai.Normalize.from_stats(backbone.mean, backbone.std),
         ],
     ).dataloaders(table.reset_index(drop=True), bs=config.training.batch_size, num_workers=0)
 

@@ -34,8 +34,9 @@ from distracted.paths import Workspace
 from distracted.predictions.store import open_store
 from distracted.schema import ModelConfig, RunConfig, TrainPhase
 from distracted.training.context import FoldContext
-from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.loop import FoldTraining
 from distracted.training.metrics_log import Tracker
+from distracted.training.phase_training import PhaseTraining
 from distracted.training.resolve import Resolved, with_input
 from harness import Apart, save, say_rates, size_setting, take_turns
 from speed_loader import find_photographs

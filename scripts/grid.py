@@ -70,7 +70,8 @@ def main(
     cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), configs.values())
     for run, config in configs.items():
         try:
-            resolved = resolve_run(store, config, run, force=force, device=job_device(config, cards))
+            redone, device = numbers if force else (), job_device(config, cards)
+            resolved = resolve_run(store, config, run, retrained=redone, device=device)
         except WeightsError as error:
             if not cluster:
                 raise
@@ -78,7 +79,7 @@ def main(
             continue
         if not cluster:  # another machine may resolve it otherwise
             hashes[run] = resolved.config.hash
-            refuse_other_config(store, resolved, run, retrained=numbers if force else ())
+            refuse_other_config(store, resolved, run, retrained=redone)
     every = [(run, n) for run in configs for n in numbers]
     whole = {run for run in configs if force or hashes[run] == ANY_CONFIG}  # its jobs find out what is done
     todo = [(run, n) for run, n in every if run in whole or not is_done(store, run, n, hashes[run])]

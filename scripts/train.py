@@ -63,7 +63,7 @@ def main(
     folds = range(num_folds) if fold is None else [store.folds.check_fold(fold)]
     check_split(store.competition, store.folds)
     run = name or model
-    resolved = resolve_run(store, config, run, force=force)
+    resolved = resolve_run(store, config, run, retrained=folds if force else ())
     with join_team(resolved.device) as team:
         train_folds(
             store,

@@ -16,7 +16,7 @@ import torch
 from distracted.data.loading import Batch
 from distracted.inference.forward import Forward
 from distracted.models.network import Head
-from distracted.training.loop import PhaseTraining
+from distracted.training.phase_training import PhaseTraining
 from gpu_parts.devices import tiny
 from gpu_parts.place import Place, fresh, logged
 from gpu_parts.rows import Row, judged

@@ -29,8 +29,9 @@ from distracted.sample import render_sample
 from distracted.schema import TrainPhase
 from distracted.training.checkpoints import newest_state
 from distracted.training.context import FoldContext
-from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.loop import FoldTraining
 from distracted.training.metrics_log import Tracker
+from distracted.training.phase_training import PhaseTraining
 from distracted.training.resolve import resolve
 
 _SCRIPTS = CONFIGS.parent / "scripts"

@@ -13,7 +13,7 @@ from distracted.inference.device_views import DeviceViewer
 from distracted.inference.forward import Forward
 from distracted.inference.memory import is_out_of_memory
 from distracted.inference.views import VIEWS, Viewer
-from distracted.training.loop import PhaseTraining
+from distracted.training.phase_training import PhaseTraining
 from gpu_parts.clock import rate
 from gpu_parts.place import Place
 from gpu_parts.rows import Row, judged, measured, rates

@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distracted.paths import CONFIGS
-from distracted.training.loop import PhaseTraining
+from distracted.training.phase_training import PhaseTraining
 from gpu_parts.devices import tiny
 from gpu_parts.place import Place
 from gpu_parts.rows import Row, judged

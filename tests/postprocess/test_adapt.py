@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy.special import log_softmax
 
 from conftest import MemorySpace
 from distracted.ensemble.members import step_source
 from distracted.ensemble.sources import ScoredRows, StoredSource
 from distracted.metrics import log_loss
+from distracted.postprocess import subject_clusters
 from distracted.postprocess.adapt import Adapt, subject_logits
 from distracted.postprocess.step import Examples, Rows, Subset, normalised
 from distracted.postprocess.subject_clusters import SubjectClusters, find_subjects
@@ -76,8 +78,30 @@ def test_a_fit_without_agreement_keeps_predictions_even_where_it_would_pay() -> 
     )
 
 
-def test_subjects_are_told_apart_by_what_told_known_subjects_apart() -> None:
+def test_agreement_is_measured_where_a_fold_shows_several_subjects() -> None:
+    """With one subject a fold, a single cluster would agree perfectly and two clusters not at all."""
+    rows = examples(effect=1.5)
+    kept = rows.subjects < NUM_FOLDS
+    one = Examples(rows.log_probs[:, kept], rows.labels[kept], rows.folds[kept], rows.subjects[kept])
+    by_fold = {fold: SubjectClusters(one.subjects[one.folds == fold]) for fold in range(NUM_FOLDS)}
+    fitted = Adapt({"any": MemorySpace(lambda index, subset: by_fold[subset.fold])}).fit(one)
+    assert fitted.agreement == 0 == fitted.prior_images
+
+
+def test_subjects_with_few_images_or_with_copies() -> None:
+    rng = np.random.default_rng(0)
+    known, unknown = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(12, 6)).astype(np.float32)
+    np.testing.assert_array_equal(find_subjects(known, np.arange(40) // 4, unknown), np.arange(12))
+    copies = np.repeat(unknown[:2], 10, axis=0)  # two pictures for four clusters
+    assert len(np.unique(find_subjects(known, np.arange(40) // 5, copies))) == 2
+
+
+@pytest.mark.parametrize("large", [subject_clusters._LARGE, 0])
+def test_subjects_are_told_apart_by_what_told_known_subjects_apart(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The largest spread is within subjects and says nothing; the known subjects show which one does."""
+    monkeypatch.setattr(subject_clusters, "_LARGE", large)
     rng = np.random.default_rng(0)
 
     def images(num_subjects: int) -> tuple[np.ndarray, np.ndarray]:

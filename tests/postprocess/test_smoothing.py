@@ -61,6 +61,7 @@ def test_no_image_is_its_own_neighbour_even_where_many_are_alike(engine: str) ->
 
 def test_more_neighbours_than_other_images_are_refused() -> None:
     assert nearest_neighbours(features_of(6), 5).k == 5
+    assert nearest_neighbours(features_of(1), 0).k == 0
     with pytest.raises(StoreError, match="6 neighbours asked for among 6 images; expected fewer"):
         nearest_neighbours(features_of(6), 6)
 

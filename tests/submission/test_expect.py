@@ -139,12 +139,26 @@ def test_the_number_of_test_subjects_is_stated_or_guessed_from_images() -> None:
 
 
 def test_the_two_halves_bound_the_effect_of_decoys() -> None:
-    """The networks disagree on the half that they are unsure of, and only there averaging gains."""
-    test = np.concatenate([np.full((2, 50, 2), np.log(0.5)), np.full((2, 50, 2), np.log([0.9, 0.1]))], axis=1)
-    test[:, :50] = np.log([[[0.2, 0.8]], [[0.7, 0.3]]])
-    labels, subjects = np.arange(12) % 2, np.arange(12) // 4
-    expected = expect_score(np.log(np.full((12, 2), 0.5)), labels, subjects, test)
-    assert expected.unsure_half < expected.mean < expected.sure_half == pytest.approx(expected.single)
+    """Calibrated networks that are hardly sure of one half of the images and nearly certain of the other."""
+    unsure, sure = trusted(0, np.ones(200), sharpness=0.5), trusted(1, np.ones(200), sharpness=8.0)
+    log_probs, labels, subjects = (np.concatenate(both) for both in zip(unsure, sure, strict=True))
+    expected = expect_score(log_probs, labels, subjects, log_probs[None])
+    half = len(labels) // 2
+    assert expected.unsure_half == pytest.approx(log_loss(log_probs[:half], labels[:half]), rel=0.1)
+    assert expected.sure_half == pytest.approx(log_loss(log_probs[half:], labels[half:]), rel=0.3)
+    assert (expected.unsure_half + expected.sure_half) / 2 == pytest.approx(expected.mean, rel=0.02)
+
+
+def test_averaging_gains_where_the_networks_disagree() -> None:
+    """They disagree on the half that they are unsure of, and only there the mean's loss is lower."""
+    test = np.empty((2, 100, 2))
+    test[:, :50], test[:, 50:] = np.log([[[0.2, 0.8]], [[0.7, 0.3]]]), np.log([0.9, 0.1])
+    bag, rows = Bag.of(test), np.arange(100) < 50
+    parts = bag.expected(0.5, rows=rows) + bag.expected(0.5, rows=~rows)
+    assert parts / 2 == pytest.approx(bag.expected(0.5))
+    assert bag.expected(0.5) < 0.5
+    alone = Bag.of(test[:, 50:])
+    assert alone.expected(0.5) == pytest.approx(0.5)
 
 
 # Coverage

@@ -84,6 +84,20 @@ def test_settings_of_the_best_backbone_are_measured_by_the_same_probe(
     assert classes.gain == pytest.approx(0, abs=1e-9) and not classes.pays  # classes are equally frequent
 
 
+@pytest.mark.slow
+def test_a_size_that_the_network_refuses_is_left_out(
+    store: Store, resolved: dict[str, Resolved], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = tmp_path / "crossvit.pth"
+    torch.save(timm.create_model("crossvit_tiny_240").state_dict(), path)
+    overrides = ["model.backbone=crossvit_tiny_240", f"model.weights={path}"]
+    config = load_config(model="resnet50", data=str(store.competition.config.folder), overrides=overrides)
+    advice = advice_on(store, {"crossvit": resolve(config, num_folds=3)}, tmp_path / "cache")
+    assert "images of 352 pixels: left out; model.image_size=352: crossvit_tiny_240 does not" in caplog.text
+    assert [bool(setting.views) for setting in advice.settings] == [True, False]
+
+
 def test_what_pays_is_advised(store: Store, resolved: dict[str, Resolved], tmp_path: Path) -> None:
     advice = advice_on(store, resolved, tmp_path / "cache")
     larger, views, classes = (

@@ -15,8 +15,9 @@ from distracted.models.network import Network
 from distracted.predictions.store import Store
 from distracted.schema import RunConfig, TrainPhase
 from distracted.training.context import FoldContext
-from distracted.training.loop import FoldTraining, PhaseTraining
+from distracted.training.loop import FoldTraining
 from distracted.training.metrics_log import FileTracker
+from distracted.training.phase_training import PhaseTraining
 from distracted.training.resolve import resolve
 
 

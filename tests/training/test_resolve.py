@@ -88,6 +88,7 @@ def test_a_network_of_one_size_trains_at_it(caplog: pytest.LogCaptureFixture) ->
         (["model.image_size=auto"], 192),
         (["model.image_size=224"], None),
         (["model.image_size=auto", "model.backbone=test_vit"], None),
+        (["model.image_size=auto", "model.backbone=mlp"], None),
         (["model.image_size=auto", "model.head.pooling=flatten"], None),
         (["model.image_size=auto", "augment.size=null"], None),
     ],
@@ -95,6 +96,13 @@ def test_a_network_of_one_size_trains_at_it(caplog: pytest.LogCaptureFixture) ->
 def test_training_is_smaller_where_nobody_chose_a_size(settings: list[str], size: int | None) -> None:
     config = load_config(model="resnet50", data="sample", overrides=["model.weights=none", *settings])
     assert resolve(config, num_folds=3).config.augment.size == size
+
+
+def test_training_pictures_are_large_enough_for_the_larger_size() -> None:
+    for size, short_side in ((128, 183), (320, 366)):
+        settings = ["model.weights=none", "model.image_size=160", f"augment.size={size}"]
+        config = load_config(model="resnet50", data="sample", overrides=settings)
+        assert resolve(config, num_folds=3).config.augment.short_side == short_side
 
 
 def test_a_flattened_map_takes_one_size() -> None:

@@ -15,8 +15,9 @@ from distracted.schema import RunConfig, TrainPhase
 from distracted.training.averaging import copy_state
 from distracted.training.context import FoldContext
 from distracted.training.distributed import Team, data_parallel
-from distracted.training.loop import FoldTraining, PhaseTraining, train_fold
+from distracted.training.loop import FoldTraining, train_fold
 from distracted.training.metrics_log import Tracker
+from distracted.training.phase_training import PhaseTraining
 from distracted.training.resolve import resolve
 from unrepeatable import Unrepeatable, only_deterministic
 

@@ -48,18 +48,24 @@ def class_activation(
     try:
         with torch.no_grad():
             logits = network(images)
-            maps = [_activation(network, leaves[0], logits, labels, len(images)) for labels in classes.T]
+            output = leaves[0]
+            maps = [_activation(network, module, output, logits, labels) for labels in classes.T]
     finally:
         handle.remove()
     return np.stack(maps, axis=1)
 
 
 def _activation(
-    network: Network, output: torch.Tensor, logits: torch.Tensor, labels: NDArray[np.int64], num_images: int
+    network: Network,
+    module: nn.Module,
+    output: torch.Tensor,
+    logits: torch.Tensor,
+    labels: NDArray[np.int64],
 ) -> NDArray[np.float32]:
+    num_images = len(logits)
     chosen = logits[torch.arange(num_images), torch.as_tensor(labels, device=logits.device)]
     (gradient,) = torch.autograd.grad(chosen.sum(), output, retain_graph=True)
-    values, slopes = (network.as_maps(tensor.detach().float()) for tensor in (output, gradient))
+    values, slopes = (network.as_maps(tensor.detach().float(), module) for tensor in (output, gradient))
     values, slopes = (tensor.reshape(num_images, -1, *tensor.shape[1:])[:, 0] for tensor in (values, slopes))
     cam = (slopes.mean((2, 3), keepdim=True) * values).sum(1).relu()
     cam = cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-12)
@@ -74,7 +80,7 @@ def _find_module(network: Network, image: torch.Tensor) -> str | None:
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
             if isinstance(output, torch.Tensor) and output.ndim in (3, 4):
-                shapes.append((name, output.ndim == 3, min(network.as_maps(output).shape[2:])))
+                shapes.append((name, output.ndim == 3, min(network.as_maps(output, module).shape[2:])))
 
         return hook
 

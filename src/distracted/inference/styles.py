@@ -45,7 +45,7 @@ def cached_styles(
         network.normalisation,
         device.type,
     ]
-    key = sha256(repr(["styles", *inputs, *contents]).encode()).hexdigest()[:32]
+    key = sha256(repr(["styles 2", *inputs, *contents]).encode()).hexdigest()[:32]
 
     def start() -> tuple[Loader, Callable[[Batch], NDArray[np.float32]]]:
         styles = _Styles(network)
@@ -79,7 +79,10 @@ class _Styles:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         views = images.flatten(0, -4)
         modules = {name: self._network.trunk.get_submodule(name) for name in self._is_last}
-        hooks = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
+        # Before a hook of the network that ends the pass at the head's block.
+        hooks = [
+            module.register_forward_hook(self._hook(name), prepend=True) for name, module in modules.items()
+        ]
         try:
             self._network.features(views)
         except _LastBlockError:
@@ -94,11 +97,9 @@ class _Styles:
 
     def _hook(self, name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
         def save(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-            maps = output.float()
-            if maps.ndim == 4 and getattr(self._network.trunk, "output_fmt", "") != "NHWC":
-                maps = maps.permute(0, 2, 3, 1)
-            positions = maps.flatten(1, -2)  # of channels-last maps or of tokens
-            self._moments.append(torch.cat([positions.mean(1), positions.std(1)], dim=1))
+            maps = self._network.as_maps(output.float(), module)
+            variance, mean = torch.var_mean(maps, (2, 3), correction=0)
+            self._moments.append(torch.cat([mean, variance.sqrt()], dim=1))
             if self._is_last[name]:
                 raise _LastBlockError
 

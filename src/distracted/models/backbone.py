@@ -47,7 +47,7 @@ def find_backbone(name: str) -> Backbone:
     """
     if custom := CUSTOM_TRUNKS.get(name):
         settings = custom.image_size, custom.crop, custom.mean, custom.std
-        return Backbone(name, custom.source, *settings, fixed_size=False)
+        return Backbone(name, custom.source, *settings, custom.fixed_size)
     name = current_name(name)
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

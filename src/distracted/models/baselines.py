@@ -45,6 +45,7 @@ class CustomTrunk:
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _HALF
     source: str | None = None
+    fixed_size: bool = False
 
 
 def _googlenet(size: int) -> nn.Module:
@@ -77,7 +78,7 @@ def _cnn(size: int) -> nn.Module:
 #: By the name that `model.backbone` takes.
 CUSTOM_TRUNKS = {
     "googlenet": CustomTrunk(_googlenet, 224, crop=0.875, source=GoogLeNet_Weights.IMAGENET1K_V1.url),
-    "mlp": CustomTrunk(_mlp, 32),
+    "mlp": CustomTrunk(_mlp, 32, fixed_size=True),
     "cnn": CustomTrunk(_cnn, 64),
     "majority": CustomTrunk(lambda size: ConstantFeature(), 16),
 }

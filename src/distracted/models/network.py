@@ -113,7 +113,7 @@ class Network(nn.Module):
                 self.trunk(x)
             except _StopForward:
                 output = self._outputs.pop(self._last)
-                x = output if self._flatten else self._pool(output)
+                x = output if self._flatten else self._pool(output, self._module(self._last))
             else:
                 raise AssertionError(f"{self._last} was not reached")
         elif self._flatten and hasattr(self.trunk, "forward_features"):
@@ -123,10 +123,16 @@ class Network(nn.Module):
         flat: torch.Tensor = x.flatten(1)
         return flat if self._trunk_dtype is None else flat.to(self.mean.dtype)
 
-    def as_maps(self, output: torch.Tensor) -> torch.Tensor:
-        """Convert maps (B, C, h, w), channels-last maps (B, h, w, C) or tokens (B, N, C) to (B, C, h, w)."""
+    def as_maps(self, output: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        """Convert maps (B, C, h, w), channels-last maps (B, h, w, C) or tokens (B, N, C) to (B, C, h, w).
+
+        Args:
+            module: The module of the trunk whose output it is.
+        """
         if output.ndim == 4:
-            return output.permute(0, 3, 1, 2) if getattr(self.trunk, "output_fmt", "") == "NHWC" else output
+            # timm says so of a trunk as a whole, or of a single module (a transformer's patches)
+            fmt = getattr(module, "output_fmt", None) or getattr(self.trunk, "output_fmt", None)
+            return output.permute(0, 3, 1, 2) if fmt == "NHWC" else output
         tokens = output[:, getattr(self.trunk, "num_prefix_tokens", 0) :]
         side = int(tokens.shape[1] ** 0.5)
         return tokens[:, : side * side].transpose(1, 2).reshape(len(tokens), -1, side, side)
@@ -200,15 +206,18 @@ class Network(nn.Module):
             if frozen or (isinstance(module, _BatchNorm) and not batchnorm):
                 module.eval()
 
-    def _pool(self, output: torch.Tensor) -> torch.Tensor:
-        """Average maps (B, C, h, w), channels-last maps (B, h, w, C) or tokens (B, N, C) over positions."""
+    def _pool(self, output: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        """Average a module's maps, as in `as_maps`, or its tokens over positions."""
         if output.ndim == 4:
-            return output.mean((1, 2) if getattr(self.trunk, "output_fmt", "") == "NHWC" else (2, 3))
+            return self.as_maps(output, module).mean((2, 3))
         return output.mean(1) if output.ndim == 3 else output
 
     def _save_output(self, block: str, *, stop: bool) -> None:
-        output = next(b.output for b in self.blocks if b.name == block)
-        self.trunk.get_submodule(output).register_forward_hook(_SaveOutput(self._outputs, block, stop=stop))
+        self._module(block).register_forward_hook(_SaveOutput(self._outputs, block, stop=stop))
+
+    def _module(self, block: str) -> nn.Module:
+        """The module whose output is the block's."""
+        return self.trunk.get_submodule(next(b.output for b in self.blocks if b.name == block))
 
     def auxiliary_heads(self) -> Iterator[AuxiliaryHead]:
         """The modules of `auxiliary`, with their type."""

@@ -103,12 +103,13 @@ class Adapt(PredictionStep):
         adapted = {prior_images: np.empty(log_probs.shape) for prior_images in PRIOR_IMAGES}
         agreements = []
         for positions, rows in examples.by_fold():
-            clusters = self._clusters(rows)
-            agreements.append(float(adjusted_rand_score(examples.subjects[positions], clusters)))
+            clusters, subjects = self._clusters(rows), examples.subjects[positions]
+            if len(np.unique(subjects)) > 1:  # of a single subject, it would be 0 or 1 by chance
+                agreements.append(float(adjusted_rand_score(subjects, clusters)))
             for prior_images, predicted in adapted.items():
                 predicted[positions] = _adapted(rows.log_probs[0], clusters, class_logits, prior_images)
         best = min(adapted, key=lambda prior_images: log_loss(adapted[prior_images], examples.labels))
-        agreement = float(np.mean(agreements))
+        agreement = float(np.mean(agreements)) if agreements else 0.0
         as_tuples = tuple(map(tuple, class_logits.tolist()))
         return Adaptation(best if agreement >= MIN_AGREEMENT else 0.0, as_tuples, agreement)
 
@@ -120,8 +121,10 @@ class Adapt(PredictionStep):
 
     def describe(self, fits: Sequence[Adaptation | None], overall: Any, runs: Sequence[str]) -> str:
         texts = Counter(_in_words(fitted) for fitted in fits)
-        agreements = [f"{fitted.agreement:.2f}" for fitted in fits if fitted is not None]
-        span = f"; agreement with known subjects {min(agreements)} to {max(agreements)}" if agreements else ""
+        agreements = [fitted.agreement for fitted in fits if fitted is not None]
+        span = ""
+        if agreements:
+            span = f"; agreement with known subjects {min(agreements):.2f} to {max(agreements):.2f}"
         return "; ".join(f"{text} ({number} folds)" for text, number in texts.items()) + span
 
     def _clusters(self, rows: Rows) -> NDArray[np.int64]:
@@ -178,4 +181,8 @@ def _class_logits(logits: NDArray[np.float64], labels: NDArray[np.integer[Any]])
 def _in_words(fitted: Adaptation | None) -> str:
     if fitted is None:
         return "none"
-    return f"prior_images={fitted.prior_images:g}" if fitted.prior_images else "clusters are not subjects"
+    return (
+        f"prior_images={fitted.prior_images:g}"
+        if fitted.prior_images
+        else "clusters are not shown to be subjects"
+    )

@@ -135,8 +135,8 @@ def _collect(
         for rows, nearest, squared in found:
             kept = nearest != rows[:, None]
             kept[kept.all(axis=1), -1] = False  # more than k twins hide the image itself: drop the last twin
-            indices[rows] = nearest[kept].reshape(-1, k)
-            distances[rows] = np.sqrt(np.maximum(squared[kept].reshape(-1, k), 0))
+            indices[rows] = nearest[kept].reshape(len(rows), k)
+            distances[rows] = np.sqrt(np.maximum(squared[kept].reshape(len(rows), k), 0))
             step(len(rows))
     return indices, distances
 

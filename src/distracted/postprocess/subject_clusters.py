@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from distracted.training.resolve import Resolved
 
 _DIMENSIONS = 128  # principal components at most
+_FEWEST = 5  # images a subject; with fewer, what a subject adds cannot be told from chance
+_LARGE = 50_000_000  # images times clusters, from which k-means looks at some of the images at a time
 _SHRINKAGE = 0.2  # of the spread within subjects towards a multiple of the identity
 _VERSION = 1  # raised when the clusters change
 
@@ -49,6 +51,8 @@ def find_subjects(
 ) -> NDArray[np.int64]:
     """Cluster images by subject, into clusters as large as a known subject on average.
 
+    Where known subjects have fewer than five images on average, each image is a cluster of its own.
+
     Args:
         known: Features of images whose subjects are known, (num_known, num_features).
         subjects: Their subject ids, (num_known,).
@@ -57,13 +61,16 @@ def find_subjects(
     Returns:
         Cluster of each image, (num_unknown,).
     """
-    from sklearn.cluster import KMeans
+    from sklearn.cluster import KMeans, MiniBatchKMeans
 
     size = len(known) / len(np.unique(subjects))
-    num_clusters = min(len(unknown), max(1, round(len(unknown) / size)))
+    if size < _FEWEST:
+        return np.arange(len(unknown))
     with threadpool_limits(1):  # the sums of several threads are rounded differently each time
         rows = _whitened(known, subjects, unknown)
-        kmeans = KMeans(num_clusters, n_init=3, max_iter=100, random_state=seed)
+        num_clusters = min(len(np.unique(rows, axis=0)), max(1, round(len(rows) / size)))
+        kind = KMeans if len(rows) * num_clusters <= _LARGE else MiniBatchKMeans
+        kmeans = kind(num_clusters, n_init=3, max_iter=100, random_state=seed)
         clusters: NDArray[np.int64] = kmeans.fit_predict(rows).astype(np.int64)
     return clusters
 

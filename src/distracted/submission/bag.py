@@ -55,15 +55,18 @@ class Bag:
         return cls(pooled, single, losses)
 
     def ratios(self, single: Floats, *, rows: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """Expected log loss of the mean, divided by that of single networks.
+        """Expected log loss of the mean, divided by that of single networks on all images.
 
         Args:
-            single: Average log losses of a single network, any shape. Beyond what a b explains, the ratio is
-                the nearest b's.
-            rows: Only some of the images.
+            single: Average log losses of a single network on all images, any shape. Beyond what a b explains,
+                the ratio is the nearest b's.
+            rows: Some images; the mean's loss is that on these.
         """
-        losses = self.losses.mean(axis=2) if rows is None else self.losses[:, :, rows].mean(axis=2)
-        of_single, of_mean = losses[::-1].T  # increasing
+        of_single, of_mean = self.losses[::-1].mean(axis=2).T
+        of_single = np.maximum.accumulate(of_single)  # it increases, but for rare steps among few images
+        of_mean = (
+            np.minimum(of_mean, of_single) if rows is None else self.losses[::-1, 1][:, rows].mean(axis=1)
+        )
         tiny = np.finfo(np.float64).tiny
         logarithms = np.log(np.maximum(of_single, tiny))
         ratios: NDArray[np.float64] = np.interp(
@@ -72,5 +75,9 @@ class Bag:
         return ratios
 
     def expected(self, single: float, *, rows: NDArray[np.bool_] | None = None) -> float:
-        """Expected log loss of the mean, given the average log loss of a single network."""
+        """Expected log loss of the mean, on some images if `rows` are given.
+
+        Args:
+            single: Average log loss of a single network on all images.
+        """
         return single * float(self.ratios(np.array(single), rows=rows))

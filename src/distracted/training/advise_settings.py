@@ -1,5 +1,6 @@
 """Settings of a backbone, measured by the probe of `make advise`: image size, views, and class balance."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 
 from distracted.data.folds import Folds
 from distracted.data.picture_sets import Images
+from distracted.errors import ConfigError
 from distracted.inference.views import VIEWS
 from distracted.metrics import difference_and_error, log_losses
 from distracted.models.linear import probe
 from distracted.progress import Progress
 from distracted.training.feed import pretrained_features
 from distracted.training.resolve import TRAINING_SHARE, Resolved
+
+_log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
@@ -101,12 +105,16 @@ def measure_settings(
         seconds = time.perf_counter() - start
         return Setting(about, tuple(overrides), views, float(after.mean()), gain, error, costs, seconds)
 
-    start = time.perf_counter()
+    start, settings = time.perf_counter(), []
     size = _STEP * round(_LARGER * model.image_size / _STEP)
-    larger = Probed.of(features(image_size=size), folds)
-    times = f"training and predictions take {(size / model.image_size) ** 2:.1f} times as long"
-    sizes = f"model.image_size={size}", f"augment.size={TRAINING_SHARE}"
-    settings = [setting(f"images of {size} pixels", larger, start, times, sizes)]
+    try:
+        larger = Probed.of(features(image_size=size), folds)
+    except ConfigError as error:  # a network of one size
+        _log.info("images of %d pixels: left out; %s", size, error)
+    else:
+        times = f"training and predictions take {(size / model.image_size) ** 2:.1f} times as long"
+        sizes = f"model.image_size={size}", f"augment.size={TRAINING_SHARE}"
+        settings.append(setting(f"images of {size} pixels", larger, start, times, sizes))
     start = time.perf_counter()
     views = VIEWS[_VIEWS]
     zoomed = [features(crop=model.crop * view.share) for view in views if view.share < 1]

@@ -80,8 +80,8 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     _say_unused(config, phases)
     own = {p.augment for p in phases.values() if isinstance(p, TrainPhase) and p.augment}
     policies = {name: config.augment.policies[name] for name in sorted({config.augment.policy} | own)}
-    short_side = _short_side(config, model)
     size = _training_size(config, model, backbone)
+    short_side = _short_side(config, model, size)
     augment = config.augment.model_copy(update={"policies": policies, "short_side": short_side, "size": size})
     training = config.training.model_copy(
         update={
@@ -97,17 +97,19 @@ def resolve(config: RunConfig, *, num_folds: int, device: torch.device | None = 
     return Resolved(config.model_copy(update=update), weights, device)
 
 
-def _short_side(config: RunConfig, model: ModelConfig) -> int | None:
+def _short_side(config: RunConfig, model: ModelConfig, training_size: int | None) -> int | None:
     """Shorter side that training pictures are reduced to, a seventh more than the input's, for random crops.
 
-    With regions, the smallest region has that size.
+    The input is the larger one of training's and evaluation's. With regions, the smallest region has that
+    size.
     """
     if config.augment.short_side != "auto":
         return config.augment.short_side
     boxes = [config.data.regions[name] for name in model.regions]
     smallest = min([1.0, *(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)])
     assert isinstance(model.image_size, int)
-    return round(model.image_size * _MARGIN / smallest)
+    largest = max(model.image_size, training_size or 0)
+    return round(largest * _MARGIN / smallest)
 
 
 def _training_size(config: RunConfig, model: ModelConfig, backbone: Backbone) -> int | None:

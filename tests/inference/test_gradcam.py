@@ -84,14 +84,6 @@ def test_with_regions_the_map_covers_the_whole_image() -> None:
     assert cams is not None and cams.shape == (2, 1, 4, 4)
 
 
-def test_with_a_second_look_the_map_covers_the_whole_image() -> None:
-    torch.manual_seed(0)
-    config = model_config("test_resnet", 32).model_copy(update={"zoom": 0.5})
-    network = build_network(config, Weights("none"), num_classes=3)
-    cams = class_activation(network, pictures(2, 64), np.array([[0], [1]]))
-    assert cams is not None and cams.shape == (2, 1, 4, 4)
-
-
 def test_a_head_on_an_earlier_block_and_a_network_without_maps() -> None:
     torch.manual_seed(0)
     early = build_network(model_config("test_resnet", 64, block="layer2"), Weights("none"), num_classes=3)

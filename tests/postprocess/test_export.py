@@ -72,7 +72,6 @@ def test_every_kind_of_backbone_is_exported(backbone: str) -> None:
     ("settings", "shape"),
     [
         ({"regions": ["head", "hands"]}, (3, 64, 64, 3)),
-        ({"zoom": 0.5}, (128, 128, 3)),
         ({"head": {"block": "layer2", "dropout": 0.2}}, (64, 64, 3)),
         ({"head": {"pooling": "flatten", "hidden": 7, "dropout": 0.2}}, (64, 64, 3)),
     ],

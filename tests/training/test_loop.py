@@ -97,7 +97,6 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
 @pytest.mark.parametrize(
     "addition",
     [
-        "model.zoom=0.5",
         "augment.size=24",
         "training.sampling=classes",
         "phases.finetune.sharpness=0.05",

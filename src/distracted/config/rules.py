@@ -21,7 +21,6 @@ def check_rules(config: RunConfig, where: str) -> None:
     _check_watching(config, phases, where)
     _check_mixing(config)
     _check_pseudo_labels(config)
-    _check_zoom(config)
     _check_names(config, phases)
 
 
@@ -57,19 +56,6 @@ def _check_pseudo_labels(config: RunConfig) -> None:
         raise ConfigError("pseudo.predictions: filled in from the teachers' files; leave the key out")
     if config.pseudo.teachers and config.mixing.on:
         raise ConfigError("pseudo.teachers and mixing do not go together; expected one of them")
-
-
-def _check_zoom(config: RunConfig) -> None:
-    """The window is found by the last block's map of the whole image."""
-    model = config.model
-    others = {
-        "model.regions": bool(model.regions),
-        "model.head.block": model.head.block != "last",
-        "model.head.pooling": model.head.pooling != "backbone",
-        "model.head.auxiliary": model.head.auxiliary > 0,
-    }
-    if model.zoom is not None and (found := [key for key, is_set in others.items() if is_set]):
-        raise ConfigError(f"model.zoom does not go with {' and '.join(found)}; expected one of them")
 
 
 def _check_names(config: RunConfig, phases: Mapping[str, TrainPhase]) -> None:

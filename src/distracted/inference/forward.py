@@ -141,7 +141,7 @@ def fold_batchnorm(network: Network, images: torch.Tensor) -> Network | None:
     for hook in hooks:
         hook.remove()
     names = {module: name for name, module in modules.items()}
-    for conv, norm in dict.fromkeys(pairs):  # a trunk that looks twice passes each pair twice
+    for conv, norm in pairs:
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias = fused.weight, fused.bias
         parent, _, name = names[norm].rpartition(".")

@@ -36,12 +36,12 @@ def class_activation(
     name = _find_module(network, images[:1])
     if name is None:
         return None
-    leaves: list[torch.Tensor] = []  # the module's outputs, as leaves: the whole image's, then a window's
+    leaves: list[torch.Tensor] = []  # the module's output, as a leaf of the autograd graph
 
     def cut(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         torch.set_grad_enabled(True)  # from here on: the layers before need no graph, which is most of it
         leaves.append(output.detach().requires_grad_(True))
-        return leaves[-1].clone()  # the next module may work in place
+        return leaves[0].clone()  # the next module may work in place
 
     module = network.trunk.get_submodule(name)
     handle = module.register_forward_hook(cut, prepend=True)  # before the hook that ends the forward pass

@@ -13,11 +13,7 @@ from distracted.models.auxiliary import AUXILIARY, AuxiliaryHead
 from distracted.models.backbone import Backbone, build_trunk, find_backbone
 from distracted.models.blocks import find_block, find_blocks
 from distracted.models.weights import Weights, load_weights
-from distracted.models.zoom import Zoom, reduce
 from distracted.schema import ModelConfig
-
-_ZOOM_LOSS = 0.5  # weight of the loss of the classifier that points to the window
-_WHOLE = "whole"  # the whole image's features among the outputs that are kept for the loss; no block's name
 
 
 class Head(nn.Module):
@@ -58,8 +54,7 @@ class Network(nn.Module):
         trunk: The backbone without its classifier.
         blocks: The trunk's blocks from the input to the one that feeds the head.
         num_frozen: Number of frozen layers, counted from the input.
-        head: Takes the concatenated features of an image's views: the whole image, regions or a window.
-        zoom: Finds the window for a second look, with model.zoom.
+        head: Takes the concatenated features of an image's views (the whole image and its regions).
         auxiliary: Heads on intermediate blocks, used in training only.
     """
 
@@ -79,7 +74,6 @@ class Network(nn.Module):
         self.num_frozen = 0
         self._trunk_dtype: torch.dtype | None = None  # None: that of the head
         self._flatten = config.pooling == "flatten"
-        self.zoom: Zoom | None = None
         self._last: str | None = None  # the head's block where that is not the trunk's last one
         if config.block != "last":
             self.blocks = self.blocks[: 1 + find_block(self.blocks, config.block, "model.head.block")]
@@ -87,9 +81,6 @@ class Network(nn.Module):
             self._save_output(config.block, stop=True)
         with torch.no_grad():
             num_features = self.eval().features(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1]
-        if model.zoom is not None:
-            self._check_maps(size, num_features)
-            self.zoom, num_views = Zoom(num_features, num_classes, model.zoom), 2
         self.head = Head(num_views * num_features, num_classes, hidden=config.hidden, dropout=config.dropout)
         self.auxiliary = nn.ModuleList(self._make_auxiliary(num_classes) if config.auxiliary else [])
         self._auxiliary_weight = config.auxiliary
@@ -115,25 +106,8 @@ class Network(nn.Module):
     def _trunk_features(self, views: torch.Tensor) -> torch.Tensor:
         x = views.permute(0, 3, 1, 2)  # channels-last in memory already
         x = (x.to(self.mean.dtype) - self.mean) / self.std
-        if self.zoom is not None:
-            return self._look_twice(x, self.zoom)
-        return self._run_trunk(x)
-
-    def _look_twice(self, x: torch.Tensor, zoom: Zoom) -> torch.Tensor:
-        """Features of images (B, 3, H, W) that are reduced, and of the window in which the evidence is."""
-        side = round(zoom.share * int(x.shape[2]))  # a number in an export, too
-        maps = self.trunk.forward_features(self._cast(reduce(x, side)))  # type: ignore[operator]
-        whole = self.trunk.forward_head(maps).flatten(1).to(self.mean.dtype)  # type: ignore[operator]
-        self._outputs[_WHOLE] = whole
-        window = zoom.cut(x, zoom.find(self.as_maps(maps, self.trunk), whole), side)
-        return torch.cat([whole, self._run_trunk(window)], dim=1)
-
-    def _cast(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self._trunk_dtype is None else x.to(self._trunk_dtype)
-
-    def _run_trunk(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of normalised images (B, 3, H, W), where the head takes them."""
-        x = self._cast(x)
+        if self._trunk_dtype is not None:
+            x = x.to(self._trunk_dtype)
         if self._last is not None:
             try:
                 self.trunk(x)
@@ -163,21 +137,6 @@ class Network(nn.Module):
         side = int(tokens.shape[1] ** 0.5)
         return tokens[:, : side * side].transpose(1, 2).reshape(len(tokens), -1, side, side)
 
-    @torch.no_grad()
-    def _check_maps(self, size: int, num_features: int) -> None:
-        """Raise ConfigError unless the trunk has feature maps with a channel for each of its features."""
-        problem = "it has none"
-        if hasattr(self.trunk, "forward_features") and hasattr(self.trunk, "forward_head"):
-            maps = self.trunk.forward_features(torch.zeros(1, 3, size, size))  # type: ignore[operator]
-            maps = self.as_maps(maps, self.trunk)
-            if maps.shape[1] == num_features:
-                return
-            problem = f"it has {maps.shape[1]} channels, and {num_features} features"
-        raise ConfigError(
-            f"model.zoom: {self.backbone.name} cannot say where to look: expected a last feature map with a "
-            f"channel for each of its features; {problem}"
-        )
-
     def cast_trunk(self, dtype: torch.dtype) -> None:
         """Keep the trunk's weights in another type, for inference; the head and the normalisation stay."""
         self.trunk.to(dtype)
@@ -185,8 +144,7 @@ class Network(nn.Module):
 
     def trunk_identity(self) -> list[str | bool]:
         """What features depend on apart from the images: the trunk's code and weights, and where it ends."""
-        zoom = [] if self.zoom is None else [f"zoom {self.zoom.share}", fingerprint(self.zoom)]
-        return [self.backbone.name, timm.__version__, fingerprint(self.trunk), *self.taken, *zoom]
+        return [self.backbone.name, timm.__version__, fingerprint(self.trunk), *self.taken]
 
     @property
     def normalisation(self) -> list[list[float]]:
@@ -210,8 +168,6 @@ class Network(nn.Module):
         """
         try:
             logits = [(1.0, self.head(self._features(images)))]
-            if self.zoom is not None:
-                logits.append((_ZOOM_LOSS, self.zoom.classifier(self._outputs[_WHOLE])))
             for head in self.auxiliary_heads():
                 output = self._outputs[head.block]
                 if output.requires_grad:  # else no layer below it is trained
@@ -229,8 +185,7 @@ class Network(nn.Module):
         """
         self.num_frozen = num_layers
         self.trunk.requires_grad_(False)
-        for module in self.heads():
-            module.requires_grad_(True)
+        self.head.requires_grad_(True)
         parameters = dict(self.trunk.named_parameters())
         layers = [layer for block in self.blocks for layer in block.layers]
         for name in (name for layer in layers[num_layers:] for name in layer):
@@ -263,10 +218,6 @@ class Network(nn.Module):
     def _module(self, block: str) -> nn.Module:
         """The module whose output is the block's."""
         return self.trunk.get_submodule(next(b.output for b in self.blocks if b.name == block))
-
-    def heads(self) -> list[nn.Module]:
-        """What learns in each phase that trains anything: the head, and what finds the window."""
-        return [self.head] if self.zoom is None else [self.head, self.zoom]
 
     def auxiliary_heads(self) -> Iterator[AuxiliaryHead]:
         """The modules of `auxiliary`, with their type."""

@@ -90,7 +90,7 @@ def _described(model: bytes, store: Store, run: Run, fold: int, trained: Trained
         "colours": "RGB",
         "crop": config.model.crop,
         "resize": "the central share of both sides, squeezed to a square: by area means where it shrinks",
-        "size": config.model.input_size,
+        "size": config.model.image_size,
         "regions": boxes,
         "normalisation": "in the model",
     }

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
-from distracted.schema.base import Section, added_later
+from distracted.schema.base import Section
 
 
 class HeadConfig(Section):
@@ -40,16 +40,7 @@ class ModelConfig(Section):
     """Central share of each side of the image that the network sees; `auto`: the backbone's own."""
     regions: tuple[str, ...] = ()
     """Names of data.regions that the network sees in addition to the whole image, with shared weights."""
-    zoom: Annotated[float, Field(ge=0.25, lt=1)] | None = added_later(None)
-    """Side of a window, as a share of the image's, that is cut out where the network finds evidence and seen
-    at full resolution in a second look, such as 0.5; null: one look. It doubles the time."""
     head: HeadConfig
-
-    @property
-    def input_size(self) -> int:
-        """Side in pixels of the images that the network takes, once image_size is resolved."""
-        assert isinstance(self.image_size, int)
-        return self.image_size if self.zoom is None else round(self.image_size / self.zoom)
 
     @field_validator("regions")
     @classmethod

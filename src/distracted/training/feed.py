@@ -61,7 +61,8 @@ class _Input:
 
     @property
     def _size(self) -> int:
-        return self.model.input_size
+        assert isinstance(self.model.image_size, int)
+        return self.model.image_size
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,7 @@ class Feed:
         batch_size, seed = config.training.batch_size, config.training.seed
         if policy is None:
             return self._evaluation(images, rows)
-        augmented, size = {}, config.augment.size
-        if size is not None:
-            augmented = {"size": config.model.model_copy(update={"image_size": size}).input_size}
+        augmented = {} if config.augment.size is None else {"size": config.augment.size}
         short_side = config.augment.short_side
         assert short_side != "auto"
         loader = Loader(
@@ -309,7 +308,7 @@ class Feed:
     def _input(self) -> dict[str, Any]:
         """Settings of the network's input that all transforms share, and the features' cache."""
         model, boxes = self.resolved.config.model, self.resolved.config.data.regions
-        return {"size": model.input_size, "crop": model.crop, "regions": [boxes[n] for n in model.regions]}
+        return {"size": model.image_size, "crop": model.crop, "regions": [boxes[n] for n in model.regions]}
 
 
 def pretrained_features(

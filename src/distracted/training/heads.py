@@ -12,8 +12,6 @@ from distracted.progress import Progress, silent
 from distracted.schema import FeaturesPhase, HeadPhase
 from distracted.training.optim import make_head_optimizer
 
-_ZOOM_C, _ZOOM_ITER = 0.01, 200  # as the recipe `full` fits the head
-
 
 def fit_head(
     network: Network, features: NDArray[np.float32], labels: NDArray[np.int64], phase: FeaturesPhase
@@ -28,21 +26,6 @@ def fit_head(
     with torch.no_grad():
         network.head.classifier.weight.copy_(torch.from_numpy(weight))
         network.head.classifier.bias.copy_(torch.from_numpy(bias))
-
-
-def fit_zoom(network: Network, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-    """Fit what finds the window of a second look: a logistic regression on the whole image's features.
-
-    Args:
-        features: Features of the training side, the whole image's first, (num_images, 2 * num_features).
-        labels: Class ids, each class present, shape (num_images,).
-    """
-    assert network.zoom is not None
-    classifier = network.zoom.classifier
-    weight, bias = fit_logistic(features[:, : classifier.in_features], labels, c=_ZOOM_C, max_iter=_ZOOM_ITER)
-    with torch.no_grad():
-        classifier.weight.copy_(torch.from_numpy(weight))
-        classifier.bias.copy_(torch.from_numpy(bias))
 
 
 def train_head(

@@ -29,7 +29,7 @@ from distracted.training.checkpoints import State, rounding_context
 from distracted.training.context import FoldContext
 from distracted.training.distributed import naming_lost_peers
 from distracted.training.feed import Feed
-from distracted.training.heads import fit_head, fit_zoom, train_head
+from distracted.training.heads import fit_head, train_head
 from distracted.training.phase_training import PhaseTraining
 from distracted.training.plan import check_phases
 from distracted.training.randomness import random_state, seed_everything, set_random_state
@@ -217,10 +217,6 @@ class FoldTraining:
         context, network = self.context, self.network
         rows, labels = context.train_rows, context.folds.labels
         features = self.feed.features(network, context.train_images)
-        if network.zoom is not None:
-            fit_zoom(network, features[rows], labels[rows])
-            self.team.follow_lead(network)
-            features = self.feed.features(network, context.train_images)  # of the windows that it finds
         self.is_between = True
         if isinstance(phase, FeaturesPhase):
             fit_head(network, features[rows], labels[rows], phase)

@@ -47,9 +47,7 @@ def make_optimizer(network: Network, phase: TrainPhase) -> Optimizer:
     by_rate: defaultdict[float, list[nn.Parameter]] = defaultdict(list)
     for layer, rate in layers[frozen_layers(network.blocks, phase, done=1.0) :]:
         by_rate[rate] += [parameters[name] for name in layer]
-    by_rate[head_rate(phase)] += [
-        parameter for head in (*network.heads(), network.auxiliary) for parameter in head.parameters()
-    ]
+    by_rate[head_rate(phase)] += [*network.head.parameters(), *network.auxiliary.parameters()]
     decay = phase.weight_decay
     groups = [group for rate, chosen in by_rate.items() for group in _groups(chosen, rate, decay)]
     return OPTIMIZERS[phase.optimizer](groups)

@@ -107,7 +107,8 @@ def _short_side(config: RunConfig, model: ModelConfig, training_size: int | None
         return config.augment.short_side
     boxes = [config.data.regions[name] for name in model.regions]
     smallest = min([1.0, *(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes)])
-    largest = max(model.input_size, training_size or 0)
+    assert isinstance(model.image_size, int)
+    largest = max(model.image_size, training_size or 0)
     return round(largest * _MARGIN / smallest)
 
 

@@ -21,8 +21,8 @@ from distracted.locks import holder
 
 pytestmark = pytest.mark.slow
 
-#: 20 steps on batches of 12; only the images' own augmentation is random, and BatchNorm is frozen. AdamW would
-#: make rounding errors as large as steps where a gradient is nearly zero.
+#: 20 steps on batches of 12; only the images' own augmentation is random, and BatchNorm is frozen. Where a
+#: gradient is nearly zero, AdamW would make rounding errors as large as steps.
 SETTINGS = (
     "training.batch_size=12 model.head.dropout=0 training.ema=0.9 phases.finetune.epochs=5 "
     "phases.finetune.batchnorm=frozen phases.finetune.optimizer=sgd phases.finetune.lr=0.02 "

@@ -150,14 +150,15 @@ def _of_stored_run(store: Store, name: str, competitions: int) -> list[dict[str,
     oof, labels = store.read_run(name).oof[scored], store.folds.labels[scored]
     subjects = np.unique(store.folds.subjects[scored], return_inverse=True)[1]
     num_subjects, rows = int(subjects.max()) + 1, []
-    if round(TRAIN_SHARE * num_subjects) < MIN_SUBJECTS:
+    num_train = round(TRAIN_SHARE * num_subjects)
+    if num_train < MIN_SUBJECTS:
         raise ConfigError(f"--runs: {name} has {num_subjects} subjects, too few for an interval")
     for number in range(competitions):
         order = np.random.default_rng([3, number]).permutation(num_subjects)
-        is_train = np.isin(subjects, order[: round(TRAIN_SHARE * num_subjects)])
+        is_train = np.isin(subjects, order[:num_train])
         train = oof[is_train], labels[is_train], subjects[is_train]
-        num_test = num_subjects - len(np.unique(train[2]))
-        rows += _judge(name, *train, oof[None, ~is_train], labels[~is_train], num_test)
+        test = oof[None, ~is_train], labels[~is_train]
+        rows += _judge(name, *train, *test, num_subjects - num_train)
     return rows
 
 

@@ -4,10 +4,9 @@
     PYTHONPATH=scripts python bench/equal_time.py --data <folder> --root <workspace> [--set <settings>]
 
 Both have the same network, ImageNet weights, image size, batch size and threads; with `augment.size`, ours
-trains on smaller images. fastai takes the learning
-rate of its own finder, whose seconds do not count, and the epochs that our time on the fold allows, rounded
-up; the time of one is measured first. The rest is as in speed_quality.py. The ratio's 95% interval is a
-bootstrap over subjects. Finished folds are skipped.
+trains on smaller images. fastai takes the learning rate of its own finder, whose seconds do not count, and
+the epochs that our time on the fold allows, rounded up; the time of one is measured first. The rest is as in
+speed_quality.py. The ratio's 95% interval is a bootstrap over subjects. Finished folds are skipped.
 """
 
 import math

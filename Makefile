@@ -20,7 +20,7 @@ STAMP := $(if $(call given,VENV),check-venv,.venv/.stamp)
 DEV_STAMP := $(if $(call given,VENV),check-dev,.venv/.stamp-dev)
 INSTALL = scripts/install.py $(call option,EXTRAS,--extras) $(call option,TORCH_INDEX,--torch-index)
 DATA_OPT = $(call path,DATA,--data)
-PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile)
+PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && echo --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 RUN_OPT = $(DATA_OPT) --set "$$SETTINGS" $(call option,NAME,--name) $(call flag,FORCE,--force) $(call flag,LEAKY,--leaky) $(call option,TIME_LIMIT,--time-limit)
 
 help:  ## Show this list

@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 
 CLASSES = ("c0", "c1", "c2")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests first: one that is begun last would leave the other processes idle."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])
+
+
 #: Settings of a minimal run from random weights.
 TINY = (
     "model.backbone=test_resnet",

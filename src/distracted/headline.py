@@ -58,11 +58,11 @@ class Judged:
             return self.loss - best.loss, float("inf")
         left = [(groups != group).astype(np.float64) for group in range(num)]
         sign = -1 if self.metric.higher_is_better else 1
-        differences = np.array([sign * (self.weighted(kept) - best.weighted(kept)) for kept in left])
-        if not np.isfinite(differences).all():  # an AUC that rests on one group's rows of a class
-            return self.loss - best.loss, float("inf")
-        spread = float(((differences - differences.mean()) ** 2).sum())
-        return self.loss - best.loss, float(np.sqrt((num - 1) / num * spread))
+        difference = self.loss - best.loss
+        changes = np.array([sign * (self.weighted(kept) - best.weighted(kept)) for kept in left]) - difference
+        if not np.isfinite(changes).all():  # an AUC that rests on one group's rows of a class
+            return difference, float("inf")
+        return difference, float(np.sqrt((num - 1) / num * (changes**2).sum()))
 
     def interval(self, subjects: Ints) -> Interval:
         """The score with its 95% bootstrap interval; subjects, not rows, are resampled."""
@@ -73,7 +73,10 @@ class Judged:
         ids = np.unique(subjects, return_inverse=True)[1]
         num, rng = int(ids.max()) + 1, np.random.default_rng(0)
         draws = rng.multinomial(num, np.full(num, 1 / num), size=_NUM_DRAWS).astype(np.float64)
-        low, high = np.nanquantile([self.weighted(draw[ids]) for draw in draws], [0.025, 0.975])
+        values = np.array([self.weighted(draw[ids]) for draw in draws])
+        if np.isnan(values).all():  # an AUC of rows of one class
+            return Interval(self.value, float("nan"), float("nan"))
+        low, high = np.nanquantile(values, [0.025, 0.975])
         return Interval(self.value, float(low), float(high))
 
 

@@ -107,7 +107,9 @@ def prior_log_loss(labels: Ints, folds: Ints, num_classes: int) -> float:
 def difference_and_error(losses: Floats, reference: Floats, subjects: Ints) -> tuple[float, float]:
     """Mean of `losses - reference` over rows and its standard error over subjects.
 
-    A ratio estimator's error with subjects as the sampled units, since rows of one subject err together.
+    Subjects are the sampled units, since rows of one subject err together. The error is the delete-one
+    jackknife's: how the mean changes without a subject. Of a subject with most of the rows the plain
+    linearised error would see nearly nothing, since the mean is nearly that subject's own.
 
     Args:
         losses: Loss of each row, shape (num_images,).
@@ -118,13 +120,25 @@ def difference_and_error(losses: Floats, reference: Floats, subjects: Ints) -> t
         The difference and its standard error (infinite with a single subject).
     """
     difference = np.asarray(losses, dtype=np.float64) - reference
-    mean = float(difference.mean())
-    sums = np.bincount(subjects, weights=difference - mean)
-    sums = sums[np.bincount(subjects) > 0]
+    mean, counts = float(difference.mean()), np.bincount(subjects)
+    sums = np.bincount(subjects, weights=difference - mean)[counts > 0]
     num = len(sums)
     if num < 2:
         return mean, float("inf")
-    return mean, float(np.sqrt(num / (num - 1) * (sums**2).sum()) / len(difference))
+    changes = sums / (len(difference) - counts[counts > 0])
+    return mean, float(np.sqrt((num - 1) / num * (changes**2).sum()))
+
+
+#: Differences below this count as equal, however certain they are.
+NEGLIGIBLE = 1e-5
+
+
+def as_good(difference: float, error: float) -> bool:
+    """Whether a loss above another one counts as equally good: within one standard error of it.
+
+    So does one that cannot be compared, since the score is undefined on these rows (an AUC of one class).
+    """
+    return not difference > max(error, NEGLIGIBLE)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from distracted.ensemble.blenders import find_blenders
 from distracted.ensemble.crossfit import CrossFit, cross_fit
 from distracted.ensemble.derive import derive_run
 from distracted.ensemble.members import open_sources
-from distracted.ensemble.sources import ChosenSource, FittedSource, as_good
+from distracted.ensemble.sources import ChosenSource, FittedSource
 from distracted.headline import LOG_LOSS, METRICS
+from distracted.metrics import as_good
 from distracted.postprocess.choose import Choose
 from distracted.postprocess.step import Labels, Subset
 from distracted.predictions.catalogue import Catalogue

@@ -177,6 +177,31 @@ def test_a_fold_with_a_single_subject_gets_no_bias() -> None:
     assert not subject_biases(log_probs, np.full(4, 0.25), np.zeros(30, dtype=np.int64)).any()
 
 
+def test_folds_of_one_subject_each_tell_no_bias() -> None:
+    """Rounding alone would decide it, and the test set would be moved with nothing to show for it."""
+    log_probs, labels = draw(400, bias=(0, 0, 0, 0))
+    off = log_softmax(log_probs + TILT, axis=1).astype(np.float32).astype(np.float64)
+    folds = np.arange(400) // 100
+    fitted = Calibrate().fit(Examples(off[None], labels, folds, folds))
+    assert not fitted.to_prior and (fitted.temperature, fitted.clip) == fitted.unmoved
+
+
+def test_a_fold_of_one_subject_gets_the_temperature_of_rows_that_no_bias_moves() -> None:
+    log_probs, labels = draw(1200, bias=(0, 0, 0, 0))
+    off = log_softmax(log_probs + TILT, axis=1)
+    folds, subjects = np.arange(1200) // 300, np.arange(1200) // 60
+    subjects[folds == 3] = 99
+    fitted = Calibrate().fit(Examples(off[None], labels, folds, subjects))
+    plain = Calibrate(("temperature", "clip"))
+    plainly = plain.fit(Examples(off[None], labels, folds, subjects))
+    assert fitted.to_prior and fitted.unmoved == (plainly.temperature, plainly.clip)
+    assert abs(fitted.temperature - 1) < 0.15 < fitted.unmoved[0] - 1  # the bias looks like over-confidence
+    one = held_out(off[folds == 3], subjects[folds == 3])
+    np.testing.assert_array_equal(Calibrate().predict(fitted, one), plain.predict(plainly, one))
+    several = held_out(off[folds == 0], subjects[folds == 0])
+    assert (Calibrate().predict(fitted, several) != plain.predict(plainly, several)).any()
+
+
 def test_only_predictions_with_a_biased_mean_are_moved_to_the_prior() -> None:
     log_probs, labels = draw(bias=(0, 0, 0, 0))
     step = Calibrate(("prior",))

@@ -8,9 +8,9 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from distracted.ensemble.blenders import ALL_BLENDERS, BLENDERS, Blender
-from distracted.ensemble.sources import NONE, ChosenSource, FittedSource, Source, as_good
+from distracted.ensemble.sources import NONE, ChosenSource, FittedSource, Source
 from distracted.headline import LOG_LOSS, Metric
-from distracted.metrics import Interval
+from distracted.metrics import Interval, as_good
 from distracted.postprocess.step import MIN_FOLDS, LogProbs, Rows, Subset
 from distracted.progress import Progress, silent
 
@@ -132,7 +132,7 @@ def _fit_all(fitted: Sequence[FittedSource], num_candidates: int, metric: Metric
 def _in_sample(source: FittedSource, metric: Metric) -> float:
     examples = source.examples(NONE)
     rows = Rows(Subset(0), examples.log_probs)  # blenders predict each row on its own
-    return metric.value(source.estimator.predict(source.fit(NONE), rows), examples.labels)
+    return metric.value(source.predict_rows(rows, NONE), examples.labels)
 
 
 def choosable(blenders: Sequence[Blender], num_folds: int) -> Sequence[Blender]:

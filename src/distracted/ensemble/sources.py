@@ -16,12 +16,20 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from distracted.ensemble.unseen_classes import among_shown, with_unseen
 from distracted.headline import LOG_LOSS, Judged, Metric
-from distracted.metrics import log_losses
-from distracted.postprocess.step import MIN_FOLDS, Estimator, Examples, Inputs, LogProbs, Rows, Subset
+from distracted.metrics import as_good, log_losses
+from distracted.postprocess.step import (
+    MIN_FOLDS,
+    Estimator,
+    Examples,
+    Inputs,
+    LogProbs,
+    Rows,
+    Runs,
+    Subset,
+)
 
-#: Differences below this count as equal, however certain they are.
-NEGLIGIBLE = 1e-5
 #: No hidden folds.
 NONE: frozenset[int] = frozenset()
 
@@ -160,6 +168,7 @@ class FittedSource(Source):
     on_fit: Callable[[], None] = lambda: None
     _fits: dict[frozenset[int], Any] = field(default_factory=dict)
     _predicted: dict[tuple[Subset, frozenset[int]], LogProbs] = field(default_factory=dict)
+    _num_classes: int = 0  # not known yet
 
     def __post_init__(self) -> None:
         self.scored = self.inputs[0].scored
@@ -168,7 +177,14 @@ class FittedSource(Source):
     def fit(self, hidden: frozenset[int]) -> Any:
         """What the estimator learns from the visible folds; fitted once."""
         if hidden not in self._fits:
-            self._fits[hidden] = self.estimator.fit(self.examples(hidden))
+            examples = self.examples(hidden)
+            if not (shown := self._shown(hidden, examples.log_probs)).all():
+                log_probs, labels = (
+                    among_shown(examples.log_probs, shown),
+                    (shown.cumsum() - 1)[examples.labels],
+                )
+                examples = replace(examples, log_probs=log_probs, labels=labels)
+            self._fits[hidden] = self.estimator.fit(examples)
             self.on_fit()
         return self._fits[hidden]
 
@@ -178,10 +194,27 @@ class FittedSource(Source):
             return self._predicted[key]
         inputs = self._ask([partial(source.predict, subset, hidden) for source in self.inputs])
         subjects = None if subset.test else self.scored.subjects[self.scored.by_fold[subset.fold]]
-        log_probs = self.estimator.predict(self.fit(hidden), Rows(subset, inputs, subjects))
+        log_probs = self.predict_rows(Rows(subset, inputs, subjects), hidden)
         if not subset.test:  # sources on top ask again and again; test sets are large and asked for once
             self._predicted[key] = log_probs
         return log_probs
+
+    def predict_rows(self, rows: Rows, hidden: frozenset[int]) -> LogProbs:
+        """Predict rows of the inputs by what was learned from the visible folds."""
+        fitted, runs = self.fit(hidden), rows.log_probs
+        if (shown := self._shown(hidden, runs)).all():
+            return self.estimator.predict(fitted, rows)
+        log_probs = self.estimator.predict(fitted, rows._replace(log_probs=among_shown(runs, shown)))
+        origin = self.estimator.origin(fitted)
+        return with_unseen(log_probs, runs if origin is None else [runs[origin]], shown)
+
+    def _shown(self, hidden: frozenset[int], runs: Runs) -> NDArray[np.bool_]:
+        """Whether the visible folds show a class, (num_classes,)."""
+        if not self._num_classes:
+            self._num_classes = runs[0].shape[1]  # once: to ask for a run's predictions takes time
+        labels = self.scored.labels[self.scored.visible(hidden)]
+        shown: NDArray[np.bool_] = np.bincount(labels, minlength=self._num_classes) > 0
+        return shown
 
     def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
         return replace(self, inputs=[source.with_test_set(predict) for source in self.inputs])
@@ -257,11 +290,3 @@ class ChosenSource(Source):
         best = min(judged, key=lambda one: one.loss)
         compared = (one.above(best, subjects) for one in judged)
         return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
-
-
-def as_good(difference: float, error: float) -> bool:
-    """Whether a loss above the best one counts as equally good: within one standard error of it.
-
-    So does one that cannot be compared, since the score is undefined on these rows (an AUC of one class).
-    """
-    return not difference > max(error, NEGLIGIBLE)

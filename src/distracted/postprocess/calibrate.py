@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.errors import ConfigError
-from distracted.metrics import CLIP, difference_and_error, log_loss, log_losses
+from distracted.metrics import CLIP, as_good, difference_and_error, log_loss, log_losses
 from distracted.postprocess.step import (
     Examples,
     Labels,
@@ -41,12 +41,14 @@ class Calibration:
         prior: Share of each class among the labels of the fit; 0 for a class that none of them shows.
         temperature: Log-probabilities are divided by it.
         clip: Smaller probabilities are raised to it before a row is normalised.
+        unmoved: The same two for rows that no bias moves: those of a fold with one subject.
     """
 
     to_prior: bool = False
     prior: tuple[float, ...] = ()
     temperature: float = 1.0
     clip: float = 0.0
+    unmoved: tuple[float, float] = (1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Calibrate(PredictionStep):
 
     They are fitted one after another on out-of-fold rows. The bias reads no label of the rows that it moves:
     it makes their mean probabilities the class shares of other folds (10th place of State Farm). It is left
-    out where it gains less than a standard error.
+    out where it gains less than a standard error, and in a fold with one subject.
     """
 
     parts: Sequence[str] = CALIBRATIONS
@@ -95,26 +97,35 @@ class Calibrate(PredictionStep):
 
     def fit(self, examples: Examples) -> Calibration:
         log_probs, labels = floored(examples.log_probs[0]), examples.labels
-        to_prior, temperature, clip = False, 1.0, 0.0
-        prior = class_shares(labels, log_probs.shape[1])
+        unmoved = temperature, clip = self._fit_certainty(log_probs, labels)
+        prior, to_prior = class_shares(labels, log_probs.shape[1]), False
         if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:
-            moved = normalised(log_probs + _bias_by_other_folds(log_probs, examples))
-            losses = log_losses(log_probs, labels), log_losses(moved, labels)
-            gain, error = difference_and_error(*losses, examples.subjects)
-            to_prior = gain > error
-            log_probs = moved if to_prior else log_probs
+            biases, can_move = _biases_by_other_folds(log_probs, examples)
+            moved, labels = normalised(log_probs + biases)[can_move], labels[can_move]
+            if len(labels):
+                losses = log_losses(normalised(log_probs[can_move]), labels), log_losses(moved, labels)
+                to_prior = not as_good(*difference_and_error(*losses, examples.subjects[can_move]))
+            if to_prior:
+                temperature, clip = self._fit_certainty(moved, labels)
+        return Calibration(to_prior, tuple(prior.tolist()), temperature, clip, unmoved)
+
+    def _fit_certainty(self, log_probs: LogProbs, labels: Labels) -> tuple[float, float]:
+        """Temperature and clip, each if it is in `parts`."""
+        temperature, clip = 1.0, 0.0
         if "temperature" in self.parts:
             temperature = fit_temperature(log_probs, labels)
             log_probs = soften(log_probs, temperature)
         if "clip" in self.parts:
             clip = fit_clip(log_probs, labels)
-        return Calibration(to_prior, tuple(prior.tolist()), temperature, clip)
+        return temperature, clip
 
     def predict(self, fitted: Calibration, rows: Rows) -> LogProbs:
-        moved = floored(rows.log_probs[0])
-        if fitted.to_prior:
-            moved = moved + _bias(moved, np.array(fitted.prior), rows.subjects)
-        return clip_probs(soften(moved, fitted.temperature), fitted.clip)
+        log_probs, temperature, clip = floored(rows.log_probs[0]), fitted.temperature, fitted.clip
+        if fitted.to_prior and _can_move(rows.subjects):
+            log_probs = log_probs + _bias(log_probs, np.array(fitted.prior), rows.subjects)
+        elif fitted.to_prior:
+            temperature, clip = fitted.unmoved
+        return clip_probs(soften(log_probs, temperature), clip)
 
     def describe(self, fits: Sequence[Calibration], overall: Calibration, runs: Sequence[str]) -> str:
         moved = sum(fitted.to_prior for fitted in fits)
@@ -126,14 +137,25 @@ class Calibrate(PredictionStep):
         return ", ".join(text for part, text in texts.items() if part in self.parts)
 
 
-def _bias_by_other_folds(log_probs: LogProbs, examples: Examples) -> Floats:
-    """Each row's bias towards the class shares of the other folds, (num_images, num_classes)."""
-    biases = np.zeros(log_probs.shape)
+def _biases_by_other_folds(log_probs: LogProbs, examples: Examples) -> tuple[Floats, NDArray[np.bool_]]:
+    """Each row's bias towards the class shares of the other folds, and whether it can have one.
+
+    Returns:
+        Shapes (num_images, num_classes) and (num_images,).
+    """
+    biases, can_move = np.zeros(log_probs.shape), np.zeros(len(log_probs), dtype=np.bool_)
     for positions, rows in examples.by_fold():
-        others = examples.labels[examples.folds != rows.subset.fold]
-        prior = class_shares(others, log_probs.shape[1])
-        biases[positions] = _bias(log_probs[positions], prior, rows.subjects)
-    return biases
+        if _can_move(rows.subjects):
+            others = examples.labels[examples.folds != rows.subset.fold]
+            prior = class_shares(others, log_probs.shape[1])
+            biases[positions] = _bias(log_probs[positions], prior, rows.subjects)
+            can_move[positions] = True
+    return biases, can_move
+
+
+def _can_move(subjects: NDArray[np.int64] | None) -> bool:
+    """Whether a bias can be told: a single subject's own error would pass for the networks'."""
+    return subjects is None or len(np.unique(subjects)) > 1
 
 
 def _bias(log_probs: LogProbs, prior: Floats, subjects: NDArray[np.int64] | None) -> Floats:

@@ -114,6 +114,10 @@ class Estimator(ABC):
     def predict(self, fitted: Any, rows: Rows) -> LogProbs:
         """Log-probabilities of some rows, (num_images, num_classes)."""
 
+    def origin(self, fitted: Any) -> int | None:
+        """Position of the input run whose networks predict; None: those of all."""
+        return None
+
 
 class Identity(Estimator):
     """Changes nothing."""
@@ -234,7 +238,6 @@ class PredictionStep(Step, Estimator):
         return self
 
     def origin(self, fitted: Any) -> int:
-        """Position of the input run whose networks predict."""
         return 0
 
     def details(self, fitted: Any, runs: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.blenders import BLENDERS, find_blenders
 from distracted.ensemble.contributions import Contribution
 from distracted.ensemble.crossfit import CrossFit, Verdict
+from distracted.metrics import as_good
 
 
 def main(
@@ -60,6 +61,13 @@ def show(ensemble: Ensemble) -> None:
         f"(95% over subjects {interval.low:.4f} to {interval.high:.4f}; class prior {ensemble.prior:.4f})"
     )
     console.say(f"{ensemble.name}: pooled OOF {console.scores(ensemble.pooled, ensemble.metric)}")
+    difference, error = ensemble.above_best
+    if not as_good(difference, error):
+        best = ensemble.best_member
+        console.say(
+            f"{ensemble.name}: worse than its member {best} alone, by {difference:.4f} (standard error "
+            f"{error:.4f}); `make submit NAME={best}` submits that"
+        )
 
 
 def _describe(contribution: Contribution | None) -> str:

@@ -93,8 +93,20 @@ def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there, of one config."""
     done = store.finished_folds(run)
     if len(done) == store.folds.num_folds and len({one.config_hash for one in store.manifests(run)}) == 1:
-        pooled = console.scores(pooled_scores(store, run), store.competition.metric)
-        console.say(f"{run}: pooled OOF {pooled}")
+        metric, pooled = store.competition.metric, pooled_scores(store, run)
+        console.say(f"{run}: pooled OOF {console.scores(pooled, metric)}")
+        prior = metric.prior(store.folds.labels, store.folds.ids, store.competition.num_classes)
+        if metric.loss_of(pooled[metric.name]) > metric.loss_of(prior) + abs(prior) / 100:
+            shares = f"the classes' shares ({metric.title} {prior:.4f})"
+            console.say(f"{run}: worse than predicting {shares}{_even(store, run)}")
+
+
+def _even(store: Store, run: str) -> str:
+    """What to do where a run learned that all classes are equally frequent; else ""."""
+    training = store.manifests(run)[0].config.get("training", {})
+    if training.get("sampling") != "classes" and training.get("class_weights", "none") == "none":
+        return ""
+    return f"; it learned that all classes are equally frequent, `make calibrate RUNS={run}` corrects that"
 
 
 if __name__ == "__main__":

@@ -214,7 +214,14 @@ def store(store_with: StoreWith) -> Store:
 def write_run(store: Store) -> Callable[..., None]:
     """A function that writes a run of random predictions; `skill` moves them towards the labels."""
 
-    def write(run: str, *, skill: float = 1.0, seed: int = 0, folds: tuple[int, ...] = (0, 1, 2)) -> None:
+    def write(
+        run: str,
+        *,
+        skill: float = 1.0,
+        seed: int = 0,
+        folds: tuple[int, ...] = (0, 1, 2),
+        config: dict[str, Any] | None = None,
+    ) -> None:
         rng = np.random.default_rng(seed)
         num_classes = store.competition.num_classes
         for fold in folds:
@@ -226,7 +233,7 @@ def write_run(store: Store) -> Callable[..., None]:
                 run,
                 fold,
                 kind="model",
-                config={"run": run},
+                config={"run": run, **(config or {})},
                 valid=_log_softmax(scores),
                 test=_log_softmax(test),
                 scores={"valid/log_loss": 1.0, "valid/accuracy": 0.5},

@@ -121,6 +121,10 @@ def test_predictions_are_freed_of_the_training_sides_class_shares(store: Store) 
     for fold in range(folds.num_folds):
         log_probs[folds.valid(fold)] = np.log(np.bincount(folds.labels[folds.train(fold)]))
     assert with_even_classes(log_probs, folds) == pytest.approx(np.log(np.full_like(log_probs, 0.5)))
+    always_trained = folds.table["fold"].where(folds.table["fold"] != 1, -1).replace(2, 1)
+    fewer = replace(folds, table=folds.table.assign(fold=always_trained))
+    unscored = np.where(fewer.ids[:, None] < 0, np.nan, log_probs)  # no warning, which would be an error
+    assert np.isnan(with_even_classes(unscored, fewer)).any(axis=1).tolist() == (fewer.ids < 0).tolist()
 
 
 def test_without_pretrained_weights_there_is_no_advice(

@@ -189,7 +189,8 @@ def split_holdout(
         if ids is not None:
             is_back = ids == seed % num_choices
             held_back = len(np.unique(subjects[is_back]))
-            _log.info("inner holdout: %d of %d training subjects held back", held_back, num_subjects)
+            text = "inner holdout: %d of %d training subjects held back, %d of %d images"
+            _log.info(text, held_back, num_subjects, is_back.sum(), len(rows))
             return rows[~is_back], rows[is_back]
     raise FoldsError(
         f"training.holdout={share:g}: fold {fold} trains on {num_subjects} subjects, of which {num_left} can "

@@ -44,6 +44,8 @@ class Ensemble:
         blender, weights: The choice over all folds together, for information; one weight a member.
         contributions: How much the cross-fitted score loses without a member, by name; of the members with
             most weight. Empty for one member, and for a blend of a version that did not measure them.
+        above_best: How much worse the blend scores than its best member, and the standard error over
+            subjects. The best member is chosen by the same scores, so its own is a little too good.
     """
 
     name: str
@@ -58,6 +60,12 @@ class Ensemble:
     blender: str
     weights: dict[str, float]
     contributions: dict[str, Contribution]
+    above_best: tuple[float, float]
+
+    @property
+    def best_member(self) -> str:
+        """The member with the best score."""
+        return min(self.scores, key=lambda name: self.metric.loss_of(self.scores[name]))
 
 
 def blend_runs(
@@ -137,7 +145,7 @@ def blend_runs(
         with store.hold(name):
             _write(store, name, members, config, fit, by_fold, worth)
         blend = store.find_run(name)
-    return _look(store, blend, alone, fit)
+    return _look(store, blend, members, alone, fit)
 
 
 def blend_command(store: Store, blend: str) -> str:
@@ -151,10 +159,18 @@ def blend_command(store: Store, blend: str) -> str:
     return command + " LEAKY=1" * manifest.leaky
 
 
-def _look(store: Store, blend: StoredRun, alone: dict[str, float], fit: CrossFit | None) -> Ensemble:
+def _look(
+    store: Store,
+    blend: StoredRun,
+    members: Sequence[StoredRun],
+    alone: dict[str, float],
+    fit: CrossFit | None,
+) -> Ensemble:
     rows, labels = store.folds.scored, store.folds.labels[store.folds.scored]
     oof, details = store.oof(blend)[rows], blend.manifests[0].details
-    metric = store.competition.metric
+    metric, subjects = store.competition.metric, store.folds.subjects[rows]
+    best = min(members, key=lambda run: metric.loss_of(alone[run.name]))
+    judged, of_best = metric.judge(oof, labels), metric.judge(store.oof(best)[rows], labels)
     return Ensemble(
         name=blend.name,
         metric=metric,
@@ -162,12 +178,13 @@ def _look(store: Store, blend: StoredRun, alone: dict[str, float], fit: CrossFit
         scores=alone,
         pooled=store.competition.scores(oof, labels),
         fit=fit,
-        interval=metric.judge(oof, labels).interval(store.folds.subjects[rows]),
+        interval=judged.interval(subjects),
         prior=metric.prior(store.folds.labels, store.folds.ids, store.competition.num_classes),
         num_candidates=details["num_candidates"],
         blender=details["on_all_folds"]["blender"],
         weights=details["on_all_folds"]["weights"],
         contributions=read_contributions(details),
+        above_best=judged.above(of_best, subjects),
     )
 
 

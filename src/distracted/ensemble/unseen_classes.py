@@ -5,6 +5,8 @@ it does not occur: whatever sharpens predictions would take its probability away
 it. So a fit sees the other classes only, and what it predicts is divided among them.
 """
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,11 @@ def among_shown(runs: Runs, shown: Shown) -> Inputs:
     Args:
         shown: Whether a class has a row, (num_classes,).
     """
-    return Inputs([lambda number=number: normalised(runs[number][:, shown]) for number in range(len(runs))])
+    return Inputs([partial(_among_shown, runs, number, shown) for number in range(len(runs))])
+
+
+def _among_shown(runs: Runs, number: int, shown: Shown) -> LogProbs:
+    return normalised(runs[number][:, shown])
 
 
 def with_unseen(log_probs: LogProbs, runs: Runs, shown: Shown) -> LogProbs:

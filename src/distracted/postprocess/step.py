@@ -24,7 +24,8 @@ LogProbs = NDArray[np.floating]
 Labels = NDArray[np.integer]
 Runs = Sequence[LogProbs] | LogProbs  # predictions of each run, (num_images, num_classes)
 
-#: Raised when the fit of any step or blender changes: runs of an older version are refused.
+#: Raised when a fit changes for most data: runs of an older version are refused. Where few runs come out
+#: otherwise, those are found when they are used (`members.open_sources`).
 STEP_VERSION = 2
 #: Folds for a choice between fitted predictions: one that it predicts, one to fit on, one to compare on.
 MIN_FOLDS = 3

@@ -15,7 +15,8 @@ class TrainingConfig(Section):
     batch_size: PositiveInt
     """Images in a batch of a train phase."""
     sampling: Literal["rows", "subjects", "classes"] = "rows"
-    """An epoch of a train phase draws each image once, or each subject or each class equally often."""
+    """An epoch of a train phase draws each image once, or each subject or each class equally often. With
+    `classes` predictions are for equally frequent classes; `make calibrate` moves them to the shares."""
     num_folds: PositiveInt
     """Folds by subject; 1: a single split with a tenth of the subjects held out."""
     holdout: Annotated[float, Field(ge=0, le=0.5)]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distracted.headline import LOG_LOSS
-from distracted.metrics import CLIP, log_loss, log_losses, prior_log_probs
+from distracted.metrics import CLIP, log_losses, prior_log_loss, prior_log_probs
 from distracted.postprocess.people import read_test_people
 from distracted.predictions.run import Run
 from distracted.predictions.store import Store
@@ -123,6 +123,7 @@ def expect_run(store: Store, run: Run) -> Expected:
         num_test_subjects=estimated if stated is None else stated,
         estimated=stated is None and estimated is not None,
         public_share=config.public_share,
+        prior=prior_log_loss(store.folds.labels, store.folds.ids, store.competition.num_classes),
     )
 
 
@@ -162,6 +163,7 @@ def expect_score(
     num_test_subjects: int | None = None,
     estimated: bool = False,
     public_share: float | None = None,
+    prior: float | None = None,
 ) -> Expected:
     """Forecast the log loss of the arithmetic mean over folds on a test set of other subjects.
 
@@ -177,6 +179,7 @@ def expect_score(
         num_test_subjects: None assumes as many images per test subject as there are in the OOF rows.
         estimated: Whether that number is an estimate.
         public_share: Share of the test rows in the public score, drawn at random; None if it is unknown.
+        prior: Log loss of predicting the classes' shares; None takes those of the OOF rows.
     """
     oof, test = (np.clip(log_probs, math.log(CLIP), 0) for log_probs in (oof, test))
     rng = np.random.default_rng(0)
@@ -209,7 +212,7 @@ def expect_score(
         bagging=mean - single,
         public_low=public_low,
         public_high=public_high,
-        prior=log_loss(np.tile(prior_log_probs(labels, oof.shape[1]), (len(labels), 1)), labels),
+        prior=-float(prior_log_probs(labels, oof.shape[1])[labels].mean()) if prior is None else prior,
         num_subjects=num_subjects,
         num_test_subjects=num_test,
         counted="assumed" if num_test_subjects is None else "estimated" if estimated else "stated",

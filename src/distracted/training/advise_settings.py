@@ -15,6 +15,7 @@ from distracted.errors import ConfigError
 from distracted.inference.views import VIEWS
 from distracted.metrics import difference_and_error, log_losses
 from distracted.models.linear import probe
+from distracted.postprocess.step import normalised
 from distracted.progress import Progress
 from distracted.training.feed import pretrained_features
 from distracted.training.resolve import TRAINING_SHARE, Resolved
@@ -139,6 +140,5 @@ def with_even_classes(log_probs: Floats, folds: Folds) -> Floats:
     for fold in range(folds.num_folds):
         rows = folds.valid(fold)
         counts = np.bincount(folds.labels[folds.train(fold)], minlength=even.shape[1])
-        even[rows] -= np.log(np.maximum(counts, 1))
-    even -= np.logaddexp.reduce(even, axis=1, keepdims=True)
+        even[rows] = normalised(even[rows] - np.log(np.maximum(counts, 1)))
     return even

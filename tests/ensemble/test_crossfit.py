@@ -165,8 +165,9 @@ def two_runs(gains: np.ndarray, *, num_per_subject: int = 20, num_folds: int = 4
     """Choose between run 0 and run 1, whose loss is lower by `gains`, one value a subject."""
     subjects = np.repeat(np.arange(len(gains)), num_per_subject)
     true = np.stack([np.full(len(subjects), -1.0), -1.0 + gains[subjects]])
+    labels = np.arange(len(subjects)) % 2
     log_probs = np.stack([true, np.log1p(-np.exp(true))], axis=2)
-    labels = np.zeros(len(subjects), dtype=np.int64)
+    log_probs = np.where(labels[:, None] == 0, log_probs, log_probs[:, :, ::-1])
     blenders = (fixed(0), fixed(1))
     return cross_fit(
         Simulated(log_probs, labels, subjects % num_folds, subjects).sources(), blenders=blenders

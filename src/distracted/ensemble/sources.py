@@ -209,12 +209,12 @@ class FittedSource(Source):
         return with_unseen(log_probs, runs if origin is None else [runs[origin]], shown)
 
     def _shown(self, hidden: frozenset[int], runs: Runs) -> NDArray[np.bool_]:
-        """Whether the visible folds show a class, (num_classes,)."""
+        """Whether the visible folds show a class, (num_classes,); all classes, if no fold is visible."""
         if not self._num_classes:
             self._num_classes = runs[0].shape[1]  # once: to ask for a run's predictions takes time
         labels = self.scored.labels[self.scored.visible(hidden)]
         shown: NDArray[np.bool_] = np.bincount(labels, minlength=self._num_classes) > 0
-        return shown
+        return shown if len(labels) else ~shown
 
     def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
         return replace(self, inputs=[source.with_test_set(predict) for source in self.inputs])

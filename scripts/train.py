@@ -10,6 +10,7 @@ import console
 import signals
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
+from distracted.postprocess.step import MIN_FOLDS
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
 from distracted.report.status import pooled_scores
@@ -102,11 +103,13 @@ def say_pooled(store: Store, run: str) -> None:
 
 
 def _even(store: Store, run: str) -> str:
-    """What to do where a run learned that all classes are equally frequent; else ""."""
+    """What may help where a run learned that all classes are equally frequent; else ""."""
     training = store.manifests(run)[0].config.get("training", {})
-    if training.get("sampling") != "classes" and training.get("class_weights", "none") == "none":
+    if training.get("sampling") != "classes" and training.get("class_weights") != "balanced":
         return ""
-    return f"; it learned that all classes are equally frequent, `make calibrate RUNS={run}` corrects that"
+    learned = "; it learned that all classes are equally frequent"
+    enough = store.folds.num_folds >= MIN_FOLDS
+    return learned + (f", which `make calibrate RUNS={run}` can correct" if enough else "")
 
 
 if __name__ == "__main__":

@@ -179,11 +179,11 @@ class TestPairedError:
     def test_the_error_holds_where_one_subject_has_most_rows(self) -> None:
         """A linearised error would be 40% of the true one: the mean is nearly the large subject's own."""
         subjects, rng = np.repeat(np.arange(9), [240, *[20] * 8]), np.random.default_rng(0)
-        found = []
+        pairs = []
         for _ in range(1000):
             losses = rng.normal(size=9)[subjects] + rng.normal(size=len(subjects))
-            found.append(difference_and_error(losses, np.zeros(len(losses)), subjects))
-        means, errors = np.array(found).T
+            pairs.append(difference_and_error(losses, np.zeros(len(losses)), subjects))
+        means, errors = np.array(pairs).T
         assert 0.65 < np.median(errors) / means.std() < 1.1
         assert (abs(means) > 2 * errors).mean() < 0.15
 

@@ -58,11 +58,11 @@ class Judged:
             return self.loss - best.loss, float("inf")
         left = [(groups != group).astype(np.float64) for group in range(num)]
         sign = -1 if self.metric.higher_is_better else 1
-        difference = self.loss - best.loss
-        changes = np.array([sign * (self.weighted(kept) - best.weighted(kept)) for kept in left]) - difference
-        if not np.isfinite(changes).all():  # an AUC that rests on one group's rows of a class
-            return difference, float("inf")
-        return difference, float(np.sqrt((num - 1) / num * (changes**2).sum()))
+        differences = np.array([sign * (self.weighted(kept) - best.weighted(kept)) for kept in left])
+        if not np.isfinite(differences).all():  # an AUC that rests on one group's rows of a class
+            return self.loss - best.loss, float("inf")
+        spread = float(((differences - differences.mean()) ** 2).sum())
+        return self.loss - best.loss, float(np.sqrt((num - 1) / num * spread))
 
     def interval(self, subjects: Ints) -> Interval:
         """The score with its 95% bootstrap interval; subjects, not rows, are resampled."""

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+#: Differences below this count as equal, however certain they are.
+NEGLIGIBLE = 1e-5
 #: The competition scores max(min(p, 1 - 1e-15), 1e-15).
 CLIP = 1e-15
 _DRAWS_AT_ONCE = 100  # all at once would fill the memory if each image were a subject
@@ -127,10 +129,6 @@ def difference_and_error(losses: Floats, reference: Floats, subjects: Ints) -> t
         return mean, float("inf")
     changes = sums / (len(difference) - counts[counts > 0])
     return mean, float(np.sqrt((num - 1) / num * (changes**2).sum()))
-
-
-#: Differences below this count as equal, however certain they are.
-NEGLIGIBLE = 1e-5
 
 
 def as_good(difference: float, error: float) -> bool:

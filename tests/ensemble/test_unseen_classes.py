@@ -5,17 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_runs import Simulated, simulate
+from simulated_runs import Simulated, simulate, useless_runs
 
-from distracted.ensemble.blenders import ALL_BLENDERS
+from distracted.ensemble.blenders import ALL_BLENDERS, Blender, find_blenders
 from distracted.ensemble.crossfit import cross_fit
 from distracted.ensemble.sources import FittedSource, Source
-from distracted.ensemble.unseen_classes import among_shown, with_unseen
+from distracted.ensemble.unseen_classes import among_occurring, with_unseen
 from distracted.headline import METRICS
 from distracted.metrics import log_loss
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.choose import Choose
-from distracted.postprocess.step import Estimator, Subset, normalised
+from distracted.postprocess.step import Estimator, Identity, Inputs, LogProbs, Subset, normalised
+from distracted.schema import MetricName
 
 FIRST = frozenset({0})
 UNSEEN = 4
@@ -35,33 +36,76 @@ def predicted(estimator: Estimator, inputs: Sequence[Source], *, test: bool) -> 
 
 
 @pytest.mark.parametrize("test", [False, True])
-@pytest.mark.parametrize("step", [Calibrate(), Calibrate(("temperature",)), Choose()])
-def test_a_step_leaves_the_probability_of_a_class_that_is_never_scored(
-    step: Calibrate | Choose, test: bool, sim: Simulated
+@pytest.mark.parametrize("step", [Calibrate(), Calibrate(("temperature",))])
+def test_calibration_leaves_the_probability_of_a_class_that_is_never_scored(
+    step: Calibrate, test: bool, sim: Simulated
 ) -> None:
-    inputs = sim.sources() if step.takes_several else sim.sources()[:1]
+    inputs = sim.sources()[:1]
     after = predicted(step, inputs, test=test)
-    befores = [np.exp(normalised(run.predict(Subset(0, test=test), FIRST))) for run in inputs]
+    before = np.exp(normalised(inputs[0].predict(Subset(0, test=test), FIRST)))
     np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-12)
-    assert any(np.allclose(after[:, UNSEEN], before[:, UNSEEN], rtol=1e-6) for before in befores)
-    if not step.takes_several:  # the classes that are scored became surer
-        ratio = after[:, :UNSEEN].max(axis=1) / befores[0][:, :UNSEEN].max(axis=1)
-        assert np.median(ratio) > 1.1
+    np.testing.assert_allclose(after[:, UNSEEN], before[:, UNSEEN], rtol=1e-6)
+    ratio = after[:, :UNSEEN].max(axis=1) / before[:, :UNSEEN].max(axis=1)
+    assert np.median(ratio) > 1.1  # the classes that are scored became surer
 
 
-@pytest.mark.parametrize("blender", ALL_BLENDERS, ids=lambda blender: blender.key)
-def test_a_blend_gives_it_the_runs_mean_probability(blender: Estimator, sim: Simulated) -> None:
+SHARPENING = [blender for blender in ALL_BLENDERS if blender.can_sharpen]
+
+
+@pytest.mark.parametrize("blender", SHARPENING, ids=lambda blender: blender.key)
+def test_a_blend_gives_it_the_mean_probability_of_the_linear_pool(blender: Blender, sim: Simulated) -> None:
     after = predicted(blender, sim.sources(), test=True)
-    means = np.mean(
-        [np.exp(normalised(one.predict(Subset(0, test=True), FIRST))) for one in sim.sources()], 0
-    )
+    pooled = predicted(find_blenders(["linear_pool"])[0], sim.sources(), test=True)
     np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-9)
-    np.testing.assert_allclose(after[:, UNSEEN], means[:, UNSEEN], rtol=1e-5)
+    np.testing.assert_allclose(after[:, UNSEEN], pooled[:, UNSEEN], rtol=1e-5)
+
+
+@pytest.mark.parametrize("blender", SHARPENING, ids=lambda blender: blender.key)
+def test_runs_that_know_nothing_do_not_come_back_through_it(blender: Blender, sim: Simulated) -> None:
+    """They spread their probability over all classes; the blend stays nearly as good."""
+    with_useless = replace(sim, log_probs=np.concatenate([sim.log_probs, useless_runs(12, sim)]))
+    without, with_them = (
+        log_loss(FittedSource(blender, of.sources()).held_out_log_probs(), sim.labels)
+        for of in (sim, with_useless)
+    )
+    assert with_them < without + 0.05
+
+
+def test_runs_without_weight_are_not_read(sim: Simulated) -> None:
+    def refuse() -> LogProbs:
+        raise AssertionError("read")
+
+    runs = Inputs([lambda: sim.log_probs[0], refuse])
+    occurs = np.arange(5) != UNSEEN
+    whole = with_unseen(among_occurring(runs, occurs)[0], runs, occurs, np.array([1.0, 0.0]))
+    np.testing.assert_allclose(whole, normalised(sim.log_probs[0]), atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "quadratic_kappa"])
+def test_a_choice_is_made_by_the_score_over_all_classes(metric: MetricName, sim: Simulated) -> None:
+    """One run wastes half of its probability on the class that nobody shows."""
+    labels = np.where(sim.labels == 2, UNSEEN, sim.labels)  # class 2 is the unseen one: an ordinal gap
+    wasteful = np.log(0.5 * np.exp(sim.log_probs[:1]) + 0.5 * np.eye(5)[2])
+    changed = replace(sim, labels=labels, log_probs=np.concatenate([wasteful, sim.log_probs[1:]]))
+    for fold in range(5):
+        source, seen = FittedSource(Choose(metric), changed.sources()), sim.folds != fold
+        losses = [METRICS[metric].judge(one[seen], labels[seen]).loss for one in changed.log_probs]
+        assert source.fit(frozenset({fold})) == int(np.argmin(losses))
+
+
+def test_a_step_that_reads_no_label_does_not_depend_on_which_classes_occur(sim: Simulated) -> None:
+    class Fixed(Identity):
+        pass
+
+    rows = sim.sources()[0].predict(Subset(0), FIRST)
+    np.testing.assert_array_equal(
+        FittedSource(Fixed(), sim.sources()[:1]).predict(Subset(0), FIRST), normalised(rows)
+    )
 
 
 def test_the_scored_classes_are_fitted_as_if_there_were_no_other(sim: Simulated) -> None:
     smaller = replace(sim, log_probs=normalised(sim.log_probs[:, :, :UNSEEN]))
-    with_it, without = (cross_fit(of.sources(), blenders=ALL_BLENDERS[:5]) for of in (sim, smaller))
+    with_it, without = (cross_fit(of.sources(), blenders=SHARPENING) for of in (sim, smaller))
     np.testing.assert_allclose(normalised(with_it.log_probs[:, :UNSEEN]), without.log_probs, atol=1e-6)
     assert [one.name for one in with_it.chosen] == [one.name for one in without.chosen]
 
@@ -72,8 +116,8 @@ def test_nothing_is_learned_from_rows_of_one_class(sim: Simulated) -> None:
     inputs = one_class.sources()
     raw = np.exp(normalised(inputs[0].predict(Subset(0), FIRST)))
     np.testing.assert_allclose(predicted(Calibrate(), inputs[:1], test=False), raw, rtol=1e-6)
-    mean = np.mean([np.exp(normalised(one.predict(Subset(0), FIRST))) for one in inputs], axis=0)
-    for blender in ALL_BLENDERS:
+    mean = predicted(find_blenders(["linear_pool"])[0], inputs, test=False)
+    for blender in SHARPENING:
         np.testing.assert_allclose(predicted(blender, inputs, test=False), mean, rtol=1e-5)
 
 
@@ -85,14 +129,6 @@ def test_a_test_set_that_shows_it_does_not_pay_for_calibration(sim: Simulated) -
     after = np.log(predicted(Calibrate(), [source], test=False))
     labels = np.full(len(rows), UNSEEN)
     assert log_loss(after, labels) == pytest.approx(log_loss(normalised(before), labels), rel=1e-6)
-
-
-def test_predictions_are_divided_and_put_together_again() -> None:
-    rng = np.random.default_rng(0)
-    runs, shown = rng.normal(size=(2, 7, 5)), np.array([True, False, True, True, False])
-    parts = among_shown(runs, shown)
-    np.testing.assert_allclose(np.exp(parts[1]).sum(axis=1), 1)
-    np.testing.assert_allclose(with_unseen(parts[0], runs[:1], shown), normalised(runs[0]), atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "auc"])

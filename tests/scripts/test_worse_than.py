@@ -32,9 +32,15 @@ def test_a_run_that_loses_to_the_class_prior_is_named(
 def test_even_classes_are_named_as_the_cause(
     store: Store, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run("even", skill=-3.0, config={"training": {"sampling": "classes"}})
-    train.say_pooled(store, "even")
-    assert "`make calibrate RUNS=even` corrects that" in " ".join(capsys.readouterr().out.split())
+    for key, value, is_even in (
+        ("sampling", "classes", True),
+        ("class_weights", "balanced", True),
+        ("class_weights", [1.0, 2.0, 1.0], False),
+    ):
+        write_run("even", skill=-3.0, config={"training": {key: value}})
+        train.say_pooled(store, "even")
+        output = " ".join(capsys.readouterr().out.split())
+        assert ("`make calibrate RUNS=even` can correct" in output) == is_even
 
 
 def test_a_blend_that_loses_to_a_member_names_it(

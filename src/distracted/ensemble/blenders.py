@@ -28,12 +28,14 @@ class Blender(Estimator):
 
     Attributes:
         caution: Why it is not a candidate unless it is named, or "".
+        can_sharpen: As of every `Estimator`.
     """
 
     name: str
     fit_weights: Callable[[Runs, Labels], Vector]
     pool: Callable[[Runs, Vector], NDArray[np.float64]]
     caution: str = ""
+    can_sharpen: bool = False
 
     @property
     def key(self) -> str:
@@ -60,10 +62,10 @@ ALL_BLENDERS = (
     Blender("arithmetic mean", equal_weights, pool_arithmetic),
     Blender("geometric mean", equal_weights, pool_geometric),
     Blender("linear pool", fit_linear_pool, pool_arithmetic),
-    Blender("log-linear pool", fit_log_linear_pool, pool_geometric),
+    Blender("log-linear pool", fit_log_linear_pool, pool_geometric, can_sharpen=True),
     Blender("greedy selection", fit_greedy_selection, pool_arithmetic),
     Blender("weights by class", fit_by_class, pool_by_class, caution="flexible"),
-    Blender("stacking", fit_stacking, pool_stacked, caution="flexible, free signs"),
+    Blender("stacking", fit_stacking, pool_stacked, caution="flexible, free signs", can_sharpen=True),
 )
 #: The default candidates.
 BLENDERS = tuple(blender for blender in ALL_BLENDERS if not blender.caution)

@@ -101,6 +101,6 @@ def _check_same(run: StoredRun, source: Source, stored: StoredSource) -> None:
         pairs = [(one.predict(subset, hidden) for one in (source, stored)) for subset in subsets]
         if any(np.abs(np.exp(made) - np.exp(kept)).max() > _TOLERANCE for made, kept in pairs):
             raise StoreError(
-                f"{run.name}: fold {fold} comes out otherwise now than it is stored; FORCE=1 redoes it (a "
-                "blend: `make ensemble`)"
+                f"{run.name}: fold {fold} comes out otherwise now than it is stored; FORCE=1 added to its "
+                "command redoes it (`make status` names the command)"
             )

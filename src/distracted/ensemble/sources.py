@@ -16,7 +16,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from distracted.ensemble.unseen_classes import among_shown, with_unseen
+from distracted.ensemble.pools import fit_linear_pool
+from distracted.ensemble.unseen_classes import among_occurring, with_unseen
 from distracted.headline import LOG_LOSS, Judged, Metric
 from distracted.metrics import as_good, log_losses
 from distracted.postprocess.step import (
@@ -169,6 +170,7 @@ class FittedSource(Source):
     _fits: dict[frozenset[int], Any] = field(default_factory=dict)
     _predicted: dict[tuple[Subset, frozenset[int]], LogProbs] = field(default_factory=dict)
     _num_classes: int = 0  # not known yet
+    _trusted: dict[frozenset[int], NDArray[np.float64]] = field(default_factory=dict)  # see `with_unseen`
 
     def __post_init__(self) -> None:
         self.scored = self.inputs[0].scored
@@ -178,11 +180,10 @@ class FittedSource(Source):
         """What the estimator learns from the visible folds; fitted once."""
         if hidden not in self._fits:
             examples = self.examples(hidden)
-            if not (shown := self._shown(hidden, examples.log_probs)).all():
-                log_probs, labels = (
-                    among_shown(examples.log_probs, shown),
-                    (shown.cumsum() - 1)[examples.labels],
-                )
+            if (occurs := self._occurring(hidden, examples.log_probs)) is not None:
+                self._trusted[hidden] = fit_linear_pool(examples.log_probs, examples.labels)
+                log_probs = among_occurring(examples.log_probs, occurs)
+                labels = (occurs.cumsum() - 1)[examples.labels]
                 examples = replace(examples, log_probs=log_probs, labels=labels)
             self._fits[hidden] = self.estimator.fit(examples)
             self.on_fit()
@@ -202,19 +203,20 @@ class FittedSource(Source):
     def predict_rows(self, rows: Rows, hidden: frozenset[int]) -> LogProbs:
         """Predict rows of the inputs by what was learned from the visible folds."""
         fitted, runs = self.fit(hidden), rows.log_probs
-        if (shown := self._shown(hidden, runs)).all():
+        if (occurs := self._occurring(hidden, runs)) is None:
             return self.estimator.predict(fitted, rows)
-        log_probs = self.estimator.predict(fitted, rows._replace(log_probs=among_shown(runs, shown)))
-        origin = self.estimator.origin(fitted)
-        return with_unseen(log_probs, runs if origin is None else [runs[origin]], shown)
+        log_probs = self.estimator.predict(fitted, rows._replace(log_probs=among_occurring(runs, occurs)))
+        return with_unseen(log_probs, runs, occurs, self._trusted[hidden])
 
-    def _shown(self, hidden: frozenset[int], runs: Runs) -> NDArray[np.bool_]:
-        """Whether the visible folds show a class, (num_classes,); all classes, if no fold is visible."""
+    def _occurring(self, hidden: frozenset[int], runs: Runs) -> NDArray[np.bool_] | None:
+        """The classes with a row in the visible folds, (num_classes,); None if the fit takes all classes."""
+        labels = self.scored.labels[self.scored.visible(hidden)]
+        if not self.estimator.can_sharpen or not len(labels):
+            return None
         if not self._num_classes:
             self._num_classes = runs[0].shape[1]  # once: to ask for a run's predictions takes time
-        labels = self.scored.labels[self.scored.visible(hidden)]
-        shown: NDArray[np.bool_] = np.bincount(labels, minlength=self._num_classes) > 0
-        return shown if len(labels) else ~shown
+        occurs: NDArray[np.bool_] = np.bincount(labels, minlength=self._num_classes) > 0
+        return None if occurs.all() else occurs
 
     def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
         return replace(self, inputs=[source.with_test_set(predict) for source in self.inputs])

@@ -1,8 +1,8 @@
-"""Classes that no row shows which something is fitted on keep the probabilities that the networks give them.
+"""Classes without a row in a fit keep the probabilities that the networks give them.
 
-A class of a subject that alone shows it is always trained on and never scored. The scored rows would say that
-it does not occur: whatever sharpens predictions would take its probability away, while the test set may show
-it. So a fit sees the other classes only, and what it predicts is divided among them.
+A class of a subject that alone shows it is always trained on and never scored. To a fit on the scored rows it
+seems never to occur, so whatever sharpens predictions would take its probability away, while the test set may
+show it. Such a fit sees the other classes only, and its predictions share what the networks leave to those.
 """
 
 from functools import partial
@@ -12,35 +12,37 @@ from numpy.typing import NDArray
 
 from distracted.postprocess.step import Inputs, LogProbs, Runs, normalised
 
-Shown = NDArray[np.bool_]
+Occurs = NDArray[np.bool_]  # whether a class has a row, (num_classes,)
 
 
-def among_shown(runs: Runs, shown: Shown) -> Inputs:
-    """Each run's predictions if only some classes could occur, (num_images, num_shown).
+def among_occurring(runs: Runs, occurs: Occurs) -> Inputs:
+    """Each run's predictions if the other classes did not exist, (num_images, num_occurring)."""
+    return Inputs([partial(_among_occurring, runs, number, occurs) for number in range(len(runs))])
+
+
+def _among_occurring(runs: Runs, number: int, occurs: Occurs) -> LogProbs:
+    log_probs = runs[number][:, occurs]
+    return normalised(log_probs).astype(log_probs.dtype, copy=False)
+
+
+def with_unseen(
+    log_probs: LogProbs, runs: Runs, occurs: Occurs, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Predictions of the occurring classes, (num_images, num_occurring), together with those of the others.
 
     Args:
-        shown: Whether a class has a row, (num_classes,).
-    """
-    return Inputs([partial(_among_shown, runs, number, shown) for number in range(len(runs))])
-
-
-def _among_shown(runs: Runs, number: int, shown: Shown) -> LogProbs:
-    return normalised(runs[number][:, shown])
-
-
-def with_unseen(log_probs: LogProbs, runs: Runs, shown: Shown) -> LogProbs:
-    """Predictions of the shown classes, (num_images, num_shown), together with the others as in `runs`.
-
-    Of several runs the others' mean probabilities are taken.
+        weights: Weights of the runs in the mean probabilities of the other classes, which sum to 1,
+            (num_runs,): those of a linear pool, in which a run counts for little that wastes probability on
+            such classes. Runs without weight are not read.
 
     Returns:
         Shape (num_images, num_classes).
     """
-    whole = np.full((len(log_probs), len(shown)), -np.inf)
-    rest = np.full(len(log_probs), -np.inf)  # logarithm of the shown classes' share
-    for run in runs:
-        one = normalised(run)
-        whole = np.logaddexp(whole, np.where(shown, -np.inf, one))
-        rest = np.logaddexp(rest, np.logaddexp.reduce(one[:, shown], axis=1))
-    whole[:, shown] = log_probs + rest[:, None]
+    probs = np.zeros((len(log_probs), len(occurs)))
+    for number in np.flatnonzero(weights):
+        probs += weights[number] * np.exp(normalised(runs[number]))
+    rest = probs[:, occurs].sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):  # a probability of 0
+        whole = np.log(probs)
+        whole[:, occurs] = log_probs + np.log(rest)
     return normalised(whole)

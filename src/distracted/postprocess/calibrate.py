@@ -88,6 +88,10 @@ class Calibrate(PredictionStep):
         return "meets the classes' shares" if "prior" in settings.get("parts", ()) else ""
 
     @property
+    def can_sharpen(self) -> bool:
+        return True
+
+    @property
     def min_folds(self) -> int:
         return 2 if "prior" in self.parts else 1
 
@@ -101,12 +105,12 @@ class Calibrate(PredictionStep):
         prior, to_prior = class_shares(labels, log_probs.shape[1]), False
         if "prior" in self.parts and len(np.unique(examples.folds)) >= self.min_folds:
             biases, can_move = _biases_by_other_folds(log_probs, examples)
-            moved, labels = normalised(log_probs + biases)[can_move], labels[can_move]
-            if len(labels):
-                losses = log_losses(normalised(log_probs[can_move]), labels), log_losses(moved, labels)
+            moved, of_moved = normalised(log_probs + biases)[can_move], labels[can_move]
+            if can_move.any():
+                losses = log_losses(normalised(log_probs[can_move]), of_moved), log_losses(moved, of_moved)
                 to_prior = not as_good(*difference_and_error(*losses, examples.subjects[can_move]))
             if to_prior:
-                temperature, clip = self._fit_certainty(moved, labels)
+                temperature, clip = self._fit_certainty(moved, of_moved)
         return Calibration(to_prior, tuple(prior.tolist()), temperature, clip, unmoved)
 
     def _fit_certainty(self, log_probs: LogProbs, labels: Labels) -> tuple[float, float]:
@@ -154,7 +158,7 @@ def _biases_by_other_folds(log_probs: LogProbs, examples: Examples) -> tuple[Flo
 
 
 def _can_move(subjects: NDArray[np.int64] | None) -> bool:
-    """Whether a bias can be told: a single subject's own error would pass for the networks'."""
+    """Whether a bias can be estimated: a single subject's own error would pass for the networks'."""
     return subjects is None or len(np.unique(subjects)) > 1
 
 

@@ -115,9 +115,13 @@ class Estimator(ABC):
     def predict(self, fitted: Any, rows: Rows) -> LogProbs:
         """Log-probabilities of some rows, (num_images, num_classes)."""
 
-    def origin(self, fitted: Any) -> int | None:
-        """Position of the input run whose networks predict; None: those of all."""
-        return None
+    @property
+    def can_sharpen(self) -> bool:
+        """Whether it may make predictions surer because labels say so.
+
+        Such a fit leaves out classes without a row in it, or it would take their probability away.
+        """
+        return False
 
 
 class Identity(Estimator):
@@ -239,6 +243,7 @@ class PredictionStep(Step, Estimator):
         return self
 
     def origin(self, fitted: Any) -> int:
+        """Position of the input run whose networks predict."""
         return 0
 
     def details(self, fitted: Any, runs: Sequence[str]) -> dict[str, Any]:

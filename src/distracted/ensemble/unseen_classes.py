@@ -39,7 +39,7 @@ def with_unseen(
         Shape (num_images, num_classes).
     """
     probs = np.zeros((len(log_probs), len(occurs)))
-    for number in np.flatnonzero(weights):
+    for number in np.flatnonzero(weights).tolist():
         probs += weights[number] * np.exp(normalised(runs[number]))
     rest = probs[:, occurs].sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):  # a probability of 0

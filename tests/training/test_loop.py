@@ -94,14 +94,7 @@ def test_labels_of_the_held_out_side_are_never_used(train: Train, store: Store) 
     assert before.scores != after.scores
 
 
-@pytest.mark.parametrize(
-    "addition",
-    [
-        "augment.size=24",
-        "training.sampling=classes",
-        "phases.finetune.sharpness=0.05",
-    ],
-)
+@pytest.mark.parametrize("addition", ["augment.size=24", "training.sampling=classes"])
 def test_no_addition_uses_labels_of_the_held_out_side(
     train: Train, store: Store, weights: Path, addition: str
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag, model_validator
 
-from distracted.schema.base import Section, added_later
+from distracted.schema.base import Section
 
 When = Literal["pretrained", "random", "always"]
 OptimizerName = Literal["adamw", "adam", "sgd", "rmsprop"]  # sgd has Nesterov momentum 0.9
@@ -105,8 +105,6 @@ class TrainPhase(Section):
     """Whose weights the phase returns: the last epoch's, or the best's on training.holdout."""
     soup: PositiveInt = 1
     """Average the weights at the ends of so many last epochs."""
-    sharpness: NonNegativeFloat = added_later(0.0)
-    """Radius of sharpness-aware minimisation (SAM), such as 0.05; 0: off. It doubles the time of a step."""
     augment: str | None = None
     """Augmentation policy of this phase; null: augment.policy."""
 

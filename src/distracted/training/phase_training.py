@@ -183,29 +183,6 @@ class PhaseTraining:
     def _gradients(
         self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int
     ) -> Tensor | None:
-        """Gradients of a batch and its loss; None: out of memory.
-
-        With `sharpness` the gradients are those at the worst weights nearby (SAM, Foret et al. 2021): one
-        step of that length along the gradient, which is taken back before the optimiser's step.
-        """
-        inputs = images, targets, image_weights, num_images
-        loss = self._forward_backward(*inputs)
-        if loss is None or not self.phase.sharpness:
-            return loss
-        learning = [p for p in self.parameters if p.grad is not None]
-        gradients = [p.grad for p in learning if p.grad is not None]
-        scale = self.phase.sharpness / (nn.utils.get_total_norm(gradients) + 1e-12)
-        before = [p.detach().clone() for p in learning]
-        with torch.no_grad():
-            torch._foreach_add_(learning, torch._foreach_mul(gradients, scale))
-        worst = self._forward_backward(*inputs)
-        with torch.no_grad():
-            torch._foreach_copy_(learning, before)
-        return None if worst is None else loss
-
-    def _forward_backward(
-        self, images: Tensor, targets: Tensor, image_weights: Tensor | None, num_images: int
-    ) -> Tensor | None:
         """Gradients of a batch, one micro-batch after another, and its loss; None: out of memory."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)

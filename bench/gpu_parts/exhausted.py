@@ -112,7 +112,7 @@ def _watched() -> Iterator[list[float]]:
     """Collects, after each failed try, what it left: MB on CUDA, elsewhere the number of live outputs."""
     leaks: list[float] = []
     before = 0
-    attempt, halve = PhaseTraining._forward_backward, PhaseTraining._halve_micro_batches
+    attempt, halve = PhaseTraining._gradients, PhaseTraining._halve_micro_batches
 
     def watched_attempt(self: PhaseTraining, *inputs: Any) -> torch.Tensor | None:
         nonlocal before
@@ -126,12 +126,12 @@ def _watched() -> Iterator[list[float]]:
         else:
             leaks.append(float(sum(output() is not None for output in _GRAPH)))
 
-    PhaseTraining._forward_backward = watched_attempt  # type: ignore[method-assign, assignment]
+    PhaseTraining._gradients = watched_attempt  # type: ignore[method-assign, assignment]
     PhaseTraining._halve_micro_batches = watched_halve  # type: ignore[method-assign, assignment]
     try:
         yield leaks
     finally:
-        PhaseTraining._forward_backward = attempt  # type: ignore[method-assign]
+        PhaseTraining._gradients = attempt  # type: ignore[method-assign]
         PhaseTraining._halve_micro_batches = halve  # type: ignore[method-assign]
 
 

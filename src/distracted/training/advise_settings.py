@@ -15,7 +15,6 @@ from distracted.errors import ConfigError
 from distracted.inference.views import VIEWS
 from distracted.metrics import difference_and_error, log_losses
 from distracted.models.linear import probe
-from distracted.postprocess.step import normalised
 from distracted.progress import Progress
 from distracted.training.feed import pretrained_features
 from distracted.training.resolve import TRAINING_SHARE, Resolved
@@ -140,5 +139,6 @@ def with_even_classes(log_probs: Floats, folds: Folds) -> Floats:
     for fold in range(folds.num_folds):
         rows = folds.valid(fold)
         counts = np.bincount(folds.labels[folds.train(fold)], minlength=even.shape[1])
-        even[rows] = normalised(even[rows] - np.log(np.maximum(counts, 1)))
+        scores = even[rows] - np.log(np.maximum(counts, 1))
+        even[rows] = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     return even

@@ -92,24 +92,27 @@ def say_fold(manifest: Manifest) -> None:
 
 def say_pooled(store: Store, run: str) -> None:
     """The run's headline, once all folds are there, of one config."""
-    done = store.finished_folds(run)
-    if len(done) == store.folds.num_folds and len({one.config_hash for one in store.manifests(run)}) == 1:
-        metric, pooled = store.competition.metric, pooled_scores(store, run)
-        console.say(f"{run}: pooled OOF {console.scores(pooled, metric)}")
-        prior = metric.prior(store.folds.labels, store.folds.ids, store.competition.num_classes)
-        if metric.loss_of(pooled[metric.name]) > metric.loss_of(prior) + abs(prior) / 100:
-            shares = f"the classes' shares ({metric.title} {prior:.4f})"
-            console.say(f"{run}: worse than predicting {shares}{_even(store, run)}")
+    if len(store.finished_folds(run)) < store.folds.num_folds:
+        return
+    manifests, metric = store.manifests(run), store.competition.metric
+    if len({manifest.config_hash for manifest in manifests}) > 1:
+        return
+    pooled = pooled_scores(store, run)
+    console.say(f"{run}: pooled OOF {console.scores(pooled, metric)}")
+    prior = metric.prior(store.folds.labels, store.folds.ids, store.competition.num_classes)
+    if metric.loss_of(pooled[metric.name]) > metric.loss_of(prior) + abs(prior) / 100:
+        shares = f"the classes' shares ({metric.title} {prior:.4f})"
+        console.say(f"{run}: worse than predicting {shares}{_even(manifests[0], len(manifests))}")
 
 
-def _even(store: Store, run: str) -> str:
+def _even(manifest: Manifest, num_folds: int) -> str:
     """What may help where a run learned that all classes are equally frequent; else ""."""
-    training = store.manifests(run)[0].config.get("training", {})
+    training = manifest.config.get("training", {})
     if training.get("sampling") != "classes" and training.get("class_weights") != "balanced":
         return ""
     learned = "; it learned that all classes are equally frequent"
-    enough = store.folds.num_folds >= MIN_FOLDS
-    return learned + (f", which `make calibrate RUNS={run}` can correct" if enough else "")
+    enough = num_folds >= MIN_FOLDS
+    return learned + (f", which `make calibrate RUNS={manifest.run}` can correct" if enough else "")
 
 
 if __name__ == "__main__":

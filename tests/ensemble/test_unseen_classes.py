@@ -94,13 +94,9 @@ def test_a_choice_is_made_by_the_score_over_all_classes(metric: MetricName, sim:
 
 
 def test_a_step_that_reads_no_label_does_not_depend_on_which_classes_occur(sim: Simulated) -> None:
-    class Fixed(Identity):
-        pass
-
-    rows = sim.sources()[0].predict(Subset(0), FIRST)
-    np.testing.assert_array_equal(
-        FittedSource(Fixed(), sim.sources()[:1]).predict(Subset(0), FIRST), normalised(rows)
-    )
+    [source, *_] = sim.sources()
+    predicted_again = FittedSource(Identity(), [source]).predict(Subset(0), FIRST)
+    np.testing.assert_array_equal(predicted_again, normalised(source.predict(Subset(0), FIRST)))
 
 
 def test_the_scored_classes_are_fitted_as_if_there_were_no_other(sim: Simulated) -> None:
@@ -111,7 +107,7 @@ def test_the_scored_classes_are_fitted_as_if_there_were_no_other(sim: Simulated)
 
 
 def test_nothing_is_learned_from_rows_of_one_class(sim: Simulated) -> None:
-    """Of two classes one may be shown by a single subject: the other says nothing about certainty."""
+    """If all scored images show the same class, they cannot say how sure a network may be."""
     one_class = replace(sim, log_probs=normalised(sim.log_probs[:, :, :2]), labels=np.zeros_like(sim.labels))
     inputs = one_class.sources()
     raw = np.exp(normalised(inputs[0].predict(Subset(0), FIRST)))

@@ -44,8 +44,9 @@ class Ensemble:
         blender, weights: The choice over all folds together, for information; one weight a member.
         contributions: How much the cross-fitted score loses without a member, by name; of the members with
             most weight. Empty for one member, and for a blend of a version that did not measure them.
-        above_best: How much worse the blend scores than its best member, and the standard error over
-            subjects. The best member is chosen by the same scores, so its own is a little too good.
+        best_member: The member with the best score.
+        above_best: How much worse the blend scores than that member, and the standard error over subjects.
+            It is chosen by the same scores, so its own is a little too good.
     """
 
     name: str
@@ -60,12 +61,8 @@ class Ensemble:
     blender: str
     weights: dict[str, float]
     contributions: dict[str, Contribution]
+    best_member: str
     above_best: tuple[float, float]
-
-    @property
-    def best_member(self) -> str:
-        """The member with the best score."""
-        return min(self.scores, key=lambda name: self.metric.loss_of(self.scores[name]))
 
 
 def blend_runs(
@@ -184,6 +181,7 @@ def _look(
         blender=details["on_all_folds"]["blender"],
         weights=details["on_all_folds"]["weights"],
         contributions=read_contributions(details),
+        best_member=best.name,
         above_best=judged.above(of_best, subjects),
     )
 

@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise freeze train cv grid tta calibrate adapt smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
+.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise compete freeze train cv grid tta calibrate adapt smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -52,6 +52,9 @@ folds: $(STAMP)  ## Check the data, make the folds and audit them (DATA= SET=)
 
 advise: $(STAMP)  ## Measure backbones on the data and recommend a recipe (MODELS= DATA= SET=)
 	@$(PY) scripts/advise.py $(call option,MODELS,--models) $(DATA_OPT) --set "$$SETTINGS"
+
+compete: $(STAMP)  ## Measure, screen, plan, train, blend and submit in the time given; it goes on after a stop (HOURS=8 MODELS= CLUSTER=auto DATA= SET= SEND=1)
+	@$(PY) scripts/compete.py $(call option,HOURS,--hours) $(call option,MODELS,--models) $(call option,CLUSTER,--cluster) $(call flag,SEND,--send) $(DATA_OPT) --set "$$SETTINGS"
 
 freeze: $(STAMP)  ## Show a network's blocks and which of them each phase trains (MODEL= DATA= SET=)
 	@$(PY) scripts/freeze.py --model $(call quoted,$(call given,MODEL)) $(DATA_OPT) --set "$$SETTINGS"

@@ -53,7 +53,6 @@ def main(
     from distracted.jobs.fold import begin_again, is_done, refuse_other_config
     from distracted.jobs.local import Here
     from distracted.jobs.on_ray import OnRay
-    from distracted.tracking.online import variables
 
     signals.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}
@@ -86,16 +85,10 @@ def main(
     if not todo:
         console.say("all folds are done (FORCE=1 redoes them)")
 
-    carried = ["env", *variables(first.runtime)] if cluster else []  # nodes do not inherit W&B's mode
-    place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
-
     def command(job: Job, device: str) -> Sequence[str]:
         model, text = settings[job.run]
         placed = f"{text} {placement(job, device, configs[job.run].runtime)}".strip()
-        arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place]
-        arguments += ["--set", placed, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
-        arguments += [*["--leaky"] * leaky, *([] if cluster else ["--parent", str(os.getpid())])]
-        return [*carried, sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
+        return train_command(job, model, placed, data, root, cluster=cluster, more=["--leaky"] * leaky)
 
     def log(job: Job) -> Path:
         return store.workspace.log(store.competition.name, job.run, job.fold).absolute()
@@ -118,6 +111,21 @@ def main(
         raise Stopped(signals.stop.reason or f"{len(stopped)} jobs were stopped")
     for run in configs:
         say_pooled(store, run)
+
+
+def train_command(
+    job: Job, model: str, settings: str, data: str, root: Path, *, cluster: str, more: Sequence[str] = ()
+) -> list[str]:
+    """The command that trains a job's fold, here or on a node of a cluster."""
+    from distracted.tracking.online import variables
+
+    place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
+    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place, *more]
+    arguments += ["--set", settings, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
+    arguments += [] if cluster else ["--parent", str(os.getpid())]
+    # nodes do not inherit W&B's mode
+    carried = ["env", *variables(console.runtime_in(settings))] if cluster else []
+    return [*carried, sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
 
 
 def _runs(models: str, seeds: str, name: str) -> list[tuple[str, str, str]]:
@@ -168,7 +176,11 @@ class Board:
             self._live.stop()
             signals.live.clear()
 
-    def __call__(self, ended: Sequence[Ended]) -> None:
+    def __call__(self, ended: Sequence[Ended]) -> Sequence[Job]:
+        self._show(ended)
+        return ()
+
+    def _show(self, ended: Sequence[Ended]) -> None:
         for one in ended:
             self._tell(one.job, f"{one.state}{f': {one.reason}' if one.reason else self._score(one.job)}")
         every = _SHOW_EVERY if self._live is not None else _LINE_EVERY

@@ -27,6 +27,7 @@ def main(
     gpus: Annotated[int, typer.Option(help="Devices that share each fold.", min=1)] = 1,
     time_limit: console.TimeLimit = "",
     patience: Annotated[float, typer.Option(help="Seconds to wait for a held fold.", hidden=True)] = 0.0,
+    stop_after: Annotated[int | None, typer.Option(help="Stop after so many epochs.", hidden=True)] = None,
     parent: Annotated[int, typer.Option(help="Process to stop with.", hidden=True)] = 0,
     root: console.Root = console.HERE,
 ) -> None:
@@ -75,6 +76,7 @@ def main(
             after_fold=say_fold,
             stop=signals.stop,
             patience=patience,
+            stop_after=stop_after,
             team=team,
             progress=console.progress,
         )

@@ -27,6 +27,7 @@ PACKAGES = (
     "report",
     "tracking",
     "jobs",
+    "compete",
     "bundle",
 )
 LEAVES = (

@@ -16,7 +16,7 @@ LOCK = "lock.json"  # the process that works on it
 REDO = "redo"  # marks a finished fold to be retrained
 
 #: Names in runs/<data>/ that are no runs.
-AUDIT, REPORT = "audit", "report.html"
+AUDIT, REPORT, PLAN = "audit", "report.html", "plan.yaml"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Workspace:
         paths = sorted(self.runs(data).glob(f"*/fold*/{name}"))
         return [path for path in paths if path.parent.name.removeprefix("fold").isdecimal()]  # not a copy
 
-    # By-products of no single run: a run's name never begins with a dot and is never AUDIT or REPORT.
+    # By-products of no single run: a run's name never begins with a dot and is never AUDIT, REPORT or PLAN.
 
     def submission_scratch(self, data: str, name: str) -> Path:
         """A submission's W&B files."""
@@ -132,6 +132,14 @@ class Workspace:
     def sweep(self, data: str, sweep: str) -> Path:
         """A sweep's trials: one file per trial, named after its run."""
         return self.runs(data) / ".sweeps" / sweep
+
+    def plan(self, data: str) -> Path:
+        """The plan of `make compete`."""
+        return self.runs(data) / PLAN
+
+    def compete(self, data: str) -> Path:
+        """What `make compete` keeps besides its plan: measurements, used time, scores of its blends."""
+        return self.runs(data) / ".compete"
 
     def ladders(self, data: str) -> Path:
         """Results of `make ladder`, one file per model."""

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 import advise
 import calibrate
+import compete
 import console
 import ensemble
 import export
@@ -800,6 +801,39 @@ def test_a_leaky_run_in_a_blend(project: Project) -> None:
 @pytest.mark.parametrize("limit", ["8", "h", "8h30", "-1h", "1.5h", "0s"])
 def test_invalid_time_limits(trained: Project, limit: str) -> None:
     check(trained, lambda: trained.train(f"--time-limit={limit}"), f"TIME_LIMIT='{limit}'", "such as 8h30m")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "parts"),
+    [
+        (["--hours", "0"], "", ["HOURS='0'", "above 0"]),
+        (["--hours=-1"], "", ["HOURS='-1'"]),
+        (["--hours", "soon"], "", ["HOURS='soon'", "1h30m"]),
+        (["--hours", "nan"], "", ["HOURS='nan'"]),
+        (["--hours", "5s"], "", ["too short for anything", "would do"]),
+        ([], "recipe=full", ["recipes and their phases are chosen by make compete; leave recipe out"]),
+        ([], "phases.finetune.epochs=3", ["leave phases.finetune.epochs out"]),
+        ([], "model.weights=none", ["no pretrained weights", "resnet50"]),
+        ([], "model.weights=gone.pth", ["no pretrained weights", "gone.pth"]),
+        (["--models", "resnet51"], "", ["MODELS", "'resnet51'", "configs/models"]),
+    ],
+)
+def test_invalid_competitions(
+    trained: Project, tmp_path: Path, arguments: list[str], settings: str, parts: list[str]
+) -> None:
+    weights = tmp_path / "net.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), weights)
+    tiny = TINY.replace("phases.scratch.epochs=1 ", "").replace("weights=none", f"weights={weights}")
+    given = ["--models", "resnet50", *arguments, "--set", f"{tiny} {settings}"]
+    check(trained, lambda: run(compete.main, *given, *trained.where), *parts)
+
+
+def test_a_plan_with_an_unknown_model(trained: Project) -> None:
+    plan = trained.root / "runs/tiny/plan.yaml"
+    plan.write_text("runs:\n- run: resnet51\n")
+    given = ["--models", "resnet50", "--set", TINY.replace("phases.scratch.epochs=1 ", "")]
+    parts = ["plan.yaml", "runs[0] (resnet51)", "configs/models", "remove the file"]
+    check(trained, lambda: run(compete.main, *given, *trained.where), *parts)
 
 
 @pytest.mark.parametrize(

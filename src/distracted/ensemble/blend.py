@@ -69,8 +69,10 @@ def blend_runs(
     store: Store,
     *,
     runs: Sequence[str] = (),
+    by_fold: Sequence[Sequence[str]] = (),
     name: str = "ensemble",
     blenders: Sequence[Blender] = BLENDERS,
+    search: Mapping[str, Any] | None = None,
     leaky: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -82,6 +84,8 @@ def blend_runs(
 
     Args:
         runs: Members; by default all complete, current runs that no blend is part of.
+        by_fold: Instead of `runs`: the members of each fold, which were chosen without its labels.
+        search: How the members were chosen, for the manifests.
         blenders: Candidates, from the simplest to the most flexible; the others are scored for information.
         leaky: Also take runs that watched the folds that they are scored on.
         force: Blend again, even if it is done.
@@ -96,6 +100,7 @@ def blend_runs(
     if name in runs:
         raise StoreError(f"NAME={name} is among RUNS: no blend is a member of itself; choose another name")
     catalogue = Catalogue(store)
+    runs = list(dict.fromkeys(run for of_fold in by_fold for run in of_fold)) if by_fold else runs
     if runs:
         members = [store.find_run(run) for run in dict.fromkeys(runs)]
     else:
@@ -126,21 +131,43 @@ def blend_runs(
     }
     if (metric := store.competition.metric) is not LOG_LOSS:
         config["metric"] = metric.name
+    names = [run.name for run in members]
+    member_sets = [tuple(of_fold) for of_fold in by_fold] or [tuple(names)] * num_folds
+    if len(set(member_sets)) > 1:
+        config["by_fold"] = [list(of_fold) for of_fold in member_sets]
     alone = {run.name: score_run(store, run)[metric.name] for run in members}
     fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
         check_parents(store, name)
         _log.info("%s: done already (FORCE=1 redoes it)", name)
     else:
-        sources = open_sources(store, members)
+        sources = dict(zip(names, open_sources(store, members), strict=True))
         if store.finished_folds(name):
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
-        fit = cross_fit(sources, blenders=blenders, shown=shown, metric=metric, progress=progress)
-        by_fold = [_predict(fit, fold) for fold in range(num_folds)]  # all, before one is written
-        names = [run.name for run in members]
-        worth = measure_contributions(fit, names, sources, metric=metric, progress=progress)
+        how: dict[str, Any] = {"blenders": blenders, "shown": shown, "metric": metric, "progress": progress}
+        fits = {
+            chosen: cross_fit([sources[run] for run in chosen], **how)
+            for chosen in dict.fromkeys(member_sets)
+        }
+        blended = [_BlendedFold.of(fits[chosen], chosen, fold) for fold, chosen in enumerate(member_sets)]
+        usual = max(fits, key=member_sets.count)  # all folds' members, as a rule
+        fit = fits[usual]
+        of_usual = [sources[run] for run in usual]
+        worth = measure_contributions(fit, usual, of_usual, metric=metric, progress=progress)
+        on_all_folds = {
+            "blender": fit.overall.name,
+            "weights": dict.fromkeys(names, 0.0) | fit.overall.weights_by_run(fit.overall_weights, usual),
+            "in_sample": {verdict.blender.name: verdict.in_sample for verdict in fit.verdicts},
+            "cross_fitted": {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts},
+        }
+        shared = {
+            "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
+            "on_all_folds": on_all_folds,
+            "contributions": store_contributions(worth),
+            **({} if search is None else {"search": dict(search)}),
+        }
         with store.hold(name):
-            _write(store, name, members, config, fit, by_fold, worth)
+            _write(store, name, members, config, blended, shared)
         blend = store.find_run(name)
     return _look(store, blend, members, alone, fit)
 
@@ -148,6 +175,8 @@ def blend_runs(
 def blend_command(store: Store, blend: str) -> str:
     """The command that makes a stored blend again, of the same members with the same choice of blenders."""
     manifest = store.manifests(blend)[0]
+    if "search" in manifest.details:
+        return "make compete"
     members, keys = manifest.parents, manifest.config["blenders"]
     command = f'make ensemble RUNS="{" ".join(parent.run for parent in members)}" NAME={blend}'
     default = choosable(BLENDERS, store.folds.num_folds) if len(members) > 1 else BLENDERS[:1]
@@ -226,10 +255,21 @@ def _stored_blend(
     return blend if same else None
 
 
-def _predict(fit: CrossFit, fold: int) -> tuple[LogProbs, LogProbs]:
-    """The blend's predictions of a fold's held-out rows and of the test set."""
-    hidden = frozenset({fold})
-    return fit.source.predict(Subset(fold), hidden), fit.source.predict(Subset(fold, test=True), hidden)
+@dataclass(frozen=True)
+class _BlendedFold:
+    """The blend's predictions of a fold's held-out rows and of the test set, and what made them."""
+
+    valid: LogProbs
+    test: LogProbs
+    details: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, fit: CrossFit, members: Sequence[str], fold: int) -> "_BlendedFold":
+        hidden, blender, weights = frozenset({fold}), fit.chosen[fold], fit.weights[fold]
+        by_run = blender.weights_by_run(weights, members)
+        details = {"blender": blender.name, "weights": by_run, "fitted": weights.tolist()}
+        valid, test = (fit.source.predict(Subset(fold, test=test), hidden) for test in (False, True))
+        return cls(valid, test, details)
 
 
 def _write(
@@ -237,27 +277,16 @@ def _write(
     name: str,
     members: Sequence[StoredRun],
     config: dict[str, Any],
-    fit: CrossFit,
-    by_fold: Sequence[tuple[LogProbs, LogProbs]],
-    worth: Mapping[str, Contribution],
+    folds: Sequence[_BlendedFold],
+    shared: Mapping[str, Any],
 ) -> None:
-    names, parents = [run.name for run in members], [run.as_parent() for run in members]
-    on_all_folds = {
-        "blender": fit.overall.name,
-        "weights": fit.overall.weights_by_run(fit.overall_weights, names),
-        "in_sample": {verdict.blender.name: verdict.in_sample for verdict in fit.verdicts},
-        "cross_fitted": {verdict.blender.name: verdict.interval.mean for verdict in fit.verdicts},
-    }
-    for fold, (blender, weights) in enumerate(zip(fit.chosen, fit.weights, strict=True)):
-        valid, test = by_fold[fold]
-        details = {
-            "blender": blender.name,
-            "weights": blender.weights_by_run(weights, names),
-            "fitted": weights.tolist(),
-            "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
-            "on_all_folds": on_all_folds,
-            "contributions": store_contributions(worth),
-        }
-        valid_scores = scores(valid, store.folds.labels[store.folds.valid(fold)], prefix="valid/")
+    """Write all folds; `shared` are details that all of them have."""
+    parents = [run.as_parent() for run in members]
+    for fold, blended in enumerate(folds):
+        weights = dict.fromkeys((run.name for run in members), 0.0) | blended.details["weights"]
+        details = {**blended.details, "weights": weights, **shared}
+        valid_scores = scores(blended.valid, store.folds.labels[store.folds.valid(fold)], prefix="valid/")
         facts: dict[str, Any] = {"parents": parents, "scores": valid_scores, "details": details}
-        store.write_fold(name, fold, kind="blend", config=config, valid=valid, test=test, **facts)
+        store.write_fold(
+            name, fold, kind="blend", config=config, valid=blended.valid, test=blended.test, **facts
+        )

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from distracted.ensemble.blenders import find_blenders
-from distracted.ensemble.sources import ChosenSource, FittedSource, ScoredRows, Source, StoredSource
+from distracted.ensemble.sources import (
+    ChosenSource,
+    FittedSource,
+    ScoredRows,
+    Source,
+    SourceByFold,
+    StoredSource,
+)
 from distracted.errors import StoreError
 from distracted.headline import LOG_LOSS, METRICS
 from distracted.postprocess.step import STEP_VERSION, Identity, LogProbs, PredictionStep, Subset
@@ -83,8 +90,18 @@ def step_source(step: PredictionStep, parents: Sequence[Source]) -> FittedSource
 def _open_blend(run: StoredRun, parents: Sequence[Source]) -> Source:
     config = run.manifests[0].config
     check_version(run, config, STEP_VERSION)
-    candidates = [FittedSource(blender, parents) for blender in find_blenders(config["blenders"])]
-    return ChosenSource(candidates, METRICS[config.get("metric", LOG_LOSS.name)])
+    blenders, metric = find_blenders(config["blenders"]), METRICS[config.get("metric", LOG_LOSS.name)]
+    opened = dict(zip((parent.run for parent in run.manifests[0].parents), parents, strict=True))
+
+    def of(members: tuple[str, ...]) -> Source:
+        candidates = [FittedSource(blender, [opened[name] for name in members]) for blender in blenders]
+        return ChosenSource(candidates, metric)
+
+    by_fold = [tuple(members) for members in config.get("by_fold", [])]
+    if not by_fold:
+        return of(tuple(opened))
+    blends = {members: of(members) for members in dict.fromkeys(by_fold)}
+    return SourceByFold([blends[members] for members in by_fold])
 
 
 def _scored_oof(store: Store, run: StoredRun) -> LogProbs:

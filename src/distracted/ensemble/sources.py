@@ -292,3 +292,32 @@ class ChosenSource(Source):
         best = min(judged, key=lambda one: one.loss)
         compared = (one.above(best, subjects) for one in judged)
         return next(n for n, (difference, error) in enumerate(compared) if as_good(difference, error))
+
+
+@dataclass(eq=False)
+class SourceByFold(Source):
+    """A source for each fold, such as blends of members that the other folds chose.
+
+    A fit on top of it for fold k asks for all of fold k's own source, also on other folds' rows: it was made
+    without fold k's labels, and theirs were not.
+
+    Attributes:
+        sources: By fold.
+    """
+
+    sources: Sequence[Source]
+
+    def __post_init__(self) -> None:
+        self.scored = self.sources[0].scored
+        self.min_folds = max(source.min_folds for source in self.sources)
+
+    def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
+        outer = hidden - {subset.fold}
+        return self.sources[min(outer, default=subset.fold)].predict(subset, hidden)
+
+    def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
+        return replace(self, sources=[source.with_test_set(predict) for source in self.sources])
+
+    def forget(self) -> None:
+        for source in self.sources:
+            source.forget()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from distracted.errors import LockError, StoreError
 from distracted.files import sha256_file
@@ -39,6 +40,7 @@ def train_folds(
     after_fold: Callable[[Manifest], None] = lambda manifest: None,
     stop: Stop | None = None,
     patience: float = 0.0,
+    stop_after: int | None = None,
     team: Team = ALONE,
     progress: Progress = silent,
 ) -> None:
@@ -53,9 +55,8 @@ def train_folds(
         refuse_other_config(store, resolved, run, retrained=folds)
         if team.is_lead:
             begin_again(store, run, folds, config_hash=resolved.config.hash, stop=stop)
-    train = partial(
-        train_and_store, store, resolved, run=run, stop=stop, patience=patience, team=team, progress=progress
-    )
+    shared: dict[str, Any] = {"stop": stop, "patience": patience, "stop_after": stop_after}
+    train = partial(train_and_store, store, resolved, run=run, **shared, team=team, progress=progress)
     has_changed = False
     with stop.waiting() if team.size > 1 else nullcontext():  # they stop only where they agree to
         for fold in folds:
@@ -76,6 +77,7 @@ def train_and_store(
     fold: int,
     stop: Stop | None = None,
     patience: float = 0.0,
+    stop_after: int | None = None,
     team: Team = ALONE,
     progress: Progress = silent,
 ) -> Manifest:
@@ -86,6 +88,7 @@ def train_and_store(
     Args:
         stop: Asked after each step; the state is saved before anything stops.
         patience: Seconds to wait for another process that works on the fold.
+        stop_after: Epochs of gradient descent after which it stops as if by request, unless it is done.
         team: The processes that train it together, each in the same call; the lead writes.
 
     Returns:
@@ -116,6 +119,7 @@ def train_and_store(
         cache=store.workspace.cache(store.competition.name),
         tracker=Tracker(),
         pseudo=pseudo,
+        stop_after=stop_after,
         team=team,
         label=f"{run}, fold {fold}",
         progress=progress,

@@ -50,8 +50,8 @@ class Ended:
 Command = Callable[[Job, str], Sequence[str]]
 #: Returns the file that a job's output goes to.
 Log = Callable[[Job], Path]
-#: Called about every second with the jobs that have ended.
-Watch = Callable[[Sequence[Ended]], None]
+#: Called about every second with the jobs that have ended; returns further jobs to run, in their order.
+Watch = Callable[[Sequence[Ended]], Sequence[Job]]
 
 
 class Engine(Protocol):
@@ -69,11 +69,21 @@ class Engine(Protocol):
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
     ) -> list[Ended]:
-        """Run jobs that passed `check`, as many at a time as there is room for; a failed job stops no other.
+        """Run jobs that passed `check`, and those that `watch` adds; a failed job stops no other.
+
+        As many run at a time as there is room for.
 
         When a stop is requested, running jobs are told to save their state and stop, and no other is started.
         """
         ...
+
+
+def room_for(job: Job, engine: Engine) -> int:
+    """Number of jobs like this one that an engine runs at a time; at least 1."""
+    rooms = [engine.num_cpus // job.num_cpus]
+    rooms += [engine.at_once] if engine.at_once else []
+    rooms += [int(engine.num_gpus / job.num_gpus + 1e-9)] if job.num_gpus else []
+    return max(1, min(rooms))
 
 
 def plan_jobs(

@@ -33,12 +33,11 @@ class Here:
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuse a job that asks for more than this machine has."""
         for job in jobs:
-            if (card := self._take(job)) is None:
+            if job.num_cpus > self.num_cpus or job.num_gpus > min(1, self.num_gpus):
                 raise ClusterError(
                     f"{job}: asks for {job.num_cpus} cores and {job.num_gpus:g} GPUs (runtime.num_cpus, "
                     f"runtime.num_gpus); this machine has {self.num_cpus} cores and {self.num_gpus} GPUs"
                 )
-            self._give_back(job, card)
 
     def run(
         self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
@@ -65,7 +64,9 @@ class Here:
                         del running[process]
                         self._give_back(job, card)
                         ended.append(judge(job, code, log(job), stop_sent=stop_sent))
-                watch(ended)
+                if further := watch(ended):
+                    self.check(further)
+                    waiting += further
                 time.sleep(_LOOK)
         finally:
             for process in running:  # after an error here: nobody else would end them

@@ -7,7 +7,7 @@ there: a task that is retried after its node was lost goes on from the fold's la
 import logging
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,14 @@ class OnRay(AbstractContextManager["OnRay"]):
     ) -> list[Ended]:
         """Run jobs as tasks."""
         task = self._ray.remote(max_retries=_RETRIES, max_calls=1)(_work)
-        waiting = {}
-        for job in jobs:
+
+        def submit(job: Job) -> Any:
             placed = task.options(num_cpus=job.num_cpus, num_gpus=job.num_gpus, name=str(job))
             device = "cuda" if job.num_gpus else "cpu"  # a node may show its GPUs to every task
             card = None if job.num_gpus else ""  # Ray chooses a task's GPU, and shows it that one
-            waiting[placed.remote(list(command(job, device)), str(log(job)), job.num_cpus, card)] = job
-        return _collect(self._ray, waiting, log, stop, watch)
+            return placed.remote(list(command(job, device)), str(log(job)), job.num_cpus, card)
+
+        return _collect(self._ray, jobs, submit, log, stop, watch)
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuse nothing, since nodes may join; log which jobs wait for them."""
@@ -91,8 +92,11 @@ def _listens(host: str, port: str) -> bool:
         return False
 
 
-def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Watch) -> list[Ended]:
-    ended: list[Ended] = []
+def _collect(
+    ray: Any, jobs: Sequence[Job], submit: Callable[[Job], Any], log: Log, stop: Stop, watch: Watch
+) -> list[Ended]:
+    """Submit jobs and those that `watch` adds, and wait for them."""
+    waiting, ended = {submit(job): job for job in jobs}, list[Ended]()
     stop_sent = False
     while waiting:
         if stop.reason and not stop_sent:
@@ -109,7 +113,9 @@ def _collect(ray: Any, waiting: dict[Any, Job], log: Log, stop: Stop, watch: Wat
             except ray.exceptions.RayError as error:
                 reason = f"lost with its node {_RETRIES} times: {first_line(error)}"
                 ended.append(Ended(job, "failed", reason))
-        watch(ended)
+        further = watch(ended)
+        if not stop_sent:
+            waiting |= {submit(job): job for job in further}
     return ended
 
 

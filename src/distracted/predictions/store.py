@@ -20,7 +20,7 @@ from distracted.data.stored_index import keep_index, read_index
 from distracted.errors import ConfigError, StoreError
 from distracted.files import atomic_paths, remove_empty, remove_leftovers, sha256_file
 from distracted.locks import Lock, hold
-from distracted.paths import AUDIT, REPORT, Workspace
+from distracted.paths import AUDIT, PLAN, REPORT, Workspace
 from distracted.predictions._binding import bind_data, bound_hash
 from distracted.predictions._fold_reader import PARTS, FoldReader
 from distracted.predictions._rows import LogProbs, as_table
@@ -325,7 +325,7 @@ class Store(FoldReader):
         check_name(run, "NAME")
         if (path := self.workspace.run(self.competition.name, run)).is_file():
             raise StoreError(f"NAME={run}: {path} is a file of the store; choose another name")
-        if run in (AUDIT, REPORT):
+        if run in (AUDIT, REPORT, PLAN):
             raise StoreError(f"NAME={run}: runs/ has another file of that name; choose another name")
 
     def check_files(self, *manifests: Manifest) -> None:

@@ -43,6 +43,7 @@ class FoldContext:
         pseudo: Images for phases of kind train alone.
         begun_holdout: Rows of the inner holdout that the training was begun with; None: it begins now.
         checkpoints: Where the state is saved and loaded; None: nowhere.
+        stop_after: Epochs after which the training stops, to go on later; None: it does not.
         team: The processes that train the fold together, each with its own context.
         label: Shown with the progress, such as "resnet50, fold 0".
     """
@@ -56,6 +57,7 @@ class FoldContext:
     pseudo: PseudoLabels | None = None
     begun_holdout: NDArray[np.int64] | None = None
     checkpoints: Checkpoints | None = None
+    stop_after: int | None = None
     team: Team = ALONE
     label: str = ""
     progress: Progress = silent

@@ -159,6 +159,12 @@ class FoldTraining:
         if self.context.checkpoints is not None and not self.is_between:
             self.context.checkpoints.after_step(self.state_dict, boundary=boundary)
 
+    def stop_if_far_enough(self) -> None:
+        """Request a stop after the epochs that this process is to train; the next checkpoint obeys it."""
+        context = self.context
+        if context.checkpoints is not None and self.clock.epoch == context.stop_after:
+            context.checkpoints.stop.ask(f"after epoch {self.clock.epoch}, as asked")
+
     def while_waiting(self) -> None:
         """Stop by request while no batch arrives; save the state where that is possible."""
         checkpoints = self.context.checkpoints

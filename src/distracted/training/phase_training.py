@@ -261,6 +261,7 @@ class PhaseTraining:
             self.early_stopping.update(metrics[self._watched], self.predictor, warming_up=warming_up)
         self.clock.epoch += 1
         self.epoch, self.batch, self.loss_sum, self.loss_count = self.epoch + 1, 0, 0.0, 0
+        self.training.stop_if_far_enough()
         self.training.checkpoint(boundary=True)
 
     def _track(self, metrics: dict[str, float]) -> None:

@@ -1,0 +1,313 @@
+"""make compete: a whole competition by itself; at any moment the best submission so far is on disk."""
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+import console
+import folds
+import signals
+import submit
+from distracted.config import load_config
+from distracted.data.audit import check_split
+from distracted.errors import ConfigError
+from distracted.locks import hold
+from distracted.paths import CONFIGS
+from distracted.predictions.store import Store
+from distracted.report.status import fold_status
+from distracted.schema import RunConfig
+from grid import train_command
+from status import cell
+from terminal import can_redraw
+
+if TYPE_CHECKING:
+    from distracted.compete.blending import Blended
+    from distracted.compete.campaign import Campaign
+    from distracted.compete.clock import Clock
+    from distracted.compete.screen import Screen
+    from distracted.jobs.grid import Ended
+
+#: Backbones that differ, each with weights in a package or on the hub; those that cannot be had are left out.
+_MODELS = "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 resnet50 convnextv2_tiny"
+_MODELS_ON_GPU = f"{_MODELS} efficientnetv2_s caformer_s18 dinov3_small dinov3_base siglip2_base"
+_SHOW_EVERY, _LINE_EVERY = 2.0, 60.0
+_LONGEST = 10_000.0  # hours
+
+
+def main(
+    hours: Annotated[str, typer.Option(help="All of the time: 8, 1.5, 1h30m or 45m.")] = "8",
+    models: Annotated[str, typer.Option(help="Names in configs/models; by default a varied handful.")] = "",
+    cluster: Annotated[str, typer.Option(help="Address of a Ray cluster: auto, or host:port.")] = "",
+    send: Annotated[bool, typer.Option("--send", help="Send the submission to Kaggle at the end.")] = False,
+    data: console.Data = "state_farm",
+    set: console.Set = "",
+    root: console.Root = console.HERE,
+) -> None:
+    """Measure, screen, plan, train, blend and submit within HOURS; the same command goes on after a stop."""
+    from distracted.compete.begin import JobMaker, begin_campaign, model_and_settings
+    from distracted.compete.blending import NAME, Blender
+    from distracted.compete.clock import Clock
+    from distracted.compete.entries import read_plan
+    from distracted.compete.run import Competing, Reserve
+    from distracted.compete.screen import screen
+    from distracted.cores import usable_cores
+    from distracted.jobs.cards import grid_cards, job_device
+    from distracted.jobs.grid import Job, placement
+    from distracted.jobs.local import Here
+    from distracted.jobs.on_ray import OnRay
+
+    began, seconds = time.monotonic(), parse_hours(hours)
+    known = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
+    if unknown := [name for name in models.split() if name not in known]:
+        there_are = ", ".join(known)
+        raise ConfigError(f"MODELS: there is no {unknown[0]!r} in configs/models; there are {there_are}")
+    settings = console.overrides(set)
+    fixed = [text.partition("=")[0] for text in settings]
+    if recipes := [key for key in fixed if key == "recipe" or key.startswith("phases")]:
+        raise ConfigError(f"SET: recipes and their phases are chosen by make compete; leave {recipes[0]} out")
+    placed = console.place(data, root, console.runtime_in(set))
+
+    def config_of(model: str, more: Sequence[str]) -> RunConfig:
+        return load_config(model=model, data=placed, overrides=[*settings, *more], root=root)
+
+    first = config_of("resnet50", [])
+    store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
+    name, runtime = store.competition.name, first.runtime
+    folder = store.workspace.compete(name)
+    folds.describe(store)
+    check_split(store.competition, store.folds)
+    if store.folds.num_folds < 2:
+        raise ConfigError(f"{name}: a single split leaves no fold to choose by; expected two folds or more")
+    with ExitStack() as stack:
+        stack.enter_context(hold(folder / "lock.json", f"make compete on {name}"))
+        clock = Clock(folder / "clock.json", seconds, began=began)
+        reserve = Reserve()
+        plan = read_plan(store.workspace.plan(name), num_folds=store.folds.num_folds, models=known)
+        if clock.left <= (reserve.seconds if plan.entries else 0):
+            console.say(f"all of HOURS={hours} is used; more goes further")
+            return
+        cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), [first])
+        engine = stack.enter_context(OnRay(cluster)) if cluster else Here(usable_cores(), cards=list(cards))
+        make_job = JobMaker(engine, runtime)
+        engine.check([make_job("any", 0)])
+        used = f"{clock.used / 60:.1f} of {clock.hours / 60:.0f} minutes used"
+        console.say(f"{used}; {make_job.num_slots} jobs at a time")
+        has_gpu = bool(engine.num_gpus) and runtime.device != "cpu"
+        read_plan(
+            store.workspace.plan(name), num_folds=store.folds.num_folds, models=known
+        )  # or an error now
+        screened = screen(
+            store,
+            config_of,
+            models.split() or (_MODELS_ON_GPU if has_gpu else _MODELS).split(),
+            path=folder / "screen.json",
+            seconds=clock.left,
+            num_threads=make_job.num_threads,
+            device=job_device(first, cards),
+            fixed=fixed,
+            tick=clock.note,
+            progress=console.progress,
+        )
+        show_screen(screened)
+        board = stack.enter_context(Board(store, clock))
+        campaign = begin_campaign(
+            store,
+            screened,
+            make_job=make_job,
+            clock=clock,
+            reserve=reserve,
+            models=known,
+            fixed=fixed,
+            changed=board.plan_changed,
+        )
+        board.campaign = campaign
+
+        def command(job: Job, device: str) -> Sequence[str]:
+            model, own = model_and_settings(campaign, job.run)
+            epochs = campaign.stop_after(job)  # of a short fit, which is scored
+            text = f"runtime.validate_every_epoch={str(epochs is not None).lower()} {set} {own}"
+            text = f"{text} {placement(job, device, runtime)}".strip()
+            more = [] if epochs is None else ["--stop-after", str(epochs)]
+            return train_command(job, model, text, data, root, cluster=cluster, more=more)
+
+        blend = Blender(store, clock, campaign.search, board.blended, console.progress)
+        competing = Competing(campaign, clock, reserve, blend, signals.stop, show=board)
+
+        def log(job: Job) -> Path:
+            return store.workspace.log(name, job.run, job.fold).absolute()
+
+        competing.run(engine, command=command, log=log)
+    if blend.last is None:
+        raise ConfigError(
+            f"HOURS={hours}: no run was finished in that time, so that nothing is blended; what was begun is "
+            "kept, and more HOURS go on with it"
+        )
+    say_end(blend.last, campaign, clock, store.workspace.plan(name))
+    if send:
+        own = " ".join(text for text in settings if text.startswith("runtime"))
+        submit.main(name=NAME, send=True, data=data, set=own, root=root)
+
+
+def parse_hours(text: str) -> float:
+    """HOURS= in seconds: a number of hours, or hours and minutes as in TIME_LIMIT."""
+    try:
+        seconds = 3600 * float(text)
+    except ValueError:
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+        parts = match.groups() if match else (0, 0, 0)
+        seconds = float(sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True)))
+    if not 0 < seconds <= 3600 * _LONGEST:
+        raise ConfigError(
+            f"HOURS={text!r}: expected a time above 0: hours such as 8 or 1.5, or 1h30m, or 45m"
+        )
+    return seconds
+
+
+def show_screen(screened: "Screen") -> None:
+    """Print what was measured, and what was left out."""
+    probes, rows = screened.evidence().probes, []
+    for one in sorted(screened.inputs, key=lambda one: probes[one.input, False]):
+        even = f"{probes[one.input, True]:.4f}" if (one.input, True) in probes else "--"
+        slowest = max(one.speed.train.values(), default=one.speed.predict)
+        speeds = [f"{1 / slowest:.1f}", f"{1 / one.speed.predict:.1f}"]
+        rows.append([one.input.model, str(one.input.size), f"{probes[one.input, False]:.4f}", even, *speeds])
+    columns = ["backbone", "pixels", "log loss", "with even classes", "trains img/s", "predicts img/s"]
+    console.table("probes on frozen features, on unseen folds; speed of one job", columns, rows)
+    for what, why in screened.left_out.items():
+        console.say(f"left out: {what}: {why}")
+
+
+def say_end(last: "Blended", campaign: "Campaign", clock: "Clock", plan: Path) -> None:
+    """Print the headline, where everything is, and what comes next."""
+    ensemble, search = last.ensemble, campaign.search()
+    title, interval = ensemble.metric.title, ensemble.interval
+    rows = [
+        [name, f"{score:.4f}", f"{ensemble.weights[name]:.3f}"] for name, score in ensemble.scores.items()
+    ]
+    console.table("members", ["run", f"OOF {title}", f"weight ({ensemble.blender}, all folds)"], rows)
+    console.say(
+        f"{ensemble.name}: cross-fitted {title} {interval.mean:.4f} (95% over subjects {interval.low:.4f} to "
+        f"{interval.high:.4f}; class prior {ensemble.prior:.4f}). It pays for all choices: "
+        f"{search['num_runs']} runs among {search['num_candidates']} candidates, {search['num_trials']} of "
+        "them tried by short fits, members and blenders"
+    )
+    console.say(f"expected log loss {submit.describe(last.submission.expected)}")
+    console.say(f"{clock.used / 60:.1f} of {clock.hours / 60:.0f} minutes used")
+    console.say(f"submission: {last.submission.path}; plan: {plan}; `make report` shows all runs")
+    if begun := [entry.run for entry in campaign.plan.entries if entry.state == "running"]:
+        console.say(f"begun, and not finished: {', '.join(begun)}; more HOURS go on with it")
+
+
+class Board:
+    """The plan's runs and folds as a live table on a terminal; elsewhere a line now and then.
+
+    Called with the jobs that have ended.
+    """
+
+    campaign: "Campaign"
+
+    def __init__(self, store: Store, clock: "Clock") -> None:
+        self._store, self._clock = store, clock
+        self._live = Live(console=console.err, auto_refresh=False) if can_redraw() else None
+        self._shown = -_SHOW_EVERY
+        self._num_told = 0  # jobs that have ended and were said
+        self._told = ""  # the plan that was shown
+        self._best = ""
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            signals.live.set()
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            signals.live.clear()
+
+    def __call__(self, ended: "Sequence[Ended]") -> None:
+        for one in ended[self._num_told :]:
+            if one.state == "failed":
+                console.warn(f"{one.job}: failed: {one.reason}; the others go on")
+        self._num_told = len(ended)
+        every = _SHOW_EVERY if self._live is not None else _LINE_EVERY
+        if time.monotonic() - self._shown < every:
+            return
+        self._shown = time.monotonic()
+        if self._live is None:
+            console.err.print(Text(self._summary()))
+        else:
+            self._live.update(self._table(), refresh=True)
+
+    def blended(self, made: "Blended") -> None:
+        """Say what the new blend scores."""
+        title, score = made.ensemble.metric.title, made.ensemble.interval.mean
+        self._best = f"{score:.4f}"
+        console.say(
+            f"minute {self._clock.used / 60:.1f}: blend of {len(made.ensemble.members)}: cross-fitted "
+            f"{title} {score:.4f}, expected {made.submission.expected.mean:.4f}; {made.submission.path}"
+        )
+
+    def plan_changed(self, campaign: "Campaign") -> None:
+        """Show what is to come, if that is other than was shown."""
+        coming = [entry for entry in campaign.as_written().entries if entry.state in ("planned", "running")]
+        names = " ".join(entry.run for entry in coming)
+        if names in ("", self._told):
+            return
+        planned = [one for plan in campaign.outlook.values() for one in plan]
+        self._told, ends = names, {one.candidate.name: one.ends for one in planned}
+        rows = []
+        for entry in coming:
+            until = f"{(self._clock.used + ends[entry.run]) / 60:.0f}" if entry.run in ends else ""
+            numbers = [
+                "" if value is None else f"{value:.3g}" for value in (entry.minutes, entry.loss, entry.blend)
+            ]
+            rows.append([entry.run, *numbers, until, " ".join(map(str, entry.by)), entry.why])
+        columns = ["run", "minutes of all jobs", "expected log loss", "of the blend", "done at minute"]
+        title = f"the plan after {self._clock.used / 60:.1f} of {self._clock.hours / 60:.0f} minutes"
+        console.table(title, [*columns, "chosen by folds", "why"], rows)
+
+    def _summary(self) -> str:
+        entries, running = self.campaign.plan.entries, self.campaign.running
+        done = sum(entry.state == "done" for entry in entries)
+        text = f"{self._clock.used / 60:.1f} of {self._clock.hours / 60:.0f} min: {done} runs done"
+        if running:
+            jobs = [f"{run} fold {fold}{self._share(run, fold)}" for run, fold in running]
+            text += f", running {', '.join(jobs)}"
+        planned = [entry.run for entry in self.campaign.as_written().entries if entry.state == "planned"]
+        text += f", then {planned[0]}" if planned else ""
+        text += f"; best blend {self._best}" if self._best else ""
+        if signals.stop.reason:
+            return f"{signals.stop.reason}: stopping at the next good moment; {text}"
+        return text
+
+    def _share(self, run: str, fold: int) -> str:
+        share = self.campaign.results.share(run, fold)
+        return f" ({share:.0%})" if share else ""
+
+    def _table(self) -> Table:
+        table, num_folds = Table(title=self._summary(), title_justify="left"), self._store.folds.num_folds
+        for column in ["run", *(f"fold {fold}" for fold in range(num_folds)), "log loss"]:
+            table.add_column(column, overflow="fold")
+        runs = [entry.run for entry in self.campaign.plan.entries]
+        runs += [run for run, _ in self.campaign.running]  # short fits, too
+        for run in dict.fromkeys(runs):
+            manifests = [self._store.find_manifest(run, fold) for fold in range(num_folds)]
+            cells = [cell(fold_status(self._store, run, n, one)) for n, one in enumerate(manifests)]
+            entry = self.campaign.plan.find(run)
+            is_done = entry is not None and entry.state == "done" and entry.loss is not None
+            table.add_row(run, *cells, f"{entry.loss:.4f}" if is_done else "")  # type: ignore[union-attr]
+        return table
+
+
+if __name__ == "__main__":
+    console.run(main)

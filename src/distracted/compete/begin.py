@@ -1,0 +1,121 @@
+"""Begins a campaign, or goes on with one: measurements, plan and times of this machine brought together."""
+
+import logging
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from distracted.compete.campaign import Campaign, two_groups
+from distracted.compete.candidates import NUM_SEEDS
+from distracted.compete.clock import Clock
+from distracted.compete.entries import read_plan, write_plan
+from distracted.compete.results import StoredResults
+from distracted.compete.run import Reserve
+from distracted.compete.screen import Screen
+from distracted.compete.times import Times
+from distracted.errors import ConfigError
+from distracted.jobs.grid import Engine, Job, plan_jobs, room_for
+from distracted.predictions.store import Store
+from distracted.schema import RuntimeConfig
+
+_log = logging.getLogger(__name__)
+
+_STARTUP = 10.0  # seconds until a job's process begins its work, before any has been timed
+_MANY = 10**6  # jobs: each gets the threads that it would have among many
+_SPARE = 1.2
+
+
+@dataclass(frozen=True)
+class JobMaker:
+    """Makes the jobs of runs, all with the same resources."""
+
+    engine: Engine
+    runtime: RuntimeConfig
+
+    def __call__(self, run: str, fold: int) -> Job:
+        [job] = plan_jobs([(run, fold)], {run: self.runtime}, self.engine, num_all=_MANY)
+        return job
+
+    @property
+    def num_slots(self) -> int:
+        """Jobs that run at a time."""
+        return room_for(self("any", 0), self.engine)
+
+    @property
+    def num_threads(self) -> int:
+        """Cores of a job."""
+        return self("any", 0).num_cpus
+
+
+def begin_campaign(
+    store: Store,
+    screened: Screen,
+    *,
+    make_job: JobMaker,
+    clock: Clock,
+    reserve: Reserve,
+    models: Sequence[str],
+    fixed: Sequence[str] = (),
+    changed: Callable[[Campaign], None] = lambda campaign: None,
+) -> Campaign:
+    """The campaign of a store, from its plan file if there is one.
+
+    Args:
+        models: Names in configs/models, which a plan may use.
+        fixed: Keys of settings that the user has given.
+        changed: Called after each change of the plan; the file is written by then.
+
+    Raises:
+        ConfigError: the plan file is not valid, or the time is too short for the cheapest run.
+    """
+    num_folds = store.folds.num_folds
+    path = store.workspace.plan(store.competition.name)
+    plan = read_plan(path, num_folds=num_folds, models=models).without_outlook()
+    if plan.is_edited and plan.entries:
+        _log.info("%s was edited: its runs are trained as they stand there", path)
+    for entry in plan.entries:
+        if entry.state == "failed":  # it may have been the disk
+            entry.state = "running"
+    num_held_out = len(store.folds.scored) // num_folds
+    times = Times(
+        {one.input: one.speed for one in screened.inputs},
+        num_train=len(store.folds.ids) - num_held_out,
+        num_predicted=num_held_out + len(store.competition.test),
+        startup=_STARTUP,
+    )
+    least = reserve.seconds + times.least(num_folds, make_job.num_slots)
+    if not plan.entries and clock.left < least:
+        enough = _SPARE * (clock.used + least)
+        raise ConfigError(
+            f"HOURS: {clock.hours / 60:.3g} minutes are too short for anything: {clock.used / 60:.1f} are "
+            f"used, and the least, a head on frozen features and its submission, takes about "
+            f"{least / 60:.1f} more; HOURS={max(1, math.ceil(enough / 60))}m would do"
+        )
+    campaign = Campaign(
+        screened.candidates(fixed),
+        plan,
+        StoredResults(store, screened.evidence),
+        times,
+        groups=two_groups(screened.counts.sum(axis=1).tolist()),
+        num_slots=make_job.num_slots,
+        make_job=make_job,
+        now=lambda: clock.used,
+        ends=lambda: clock.hours - reserve.seconds,
+        num_seeds=1 if "training.seed" in fixed else NUM_SEEDS,
+    )
+
+    def write() -> None:
+        write_plan(path, campaign.as_written())
+        changed(campaign)
+
+    campaign.changed = write
+    return campaign
+
+
+def model_and_settings(campaign: Campaign, run: str) -> tuple[str, str]:
+    """The model of a run of the campaign, and its settings for SET=."""
+    if (entry := campaign.plan.find(run)) is not None:
+        return entry.model, entry.settings
+    candidate = campaign.known[run]  # a short fit
+    return candidate.input.model, shlex.join(candidate.overrides)

@@ -1,0 +1,122 @@
+"""The best submission so far: blends what is finished, writes it, and notes the score with the time."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distracted.compete.clock import Clock
+from distracted.ensemble.blend import Ensemble, blend_runs
+from distracted.ensemble.derive import derive_run
+from distracted.ensemble.members import open_sources
+from distracted.ensemble.selection import select_members
+from distracted.postprocess.calibrate import Calibrate
+from distracted.postprocess.step import MIN_FOLDS
+from distracted.predictions.store import Store
+from distracted.progress import Progress
+from distracted.submission.submit import Submission, write_submission
+
+_log = logging.getLogger(__name__)
+
+#: Name of the blend and of its submission.
+NAME = "compete"
+#: File of its scores over time, a line for each blend.
+BLENDS = "blends.jsonl"
+
+
+@dataclass(frozen=True)
+class Blended:
+    """A blend of the runs that were finished, with its submission.
+
+    Attributes:
+        seconds: Time to make both.
+    """
+
+    ensemble: Ensemble
+    submission: Submission
+    seconds: float
+
+
+@dataclass(eq=False)
+class Blender:
+    """Blends finished runs of a store, and keeps the last blend and the scores over time.
+
+    Attributes:
+        search: Returns how the runs were chosen, for the manifests.
+        blended: Called after each blend.
+        last: The last blend.
+    """
+
+    store: Store
+    clock: Clock
+    search: Callable[[], Mapping[str, Any]]
+    blended: Callable[[Blended], None]
+    progress: Progress
+    last: Blended | None = None
+
+    def __call__(self, offered: Sequence[Sequence[str]]) -> float:
+        """Blend, write the submission, and note the scores; returns the seconds that it took."""
+        self.last = blend_finished(self.store, offered, search=self.search(), progress=self.progress)
+        folder = self.store.workspace.compete(self.store.competition.name)
+        note_blend(folder / BLENDS, self.last, used=self.clock.used)
+        self.blended(self.last)
+        return self.last.seconds
+
+
+def blend_finished(
+    store: Store, offered: Sequence[Sequence[str]], *, search: Mapping[str, Any], progress: Progress
+) -> Blended:
+    """Blend finished runs and write the submission.
+
+    Each run is offered as it is and calibrated. Each fold's members are selected, blended and weighed by the
+    labels of the other folds.
+
+    Args:
+        offered: Finished runs by fold, at least one each.
+        search: How they were chosen, for the manifests.
+    """
+    start = time.monotonic()
+    runs = list(dict.fromkeys(run for of_fold in offered for run in of_fold))
+    variants = {run: [run] for run in runs}
+    if store.folds.num_folds >= MIN_FOLDS:
+        for run in runs:
+            variants[run].append(derive_run(store, Calibrate(), [run]).name)
+    names = [name for of_run in variants.values() for name in of_run]
+    sources = open_sources(store, [store.find_run(name) for name in names])
+    choices = [[name for run in of_fold for name in variants[run]] for of_fold in offered]
+    members = select_members(dict(zip(names, sources, strict=True)), choices)
+    ensemble = blend_runs(store, by_fold=members, name=NAME, search=search, progress=progress)
+    submission = write_submission(store, name=NAME)
+    return Blended(ensemble, submission, time.monotonic() - start)
+
+
+def note_blend(path: Path, blended: Blended, *, used: float) -> None:
+    """Append the blend's scores to a file, a line each.
+
+    Args:
+        used: Seconds of the competition so far.
+    """
+    ensemble, expected = blended.ensemble, blended.submission.expected
+    line = {
+        "seconds": round(used, 1),
+        "log_loss": ensemble.pooled["log_loss"],
+        "interval": [ensemble.interval.low, ensemble.interval.high],
+        "expected": {key: asdict(expected)[key] for key in ("mean", "low", "high")},
+        "members": list(ensemble.members),
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_blends(path: Path) -> list[dict[str, Any]]:
+    """The lines that `note_blend` wrote; a damaged one is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            _log.warning("%s: a line is damaged, and left out", path)
+    return lines

@@ -1,0 +1,258 @@
+"""Which runs to train in the time that is left, and in which order: a plan for one fold's blend.
+
+The plan is for the lowest expected loss of the blend at the end, and among about equal ones for the lowest on
+the way: runs are added one after another by what they take off the loss for each second; the same is tried
+from each of the best single runs, since many small runs can fill the time that one large run needs.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distracted.compete.candidates import EPOCHS, NUM_SEEDS, TUNED, Candidate, further_seeds
+from distracted.compete.value import (
+    Evidence,
+    Floats,
+    blend_log_loss,
+    blends_with_one_more,
+    error_covariance,
+    predict_log_losses,
+)
+
+#: Returns the seconds that a job, one fold of a candidate, takes.
+Seconds = Callable[[Candidate], float]
+
+_STARTS = 4  # best single runs that a plan is tried to begin with
+_ON_THE_WAY = 0.15  # weight of the mean loss on the way against that at the end
+_EQUAL_RATES, _EQUAL_COSTS = 0.15, 0.03  # differences that count as none
+_EARLY = 0.35  # share of the time in which the default run should end
+_SLOWNESS = 0.25  # what a slower backbone is worth, against as many times the epochs
+_MARGIN = 1.05  # times are expected to be this much longer
+_LEAST = 0.003  # fall of the blend's loss, as a share, for which a run is worth training
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a plan.
+
+    Attributes:
+        loss: Its expected log loss.
+        blend: Expected log loss of the blend with it and all runs before it.
+        seconds: Of all its jobs, one after another.
+        ends: Seconds from now at which it ends.
+    """
+
+    candidate: Candidate
+    loss: float
+    blend: float
+    seconds: float
+    ends: float
+
+
+class Slots:
+    """The places in which jobs run, and the seconds from now until each is free."""
+
+    def __init__(self, free: Sequence[float]) -> None:
+        self._free = list(free)
+        heapq.heapify(self._free)
+
+    def copy(self) -> "Slots":
+        return Slots(self._free)
+
+    def add(self, num_jobs: int, seconds: float) -> float:
+        """Run some jobs as soon as there is room; returns when the last one ends."""
+        return max(heapq.heapreplace(self._free, self._free[0] + seconds) + seconds for _ in range(num_jobs))
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a plan starts from.
+
+    Attributes:
+        candidates: With the first seed each.
+        chosen: Runs that are finished or will be without this plan.
+        seconds: Returns the seconds that a job, one fold of a candidate, takes.
+        free: Seconds until each slot is free.
+        left: Seconds until all runs have to be finished.
+        num_folds: Jobs of a run.
+        most: Runs of a plan at most.
+        num_seeds: Seeds of one setting at most.
+    """
+
+    candidates: Sequence[Candidate]
+    evidence: Evidence
+    chosen: Sequence[Candidate]
+    seconds: Seconds
+    free: Sequence[float]
+    left: float
+    num_folds: int
+    most: int = 30
+    num_seeds: int = NUM_SEEDS
+
+
+def make_plan(now: Situation) -> list[Planned]:
+    """The runs that fit into the time, in their order; none if nothing fits that is worth it."""
+    pool = _Pool(now)
+    firsts = sorted(pool.fitting(Slots(now.free), pool.counts), key=lambda n: pool.log_losses[n])[:_STARTS]
+    plans = [plan for first in (None, *sorted(firsts)) if (plan := pool.extend(first))]
+    if not plans:
+        return []
+    costs = np.array([pool.cost(plan) for plan in plans])
+    return plans[int(np.argmax(costs <= costs.min() + _EQUAL_COSTS))]
+
+
+def _first_of_best(rates: Floats) -> int:
+    """The first of those that are about as good as the best.
+
+    Folds plan by different labels. Where several choices are about equal, an order that no label has a say in
+    lets them agree, so that fewer runs are trained for some folds alone.
+    """
+    return int(np.argmax(rates >= (1 - _EQUAL_RATES) * rates.max()))
+
+
+def default_run(now: Situation) -> Planned | None:
+    """The usual fine-tuning that fits into the time, chosen by no label; None if none fits.
+
+    Larger images, more epochs up to the recipe's own and slower backbones count as better. It has to end well
+    before the time is up, if one of them does.
+    """
+    usual = [c for c in now.candidates if c.recipe == TUNED[0] and 0 < c.epochs <= EPOCHS and not c.even]
+    ends = {c: Slots(now.free).add(now.num_folds, now.seconds(c)) for c in usual}
+    fitting = [c for c in usual if ends[c] <= _EARLY * now.left]
+    fitting = fitting or [c for c in usual if _MARGIN * ends[c] <= now.left]
+    if not fitting:
+        return None
+
+    def worth(candidate: Candidate) -> float:
+        sizes = [c.input.size for c in usual if c.input.model == candidate.input.model and c.input.own]
+        relative = candidate.input.size / sizes[0] if sizes else 1.0
+        slow = now.seconds(candidate) / (candidate.epochs * relative**2)
+        return float(np.log(candidate.epochs) + np.log(relative) + _SLOWNESS * np.log(slow))
+
+    best = max(fitting, key=worth)
+    loss = float(np.exp(predict_log_losses([best], now.evidence)[0]))
+    return Planned(best, loss, loss, now.seconds(best) * now.num_folds, ends[best])
+
+
+class _Pool:
+    """The chosen runs and all that could be chosen, by number, with what is expected of them.
+
+    Attributes:
+        place: Place of each among those of its settings: the chosen ones first, then further seeds in their
+            order, (num_candidates,).
+        family: Number of each one's settings, (num_candidates,).
+        counts: Number of chosen runs of each settings: the next to be chosen has that place.
+    """
+
+    def __init__(self, now: Situation) -> None:
+        self.now = now
+        known = [one for one in now.candidates if (one.input, one.even) in now.evidence.probes]
+        numbers = {candidate: number for number, candidate in enumerate(known)}
+        taken: list[list[Candidate]] = [[] for _ in numbers]
+        chosen = [candidate for candidate in now.chosen if candidate.family in numbers]
+        for candidate in chosen:
+            taken[numbers[candidate.family]].append(candidate)
+        self.every, family, place = list[Candidate](), list[int](), list[int]()
+        for candidate, number in numbers.items():
+            members = [*taken[number], *further_seeds(candidate, taken[number], now.num_seeds)]
+            self.every += members
+            family += [number] * len(members)
+            place += range(len(members))
+        self.family, self.place = np.array(family), np.array(place)
+        self.counts = np.array([len(of_family) for of_family in taken])
+        at = {candidate: number for number, candidate in enumerate(self.every)}
+        self.chosen = [at[candidate] for candidate in chosen]
+        self.log_losses = predict_log_losses(self.every, now.evidence)
+        self.covariance = error_covariance(self.every, self.log_losses, now.evidence)
+        by_family = np.array([now.seconds(candidate) for candidate in numbers])
+        self.seconds = by_family[self.family]
+        for number in self.chosen:  # some of their jobs may be done
+            self.seconds[number] = now.seconds(self.every[number])
+        self._blends: dict[frozenset[int], float] = {}
+
+    def fitting(self, slots: Slots, counts: NDArray[np.int64]) -> list[int]:
+        """Candidates that may be chosen next and end in time."""
+        numbers = np.flatnonzero(self.place == counts[self.family])
+        ends = {s: slots.copy().add(self.now.num_folds, s) for s in np.unique(self.seconds[numbers])}
+        return [int(n) for n in numbers if _MARGIN * ends[self.seconds[n]] <= self.now.left]
+
+    def blend(self, numbers: Sequence[int]) -> float:
+        """Expected logarithm of the loss of a blend; of no run, a little worse than the worst candidate."""
+        if not numbers:
+            return float(self.log_losses.max()) + 0.5
+        key = frozenset(numbers)
+        if key not in self._blends:
+            rows = sorted(key)
+            self._blends[key] = blend_log_loss(self.covariance[np.ix_(rows, rows)])
+        return self._blends[key]
+
+    def with_one_more(self, numbers: Sequence[int], others: Sequence[int]) -> Floats:
+        """As `blend` with each of several others added."""
+        if not numbers:
+            return self.log_losses[list(others)]
+        return blends_with_one_more(self.covariance, numbers, others)
+
+    def extend(self, first: int | None) -> list[Planned]:
+        """Choose runs while one fits and is worth its time; `first` is taken in any case."""
+        slots, numbers, counts = Slots(self.now.free), list(self.chosen), self.counts.copy()
+        added = list[int]()
+        while len(added) < self.now.most:
+            best = self._best(slots, numbers, counts) if first is None else first
+            if best is None:
+                break
+            first = None
+            numbers.append(best)
+            added.append(best)
+            counts[self.family[best]] += 1
+            slots.add(self.now.num_folds, self.seconds[best])
+        ordered = self._in_order(sorted(added))
+        return ordered if all(map(self._is_in_time, ordered)) else self._as_it_is(added)
+
+    def _best(self, slots: Slots, numbers: list[int], counts: NDArray[np.int64]) -> int | None:
+        """The run that takes most off the blend's loss for each second, of those that end in time."""
+        fitting = self.fitting(slots, counts)
+        if not fitting:
+            return None
+        gains = self.blend(numbers) - self.with_one_more(numbers, fitting)
+        if gains.max() <= _LEAST:
+            return None
+        return fitting[_first_of_best(np.where(gains > _LEAST, gains / self.seconds[fitting], 0.0))]
+
+    def _is_in_time(self, planned: Planned) -> bool:
+        return _MARGIN * planned.ends <= self.now.left
+
+    def _as_it_is(self, added: list[int]) -> list[Planned]:
+        """The plan in the order in which its runs were added, in which they all end in time."""
+        slots, numbers, plan = Slots(self.now.free), list(self.chosen), list[Planned]()
+        for number in added:
+            numbers.append(number)
+            ends = slots.add(self.now.num_folds, self.seconds[number])
+            plan.append(self._planned(number, numbers, ends))
+        return plan
+
+    def _in_order(self, left: list[int]) -> list[Planned]:
+        """Runs in the order of what they take off the loss for each second."""
+        numbers, slots, ordered, left = list(self.chosen), Slots(self.now.free), list[Planned](), list(left)
+        while left:
+            gains = self.blend(numbers) - self.with_one_more(numbers, left)
+            best = left.pop(_first_of_best(gains / self.seconds[left]))
+            numbers.append(best)
+            ends = slots.add(self.now.num_folds, self.seconds[best])
+            ordered.append(self._planned(best, numbers, ends))
+        return ordered
+
+    def _planned(self, number: int, numbers: list[int], ends: float) -> Planned:
+        loss, blend = float(np.exp(self.log_losses[number])), float(np.exp(self.blend(numbers)))
+        return Planned(self.every[number], loss, blend, self.seconds[number] * self.now.num_folds, ends)
+
+    def cost(self, plan: list[Planned]) -> float:
+        """What a plan is judged by: the logarithm of the loss at the end, and a little of that on the way."""
+        at, level, area = 0.0, self.blend(self.chosen), 0.0
+        for one in plan:
+            ends = min(one.ends, self.now.left)
+            area, at, level = area + level * max(0.0, ends - at), max(at, ends), float(np.log(one.blend))
+        area += level * (self.now.left - at)
+        return level + _ON_THE_WAY * area / max(self.now.left, 1e-9)

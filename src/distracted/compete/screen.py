@@ -1,0 +1,356 @@
+"""Looks at what can be trained here: which weights there are, what each backbone costs, how its features do.
+
+Each input (a backbone at an image size) is measured once: seconds of training and prediction on this machine,
+and a probe on its frozen features, scored on folds that it has not seen. The cheapest come first; what would
+take more than a share of the time is left out, and said.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from distracted.compete.candidates import FROZEN, Candidate, Input, all_candidates
+from distracted.compete.times import Speed
+from distracted.compete.value import Evidence
+from distracted.data.picture_sets import Images
+from distracted.errors import ConfigError, DistractedError, WeightsError, first_line
+from distracted.files import sha256_json, write_json
+from distracted.metrics import log_losses
+from distracted.models.weights import find_weights
+from distracted.predictions.store import Store
+from distracted.progress import Progress
+from distracted.schema import RunConfig
+from distracted.training.advise_settings import Probed, with_even_classes
+from distracted.training.context import FoldContext
+from distracted.training.feed import pretrained_features
+from distracted.training.metrics_log import Tracker
+from distracted.training.resolve import Resolved, resolve
+from distracted.training.stopwatch import time_prediction, time_training
+
+_log = logging.getLogger(__name__)
+
+#: Share of the time that screening may take.
+SHARE = 0.12
+_VERSION = 1  # of the file
+_STEP = 32  # sizes in pixels are multiples of it
+_SMALLER, _LARGER = 0.57, 1.43
+_UNEVEN = 1.25  # the largest class against the smallest: from here on classes can be drawn equally often
+
+#: Returns the config of a model with further settings, as SET= takes them.
+Configs = Callable[[str, Sequence[str]], RunConfig]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """One input's measurements.
+
+    Attributes:
+        losses: Mean log loss of the probe on each fold, (num_folds,); even: the same with classes that count
+            equally.
+        seconds: Time of the measurement.
+        config_hash: Of the config that it was made with.
+    """
+
+    input: Input
+    speed: Speed
+    losses: tuple[float, ...]
+    even: tuple[float, ...]
+    seconds: float
+    config_hash: str
+
+    def as_json(self) -> dict[str, Any]:
+        speed = {"train": dict(self.speed.train), "predict": self.speed.predict, "fit": self.speed.fit}
+        size = {"model": self.input.model, "size": self.input.size, "own": self.input.own}
+        scores = {"losses": self.losses, "even": self.even}
+        return {**size, "speed": speed, **scores, "seconds": self.seconds, "config_hash": self.config_hash}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Screened":
+        one = Input(value["model"], value["size"], value["own"])
+        speed, losses = Speed(**value["speed"]), tuple(value["losses"])
+        return cls(one, speed, losses, tuple(value["even"]), value["seconds"], value["config_hash"])
+
+
+@dataclass
+class Screen:
+    """All measurements, and what was left out.
+
+    Attributes:
+        counts: Scored images of each class and fold, (num_folds, num_classes).
+        left_out: Why, by model or input.
+    """
+
+    counts: NDArray[np.int64]
+    inputs: list[Screened] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def candidates(self, fixed: Sequence[str] = ()) -> list[Candidate]:
+        """All runs with these inputs; see `all_candidates`."""
+        recipes = {one.input: {FROZEN, *one.speed.train} for one in self.inputs}
+        every = all_candidates(recipes, uneven=True, fixed=fixed)
+        return [candidate for candidate in every if candidate.recipe in recipes[candidate.input]]
+
+    def evidence(self, hidden: Collection[int] = ()) -> Evidence:
+        """The probes' scores without some folds' rows."""
+        seen = [fold for fold in range(len(self.counts)) if fold not in hidden]
+        of_class = self.counts[seen].sum(axis=0)
+
+        def mean(losses: Sequence[float]) -> float:
+            return float(np.average([losses[fold] for fold in seen], weights=self.counts[seen].sum(axis=1)))
+
+        probes = {(one.input, False): mean(one.losses) for one in self.inputs}
+        if of_class.max() > _UNEVEN * max(1, of_class.min()):
+            probes |= {(one.input, True): mean(one.even) for one in self.inputs}
+        return Evidence(probes)
+
+
+def screen(
+    store: Store,
+    configs: Configs,
+    models: Sequence[str],
+    *,
+    path: Path,
+    seconds: float,
+    num_threads: int,
+    device: torch.device | None = None,
+    fixed: Sequence[str] = (),
+    tick: Callable[[], None] = lambda: None,
+    progress: Progress,
+) -> Screen:
+    """Measure inputs, those of the cheapest backbones first; what was measured before is not repeated.
+
+    Args:
+        path: Where the measurements are kept.
+        seconds: Time that is left; the first input is measured in any case.
+        num_threads: Threads of a job; training and prediction are timed with as many.
+        device: That of the jobs; None: as `runtime.device` says.
+        fixed: Keys of settings that the user has given.
+        tick: Called now and then.
+
+    Raises:
+        ConfigError: nothing can be trained: no model has pretrained weights here.
+    """
+    screener = _Screener(store, configs, path, num_threads, device, progress)
+    start, spend = time.monotonic(), SHARE * seconds
+    with _said_once():
+        resolved = screener.resolve(models)
+        if not resolved:
+            raise ConfigError(f"MODELS: no pretrained weights to begin with ({screener.reasons})")
+        for one in _in_turn(resolved, fixed):
+            tick()
+            expected = screener.expect(one)
+            in_time = time.monotonic() - start + expected <= spend or not screener.screen.inputs
+            if in_time or screener.knows(one):
+                screener.measure(one)
+            else:
+                why = f"its measurement would take about {expected:.0f} s, more than is left for that"
+                screener.screen.left_out[str(one)] = why
+    if not screener.screen.inputs:
+        raise ConfigError(f"nothing can be trained here: {screener.reasons}")
+    return screener.screen
+
+
+def _in_turn(resolved: Mapping[str, Resolved], fixed: Sequence[str]) -> Iterator[Input]:
+    """The inputs to measure: each backbone's own size, then smaller and larger ones."""
+    own = {model: int(config.config.model.image_size) for model, config in resolved.items()}
+    yield from (Input(model, size) for model, size in own.items())
+    if "model.image_size" in fixed:
+        return
+    for share in (_SMALLER, _LARGER):
+        for model, size in own.items():
+            other = _STEP * max(1, round(share * size / _STEP))
+            if other != size:
+                yield Input(model, other, own=False)
+
+
+class _Screener:
+    def __init__(
+        self,
+        store: Store,
+        configs: Configs,
+        path: Path,
+        num_threads: int,
+        device: torch.device | None,
+        progress: Progress,
+    ) -> None:
+        self._store, self._configs, self._path, self._progress = store, configs, path, progress
+        self._num_threads, self._device = num_threads, device
+        folds = store.folds
+        self._images = Images.to_train(store.competition)
+        made_for = [_VERSION, store.competition.index_hash, folds.hash, num_threads, str(device)]
+        self._key = sha256_json(made_for)
+        self._known = self._read()
+        rows = [folds.labels[folds.valid(fold)] for fold in range(folds.num_folds)]
+        counts = [np.bincount(labels, minlength=store.competition.num_classes) for labels in rows]
+        self.screen = Screen(np.array(counts))
+
+    def resolve(self, models: Sequence[str]) -> dict[str, Resolved]:
+        """The models that have pretrained weights, cheapest first by the size of their inputs and weights."""
+        resolved = {}
+        for model in dict.fromkeys(models):
+            try:
+                config = self._configs(model, [f"recipe={FROZEN}"])
+                found = resolve(config, num_folds=self._store.folds.num_folds, device=self._device)
+            except (WeightsError, ConfigError) as error:
+                self._leave_out(model, first_line(error))
+                continue
+            if found.weights.pretrained:
+                resolved[model] = found
+            else:
+                self._leave_out(model, "it has random weights, which frozen features tell nothing of")
+        return resolved
+
+    def _leave_out(self, name: str, why: str) -> None:
+        self.screen.left_out[name] = why
+        _log.warning("%s: left out; %s", name, why)
+
+    def knows(self, one: Input) -> bool:
+        """Whether it was measured before, with the same config."""
+        known = self._known.get(one)
+        return known is not None and known.config_hash == self._resolved(one, FROZEN).config.hash
+
+    def expect(self, one: Input) -> float:
+        """Expected seconds of a measurement: as the model's others by pixels, else as the slowest so far."""
+        measured = self.screen.inputs
+        same = [other for other in measured if other.input.model == one.model]
+        if same:
+            return same[0].seconds * (one.size / same[0].input.size) ** 2
+        return max((other.seconds for other in measured), default=0.0)
+
+    def measure(self, one: Input) -> None:
+        """Time an input, and fit the probe; a failure leaves it out."""
+        if self.knows(one):
+            self.screen.inputs.append(self._known[one])
+            return
+        start = time.monotonic()
+        try:
+            config_hash = self._resolved(one, FROZEN).config.hash
+            speed = self._time(one)
+            losses, even, fit = self._probe(one)
+        except DistractedError as error:
+            self._leave_out(str(one), first_line(error))
+            return
+        seconds = time.monotonic() - start
+        measured = Screened(one, replace(speed, fit=fit), losses, even, seconds, config_hash)
+        self.screen.inputs.append(measured)
+        self._known[one] = measured
+        self._write()
+        _log.info(
+            "%s: probe %.4f in %.0f s",
+            one,
+            np.average(losses, weights=self.screen.counts.sum(axis=1)),
+            seconds,
+        )
+
+    @property
+    def reasons(self) -> str:
+        """Why each was left out."""
+        return "; ".join(f"{name}: {why}" for name, why in self.screen.left_out.items())
+
+    def _resolved(self, one: Input, recipe: str) -> Resolved:
+        size = [] if one.own else [f"model.image_size={one.size}"]
+        config = self._configs(one.model, [f"recipe={recipe}", *size])
+        return resolve(config, num_folds=self._store.folds.num_folds, device=self._device)
+
+    def _context(self, resolved: Resolved, label: str) -> FoldContext:
+        return FoldContext(
+            resolved,
+            fold=0,
+            competition=self._store.competition,
+            folds=self._store.folds,
+            cache=self._store.workspace.cache(self._store.competition.name),
+            tracker=Tracker(),
+            label=label,
+            progress=self._progress,
+        )
+
+    def _time(self, one: Input) -> Speed:
+        """Seconds of training, by recipe, and of prediction."""
+        same = next((other for other in self.screen.inputs if other.input.model == one.model), None)
+        if same is not None:  # by pixels
+            more = (one.size / same.input.size) ** 2
+            train = {recipe: seconds * more for recipe, seconds in same.speed.train.items()}
+            return Speed(train, same.speed.predict * more, 0.0)
+        recipes = dict.fromkeys(c.recipe for c in all_candidates([one], uneven=False) if not c.is_frozen)
+        train = dict[str, float]()
+        with _threads(self._num_threads):
+            for recipe in recipes:
+                try:
+                    train[recipe] = time_training(self._context(self._resolved(one, recipe), str(one)))
+                except ConfigError as error:  # it may freeze more layers than the network has
+                    self._leave_out(f"{one}, recipe {recipe}", first_line(error))
+            frozen = self._context(self._resolved(one, FROZEN), str(one))
+            return Speed(train, time_prediction(frozen), 0.0)
+
+    def _probe(self, one: Input) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+        """The probe's log loss on each fold, that with even classes, and the seconds of one fit."""
+        resolved, folds = self._resolved(one, FROZEN), self._store.folds
+        cache = self._store.workspace.cache(self._store.competition.name)
+        [features] = pretrained_features(resolved, [self._images], cache, self._progress)
+        start = time.perf_counter()
+        with threadpool_limits(self._num_threads, user_api="blas"):
+            probed = Probed.of(features, folds)
+        fit = (time.perf_counter() - start) / folds.num_folds
+        even = with_even_classes(probed.log_probs, folds)
+        return self._by_fold(probed.log_probs), self._by_fold(even), fit
+
+    def _by_fold(self, log_probs: NDArray[np.float64]) -> tuple[float, ...]:
+        folds = self._store.folds
+        rows = [folds.valid(fold) for fold in range(folds.num_folds)]
+        return tuple(float(log_losses(log_probs[of_fold], folds.labels[of_fold]).mean()) for of_fold in rows)
+
+    def _read(self) -> dict[Input, Screened]:
+        try:
+            kept = json.loads(self._path.read_text())
+            if kept["key"] != self._key:
+                _log.info("%s: measured for other data, folds or threads; measured again", self._path)
+                return {}
+            return {one.input: one for one in map(Screened.from_json, kept["inputs"])}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("%s: not readable (%s); measured again", self._path, first_line(error))
+            return {}
+
+    def _write(self) -> None:
+        write_json(self._path, {"key": self._key, "inputs": [one.as_json() for one in self._known.values()]})
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Within this block a message about weights is logged once: configs of one backbone are many."""
+    said = set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in said
+        said.add(text)
+        return is_new
+
+    logger = logging.getLogger(find_weights.__module__)
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with a number of threads in this block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,90 @@
+"""The plan as a file: it is read as it was written, an edit is noticed, and a faulty one is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distracted.compete.entries import Entry, Plan, read_plan, write_plan
+from distracted.errors import ConfigError
+
+MODELS = ("resnet50", "vgg16")
+
+
+def read(path: Path) -> Plan:
+    return read_plan(path, num_folds=3, models=MODELS)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A written plan."""
+    entries = [
+        Entry("a", "resnet50", "recipe=full", (0, 1, 2), "done", 1.5, 0.25, 0.25, "why: this"),
+        Entry("b", "vgg16", "recipe=features model.image_size=64", (1,), "planned"),
+    ]
+    write_plan(
+        tmp_path / "plan.yaml", Plan(entries, {1: {"a": [0, 1]}, 2: {}}, (["a"], ["a", "b"]), extend=False)
+    )
+    return tmp_path / "plan.yaml"
+
+
+def test_a_plan_is_read_as_it_was_written(path: Path) -> None:
+    plan = read(path)
+    assert [entry.run for entry in plan.entries] == ["a", "b"]
+    assert plan.entries[0] == Entry(
+        "a", "resnet50", "recipe=full", (0, 1, 2), "done", 1.5, 0.25, 0.25, "why: this"
+    )
+    assert plan.trials == {1: {"a": [0, 1]}, 2: {}} and plan.choices == (["a"], ["a", "b"])
+    assert not plan.extend and not plan.is_edited
+
+
+def test_no_file_is_an_empty_plan(tmp_path: Path) -> None:
+    assert read(tmp_path / "plan.yaml") == Plan()
+
+
+def test_an_edit_is_noticed_and_a_comment_is_none(path: Path) -> None:
+    path.write_text("# mine\n" + path.read_text())
+    assert not read(path).is_edited
+    path.write_text(path.read_text().replace("run: b", "run: c"))
+    plan = read(path)
+    assert plan.is_edited and plan.entries[1].run == "c"
+
+
+def test_a_person_need_not_write_all_keys(path: Path) -> None:
+    path.write_text("runs:\n- run: resnet50\n- {run: mine, model: vgg16, set: training.seed=1}\n")
+    plan = read(path)
+    assert plan.is_edited and plan.extend
+    assert plan.entries[0] == Entry("resnet50", "resnet50", "", (0, 1, 2))
+    assert plan.entries[1] == Entry("mine", "vgg16", "training.seed=1", (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"runs": None}, ["expected `runs`"]),
+        ({"more": 1}, ["unknown key 'more'"]),
+        ({"extend": "perhaps"}, ["extend", "perhaps"]),
+        ({"trials": [1]}, ["trials"]),
+        ({"choices": [["a"]]}, ["choices", "two lists"]),
+        ({"runs": [{"model": "vgg16"}]}, ["runs[0]", "`run`"]),
+        ({"runs": [{"run": "x", "model": "resnet51"}]}, ["runs[0] (x)", "'resnet51'", "configs/models"]),
+        ({"runs": [{"run": "x"}]}, ["runs[0] (x)", "'x'"]),
+        ({"runs": [{"run": "vgg16", "epochs": 3}]}, ["runs[0] (vgg16)", "'epochs'"]),
+        ({"runs": [{"run": "vgg16", "by": [3]}]}, ["by", "0 to 2", "[3]"]),
+        ({"runs": [{"run": "vgg16", "by": []}]}, ["by"]),
+        ({"runs": [{"run": "vgg16", "state": "soon"}]}, ["state", "'soon'"]),
+        ({"runs": [{"run": "vgg16", "minutes": "long"}]}, ["minutes", "'long'"]),
+        ({"runs": [{"run": "vgg16"}, {"run": "vgg16"}]}, ["vgg16 is there twice"]),
+    ],
+)
+def test_faulty_plans_are_refused(path: Path, change: dict[str, object], parts: list[str]) -> None:
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    assert all(part in str(error.value) for part in [str(path), *parts])
+
+
+def test_a_file_that_is_no_yaml_is_refused(path: Path) -> None:
+    path.write_text("runs: [\n")
+    with pytest.raises(ConfigError, match=r"plan\.yaml: not readable YAML.*remove the file"):
+        read(path)

@@ -3,10 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.live import Live
@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Measure, screen, plan, train, blend and submit within HOURS; the same command goes on after a stop."""
     from distracted.compete.begin import JobMaker, begin_campaign, model_and_settings
-    from distracted.compete.blending import NAME, Blender
+    from distracted.compete.blending import BLENDS, NAME, Blender, read_blends
     from distracted.compete.clock import Clock
     from distracted.compete.entries import read_plan
     from distracted.compete.run import Competing, Reserve
@@ -122,6 +122,7 @@ def main(
         campaign = begin_campaign(
             store,
             screened,
+            config_of,
             make_job=make_job,
             clock=clock,
             reserve=reserve,
@@ -151,7 +152,7 @@ def main(
             f"HOURS={hours}: no run was finished in that time, so that nothing is blended; what was begun is "
             "kept, and more HOURS go on with it"
         )
-    say_end(blend.last, campaign, clock, store.workspace.plan(name))
+    say_end(blend.last, read_blends(folder / BLENDS), campaign, clock, store.workspace.plan(name))
     if send:
         own = " ".join(text for text in settings if text.startswith("runtime"))
         submit.main(name=NAME, send=True, data=data, set=own, root=root)
@@ -186,7 +187,13 @@ def show_screen(screened: "Screen") -> None:
         console.say(f"left out: {what}: {why}")
 
 
-def say_end(last: "Blended", campaign: "Campaign", clock: "Clock", plan: Path) -> None:
+def say_end(
+    last: "Blended",
+    blends: Sequence[Mapping[str, Any]],
+    campaign: "Campaign",
+    clock: "Clock",
+    plan: Path,
+) -> None:
     """Print the headline, where everything is, and what comes next."""
     ensemble, search = last.ensemble, campaign.search()
     title, interval = ensemble.metric.title, ensemble.interval
@@ -194,6 +201,17 @@ def say_end(last: "Blended", campaign: "Campaign", clock: "Clock", plan: Path) -
         [name, f"{score:.4f}", f"{ensemble.weights[name]:.3f}"] for name, score in ensemble.scores.items()
     ]
     console.table("members", ["run", f"OOF {title}", f"weight ({ensemble.blender}, all folds)"], rows)
+    rows = [
+        [
+            f"{line['seconds'] / 60:.1f}",
+            f"{line['log_loss']:.4f}",
+            f"{line['expected']['mean']:.4f}",
+            ", ".join(run for run in line["members"] if run not in before),
+        ]
+        for before, line in zip([[], *(line["members"] for line in blends)], blends, strict=False)
+    ]
+    columns = ["minute", "cross-fitted log loss", "expected log loss", "new members"]
+    console.table("the blend as it grew", columns, rows)
     console.say(
         f"{ensemble.name}: cross-fitted {title} {interval.mean:.4f} (95% over subjects {interval.low:.4f} to "
         f"{interval.high:.4f}; class prior {ensemble.prior:.4f}). It pays for all choices: "

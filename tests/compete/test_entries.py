@@ -1,5 +1,6 @@
 """The plan as a file: it is read as it was written, an edit is noticed, and a faulty one is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ def test_a_person_need_not_write_all_keys(path: Path) -> None:
     assert plan.is_edited and plan.extend
     assert plan.entries[0] == Entry("resnet50", "resnet50", "", (0, 1, 2))
     assert plan.entries[1] == Entry("mine", "vgg16", "training.seed=1", (0, 1, 2))
+
+
+def test_runs_that_were_not_chosen_are_planned_again(path: Path) -> None:
+    plan = read(path)
+    assert [entry.run for entry in plan.without_outlook().entries] == ["a", "b"]
+    write_plan(path, replace(plan, choices=(["a"], ["a"])))
+    assert [entry.run for entry in read(path).without_outlook().entries] == ["a"]
+
+
+def test_a_persons_runs_stay_when_the_plan_is_written_again(path: Path) -> None:
+    path.write_text("runs:\n- run: resnet50\n- {run: mine, model: vgg16}\n")
+    plan = read(path).without_outlook()
+    assert plan.choices == (["resnet50", "mine"], ["resnet50", "mine"])
+    write_plan(path, plan)  # as when the first run begins; then it is killed
+    again = read(path)
+    assert not again.is_edited
+    assert [entry.run for entry in again.without_outlook().entries] == ["resnet50", "mine"]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_steps_can_be_taken_on_such_a_blend(store: Store) -> None:
 @pytest.mark.usefixtures("members")
 def test_the_search_is_told_in_each_manifest(store: Store) -> None:
     blend_runs(store, by_fold=BY_FOLD, name="mixed", search={"num_candidates": 7})
-    assert [store.manifest("mixed", fold).details["search"] for fold in range(3)] == [
+    assert [store.manifest("mixed", fold).config["search"] for fold in range(3)] == [
         {"num_candidates": 7}
     ] * 3
     assert blend_command(store, "mixed") == "make compete"

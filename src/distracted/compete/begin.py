@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from distracted.compete.campaign import Campaign, two_groups
-from distracted.compete.candidates import NUM_SEEDS
+from distracted.compete.candidates import NUM_SEEDS, Candidate
 from distracted.compete.clock import Clock
 from distracted.compete.entries import read_plan, write_plan
 from distracted.compete.results import StoredResults
 from distracted.compete.run import Reserve
-from distracted.compete.screen import Screen
+from distracted.compete.screen import Configs, Screen
 from distracted.compete.times import Times
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, DistractedError
+from distracted.jobs.begun import resolve_run
 from distracted.jobs.grid import Engine, Job, plan_jobs, room_for
 from distracted.predictions.store import Store
 from distracted.schema import RuntimeConfig
@@ -51,6 +52,7 @@ class JobMaker:
 def begin_campaign(
     store: Store,
     screened: Screen,
+    configs: Configs,
     *,
     make_job: JobMaker,
     clock: Clock,
@@ -74,9 +76,6 @@ def begin_campaign(
     plan = read_plan(path, num_folds=num_folds, models=models).without_outlook()
     if plan.is_edited and plan.entries:
         _log.info("%s was edited: its runs are trained as they stand there", path)
-    for entry in plan.entries:
-        if entry.state == "failed":  # it may have been the disk
-            entry.state = "running"
     num_held_out = len(store.folds.scored) // num_folds
     times = Times(
         {one.input: one.speed for one in screened.inputs},
@@ -92,8 +91,14 @@ def begin_campaign(
             f"used, and the least, a head on frozen features and its submission, takes about "
             f"{least / 60:.1f} more; HOURS={max(1, math.ceil(enough / 60))}m would do"
         )
+    known = {entry.run for entry in plan.entries}
+    candidates = [
+        candidate
+        for candidate in screened.candidates(fixed)
+        if candidate.name in known or not _is_taken(store, configs, candidate)
+    ]
     campaign = Campaign(
-        screened.candidates(fixed),
+        candidates,
         plan,
         StoredResults(store, screened.evidence),
         times,
@@ -111,6 +116,21 @@ def begin_campaign(
 
     campaign.changed = write
     return campaign
+
+
+def _is_taken(store: Store, configs: Configs, candidate: Candidate) -> bool:
+    """Whether a candidate's name belongs to a run of other settings that is there already."""
+    if not store.finished_folds(candidate.name):
+        return False
+    try:
+        config = configs(candidate.input.model, candidate.overrides)
+        hashes = {manifest.config_hash for manifest in store.manifests(candidate.name)}
+        taken = hashes != {resolve_run(store, config, candidate.name).config.hash}
+    except DistractedError:
+        taken = True
+    if taken:
+        _log.warning("%s: left out, there is a run of that name with other settings", candidate.name)
+    return taken
 
 
 def model_and_settings(campaign: Campaign, run: str) -> tuple[str, str]:

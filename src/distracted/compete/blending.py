@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,16 @@ class Blender:
     blended: Callable[[Blended], None]
     progress: Progress
     last: Blended | None = None
+    _calibrated: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, offered: Sequence[Sequence[str]]) -> float:
         """Blend, write the submission, and note the scores; returns the seconds that it took."""
-        self.last = blend_finished(self.store, offered, search=self.search(), progress=self.progress)
+        given: dict[str, Any] = {
+            "calibrated": self._calibrated,
+            "search": self.search(),
+            "progress": self.progress,
+        }
+        self.last = blend_finished(self.store, offered, **given)
         folder = self.store.workspace.compete(self.store.competition.name)
         note_blend(folder / BLENDS, self.last, used=self.clock.used)
         self.blended(self.last)
@@ -67,7 +73,12 @@ class Blender:
 
 
 def blend_finished(
-    store: Store, offered: Sequence[Sequence[str]], *, search: Mapping[str, Any], progress: Progress
+    store: Store,
+    offered: Sequence[Sequence[str]],
+    *,
+    calibrated: dict[str, str],
+    search: Mapping[str, Any],
+    progress: Progress,
 ) -> Blended:
     """Blend finished runs and write the submission.
 
@@ -76,6 +87,7 @@ def blend_finished(
 
     Args:
         offered: Finished runs by fold, at least one each.
+        calibrated: The calibrated runs by run; those that are missing are made and added.
         search: How they were chosen, for the manifests.
     """
     start = time.monotonic()
@@ -83,7 +95,9 @@ def blend_finished(
     variants = {run: [run] for run in runs}
     if store.folds.num_folds >= MIN_FOLDS:
         for run in runs:
-            variants[run].append(derive_run(store, Calibrate(), [run]).name)
+            if run not in calibrated:
+                calibrated[run] = derive_run(store, Calibrate(), [run]).name
+            variants[run].append(calibrated[run])
     names = [name for of_run in variants.values() for name in of_run]
     sources = open_sources(store, [store.find_run(name) for name in names])
     choices = [[name for run in of_fold for name in variants[run]] for of_fold in offered]

@@ -89,7 +89,12 @@ class Campaign:
         for entry in self.plan.entries:
             if (candidate := _with_seed(self.candidates, entry.run)) is not None:
                 self.known[entry.run] = candidate
-        if self.plan.trials:  # of an earlier command
+        for entry in self.plan.entries:  # a killed command may not have noted the last ends
+            if self.is_done(entry.run):
+                self._finish(entry)
+            elif entry.state in ("done", "failed"):  # removed since, or to be tried again
+                entry.state = "running"
+        if self.plan.trials:
             self._begin_rung(max(self.plan.trials))
 
     # What the engine asks
@@ -159,10 +164,13 @@ class Campaign:
             return
         if ended.state == "failed":
             entry.state, entry.why = "failed", ended.reason
-        elif self.is_done(entry.run) and entry.state != "done":
-            entry.state, entry.minutes = "done", self.results.seconds(entry.run) / 60
-            entry.loss = self.results.loss(entry.run)
+        elif self.is_done(entry.run):
+            self._finish(entry)
         self.changed()
+
+    def _finish(self, entry: Entry) -> None:
+        entry.state, entry.minutes = "done", self.results.seconds(entry.run) / 60
+        entry.loss = self.results.loss(entry.run)
 
     # What comes next
 
@@ -238,8 +246,8 @@ class Campaign:
             entry.by = tuple(sorted({*entry.by, *group}))
             return
         entry = self._entry(planned, group, why)
-        if self.is_done(entry.run):
-            entry.state = "done"
+        if self.is_done(entry.run):  # it was trained by hand
+            self._finish(entry)
         self.plan.entries.append(entry)
 
     @staticmethod
@@ -256,11 +264,10 @@ class Campaign:
         The other group's runs are left out, since it may have chosen them by labels of this one; so are the
         last ones chosen, finished or not, since that may depend on how many runs the other group chose.
         """
-        chosen = self._chosen_by(group)
         return Situation(
             [candidate for candidate in self.candidates if not self._has_failed(candidate)],
-            self.results.evidence(group, chosen[: len(chosen) - self._lag], self._tried_by(group)),
-            chosen,
+            self.results.evidence(group, self._known_to(group), self._tried_by(group)),
+            self._chosen_by(group),
             self.times.seconds,
             self._free(),
             self.ends() - self.now(),
@@ -275,15 +282,15 @@ class Campaign:
         runs = [entry.run for entry in entries if entry.state != "failed"]
         return [self.known[run] for run in runs if run in self.known]
 
-    @property
-    def _lag(self) -> int:
-        """The number of runs chosen last that do not count as finished when the next is chosen."""
-        return 1 + self.num_slots // self.num_folds
+    def _known_to(self, group: tuple[int, ...]) -> list[Candidate]:
+        """The runs that a group chose, without the last ones: they may run when the next is chosen."""
+        chosen = self._chosen_by(group)
+        lag = 1 + self.num_slots // self.num_folds
+        return chosen[: max(0, len(chosen) - lag)]
 
     def _are_finished(self, group: tuple[int, ...]) -> bool:
         """Whether the runs that count for a group's next choice are finished."""
-        chosen = self._chosen_by(group)
-        return all(self.is_done(one.name) for one in chosen[: len(chosen) - self._lag])
+        return all(self.is_done(candidate.name) for candidate in self._known_to(group))
 
     def _tried_by(self, group: tuple[int, ...]) -> dict[Candidate, int]:
         """The short fits that a group asked for, and the epochs up to which it did."""

@@ -79,10 +79,13 @@ class Plan:
     is_edited: bool = False
 
     def without_outlook(self) -> "Plan":
-        """The plan without the runs that were not chosen yet; of an edited one all are."""
+        """The plan of the runs that were chosen; in an edited one a person has chosen all that are there."""
         chosen = {run for runs in self.choices for run in runs}
+        if self.is_edited:
+            added = [entry.run for entry in self.entries if entry.run not in chosen]
+            return replace(self, choices=([*self.choices[0], *added], [*self.choices[1], *added]))
         entries = [entry for entry in self.entries if entry.state != "planned" or entry.run in chosen]
-        return self if self.is_edited else replace(self, entries=entries)
+        return replace(self, entries=entries)
 
     def find(self, run: str) -> Entry | None:
         return next((entry for entry in self.entries if entry.run == run), None)

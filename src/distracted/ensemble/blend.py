@@ -135,6 +135,8 @@ def blend_runs(
     member_sets = [tuple(of_fold) for of_fold in by_fold] or [tuple(names)] * num_folds
     if len(set(member_sets)) > 1:
         config["by_fold"] = [list(of_fold) for of_fold in member_sets]
+    if search is not None:  # the same members, chosen among more, are another blend
+        config["search"] = dict(search)
     alone = {run.name: score_run(store, run)[metric.name] for run in members}
     fit, blend = None, None if force else _stored_blend(store, name, members, config)
     if blend is not None:
@@ -164,7 +166,6 @@ def blend_runs(
             "num_candidates": sum(verdict.chosen_from for verdict in fit.verdicts),
             "on_all_folds": on_all_folds,
             "contributions": store_contributions(worth),
-            **({} if search is None else {"search": dict(search)}),
         }
         with store.hold(name):
             _write(store, name, members, config, blended, shared)
@@ -175,7 +176,7 @@ def blend_runs(
 def blend_command(store: Store, blend: str) -> str:
     """The command that makes a stored blend again, of the same members with the same choice of blenders."""
     manifest = store.manifests(blend)[0]
-    if "search" in manifest.details:
+    if "search" in manifest.config:
         return "make compete"
     members, keys = manifest.parents, manifest.config["blenders"]
     command = f'make ensemble RUNS="{" ".join(parent.run for parent in members)}" NAME={blend}'

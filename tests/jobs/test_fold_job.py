@@ -15,6 +15,7 @@ from distracted.errors import CheckpointError, FoldsError, ImageError, StoreErro
 from distracted.jobs.fold import begin_again, is_to_redo, train_and_store, train_folds
 from distracted.predictions.job_state import mark_redo
 from distracted.predictions.store import Store
+from distracted.report.curves import read_curves
 from distracted.schema import DataConfig
 from distracted.stopping import Stop, Stopped
 from distracted.training.checkpoints import Checkpoints
@@ -66,6 +67,22 @@ def test_a_finished_fold_is_skipped_unless_forced(
     train_folds(store, configure(), run="tiny", folds=[0], force=True)
     forced = store.manifest("tiny", 0)
     assert forced.seconds != first.seconds and forced.valid_sha256 == first.valid_sha256
+
+
+@pytest.mark.slow
+def test_a_fold_that_stops_after_an_epoch_goes_on_to_the_same_bytes(
+    store: Store, configure: Configure
+) -> None:
+    resolved = configure("phases.scratch.epochs=3", "runtime.tracking=none")
+    whole = train_and_store(store, resolved, run="whole", fold=0)
+    with pytest.raises(Stopped, match="after epoch 1, as asked"):
+        train_and_store(store, resolved, run="tiny", fold=0, stop_after=1)
+    curves = read_curves(store.workspace.metrics("tiny", "tiny", 0), 0)
+    assert [epoch.number for epoch in curves.epochs] == [1] and curves.epochs[0].valid is not None
+    assert store.finished_folds("tiny") == []
+    resumed = train_and_store(store, resolved, run="tiny", fold=0)
+    assert (resumed.valid_sha256, resumed.test_sha256) == (whole.valid_sha256, whole.test_sha256)
+    assert resumed.details["num_resumed"] == 1
 
 
 @pytest.mark.slow

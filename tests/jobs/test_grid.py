@@ -8,7 +8,7 @@ import pytest
 
 from distracted.config import load_runtime_config
 from distracted.errors import ClusterError
-from distracted.jobs.grid import Ended, Job, judge, placement, plan_jobs
+from distracted.jobs.grid import Ended, Job, judge, placement, plan_jobs, room_for
 from distracted.jobs.local import Here
 from distracted.jobs.on_ray import OnRay
 from distracted.stopping import Stop
@@ -57,6 +57,33 @@ def test_the_resources_of_a_job(
     assert plan_jobs(todo[:1], runtimes, machine, num_all=num_jobs) == jobs[:1]  # whatever is finished
 
 
+def test_the_room_for_jobs() -> None:
+    assert room_for(Job("a", 0, 1), Machine(4, at_once=4)) == 4
+    assert room_for(Job("a", 0, 3), Machine(16, at_once=16)) == 5
+    assert room_for(Job("a", 0, 4), Machine(16, at_once=2)) == 2
+    assert room_for(Job("a", 0, 2, 0.5), Machine(8, num_gpus=1)) == 2
+    assert room_for(Job("a", 0, 8), Machine(4)) == 1  # a cluster may grow
+
+
+def test_jobs_that_are_added_while_others_run_run_too(tmp_path: Path) -> None:
+    """Each is added when the one before it has ended."""
+
+    def watch(ended: Sequence[Ended]) -> list[Job]:
+        new = len(ended) > len(seen)
+        seen[:] = ended
+        return [Job("a", len(ended))] if new and len(ended) < 3 else []
+
+    seen: list[Ended] = []
+    ended = Here(2).run(
+        [Job("a", 0)],
+        command=lambda job, device: [sys.executable, "-c", "pass"],
+        log=lambda job: tmp_path / f"{job.fold}.txt",
+        stop=Stop(),
+        watch=watch,
+    )
+    assert [one.job.fold for one in ended] == [0, 1, 2] and {one.state for one in ended} == {"done"}
+
+
 def test_a_jobs_end_follows_from_its_exit_code_and_its_log(tmp_path: Path) -> None:
     job, log = Job("a", 0), tmp_path / "log.txt"
     log.write_text("error: an older one\nerror: img_1.jpg: not an image\nmore\n")
@@ -95,7 +122,7 @@ def run_jobs(tmp_path: Path) -> Run:
             command=command,
             log=lambda job: tmp_path / "logs" / f"{job.run}{job.fold}.txt",
             stop=stop or Stop(),
-            watch=lambda ended: None,
+            watch=lambda ended: [],
         )
         return ended, events.read_text().splitlines()
 

@@ -16,7 +16,7 @@ from distracted.compete.candidates import EPOCHS, Candidate, Input
 
 Floats = NDArray[np.float64]
 
-# In logarithms of the log loss. The means are rough fits to 30 runs on three data sets (docs/compete.md); the
+# In logarithms of the log loss. The means are rough fits to the runs of docs/evidence_transfer.md; the
 # spreads are wide, so that the first finished runs decide.
 _TUNING = -1.4  # a tuned run of the usual epochs against the probe on its frozen features
 _SLOPE = 1.3  # how much of a difference between probes is left, and more, after tuning

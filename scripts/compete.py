@@ -1,17 +1,14 @@
 """make compete: a whole competition by itself; at any moment the best submission so far is on disk."""
 
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 import console
 import folds
@@ -26,8 +23,8 @@ from distracted.predictions.store import Store
 from distracted.report.status import fold_status
 from distracted.schema import RunConfig
 from grid import train_command
+from live import LiveTable
 from status import cell
-from terminal import can_redraw
 
 if TYPE_CHECKING:
     from distracted.compete.blending import Blended
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
 #: Backbones that differ, each with weights in a package or on the hub; those that cannot be had are left out.
 _MODELS = "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 resnet50 convnextv2_tiny"
 _MODELS_ON_GPU = f"{_MODELS} efficientnetv2_s caformer_s18 dinov3_small dinov3_base siglip2_base"
-_SHOW_EVERY, _LINE_EVERY = 2.0, 60.0
 _LONGEST = 10_000.0  # hours
 
 
@@ -102,9 +98,6 @@ def main(
         used = f"{clock.used / 60:.1f} of {clock.hours / 60:.0f} minutes used"
         console.say(f"{used}; {make_job.num_slots} jobs at a time")
         has_gpu = bool(engine.num_gpus) and runtime.device != "cpu"
-        read_plan(
-            store.workspace.plan(name), num_folds=store.folds.num_folds, models=known
-        )  # or an error now
         screened = screen(
             store,
             config_of,
@@ -123,10 +116,10 @@ def main(
             store,
             screened,
             config_of,
+            plan,
             make_job=make_job,
             clock=clock,
             reserve=reserve,
-            models=known,
             fixed=fixed,
             changed=board.plan_changed,
         )
@@ -163,9 +156,7 @@ def parse_hours(text: str) -> float:
     try:
         seconds = 3600 * float(text)
     except ValueError:
-        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-        parts = match.groups() if match else (0, 0, 0)
-        seconds = float(sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True)))
+        seconds = float(signals.in_seconds(text.strip()))
     if not 0 < seconds <= 3600 * _LONGEST:
         raise ConfigError(
             f"HOURS={text!r}: expected a time above 0: hours such as 8 or 1.5, or 1h30m, or 45m"
@@ -225,7 +216,7 @@ def say_end(
         console.say(f"begun, and not finished: {', '.join(begun)}; more HOURS go on with it")
 
 
-class Board:
+class Board(LiveTable):
     """The plan's runs and folds as a live table on a terminal; elsewhere a line now and then.
 
     Called with the jobs that have ended.
@@ -234,37 +225,20 @@ class Board:
     campaign: "Campaign"
 
     def __init__(self, store: Store, clock: "Clock") -> None:
+        super().__init__()
         self._store, self._clock = store, clock
-        self._live = Live(console=console.err, auto_refresh=False) if can_redraw() else None
-        self._shown = -_SHOW_EVERY
         self._num_told = 0  # jobs that have ended and were said
         self._told = ""  # the plan that was shown
         self._best = ""
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            signals.live.set()
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            signals.live.clear()
 
     def __call__(self, ended: "Sequence[Ended]") -> None:
         for one in ended[self._num_told :]:
             if one.state == "failed":
                 console.warn(f"{one.job}: failed: {one.reason}; the others go on")
         self._num_told = len(ended)
-        every = _SHOW_EVERY if self._live is not None else _LINE_EVERY
-        if time.monotonic() - self._shown < every:
-            return
-        self._shown = time.monotonic()
-        if self._live is None:
-            console.err.print(Text(self._summary()))
-        else:
-            self._live.update(self._table(), refresh=True)
+        if self.is_due():
+            summary = self._summary()
+            self.redraw(summary, lambda: self._table(summary))
 
     def blended(self, made: "Blended") -> None:
         """Say what the new blend scores."""
@@ -312,8 +286,8 @@ class Board:
         share = self.campaign.results.share(run, fold)
         return f" ({share:.0%})" if share else ""
 
-    def _table(self) -> Table:
-        table, num_folds = Table(title=self._summary(), title_justify="left"), self._store.folds.num_folds
+    def _table(self, title: str) -> Table:
+        table, num_folds = Table(title=title, title_justify="left"), self._store.folds.num_folds
         for column in ["run", *(f"fold {fold}" for fold in range(num_folds)), "log loss"]:
             table.add_column(column, overflow="fold")
         runs = [entry.run for entry in self.campaign.plan.entries]

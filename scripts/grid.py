@@ -6,10 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import typer
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -23,13 +22,11 @@ from distracted.predictions.job_state import ANY_CONFIG, redo_of
 from distracted.predictions.store import Store
 from distracted.report.status import FoldStatus, fold_status
 from distracted.stopping import Stopped
+from live import LiveTable
 from status import cell
-from terminal import can_redraw
 from train import say_pooled
 
 _PATIENCE = 150.0  # seconds that a job waits for its fold's holder: a lost node's lock is taken over before
-_SHOW_EVERY = 2.0
-_LINE_EVERY = 60.0  # seconds between lines where there is no terminal
 
 
 def main(
@@ -151,50 +148,31 @@ def _folds(store: Store, text: str) -> list[int]:
         raise ConfigError(f"FOLDS={text!r}: expected numbers separated by spaces, such as '0 1'") from error
 
 
-class Board:
+class Board(LiveTable):
     """A live table of a grid's folds on a terminal; elsewhere a line for what changes. Used as a context.
 
     Called with the jobs that have ended; what runs is read from the folds' own files, wherever they run.
     """
 
     def __init__(self, store: Store, jobs: Sequence[Job]) -> None:
+        super().__init__()
         self._store, self._jobs = store, jobs
-        self._live = Live(console=console.err, auto_refresh=False) if can_redraw() else None
-        self._start, self._shown = time.monotonic(), -_SHOW_EVERY
+        self._start = time.monotonic()
         self._begun_with: float | None = None
         self._told: dict[Job, str] = {}
-        self._stops = False
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            signals.live.set()
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            signals.live.clear()
 
     def __call__(self, ended: Sequence[Ended]) -> Sequence[Job]:
         self._show(ended)
-        return ()
+        return ()  # a grid adds no jobs
 
     def _show(self, ended: Sequence[Ended]) -> None:
         for one in ended:
             self._tell(one.job, f"{one.state}{f': {one.reason}' if one.reason else self._score(one.job)}")
-        every = _SHOW_EVERY if self._live is not None else _LINE_EVERY
-        stops = bool(signals.stop.reason) and not self._stops  # is to be seen at once
-        self._stops = self._stops or stops
-        if not self._jobs or (time.monotonic() - self._shown < every and not stops):
+        if not self._jobs or not self.is_due():
             return
-        self._shown = time.monotonic()
         states = {job: self._status(job) for job in self._jobs}
         text = self._summary(states, ended)
-        if self._live is None:
-            console.err.print(Text(text))
-        else:
-            self._live.update(_table(states, text), refresh=True)
+        self.redraw(text, lambda: _table(states, text))
 
     def _tell(self, job: Job, text: str) -> None:
         """A line below which the table goes on, once."""

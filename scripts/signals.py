@@ -77,12 +77,17 @@ def time_limit(text: str) -> int:
     """TIME_LIMIT in seconds; 0 is none."""
     if not text:
         return 0
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    parts = match.groups() if match else (0, 0, 0)
-    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+    seconds = in_seconds(text)
     if not 0 < seconds <= _LONGEST:
         raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
     return seconds
+
+
+def in_seconds(text: str) -> int:
+    """A time such as 8h30m or 90s in seconds; 0 if it is none."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    parts = match.groups() if match else (0, 0, 0)
+    return sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
 
 
 def stop_with(parent: int) -> None:

@@ -99,7 +99,7 @@ def test_pairs_that_err_alike_lower_the_hope_in_blends() -> None:
 
 @st.composite
 def covariances(draw: st.DrawFn) -> np.ndarray:
-    """Of runs whose errors hang together as those of candidates do."""
+    """Covariances of the errors of some candidates."""
     numbers = draw(st.lists(st.sampled_from(range(len(CANDIDATES))), min_size=2, max_size=6, unique=True))
     losses = draw(st.lists(st.floats(0.02, 2.0), min_size=len(numbers), max_size=len(numbers)))
     return error_covariance([CANDIDATES[n] for n in numbers], np.log(losses), Evidence(PROBES))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from distracted.compete.campaign import Campaign, two_groups
 from distracted.compete.candidates import NUM_SEEDS, Candidate
 from distracted.compete.clock import Clock
-from distracted.compete.entries import read_plan, write_plan
+from distracted.compete.entries import Plan, write_plan
 from distracted.compete.results import StoredResults
 from distracted.compete.run import Reserve
 from distracted.compete.screen import Configs, Screen
@@ -53,27 +53,27 @@ def begin_campaign(
     store: Store,
     screened: Screen,
     configs: Configs,
+    plan: Plan,
     *,
     make_job: JobMaker,
     clock: Clock,
     reserve: Reserve,
-    models: Sequence[str],
     fixed: Sequence[str] = (),
     changed: Callable[[Campaign], None] = lambda campaign: None,
 ) -> Campaign:
-    """The campaign of a store, from its plan file if there is one.
+    """The campaign of a store, which goes on from a plan.
 
     Args:
-        models: Names in configs/models, which a plan may use.
+        plan: As it was read.
         fixed: Keys of settings that the user has given.
         changed: Called after each change of the plan; the file is written by then.
 
     Raises:
-        ConfigError: the plan file is not valid, or the time is too short for the cheapest run.
+        ConfigError: the time is too short for the cheapest run.
     """
     num_folds = store.folds.num_folds
     path = store.workspace.plan(store.competition.name)
-    plan = read_plan(path, num_folds=num_folds, models=models).without_outlook()
+    plan = plan.without_outlook()
     if plan.is_edited and plan.entries:
         _log.info("%s was edited: its runs are trained as they stand there", path)
     num_held_out = len(store.folds.scored) // num_folds

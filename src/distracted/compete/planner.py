@@ -1,4 +1,4 @@
-"""Which runs to train in the time that is left, and in which order: a plan for one fold's blend.
+"""Which runs to train in the time that is left, and in which order: a plan for one group of folds.
 
 The plan is for the lowest expected loss of the blend at the end, and among about equal ones for the lowest on
 the way: runs are added one after another by what they take off the loss for each second; the same is tried
@@ -41,7 +41,7 @@ class Planned:
     Attributes:
         loss: Its expected log loss.
         blend: Expected log loss of the blend with it and all runs before it.
-        seconds: Of all its jobs, one after another.
+        seconds: Seconds of all its jobs, one after another.
         ends: Seconds from now at which it ends.
     """
 
@@ -107,8 +107,8 @@ def make_plan(now: Situation) -> list[Planned]:
 def _first_of_best(rates: Floats) -> int:
     """The first of those that are about as good as the best.
 
-    Folds plan by different labels. Where several choices are about equal, an order that no label has a say in
-    lets them agree, so that fewer runs are trained for some folds alone.
+    The groups of folds plan by different labels. Where several choices are about equal, an order that no
+    label has a say in lets them agree, so that fewer runs are trained for one group alone.
     """
     return int(np.argmax(rates >= (1 - _EQUAL_RATES) * rates.max()))
 
@@ -167,10 +167,7 @@ class _Pool:
         self.chosen = [at[candidate] for candidate in chosen]
         self.log_losses = predict_log_losses(self.every, now.evidence)
         self.covariance = error_covariance(self.every, self.log_losses, now.evidence)
-        by_family = np.array([now.seconds(candidate) for candidate in numbers])
-        self.seconds = by_family[self.family]
-        for number in self.chosen:  # some of their jobs may be done
-            self.seconds[number] = now.seconds(self.every[number])
+        self.seconds = np.array([now.seconds(candidate) for candidate in numbers])[self.family]
         self._blends: dict[frozenset[int], float] = {}
 
     def fitting(self, slots: Slots, counts: NDArray[np.int64]) -> list[int]:
@@ -208,8 +205,9 @@ class _Pool:
             added.append(best)
             counts[self.family[best]] += 1
             slots.add(self.now.num_folds, self.seconds[best])
-        ordered = self._in_order(sorted(added))
-        return ordered if all(map(self._is_in_time, ordered)) else self._as_it_is(added)
+        ordered = self._as_plan(self._in_order(sorted(added)))
+        in_time = all(_MARGIN * planned.ends <= self.now.left for planned in ordered)
+        return ordered if in_time else self._as_plan(added)
 
     def _best(self, slots: Slots, numbers: list[int], counts: NDArray[np.int64]) -> int | None:
         """The run that takes most off the blend's loss for each second, of those that end in time."""
@@ -221,32 +219,25 @@ class _Pool:
             return None
         return fitting[_first_of_best(np.where(gains > _LEAST, gains / self.seconds[fitting], 0.0))]
 
-    def _is_in_time(self, planned: Planned) -> bool:
-        return _MARGIN * planned.ends <= self.now.left
+    def _in_order(self, left: list[int]) -> list[int]:
+        """Runs in the order of what they take off the loss for each second."""
+        ordered, left = list[int](), list(left)
+        while left:
+            numbers = [*self.chosen, *ordered]
+            gains = self.blend(numbers) - self.with_one_more(numbers, left)
+            ordered.append(left.pop(_first_of_best(gains / self.seconds[left])))
+        return ordered
 
-    def _as_it_is(self, added: list[int]) -> list[Planned]:
-        """The plan in the order in which its runs were added, in which they all end in time."""
+    def _as_plan(self, added: list[int]) -> list[Planned]:
+        """What is expected of runs that are trained in this order."""
         slots, numbers, plan = Slots(self.now.free), list(self.chosen), list[Planned]()
         for number in added:
             numbers.append(number)
+            loss, blend = float(np.exp(self.log_losses[number])), float(np.exp(self.blend(numbers)))
             ends = slots.add(self.now.num_folds, self.seconds[number])
-            plan.append(self._planned(number, numbers, ends))
+            seconds = self.seconds[number] * self.now.num_folds
+            plan.append(Planned(self.every[number], loss, blend, seconds, ends))
         return plan
-
-    def _in_order(self, left: list[int]) -> list[Planned]:
-        """Runs in the order of what they take off the loss for each second."""
-        numbers, slots, ordered, left = list(self.chosen), Slots(self.now.free), list[Planned](), list(left)
-        while left:
-            gains = self.blend(numbers) - self.with_one_more(numbers, left)
-            best = left.pop(_first_of_best(gains / self.seconds[left]))
-            numbers.append(best)
-            ends = slots.add(self.now.num_folds, self.seconds[best])
-            ordered.append(self._planned(best, numbers, ends))
-        return ordered
-
-    def _planned(self, number: int, numbers: list[int], ends: float) -> Planned:
-        loss, blend = float(np.exp(self.log_losses[number])), float(np.exp(self.blend(numbers)))
-        return Planned(self.every[number], loss, blend, self.seconds[number] * self.now.num_folds, ends)
 
     def cost(self, plan: list[Planned]) -> float:
         """What a plan is judged by: the logarithm of the loss at the end, and a little of that on the way."""

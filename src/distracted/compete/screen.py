@@ -1,8 +1,8 @@
 """Looks at what can be trained here: which weights there are, what each backbone costs, how its features do.
 
 Each input (a backbone at an image size) is measured once: seconds of training and prediction on this machine,
-and a probe on its frozen features, scored on folds that it has not seen. The cheapest come first; what would
-take more than a share of the time is left out, and said.
+and a probe on its frozen features, scored on folds that it has not seen. What would take more than a share of
+the time is left out, and said.
 """
 
 import json
@@ -58,7 +58,7 @@ class Screened:
         losses: Mean log loss of the probe on each fold, (num_folds,); even: the same with classes that count
             equally.
         seconds: Time of the measurement.
-        config_hash: Of the config that it was made with.
+        config_hash: Hash of the config of the frozen features.
     """
 
     input: Input
@@ -127,13 +127,13 @@ def screen(
     tick: Callable[[], None] = lambda: None,
     progress: Progress,
 ) -> Screen:
-    """Measure inputs, those of the cheapest backbones first; what was measured before is not repeated.
+    """Measure inputs: all backbones at their own size first; what was measured before is not repeated.
 
     Args:
         path: Where the measurements are kept.
         seconds: Time that is left; the first input is measured in any case.
         num_threads: Threads of a job; training and prediction are timed with as many.
-        device: That of the jobs; None: as `runtime.device` says.
+        device: The jobs' device; None: as `runtime.device` says.
         fixed: Keys of settings that the user has given.
         tick: Called now and then.
 
@@ -150,7 +150,9 @@ def screen(
             tick()
             expected = screener.expect(one)
             in_time = time.monotonic() - start + expected <= spend or not screener.screen.inputs
-            if in_time or screener.knows(one):
+            if screener.recall(one):
+                continue
+            if in_time:
                 screener.measure(one)
             else:
                 why = f"its measurement would take about {expected:.0f} s, more than is left for that"
@@ -195,7 +197,7 @@ class _Screener:
         self.screen = Screen(np.array(counts))
 
     def resolve(self, models: Sequence[str]) -> dict[str, Resolved]:
-        """The models that have pretrained weights, cheapest first by the size of their inputs and weights."""
+        """The models that have pretrained weights, in the order in which they were given."""
         resolved = {}
         for model in dict.fromkeys(models):
             try:
@@ -214,10 +216,13 @@ class _Screener:
         self.screen.left_out[name] = why
         _log.warning("%s: left out; %s", name, why)
 
-    def knows(self, one: Input) -> bool:
-        """Whether it was measured before, with the same config."""
+    def recall(self, one: Input) -> bool:
+        """Take over an earlier measurement with the same config, if there is one."""
         known = self._known.get(one)
-        return known is not None and known.config_hash == self._resolved(one, FROZEN).config.hash
+        if known is None or known.config_hash != self._resolved(one, FROZEN).config.hash:
+            return False
+        self.screen.inputs.append(known)
+        return True
 
     def expect(self, one: Input) -> float:
         """Expected seconds of a measurement: as the model's others by pixels, else as the slowest so far."""
@@ -228,20 +233,17 @@ class _Screener:
         return max((other.seconds for other in measured), default=0.0)
 
     def measure(self, one: Input) -> None:
-        """Time an input, and fit the probe; a failure leaves it out."""
-        if self.knows(one):
-            self.screen.inputs.append(self._known[one])
-            return
+        """Time an input, and fit the probe; an input that fails is left out."""
         start = time.monotonic()
         try:
-            config_hash = self._resolved(one, FROZEN).config.hash
-            speed = self._time(one)
-            losses, even, fit = self._probe(one)
+            frozen = self._resolved(one, FROZEN)
+            speed = self._time(one, frozen)
+            losses, even, fit = self._probe(frozen)
         except DistractedError as error:
             self._leave_out(str(one), first_line(error))
             return
         seconds = time.monotonic() - start
-        measured = Screened(one, replace(speed, fit=fit), losses, even, seconds, config_hash)
+        measured = Screened(one, replace(speed, fit=fit), losses, even, seconds, frozen.config.hash)
         self.screen.inputs.append(measured)
         self._known[one] = measured
         self._write()
@@ -274,7 +276,7 @@ class _Screener:
             progress=self._progress,
         )
 
-    def _time(self, one: Input) -> Speed:
+    def _time(self, one: Input, frozen: Resolved) -> Speed:
         """Seconds of training, by recipe, and of prediction."""
         same = next((other for other in self.screen.inputs if other.input.model == one.model), None)
         if same is not None:  # by pixels
@@ -289,12 +291,11 @@ class _Screener:
                     train[recipe] = time_training(self._context(self._resolved(one, recipe), str(one)))
                 except ConfigError as error:  # it may freeze more layers than the network has
                     self._leave_out(f"{one}, recipe {recipe}", first_line(error))
-            frozen = self._context(self._resolved(one, FROZEN), str(one))
-            return Speed(train, time_prediction(frozen), 0.0)
+            return Speed(train, time_prediction(self._context(frozen, str(one))), 0.0)
 
-    def _probe(self, one: Input) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    def _probe(self, resolved: Resolved) -> tuple[tuple[float, ...], tuple[float, ...], float]:
         """The probe's log loss on each fold, that with even classes, and the seconds of one fit."""
-        resolved, folds = self._resolved(one, FROZEN), self._store.folds
+        folds = self._store.folds
         cache = self._store.workspace.cache(self._store.competition.name)
         [features] = pretrained_features(resolved, [self._images], cache, self._progress)
         start = time.perf_counter()

@@ -173,7 +173,7 @@ def blend_log_loss(covariance: Floats) -> float:
     """Expected logarithm of the log loss of the best blend of some runs.
 
     Args:
-        covariance: Of their errors, from `error_covariance`, (num_runs, num_runs).
+        covariance: Covariance of their errors, from `error_covariance`, (num_runs, num_runs).
     """
     return float(-np.log(_precision(covariance)[0]))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from distracted.compete.candidates import NUM_SEEDS, Candidate
 from distracted.compete.entries import Entry, Plan
-from distracted.compete.planner import Planned, Situation, default_run, make_plan
+from distracted.compete.planner import Planned, Situation, default_run, make_plan, quickest_run
 from distracted.compete.results import Results
 from distracted.compete.times import Times
 from distracted.compete.value import predict_log_losses
@@ -33,6 +33,9 @@ TRIAL_EPOCHS = (1, 2)
 
 _LEAST_SECONDS = 30.0  # in which it is worth while to begin a run
 _FOREVER = 1e8
+
+#: The runs that no score chooses, with the reason that the plan gives.
+_FIRST = (quickest_run, "the quickest way to a submission"), (default_run, "the usual fine-tuning")
 
 Key = tuple[str, int]  # of a job: run and fold
 
@@ -206,37 +209,26 @@ class Campaign:
     def _choose(self) -> bool:
         """One round: each group chooses its next run; False if none does.
 
-        No label has a say in the first two runs: they are the same for both groups, so that a submission is
-        there early, and a good one soon after.
+        The first two runs are chosen by the counts of classes alone, by both groups alike: a submission
+        is there early, and a good one soon after.
         """
-        number = len(self.plan.choices[0])
-        if number < 2 and (common := self._quickest() if number == 0 else self._default()) is not None:
-            why = ("the quickest way to a submission", "the usual fine-tuning")[number]
-            for group in self.groups:
-                self._add(common, group, why)
-            self.changed()
-            return True
-        plans = {group: make_plan(self._situation(group)) for group in self.groups}
-        firsts = {group: plan[0] for group, plan in plans.items() if plan}
-        why = "takes most off the blend's expected loss for its time"
+        situations = {group: self._situation(group) for group in self.groups}
+        firsts, number = dict[tuple[int, ...], Planned](), len(self.plan.choices[0])
+        if number < len(_FIRST):
+            usual, why = _FIRST[number]
+            firsts = {group: one for group, now in situations.items() if (one := usual(now))}
         if not firsts:
-            firsts = {group: one for group in self.groups if (one := self._begin_anyway(group))}
+            why = "takes most off the blend's expected loss for its time"
+            plans = {group: make_plan(now) for group, now in situations.items()}
+            firsts = {group: plan[0] for group, plan in plans.items() if plan}
+            self.outlook = {group: plan[1:] for group, plan in plans.items()}
+        if not firsts:
             why = "begun in the time that is left; more HOURS finish it"
-        self.outlook = {group: plan[1:] for group, plan in plans.items()}
+            firsts = {group: one for group in self.groups if (one := self._begin_anyway(group))}
         for group, planned in sorted(firsts.items(), key=lambda first: first[1].candidate.name):
             self._add(planned, group, why)
         self.changed()
         return bool(firsts)
-
-    def _quickest(self) -> Planned:
-        """A head on the frozen features that cost least."""
-        best = min(filter(lambda one: one.is_frozen, self.candidates), key=self.times.seconds)
-        loss = self._situation(self.groups[0]).evidence.probes[best.input, False]
-        return Planned(best, loss, loss, self.times.seconds(best) * self.num_folds, 0.0)
-
-    def _default(self) -> Planned | None:
-        """The usual fine-tuning, as far as time allows."""
-        return default_run(self._situation(self.groups[0]))
 
     def _add(self, planned: Planned, group: tuple[int, ...], why: str) -> None:
         candidate = planned.candidate
@@ -333,8 +325,8 @@ class Campaign:
         if not left:
             return False
         plans = {group: make_plan(self._situation(group)) for group in self.groups}
-        if len(self.plan.choices[0]) < 2 or not any(plans.values()):
-            return False  # the runs that no label chooses come first
+        if len(self.plan.choices[0]) < len(_FIRST) or not any(plans.values()):
+            return False  # the runs that no score chooses come first
         epochs, runs = left[0], dict[str, list[int]]()
         for group, plan in plans.items():
             chosen = {one.family for one in self._chosen_by(group)}

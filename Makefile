@@ -1,6 +1,6 @@
 # Each target first checks the environment and sets it up if it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise compete freeze train cv grid tta calibrate adapt smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
+.PHONY: help setup setup-dev demo test test-fast lint sample data new-competition folds advise compete freeze train cv grid tta calibrate adapt smooth derive ladder ensemble people submit export predict status audit report wandb-sync dashboard search sweep bundle restore pictures docs bench torture gpu-check clean check-venv check-dev always
 SHELL := /bin/sh
 
 # Variables count only when they come from the command line: an exported NAME must not rename a run.
@@ -115,6 +115,9 @@ wandb-sync: $(STAMP)  ## Send offline recordings and the runs' lineage to W&B (D
 
 dashboard: $(STAMP)  ## Build the workspace on W&B: leaderboard, curves, errors, blend weights (DATA= SET=)
 	@$(PY) scripts/dashboard.py $(DATA_OPT) --set "$$SETTINGS"
+
+search: $(STAMP)  ## Search settings of a model by successive halving, and choose honestly (MODEL= TRIALS=16 HOURS= FILE= SAMPLER=quasi CLUSTER=auto NAME= DATA= SET=)
+	@$(PY) scripts/search.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,HOURS,--hours) $(call path,FILE,--file) $(call option,SAMPLER,--sampler) $(call option,CLUSTER,--cluster) $(call option,NAME,--name) $(DATA_OPT) --set "$$SETTINGS"
 
 sweep: $(STAMP)  ## Train settings that W&B proposes, and choose the best, each fold's on the other folds (MODEL= TRIALS= SWEEP= DATA= SET=)
 	@$(PY) scripts/sweep.py --model $(call quoted,$(call given,MODEL)) $(call option,TRIALS,--trials) $(call option,SWEEP,--sweep) $(DATA_OPT) --set "$$SETTINGS"

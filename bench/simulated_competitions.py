@@ -26,10 +26,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from distracted.compete.campaign import Campaign, two_groups
+from distracted.compete.campaign import Campaign
 from distracted.compete.candidates import EPOCHS, NUM_SEEDS, Candidate, Input, all_candidates
 from distracted.compete.clock import Clock
 from distracted.compete.entries import Plan
+from distracted.compete.groups import two_groups
 from distracted.compete.run import Competing, Reserve
 from distracted.compete.times import Speed, Times
 from distracted.compete.value import Evidence, Trial
@@ -41,7 +42,7 @@ _ROWS = 400
 _STARTUP = 10.0
 _TICKS = 400  # looks of an engine at its jobs, in the time of a competition
 _LAST = 60.0  # seconds at the end, in which it looks every half second
-_TRAIN, _PREDICTED = 1000, 700  # images
+_TRAIN, _VALID, _TEST = 1000, 250, 450  # images
 _RECIPES = {"full": 1.0, "fine_tune": 0.6, "freeze_first_k": 0.8}  # seconds of a step, as shares
 
 Floats = NDArray[np.float64]
@@ -119,7 +120,7 @@ class World:
 
     def seconds(self, candidate: Candidate) -> float:
         """Seconds of a job at the machine's usual speed."""
-        times = Times(self.speeds, _TRAIN, _PREDICTED, _STARTUP)
+        times = Times(self.speeds, _TRAIN, _VALID, _TEST, _STARTUP)
         return times.estimate(candidate) * self.slowness[candidate.input.model]
 
     def pace(self, share: float) -> float:
@@ -305,7 +306,7 @@ def set_up(
         world.candidates,
         Plan() if plan is None else plan,
         machine,
-        Times(world.speeds, _TRAIN, _PREDICTED, _STARTUP),
+        Times(world.speeds, _TRAIN, _VALID, _TEST, _STARTUP),
         groups=two_groups([_ROWS // NUM_FOLDS] * NUM_FOLDS),
         num_slots=machine.num_slots,
         make_job=Job,

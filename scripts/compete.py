@@ -19,6 +19,7 @@ from distracted.data.audit import check_split
 from distracted.errors import ConfigError
 from distracted.locks import hold
 from distracted.paths import CONFIGS
+from distracted.predictions.job_state import mark_trial
 from distracted.predictions.store import Store
 from distracted.report.status import fold_status
 from distracted.schema import RunConfig
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 #: Backbones that differ, each with weights in a package or on the hub; those that cannot be had are left out.
 _MODELS = "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 resnet50 convnextv2_tiny"
 _MODELS_ON_GPU = f"{_MODELS} efficientnetv2_s caformer_s18 dinov3_small dinov3_base siglip2_base"
-_LONGEST = 10_000.0  # hours
 
 
 def main(
@@ -61,7 +61,7 @@ def main(
     from distracted.jobs.local import Here
     from distracted.jobs.on_ray import OnRay
 
-    began, seconds = time.monotonic(), parse_hours(hours)
+    began, seconds = time.monotonic(), signals.hours_in_seconds(hours)
     known = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
     if unknown := [name for name in models.split() if name not in known]:
         there_are = ", ".join(known)
@@ -128,10 +128,11 @@ def main(
         def command(job: Job, device: str) -> Sequence[str]:
             model, own = model_and_settings(campaign, job.run)
             epochs = campaign.stop_after(job)  # of a short fit, which is scored
+            if epochs is not None:
+                mark_trial(store, job.run, "make compete")
             text = f"runtime.validate_every_epoch={str(epochs is not None).lower()} {set} {own}"
             text = f"{text} {placement(job, device, runtime)}".strip()
-            more = [] if epochs is None else ["--stop-after", str(epochs)]
-            return train_command(job, model, text, data, root, cluster=cluster, more=more)
+            return train_command(job, model, text, data, root, cluster=cluster, stop_after=epochs)
 
         blend = Blender(store, clock, campaign.search, board.blended, console.progress)
         competing = Competing(campaign, clock, reserve, blend, signals.stop, show=board)
@@ -149,19 +150,6 @@ def main(
     if send:
         own = " ".join(text for text in settings if text.startswith("runtime"))
         submit.main(name=NAME, send=True, data=data, set=own, root=root)
-
-
-def parse_hours(text: str) -> float:
-    """HOURS= in seconds: a number of hours, or hours and minutes as in TIME_LIMIT."""
-    try:
-        seconds = 3600 * float(text)
-    except ValueError:
-        seconds = float(signals.in_seconds(text.strip()))
-    if not 0 < seconds <= 3600 * _LONGEST:
-        raise ConfigError(
-            f"HOURS={text!r}: expected a time above 0: hours such as 8 or 1.5, or 1h30m, or 45m"
-        )
-    return seconds
 
 
 def show_screen(screened: "Screen") -> None:

@@ -85,7 +85,7 @@ def main(
     def command(job: Job, device: str) -> Sequence[str]:
         model, text = settings[job.run]
         placed = f"{text} {placement(job, device, configs[job.run].runtime)}".strip()
-        return train_command(job, model, placed, data, root, cluster=cluster, more=["--leaky"] * leaky)
+        return train_command(job, model, placed, data, root, cluster=cluster, leaky=leaky)
 
     def log(job: Job) -> Path:
         return store.workspace.log(store.competition.name, job.run, job.fold).absolute()
@@ -111,13 +111,23 @@ def main(
 
 
 def train_command(
-    job: Job, model: str, settings: str, data: str, root: Path, *, cluster: str, more: Sequence[str] = ()
+    job: Job,
+    model: str,
+    settings: str,
+    data: str,
+    root: Path,
+    *,
+    cluster: str,
+    leaky: bool = False,
+    stop_after: int | None = None,
 ) -> list[str]:
-    """The command that trains a job's fold, here or on a node of a cluster."""
+    """The command that trains a job's fold, or so many epochs of it, here or on a node of a cluster."""
     from distracted.tracking.online import variables
 
     place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
-    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place, *more]
+    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place]
+    arguments += ["--leaky"] if leaky else []
+    arguments += [] if stop_after is None else ["--stop-after", str(stop_after)]
     arguments += ["--set", settings, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
     arguments += [] if cluster else ["--parent", str(os.getpid())]
     # nodes do not inherit W&B's mode

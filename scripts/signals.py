@@ -90,6 +90,23 @@ def in_seconds(text: str) -> int:
     return sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
 
 
+def hours_in_seconds(text: str) -> float:
+    """HOURS= in seconds: a number of hours, or hours and minutes as in TIME_LIMIT.
+
+    Raises:
+        ConfigError: neither, or not above 0.
+    """
+    try:
+        seconds = 3600 * float(text)
+    except ValueError:
+        seconds = float(in_seconds(text.strip()))
+    if not 0 < seconds <= _LONGEST:
+        raise ConfigError(
+            f"HOURS={text!r}: expected a time above 0: hours such as 8 or 1.5, or 1h30m, or 45m"
+        )
+    return seconds
+
+
 def stop_with(parent: int) -> None:
     """Ask to stop when the parent process has ended; 0: no parent."""
 

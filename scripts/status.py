@@ -20,9 +20,12 @@ def main(data: console.Data = "state_farm", set: console.Set = "", root: console
     catalogue = Catalogue(store)
     meant = catalogue.meant_blend
     statuses = run_statuses(catalogue)
-    if statuses:
-        _grid(store, statuses)
-        _say_trouble(statuses)
+    if shown := [status for status in statuses if not status.left_by]:
+        _grid(store, shown)
+        _say_trouble(shown)
+    for command in dict.fromkeys(status.left_by for status in statuses if status.left_by):
+        runs = [status.entry.name for status in statuses if status.left_by == command]
+        console.say(f"tried and left by `{command}`, which may go on with them: {', '.join(runs)}")
     if meant is not None:
         for reason in meant.passed_over:
             console.warn(f"passed over: {reason}")

@@ -12,6 +12,7 @@ import typer
 
 import console
 from distracted.config import load_config
+from distracted.config.search_space import listed_settings, read_space
 from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, DistractedError
 from distracted.files import write_text
@@ -20,7 +21,7 @@ from distracted.postprocess.choose import Choose
 from distracted.predictions.store import Store
 from distracted.report.status import pooled_scores
 from distracted.schema import RuntimeConfig
-from distracted.tracking.sweep import Trial, listed_settings, read_sweep, run_sweep
+from distracted.tracking.sweep import Trial, run_sweep
 
 
 def main(
@@ -34,7 +35,7 @@ def main(
     """Train trials that W&B proposes from configs/sweep.yaml, and choose the best as a run of its own."""
     if not model:
         raise ConfigError("MODEL= is missing: a name in configs/models")
-    spec = read_sweep(CONFIGS / "sweep.yaml")
+    spec = read_space(CONFIGS / "sweep.yaml")
     settings = console.overrides(set)
     place = console.place(data, root, console.runtime_in(set))
     for setting in listed_settings(spec):  # refused now, not after hours of trials

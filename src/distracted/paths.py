@@ -86,6 +86,10 @@ class Workspace:
         """A fold's by-products: checkpoints, network, metrics, lock, log, W&B's files."""
         return self.run_scratch(data, run) / f"fold{fold}"
 
+    def trial(self, data: str, run: str) -> Path:
+        """Names the command that tried a run, and may leave it unfinished."""
+        return self.run_scratch(data, run) / "trial.txt"
+
     def metrics(self, data: str, run: str, fold: int) -> Path:
         """Measurements of a fold's training, one JSON object per line."""
         return self.scratch(data, run, fold) / METRICS
@@ -132,6 +136,10 @@ class Workspace:
     def sweep(self, data: str, sweep: str) -> Path:
         """A sweep's trials: one file per trial, named after its run."""
         return self.runs(data) / ".sweeps" / sweep
+
+    def search(self, data: str, name: str) -> Path:
+        """What `make search` keeps besides its runs: the used time, and W&B's files of its trials."""
+        return self.runs(data) / ".searches" / name
 
     def plan(self, data: str) -> Path:
         """The plan of `make compete`."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distracted.compete.campaign import Campaign, two_groups
+from distracted.compete.campaign import Campaign
 from distracted.compete.candidates import Candidate
 from distracted.compete.entries import Entry, Plan, read_plan, write_plan
+from distracted.compete.groups import two_groups
 from distracted.compete.value import Evidence
 from distracted.jobs.grid import Ended, Job
 from distracted.stopping import Stop, Stopped

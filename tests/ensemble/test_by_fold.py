@@ -8,8 +8,10 @@ import pytest
 from conftest import calibrate
 from distracted.data.folds import Folds
 from distracted.ensemble.blend import blend_command, blend_runs
+from distracted.ensemble.derive import derive_run
 from distracted.ensemble.members import open_sources
 from distracted.ensemble.selection import select_members
+from distracted.postprocess.choose import Choose
 from distracted.postprocess.step import Subset
 from distracted.predictions.store import Store
 
@@ -85,3 +87,21 @@ def test_a_folds_labels_do_not_choose_its_members(store: Store) -> None:
         table = store.folds.table.assign(label=labels)
         relabelled = Store(store.workspace, store.competition, Folds(table, store.folds.hash))
         assert selected(relabelled)[fold] == before[fold]
+
+
+@pytest.mark.usefixtures("members")
+def test_a_choice_by_fold_takes_what_the_fold_was_offered(store: Store) -> None:
+    """`b` is the best of all; it is taken only where it is offered."""
+    offered = [[0, 1], [0, 2], [2]]
+    made = derive_run(store, Choose(offered=offered, search={"model": "net"}), ["a", "b", "c"], name="chosen")
+    assert made.fits == (1, 0, 2)
+    chosen, details = store.read_run("chosen"), [store.manifest("chosen", fold).details for fold in range(3)]
+    assert [one["num_candidates"] for one in details] == [2, 2, 1]
+    for fold, run in enumerate("bac"):
+        rows = store.folds.valid(fold)
+        np.testing.assert_allclose(chosen.oof[rows], store.read_run(run).oof[rows], atol=1e-5)
+    [source] = open_sources(store, [store.find_run("chosen")])  # opened as it was made
+    assert calibrate(store, "chosen").gain.after > 0
+    blend_runs(store, runs=["chosen", "a"], name="with_chosen")
+    rows = store.folds.valid(2)
+    np.testing.assert_allclose(source.predict(Subset(2), frozenset({2})), chosen.oof[rows], atol=1e-5)

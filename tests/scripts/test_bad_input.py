@@ -33,6 +33,7 @@ import freeze
 import grid
 import ladder
 import predict
+import search
 import smooth
 import status
 import submit
@@ -826,6 +827,36 @@ def test_invalid_competitions(
     tiny = TINY.replace("phases.scratch.epochs=1 ", "").replace("weights=none", f"weights={weights}")
     given = ["--models", "resnet50", *arguments, "--set", f"{tiny} {settings}"]
     check(trained, lambda: run(compete.main, *given, *trained.where), *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "content", "parts"),
+    [
+        (["--model", ""], "", None, ["MODEL= is missing"]),
+        (["--hours", "soon"], "", None, ["HOURS='soon'", "1h30m"]),
+        (["--sampler", "tpe"], "", None, ["SAMPLER=tpe", "quasi or random"]),
+        (["--file", "gone.yaml"], "", None, ["gone.yaml", "not readable YAML"]),
+        ([], "phases.finetune.lr=0.1", None, ["SET: phases.finetune.lr is searched by", "sweep.yaml"]),
+        ([], "", "{phases.finetune.lrr: {values: [1, 2]}}", ["lrr"]),
+        ([], "", "{training.seed: {distribution: beta}}", ["search.yaml: training.seed", "beta"]),
+        ([], "", "{training.seed: {values: [1]}}", ["1 different", "2 or more"]),
+        (["--name", "resnet50"], "", None, ["NAME=resnet50", "no choice"]),
+    ],
+)
+def test_invalid_searches(
+    trained: Project,
+    tmp_path: Path,
+    arguments: list[str],
+    settings: str,
+    content: str | None,
+    parts: list[str],
+) -> None:
+    if content is not None:
+        path = tmp_path / "search.yaml"
+        path.write_text(f"method: random\nparameters: {content}")
+        arguments = [*arguments, "--file", str(path)]
+    given = ["--model", "resnet50", *arguments, "--set", f"{TINY} {settings}"]
+    check(trained, lambda: run(search.main, *given, *trained.where), *parts)
 
 
 def test_a_plan_with_an_unknown_model(trained: Project) -> None:

@@ -56,6 +56,7 @@ def test_settings_with_spaces_braces_and_quotes_survive() -> None:
         (("grid", "MODELS=vgg16 resnet50", "DATA=a/b"), "--models 'vgg16 resnet50' --data 'a/b'"),
         (("submit", "PARTIAL=1", "SEND=1"), "--partial --send"),
         (("compete", "HOURS=1h30m", "MODELS=a b", "SEND=1"), "--hours '1h30m' --models 'a b' --send"),
+        (("search", "MODEL=a", "TRIALS=4", "FILE=b c.yaml"), "--model 'a' --trials '4' --file 'b c.yaml'"),
         (("ensemble", "RUNS=a b", "NAME=c"), "--runs 'a b' --name 'c'"),
         (
             ("tta", "RUN=a", "VIEWS=centre scales", "AVERAGE=log_probs", "FORCE=1"),

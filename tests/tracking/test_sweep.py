@@ -11,13 +11,14 @@ from stand_in import ENTITY, StandIn
 import sweep as script
 from conftest import TINY
 from distracted.config import load_config, load_runtime_config
+from distracted.config.search_space import OBJECTIVE, listed_settings, read_space
 from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, TrackingError
 from distracted.metrics import log_loss
 from distracted.paths import CONFIGS
 from distracted.postprocess.choose import Choose
 from distracted.predictions.store import Store
-from distracted.tracking.sweep import OBJECTIVE, Trial, listed_settings, read_sweep, run_sweep
+from distracted.tracking.sweep import Trial, run_sweep
 
 WriteRun = Callable[..., None]
 SETTINGS = " ".join([*(item for item in TINY if "tracking" not in item), "runtime.num_workers=0"])
@@ -108,7 +109,7 @@ def test_the_choice_for_a_fold_uses_the_other_folds(store: Store, write_run: Wri
 
 
 def test_the_projects_sweep_goes_with_every_pretrained_model() -> None:
-    sweep = read_sweep(CONFIGS / "sweep.yaml")
+    sweep = read_space(CONFIGS / "sweep.yaml")
     settings = listed_settings(sweep)
     assert {setting.partition("=")[0] for setting in settings} == set(sweep["parameters"])
     for model in ("resnet50", "vgg16", "inception_v3", "efficientnet_lite0"):
@@ -141,7 +142,7 @@ def test_a_wrong_file_is_rejected(text: str, message: str, tmp_path: Path) -> No
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read_sweep(path)
+        read_space(path)
 
 
 def test_without_a_server_nothing_is_trained(

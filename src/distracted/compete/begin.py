@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from distracted.compete.campaign import Campaign, two_groups
+from distracted.compete.campaign import Campaign
 from distracted.compete.candidates import NUM_SEEDS, Candidate
 from distracted.compete.clock import Clock
 from distracted.compete.entries import Plan, write_plan
+from distracted.compete.groups import two_groups
 from distracted.compete.results import StoredResults
 from distracted.compete.run import Reserve
 from distracted.compete.screen import Configs, Screen
@@ -80,8 +81,10 @@ def begin_campaign(
     times = Times(
         {one.input: one.speed for one in screened.inputs},
         num_train=len(store.folds.ids) - num_held_out,
-        num_predicted=num_held_out + len(store.competition.test),
+        num_valid=num_held_out,
+        num_test=len(store.competition.test),
         startup=_STARTUP,
+        waits=min(1.0, make_job.num_slots / num_folds),
     )
     least = reserve.seconds + times.least(num_folds, make_job.num_slots)
     if not plan.entries and clock.left < least:

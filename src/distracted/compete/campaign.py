@@ -17,6 +17,7 @@ import numpy as np
 
 from distracted.compete.candidates import NUM_SEEDS, Candidate
 from distracted.compete.entries import Entry, Plan
+from distracted.compete.groups import Group, other_folds
 from distracted.compete.planner import Planned, Situation, default_run, make_plan, quickest_run
 from distracted.compete.results import Results
 from distracted.compete.times import Times
@@ -73,14 +74,14 @@ class Campaign:
     plan: Plan
     results: Results
     times: Times
-    groups: Sequence[tuple[int, ...]]
+    groups: Sequence[Group]
     num_slots: int
     make_job: Callable[[str, int], Job]
     now: Callable[[], float]  # seconds, of any clock
     ends: Callable[[], float]  # when all jobs have to be finished, by that clock
     num_seeds: int = NUM_SEEDS
     changed: Callable[[], None] = lambda: None
-    outlook: dict[tuple[int, ...], list[Planned]] = field(default_factory=dict)
+    outlook: dict[Group, list[Planned]] = field(default_factory=dict)
     known: dict[str, Candidate] = field(default_factory=dict)  # by run
     _running: dict[Key, _Running] = field(default_factory=dict)
     _failed: set[Key] = field(default_factory=set)
@@ -213,7 +214,7 @@ class Campaign:
         is there early, and a good one soon after.
         """
         situations = {group: self._situation(group) for group in self.groups}
-        firsts, number = dict[tuple[int, ...], Planned](), len(self.plan.choices[0])
+        firsts, number = dict[Group, Planned](), len(self.plan.choices[0])
         if number < len(_FIRST):
             usual, why = _FIRST[number]
             firsts = {group: one for group, now in situations.items() if (one := usual(now))}
@@ -230,7 +231,7 @@ class Campaign:
         self.changed()
         return bool(firsts)
 
-    def _add(self, planned: Planned, group: tuple[int, ...], why: str) -> None:
+    def _add(self, planned: Planned, group: Group, why: str) -> None:
         candidate = planned.candidate
         self.known[candidate.name] = candidate
         self.plan.choices[self.groups.index(group)].append(candidate.name)
@@ -243,14 +244,14 @@ class Campaign:
         self.plan.entries.append(entry)
 
     @staticmethod
-    def _entry(planned: Planned, folds: tuple[int, ...], why: str) -> Entry:
+    def _entry(planned: Planned, folds: Group, why: str) -> Entry:
         candidate, minutes = planned.candidate, planned.seconds / 60
         settings = shlex.join(candidate.overrides)
         entry = Entry(candidate.name, candidate.input.model, settings, folds, why=why)
         entry.minutes, entry.loss, entry.blend = minutes, planned.loss, planned.blend
         return entry
 
-    def _situation(self, group: tuple[int, ...]) -> Situation:
+    def _situation(self, group: Group) -> Situation:
         """What a group's plan starts from: scores of the runs that it chose, without its own labels.
 
         The other group's runs are left out, since it may have chosen them by labels of this one; so are the
@@ -267,24 +268,24 @@ class Campaign:
             num_seeds=self.num_seeds,
         )
 
-    def _chosen_by(self, group: tuple[int, ...]) -> list[Candidate]:
+    def _chosen_by(self, group: Group) -> list[Candidate]:
         """The runs that a group chose, in order, without those that failed."""
         chosen = self.plan.choices[self.groups.index(group)]
         entries = [entry for run in chosen if (entry := self.plan.find(run)) is not None]
         runs = [entry.run for entry in entries if entry.state != "failed"]
         return [self.known[run] for run in runs if run in self.known]
 
-    def _known_to(self, group: tuple[int, ...]) -> list[Candidate]:
+    def _known_to(self, group: Group) -> list[Candidate]:
         """The runs that a group chose, without the last ones: they may run when the next is chosen."""
         chosen = self._chosen_by(group)
         lag = 1 + self.num_slots // self.num_folds
         return chosen[: max(0, len(chosen) - lag)]
 
-    def _are_finished(self, group: tuple[int, ...]) -> bool:
+    def _are_finished(self, group: Group) -> bool:
         """Whether the runs that count for a group's next choice are finished."""
         return all(self.is_done(candidate.name) for candidate in self._known_to(group))
 
-    def _tried_by(self, group: tuple[int, ...]) -> dict[Candidate, int]:
+    def _tried_by(self, group: Group) -> dict[Candidate, int]:
         """The short fits that a group asked for, and the epochs up to which it did."""
         return {
             self.known[run]: epochs
@@ -307,7 +308,7 @@ class Campaign:
     def _has_failed(self, candidate: Candidate) -> bool:
         return any(run == candidate.name for run, _ in self._failed)
 
-    def _begin_anyway(self, group: tuple[int, ...]) -> Planned | None:
+    def _begin_anyway(self, group: Group) -> Planned | None:
         """The run that is worth most for its time, although it will not be finished in time."""
         if self.ends() - self.now() < _LEAST_SECONDS:
             return None
@@ -345,11 +346,11 @@ class Campaign:
         """Queue the short fits of a rung that are not scored yet."""
         for run, by in self.plan.trials[epochs].items():
             for group in self.groups:  # on a fold of the other group
-                fold = next(fold for other in self.groups if other != group for fold in other)
+                fold = other_folds(self.groups, group)[0]
                 if run in self.known and group[0] in by and self.results.epochs_scored(run, fold) < epochs:
                     self._rung[run, fold] = epochs
 
-    def _better_half(self, group: tuple[int, ...]) -> list[Candidate]:
+    def _better_half(self, group: Group) -> list[Candidate]:
         """The better half of the candidates that a group tried in the last rung."""
         tried = self._tried_by(group)
         expected = predict_log_losses([*tried], self.results.evidence(group, [], tried))
@@ -365,16 +366,6 @@ class Campaign:
                 left -= self.times.seconds(candidate) * epochs / candidate.epochs
                 affordable += [candidate] if left >= 0 else []
         return affordable if len(affordable) > 1 else []
-
-
-def two_groups(sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Folds in two groups of about equal size, from the sizes of the folds."""
-    groups, totals = ([], []), [0, 0]  # type: tuple[list[int], list[int]], list[int]
-    for fold in sorted(range(len(sizes)), key=lambda fold: (-sizes[fold], fold)):
-        smaller = int(totals[1] < totals[0])
-        groups[smaller].append(fold)
-        totals[smaller] += sizes[fold]
-    return tuple(sorted(groups[0])), tuple(sorted(groups[1]))
 
 
 def _different(plan: Sequence[Planned]) -> list[Candidate]:

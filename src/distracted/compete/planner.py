@@ -7,7 +7,7 @@ from each of the best single runs, since many small runs can fill the time that 
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +114,13 @@ def _first_of_best(rates: Floats) -> int:
 
 
 def quickest_run(now: Situation) -> Planned | None:
-    """A head on the frozen features that cost least; None if no backbone is left."""
+    """A head on the features that cost least, of the slowest backbone where several cost about as much."""
     frozen = [candidate for candidate in now.candidates if candidate.is_frozen]
-    if not frozen:
+    least = min(map(now.seconds, frozen), default=0.0)
+    cheap = [candidate for candidate in frozen if now.seconds(candidate) <= (1 + _EQUAL_RATES) * least]
+    if not cheap:
         return None
-    best = min(frozen, key=now.seconds)
+    best = max(cheap, key=lambda one: now.seconds(replace(one, recipe=TUNED[0], epochs=EPOCHS)))
     loss, seconds = now.evidence.probes[best.input, False], now.seconds(best)
     return Planned(best, loss, loss, seconds * now.num_folds, Slots(now.free).add(now.num_folds, seconds))
 

@@ -90,6 +90,20 @@ class StoredResults:
         trial = self._short_fit(run, fold)
         return trial.epochs if trial else 0
 
+    def loss_after(self, run: str, folds: Sequence[int], epochs: int | None) -> float | None:
+        """The log loss of some held-out folds together after some epochs, or of finished folds.
+
+        A finished fold that was not scored after these epochs counts with its own score.
+        """
+        finished, losses = self._losses(run), dict[int, float]()
+        for fold in folds:
+            loss = None if epochs is None else self._loss_at(run, fold, epochs)
+            loss = finished.get(fold) if loss is None else loss
+            if loss is None:
+                return None
+            losses[fold] = loss
+        return self._mean(losses, ())
+
     def loss(self, run: str) -> float:
         return self._mean(self._losses(run), ())
 
@@ -123,6 +137,10 @@ class StoredResults:
         """The probability of the true class of each scored row."""
         oof = self.store.oof(self.store.find_run(run, parts=("valid",)))
         return np.exp(oof[rows, self.store.folds.labels[rows]].astype(np.float64))
+
+    def _loss_at(self, run: str, fold: int, epochs: int) -> float | None:
+        trial = self._short_fit(run, fold, epochs)
+        return trial.loss if trial is not None and trial.epochs == epochs else None
 
     def _short_fit(self, run: str, fold: int, epochs: int | None = None) -> Trial | None:
         """The last epoch, of some first ones, after which a fold's held-out rows were scored."""

@@ -1,7 +1,8 @@
-"""Runs a campaign on an engine until its time is up, and keeps the best submission on disk."""
+"""Runs jobs on an engine until the time is up; of a campaign, it keeps the best submission on disk."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from distracted.compete.campaign import Campaign
 from distracted.compete.clock import Clock
@@ -24,14 +25,67 @@ class Reserve:
         return _STOPPING + _SPARE * self.blend_seconds
 
 
+class JobSource(Protocol):
+    """What decides on jobs."""
+
+    def next_jobs(self, ended: Sequence[Ended], *, may_start: bool = True) -> list[Job]:
+        """Jobs to start now, after some have ended."""
+        ...
+
+
+@dataclass(eq=False)
+class TimedJobs:
+    """Jobs on an engine, until none is left or the time is up.
+
+    Attributes:
+        reserve: Seconds at the end that are kept free of jobs.
+        stop: The user's request to stop.
+        show: Shows the state; called about every second with the jobs that have ended.
+        idle: Called when all slots are busy: there is time for other work.
+    """
+
+    source: JobSource
+    clock: Clock
+    reserve: Callable[[], float]
+    stop: Stop
+    show: Callable[[Sequence[Ended]], None] = lambda ended: None
+    idle: Callable[[], None] = lambda: None
+    _end: Stop = field(default_factory=Stop)
+
+    def run(self, engine: Engine, *, command: Command, log: Log) -> None:
+        """Run the jobs; those that run when the time is up save their state.
+
+        Raises:
+            Stopped: by request; jobs have saved their state.
+        """
+        try:
+            with self.stop.waiting(), self._end.waiting():
+                if first := self._watch([]):
+                    engine.run(first, command=command, log=log, stop=self._end, watch=self._watch)
+            self.stop.check()
+        finally:
+            self.clock.note(at_once=True)
+
+    def _watch(self, ended: Sequence[Ended]) -> list[Job]:
+        self.clock.note()
+        if self.stop.reason:
+            self._end.ask(self.stop.reason)
+        elif self.clock.left <= self.reserve():
+            self._end.ask("the time is up")
+        jobs = self.source.next_jobs(ended, may_start=not self._end.reason)
+        self.show(ended)
+        if not jobs and not self._end.reason:
+            self.idle()
+        return jobs
+
+
 @dataclass(eq=False)
 class Competing:
     """A campaign on an engine.
 
     Attributes:
         blend: Blends the finished runs that each fold chose, and writes the submission; returns the seconds.
-        stop: The user's request to stop.
-        show: Shows the state; called about every second with the jobs that have ended.
+        stop, show: As in `TimedJobs`.
     """
 
     campaign: Campaign
@@ -40,7 +94,6 @@ class Competing:
     blend: Callable[[Sequence[Sequence[str]]], float]
     stop: Stop
     show: Callable[[Sequence[Ended]], None] = lambda ended: None
-    _end: Stop = field(default_factory=Stop)
     _members: list[list[str]] = field(default_factory=list)  # of the last blend
 
     def run(self, engine: Engine, *, command: Command, log: Log) -> None:
@@ -49,28 +102,16 @@ class Competing:
         Raises:
             Stopped: by request; jobs have saved their state, and the last submission stays.
         """
+        jobs = TimedJobs(
+            self.campaign, self.clock, lambda: self.reserve.seconds, self.stop, self.show, self._blend_if_new
+        )
         try:
             self._blend_if_new()  # of an earlier command that was killed
-            with self.stop.waiting(), self._end.waiting():
-                if first := self._watch([]):
-                    engine.run(first, command=command, log=log, stop=self._end, watch=self._watch)
-            self.stop.check()
+            jobs.run(engine, command=command, log=log)
             self._blend_if_new()
             self.campaign.changed()
         finally:
             self.clock.note(at_once=True)
-
-    def _watch(self, ended: Sequence[Ended]) -> list[Job]:
-        self.clock.note()
-        if self.stop.reason:
-            self._end.ask(self.stop.reason)
-        elif self.clock.left <= self.reserve.seconds:
-            self._end.ask("the time is up")
-        jobs = self.campaign.next_jobs(ended, may_start=not self._end.reason)
-        self.show(ended)
-        if not jobs and not self._end.reason:  # all slots are busy: now there is time
-            self._blend_if_new()
-        return jobs
 
     def _blend_if_new(self) -> None:
         """Blend what is finished, unless the last blend was made of the same."""

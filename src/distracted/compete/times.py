@@ -30,27 +30,37 @@ class Times:
 
     Attributes:
         speeds: By input.
-        num_train: Training images of a fold; num_predicted: its held-out and test images.
-        startup: Seconds until a job's process begins its work.
+        num_train: Training images of a fold; num_valid: its held-out images; num_test: the test images.
+        startup: Seconds until a job's process begins its work; learned from jobs on frozen features.
+        waits: Share of the time for the test images' features that a job on frozen features pays: they are
+            computed once, while the jobs that run beside it wait.
     """
 
     speeds: Mapping[Input, Speed]
     num_train: int
-    num_predicted: int
+    num_valid: int
+    num_test: int
     startup: float
+    waits: float = 1.0
+    _startups: list[float] = field(default_factory=list)
     _ratios: list[float] = field(default_factory=list)  # of actual to estimated seconds, in order
     _own: dict[Candidate, list[float]] = field(default_factory=dict)
 
     def estimate(self, candidate: Candidate) -> float:
         """Seconds by the measured speeds alone."""
+        return self.startup + self._work(candidate)
+
+    def _work(self, candidate: Candidate) -> float:
+        """Seconds after the startup."""
         speed = self.speeds[candidate.input]
+        if candidate.is_frozen:  # the training images' features are there already
+            return speed.fit + self.waits * self.num_test * speed.predict
         steps = candidate.epochs * self.num_train * speed.train.get(candidate.recipe, 0.0)
-        predicted = 0.0 if candidate.is_frozen else self.num_predicted * speed.predict
-        return self.startup + speed.fit + steps + predicted
+        return speed.fit + steps + (self.num_valid + self.num_test) * speed.predict
 
     def least(self, num_folds: int, num_slots: int) -> float:
         """Seconds of the cheapest run, a head on frozen features: the images' features, then all folds."""
-        num_images = self.num_train * num_folds / max(1, num_folds - 1) + self.num_predicted
+        num_images = self.num_train + self.num_valid + self.num_test
         rounds = -(-num_folds // num_slots)
         return min(
             num_images * one.predict + rounds * (self.startup + one.fit) for one in self.speeds.values()
@@ -58,21 +68,20 @@ class Times:
 
     def record(self, candidate: Candidate, seconds: float) -> None:
         """Learn from a job that was trained from its start to its end."""
+        if candidate.is_frozen:
+            self._startups.append(max(1.0, seconds - self._work(candidate)))
+            self.startup = median(self._startups[-_RECENT:])
+            return
         ratio = seconds / self.estimate(candidate)
         self._ratios.append(ratio)
         self._own.setdefault(candidate.family, []).append(ratio)
 
     @property
     def pace(self) -> float:
-        """Recent jobs' seconds as a multiple of the estimates."""
+        """Recent trainings' seconds as a multiple of the estimates."""
         return median(self._ratios[-_RECENT:]) if self._ratios else 1.0
 
     def seconds(self, candidate: Candidate) -> float:
         """Expected seconds of a job: by the last jobs of these settings, else by the pace of all."""
         own = self._own.get(candidate.family, [])[-_RECENT:]
         return self.estimate(candidate) * (median(own) if own else self.pace)
-
-    def left(self, candidate: Candidate, done: float) -> float:
-        """Expected seconds of the rest of a job of which a share is done."""
-        whole = self.seconds(candidate)
-        return max(whole * (1 - done), min(whole, self.startup))

@@ -8,7 +8,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from distracted.ensemble.members import open_sources, step_source
-from distracted.ensemble.sources import NONE
+from distracted.ensemble.sources import NONE, FittedSource
 from distracted.errors import ConfigError, StoreError
 from distracted.postprocess.derived import Derivation, Gain, measure_gain
 from distracted.postprocess.step import PredictionStep, Subset
@@ -59,7 +59,8 @@ def derive_run(
         if not derivation.folds:
             check_parents(store, name)
             return Derived(name, measure_gain(store, parents, name))
-        source = step_source(step, open_sources(store, parents))
+        opened = open_sources(store, parents)
+        source = step_source(step, opened)
         with threadpool_limits(1, user_api="blas"):  # as in `cross_fit`
             fits = tuple(source.fit(frozenset({fold})) for fold in range(num_folds))
         for fold, fitted in enumerate(fits):
@@ -70,9 +71,10 @@ def derive_run(
                 test=source.predict(Subset(fold, test=True), hidden),
                 origin=step.origin(fitted),
                 seconds=(time.perf_counter() - start) / num_folds,
-                details=step.details(fitted, names),
+                details=step.for_fold(fold).details(fitted, names),
             )
-    how = step.describe(fits, source.fit(NONE), names)
+    overall = FittedSource(step, opened) if step.varies_by_fold else source
+    how = step.describe(fits, overall.fit(NONE), names)
     return Derived(name, measure_gain(store, parents, name), fits, how)
 
 

@@ -79,8 +79,13 @@ def open_sources(store: Store, runs: Sequence[StoredRun], *, from_networks: bool
     return [open_run(run) for run in runs]
 
 
-def step_source(step: PredictionStep, parents: Sequence[Source]) -> FittedSource | ChosenSource:
+def step_source(
+    step: PredictionStep, parents: Sequence[Source]
+) -> FittedSource | ChosenSource | SourceByFold:
     """A step on its parents, if need be only where it beats `Identity` on rows it was not fitted on."""
+    if step.varies_by_fold:
+        folds = range(len(parents[0].scored.by_fold))
+        return SourceByFold([FittedSource(step.for_fold(fold), parents) for fold in folds])
     fitted = FittedSource(step, parents)
     if not step.must_beat_identity:
         return fitted
@@ -93,7 +98,7 @@ def _open_blend(run: StoredRun, parents: Sequence[Source]) -> Source:
     blenders, metric = find_blenders(config["blenders"]), METRICS[config.get("metric", LOG_LOSS.name)]
     opened = dict(zip((parent.run for parent in run.manifests[0].parents), parents, strict=True))
 
-    def of(members: tuple[str, ...]) -> Source:
+    def of(members: tuple[str, ...]) -> ChosenSource:
         candidates = [FittedSource(blender, [opened[name] for name in members]) for blender in blenders]
         return ChosenSource(candidates, metric)
 

@@ -305,7 +305,7 @@ class SourceByFold(Source):
         sources: By fold.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[FittedSource | ChosenSource]
 
     def __post_init__(self) -> None:
         self.scored = self.sources[0].scored
@@ -314,6 +314,11 @@ class SourceByFold(Source):
     def predict(self, subset: Subset, hidden: frozenset[int]) -> LogProbs:
         outer = hidden - {subset.fold}
         return self.sources[min(outer, default=subset.fold)].predict(subset, hidden)
+
+    def fit(self, hidden: frozenset[int]) -> Any:
+        """What is learned for the hidden fold."""
+        [fold] = hidden
+        return self.sources[fold].fit(hidden)
 
     def with_test_set(self, predict: Callable[[str], LogProbs]) -> Self:
         return replace(self, sources=[source.with_test_set(predict) for source in self.sources])

@@ -229,6 +229,15 @@ class PredictionStep(Step, Estimator):
         return False
 
     @property
+    def varies_by_fold(self) -> bool:
+        """Whether `for_fold` returns different steps."""
+        return False
+
+    def for_fold(self, fold: int) -> Self:
+        """The step as it is fitted for what one fold predicts."""
+        return self
+
+    @property
     def num_candidates(self) -> int:
         """How many settings it chooses among."""
         return 1

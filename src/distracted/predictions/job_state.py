@@ -13,6 +13,7 @@ from distracted.errors import LockError, first_line
 from distracted.files import write_json, write_text
 from distracted.locks import holder
 from distracted.paths import JOB, LOCK, REDO
+from distracted.predictions.store import Store
 from distracted.schema import RunConfig, TrainPhase
 from distracted.stopping import Stopped
 
@@ -81,6 +82,13 @@ def redo_of(folder: Path) -> str | None:
         return (folder / REDO).read_text(errors="replace")
     except OSError:
         return None
+
+
+def mark_trial(store: Store, run: str, command: str) -> None:
+    """Note that a command tries a run, which may be left unfinished."""
+    path = store.workspace.trial(store.competition.name, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, command)
 
 
 def read_job_state(folder: Path) -> JobState | None:

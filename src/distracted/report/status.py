@@ -1,6 +1,6 @@
 """`make status`: which folds are done, running, failed or missing, which runs are stale, what to do next."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from distracted.ensemble.blend import blend_command
@@ -37,10 +37,15 @@ class FoldStatus:
 
 @dataclass(frozen=True, eq=False)
 class RunStatus:
-    """One run's state: what the catalogue knows, and its folds by number."""
+    """One run's state: what the catalogue knows, and its folds by number.
+
+    Attributes:
+        left_by: The command that tried it and left it unfinished; "" if none did.
+    """
 
     entry: Entry
     folds: tuple[FoldStatus, ...]
+    left_by: str = ""
 
     @property
     def is_trained_now(self) -> bool:
@@ -79,6 +84,8 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
         names = ", ".join(map(str, open_folds))
         if status.is_trained_now:
             steps.append(f"wait: {entry.name} is being trained")
+        elif status.left_by:
+            continue
         elif entry.problem:
             steps.append(f"fix {entry.name}: {entry.problem}")
         elif entry.stale and status.made_by:
@@ -119,9 +126,18 @@ def pooled_scores(store: Store, run: str) -> dict[str, float]:
 
 
 def _status(store: Store, entry: Entry) -> RunStatus:
-    manifests = {manifest.fold: manifest for manifest in entry.manifests}
-    folds = range(store.folds.num_folds)
-    return RunStatus(entry, tuple(fold_status(store, entry.name, n, manifests.get(n)) for n in folds))
+    manifests, numbers = (
+        {manifest.fold: manifest for manifest in entry.manifests},
+        range(store.folds.num_folds),
+    )
+    folds = tuple(fold_status(store, entry.name, n, manifests.get(n)) for n in numbers)
+    status = RunStatus(entry, folds)
+    if status.is_trained_now or all(fold.state == "done" for fold in folds):
+        return status
+    try:
+        return replace(status, left_by=store.workspace.trial(store.competition.name, entry.name).read_text())
+    except OSError:
+        return status
 
 
 def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:

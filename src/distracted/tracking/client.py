@@ -43,7 +43,7 @@ MAX_TAG = 64
 #: repeats steps.)
 STEP = "train/step"
 
-JobType = Literal["train", "summary", "derived", "ensemble", "submission", "sweep"]
+JobType = Literal["train", "summary", "derived", "ensemble", "submission", "sweep", "search"]
 
 
 class WandbRun:

@@ -1,0 +1,168 @@
+"""Successive halving: the better half goes on, by the labels of the other group of folds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from distracted.compete.groups import two_groups
+from distracted.compete.halving import Halving, Rung, make_rungs
+from distracted.jobs.grid import Ended, Job
+
+NUM_FOLDS, EPOCHS = 5, 4
+TRIALS = [f"trial{number}" for number in range(16)]
+
+
+@dataclass
+class Trainings:
+    """Finished work on a machine that trains an epoch in so many seconds, and a clock.
+
+    Attributes:
+        quality: Log loss of each run on each fold, (num_runs, num_folds).
+        done: Epochs by run and fold.
+    """
+
+    quality: np.ndarray
+    epoch_seconds: float = 10.0
+    done: dict[tuple[str, int], int] = field(default_factory=dict)
+    failing: frozenset[str] = frozenset()
+    at: float = 0.0
+    epochs_trained: int = 0
+
+    def loss_after(self, run: str, folds: Sequence[int], epochs: int | None) -> float | None:
+        until = EPOCHS if epochs is None else epochs
+        if any(self.done.get((run, fold), 0) < until for fold in folds):
+            return None
+        return float(np.mean([self.quality[TRIALS.index(run), fold] for fold in folds]) + 1 / until)
+
+    def search(self, *, ends: float = np.inf, trials: Sequence[str] = TRIALS) -> Halving:
+        return Halving(
+            trials,
+            dict.fromkeys(trials, EPOCHS),
+            two_groups([10] * NUM_FOLDS),
+            self.loss_after,
+            make_job=Job,
+            num_slots=2,
+            now=lambda: self.at,
+            ends=lambda: ends,
+        )
+
+    def run(self, halving: Halving, *, num_jobs: int = 10_000, ends: float = np.inf) -> bool:
+        """Run so many jobs, one after another; returns whether nothing is left."""
+        ended, queue = list[Ended](), halving.next_jobs([])
+        while queue and len(ended) < num_jobs:
+            job = queue.pop(0)
+            until, before = halving.stop_after(job) or EPOCHS, self.done.get((job.run, job.fold), 0)
+            self.at += 10 / 2 + self.epoch_seconds * (until - before) / 2
+            self.epochs_trained += until - before
+            if job.run in self.failing:
+                ended.append(Ended(job, "failed", "no memory"))
+            elif self.at > ends:
+                ended.append(Ended(job, "stopped"))
+            else:
+                self.done[job.run, job.fold] = until
+                ended.append(Ended(job, "done" if until == EPOCHS else "stopped"))
+            queue += halving.next_jobs(ended, may_start=self.at < ends)
+        return not queue
+
+
+@pytest.fixture
+def quality() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.normal(0, 1, (len(TRIALS), 1)) + rng.normal(0, 0.01, (len(TRIALS), NUM_FOLDS))
+
+
+def test_the_rungs_double_the_epochs_and_end_with_all_folds() -> None:
+    assert make_rungs(4) == (Rung(1), Rung(2), Rung(None), Rung(None, all_folds=True))
+    assert make_rungs(6) == (Rung(1), Rung(2), Rung(4), Rung(None), Rung(None, all_folds=True))
+    assert make_rungs(1) == (Rung(None), Rung(None, all_folds=True))
+
+
+def test_the_best_settings_are_trained_over_all_folds(quality: np.ndarray) -> None:
+    machine = Trainings(quality)
+    halving = machine.search()
+    assert machine.run(halving)
+    best = {TRIALS[number] for number in np.argsort(quality.mean(axis=1))[:2]}
+    assert halving.offered() == [sorted(best, key=TRIALS.index)] * NUM_FOLDS
+    assert halving.num_left() == [16, 8, 4, 2, 2]
+    assert machine.epochs_trained < 0.5 * len(TRIALS) * NUM_FOLDS * EPOCHS
+    assert halving.seconds_left() == pytest.approx(0)
+
+
+def test_each_rung_keeps_the_better_half(quality: np.ndarray) -> None:
+    machine = Trainings(quality)
+    halving = machine.search()
+    machine.run(halving)
+    for group, other in zip(halving.groups, reversed(halving.groups), strict=True):
+        order = np.argsort(quality[:, other[0]])
+        assert halving.entered(group, 1) == [TRIALS[n] for n in sorted(order[:8])]
+        assert halving.entered(group, 2) == [TRIALS[n] for n in sorted(order[:4])]
+
+
+@pytest.mark.parametrize("fold", range(NUM_FOLDS))
+def test_a_folds_labels_choose_nothing_for_it(quality: np.ndarray, fold: int) -> None:
+    chosen = []
+    for changed in (False, True):
+        scores = quality.copy()
+        scores[:, fold] = scores[::-1, fold] if changed else scores[:, fold]
+        machine = Trainings(scores)
+        halving = machine.search()
+        machine.run(halving)
+        [group] = [group for group in halving.groups if fold in group]
+        rungs = range(len(halving.rungs) + 1)
+        chosen.append([[halving.entered(group, number) for number in rungs], halving.offered()])
+    (rungs, before), (rungs_after, after) = chosen
+    assert rungs == rungs_after
+    assert before[fold] == after[fold]
+
+
+@pytest.mark.parametrize("num_jobs", [1, 7, 20, 40, 55])
+def test_a_killed_search_goes_on_with_what_is_scored(quality: np.ndarray, num_jobs: int) -> None:
+    undisturbed, machine = Trainings(quality), Trainings(quality)
+    whole = undisturbed.search()
+    undisturbed.run(whole)
+    machine.run(machine.search(), num_jobs=num_jobs)
+    again = machine.search()
+    machine.run(again)
+    assert again.offered() == whole.offered()
+    assert machine.epochs_trained <= undisturbed.epochs_trained + 2 * EPOCHS  # of the jobs that were killed
+
+
+def test_more_trials_take_over_what_is_done(quality: np.ndarray) -> None:
+    machine, at_once = Trainings(quality), Trainings(quality)
+    machine.run(machine.search(trials=TRIALS[:8]))
+    more, whole = machine.search(), at_once.search()
+    machine.run(more)
+    at_once.run(whole)
+    assert more.offered() == whole.offered()
+
+
+@pytest.mark.parametrize("minutes", [8, 12, 20, 40])
+def test_less_time_draws_fewer_settings(quality: np.ndarray, minutes: float) -> None:
+    """The search ends in time, with a finalist at least for each fold, and uses most of the time."""
+    machine, ends = Trainings(quality), 60.0 * minutes
+    halving = machine.search(ends=ends)
+    assert machine.run(halving, ends=ends)
+    assert halving.offered() is not None
+    assert machine.at <= ends
+    assert len([run for run in TRIALS if halving.is_begun(run)]) == halving.num_left()[0]
+    assert halving.num_left()[0] == len(TRIALS) or machine.at > 0.5 * ends
+
+
+def test_settings_that_fail_cost_only_themselves(quality: np.ndarray) -> None:
+    best = np.argsort(quality.mean(axis=1))
+    machine = Trainings(quality, failing=frozenset({TRIALS[best[0]]}))
+    halving = machine.search()
+    assert machine.run(halving)
+    assert halving.failed == {TRIALS[best[0]]: "no memory"}
+    offered = halving.offered()
+    assert offered is not None
+    assert {run for of_fold in offered for run in of_fold} == {TRIALS[n] for n in best[1:3]}
+
+
+def test_nothing_is_chosen_where_nothing_is_finished(quality: np.ndarray) -> None:
+    machine = Trainings(quality)
+    halving = machine.search()
+    machine.run(halving, num_jobs=3)
+    assert halving.offered() is None

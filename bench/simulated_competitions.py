@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from distracted.compete.campaign import Campaign
 from distracted.compete.candidates import EPOCHS, NUM_SEEDS, Candidate, Input, all_candidates
 from distracted.compete.clock import Clock
-from distracted.compete.entries import Plan
+from distracted.compete.entries import TTA, Plan
 from distracted.compete.groups import two_groups
 from distracted.compete.run import Competing, Reserve
 from distracted.compete.times import Speed, Times
@@ -193,7 +193,9 @@ class Machine:
                     still.append((job, needed))
                     continue
                 epochs = self.campaign.stop_after(job)
-                if epochs is None:
+                if job.run.endswith(TTA):
+                    self.finished[job.run] = set(range(NUM_FOLDS))
+                elif epochs is None:
                     self.finished.setdefault(job.run, set()).add(job.fold)
                 else:
                     self.scored[job.run, job.fold] = epochs
@@ -210,8 +212,12 @@ class Machine:
     def _needed(self, job: Job) -> float:
         """Seconds at which the job ends, work done before included."""
         assert self.campaign is not None
-        candidate = self.campaign.known[job.run]
+        candidate = candidate_of(self.campaign, job.run)
         whole, epochs = self.world.seconds(candidate), self.campaign.stop_after(job)
+        if job.run.endswith(TTA):
+            times = Times(self.world.speeds, _TRAIN, _VALID, _TEST, _STARTUP)
+            whole = times.views_seconds(candidate, num_folds=NUM_FOLDS, num_views=self.campaign.num_views)
+            whole *= self.world.slowness[candidate.input.model]
         whole *= math.exp(self.world.jitter * self.world._draw("time", job.run, job.fold).normal())
         return max(self._done(job) + 1.0, whole if epochs is None else whole * epochs / candidate.epochs)
 
@@ -265,10 +271,15 @@ class Machine:
 
     def loss(self, run: str) -> float:
         assert self.campaign is not None
-        return float(-np.log(self.world.true_probs(self.campaign.known[run])).mean())
+        return float(-np.log(self.world.true_probs(candidate_of(self.campaign, run))).mean())
 
     def seconds(self, run: str) -> float:
         return sum(self.work.get((run, fold), 0.0) for fold in range(NUM_FOLDS))
+
+
+def candidate_of(campaign: Campaign, run: str) -> Candidate:
+    """The candidate of a run; views of a run predict what it does, in these worlds."""
+    return campaign.known[run.removesuffix(TTA)]
 
 
 @dataclass(frozen=True)
@@ -297,6 +308,7 @@ def set_up(
     *,
     plan: Plan | None = None,
     num_seeds: int = NUM_SEEDS,
+    num_views: int = 0,
     blends: list[tuple[float, float]] | None = None,
 ) -> Competing:
     """The real campaign on a simulated machine; time and loss of each blend are added to `blends`."""
@@ -313,13 +325,14 @@ def set_up(
         now=machine.now,
         ends=lambda: machine.hours - reserve.seconds,
         num_seeds=num_seeds,
+        num_views=num_views,
     )
     machine.campaign = campaign
 
     def blend(members: Sequence[Sequence[str]]) -> float:
         seconds = float(rng.uniform(4, 9))
         machine.at += seconds
-        loss = world.blend([[campaign.known[run] for run in of_fold] for of_fold in members])
+        loss = world.blend([[candidate_of(campaign, run) for run in of_fold] for of_fold in members])
         if blends is not None:
             blends.append((machine.at, loss))
         return seconds

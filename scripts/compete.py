@@ -1,6 +1,7 @@
 """make compete: a whole competition by itself; at any moment the best submission so far is on disk."""
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from distracted.predictions.job_state import mark_trial
 from distracted.predictions.store import Store
 from distracted.report.status import fold_status
 from distracted.schema import RunConfig
-from grid import train_command
+from grid import train_command, views_command
 from live import LiveTable
 from status import cell
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from distracted.compete.blending import Blended
     from distracted.compete.campaign import Campaign
     from distracted.compete.clock import Clock
-    from distracted.compete.screen import Screen
+    from distracted.compete.screened import Screen
     from distracted.jobs.grid import Ended
 
 #: Backbones that differ, each with weights in a package or on the hub; those that cannot be had are left out.
@@ -68,6 +69,7 @@ def main(
         raise ConfigError(f"MODELS: there is no {unknown[0]!r} in configs/models; there are {there_are}")
     settings = console.overrides(set)
     fixed = [text.partition("=")[0] for text in settings]
+    of_runtime = shlex.join(text for text in settings if text.startswith("runtime"))
     if recipes := [key for key in fixed if key == "recipe" or key.startswith("phases")]:
         raise ConfigError(f"SET: recipes and their phases are chosen by make compete; leave {recipes[0]} out")
     placed = console.place(data, root, console.runtime_in(set))
@@ -90,6 +92,8 @@ def main(
         plan = read_plan(store.workspace.plan(name), num_folds=store.folds.num_folds, models=known)
         if clock.left <= (reserve.seconds if plan.entries else 0):
             console.say(f"all of HOURS={hours} is used; more goes further")
+            if send:
+                submit.main(name=NAME, send=True, data=data, set=of_runtime, root=root)
             return
         cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), [first])
         engine = stack.enter_context(OnRay(cluster)) if cluster else Here(usable_cores(), cards=list(cards))
@@ -126,6 +130,10 @@ def main(
         board.campaign = campaign
 
         def command(job: Job, device: str) -> Sequence[str]:
+            entry = campaign.plan.find(job.run)
+            if entry is not None and entry.views:
+                text = f"{of_runtime} {placement(job, device, runtime)}".strip()
+                return views_command(job, entry.parent, entry.views, text, data, root, cluster=cluster)
             model, own = model_and_settings(campaign, job.run)
             epochs = campaign.stop_after(job)  # of a short fit, which is scored
             if epochs is not None:
@@ -148,8 +156,7 @@ def main(
         )
     say_end(blend.last, read_blends(folder / BLENDS), campaign, clock, store.workspace.plan(name))
     if send:
-        own = " ".join(text for text in settings if text.startswith("runtime"))
-        submit.main(name=NAME, send=True, data=data, set=own, root=root)
+        submit.main(name=NAME, send=True, data=data, set=of_runtime, root=root)
 
 
 def show_screen(screened: "Screen") -> None:
@@ -243,7 +250,7 @@ class Board(LiveTable):
         names = " ".join(entry.run for entry in coming)
         if names in ("", self._told):
             return
-        planned = [one for plan in campaign.outlook.values() for one in plan]
+        planned = [one for plan in campaign.chooser.outlook.values() for one in plan]
         self._told, ends = names, {one.candidate.name: one.ends for one in planned}
         rows = []
         for entry in coming:

@@ -122,17 +122,33 @@ def train_command(
     stop_after: int | None = None,
 ) -> list[str]:
     """The command that trains a job's fold, or so many epochs of it, here or on a node of a cluster."""
+    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run]
+    arguments += ["--patience", str(_PATIENCE), *["--leaky"] * leaky]
+    arguments += [] if stop_after is None else ["--stop-after", str(stop_after)]
+    return _job_command("train.py", arguments, settings, data, root, cluster=cluster)
+
+
+def views_command(
+    job: Job, run: str, views: str, settings: str, data: str, root: Path, *, cluster: str
+) -> list[str]:
+    """The command that predicts views of each image with all networks of a run, as the job's run."""
+    arguments = ["--run", run, "--views", views, "--name", job.run]
+    return _job_command("tta.py", arguments, settings, data, root, cluster=cluster)
+
+
+def _job_command(
+    script: str, arguments: Sequence[str], settings: str, data: str, root: Path, *, cluster: str
+) -> list[str]:
+    """The command of a job, here or on a node of a cluster."""
     from distracted.tracking.online import variables
 
     place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
-    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, "--data", place]
-    arguments += ["--leaky"] if leaky else []
-    arguments += [] if stop_after is None else ["--stop-after", str(stop_after)]
-    arguments += ["--set", settings, "--root", str(root.absolute()), "--patience", str(_PATIENCE)]
-    arguments += [] if cluster else ["--parent", str(os.getpid())]
+    shared = ["--data", place, "--set", settings, "--root", str(root.absolute())]
+    shared += [] if cluster else ["--parent", str(os.getpid())]
     # nodes do not inherit W&B's mode
     carried = ["env", *variables(console.runtime_in(settings))] if cluster else []
-    return [*carried, sys.executable, str(Path(__file__).with_name("train.py").absolute()), *arguments]
+    path = Path(__file__).with_name(script).absolute()
+    return [*carried, sys.executable, str(path), *arguments, *shared]
 
 
 def _runs(models: str, seeds: str, name: str) -> list[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import console
+import signals
 from distracted.errors import ConfigError
 from train import say_fold
 
@@ -17,12 +18,14 @@ def main(
     data: console.Data = "state_farm",
     set: Annotated[str, typer.Option(help="Only runtime.*, e.g. 'runtime.device=cpu'.")] = "",
     force: console.Force = False,
+    parent: Annotated[int, typer.Option(help="Process to stop with.", hidden=True)] = 0,
     root: console.Root = console.HERE,
 ) -> None:
     """Predict a run's images under several views, write the mean as a run, and print its gain."""
     from distracted.inference.views import find_views
     from distracted.postprocess.tta import augment_run
 
+    signals.stop_with(parent)
     if not run:
         raise ConfigError("RUN= is missing: a trained run; make status lists them")
     name = name or f"{run}_tta"

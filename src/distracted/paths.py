@@ -149,6 +149,10 @@ class Workspace:
         """What `make compete` keeps besides its plan: measurements, used time, scores of its blends."""
         return self.runs(data) / ".compete"
 
+    def competition_summary(self, data: str) -> Path:
+        """What `make compete` did, for the report."""
+        return self.compete(data) / "summary.json"
+
     def ladders(self, data: str) -> Path:
         """Results of `make ladder`, one file per model."""
         return self.runs(data) / ".ladders"

@@ -9,7 +9,7 @@ import pytest
 
 from distracted.compete.campaign import Campaign
 from distracted.compete.candidates import Candidate
-from distracted.compete.entries import Entry, Plan, read_plan, write_plan
+from distracted.compete.entries import TTA, Entry, Plan, read_plan, write_plan
 from distracted.compete.groups import two_groups
 from distracted.compete.value import Evidence
 from distracted.jobs.grid import Ended, Job
@@ -105,6 +105,23 @@ def test_a_folds_labels_choose_nothing_for_it(fold: int) -> None:
     assert len(before.plan.trials[1]) > 1  # short fits were compared
     assert chosen_by(before, fold) == chosen_by(after, fold)
     assert any(chosen_by(before, other) != chosen_by(after, other) for other in others)  # there it counts
+
+
+def test_finished_runs_get_views_where_these_are_cheap_or_time_is_left() -> None:
+    """Whatever a run's folds are, its views have the same."""
+    machine = Machine(small(5), 2, 3000.0, SCREENING, at=SCREENING)
+    competing = set_up(machine, num_views=3)
+    competing.run(machine, command=lambda job, device: [], log=lambda job: Path())
+    entries = {entry.run: entry for entry in competing.campaign.plan.entries}
+    tuned = [one for one in entries.values() if one.state == "done" and "_full" in one.run and not one.views]
+    assert tuned and machine.at <= machine.hours
+    assert any(one.views and one.state == "done" for one in entries.values())
+    for run in tuned:
+        assert entries[run.run + TTA].by == run.by and entries[run.run + TTA].parent == run.run
+    assert not [run for run in entries if "features" in run and run.endswith(TTA)]
+    members = competing.campaign.members()
+    done = [run for run, one in entries.items() if one.views and one.state == "done"]
+    assert all((run in of_fold) == (run.removesuffix(TTA) in of_fold) for run in done for of_fold in members)
 
 
 def test_the_groups_are_disjoint_and_about_equal() -> None:

@@ -19,15 +19,17 @@ from distracted.data.sample_submission import sample_path
 from distracted.paths import Workspace
 from distracted.predictions.store import Store, open_store
 from distracted.report.status import pooled_scores
+from distracted.report.write import write_report
 
 pytestmark = pytest.mark.slow
 
-#: A plan of two runs and no more, as a person writes it.
+#: A plan of two runs, views of one, and no more, as a person writes it.
 PLAN = """
 extend: false
 runs:
 - {run: head, model: resnet50, set: recipe=features}
 - {run: tuned, model: resnet50, set: recipe=full phases.finetune.epochs=2}
+- {run: tuned_tta, views: scales}
 """
 
 
@@ -81,7 +83,8 @@ def test_it_chooses_trains_and_blends_until_it_is_stopped(
     """The first two runs are there after two blends; what the manifests and the plan say agrees."""
     root = tmp_path / "work"
     process = start(competition, root, weights)
-    wait_for(process, lambda: len(blends(root)) > 1)
+    views = root / "oof/tiny/resnet50_full_tta/fold2/manifest.json"
+    wait_for(process, lambda: len(blends(root)) > 1 and views.exists())
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 75, output
@@ -97,6 +100,10 @@ def test_it_chooses_trains_and_blends_until_it_is_stopped(
     assert store.manifest("compete", 0).config["search"]["num_runs"] >= 2
     assert all(part in output for part in ("the plan after", "blend of", "cross-fitted log loss"))
     assert "the same command goes on" in output
+    [planned] = [entry for entry in plan["runs"] if entry["run"] == "resnet50_full_tta"]
+    assert planned["views"] == "scales" and planned["by"] == [0, 1, 2]
+    page = write_report(store, policies={"none": ()}, runtime=None).read_text()
+    assert "What each run bought" in page and "resnet50_features" in page and "Not finished" in page
 
 
 def test_a_killed_competition_goes_on_and_ends(competition: Path, weights: Path, tmp_path: Path) -> None:
@@ -120,6 +127,7 @@ def test_a_killed_competition_goes_on_and_ends(competition: Path, weights: Path,
     assert [(entry["run"], entry["state"]) for entry in written["runs"]] == [
         ("head", "done"),
         ("tuned", "done"),
+        ("tuned_tta", "done"),
     ]
     store = opened(competition, root)
     assert {run for run in store.runs() if store.kinds(run) == {"model"}} == {"head", "tuned"}

@@ -13,8 +13,11 @@ from distracted.compete.entries import Plan, write_plan
 from distracted.compete.groups import two_groups
 from distracted.compete.results import StoredResults
 from distracted.compete.run import Reserve
-from distracted.compete.screen import Configs, Screen
+from distracted.compete.screen import Configs
+from distracted.compete.screened import Screen
+from distracted.compete.summary import write_summary
 from distracted.compete.times import Times
+from distracted.compete.views import NUM_VIEWS
 from distracted.errors import ConfigError, DistractedError
 from distracted.jobs.begun import resolve_run
 from distracted.jobs.grid import Engine, Job, plan_jobs, room_for
@@ -110,11 +113,13 @@ def begin_campaign(
         make_job=make_job,
         now=lambda: clock.used,
         ends=lambda: clock.hours - reserve.seconds,
+        num_views=NUM_VIEWS,
         num_seeds=1 if "training.seed" in fixed else NUM_SEEDS,
     )
 
     def write() -> None:
         write_plan(path, campaign.as_written())
+        write_summary(store, campaign, screened, clock)
         changed(campaign)
 
     campaign.changed = write

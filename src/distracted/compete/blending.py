@@ -67,7 +67,8 @@ class Blender:
         }
         self.last = blend_finished(self.store, offered, **given)
         folder = self.store.workspace.compete(self.store.competition.name)
-        note_blend(folder / BLENDS, self.last, used=self.clock.used)
+        finished = list(dict.fromkeys(run for of_fold in offered for run in of_fold))
+        note_blend(folder / BLENDS, self.last, used=self.clock.used, finished=finished)
         self.blended(self.last)
         return self.last.seconds
 
@@ -107,11 +108,12 @@ def blend_finished(
     return Blended(ensemble, submission, time.monotonic() - start)
 
 
-def note_blend(path: Path, blended: Blended, *, used: float) -> None:
+def note_blend(path: Path, blended: Blended, *, used: float, finished: Sequence[str]) -> None:
     """Append the blend's scores to a file, a line each.
 
     Args:
         used: Seconds of the competition so far.
+        finished: The runs that it could choose from.
     """
     ensemble, expected = blended.ensemble, blended.submission.expected
     line = {
@@ -120,6 +122,7 @@ def note_blend(path: Path, blended: Blended, *, used: float) -> None:
         "interval": [ensemble.interval.low, ensemble.interval.high],
         "expected": {key: asdict(expected)[key] for key in ("mean", "low", "high")},
         "members": list(ensemble.members),
+        "finished": list(finished),
     }
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -105,3 +105,14 @@ def further_seeds(candidate: Candidate, taken: Sequence[Candidate], num_seeds: i
         return [] if taken else [candidate]
     seeds = {other.seed for other in taken}
     return [replace(candidate, seed=seed) for seed in range(num_seeds) if seed not in seeds]
+
+
+def find_candidate(candidates: Iterable[Candidate], run: str) -> Candidate | None:
+    """The candidate of that name, with any seed."""
+    for candidate in candidates:
+        if candidate.name == run:
+            return candidate
+        prefix = f"{candidate.name}_seed"
+        if run.startswith(prefix) and run.removeprefix(prefix).isdecimal():
+            return replace(candidate, seed=int(run.removeprefix(prefix)))
+    return None

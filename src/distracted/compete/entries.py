@@ -1,5 +1,6 @@
 """The plan as a file: runs/<data>/plan.yaml, which a person can read and edit."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from distracted.compete.planner import Planned
 from distracted.errors import ConfigError, first_line
 from distracted.files import write_text
 
@@ -20,9 +22,12 @@ _HEAD = """\
 # Edit it while the command does not run: remove, add or reorder `runs` that are not done, or set `extend` to
 # false, so that nothing is added to them. `by` lists the folds that chose a run, each by the labels of the
 # others (all, if it is left out): only they blend it. `trials` are short fits, kept and continued if chosen;
-# `choices` are the runs that each of two groups of folds chose, in order.
+# `choices` are the runs that each of two groups of folds chose, in order. `views`: the run <name>_tta
+# averages the predictions of the run <name> over these views of each image (`make tta`).
 """
-_KEYS = {"run", "model", "set", "by", "state", "minutes", "loss", "blend", "why"}
+_KEYS = {"run", "model", "set", "views", "by", "state", "minutes", "loss", "blend", "why"}
+#: What a run over several views is called after its run.
+TTA = "_tta"
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Entry:
 
     Attributes:
         run: Its name; model and settings: what is trained under it.
+        views: Views of each image that predictions of `parent` are averaged over; "": it is trained.
         by: Folds that chose it.
         minutes: Expected time of all its jobs, one after another; once it is done the time they took.
         loss, blend: Expected log loss of the run, and of the blend with all runs up to it.
@@ -46,18 +52,27 @@ class Entry:
     loss: float | None = None
     blend: float | None = None
     why: str = ""
+    views: str = ""
+
+    @property
+    def parent(self) -> str:
+        """The run whose networks predict the views."""
+        return self.run.removesuffix(TTA)
 
     def as_yaml(self) -> dict[str, Any]:
-        shown: dict[str, Any] = {
-            "run": self.run,
-            "model": self.model,
-            "set": self.settings,
-            "by": list(self.by),
-            "state": self.state,
-        }
+        trained = {"views": self.views} if self.views else {"model": self.model, "set": self.settings}
+        shown: dict[str, Any] = {"run": self.run, **trained, "by": list(self.by), "state": self.state}
         numbers = {"minutes": self.minutes, "loss": self.loss, "blend": self.blend}
         shown |= {key: float(f"{value:.3g}") for key, value in numbers.items() if value is not None}
         return shown | ({"why": self.why} if self.why else {})
+
+
+def entry_of(planned: Planned, folds: tuple[int, ...], why: str) -> Entry:
+    """The entry of a planned run that some folds choose."""
+    candidate, settings = planned.candidate, shlex.join(planned.candidate.overrides)
+    entry = Entry(candidate.name, candidate.input.model, settings, folds, why=why)
+    entry.minutes, entry.loss, entry.blend = planned.seconds / 60, planned.loss, planned.blend
+    return entry
 
 
 @dataclass
@@ -154,8 +169,10 @@ def _entry(item: Any, where: str, num_folds: int, models: Sequence[str]) -> Entr
     where = f"{where} ({item['run']})"
     if unknown := set(item) - _KEYS:
         raise ConfigError(f"{where}: unknown key {sorted(map(str, unknown))[0]!r}; {_WAY_OUT}")
-    model = item.get("model", item["run"])
-    if model not in models:
+    model, views = item.get("model", item["run"]), item.get("views", "")
+    if not isinstance(views, str) or (views and not item["run"].endswith(TTA)):
+        raise ConfigError(f"{where}: views: expected groups of views of a run <name>{TTA}; {_WAY_OUT}")
+    if not views and model not in models:
         raise ConfigError(f"{where}: there is no model {model!r} in configs/models; {_WAY_OUT}")
     folds = item.get("by", list(range(num_folds)))
     if not isinstance(folds, list) or not folds or any(fold not in range(num_folds) for fold in folds):
@@ -167,7 +184,7 @@ def _entry(item: Any, where: str, num_folds: int, models: Sequence[str]) -> Entr
     if wrong := [key for key, value in numbers.items() if not isinstance(value, int | float | None)]:
         raise ConfigError(f"{where}: {wrong[0]}: expected a number, got {numbers[wrong[0]]!r}")
     by, settings, why = tuple(dict.fromkeys(folds)), str(item.get("set", "")), str(item.get("why", ""))
-    return Entry(item["run"], model, settings, by, state, why=why, **numbers)
+    return Entry(item["run"], model, settings, by, state, why=why, views=views, **numbers)
 
 
 def _digest(content: Any) -> str:

@@ -128,14 +128,12 @@ def quickest_run(now: Situation) -> Planned | None:
 def default_run(now: Situation) -> Planned | None:
     """The usual fine-tuning that fits into the time; None if none fits.
 
-    No label has a say in it but the counts of classes in `now.evidence`.
+    No score has a say in it.
 
     Larger images, more epochs up to the recipe's own and slower backbones count as better. It has to end well
-    before the time is up, if one of them does. Classes that are uneven are drawn equally often: where they
-    are uneven in each subject, that can halve the loss, and elsewhere calibration undoes what it costs.
+    before the time is up, if one of them does.
     """
-    even = any(is_even for _, is_even in now.evidence.probes) and any(c.even for c in now.candidates)
-    usual = [c for c in now.candidates if c.recipe == TUNED[0] and 0 < c.epochs <= EPOCHS and c.even == even]
+    usual = [c for c in now.candidates if c.recipe == TUNED[0] and 0 < c.epochs <= EPOCHS]
     ends = {c: Slots(now.free).add(now.num_folds, now.seconds(c)) for c in usual}
     fitting = [c for c in usual if ends[c] <= _EARLY * now.left]
     fitting = fitting or [c for c in usual if _MARGIN * ends[c] <= now.left]

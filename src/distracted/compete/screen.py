@@ -5,26 +5,24 @@ and a probe on its frozen features, scored on folds that it has not seen. What w
 the time is left out, and said.
 """
 
-import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from distracted.compete.candidates import FROZEN, Candidate, Input, all_candidates
+from distracted.compete.candidates import FROZEN, Input, all_candidates
+from distracted.compete.screened import Screen, Screened, read_screened, write_screened
 from distracted.compete.times import Speed
-from distracted.compete.value import Evidence
 from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError, DistractedError, WeightsError, first_line
-from distracted.files import sha256_json, write_json
+from distracted.files import sha256_json
 from distracted.metrics import log_losses
 from distracted.models.weights import find_weights
 from distracted.predictions.store import Store
@@ -44,74 +42,9 @@ SHARE = 0.12
 _VERSION = 1  # of the file
 _STEP = 32  # sizes in pixels are multiples of it
 _SMALLER, _LARGER = 0.57, 1.43
-_UNEVEN = 1.25  # the largest class against the smallest: from here on classes can be drawn equally often
 
 #: Returns the config of a model with further settings, as SET= takes them.
 Configs = Callable[[str, Sequence[str]], RunConfig]
-
-
-@dataclass(frozen=True)
-class Screened:
-    """One input's measurements.
-
-    Attributes:
-        losses: Mean log loss of the probe on each fold, (num_folds,); even: the same with classes that count
-            equally.
-        seconds: Time of the measurement.
-        config_hash: Hash of the config of the frozen features.
-    """
-
-    input: Input
-    speed: Speed
-    losses: tuple[float, ...]
-    even: tuple[float, ...]
-    seconds: float
-    config_hash: str
-
-    def as_json(self) -> dict[str, Any]:
-        speed = {"train": dict(self.speed.train), "predict": self.speed.predict, "fit": self.speed.fit}
-        size = {"model": self.input.model, "size": self.input.size, "own": self.input.own}
-        scores = {"losses": self.losses, "even": self.even}
-        return {**size, "speed": speed, **scores, "seconds": self.seconds, "config_hash": self.config_hash}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Screened":
-        one = Input(value["model"], value["size"], value["own"])
-        speed, losses = Speed(**value["speed"]), tuple(value["losses"])
-        return cls(one, speed, losses, tuple(value["even"]), value["seconds"], value["config_hash"])
-
-
-@dataclass
-class Screen:
-    """All measurements, and what was left out.
-
-    Attributes:
-        counts: Scored images of each class and fold, (num_folds, num_classes).
-        left_out: Why, by model or input.
-    """
-
-    counts: NDArray[np.int64]
-    inputs: list[Screened] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def candidates(self, fixed: Sequence[str] = ()) -> list[Candidate]:
-        """All runs with these inputs; see `all_candidates`."""
-        recipes = {one.input: {FROZEN, *one.speed.train} for one in self.inputs}
-        every = all_candidates(recipes, uneven=True, fixed=fixed)
-        return [candidate for candidate in every if candidate.recipe in recipes[candidate.input]]
-
-    def evidence(self, hidden: Collection[int] = ()) -> Evidence:
-        """The probes' scores without some folds' rows."""
-        seen = [fold for fold in range(len(self.counts)) if fold not in hidden]
-        of_class = self.counts[seen].sum(axis=0)
-
-        def mean(losses: Sequence[float]) -> float:
-            return float(np.average([losses[fold] for fold in seen], weights=self.counts[seen].sum(axis=1)))
-
-        probes = {(one.input, False): mean(one.losses) for one in self.inputs}
-        if of_class.max() > _UNEVEN * max(1, of_class.min()):
-            probes |= {(one.input, True): mean(one.even) for one in self.inputs}
-        return Evidence(probes)
 
 
 def screen(
@@ -191,7 +124,7 @@ class _Screener:
         self._images = Images.to_train(store.competition)
         made_for = [_VERSION, store.competition.index_hash, folds.hash, num_threads, str(device)]
         self._key = sha256_json(made_for)
-        self._known = self._read()
+        self._known = read_screened(path, self._key)
         rows = [folds.labels[folds.valid(fold)] for fold in range(folds.num_folds)]
         counts = [np.bincount(labels, minlength=store.competition.num_classes) for labels in rows]
         self.screen = Screen(np.array(counts))
@@ -246,7 +179,7 @@ class _Screener:
         measured = Screened(one, replace(speed, fit=fit), losses, even, seconds, frozen.config.hash)
         self.screen.inputs.append(measured)
         self._known[one] = measured
-        self._write()
+        write_screened(self._path, self._key, self._known.values())
         _log.info(
             "%s: probe %.4f in %.0f s",
             one,
@@ -309,22 +242,6 @@ class _Screener:
         folds = self._store.folds
         rows = [folds.valid(fold) for fold in range(folds.num_folds)]
         return tuple(float(log_losses(log_probs[of_fold], folds.labels[of_fold]).mean()) for of_fold in rows)
-
-    def _read(self) -> dict[Input, Screened]:
-        try:
-            kept = json.loads(self._path.read_text())
-            if kept["key"] != self._key:
-                _log.info("%s: measured for other data, folds or threads; measured again", self._path)
-                return {}
-            return {one.input: one for one in map(Screened.from_json, kept["inputs"])}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s: not readable (%s); measured again", self._path, first_line(error))
-            return {}
-
-    def _write(self) -> None:
-        write_json(self._path, {"key": self._key, "inputs": [one.as_json() for one in self._known.values()]})
 
 
 @contextmanager

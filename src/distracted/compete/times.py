@@ -44,6 +44,7 @@ class Times:
     waits: float = 1.0
     _startups: list[float] = field(default_factory=list)
     _ratios: list[float] = field(default_factory=list)  # of actual to estimated seconds, in order
+    _views: list[float] = field(default_factory=list)  # the same of predicted views
     _own: dict[Candidate, list[float]] = field(default_factory=dict)
 
     def estimate(self, candidate: Candidate) -> float:
@@ -57,6 +58,17 @@ class Times:
             return speed.fit + self.waits * self.num_test * speed.predict
         steps = candidate.epochs * self.num_train * speed.train.get(candidate.recipe, 0.0)
         return speed.fit + steps + (self.num_valid + self.num_test) * speed.predict
+
+    def views_seconds(self, candidate: Candidate, *, num_folds: int, num_views: int) -> float:
+        """Expected seconds until all networks of a run have predicted some views of each image."""
+        num_images = num_folds * (self.num_valid + self.num_test)
+        ratio = median(self._views[-_RECENT:]) if self._views else self.pace
+        return self.startup + num_images * num_views * self.speeds[candidate.input].predict * ratio
+
+    def record_views(self, seconds: float, expected: float) -> None:
+        """Learn from a job that predicted views."""
+        before = median(self._views[-_RECENT:]) if self._views else self.pace
+        self._views.append(before * seconds / expected)
 
     def least(self, num_folds: int, num_slots: int) -> float:
         """Seconds of the cheapest run, a head on frozen features: the images' features, then all folds."""

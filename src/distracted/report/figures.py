@@ -91,6 +91,30 @@ def score_chart(board: Sequence[BoardRow]) -> str:
         return as_svg()
 
 
+def blend_chart(blends: Sequence[Mapping[str, Any]]) -> str:
+    """Cross-fitted log loss of the blend and its forecast over the minutes of a competition."""
+    with _figure(7.2, 3.0, "blends") as (figure, as_svg):
+        axes, values = figure.subplots(), list[float]()
+        minutes = [blend["seconds"] / 60 for blend in blends]
+        series = (
+            ("cross-fitted, 95% bootstrap", _VALID, [(b["log_loss"], *b["interval"]) for b in blends]),
+            ("expected on the test set", _OTHER, [(b["expected"]["mean"], None, None) for b in blends]),
+        )
+        for label, colour, scores in series:
+            axes.step(minutes, [mean for mean, _, _ in scores], where="post", color=colour, label=label)
+            axes.plot(minutes, [mean for mean, _, _ in scores], "o", color=colour, markersize=4)
+            for minute, (_, low, high) in zip(minutes, scores, strict=True):
+                if low is not None and high is not None:
+                    axes.plot([minute] * 2, [low, high], color=colour, linewidth=1.2, alpha=0.6)
+            values += [value for score in scores for value in score if value is not None]
+        axes.set_xlim(left=0)
+        axes.set_xlabel("minutes of the competition")
+        axes.set_ylabel("log loss")
+        _log_axis(axes, "y", values)
+        axes.legend(loc="upper right", fontsize=8)
+        return as_svg()
+
+
 _CURVES = {
     "train": (_TRAIN, "train"),
     "valid": (_VALID, "held-out fold"),

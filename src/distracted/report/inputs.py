@@ -92,4 +92,5 @@ def _files(store: Store) -> Iterator[Path]:
     yield from workspace.audit(name).glob("[!.]*.*")
     yield from workspace.submissions(name).glob("[!.]*.*")
     yield from workspace.in_each_fold(name, REDO)
-    yield from (path for path in [workspace.test_people(name)] if path.is_file())
+    others = workspace.test_people(name), workspace.competition_summary(name)
+    yield from (path for path in others if path.is_file())

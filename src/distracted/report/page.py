@@ -27,8 +27,9 @@ from distracted.predictions.catalogue import Catalogue
 from distracted.predictions.store import Store
 from distracted.progress import Progress, silent
 from distracted.report.board import BoardRow, Sent, headline, make_board, read_submissions
+from distracted.report.competition import Competition, read_competition
 from distracted.report.curves import curves_of_run
-from distracted.report.figures import curve_chart, reliability_chart, score_chart
+from distracted.report.figures import blend_chart, curve_chart, reliability_chart, score_chart
 from distracted.report.findings import Shown, show_audit
 from distracted.report.gallery import Mistake, make_gallery
 from distracted.report.ladder import Rung, measure_ladder, read_ladders
@@ -96,6 +97,8 @@ class Page:
     audit: Audit | None
     findings: list[Shown]
     ladders: list[Ladder]
+    competition: Competition | None
+    blend_chart: str
     submissions: list[Sent]
 
 
@@ -134,7 +137,7 @@ def collect(
     drawn = [(name, by_fold) for name, by_fold in curves.items() if by_fold]
     shown = [(name, curve_chart(by_fold, n)) for n, (name, by_fold) in enumerate(drawn[:_MOST_CURVES])]
     regions = competition.config.regions
-    audit = read_audit(store)
+    audit, held = read_audit(store), read_competition(store)
     return Page(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         statuses=statuses,
@@ -157,6 +160,10 @@ def collect(
         audit=audit,
         findings=show_audit(store, audit) if audit is not None else [],
         ladders=[_ladder(store, model, rungs) for model, rungs in read_ladders(store).items()],
+        competition=held,
+        blend_chart=blend_chart(held.content["blends"])
+        if held is not None and held.content["blends"]
+        else "",
         submissions=read_submissions(store),
     )
 

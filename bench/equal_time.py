@@ -48,7 +48,7 @@ def main(
         seconds += done.seconds
         path = root / "equal_time" / store.competition.name / name / f"{fold}.npz"
         if not path.is_file():
-            save_arrays(path, _train(store, resolved, fold, done.seconds))
+            save_arrays(path, train_fastai(store, resolved, fold, done.seconds))
         with np.load(path) as file:
             theirs[store.folds.valid(fold)] = file["log_probs"]
             theirs_seconds += float(file["seconds"])
@@ -57,7 +57,7 @@ def main(
     _show(store, store.read_run(name).oof, theirs, seconds, theirs_seconds)
 
 
-def _train(store: Store, resolved: Resolved, fold: int, budget: float) -> dict[str, Any]:
+def train_fastai(store: Store, resolved: Resolved, fold: int, budget: float) -> dict[str, Any]:
     """Log-probabilities of the fold's rows, seconds, and epochs of `fine_tune` (without the frozen one)."""
     from fastai.vision import all as fastai
 

@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,6 @@ def main(
     """Search settings of a model by successive halving; the same command goes on after a stop."""
     from distracted.compete.begin import JobMaker
     from distracted.compete.clock import Clock
-    from distracted.compete.draws import draw_settings
     from distracted.compete.groups import two_groups
     from distracted.compete.halving import Halving
     from distracted.compete.results import StoredResults
@@ -72,24 +71,14 @@ def main(
     began, seconds = time.monotonic(), signals.hours_in_seconds(hours) if hours else math.inf
     if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
-    if sampler not in _SAMPLERS:
-        raise ConfigError(f"SAMPLER={sampler}: expected {' or '.join(_SAMPLERS)}")
+    settings, name = console.overrides(set), name or f"{model}_search"
     path = Path(file) if file else CONFIGS / "sweep.yaml"
-    space, settings, name = read_space(path), console.overrides(set), name or f"{model}_search"
-    fixed = {text.partition("=")[0] for text in settings}
-    if both := sorted(fixed & {*space["parameters"]}):
-        raise ConfigError(f"SET: {both[0]} is searched by {path}; leave it out in one of them")
     placed = console.place(data, root, console.runtime_in(set))
 
     def config_of(own: Sequence[str]) -> RunConfig:
         return load_config(model=model, data=placed, overrides=[*settings, *own], root=root)
 
-    try:
-        drawn = draw_settings(space, trials, sampler="random" if sampler == "random" else "quasi")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for setting in listed_settings(space):  # refused now, not after hours of trials
-        config_of([setting])
+    drawn = draw(path, trials, sampler, settings, config_of)
     first = config_of([])
     store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     runtime, data_name, folds = first.runtime, store.competition.name, store.folds
@@ -102,12 +91,10 @@ def main(
     cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), [first])
     resolved = partial(resolve, num_folds=folds.num_folds, device=job_device(first, cards))
     every = make_trials(model, drawn, config_of=config_of, resolve=resolved)
+    if len(every) < 2:
+        raise ConfigError(f"{path}: {len(every)} different setting leaves nothing to search; expected more")
     if len(every) < trials:
         console.say(f"{path} holds {len(every)} different settings; TRIALS={trials} asks for more")
-    if len(every) < 2:
-        raise ConfigError(
-            f"{path}: {len(every)} different setting leaves nothing to search; expected 2 or more"
-        )
     settings_of = {trial.run: trial.settings for trial in every}
     folder = store.workspace.search(data_name, name)
     with ExitStack() as stack:
@@ -154,6 +141,30 @@ def main(
     given = console.data_variable(data)
     console.say(f'with other seeds: make grid MODELS={model} SEEDS="1 2" SET={shlex.quote(own)}{given}')
     console.say(f"{clock.used / 60:.1f} minutes used; TRIALS={2 * trials} adds settings to these")
+
+
+def draw(
+    path: Path,
+    trials: int,
+    sampler: str,
+    settings: Sequence[str],
+    config_of: Callable[[Sequence[str]], RunConfig],
+) -> list[tuple[str, ...]]:
+    """Draw settings from a search file; what is invalid in it is refused now, not after hours of trials."""
+    from distracted.compete.draws import draw_settings
+
+    if sampler not in _SAMPLERS:
+        raise ConfigError(f"SAMPLER={sampler}: expected {' or '.join(_SAMPLERS)}")
+    space = read_space(path)
+    if both := sorted({text.partition("=")[0] for text in settings} & {*space["parameters"]}):
+        raise ConfigError(f"SET: {both[0]} is searched by {path}; leave it out in one of them")
+    try:
+        drawn = draw_settings(space, trials, sampler="random" if sampler == "random" else "quasi")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for setting in listed_settings(space):
+        config_of([setting])
+    return drawn
 
 
 def choose(

@@ -839,7 +839,7 @@ def test_invalid_competitions(
         ([], "phases.finetune.lr=0.1", None, ["SET: phases.finetune.lr is searched by", "sweep.yaml"]),
         ([], "", "{phases.finetune.lrr: {values: [1, 2]}}", ["lrr"]),
         ([], "", "{training.seed: {distribution: beta}}", ["search.yaml: training.seed", "beta"]),
-        ([], "", "{training.seed: {values: [1]}}", ["1 different", "2 or more"]),
+        ([], "", "{training.seed: {values: [1]}}", ["1 different", "nothing to search"]),
         (["--name", "resnet50"], "", None, ["NAME=resnet50", "no choice"]),
     ],
 )

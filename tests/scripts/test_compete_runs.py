@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
+from ray_nodes import lose_a_node, two_nodes
 from trainings import SCRIPTS, SECONDS, has_lines, wait_for
 
 from conftest import write_competition
@@ -47,14 +49,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(competition: Path, root: Path, weights: Path, *, hours: str = "1h") -> subprocess.Popen[str]:
+def start(
+    competition: Path, root: Path, weights: Path, *more: str, hours: str = "1h"
+) -> subprocess.Popen[str]:
     root.mkdir(exist_ok=True)
     fixed = (
         f"model.backbone=test_resnet model.weights={weights} model.image_size=32 training.num_folds=3 "
         f"training.seed=0 training.batch_size=8 runtime.tracking=none"
     )
     options = ["--hours", hours, "--models", "resnet50", "--data", f"{competition}/", "--root", str(root)]
-    command = ["nice", sys.executable, str(SCRIPTS / "compete.py"), *options, "--set", fixed]
+    command = ["nice", sys.executable, str(SCRIPTS / "compete.py"), *options, *more, "--set", fixed]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -138,3 +142,22 @@ def test_a_killed_competition_goes_on_and_ends(competition: Path, weights: Path,
     output, _ = start(competition, root, weights).communicate(timeout=SECONDS)
     assert "all of HOURS=1h is used; more goes further" in output
     assert (root / "submissions/tiny/compete.csv").stat() == before
+
+
+def test_a_plan_ends_on_a_cluster_that_loses_a_node(competition: Path, weights: Path, tmp_path: Path) -> None:
+    root, plan = tmp_path / "work", tmp_path / "work/runs/tiny/plan.yaml"
+    plan.parent.mkdir(parents=True)
+    plan.write_text(PLAN.replace("epochs=2", "epochs=40"))
+    with two_nodes() as cluster:
+        process, killed = start(competition, root, weights, "--cluster", cluster.address), None
+        deadline = time.monotonic() + 4 * SECONDS
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            killed = killed or lose_a_node(cluster, root, lambda fold: (fold / "last.ckpt").exists())
+            time.sleep(0.1)
+        output, _ = process.communicate()
+    assert process.returncode == 0 and killed is not None, output
+    states = {entry["run"]: entry["state"] for entry in yaml.safe_load(plan.read_text())["runs"]}
+    assert states == {"head": "done", "tuned": "done", "tuned_tta": "done"}
+    assert "goes on from step" in (killed / "log.txt").read_text()
+    check_submission(competition, root)

@@ -1,14 +1,15 @@
 """`make grid` with real processes, and on a real Ray cluster of two nodes, one of which is killed."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray_nodes import lose_a_node, two_nodes
 from trainings import SCRIPTS, SECONDS, has_lines, wait_for
 
 from conftest import TINY, write_competition
@@ -108,37 +109,22 @@ def wait_for_steps(process: subprocess.Popen[str], root: Path, run: str, fold: i
 
 
 @pytest.fixture
-def two_nodes() -> Iterator["object"]:
-    """A Ray cluster of two nodes of one core."""
-    utils = pytest.importorskip("ray.cluster_utils", reason="the extra `cluster` is not installed")
-    cluster = utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "num_gpus": 0}
-    )
-    cluster.add_node(num_cpus=1, num_gpus=0)
-    yield cluster
-    cluster.shutdown()
+def cluster() -> Iterator[Any]:
+    with two_nodes() as cluster:
+        yield cluster
 
 
 def test_a_killed_node_does_not_change_a_clusters_predictions(
-    competition: Path, local: Path, tmp_path: Path, two_nodes: "object"
+    competition: Path, local: Path, tmp_path: Path, cluster: Any
 ) -> None:
     """Readers see only complete files at any time, and the predictions equal those of a single machine."""
-    cluster, root = two_nodes, tmp_path / "work"
-    process = grid(competition, root, "--cluster", cluster.address)  # type: ignore[attr-defined]
-    [node] = list(cluster.worker_nodes)  # type: ignore[attr-defined]
+    root = tmp_path / "work"
+    process = grid(competition, root, "--cluster", cluster.address)
     killed, looks = None, 0
     deadline = time.monotonic() + 4 * SECONDS
     while process.poll() is None:
         assert time.monotonic() < deadline
-        if killed is None and (job := suspend_a_job_of(node, root)) is not None:
-            fold, pid = job
-            worker = parent(pid)
-            cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
-            while parent(pid) == worker:  # the worker would report its job's end
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            os.kill(pid, signal.SIGKILL)
-            killed = fold
+        killed = killed or lose_a_node(cluster, root, in_the_middle)
         if (root / "oof/tiny/folds.csv").exists():
             store = open_store(Workspace(root), load_data_config(str(competition)))
             for run in store.runs():
@@ -153,14 +139,13 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
 
 
 def test_jobs_on_a_cluster_follow_the_grids_wandb_mode_and_project(
-    competition: Path, tmp_path: Path, two_nodes: "object", monkeypatch: pytest.MonkeyPatch
+    competition: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The nodes were started with another mode, and know nothing of the grid's environment."""
     monkeypatch.setenv("WANDB_MODE", "dryrun")
     monkeypatch.setenv("WANDB_PROJECT", "secret")
     settings = " ".join([*TINY, "runtime.tracking=wandb"])
-    address = two_nodes.address  # type: ignore[attr-defined]
-    process = grid(competition, tmp_path, "--cluster", address, "--folds", "0", settings=settings)
+    process = grid(competition, tmp_path, "--cluster", cluster.address, "--folds", "0", settings=settings)
     output, _ = process.communicate(timeout=3 * SECONDS)
     assert process.returncode == 0, output
     for model in MODELS:
@@ -168,30 +153,8 @@ def test_jobs_on_a_cluster_follow_the_grids_wandb_mode_and_project(
         assert b"secret" in recording.read_bytes()
 
 
-def suspend_a_job_of(node: "object", root: Path) -> tuple[Path, int] | None:
-    """Stop a job of a Ray node in the middle of its fold; the fold's folder and the process, or None."""
-    raylets = [info.process.pid for info in node.all_processes["raylet"]]  # type: ignore[attr-defined]
-    for lock in (root / "runs").rglob("lock.json"):
-        fold, owner = lock.parent, holder(lock)
-        if owner is None or parent(parent(owner.pid)) not in raylets or not in_the_middle(fold):
-            continue
-        os.kill(owner.pid, signal.SIGSTOP)
-        if in_the_middle(fold) and holder(lock) == owner:
-            return fold, owner.pid
-        os.kill(owner.pid, signal.SIGCONT)  # it ended meanwhile
-    return None
-
-
 def in_the_middle(fold: Path) -> bool:
     """Whether a fold's training has a checkpoint to go on from, and epochs to go."""
     metrics = fold / "metrics.jsonl"
     epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     return (fold / "last.ckpt").exists() and 0 < epochs < 30
-
-
-def parent(pid: int) -> int:
-    """The process that started a process; 0 if it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except FileNotFoundError:
-        return 0

@@ -44,37 +44,31 @@ def draw_settings(
     Raises:
         ConfigError: a parameter's keys or distribution are unknown or invalid.
     """
-    keys = list(space["parameters"])
-    quantiles = [_quantile_function(key, space["parameters"][key]) for key in keys]
+    keys, specs = list(space["parameters"]), list(space["parameters"].values())
+    rng = np.random.default_rng(seed)
+    if space["method"] == "grid":
+        every = list(product(*map(_listed, keys, specs)))
+        return [_as_settings(keys, every[place]) for place in rng.permutation(len(every))[:number]]
+    quantiles = list(map(_quantile_function, keys, specs))
     settings, repeated = dict[tuple[str, ...], None](), 0
-    for point in _points(space, sampler, np.random.default_rng(seed)):
-        if len(settings) >= number or repeated >= _PATIENCE:
-            break
-        values = [quantile(u) for quantile, u in zip(quantiles, point, strict=True)]
-        drawn = tuple(as_setting(key, value) for key, value in zip(keys, values, strict=True))
+    for point in _points(len(keys), sampler, rng):
+        drawn = _as_settings(keys, [quantile(u) for quantile, u in zip(quantiles, point, strict=True)])
         repeated = repeated + 1 if drawn in settings else 0
         settings[drawn] = None
+        if len(settings) >= number or repeated >= _PATIENCE:
+            break
     return list(settings)
 
 
-Points = Iterator[Sequence[float]]
+def _as_settings(keys: Sequence[str], values: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(as_setting(key, value) for key, value in zip(keys, values, strict=True))
 
 
-def _points(space: Mapping[str, Any], sampler: Sampler, rng: np.random.Generator) -> Points:
-    """Points of the unit cube, one coordinate a parameter."""
-    num_keys = len(space["parameters"])
-    if space["method"] == "grid":
-        sizes = [len(_listed(key, spec)) for key, spec in space["parameters"].items()]
-        middles = [[(n + 0.5) / size for n in range(size)] for size in sizes]
-        points = list(product(*middles))
-        yield from (points[n] for n in rng.permutation(len(points)))
-    elif sampler == "random":
-        while True:
-            yield rng.random(num_keys).tolist()
-    else:
-        halton = Halton(num_keys, seed=rng)
-        while True:
-            yield halton.random(1)[0].tolist()
+def _points(num_keys: int, sampler: Sampler, rng: np.random.Generator) -> Iterator[Sequence[float]]:
+    """Points of the unit cube, without end."""
+    halton = Halton(num_keys, seed=rng)
+    while True:
+        yield (rng.random(num_keys) if sampler == "random" else halton.random(1)[0]).tolist()
 
 
 def _listed(key: str, spec: Any) -> Sequence[Any]:

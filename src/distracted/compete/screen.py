@@ -24,7 +24,7 @@ from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError, DistractedError, WeightsError, first_line
 from distracted.files import sha256_json
 from distracted.metrics import log_losses
-from distracted.models.weights import find_weights
+from distracted.models.weights import said_once
 from distracted.predictions.store import Store
 from distracted.progress import Progress
 from distracted.schema import RunConfig
@@ -75,7 +75,7 @@ def screen(
     """
     screener = _Screener(store, configs, path, num_threads, device, progress)
     start, spend = time.monotonic(), SHARE * seconds
-    with _said_once():
+    with said_once():
         resolved = screener.resolve(models)
         if not resolved:
             raise ConfigError(f"MODELS: no pretrained weights to begin with ({screener.reasons})")
@@ -242,25 +242,6 @@ class _Screener:
         folds = self._store.folds
         rows = [folds.valid(fold) for fold in range(folds.num_folds)]
         return tuple(float(log_losses(log_probs[of_fold], folds.labels[of_fold]).mean()) for of_fold in rows)
-
-
-@contextmanager
-def _said_once() -> Iterator[None]:
-    """Within this block a message about weights is logged once: configs of one backbone are many."""
-    said = set[str]()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_new = text not in said
-        said.add(text)
-        return is_new
-
-    logger = logging.getLogger(find_weights.__module__)
-    logger.addFilter(is_new)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_new)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from distracted.models.weights import said_once
 from distracted.schema import RunConfig, TrainPhase
 from distracted.training.resolve import Resolved
 
@@ -36,9 +37,10 @@ def make_trials(
         ConfigError, WeightsError: drawn settings are invalid together, or weights are unavailable.
     """
     trials = dict[str, Trial]()
-    for settings in drawn:
-        config = resolve(config_of(settings)).config
-        epochs = sum(phase.epochs for phase in config.phases.values() if isinstance(phase, TrainPhase))
-        run = f"{model}_trial_{config.hash[:8]}"
-        trials.setdefault(run, Trial(run, settings, epochs))
+    with said_once():
+        for settings in drawn:
+            config = resolve(config_of(settings)).config
+            epochs = sum(phase.epochs for phase in config.phases.values() if isinstance(phase, TrainPhase))
+            run = f"{model}_trial_{config.hash[:8]}"
+            trials.setdefault(run, Trial(run, settings, epochs))
     return list(trials.values())

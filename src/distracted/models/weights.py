@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -200,3 +201,21 @@ def load_weights(
     prefix = load_state_file(trunk, file, backbone, in_order=in_order, auxiliary=auxiliary)
     if prefix:
         _log.info("%s: its names begin with %s", file.path, prefix)
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Within this block each message about weights is logged once: configs of one backbone are many."""
+    said = set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in said
+        said.add(text)
+        return is_new
+
+    _log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        _log.removeFilter(is_new)

@@ -222,18 +222,11 @@ class Board(LiveTable):
     def __init__(self, store: Store, clock: "Clock") -> None:
         super().__init__()
         self._store, self._clock = store, clock
-        self._num_told = 0  # jobs that have ended and were said
         self._told = ""  # the plan that was shown
         self._best = ""
 
     def __call__(self, ended: "Sequence[Ended]") -> None:
-        for one in ended[self._num_told :]:
-            if one.state == "failed":
-                console.warn(f"{one.job}: failed: {one.reason}; the others go on")
-        self._num_told = len(ended)
-        if self.is_due():
-            summary = self._summary()
-            self.redraw(summary, lambda: self._table(summary))
+        self.update(ended, self._summary, self._table)
 
     def blended(self, made: "Blended") -> None:
         """Say what the new blend scores."""

@@ -269,16 +269,9 @@ class Board(LiveTable):
     def __init__(self, halving: "Halving", clock: "Clock") -> None:
         super().__init__()
         self._halving, self._clock = halving, clock
-        self._num_told = 0
 
     def __call__(self, ended: "Sequence[Ended]") -> None:
-        for one in ended[self._num_told :]:
-            if one.state == "failed":
-                console.warn(f"{one.job}: failed: {one.reason}; the others go on")
-        self._num_told = len(ended)
-        if self.is_due():
-            summary = self._summary()
-            self.redraw(summary, lambda: self._table(summary))
+        self.update(ended, self._summary, self._table)
 
     def _summary(self) -> str:
         text = f"minute {self._clock.used / 60:.1f}"

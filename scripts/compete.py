@@ -136,8 +136,11 @@ def main(
                 return views_command(job, entry.parent, entry.views, text, data, root, cluster=cluster)
             model, own = model_and_settings(campaign, job.run)
             epochs = campaign.stop_after(job)  # of a short fit, which is scored
-            if epochs is not None:
-                mark_trial(store, job.run, "make compete")
+            mark = store.workspace.trial(name, job.run)
+            if epochs is None:  # chosen: a run like others
+                mark.unlink(missing_ok=True)
+            else:
+                mark_trial(mark, f"make compete HOURS={hours}")
             text = f"runtime.validate_every_epoch={str(epochs is not None).lower()} {set} {own}"
             text = f"{text} {placement(job, device, runtime)}".strip()
             return train_command(job, model, text, data, root, cluster=cluster, stop_after=epochs)

@@ -122,8 +122,7 @@ def train_command(
     stop_after: int | None = None,
 ) -> list[str]:
     """The command that trains a job's fold, or so many epochs of it, here or on a node of a cluster."""
-    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run]
-    arguments += ["--patience", str(_PATIENCE), *["--leaky"] * leaky]
+    arguments = ["--model", model, "--fold", str(job.fold), "--name", job.run, *["--leaky"] * leaky]
     arguments += [] if stop_after is None else ["--stop-after", str(stop_after)]
     return _job_command("train.py", arguments, settings, data, root, cluster=cluster)
 
@@ -144,6 +143,7 @@ def _job_command(
 
     place = str(Path(data).expanduser().absolute()) if "/" in data else data  # a job may run elsewhere
     shared = ["--data", place, "--set", settings, "--root", str(root.absolute())]
+    shared += ["--patience", str(_PATIENCE)]
     shared += [] if cluster else ["--parent", str(os.getpid())]
     # nodes do not inherit W&B's mode
     carried = ["env", *variables(console.runtime_in(settings))] if cluster else []

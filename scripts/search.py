@@ -6,9 +6,8 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,14 +25,14 @@ from distracted.postprocess.choose import Choose
 from distracted.predictions.job_state import mark_trial
 from distracted.predictions.store import Store
 from distracted.report.status import pooled_scores
-from distracted.schema import RunConfig, RuntimeConfig
+from distracted.schema import RunConfig, RuntimeConfig, check_name
 from grid import train_command
 from live import LiveTable
 
 if TYPE_CHECKING:
     from distracted.compete.clock import Clock
     from distracted.compete.halving import Halving
-    from distracted.compete.trials import Trial
+    from distracted.compete.trials import Drawn
     from distracted.jobs.grid import Ended
 
 _SAMPLERS = ("quasi", "random")
@@ -82,23 +81,26 @@ def main(
     first = config_of([])
     store = console.open_store(first.data, root, first.runtime, num_folds=first.training.num_folds)
     runtime, data_name, folds = first.runtime, store.competition.name, store.folds
-    store.check_new(name)
-    if store.kinds(name) - {"derived"}:
-        raise ConfigError(f"NAME={name}: there is a run of that name that is no choice; name another")
+    check_new_choice(store, name)
     check_split(store.competition, folds)
     if folds.num_folds < 2:
         raise ConfigError(f"{data_name}: a single split leaves no fold to choose by; expected two or more")
     cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), [first])
-    resolved = partial(resolve, num_folds=folds.num_folds, device=job_device(first, cards))
-    every = make_trials(model, drawn, config_of=config_of, resolve=resolved)
+    if not cluster:  # its machines may have other devices and weights
+        resolve(first, num_folds=folds.num_folds, device=job_device(first, cards))
+    every = make_trials(model, drawn, config_of)
     if len(every) < 2:
         raise ConfigError(f"{path}: {len(every)} different setting leaves nothing to search; expected more")
     if len(every) < trials:
         console.say(f"{path} holds {len(every)} different settings; TRIALS={trials} asks for more")
     settings_of = {trial.run: trial.settings for trial in every}
+    asked = {"MODEL": model, "TRIALS": trials, "HOURS": hours, "FILE": file, "SET": set}
+    asked |= {"SAMPLER": sampler if sampler != _SAMPLERS[0] else "", "NAME": name}
+    again = " ".join(["make search", *(f"{key}={shlex.quote(str(v))}" for key, v in asked.items() if v)])
     folder = store.workspace.search(data_name, name)
     with ExitStack() as stack:
-        stack.enter_context(hold(folder / "lock.json", f"make search, {name}, on {data_name}"))
+        lock = store.workspace.search(data_name, f"{model}.lock.json")  # searches of a model share trials
+        stack.enter_context(hold(lock, f"make search MODEL={model} on {data_name}"))
         clock = Clock(folder / "clock.json", seconds, began=began)
         engine = stack.enter_context(OnRay(cluster)) if cluster else Here(usable_cores(), cards=list(cards))
         make_job = JobMaker(engine, runtime)
@@ -112,6 +114,7 @@ def main(
             num_slots=make_job.num_slots,
             now=lambda: clock.used,
             ends=lambda: clock.hours - _RESERVE,
+            path=folder / "decided.json",
         )
         console.say(f"{len(every)} settings of {model}; {make_job.num_slots} jobs at a time")
 
@@ -120,7 +123,7 @@ def main(
             # each epoch is scored: what one group trains to its end, the other compares at earlier epochs
             text = f"{set} {own} runtime.validate_every_epoch=true {placement(job, device, runtime)}".strip()
             stop_after = halving.stop_after(job)
-            mark_trial(store, job.run, f"make search MODEL={model}")
+            mark_trial(store.workspace.trial(data_name, job.run), again)
             return train_command(job, model, text, data, root, cluster=cluster, stop_after=stop_after)
 
         def log(job: Job) -> Path:
@@ -131,16 +134,25 @@ def main(
         jobs.run(engine, command=command, log=log)
     finished = {trial.run: scores for trial in every if (scores := _pooled(store, halving, trial.run))}
     show_trials(store, halving, every, finished)
-    track_trials(store, halving, every, finished, name=name, runtime=runtime)
-    if (offered := halving.offered()) is None:
-        failed = [f"{run}: {reason}" for run, reason in halving.failed.items()]
-        raise DistractedError("\n".join([*failed, _nothing(hours, clock)]))
-    runs = [trial.run for trial in every if any(trial.run in of_fold for of_fold in offered)]
-    best = choose(store, halving, offered, runs, name=name, model=model, runtime=runtime)
-    own = " ".join(text for text in [*settings, *settings_of[best]] if not text.startswith("runtime"))
+    try:
+        best = choose(store, halving, hours, clock, name=name, runtime=runtime, search={"command": again})
+    finally:
+        track_trials(store, halving, every, finished, name=name, runtime=runtime)
+    own = shlex.join(text for text in [*settings, *settings_of[best]] if not text.startswith("runtime"))
     given = console.data_variable(data)
-    console.say(f'with other seeds: make grid MODELS={model} SEEDS="1 2" SET={shlex.quote(own)}{given}')
-    console.say(f"{clock.used / 60:.1f} minutes used; TRIALS={2 * trials} adds settings to these")
+    more = f'make grid MODELS={model} SEEDS="1 2" SET={shlex.quote(own)}{given}'
+    console.say(f"other seeds (all folds chose these settings: scores are a little too good): {more}")
+    used = f"{clock.used / 60:.1f} minutes used"
+    used = f"all of HOURS={hours} is used, and more goes further" if clock.left <= _RESERVE else used
+    console.say(f"{used}; TRIALS={2 * trials} adds settings to these")
+
+
+def check_new_choice(store: Store, name: str) -> None:
+    """Refuse a name that is invalid, or that belongs to a run of another kind."""
+    store.check_new(check_name(name, "NAME"))
+    made = store.manifests(name) if store.finished_folds(name) else ()
+    if any(manifest.config.get("step", {}).get("name") != Choose.name for manifest in made):
+        raise ConfigError(f"NAME={name}: there is a run of that name that is no choice; name another")
 
 
 def draw(
@@ -170,27 +182,30 @@ def draw(
 def choose(
     store: Store,
     halving: "Halving",
-    offered: Sequence[Sequence[str]],
-    runs: Sequence[str],
+    hours: str,
+    clock: "Clock",
     *,
     name: str,
-    model: str,
     runtime: RuntimeConfig,
+    search: Mapping[str, Any],
 ) -> str:
     """Write the run that takes for each fold the best of its group's finalists; returns the best of all.
 
-    Args:
-        offered: The finalists by fold.
-        runs: All of them.
+    Raises:
+        DistractedError: a group has no finalist.
     """
-    metric = store.competition.metric
-    if len(runs) == 1:
-        score = pooled_scores(store, runs[0])[metric.name]
-        console.say(f"{runs[0]}: {metric.title} {score:.4f}: it alone is left for all folds")
-        return runs[0]
-    num_tried = len([trial for trial in halving.trials if halving.is_begun(trial)])
-    search = {"model": model, "num_trials": len(halving.trials), "num_tried": num_tried}
-    step = Choose(offered=[[runs.index(run) for run in of_fold] for of_fold in offered], search=search)
+    if (offered := halving.offered()) is None:
+        failed = [f"{run}: {reason}" for run, reason in halving.failed.items()]
+        why = "no setting was trained over all folds"
+        if clock.left <= _RESERVE:
+            why = f"HOURS={hours}: {why} in that time; what was begun is kept, and more HOURS go on with it"
+        raise DistractedError("\n".join([*failed, why]))
+    metric, num_tried = store.competition.metric, sum(map(halving.is_begun, halving.trials))
+    runs = [run for run in halving.trials if any(run in of_fold for of_fold in offered)]
+    step = Choose(
+        offered=[[runs.index(run) for run in of_fold] for of_fold in offered],
+        search={**search, "num_trials": len(halving.trials), "num_tried": num_tried},
+    )
     made = derive_run(store, step, runs, name=name, force=True)
     console.track(store, runtime, made.name)
     console.say(
@@ -200,15 +215,6 @@ def choose(
     return min(runs, key=lambda run: metric.loss_of(pooled_scores(store, run)[metric.name]))
 
 
-def _nothing(hours: str, clock: "Clock") -> str:
-    if clock.left <= _RESERVE:
-        return (
-            f"HOURS={hours}: no setting was trained over all folds in that time; what was begun is kept, and "
-            "more HOURS go on with it"
-        )
-    return "no setting is left that was trained over all folds; the log of each fold has its output"
-
-
 def _pooled(store: Store, halving: "Halving", run: str) -> Mapping[str, float]:
     return pooled_scores(store, run) if halving.is_complete(run) else {}
 
@@ -216,13 +222,13 @@ def _pooled(store: Store, halving: "Halving", run: str) -> Mapping[str, float]:
 def show_trials(
     store: Store,
     halving: "Halving",
-    trials: Sequence["Trial"],
+    trials: Sequence["Drawn"],
     finished: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Print the trials that were begun, the best ones first: log loss at each rung, and of all folds."""
     metric = store.competition.metric
 
-    def rank(trial: "Trial") -> tuple[float, ...]:
+    def rank(trial: "Drawn") -> tuple[float, ...]:
         losses = halving.losses(trial.run)
         own = metric.loss_of(finished[trial.run][metric.name]) if trial.run in finished else math.inf
         return (own, -len(losses), losses[-1] if losses else math.inf)
@@ -243,7 +249,7 @@ def show_trials(
 def track_trials(
     store: Store,
     halving: "Halving",
-    trials: Sequence["Trial"],
+    trials: Sequence["Drawn"],
     finished: Mapping[str, Mapping[str, float]],
     *,
     name: str,

@@ -18,6 +18,7 @@ def main(
     data: console.Data = "state_farm",
     set: Annotated[str, typer.Option(help="Only runtime.*, e.g. 'runtime.device=cpu'.")] = "",
     force: console.Force = False,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a held run.", hidden=True)] = 0.0,
     parent: Annotated[int, typer.Option(help="Process to stop with.", hidden=True)] = 0,
     root: console.Root = console.HERE,
 ) -> None:
@@ -40,6 +41,7 @@ def main(
         name=name,
         runtime=runtime,
         force=force,
+        patience=patience,
         after_fold=say_fold,
         progress=console.progress,
     )

@@ -37,6 +37,7 @@ def test_more_draws_go_on_from_fewer(sampler: Any) -> None:
         ({"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}, 1e-4, 1e-3, 1e-2),
         ({"distribution": "log_uniform", "min": -3.0, "max": 0.0}, np.exp(-3), np.exp(-1.5), 1),
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.25}, 0, 0.5, 1),
+        ({"distribution": "q_uniform", "min": 0, "max": 100_000, "q": 1}, 0, 50_000, 100_000),
         ({"distribution": "normal", "mu": 5.0, "sigma": 0.1}, 4, 5, 6),
         ({"distribution": "log_normal", "mu": 0.0, "sigma": 0.1}, 0.5, 1, 2),
     ],
@@ -75,7 +76,7 @@ def test_a_grid_is_drawn_whole_in_random_order() -> None:
     drawn = draw_settings(grid, 100)
     assert sorted(drawn) == [(f"a={a}", "b=4", f"c={c}") for a in (1, 2, 3) for c in ("x", "y")]
     assert drawn != sorted(drawn)
-    with pytest.raises(ConfigError, match="a: expected values, a list, for the method grid"):
+    with pytest.raises(ConfigError, match="a: expected values, a list; a range goes with"):
         draw_settings(space("grid", a={"min": 0, "max": 1}), 3)
 
 
@@ -91,6 +92,9 @@ def test_a_grid_is_drawn_whole_in_random_order() -> None:
         ({"distribution": "normal", "mu": "x", "sigma": 1}, "a: normal takes numbers mu and sigma"),
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "above 0 for logarithms"),
         ({"values": [1, 2], "probabilities": [1]}, "a: expected one probability a value"),
+        ({"values": [1, 2], "probabilities": 0.5}, "a: expected one probability a value"),
+        ({"values": 3}, "a: expected values, a list"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1e6}, "a: log_uniform: numbers are too large"),
     ],
 )
 def test_invalid_parameters_are_named(spec: dict[str, Any], message: str) -> None:

@@ -1,13 +1,14 @@
 """Plans fit into the time, and hold what takes most off the blend's loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distracted.compete.candidates import EPOCHS, Candidate, Input, all_candidates
-from distracted.compete.planner import Situation, Slots, make_plan
+from distracted.compete.planner import Situation, Slots, make_plan, quickest_run
 from distracted.compete.value import Evidence
 
 A, B = Input("a", 224), Input("b", 224)
@@ -97,3 +98,14 @@ def test_a_run_that_fills_the_time_wins_if_it_is_worth_more() -> None:
     plan = make_plan(situation(left=420, slots=1))
     assert math.isclose(plan[-1].ends, max(one.ends for one in plan))
     assert plan[-1].ends > 200
+
+
+def test_the_first_run_is_the_slowest_backbones_that_costs_next_to_nothing() -> None:
+    """`a` takes three times as long on frozen features as `b`, and learns slower."""
+
+    def seconds(candidate: Candidate) -> float:
+        return (3.0 if candidate.input == A else 1.0) * (1 + 10 * candidate.epochs)
+
+    runs = [quickest_run(replace(situation(left=left), seconds=seconds)) for left in (1000.0, 100.0)]
+    assert [run and run.candidate.input for run in runs] == [A, B]
+    assert [run and run.ends for run in runs] == [15.0, 5.0]

@@ -183,7 +183,8 @@ class Campaign:
         entry.state, entry.minutes = "done", self.results.seconds(entry.run) / 60
         entry.loss = self.results.loss(entry.run)
         candidate = self.known.get(entry.run)
-        if self.plan.extend and candidate is not None and self._views.are_cheap(candidate):
+        may_add = self.plan.extend and not self.plan.is_edited
+        if may_add and candidate is not None and self._views.are_cheap(candidate):
             self._add_views(entry)
 
     # What comes next

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from distracted.errors import ConfigError
 Sampler = Literal["quasi", "random"]
 
 _DIGITS = 4  # of a drawn number that are kept
+_LARGEST_GRID = 10**7
 _PATIENCE = 100  # draws in a row that are there already: the space is used up
 Quantiles = Callable[[float, float, float], float]
 #: Keys of a distribution, and its value at a quantile; names as in W&B's files.
@@ -47,8 +47,12 @@ def draw_settings(
     keys, specs = list(space["parameters"]), list(space["parameters"].values())
     rng = np.random.default_rng(seed)
     if space["method"] == "grid":
-        every = list(product(*map(_listed, keys, specs)))
-        return [_as_settings(keys, every[place]) for place in rng.permutation(len(every))[:number]]
+        listed = list(map(_listed, keys, specs))
+        sizes = [len(values) for values in listed]
+        if (size := math.prod(sizes)) > _LARGEST_GRID:
+            raise ConfigError(f"a grid of {size} combinations is too large; expected method: random")
+        taken = np.stack(np.unravel_index(rng.permutation(size)[:number], sizes), axis=1)
+        return [_as_settings(keys, [v[n] for v, n in zip(listed, of, strict=True)]) for of in taken.tolist()]
     quantiles = list(map(_quantile_function, keys, specs))
     settings, repeated = dict[tuple[str, ...], None](), 0
     for point in _points(len(keys), sampler, rng):
@@ -79,7 +83,7 @@ def _listed(key: str, spec: Any) -> Sequence[Any]:
         return [spec["value"]]
     if isinstance(spec.get("values"), list) and spec["values"]:
         return list(spec["values"])
-    raise ConfigError(f"{key}: expected values, a list, for the method grid")
+    raise ConfigError(f"{key}: expected values, a list; a range goes with method: random")
 
 
 def _quantile_function(key: str, spec: Any) -> Callable[[float], Any]:
@@ -87,7 +91,8 @@ def _quantile_function(key: str, spec: Any) -> Callable[[float], Any]:
     if not isinstance(spec, dict) or "value" in spec or "values" in spec:
         values = _listed(key, spec)
         weights = spec.get("probabilities", [1] * len(values)) if isinstance(spec, dict) else [1]
-        if len(weights) != len(values) or min(weights) < 0 or sum(weights) <= 0:
+        numbers = isinstance(weights, list) and all(isinstance(one, int | float) for one in weights)
+        if not numbers or len(weights) != len(values) or min(weights) < 0 or sum(weights) <= 0:
             raise ConfigError(f"{key}: expected one probability a value, got {weights} for {values}")
         ends = np.cumsum(weights) / sum(weights)
         return lambda u: values[min(int(np.searchsorted(ends, u, side="right")), len(values) - 1)]
@@ -107,8 +112,12 @@ def _quantile_function(key: str, spec: Any) -> Callable[[float], Any]:
         raise ConfigError(f"{key}: {kind}: expected min up to max, above 0 for logarithms; got {spec}")
 
     def value(u: float) -> float | int:
-        drawn = value_at(min(max(u, _INSIDE), 1 - _INSIDE), first, second)
-        drawn = round(drawn / step) * step if step else drawn
-        return int(drawn) if base == "int_uniform" else float(f"{drawn:.{_DIGITS}g}")
+        try:
+            drawn = value_at(min(max(u, _INSIDE), 1 - _INSIDE), first, second)
+        except OverflowError as error:
+            raise ConfigError(f"{key}: {kind}: numbers are too large, got {spec}") from error
+        if base == "int_uniform":
+            return int(drawn)
+        return float(f"{round(drawn / step) * step:.12g}" if step else f"{drawn:.{_DIGITS}g}")
 
     return value

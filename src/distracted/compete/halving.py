@@ -1,28 +1,35 @@
 """Successive halving: many settings get an epoch on a fold, and the better half of them goes on.
 
 After Jamieson and Talwalkar (2016), over epochs first and over folds last. What differs: the folds are in two
-groups. Which settings go on for a group is decided by the labels of the other group, so no fold is
-predicted by settings that its own labels chose. A short fit keeps its checkpoint and goes on from there.
+groups, and the labels of one group decide which settings the other group keeps. A short fit keeps its
+checkpoint and goes on from there.
 
-Nothing but finished trainings is remembered: the scores on disk decide, so that a killed search goes on, and
-one with more trials or time takes over all that is done.
+Decisions are kept in a file and never taken back. A search that is killed goes on with them; one with more
+trials or more time adds to them, and so does a setting that takes the place of a failed one.
 """
 
+import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from distracted.compete.groups import Group, other_folds
+from distracted.errors import first_line
+from distracted.files import write_json
 from distracted.jobs.grid import Ended, Job
+
+_log = logging.getLogger(__name__)
 
 #: Settings that each group trains over all folds, if there is time.
 FINALISTS = 2
 _STARTUP = 10.0  # seconds until a job's process begins its work
 _PREDICTION = 0.5  # epochs that the predictions of a fold take
 _DISAGREE = 1.5  # finalists of both groups together, as a multiple of one group's
-_FAILED = math.inf  # loss of a training that failed
 
 Key = tuple[str, int]  # of a job: run and fold
 #: Returns the log loss of some held-out folds together after some epochs (None: of finished folds); None:
@@ -67,6 +74,7 @@ class Halving:
         groups: The folds, in two groups of which each chooses by the labels of the other.
         make_job: The job of a run's fold, with its resources.
         now, ends: Seconds so far, and when all jobs have to be finished.
+        path: The file of decisions; None: they are not kept.
         failed: Runs that failed, with the reason.
     """
 
@@ -78,18 +86,28 @@ class Halving:
     num_slots: int
     now: Callable[[], float]
     ends: Callable[[], float]
+    path: Path | None = None
     finalists: int = FINALISTS
     failed: dict[str, str] = field(default_factory=dict)
     _running: dict[Key, tuple[float, float]] = field(default_factory=dict)  # start, and epochs of its work
     _stops: dict[Key, int | None] = field(default_factory=dict)  # of the jobs that were handed out
-    _seconds: list[float] = field(default_factory=list)  # of an epoch
-    _entered: dict[tuple[Group, int], list[str]] = field(default_factory=dict)
     _known: dict[tuple[str, Group, int | None], float] = field(default_factory=dict)
     _num_seen: int = 0
 
     def __post_init__(self) -> None:
         self.rungs = make_rungs(max(self.epochs.values()))
         self.num_folds = sum(map(len, self.groups))
+        kept = _read(self.path)
+        self._seconds = [float(value) for value in kept.get("epoch_seconds", [])]
+        decided = kept.get("decided", [])
+        same = len(decided) == len(self.groups) and all(len(one) == len(self.rungs) + 1 for one in decided)
+        #: By group and rung: the runs that were decided to go there; None: not decided yet.
+        self._decided: list[list[list[str] | None]] = (
+            decided if same else [[None] * (len(self.rungs) + 1) for _ in self.groups]
+        )
+        #: What each decision was made among, in this process: made again if that changes.
+        self._among: dict[tuple[Group, int], tuple[str, ...]] = {}
+        self._num_odd = self.num_slots if kept else 0  # jobs that may go on inside an epoch tell no time
 
     def next_jobs(self, ended: Sequence[Ended], *, may_start: bool = True) -> list[Job]:
         """Jobs to start now, after some have ended; none once the finalists are trained."""
@@ -97,8 +115,8 @@ class Halving:
             self._end(one)
         self._num_seen = len(ended)
         jobs = list[Job]()
-        while may_start and len(self._running) < self.num_slots and (found := self._next()) is not None:
-            key, epochs = found
+        while may_start and len(self._running) < self.num_slots and (best := self._next()) is not None:
+            key, epochs = best
             self._stops[key] = epochs if epochs is not None and epochs < self.epochs[key[0]] else None
             self._running[key] = self.now(), self._work(key, self._stops[key])
             jobs.append(self.make_job(*key))
@@ -113,23 +131,11 @@ class Halving:
         """Run and fold of the jobs that run now."""
         return list(self._running)
 
+    # What is known, for readers too
+
     def loss(self, run: str, group: Group, rung: Rung) -> float | None:
         """What a group knows of a run at a rung: the log loss on the other group's folds."""
         return self._loss(run, self._folds(group, rung), rung.epochs)
-
-    def entered(self, group: Group, number: int) -> list[str] | None:
-        """The runs that a group trains to a rung; None: not decided yet.
-
-        After the last rung, or once few are left, these are the finalists.
-        """
-        known = self._entered.get((group, number))
-        if known is None and (known := self._enter(group, number)) is not None:
-            self._entered[group, number] = known
-        return known
-
-    def finalists_of(self, group: Group) -> list[str] | None:
-        """The runs that a group trains over all folds; None: not decided yet."""
-        return self.entered(group, len(self.rungs))
 
     def losses(self, run: str) -> list[float]:
         """A run's log loss at each rung that it reached, mean over the groups that know it; for readers."""
@@ -139,16 +145,16 @@ class Halving:
 
     def is_begun(self, run: str) -> bool:
         """Whether anything of a run is scored, or it failed."""
-        return bool(self.losses(run)) or run in self.failed
+        return run in self.failed or any(self.loss(run, g, self.rungs[0]) is not None for g in self.groups)
 
     def is_left(self, run: str) -> bool:
         """Whether a group may still choose a run."""
-        last = [decided[-1] for group in self.groups if (decided := self._decided(group))]
+        last = [decided[-1] for group in self.groups if (decided := self._decisions(group))]
         return run not in self.failed and (not last or any(run in runs for runs in last))
 
     def num_left(self) -> list[int]:
         """The number of runs at each rung that is decided, of both groups together."""
-        decided = zip_longest(*map(self._decided, self.groups), fillvalue=())
+        decided = zip_longest(*map(self._decisions, self.groups), fillvalue=())
         return [len({run for runs in at for run in runs}) for at in decided]
 
     def is_complete(self, run: str) -> bool:
@@ -159,7 +165,7 @@ class Halving:
         """For each fold the finished runs that its group chose; None: a group has none."""
         by_fold = dict[int, list[str]]()
         for group in self.groups:
-            complete = [run for run in self.finalists_of(group) or () if self.is_complete(run)]
+            complete = [run for run in self.entered(group, len(self.rungs)) or () if self.is_complete(run)]
             by_fold |= dict.fromkeys(group, complete)
         offered = [by_fold[fold] for fold in sorted(by_fold)]
         return offered if all(offered) else None
@@ -168,84 +174,125 @@ class Halving:
         """Expected seconds to the end; None: not known before a job has ended."""
         if not self._seconds:
             return None
-        epoch = median(self._seconds)
-        work = [_STARTUP + epoch * self._work(key, epochs) for _, key, epochs in self._wanted()]
-        left = sum(work) / self.num_slots
+        wanted = sorted(self._wanted(), key=lambda one: one[0])
+        work = {key: _STARTUP + self._epoch * self._work(key, epochs) for _, key, epochs in wanted}
+        done = {key: self.now() - since for key, (since, _) in self._running.items()}
+        left = sum(max(0.0, seconds - done.get(key, 0.0)) for key, seconds in work.items())
         for group in self.groups:
-            decided = self._decided(group)
-            if 0 < len(decided) <= len(self.rungs):  # about half of the last ones go on
-                left += self._expect(self._half(len(decided[-1])), len(decided)) / len(self.groups)
-        return left
+            decided = self._decisions(group) or [self._begun(self._alive())]
+            if len(decided) <= len(self.rungs):  # about half of the last ones go on
+                left += self._expect(self._half(len(decided[-1])), len(decided))
+        return left / self.num_slots
 
-    # How it goes on
+    # Decisions
 
-    def _loss(self, run: str, folds: Sequence[int], epochs: int | None) -> float | None:
-        """As `loss_after`; what is scored is read once."""
-        key = run, tuple(folds), epochs
-        if key not in self._known and (loss := self.loss_after(run, folds, epochs)) is not None:
-            self._known[key] = loss
-        return self._known.get(key)
+    def entered(self, group: Group, number: int) -> list[str] | None:
+        """The runs that a group trains to a rung; None: not decided yet.
 
-    def _decided(self, group: Group) -> list[list[str]]:
+        After the last rung, or once few are left, these are the finalists.
+        """
+        place = self.groups.index(group)
+        before = self.trials if number == 0 else self.entered(group, number - 1)
+        if before is None:
+            return None
+        alive = tuple(run for run in before if run not in self.failed)
+        earlier = self._decided[place][number]
+        if earlier is not None and self._among.get((group, number)) == alive:
+            return earlier
+        chosen = self._first(alive) if number == 0 else self._better(alive, group, number)
+        if chosen is None:
+            return None
+        chosen = [run for run in before if run in chosen or run in (earlier or ())]
+        self._decided[place][number], self._among[group, number] = chosen, alive
+        self._write()
+        return chosen
+
+    def _decisions(self, group: Group) -> list[list[str]]:
         """The runs of a group at each rung, as far as they are decided."""
         entered = (self.entered(group, number) for number in range(len(self.rungs) + 1))
         return [runs for runs in entered if runs is not None]
 
-    def _enter(self, group: Group, number: int) -> list[str] | None:
-        if number == 0:
-            return self._first()
-        before = self.entered(group, number - 1)
-        if before is None:
-            return None
-        left = [run for run in before if run not in self.failed]
-        if len(left) <= self.finalists:
-            return left  # nothing to leave out
-        losses = [self.loss(run, group, self.rungs[number - 1]) for run in left]
+    def _first(self, alive: Sequence[str]) -> list[str] | None:
+        """The trials that the time allows; None while these are not all scored: times may change."""
+        begun = self._begun(alive)
+        if all(self.loss(run, group, self.rungs[0]) is not None for run in begun for group in self.groups):
+            return begun
+        return None
+
+    def _alive(self) -> list[str]:
+        return [run for run in self.trials if run not in self.failed]
+
+    def _begun(self, alive: Sequence[str]) -> list[str]:
+        """The trials that are scored already, or that the time allows besides."""
+        if math.isinf(self.ends()):
+            return list(alive)
+        scored = [n for n, run in enumerate(alive) if self.is_begun(run)]
+        number = max(max(scored, default=-1) + 1, self.num_slots)
+        if self._seconds:
+            number = max(number, self._affordable(len(alive), 0, len(scored)))
+        return list(alive[:number])
+
+    def _better(self, alive: Sequence[str], group: Group, number: int) -> list[str] | None:
+        """The better half, as far as time allows; None: not all are scored."""
+        if len(alive) <= self.finalists:
+            return list(alive)  # nothing to leave out
+        losses = [self.loss(run, group, self.rungs[number - 1]) for run in alive]
         scored = [loss for loss in losses if loss is not None]
-        if len(scored) < len(left):
+        if len(scored) < len(alive):
             return None
-        most = self._half(len(left)) if number < len(self.rungs) else self.finalists
-        order = sorted(range(len(left)), key=lambda n: (scored[n], n))
-        kept = sorted(order[: self._affordable(most, number)])
-        return [left[n] for n in kept]
+        most = self._half(len(alive)) if number < len(self.rungs) else self.finalists
+        order = sorted(range(len(alive)), key=lambda n: (scored[n], n))
+        return [alive[n] for n in order[: self._affordable(most, number)]]
 
-    def _first(self) -> list[str] | None:
-        """The trials that the time allows, which is known once a job has ended; None: not yet."""
-        if not self._seconds and math.isfinite(self.ends()):
-            return None
-        first = self.rungs[0]
-        begun = [run for run in self.trials if any(self.loss(run, g, first) is not None for g in self.groups)]
-        return list(self.trials[: max(len(begun), self._affordable(len(self.trials), 0))])
+    # Time
 
-    def _affordable(self, most: int, number: int) -> int:
+    @property
+    def _epoch(self) -> float:
+        """Seconds of an epoch on a fold."""
+        return median(self._seconds) if self._seconds else 0.0
+
+    def _affordable(self, most: int, number: int, num_scored: int = 0) -> int:
         """How many runs of each group, at most `most`, can go on from a rung and end in time."""
-        left = self.ends() - self.now()
-        return next((n for n in range(most, 1, -1) if self._expect(n, number) <= left), 1)
+        left = (self.ends() - self.now()) * self.num_slots / len(self.groups)
+        saved = num_scored * (_STARTUP + self._epoch)
+        return next((n for n in range(most, 1, -1) if self._expect(n, number) - saved <= left), 1)
 
     def _half(self, num_runs: int) -> int:
         """How many of so many runs go on to the next rung."""
         return max(self.finalists, math.ceil(num_runs / 2))
 
     def _expect(self, num_runs: int, number: int) -> float:
-        """Expected seconds from a rung to the end, with so many runs of each group there."""
-        epoch = median(self._seconds) if self._seconds else 0.0
+        """Expected seconds of all jobs of one group from a rung to the end, with so many runs there."""
         whole, jobs, epochs = max(self.epochs.values()), 0.0, 0.0
+        half, num_done = self.num_folds / 2, 0.0  # folds of a finalist that an earlier rung has trained
         done = (self.rungs[number - 1].epochs or whole) if number else 0
         for rung in self.rungs[number:]:
             if num_runs <= self.finalists:
                 break
-            folds = self.num_folds / 2 if rung.all_folds else 1
             until = whole if rung.epochs is None else rung.epochs
-            jobs += 2 * num_runs * folds
-            epochs += 2 * num_runs * (folds * (until - done) + (rung.epochs is None) * _PREDICTION)
-            done, num_runs = 0 if rung.all_folds else until, self._half(num_runs)
-        last = _DISAGREE * min(num_runs, self.finalists) * self.num_folds
+            if rung.all_folds:
+                jobs += num_runs * (half - 1)
+                epochs += num_runs * (half - 1) * (whole + _PREDICTION)
+                num_done = half
+            else:
+                jobs += num_runs
+                epochs += num_runs * (until - done + (_PREDICTION if rung.epochs is None else 0))
+                num_done = float(rung.epochs is None)
+            done, num_runs = until, self._half(num_runs)
+        last = min(num_runs, self.finalists) * _DISAGREE / len(self.groups) * (self.num_folds - num_done)
         jobs, epochs = jobs + last, epochs + last * (whole + _PREDICTION)
-        return (jobs * _STARTUP + epochs * epoch) / self.num_slots
+        return jobs * _STARTUP + epochs * self._epoch
 
-    def _folds(self, group: Group, rung: Rung) -> Group:
-        others = other_folds(self.groups, group)
-        return others if rung.all_folds else others[:1]
+    def _work(self, key: Key, epochs: int | None) -> float:
+        """Epochs of a job's work, with its predictions."""
+        run, fold = key
+        whole = self.epochs[run]
+        shorter = [rung.epochs for rung in self.rungs if rung.epochs is not None]
+        until = whole if epochs is None else min(epochs, whole)
+        done = [n for n in shorter if n < until and self._loss(run, [fold], n) is not None]
+        return max(_PREDICTION, until - max(done, default=0) + (_PREDICTION if epochs is None else 0))
+
+    # Jobs
 
     def _next(self) -> tuple[Key, int | None] | None:
         """The next job, with its epochs (None: all of the fold's), the lowest rung first."""
@@ -258,12 +305,12 @@ class Halving:
         for group in self.groups:
             for number, rung in enumerate(self.rungs):
                 runs = self.entered(group, number)
-                if runs is None and number == 0:  # the first jobs show how long an epoch takes
-                    runs = list(self.trials[: self.num_slots])
+                if runs is None and number == 0:
+                    runs = self._begun(self._alive())
                 elif runs is None or len(runs) <= self.finalists:  # there is nothing to compare
                     continue
                 wanted += self._unscored(number, runs, self._folds(group, rung), rung.epochs)
-            finalists = self.finalists_of(group) or ()
+            finalists = self.entered(group, len(self.rungs)) or ()
             wanted += self._unscored(len(self.rungs), finalists, range(self.num_folds), None)
         return wanted
 
@@ -280,17 +327,37 @@ class Halving:
         if ended.state == "failed":
             self.failed[run] = ended.reason
         elif self._loss(run, [fold], self._stops[key]) is not None:
-            self._seconds.append(max(0.0, self.now() - since - _STARTUP) / work)
+            if self._num_odd > 0:
+                self._num_odd -= 1
+            else:
+                self._seconds.append(max(0.0, self.now() - since - _STARTUP) / work)
+            self._write()
         elif ended.state == "done":
             self.failed[run] = "it ended without a score"
 
-    def _work(self, key: Key, epochs: int | None) -> float:
-        """Epochs of a job's work, with its predictions."""
-        run, fold = key
-        whole = self.epochs[run]
-        shorter = [rung.epochs for rung in self.rungs if rung.epochs is not None]
-        done = [
-            n for n in shorter if n < min(epochs or whole, whole) and self._loss(run, [fold], n) is not None
-        ]
-        until = whole + _PREDICTION if epochs is None else epochs
-        return max(_PREDICTION, until - max(done, default=0))
+    def _folds(self, group: Group, rung: Rung) -> Group:
+        others = other_folds(self.groups, group)
+        return others if rung.all_folds else others[:1]
+
+    def _loss(self, run: str, folds: Sequence[int], epochs: int | None) -> float | None:
+        """As `loss_after`; what is scored is read once. A diverged run is the worst."""
+        key = run, tuple(folds), epochs
+        if key not in self._known and (loss := self.loss_after(run, folds, epochs)) is not None:
+            self._known[key] = loss if math.isfinite(loss) else math.inf
+        return self._known.get(key)
+
+    def _write(self) -> None:
+        if self.path is not None:
+            write_json(self.path, {"epoch_seconds": self._seconds, "decided": self._decided})
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """The decisions of an earlier process; none if there are none that can be read."""
+    try:
+        kept = json.loads(path.read_text()) if path is not None else {}
+        return kept if isinstance(kept, dict) else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _log.warning("%s: not readable (%s); decided again by the scores", path, first_line(error))
+        return {}

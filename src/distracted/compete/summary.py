@@ -21,7 +21,7 @@ def write_summary(store: Store, campaign: Campaign, screened: Screen, clock: Clo
         "minutes_used": clock.used / 60,
         "search": campaign.search(),
         "blends": read_blends(workspace.compete(name) / BLENDS),
-        "runs": [entry.as_yaml() for entry in entries],
+        "runs": [entry.as_yaml() | {"minutes": entry.minutes, "loss": entry.loss} for entry in entries],
         "short_fits": list(_short_fits(campaign)),
         "inputs": list(_inputs(screened)),
         "left_out": screened.left_out,

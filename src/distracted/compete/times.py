@@ -81,8 +81,9 @@ class Times:
     def record(self, candidate: Candidate, seconds: float) -> None:
         """Learn from a job that was trained from its start to its end."""
         if candidate.is_frozen:
-            self._startups.append(max(1.0, seconds - self._work(candidate)))
-            self.startup = median(self._startups[-_RECENT:])
+            if self._work(candidate) <= self.startup:  # else it waited for features more or less long
+                self._startups.append(max(1.0, seconds - self._work(candidate)))
+                self.startup = median(self._startups[-_RECENT:])
             return
         ratio = seconds / self.estimate(candidate)
         self._ratios.append(ratio)

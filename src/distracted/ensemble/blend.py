@@ -229,6 +229,9 @@ def _complete_runs(catalogue: Catalogue, *, but: str, leaky: bool) -> list[Store
         if entry.leaky and not leaky:
             text = "%s: leaky, it watched the folds that it is scored on; left out (LEAKY=1 takes it)"
             _log.warning(text, entry.name)
+        elif entry.tried_by:
+            text = "%s: tried by `%s`, and chosen by labels that it is scored on; left out (RUNS= takes it)"
+            _log.info(text, entry.name, entry.tried_by)
         elif not entry.has_all_folds:
             _log.warning("%s: %s; left out", entry.name, entry.missing)
         elif entry.stale:

@@ -79,7 +79,7 @@ def derive_run(
 
 
 def _check_enough(store: Store, step: PredictionStep, num_runs: int) -> None:
-    if num_runs < 2 if step.takes_several else num_runs != 1:
+    if num_runs < step.min_runs or (num_runs > 1 and not step.takes_several):
         expected = "two runs or more" if step.takes_several else "one run"
         raise ConfigError(f"RUNS: {step.name} takes {expected}; got {num_runs}")
     if step.reads_labels and store.folds.num_folds < 2:

@@ -31,6 +31,10 @@ class Choose(PredictionStep):
     takes_several: ClassVar[bool] = True
 
     @property
+    def min_runs(self) -> int:
+        return 1 if self.offered else 2
+
+    @property
     def varies_by_fold(self) -> bool:
         return bool(self.offered)
 
@@ -56,8 +60,7 @@ class Choose(PredictionStep):
     @classmethod
     def command(cls, settings: Mapping[str, Any], run: str, parents: Sequence[str]) -> str:
         if "search" in settings:
-            search = settings["search"]
-            return f"make search MODEL={search['model']} TRIALS={search['num_trials']} NAME={run}"
+            return str(settings["search"]["command"])
         return super().command(settings, run, parents)
 
     def predict(self, fitted: int, rows: Rows) -> LogProbs:

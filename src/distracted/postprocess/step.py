@@ -220,6 +220,11 @@ class PredictionStep(Step, Estimator):
         return cls()
 
     @property
+    def min_runs(self) -> int:
+        """How many runs it takes; a step that takes several takes more, too."""
+        return 2 if self.takes_several else 1
+
+    @property
     def reads_labels(self) -> bool:
         return True
 

@@ -66,6 +66,7 @@ def augment_run(
     name: str = "",
     runtime: RuntimeConfig,
     force: bool = False,
+    patience: float = 0.0,
     after_fold: Callable[[Manifest], None] = lambda manifest: None,
     progress: Progress = silent,
 ) -> Gain:
@@ -78,6 +79,7 @@ def augment_run(
         run: A trained, complete run.
         name: Name of the new run; by default <run>_tta.
         runtime: How to run here.
+        patience: Seconds to wait for another process that works on the run.
         after_fold: Called with the manifest of each fold that is made.
 
     Raises:
@@ -92,7 +94,7 @@ def augment_run(
 
     parent, step = store.read_run(run), Augment(tuple(views), check_average(average))
     name = name or f"{run}_{step.suffix}"
-    with store.hold(name):
+    with store.hold(name, patience=patience):
         derivation = Derivation(store, [parent], name, step, force=force)
         train, test = Images.to_train(store.competition), Images.to_test(store.competition)
         folds, of_test = list(derivation.folds), dict[int, NDArray[np.float64]]()

@@ -16,7 +16,7 @@ import numpy as np
 from distracted.errors import StoreError
 from distracted.headline import Metric
 from distracted.metrics import accuracy, log_loss
-from distracted.predictions.job_state import redo_of
+from distracted.predictions.job_state import redo_of, trial_of
 from distracted.predictions.lineage import ancestors, check_parents
 from distracted.predictions.manifest import Kind, Manifest
 from distracted.predictions.run import Run, StoredRun
@@ -97,6 +97,14 @@ class Entry:
         """Where its pretrained weights come from, in a word, or ""."""
         weights = self.manifests[0].weights if self.manifests else {}
         return str(weights.get("origin", "")).partition(":")[0]
+
+    @cached_property
+    def tried_by(self) -> str:
+        """The command that tried its settings among others; "" if none did.
+
+        It may be unfinished. If it is not, its settings were chosen by labels that its own score reads.
+        """
+        return trial_of(self.store.workspace.trial(self.store.competition.name, self.name))
 
     @property
     def has_all_folds(self) -> bool:
@@ -252,10 +260,11 @@ class Catalogue:
         return "; ".join(self._passed_over()) or "there is no blend yet; `make ensemble` makes one"
 
     def _best(self, entries: Iterable[Entry], noun: str, how: str) -> Meant | None:
-        """The honest, current run with the best score, the newest of equals."""
+        """The honest, current run with the best score, the newest of equals; no trial of a search."""
         metric = self.store.competition.metric
         newest_first = sorted(entries, key=lambda entry: entry.written, reverse=True)
-        scored = [entry for entry in newest_first if entry.pooled and not entry.leaky]
+        usable = [entry for entry in newest_first if entry.pooled and not entry.leaky]
+        scored = [entry for entry in usable if not entry.tried_by]
         run, current = None, list[Entry]()
         for entry in sorted(scored, key=lambda entry: metric.loss_of(entry.pooled[metric.name])):
             if not current:  # read whole, before its files are only hashed: they are opened once

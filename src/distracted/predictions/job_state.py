@@ -13,7 +13,6 @@ from distracted.errors import LockError, first_line
 from distracted.files import write_json, write_text
 from distracted.locks import holder
 from distracted.paths import JOB, LOCK, REDO
-from distracted.predictions.store import Store
 from distracted.schema import RunConfig, TrainPhase
 from distracted.stopping import Stopped
 
@@ -84,11 +83,18 @@ def redo_of(folder: Path) -> str | None:
         return None
 
 
-def mark_trial(store: Store, run: str, command: str) -> None:
-    """Note that a command tries a run, which may be left unfinished."""
-    path = store.workspace.trial(store.competition.name, run)
+def mark_trial(path: Path, command: str) -> None:
+    """Note in `Workspace.trial` which command tries a run, and may leave it unfinished."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, command)
+
+
+def trial_of(path: Path) -> str:
+    """The command that tried a run, from `Workspace.trial`; "" if none did."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def read_job_state(folder: Path) -> JobState | None:

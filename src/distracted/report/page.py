@@ -140,7 +140,7 @@ def collect(
     audit, held = read_audit(store), read_competition(store)
     return Page(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        statuses=statuses,
+        statuses=[status for status in statuses if not status.left_by],
         board=board,
         head=head,
         why=why,

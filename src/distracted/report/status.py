@@ -1,6 +1,6 @@
 """`make status`: which folds are done, running, failed or missing, which runs are stale, what to do next."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from distracted.ensemble.blend import blend_command
@@ -37,20 +37,22 @@ class FoldStatus:
 
 @dataclass(frozen=True, eq=False)
 class RunStatus:
-    """One run's state: what the catalogue knows, and its folds by number.
-
-    Attributes:
-        left_by: The command that tried it and left it unfinished; "" if none did.
-    """
+    """One run's state: what the catalogue knows, and its folds by number."""
 
     entry: Entry
     folds: tuple[FoldStatus, ...]
-    left_by: str = ""
 
     @property
     def is_trained_now(self) -> bool:
         """Whether a process is training one of its folds."""
         return any(fold.state == "running" or fold.retraining for fold in self.folds)
+
+    @property
+    def left_by(self) -> str:
+        """The command that tried it and left it unfinished; "" if none did."""
+        if self.is_trained_now or all(fold.state == "done" for fold in self.folds):
+            return ""
+        return self.entry.tried_by
 
     @property
     def made_by(self) -> str:
@@ -105,7 +107,8 @@ def next_steps(catalogue: Catalogue, statuses: list[RunStatus]) -> list[str]:
     entries = [status.entry for status in statuses]
     blends = [entry for entry in entries if entry.kind == "blend"]
     blended = {name for blend in blends if blend.is_current for name in blend.parents}
-    current = [entry for entry in entries if entry.kind != "blend" and entry.is_current and not entry.leaky]
+    others = [entry for entry in entries if entry.kind != "blend" and not entry.tried_by]
+    current = [entry for entry in others if entry.is_current and not entry.leaky]
     left = [entry.name for entry in current if entry.name not in blended]
     if left and not any(blend.stale or blend.problem for blend in blends):
         steps.append(f"make ensemble: no blend holds {', '.join(left)}")
@@ -126,18 +129,9 @@ def pooled_scores(store: Store, run: str) -> dict[str, float]:
 
 
 def _status(store: Store, entry: Entry) -> RunStatus:
-    manifests, numbers = (
-        {manifest.fold: manifest for manifest in entry.manifests},
-        range(store.folds.num_folds),
-    )
-    folds = tuple(fold_status(store, entry.name, n, manifests.get(n)) for n in numbers)
-    status = RunStatus(entry, folds)
-    if status.is_trained_now or all(fold.state == "done" for fold in folds):
-        return status
-    try:
-        return replace(status, left_by=store.workspace.trial(store.competition.name, entry.name).read_text())
-    except OSError:
-        return status
+    manifests = {manifest.fold: manifest for manifest in entry.manifests}
+    numbers = range(store.folds.num_folds)
+    return RunStatus(entry, tuple(fold_status(store, entry.name, n, manifests.get(n)) for n in numbers))
 
 
 def fold_status(store: Store, run: str, fold: int, manifest: Manifest | None) -> FoldStatus:

@@ -162,7 +162,8 @@ class FoldTraining:
     def stop_if_far_enough(self) -> None:
         """Request a stop after the epochs that this process is to train; the next checkpoint obeys it."""
         context = self.context
-        if context.checkpoints is not None and self.clock.epoch == context.stop_after:
+        far_enough = context.stop_after is not None and self.clock.epoch >= context.stop_after
+        if context.checkpoints is not None and far_enough:
             context.checkpoints.stop.ask(f"after epoch {self.clock.epoch}, as asked")
 
     def while_waiting(self) -> None:

@@ -13,7 +13,7 @@ from distracted.compete.candidates import NUM_SEEDS, Candidate, find_candidate
 from distracted.compete.chooser import Chooser
 from distracted.compete.entries import TTA, Entry, Plan, entry_of
 from distracted.compete.groups import Group, other_folds
-from distracted.compete.planner import Planned
+from distracted.compete.planner import MARGIN, Planned
 from distracted.compete.results import Results
 from distracted.compete.times import Times
 from distracted.compete.views import VIEWS, Views
@@ -21,7 +21,6 @@ from distracted.jobs.grid import Ended, Job
 
 _log = logging.getLogger(__name__)
 
-_MARGIN = 1.05  # times are expected to be this much longer
 
 Key = tuple[str, int]  # of a job: run and fold
 
@@ -294,7 +293,7 @@ class Campaign:
         return self.is_done(entry.parent) and self._fits(seconds)
 
     def _fits(self, seconds: float) -> bool:
-        return self.now() + _MARGIN * seconds <= self.ends()
+        return self.now() + MARGIN * seconds <= self.ends()
 
     # Short fits
 

@@ -14,7 +14,15 @@ import numpy as np
 from distracted.compete.candidates import Candidate
 from distracted.compete.entries import Plan
 from distracted.compete.groups import Group
-from distracted.compete.planner import Planned, Situation, default_run, make_plan, quickest_run
+from distracted.compete.planner import (
+    MARGIN,
+    Planned,
+    Situation,
+    Slots,
+    default_run,
+    make_plan,
+    quickest_run,
+)
 from distracted.compete.results import Results
 from distracted.compete.times import Times
 from distracted.compete.value import Evidence, predict_log_losses
@@ -25,6 +33,7 @@ TRIAL_SHARE = 0.1
 TRIAL_EPOCHS = (1, 2)
 _MOST_TRIALS = 8
 
+_CLEARLY = 0.05  # a change of the probes' loss, as a logarithm, that counts
 _LEAST_SECONDS = 30.0  # in which it is worth while to begin a run
 _FOREVER = 1e8
 
@@ -70,8 +79,9 @@ class Chooser:
     def next_runs(self) -> tuple[dict[Group, Planned], str]:
         """The run that each group would train next, and why; groups without one are left out.
 
-        The first two runs are chosen by the counts of classes alone, by both groups alike: a submission
-        is there early, and a good one soon after.
+        No score has a say in the first two, but for the sampling of classes, and as a rule both groups choose
+        them alike: a submission is there early, and a good one soon after. Later the groups take turns: where
+        the time is too short for the runs of both, the second plans for what the first leaves.
         """
         situations = {group: self._situation(group) for group in self.groups}
         firsts, number = dict[Group, Planned](), len(self.plan.choices[0])
@@ -81,9 +91,26 @@ class Chooser:
             if firsts:
                 return firsts, why
         plans = {group: make_plan(now) for group, now in situations.items()}
+        first, second = self.groups[number % 2], self.groups[1 - number % 2]
+        if plans[first] and plans[second] and not self._fit_together(plans[first][0], plans[second][0]):
+            after = self._slots_after(plans[first][0])
+            plans[second] = make_plan(replace(situations[second], free=after))
         self.outlook = {group: plan[1:] for group, plan in plans.items()}
         why = "takes most off the blend's expected loss for its time"
         return {group: plan[0] for group, plan in plans.items() if plan}, why
+
+    def _fit_together(self, one: Planned, other: Planned) -> bool:
+        """Whether both runs end in time, one after the other."""
+        if one.candidate == other.candidate:
+            return True
+        slots = Slots(self._slots_after(one))
+        return MARGIN * slots.add(self._num_folds, self.seconds(other.candidate)) <= self.left()
+
+    def _slots_after(self, planned: Planned) -> list[float]:
+        """Seconds until each slot is free, once all jobs of a run are started."""
+        slots = Slots(self.free())
+        slots.add(self._num_folds, self.seconds(planned.candidate))
+        return slots.free
 
     def unfinished_runs(self) -> tuple[dict[Group, Planned], str]:
         """The run of each group that is worth most for its time, although it will not be finished in time."""
@@ -180,12 +207,14 @@ class Chooser:
 
 
 def with_fitting_classes(candidates: Sequence[Candidate], evidence: Evidence) -> list[Candidate]:
-    """The candidates that draw classes equally often where these are uneven, and as they are elsewhere.
+    """Those that draw classes equally often where these are uneven, unless the probes advise against it.
 
     Where classes are uneven in each subject in its own way, that can halve the loss; where the test set has
-    the same shares, calibration undoes what it costs.
+    the same shares, calibration undoes most of what it costs.
     """
-    even = any(is_even for _, is_even in evidence.probes) and any(one.even for one in candidates)
+    probes = evidence.probes
+    changes = [np.log(loss / probes[one, False]) for (one, is_even), loss in probes.items() if is_even]
+    even = bool(changes) and float(np.mean(changes)) < _CLEARLY and any(one.even for one in candidates)
     return [one for one in candidates if one.is_frozen or one.even == even]
 
 

@@ -25,13 +25,15 @@ from distracted.compete.value import (
 #: Returns the seconds that a job, one fold of a candidate, takes.
 Seconds = Callable[[Candidate], float]
 
+#: Times are expected to be this much longer.
+MARGIN = 1.05
+
 _STARTS = 4  # best single runs that a plan is tried to begin with
 _ON_THE_WAY = 0.15  # weight of the mean loss on the way against that at the end
 _EQUAL_RATES, _EQUAL_COSTS = 0.15, 0.03  # differences that count as none
 _EARLY = 0.35  # share of the time in which the default run should end
 _QUICK = 0.03  # share of the time in which the first run may end, if it can
 _SLOWNESS = 0.25  # what a slower backbone is worth, against as many times the epochs
-_MARGIN = 1.05  # times are expected to be this much longer
 _LEAST = 0.003  # fall of the blend's loss, as a share, for which a run is worth training
 
 
@@ -59,6 +61,11 @@ class Slots:
     def __init__(self, free: Sequence[float]) -> None:
         self._free = list(free)
         heapq.heapify(self._free)
+
+    @property
+    def free(self) -> list[float]:
+        """Seconds until each is free."""
+        return list(self._free)
 
     def copy(self) -> "Slots":
         return Slots(self._free)
@@ -141,7 +148,7 @@ def default_run(now: Situation) -> Planned | None:
     usual = [c for c in now.candidates if c.recipe == TUNED[0] and 0 < c.epochs <= EPOCHS]
     ends = {c: Slots(now.free).add(now.num_folds, now.seconds(c)) for c in usual}
     fitting = [c for c in usual if ends[c] <= _EARLY * now.left]
-    fitting = fitting or [c for c in usual if _MARGIN * ends[c] <= now.left]
+    fitting = fitting or [c for c in usual if MARGIN * ends[c] <= now.left]
     if not fitting:
         return None
 
@@ -193,7 +200,7 @@ class _Pool:
         """Candidates that may be chosen next and end in time."""
         numbers = np.flatnonzero(self.place == counts[self.family])
         ends = {s: slots.copy().add(self.now.num_folds, s) for s in np.unique(self.seconds[numbers])}
-        return [int(n) for n in numbers if _MARGIN * ends[self.seconds[n]] <= self.now.left]
+        return [int(n) for n in numbers if MARGIN * ends[self.seconds[n]] <= self.now.left]
 
     def blend(self, numbers: Sequence[int]) -> float:
         """Expected logarithm of the loss of a blend; of no run, a little worse than the worst candidate."""
@@ -225,7 +232,7 @@ class _Pool:
             counts[self.family[best]] += 1
             slots.add(self.now.num_folds, self.seconds[best])
         ordered = self._as_plan(self._in_order(sorted(added)))
-        in_time = all(_MARGIN * planned.ends <= self.now.left for planned in ordered)
+        in_time = all(MARGIN * planned.ends <= self.now.left for planned in ordered)
         return ordered if in_time else self._as_plan(added)
 
     def _best(self, slots: Slots, numbers: list[int], counts: NDArray[np.int64]) -> int | None:

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,7 +147,8 @@ def main(
             return train_command(job, model, text, data, root, cluster=cluster, stop_after=epochs)
 
         blend = Blender(store, clock, campaign.search, board.blended, console.progress)
-        competing = Competing(campaign, clock, reserve, blend, signals.stop, show=board)
+        free = partial(console.free_bytes, root)
+        competing = Competing(campaign, clock, reserve, blend, signals.stop, show=board, free_bytes=free)
 
         def log(job: Job) -> Path:
             return store.workspace.log(name, job.run, job.fold).absolute()

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -241,6 +242,11 @@ def track(store: "Store", runtime: RuntimeConfig, *names: str) -> None:
 
     for name in names:
         track_run(store, name, runtime)
+
+
+def free_bytes(folder: Path) -> float:
+    """Free space on the disk of a folder."""
+    return float(shutil.disk_usage(folder).free)
 
 
 def run_names(runs: str, name: str) -> list[str]:

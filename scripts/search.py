@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,7 +131,8 @@ def main(
             return store.workspace.log(data_name, job.run, job.fold).absolute()
 
         board = stack.enter_context(Board(halving, clock))
-        jobs = TimedJobs(halving, clock, lambda: _RESERVE, signals.stop, board)
+        free = partial(console.free_bytes, root)
+        jobs = TimedJobs(halving, clock, lambda: _RESERVE, signals.stop, board, free_bytes=free)
         jobs.run(engine, command=command, log=log)
     finished = {trial.run: scores for trial in every if (scores := _pooled(store, halving, trial.run))}
     show_trials(store, halving, every, finished)

@@ -1,17 +1,22 @@
 """Runs jobs on an engine until the time is up; of a campaign, it keeps the best submission on disk."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol
 
 from distracted.compete.campaign import Campaign
 from distracted.compete.clock import Clock
+from distracted.errors import DistractedError
 from distracted.jobs.grid import Command, Ended, Engine, Job, Log
 from distracted.stopping import Stop
 
 _STOPPING = 6.0  # seconds in which jobs save their state once they are told to stop
 _FIRST_BLEND = 15.0  # seconds that are set aside before a blend was made
 _SPARE = 1.5  # the next blend may take longer than the last
+_LEAST_FREE = 100e6  # bytes on the disk
+_MOST_FAILED = 5  # runs one after another: the fault is not theirs
 
 
 @dataclass(eq=False)
@@ -42,6 +47,7 @@ class TimedJobs:
         stop: The user's request to stop.
         show: Shows the state; called about every second with the jobs that have ended.
         idle: Called when all slots are busy: there is time for other work.
+        free_bytes: Returns the free space on the disk.
     """
 
     source: JobSource
@@ -50,19 +56,24 @@ class TimedJobs:
     stop: Stop
     show: Callable[[Sequence[Ended]], None] = lambda ended: None
     idle: Callable[[], None] = lambda: None
+    free_bytes: Callable[[], float] = lambda: math.inf
     _end: Stop = field(default_factory=Stop)
+    _trouble: str = ""
 
     def run(self, engine: Engine, *, command: Command, log: Log) -> None:
         """Run the jobs; those that run when the time is up save their state.
 
         Raises:
             Stopped: by request; jobs have saved their state.
+            DistractedError: nothing can go well: the disk is full, or all jobs fail.
         """
         try:
             with self.stop.waiting(), self._end.waiting():
                 if first := self._watch([]):
                     engine.run(first, command=command, log=log, stop=self._end, watch=self._watch)
             self.stop.check()
+            if self._trouble:
+                raise DistractedError(f"{self._trouble}; finished work is kept, and the same command goes on")
         finally:
             self.clock.note(at_once=True)
 
@@ -70,6 +81,9 @@ class TimedJobs:
         self.clock.note()
         if self.stop.reason:
             self._end.ask(self.stop.reason)
+        elif trouble := self._look_for_trouble(ended):
+            self._trouble = self._trouble or trouble
+            self._end.ask(trouble)
         elif self.clock.left <= self.reserve():
             self._end.ask("the time is up")
         jobs = self.source.next_jobs(ended, may_start=not self._end.reason)
@@ -78,6 +92,15 @@ class TimedJobs:
             self.idle()
         return jobs
 
+    def _look_for_trouble(self, ended: Sequence[Ended]) -> str:
+        """Why no job can end well, or ""."""
+        if (free := self.free_bytes()) < _LEAST_FREE:
+            return f"the disk is full: {free / 1e6:.0f} MB are left, {_LEAST_FREE / 1e6:.0f} are the least"
+        failed = list(takewhile(lambda one: one.state == "failed", reversed(ended)))
+        if len(dict.fromkeys(one.job.run for one in failed)) >= _MOST_FAILED:
+            return f"{_MOST_FAILED} runs in a row failed; the last: {failed[0].reason}"
+        return ""
+
 
 @dataclass(eq=False)
 class Competing:
@@ -85,7 +108,7 @@ class Competing:
 
     Attributes:
         blend: Blends the finished runs that each fold chose, and writes the submission; returns the seconds.
-        stop, show: As in `TimedJobs`.
+        stop, show, free_bytes: As in `TimedJobs`.
     """
 
     campaign: Campaign
@@ -94,6 +117,7 @@ class Competing:
     blend: Callable[[Sequence[Sequence[str]]], float]
     stop: Stop
     show: Callable[[Sequence[Ended]], None] = lambda ended: None
+    free_bytes: Callable[[], float] = lambda: math.inf
     _members: list[list[str]] = field(default_factory=list)  # of the last blend
 
     def run(self, engine: Engine, *, command: Command, log: Log) -> None:
@@ -103,7 +127,13 @@ class Competing:
             Stopped: by request; jobs have saved their state, and the last submission stays.
         """
         jobs = TimedJobs(
-            self.campaign, self.clock, lambda: self.reserve.seconds, self.stop, self.show, self._blend_if_new
+            self.campaign,
+            self.clock,
+            lambda: self.reserve.seconds,
+            self.stop,
+            show=self.show,
+            idle=self._blend_if_new,
+            free_bytes=self.free_bytes,
         )
         try:
             self._blend_if_new()  # of an earlier command that was killed

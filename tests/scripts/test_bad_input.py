@@ -404,7 +404,6 @@ def test_a_missing_run(trained: Project) -> None:
         (["--views", " "], ["VIEWS= is empty", "centre (1), five_crops (5)"]),
         (["--views", "centre flips"], ["VIEWS: unknown group 'flips'; there are centre (1), five_crops (5)"]),
         (["--average", "median"], ["AVERAGE=median: expected probs or log_probs"]),
-        (["--name", "../x"], "", None, ["NAME '../x'", "letters, digits"]),
         (["--name", "resnet50"], ["NAME=resnet50: there is a run of that name", "choose another name"]),
         (["--set", "training.seed=1"], ["SET: training is as the run was trained", "runtime.device=cpu"]),
         (["--set", "runtime.devise=cpu"], ["unknown key runtime.devise", "runtime.device"]),
@@ -841,6 +840,7 @@ def test_invalid_competitions(
         ([], "", "{phases.finetune.lrr: {values: [1, 2]}}", ["lrr"]),
         ([], "", "{training.seed: {distribution: beta}}", ["search.yaml: training.seed", "beta"]),
         ([], "", "{training.seed: {values: [1]}}", ["1 different", "nothing to search"]),
+        (["--name", "../x"], "", None, ["NAME '../x'", "letters, digits"]),
         (["--name", "resnet50"], "", None, ["NAME=resnet50", "that is no choice"]),
     ],
 )

@@ -64,6 +64,6 @@ def test_a_run_that_ends_well_in_between_shows_that_others_may() -> None:
 
 def test_a_full_disk_ends_the_command() -> None:
     engine, free = OneSlot(good="run0"), [1e9, 1e9, 3e6]
-    with pytest.raises(DistractedError, match="the disk of the workspace is full: 3 MB are left, 100 are the least"):
+    with pytest.raises(DistractedError, match="the workspace is full: 3 MB are left, 100 are the least"):
         run(engine, free_bytes=lambda: free.pop(0) if len(free) > 1 else free[0])
     assert len(engine.ended) == 2

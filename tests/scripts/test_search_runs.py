@@ -44,7 +44,8 @@ def test_a_killed_search_goes_on_and_chooses_for_each_fold_by_the_others(tmp_pat
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "net.pth")
     (tmp_path / "space.yaml").write_text(SPACE)
     process = start(tmp_path)
-    wait_for(process, lambda: len(list(tmp_path.glob("oof/tiny/*/fold*/manifest.json"))) > 0)
+    decided = tmp_path / "runs/tiny/.searches/resnet50_search/decided.json"
+    wait_for(process, decided.exists)  # the first short fit is scored
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=SECONDS)
     process = start(tmp_path)
@@ -57,7 +58,8 @@ def test_a_killed_search_goes_on_and_chooses_for_each_fold_by_the_others(tmp_pat
     left = [status for status in statuses if status.left_by]
     assert len(left) == 3 - num_complete(store)
     assert all(status.left_by.startswith("make search MODEL=resnet50 TRIALS=3 FILE=") for status in left)
-    assert Catalogue(store).meant_run.name == "resnet50_search"  # not the trial with the best score
+    meant = Catalogue(store).meant_run
+    assert meant is not None and meant.run == "resnet50_search"  # not the trial with the best score
     assert not [step for step in next_steps(Catalogue(store), statuses) if "trial" in step.partition(":")[0]]
 
 

@@ -56,9 +56,9 @@ def main(
                 if not path.is_file():
                     seconds = 60 * budget / store.folds.num_folds
                     save_arrays(path, train_fastai(store, resolved, fold, seconds))
-        for name, prefix in (("fastai", "fastai"), ("AutoGluon", "autogluon")):
-            if (loss := pooled(store, folder / f"{prefix}_{budget:g}")) is not None:
-                scores[name][budget] = loss
+        for name, by_budget in scores.items():
+            if (loss := pooled(store, folder / f"{name.lower()}_{budget:g}")) is not None:
+                by_budget[budget] = loss
     blends = read_blends(store.workspace.compete(store.competition.name) / BLENDS)
     show(scores, blends, budgets)
     draw(scores, blends, folder / "equal_hours.png", title=store.competition.name)
@@ -98,11 +98,9 @@ def pooled(store: Store, folder: Path) -> float | None:
             fold = store.folds.valid(int(path.stem))
             found: Any = file["log_probs"] if "log_probs" in file else np.log(np.maximum(file["probs"], CLIP))
             log_probs[fold] = found
-    return (
-        None
-        if np.isnan(log_probs[scored]).any()
-        else float(log_losses(log_probs[scored], labels[scored]).mean())
-    )
+    if np.isnan(log_probs[scored]).any():
+        return None
+    return float(log_losses(log_probs[scored], labels[scored]).mean())
 
 
 def show(scores: dict[str, dict[float, float]], blends: list[dict[str, Any]], budgets: list[float]) -> None:

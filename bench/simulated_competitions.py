@@ -120,8 +120,11 @@ class World:
 
     def seconds(self, candidate: Candidate) -> float:
         """Seconds of a job at the machine's usual speed."""
-        times = Times(self.speeds, _TRAIN, _VALID, _TEST, _STARTUP)
-        return times.estimate(candidate) * self.slowness[candidate.input.model]
+        return self.times().estimate(candidate) * self.slowness[candidate.input.model]
+
+    def times(self) -> Times:
+        """Expected times by the measured speeds, before any job has ended."""
+        return Times(self.speeds, _TRAIN, _VALID, _TEST, _STARTUP)
 
     def pace(self, share: float) -> float:
         """The machine's speed when a share of the time is over."""
@@ -215,8 +218,8 @@ class Machine:
         candidate = candidate_of(self.campaign, job.run)
         whole, epochs = self.world.seconds(candidate), self.campaign.stop_after(job)
         if job.run.endswith(TTA):
-            times = Times(self.world.speeds, _TRAIN, _VALID, _TEST, _STARTUP)
-            whole = times.views_seconds(candidate, num_folds=NUM_FOLDS, num_views=self.campaign.num_views)
+            num_views = self.campaign.num_views
+            whole = self.world.times().views_seconds(candidate, num_folds=NUM_FOLDS, num_views=num_views)
             whole *= self.world.slowness[candidate.input.model]
         whole *= math.exp(self.world.jitter * self.world._draw("time", job.run, job.fold).normal())
         return max(self._done(job) + 1.0, whole if epochs is None else whole * epochs / candidate.epochs)
@@ -318,7 +321,7 @@ def set_up(
         world.candidates,
         Plan() if plan is None else plan,
         machine,
-        Times(world.speeds, _TRAIN, _VALID, _TEST, _STARTUP),
+        world.times(),
         groups=two_groups([_ROWS // NUM_FOLDS] * NUM_FOLDS),
         num_slots=machine.num_slots,
         make_job=Job,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -32,6 +32,7 @@ from live import LiveTable
 
 if TYPE_CHECKING:
     from distracted.compete.clock import Clock
+    from distracted.compete.draws import Sampler
     from distracted.compete.halving import Halving
     from distracted.compete.trials import Drawn
     from distracted.jobs.grid import Ended
@@ -57,10 +58,9 @@ def main(
     from distracted.compete.clock import Clock
     from distracted.compete.groups import two_groups
     from distracted.compete.halving import Halving
-    from distracted.compete.results import StoredResults
+    from distracted.compete.results import StoredScores
     from distracted.compete.run import TimedJobs
     from distracted.compete.trials import make_trials
-    from distracted.compete.value import Evidence
     from distracted.cores import usable_cores
     from distracted.jobs.cards import grid_cards, job_device
     from distracted.jobs.grid import Job, placement
@@ -110,7 +110,7 @@ def main(
             [trial.run for trial in every],
             {trial.run: trial.epochs for trial in every},
             two_groups([len(folds.valid(fold)) for fold in range(folds.num_folds)]),
-            StoredResults(store, lambda hidden: Evidence({})).loss_after,
+            StoredScores(store).loss_after,
             make_job=make_job,
             num_slots=make_job.num_slots,
             now=lambda: clock.used,
@@ -137,9 +137,11 @@ def main(
     finished = {trial.run: scores for trial in every if (scores := _pooled(store, halving, trial.run))}
     show_trials(store, halving, every, finished)
     try:
-        best = choose(store, halving, hours, clock, name=name, runtime=runtime, search={"command": again})
+        runs = choose(store, halving, hours, clock, name=name, runtime=runtime, search={"command": again})
     finally:
         track_trials(store, halving, every, finished, name=name, runtime=runtime)
+    metric = store.competition.metric
+    best = min(runs, key=lambda run: metric.loss_of(finished[run][metric.name]))
     own = shlex.join(text for text in [*settings, *settings_of[best]] if not text.startswith("runtime"))
     given = console.data_variable(data)
     more = f'make grid MODELS={model} SEEDS="1 2" SET={shlex.quote(own)}{given}'
@@ -173,7 +175,7 @@ def draw(
     if both := sorted({text.partition("=")[0] for text in settings} & {*space["parameters"]}):
         raise ConfigError(f"SET: {both[0]} is searched by {path}; leave it out in one of them")
     try:
-        drawn = draw_settings(space, trials, sampler="random" if sampler == "random" else "quasi")
+        drawn = draw_settings(space, trials, sampler=cast("Sampler", sampler))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     for setting in listed_settings(space):
@@ -190,8 +192,8 @@ def choose(
     name: str,
     runtime: RuntimeConfig,
     search: Mapping[str, Any],
-) -> str:
-    """Write the run that takes for each fold the best of its group's finalists; returns the best of all.
+) -> list[str]:
+    """Write the run that takes for each fold the best of its group's finalists; returns all of these.
 
     Raises:
         DistractedError: a group has no finalist.
@@ -214,7 +216,7 @@ def choose(
         f"{made.name}: {metric.title} {made.gain.after:.4f}: for each fold one of {num_tried} settings, by "
         f"other folds ({made.how}); the best one's own {made.gain.before:.4f} flatters, as any choice does"
     )
-    return min(runs, key=lambda run: metric.loss_of(pooled_scores(store, run)[metric.name]))
+    return runs
 
 
 def _pooled(store: Store, halving: "Halving", run: str) -> Mapping[str, float]:

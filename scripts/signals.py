@@ -24,6 +24,7 @@ _SIGNALS = {
     signal.SIGALRM: "the time limit",
 }
 _LONGEST = 10**8  # seconds of a time limit
+_MOST_HOURS = 10_000.0  # of HOURS=
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def time_limit(text: str) -> int:
     if not text:
         return 0
     seconds = in_seconds(text)
-    if not 0 < seconds <= _LONGEST:
+    if not 0 < seconds <= 3600 * _MOST_HOURS:
         raise ConfigError(f"TIME_LIMIT={text!r}: expected hours, minutes, seconds, such as 8h30m or 90s")
     return seconds
 

@@ -21,7 +21,6 @@ from distracted.jobs.grid import Ended, Job
 
 _log = logging.getLogger(__name__)
 
-
 Key = tuple[str, int]  # of a job: run and fold
 
 
@@ -71,7 +70,6 @@ class Campaign:
     changed: Callable[[], None] = lambda: None
     known: dict[str, Candidate] = field(default_factory=dict)
     _running: dict[Key, _Running] = field(default_factory=dict)
-    _failed: set[Key] = field(default_factory=set)
     _rung: dict[Key, int] = field(default_factory=dict)  # short fits that wait for a slot, with their epochs
     _num_seen: int = 0
 
@@ -168,7 +166,6 @@ class Campaign:
             elif entry is not None and entry.views and ran.expected:
                 self.times.record_views(self.now() - ran.since, ran.expected)
         if ended.state == "failed":
-            self._failed.add(key)
             self.chooser.failed.add(ended.job.run)
         if entry is None:
             return
@@ -217,7 +214,7 @@ class Campaign:
             finished = self.results.finished_folds(entry.run)
             for fold in [0] if entry.views else [n for n in range(self.num_folds) if n not in finished]:
                 key = entry.run, fold
-                if key not in self._running and key not in self._failed:
+                if key not in self._running:
                     if entry.state != "running":
                         entry.state = "running"
                         self.changed()

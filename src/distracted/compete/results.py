@@ -54,31 +54,10 @@ class Results(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class StoredResults:
-    """Results in a store.
-
-    Attributes:
-        probes: The probes' scores without some folds, from screening.
-    """
+class StoredScores:
+    """What runs scored in a store, and how far they are."""
 
     store: Store
-    probes: Callable[[Collection[int]], Evidence]
-
-    def evidence(
-        self, hidden: Collection[int], chosen: Sequence[Candidate], tried: Mapping[Candidate, int]
-    ) -> Evidence:
-        finished, trials = dict[str, float](), list[Trial]()
-        for run in chosen:
-            losses = self._losses(run.name)
-            if len(losses) == self.store.folds.num_folds:
-                finished[run.name] = self._mean(losses, hidden)
-            trials += [Trial(run.name, f, run.epochs, loss) for f, loss in losses.items() if f not in hidden]
-        for run, epochs in tried.items():
-            others = set(range(self.store.folds.num_folds)) - {*hidden}
-            short_fits = [self._short_fit(run.name, fold, epochs) for fold in sorted(others)]
-            trials += [trial for trial in short_fits if trial is not None]
-        tuned = [run.name for run in chosen if run.name in finished and not run.is_frozen][-_MOST_PAIRED:]
-        return Evidence(self.probes(hidden).probes, finished, tuple(trials), self._pairs(tuned, hidden))
 
     def finished_folds(self, run: str) -> Sequence[int]:
         return self.store.finished_folds(run)
@@ -123,6 +102,45 @@ class StoredResults:
         counts = [len(self.store.folds.valid(fold)) for fold in folds]
         return float(np.average([losses[fold] for fold in folds], weights=counts))
 
+    def _loss_at(self, run: str, fold: int, epochs: int) -> float | None:
+        trial = self._short_fit(run, fold, epochs)
+        return trial.loss if trial is not None and trial.epochs == epochs else None
+
+    def _short_fit(self, run: str, fold: int, epochs: int | None = None) -> Trial | None:
+        """The last epoch, of some first ones, after which a fold's held-out rows were scored."""
+        metrics = self.store.workspace.metrics(self.store.competition.name, run, fold)
+        curves = read_curves(metrics, fold).epochs
+        scored = [(e.number, e.valid) for e in curves if e.number and e.valid is not None]
+        scored = [one for one in scored if epochs is None or one[0] <= epochs]
+        return Trial(run, fold, *scored[-1]) if scored else None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredResults(StoredScores):
+    """Results in a store.
+
+    Attributes:
+        probes: The probes' scores without some folds, from screening.
+    """
+
+    probes: Callable[[Collection[int]], Evidence]
+
+    def evidence(
+        self, hidden: Collection[int], chosen: Sequence[Candidate], tried: Mapping[Candidate, int]
+    ) -> Evidence:
+        finished, trials = dict[str, float](), list[Trial]()
+        for run in chosen:
+            losses = self._losses(run.name)
+            if len(losses) == self.store.folds.num_folds:
+                finished[run.name] = self._mean(losses, hidden)
+            trials += [Trial(run.name, f, run.epochs, loss) for f, loss in losses.items() if f not in hidden]
+        for run, epochs in tried.items():
+            others = set(range(self.store.folds.num_folds)) - {*hidden}
+            short_fits = [self._short_fit(run.name, fold, epochs) for fold in sorted(others)]
+            trials += [trial for trial in short_fits if trial is not None]
+        tuned = [run.name for run in chosen if run.name in finished and not run.is_frozen][-_MOST_PAIRED:]
+        return Evidence(self.probes(hidden).probes, finished, tuple(trials), self._pairs(tuned, hidden))
+
     def _pairs(self, runs: Sequence[str], hidden: Collection[int]) -> dict[tuple[str, str], float]:
         """Log loss of the plain mean of each two finished runs, without some folds' rows."""
         rows = self.store.folds.scored
@@ -137,15 +155,3 @@ class StoredResults:
         """The probability of the true class of each scored row."""
         oof = self.store.oof(self.store.find_run(run, parts=("valid",)))
         return np.exp(oof[rows, self.store.folds.labels[rows]].astype(np.float64))
-
-    def _loss_at(self, run: str, fold: int, epochs: int) -> float | None:
-        trial = self._short_fit(run, fold, epochs)
-        return trial.loss if trial is not None and trial.epochs == epochs else None
-
-    def _short_fit(self, run: str, fold: int, epochs: int | None = None) -> Trial | None:
-        """The last epoch, of some first ones, after which a fold's held-out rows were scored."""
-        metrics = self.store.workspace.metrics(self.store.competition.name, run, fold)
-        curves = read_curves(metrics, fold).epochs
-        scored = [(e.number, e.valid) for e in curves if e.number and e.valid is not None]
-        scored = [one for one in scored if epochs is None or one[0] <= epochs]
-        return Trial(run, fold, *scored[-1]) if scored else None

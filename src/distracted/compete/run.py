@@ -98,7 +98,7 @@ class TimedJobs:
             left, least = free / 1e6, _LEAST_FREE / 1e6
             return f"the disk of the workspace is full: {left:.0f} MB are left, {least:.0f} are the least"
         failed = list(takewhile(lambda one: one.state == "failed", reversed(ended)))
-        if len(dict.fromkeys(one.job.run for one in failed)) >= _MOST_FAILED:
+        if len({one.job.run for one in failed}) >= _MOST_FAILED:
             return f"{_MOST_FAILED} runs in a row failed; the last: {failed[0].reason}"
         return ""
 

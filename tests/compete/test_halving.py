@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from distracted.compete.groups import two_groups
-from distracted.compete.halving import Halving, Rung, make_rungs
+from distracted.compete.halving import Halving
+from distracted.compete.rungs import Rung, make_rungs
 from distracted.jobs.grid import Ended, Job
 
 NUM_FOLDS, EPOCHS = 5, 4

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from distracted.compete.groups import Group, other_folds
+from distracted.compete.rungs import PREDICTION, Effort, Rung, make_rungs
 from distracted.errors import first_line
 from distracted.files import write_json
 from distracted.jobs.grid import Ended, Job
@@ -27,41 +27,11 @@ _log = logging.getLogger(__name__)
 
 #: Settings that each group trains over all folds, if there is time.
 FINALISTS = 2
-_STARTUP = 10.0  # seconds until a job's process begins its work
-_PREDICTION = 0.5  # epochs that the predictions of a fold take
-_DISAGREE = 1.5  # finalists of both groups together, as a multiple of one group's
 
 Key = tuple[str, int]  # of a job: run and fold
 #: Returns the log loss of some held-out folds together after some epochs (None: of finished folds); None:
 #: not all of them are scored.
 LossAfter = Callable[[str, Sequence[int], int | None], float | None]
-
-
-@dataclass(frozen=True)
-class Rung:
-    """How far settings are trained before they are compared.
-
-    Attributes:
-        epochs: Epochs of gradient descent; None: all.
-        all_folds: Whether on all folds of the other group, or on its first.
-    """
-
-    epochs: int | None
-    all_folds: bool = False
-
-    def __str__(self) -> str:
-        if self.all_folds:
-            return "half of the folds"
-        return "one fold" if self.epochs is None else f"epoch {self.epochs} of one fold"
-
-
-def make_rungs(epochs: int) -> tuple[Rung, ...]:
-    """The rungs of trainings with so many epochs: each doubles the work of the one before."""
-    short, number = [], 1
-    while number < epochs:
-        short.append(Rung(number))
-        number *= 2
-    return (*short, Rung(None), Rung(None, all_folds=True))
 
 
 @dataclass(eq=False)
@@ -96,9 +66,15 @@ class Halving:
 
     def __post_init__(self) -> None:
         self.rungs = make_rungs(max(self.epochs.values()))
-        self.num_folds = sum(map(len, self.groups))
         kept = _read(self.path)
-        self._seconds = [float(value) for value in kept.get("epoch_seconds", [])]
+        self._effort = Effort(
+            self.rungs,
+            max(self.epochs.values()),
+            num_folds=sum(map(len, self.groups)),
+            num_groups=len(self.groups),
+            finalists=self.finalists,
+            epoch_seconds=[float(value) for value in kept.get("epoch_seconds", [])],
+        )
         decided = kept.get("decided", [])
         same = len(decided) == len(self.groups) and all(len(one) == len(self.rungs) + 1 for one in decided)
         #: By group and rung: the runs that were decided to go there; None: not decided yet.
@@ -159,7 +135,7 @@ class Halving:
 
     def is_complete(self, run: str) -> bool:
         """Whether all folds of a run are finished."""
-        return self._loss(run, range(self.num_folds), None) is not None
+        return self._loss(run, range(self._effort.num_folds), None) is not None
 
     def offered(self) -> list[list[str]] | None:
         """For each fold the finished runs that its group chose; None: a group has none."""
@@ -172,16 +148,16 @@ class Halving:
 
     def seconds_left(self) -> float | None:
         """Expected seconds to the end; None: not known before a job has ended."""
-        if not self._seconds:
+        if not self._effort.epoch_seconds:
             return None
         wanted = sorted(self._wanted(), key=lambda one: one[0])
-        work = {key: _STARTUP + self._epoch * self._work(key, epochs) for _, key, epochs in wanted}
+        work = {key: self._effort.seconds(self._work(key, epochs)) for _, key, epochs in wanted}
         done = {key: self.now() - since for key, (since, _) in self._running.items()}
         left = sum(max(0.0, seconds - done.get(key, 0.0)) for key, seconds in work.items())
         for group in self.groups:
             decided = self._decisions(group) or [self._begun(self._alive())]
             if len(decided) <= len(self.rungs):  # about half of the last ones go on
-                left += self._expect(self._half(len(decided[-1])), len(decided))
+                left += self._effort.to_the_end(self._effort.half(len(decided[-1])), len(decided))
         return left / self.num_slots
 
     # Decisions
@@ -228,7 +204,7 @@ class Halving:
             return list(alive)
         scored = [n for n, run in enumerate(alive) if self.is_begun(run)]
         number = max(max(scored, default=-1) + 1, self.num_slots)
-        if self._seconds:
+        if self._effort.epoch_seconds:
             number = max(number, self._affordable(len(alive), 0, len(scored)))
         return list(alive[:number])
 
@@ -240,48 +216,17 @@ class Halving:
         scored = [loss for loss in losses if loss is not None]
         if len(scored) < len(alive):
             return None
-        most = self._half(len(alive)) if number < len(self.rungs) else self.finalists
+        most = self._effort.half(len(alive)) if number < len(self.rungs) else self.finalists
         order = sorted(range(len(alive)), key=lambda n: (scored[n], n))
         return [alive[n] for n in order[: self._affordable(most, number)]]
 
     # Time
 
-    @property
-    def _epoch(self) -> float:
-        """Seconds of an epoch on a fold."""
-        return median(self._seconds) if self._seconds else 0.0
-
     def _affordable(self, most: int, number: int, num_scored: int = 0) -> int:
         """How many runs of each group, at most `most`, can go on from a rung and end in time."""
         left = (self.ends() - self.now()) * self.num_slots / len(self.groups)
-        saved = num_scored * (_STARTUP + self._epoch)
-        return next((n for n in range(most, 1, -1) if self._expect(n, number) - saved <= left), 1)
-
-    def _half(self, num_runs: int) -> int:
-        """How many of so many runs go on to the next rung."""
-        return max(self.finalists, math.ceil(num_runs / 2))
-
-    def _expect(self, num_runs: int, number: int) -> float:
-        """Expected seconds of all jobs of one group from a rung to the end, with so many runs there."""
-        whole, jobs, epochs = max(self.epochs.values()), 0.0, 0.0
-        half, num_done = self.num_folds / 2, 0.0  # folds of a finalist that an earlier rung has trained
-        done = (self.rungs[number - 1].epochs or whole) if number else 0
-        for rung in self.rungs[number:]:
-            if num_runs <= self.finalists:
-                break
-            until = whole if rung.epochs is None else rung.epochs
-            if rung.all_folds:
-                jobs += num_runs * (half - 1)
-                epochs += num_runs * (half - 1) * (whole + _PREDICTION)
-                num_done = half
-            else:
-                jobs += num_runs
-                epochs += num_runs * (until - done + (_PREDICTION if rung.epochs is None else 0))
-                num_done = float(rung.epochs is None)
-            done, num_runs = until, self._half(num_runs)
-        last = min(num_runs, self.finalists) * _DISAGREE / len(self.groups) * (self.num_folds - num_done)
-        jobs, epochs = jobs + last, epochs + last * (whole + _PREDICTION)
-        return jobs * _STARTUP + epochs * self._epoch
+        saved = num_scored * self._effort.seconds(1)
+        return next((n for n in range(most, 1, -1) if self._effort.to_the_end(n, number) - saved <= left), 1)
 
     def _work(self, key: Key, epochs: int | None) -> float:
         """Epochs of a job's work, with its predictions."""
@@ -290,7 +235,7 @@ class Halving:
         shorter = [rung.epochs for rung in self.rungs if rung.epochs is not None]
         until = whole if epochs is None else min(epochs, whole)
         done = [n for n in shorter if n < until and self._loss(run, [fold], n) is not None]
-        return max(_PREDICTION, until - max(done, default=0) + (_PREDICTION if epochs is None else 0))
+        return max(PREDICTION, until - max(done, default=0) + (PREDICTION if epochs is None else 0))
 
     # Jobs
 
@@ -311,7 +256,7 @@ class Halving:
                     continue
                 wanted += self._unscored(number, runs, self._folds(group, rung), rung.epochs)
             finalists = self.entered(group, len(self.rungs)) or ()
-            wanted += self._unscored(len(self.rungs), finalists, range(self.num_folds), None)
+            wanted += self._unscored(len(self.rungs), finalists, range(self._effort.num_folds), None)
         return wanted
 
     def _unscored(
@@ -330,7 +275,7 @@ class Halving:
             if self._num_odd > 0:
                 self._num_odd -= 1
             else:
-                self._seconds.append(max(0.0, self.now() - since - _STARTUP) / work)
+                self._effort.record(self.now() - since, work)
             self._write()
         elif ended.state == "done":
             self.failed[run] = "it ended without a score"
@@ -348,7 +293,7 @@ class Halving:
 
     def _write(self) -> None:
         if self.path is not None:
-            write_json(self.path, {"epoch_seconds": self._seconds, "decided": self._decided})
+            write_json(self.path, {"epoch_seconds": self._effort.epoch_seconds, "decided": self._decided})
 
 
 def _read(path: Path | None) -> dict[str, Any]:

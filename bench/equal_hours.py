@@ -1,9 +1,9 @@
 """Log loss on unseen subjects by time: `make compete` beside fastai's `fine_tune` and AutoGluon MultiModal.
 
     pip install -r bench/requirements.txt -c requirements.lock
+    python scripts/compete.py --data <folder> --root <workspace>/15 --hours 15m    # and 45, 90
     PYTHONPATH=scripts python bench/equal_hours.py --data <folder> --root <workspace> --minutes "15 45 90"
 
-`<workspace>` is one in which `make compete` ran: its folds are taken, and the log loss of its blend by time.
 fastai has the same weights; each fold has an equal part of the time and as many epochs as fit into it, with
 the rate of fastai's own finder, whose seconds do not count. The first call writes the table and the weights
 that `autogluon_folds.py` needs. Every call prints what is there so far and draws it.
@@ -25,6 +25,7 @@ from distracted.files import write_text
 from distracted.metrics import CLIP, log_losses
 from distracted.models.backbone import find_backbone
 from distracted.models.network import build_network
+from distracted.paths import Workspace
 from distracted.predictions.store import Store
 from distracted.training.resolve import Resolved, resolve
 from equal_time import train_fastai
@@ -36,7 +37,7 @@ from speed_quality import QUIET
 def main(
     data: console.Data,
     root: console.Root,
-    minutes: Annotated[str, typer.Option(help="Budgets.")] = "15 45 90",
+    minutes: Annotated[str, typer.Option(help="Budgets; folders in which compete ran.")] = "15 45 90",
     model: Annotated[str, typer.Option(help="A name in configs/models.")] = "efficientnet_lite0",
     skip: Annotated[bool, typer.Option(help="Train nothing; show what is there.")] = False,
     set: console.Set = "",
@@ -47,22 +48,26 @@ def main(
     resolved = resolve(config, num_folds=store.folds.num_folds)
     folder = root / "equal_hours"
     export(store, resolved, folder)
-    budgets = [float(text) for text in minutes.split()]
-    scores = {"fastai": dict[float, float](), "AutoGluon": dict[float, float]()}
-    for budget in budgets:
-        if not skip:
-            for fold in range(store.folds.num_folds):
-                path = folder / f"fastai_{budget:g}" / f"{fold}.npz"
-                if not path.is_file():
-                    seconds = 60 * budget / store.folds.num_folds
-                    save_arrays(path, train_fastai(store, resolved, fold, seconds))
-        for name, by_budget in scores.items():
-            if (loss := pooled(store, folder / f"{name.lower()}_{budget:g}")) is not None:
-                by_budget[budget] = loss
-    blends = read_blends(store.workspace.compete(store.competition.name) / BLENDS)
-    show(scores, blends, budgets)
-    draw(scores, blends, folder / "equal_hours.png", title=store.competition.name)
-    console.say(f"{folder / 'equal_hours.png'}")
+    scores: dict[str, dict[str, float]] = {"make compete": {}, "fastai": {}, "AutoGluon": {}}
+    blends = dict[str, list[dict[str, Any]]]()
+    for budget in minutes.split():
+        blends[budget] = read_blends(Workspace(root / budget).compete(store.competition.name) / BLENDS)
+        if blends[budget]:
+            scores["make compete"][budget] = blends[budget][-1]["log_loss"]
+        for fold in range(0 if skip else store.folds.num_folds):
+            path = folder / f"fastai_{budget}" / f"{fold}.npz"
+            if not path.is_file():
+                seconds = 60 * float(budget) / store.folds.num_folds
+                save_arrays(path, train_fastai(store, resolved, fold, seconds))
+        for name in ("fastai", "AutoGluon"):
+            if (loss := pooled(store, folder / f"{name.lower()}_{budget}")) is not None:
+                scores[name][budget] = loss
+    say_header(["", *(f"{budget} minutes" for budget in blends)])
+    for name, by_budget in scores.items():
+        say_row([name, *(f"{by_budget[b]:.3f}" if b in by_budget else "" for b in blends)])
+    if any(scores.values()):
+        draw(scores, blends, folder / "equal_hours.png", title=store.competition.name)
+        console.say(f"{folder / 'equal_hours.png'}")
 
 
 def export(store: Store, resolved: Resolved, folder: Path) -> None:
@@ -103,33 +108,30 @@ def pooled(store: Store, folder: Path) -> float | None:
     return float(log_losses(log_probs[scored], labels[scored]).mean())
 
 
-def show(scores: dict[str, dict[float, float]], blends: list[dict[str, Any]], budgets: list[float]) -> None:
-    """Print the log loss of each at each budget; of make compete the last blend until then."""
-    say_header(["", *(f"{budget:g} minutes" for budget in budgets)])
-    until = {b: [blend["log_loss"] for blend in blends if blend["seconds"] <= 60 * b] for b in budgets}
-    say_row(["make compete", *(f"{until[b][-1]:.3f}" if until[b] else "" for b in budgets)])
-    for name, by_budget in scores.items():
-        say_row([name, *(f"{by_budget[b]:.3f}" if b in by_budget else "" for b in budgets)])
-
-
 def draw(
-    scores: dict[str, dict[float, float]], blends: list[dict[str, Any]], path: Path, *, title: str
+    scores: dict[str, dict[str, float]], blends: dict[str, list[dict[str, Any]]], path: Path, *, title: str
 ) -> None:
-    """Log loss by minutes, both on logarithmic axes."""
+    """Log loss by minutes, both on logarithmic axes: all blends of each budget, and the others at its end."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    minutes = [blend["seconds"] / 60 for blend in blends]
-    axes.step(
-        minutes, [blend["log_loss"] for blend in blends], where="post", label="make compete, cross-fitted"
-    )
-    for name, by_budget in scores.items():
-        if by_budget:
-            axes.plot(list(by_budget), list(by_budget.values()), "o--", label=name)
+    for shade, (budget, made) in zip(np.linspace(0.4, 1, len(blends)), blends.items(), strict=True):
+        minutes = [*(blend["seconds"] / 60 for blend in made), float(budget)]
+        losses = [blend["log_loss"] for blend in made]
+        axes.step(
+            minutes[: len(losses) + bool(losses)],
+            [*losses, *losses[-1:]],
+            where="post",
+            color="C0",
+            alpha=float(shade),
+            label=f"make compete HOURS={budget}m",
+        )
+    for name, marker in (("fastai", "o--"), ("AutoGluon", "s:")):
+        if by_budget := scores[name]:
+            axes.plot([float(budget) for budget in by_budget], list(by_budget.values()), marker, label=name)
     axes.set(xlabel="minutes on two cores", ylabel="log loss on unseen subjects", title=title)
-    axes.set(xscale="log", yscale="log")
+    axes.loglog()
     axes.grid(alpha=0.3)
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 

@@ -60,7 +60,7 @@ def main(
     from distracted.compete.halving import Halving
     from distracted.compete.results import StoredScores
     from distracted.compete.run import TimedJobs
-    from distracted.compete.trials import make_trials
+    from distracted.compete.trials import make_trials, remove_checkpoints
     from distracted.cores import usable_cores
     from distracted.jobs.cards import grid_cards, job_device
     from distracted.jobs.grid import Job, placement
@@ -132,7 +132,15 @@ def main(
 
         board = stack.enter_context(Board(halving, clock))
         free = partial(console.free_bytes, root)
-        jobs = TimedJobs(halving, clock, lambda: _RESERVE, signals.stop, board, free_bytes=free)
+        jobs = TimedJobs(
+            halving,
+            clock,
+            lambda: _RESERVE,
+            signals.stop,
+            board,
+            free_bytes=free,
+            make_room=lambda: remove_checkpoints(store, halving.dropped()),
+        )
         jobs.run(engine, command=command, log=log)
     finished = {trial.run: scores for trial in every if (scores := _pooled(store, halving, trial.run))}
     show_trials(store, halving, every, finished)

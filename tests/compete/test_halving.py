@@ -115,6 +115,23 @@ def test_each_rung_keeps_the_better_half(quality: np.ndarray) -> None:
         assert halving.entered(group, 2) == [TRIALS[n] for n in sorted(order[:4])]
 
 
+def test_nothing_goes_on_with_what_was_dropped(quality: np.ndarray) -> None:
+    machine = Trainings(quality)
+    halving, dropped = machine.search(), set[str]()
+    next_jobs = halving.next_jobs
+
+    def watched(ended: Sequence[Ended]) -> list[Job]:
+        jobs = next_jobs(ended)
+        assert dropped <= set(halving.dropped()) and not dropped & {job.run for job in jobs}
+        dropped.update(halving.dropped())
+        return jobs
+
+    halving.next_jobs = watched  # type: ignore[method-assign,assignment]
+    assert machine.run(halving)
+    [best] = {tuple(runs) for runs in halving.offered() or ()}
+    assert dropped == {*TRIALS} - {*best}
+
+
 @pytest.mark.parametrize("fold", range(NUM_FOLDS))
 def test_a_folds_labels_choose_nothing_for_it(quality: np.ndarray, fold: int) -> None:
     chosen = []

@@ -63,7 +63,13 @@ def test_a_run_that_ends_well_in_between_shows_that_others_may() -> None:
 
 
 def test_a_full_disk_ends_the_command() -> None:
-    engine, free = OneSlot(good="run0"), [1e9, 1e9, 3e6]
+    engine, free = OneSlot(good="run0"), [1e10, 1e10, 3e6]
     with pytest.raises(DistractedError, match="the workspace is full: 3 MB are left, 100 are the least"):
         run(engine, free_bytes=lambda: free.pop(0) if len(free) > 1 else free[0])
     assert len(engine.ended) == 2
+
+
+def test_where_there_is_little_room_more_is_made_before_the_command_gives_up() -> None:
+    engine, free = OneSlot(good="run4"), [5e7]
+    run(engine, free_bytes=lambda: free[0], make_room=lambda: free.__setitem__(0, 1e10))
+    assert len(engine.ended) == 9 and free == [1e10]

@@ -128,6 +128,10 @@ class Halving:
         last = [decided[-1] for group in self.groups if (decided := self._decisions(group))]
         return run not in self.failed and (not last or any(run in runs for runs in last))
 
+    def dropped(self) -> list[str]:
+        """Runs that were begun, and that no group goes on with."""
+        return [run for run in self.trials if self.is_begun(run) and not self.is_left(run)]
+
     def num_left(self) -> list[int]:
         """The number of runs at each rung that is decided, of both groups together."""
         decided = zip_longest(*map(self._decisions, self.groups), fillvalue=())

@@ -16,6 +16,7 @@ _STOPPING = 6.0  # seconds in which jobs save their state once they are told to 
 _FIRST_BLEND = 15.0  # seconds that are set aside before a blend was made
 _SPARE = 1.5  # the next blend may take longer than the last
 _LEAST_FREE = 100e6  # bytes on the disk
+_LITTLE_FREE = 2e9  # bytes from which on room is made, if that is possible: a few checkpoints
 _MOST_FAILED = 5  # runs one after another: the fault is not theirs
 
 
@@ -48,6 +49,7 @@ class TimedJobs:
         show: Shows the state; called about every second with the jobs that have ended.
         idle: Called when all slots are busy: there is time for other work.
         free_bytes: Returns the free space on the disk.
+        make_room: Called when there is little of it: removes what is needed no more.
     """
 
     source: JobSource
@@ -57,6 +59,7 @@ class TimedJobs:
     show: Callable[[Sequence[Ended]], None] = lambda ended: None
     idle: Callable[[], None] = lambda: None
     free_bytes: Callable[[], float] = lambda: math.inf
+    make_room: Callable[[], None] = lambda: None
     _end: Stop = field(default_factory=Stop)
     _trouble: str = ""
 
@@ -94,7 +97,10 @@ class TimedJobs:
 
     def _look_for_trouble(self, ended: Sequence[Ended]) -> str:
         """Why no job can end well, or ""."""
-        if (free := self.free_bytes()) < _LEAST_FREE:
+        if (free := self.free_bytes()) < _LITTLE_FREE:
+            self.make_room()
+            free = self.free_bytes()
+        if free < _LEAST_FREE:
             left, least = free / 1e6, _LEAST_FREE / 1e6
             return f"the disk of the workspace is full: {left:.0f} MB are left, {least:.0f} are the least"
         failed = list(takewhile(lambda one: one.state == "failed", reversed(ended)))

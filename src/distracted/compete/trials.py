@@ -1,11 +1,14 @@
-"""The trials of a search: runs with drawn settings, named after what they are."""
+"""The trials of a search: runs with drawn settings, named after what they are, and what they leave behind."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from distracted.errors import ConfigError, first_line
+from distracted.locks import holder
+from distracted.predictions.store import Store
 from distracted.schema import RunConfig, TrainPhase
+from distracted.training.checkpoints import LAST, PREVIOUS
 from distracted.training.resolve import applying_phases
 
 _log = logging.getLogger(__name__)
@@ -45,3 +48,24 @@ def make_trials(
         run = f"{model}_trial_{config.model_copy(update={'phases': phases}).hash[:8]}"
         trials.setdefault(run, Drawn(run, settings, epochs))
     return list(trials.values())
+
+
+def remove_checkpoints(store: Store, runs: Iterable[str]) -> None:
+    """Remove the checkpoints of runs that nothing goes on with, and say how much room that makes."""
+    data, size, number = store.competition.name, 0, 0
+    for run in runs:
+        for fold in range(store.folds.num_folds):
+            if holder(store.workspace.lock(data, run, fold)) is not None:
+                continue
+            folder, before = store.workspace.scratch(data, run, fold), size
+            for path in (folder / LAST, folder / PREVIOUS):
+                if path.is_file():
+                    size += path.stat().st_size
+                    path.unlink()
+            number += size > before
+    if size:
+        _log.info(
+            "little room on the disk: removed checkpoints of %d dropped trainings, %.0f MB",
+            number,
+            size / 1e6,
+        )

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from distracted.errors import ConfigError
+from distracted.locks import born_at, is_alive
 from distracted.stopping import Stop, Stopped
 from terminal import out
 
@@ -108,13 +109,14 @@ def hours_in_seconds(text: str) -> float:
     return seconds
 
 
-def stop_with(parent: int) -> None:
-    """Ask to stop when the parent process has ended; 0: no parent."""
+def stop_with(command: int) -> None:
+    """Ask to stop when a command has ended, or the process that started this one; 0: no command."""
+    born, parent = born_at(command), os.getppid()
 
     def look() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and is_alive(command, born):
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if parent:
+    if command:
         threading.Thread(target=look, daemon=True, name="parent").start()

@@ -32,8 +32,6 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
-    from distracted.jobs.begun import resolve_run
-    from distracted.jobs.fold import train_folds
     from distracted.training.distributed import in_team, join_team, take_card
 
     signals.stop_with(parent)
@@ -58,6 +56,9 @@ def main(
         signals.live.set()  # the lead says that the team stops
         run_team(gpus, command, stop=signals.stop)
         return
+    from distracted.jobs.begun import resolve_run  # slow to import, and not needed to start a team
+    from distracted.jobs.fold import train_folds
+
     signals.limit_time(time_limit)
     take_card(config.runtime.device)
     store = console.open_store(config.data, root, config.runtime, num_folds=config.training.num_folds)

@@ -1,5 +1,6 @@
 """Fixtures: a tiny competition, its store, made-up runs, and a stand-in for W&B's server."""
 
+import gc
 import json
 import os
 import shutil
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with most slow tests first: one that is begun last would leave the other processes idle."""
     num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -num_slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now out of the garbage collector's sight: each training has it collect."""
+    gc.collect()
+    gc.freeze()
 
 
 #: Settings of a minimal run from random weights.

@@ -54,12 +54,13 @@ class Owner:
     @property
     def is_gone(self) -> bool:
         """Whether the process has ended; False for another machine's, of which nothing is known."""
-        return self.is_local and not _is_alive(self.pid, self.born)
+        return self.is_local and not is_alive(self.pid, self.born)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
+_ENDED = "ended"
 _OWNER = TypeAdapter(Owner)
 _UNREADABLE = Owner(0, "?", "?", "", "?", "")  # the owner of a damaged or hand-written lock file
 
@@ -146,7 +147,7 @@ def holder(path: Path) -> Owner | None:
 def this_process() -> Owner:
     """This process as an owner, with a new token."""
     now, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
-    return Owner(pid, socket.gethostname(), _place(), _born(pid), now, secrets.token_hex(8))
+    return Owner(pid, socket.gethostname(), _place(), born_at(pid), now, secrets.token_hex(8))
 
 
 def _wait_for(path: Path, work: str, patience: float, while_waiting: Callable[[], None]) -> Lock:
@@ -234,23 +235,24 @@ def read_owner(path: Path) -> Owner | None:
         return None
 
 
-def _is_alive(pid: int, born: str) -> bool:
+def is_alive(pid: int, born: str) -> bool:
+    """Whether the process still runs that had this number and started then."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:  # it belongs to another user
         return True
-    return not born or born == _born(pid)
+    return not born or (born == born_at(pid) and born != _ENDED)
 
 
-def _born(pid: int) -> str:
+def born_at(pid: int) -> str:
     """When a process started, in clock ticks since boot; "" if unknown, "ended" for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "ended" if fields[0] in "ZX" else fields[19]
+    return _ENDED if fields[0] in "ZX" else fields[19]
 
 
 def _place() -> str:

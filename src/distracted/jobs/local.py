@@ -1,11 +1,13 @@
 """Runs a grid on this machine: one process a job, on its GPUs or cores."""
 
-import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from distracted.errors import ClusterError
-from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start
+from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start, variables_for
+from distracted.jobs.warm import Process, WarmStart
 from distracted.stopping import Stop
 
 _LOOK = 0.2  # seconds between looks at the processes
@@ -29,6 +31,7 @@ class Here:
         self._free_cpus, self._free_slots = num_cpus, self.at_once
         self._free = dict.fromkeys(cards, 1.0)
         self._packs = False  # whether jobs share a GPU while another is free
+        self._warm: dict[int, WarmStart] = {}  # by number of threads, which libraries read when imported
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Refuse a job that asks for more than this machine has."""
@@ -46,7 +49,7 @@ class Here:
         self.check(jobs)
         self._packs = any(job.num_gpus > 0.5 for job in jobs)  # these need a free one
         waiting, ended = list(jobs), list[Ended]()
-        running: dict[subprocess.Popen[bytes], tuple[Job, str]] = {}
+        running: dict[Process, tuple[Job, str]] = {}
         stop_sent = False
         try:
             while running or (waiting and not stop.reason):
@@ -71,12 +74,20 @@ class Here:
         finally:
             for process in running:  # after an error here: nobody else would end them
                 process.terminate()
+            while self._warm:
+                self._warm.popitem()[1].close()
         return [*ended, *(Ended(job, "stopped", "not started") for job in waiting)]
 
-    def _start(self, job: Job, card: str, command: Command, log: Log) -> subprocess.Popen[bytes]:
-        if not self.num_gpus:  # auto may be a Mac's GPU
-            return start(command(job, "auto"), log(job), job.num_cpus)
-        return start(command(job, "cuda" if card else "cpu"), log(job), job.num_cpus, card=card)
+    def _start(self, job: Job, card: str, command: Command, log: Log) -> Process:
+        device = ("cuda" if card else "cpu") if self.num_gpus else "auto"  # auto may be a Mac's GPU
+        variables = variables_for(job.num_cpus, card if self.num_gpus else None)
+        whole = command(job, device)
+        if not is_script(whole):
+            return start(whole, log(job), variables)
+        warm = self._warm.get(job.num_cpus)
+        if warm is None or not warm.is_alive:
+            warm = self._warm[job.num_cpus] = WarmStart(variables)
+        return warm.start(whole[1:], log(job), variables)
 
     def _take(self, job: Job) -> str | None:
         """Reserve a GPU for a job, "" if it needs none; None: it has to wait."""
@@ -98,3 +109,8 @@ class Here:
         self._free_slots += 1
         if card:
             self._free[card] += job.num_gpus
+
+
+def is_script(command: Sequence[str]) -> bool:
+    """Whether a command is a script for this Python that a fork can run: on a Mac libraries refuse that."""
+    return sys.platform == "linux" and command[0] == sys.executable and Path(command[1]).suffix == ".py"

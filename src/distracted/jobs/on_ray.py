@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distracted.errors import ClusterError, first_line
-from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start
+from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start, variables_for
 from distracted.stopping import RESUMABLE, Stop
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _collect(
 
 def _work(command: list[str], log: str, num_cpus: int, card: str | None) -> int:
     """Run a job's command on a node; returns its exit code."""
-    process = start(command, Path(log), num_cpus, card=card)
+    process = start(command, Path(log), variables_for(num_cpus, card))
     try:
         return process.wait()
     except BaseException:  # cancelled: let the fold save its state

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
@@ -36,6 +34,9 @@ def fit_logistic(
     Returns:
         Weight, shape (num_classes, num_features), and bias, shape (num_classes,), for unscaled features.
     """
+    from sklearn.exceptions import ConvergenceWarning  # slow to import
+    from sklearn.linear_model import LogisticRegression
+
     mean = features.mean(axis=0, dtype=np.float64)
     scale = max(float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())), 1e-12)
     model = LogisticRegression(C=c, max_iter=max_iter)

@@ -165,6 +165,7 @@ class Machine:
     num_gpus: int = 0
     at_once: int = 1
     grows: bool = False
+    startup: float = _STARTUP
     campaign: Campaign | None = None
 
     def now(self) -> float:

@@ -113,6 +113,7 @@ def main(
             StoredScores(store).loss_after,
             make_job=make_job,
             num_slots=make_job.num_slots,
+            startup=engine.startup,
             now=lambda: clock.used,
             ends=lambda: clock.hours - _RESERVE,
             path=folder / "decided.json",

@@ -49,6 +49,7 @@ class Trainings:
             self.loss_after,
             make_job=Job,
             num_slots=2,
+            startup=10.0,
             now=lambda: self.at,
             ends=lambda: ends,
             path=path,

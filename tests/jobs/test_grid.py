@@ -23,6 +23,7 @@ class Machine:
 
     def __init__(self, num_cpus: int, num_gpus: int = 0, at_once: int = 0) -> None:
         self.num_cpus, self.num_gpus, self.at_once, self.grows = num_cpus, num_gpus, at_once, not at_once
+        self.startup = 0.0
 
     def run(self, jobs: Sequence[Job], **_: object) -> list[Ended]:
         raise NotImplementedError

@@ -26,7 +26,6 @@ from distracted.schema import RuntimeConfig
 
 _log = logging.getLogger(__name__)
 
-_STARTUP = 10.0  # seconds until a job's process begins its work, before any has been timed
 _MANY = 10**6  # jobs: each gets the threads that it would have among many
 _SPARE = 1.2
 
@@ -86,7 +85,7 @@ def begin_campaign(
         num_train=len(store.folds.ids) - num_held_out,
         num_valid=num_held_out,
         num_test=len(store.competition.test),
-        startup=_STARTUP,
+        startup=make_job.engine.startup,
         waits=min(1.0, make_job.num_slots / num_folds),
     )
     least = reserve.seconds + times.least(num_folds, make_job.num_slots)

@@ -43,6 +43,7 @@ class Halving:
         epochs: Epochs of gradient descent of each run.
         groups: The folds, in two groups of which each chooses by the labels of the other.
         make_job: The job of a run's fold, with its resources.
+        startup: Seconds until a job's process begins its work.
         now, ends: Seconds so far, and when all jobs have to be finished.
         path: The file of decisions; None: they are not kept.
         failed: Runs that failed, with the reason.
@@ -54,6 +55,7 @@ class Halving:
     loss_after: LossAfter
     make_job: Callable[[str, int], Job]
     num_slots: int
+    startup: float
     now: Callable[[], float]
     ends: Callable[[], float]
     path: Path | None = None
@@ -73,6 +75,7 @@ class Halving:
             num_folds=sum(map(len, self.groups)),
             num_groups=len(self.groups),
             finalists=self.finalists,
+            startup=self.startup,
             epoch_seconds=[float(value) for value in kept.get("epoch_seconds", [])],
         )
         decided = kept.get("decided", [])

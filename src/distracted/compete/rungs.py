@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-STARTUP = 10.0  # seconds until a job's process begins its work
 PREDICTION = 0.5  # epochs that the predictions of a fold take
 _DISAGREE = 1.5  # finalists of both groups together, as a multiple of one group's
 
@@ -46,6 +45,7 @@ class Effort:
         epochs: The most epochs of a run.
         num_folds: Folds of all groups together.
         finalists: Runs that each group trains over all folds.
+        startup: Seconds until a job's process begins its work.
         epoch_seconds: Seconds of an epoch on a fold, by each job that has ended.
     """
 
@@ -54,15 +54,16 @@ class Effort:
     num_folds: int
     num_groups: int
     finalists: int
+    startup: float
     epoch_seconds: list[float] = field(default_factory=list)
 
     def record(self, seconds: float, epochs: float) -> None:
         """Learn from a job and its work."""
-        self.epoch_seconds.append(max(0.0, seconds - STARTUP) / epochs)
+        self.epoch_seconds.append(max(0.0, seconds - self.startup) / epochs)
 
     def seconds(self, epochs: float, num_jobs: float = 1) -> float:
         """Expected seconds of jobs with so many epochs together; their start alone, before any has ended."""
-        return num_jobs * STARTUP + epochs * (median(self.epoch_seconds) if self.epoch_seconds else 0.0)
+        return num_jobs * self.startup + epochs * (median(self.epoch_seconds) if self.epoch_seconds else 0.0)
 
     def half(self, num_runs: int) -> int:
         """How many of so many runs go on to the next rung."""

@@ -61,6 +61,7 @@ class Engine(Protocol):
     num_gpus: int
     at_once: int  # number of one-core jobs that it runs at a time; 0: unknown
     grows: bool  # whether it may get more resources later
+    startup: float  # seconds until a job's process begins its work, about
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise ClusterError if a job asks for more resources than it has."""

@@ -10,6 +10,8 @@ from distracted.jobs.grid import Command, Ended, Job, Log, Watch, judge, start, 
 from distracted.jobs.warm import Process, WarmStart
 from distracted.stopping import Stop
 
+#: Whether scripts are started as forks: elsewhere, as on a Mac, libraries refuse to work in one.
+FORKS = sys.platform == "linux"
 _LOOK = 0.2  # seconds between looks at the processes
 
 
@@ -23,6 +25,7 @@ class Here:
     """
 
     grows = False
+    startup = 3.0 if FORKS else 10.0
 
     def __init__(self, num_cpus: int, *, at_once: int = 0, cards: Sequence[str] = ()) -> None:
         self.num_cpus = num_cpus
@@ -82,7 +85,7 @@ class Here:
         device = ("cuda" if card else "cpu") if self.num_gpus else "auto"  # auto may be a Mac's GPU
         variables = variables_for(job.num_cpus, card if self.num_gpus else None)
         whole = command(job, device)
-        if not is_script(whole):
+        if not (FORKS and whole[0] == sys.executable and Path(whole[1]).suffix == ".py"):
             return start(whole, log(job), variables)
         warm = self._warm.get(job.num_cpus)
         if warm is None or not warm.is_alive:
@@ -109,8 +112,3 @@ class Here:
         self._free_slots += 1
         if card:
             self._free[card] += job.num_gpus
-
-
-def is_script(command: Sequence[str]) -> bool:
-    """Whether a command is a script for this Python that a fork can run: on a Mac libraries refuse that."""
-    return sys.platform == "linux" and command[0] == sys.executable and Path(command[1]).suffix == ".py"

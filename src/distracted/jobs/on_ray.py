@@ -35,6 +35,7 @@ class OnRay(AbstractContextManager["OnRay"]):
 
     at_once = 0
     grows = True
+    startup = 10.0
 
     def __init__(self, address: str) -> None:
         try:

@@ -90,7 +90,8 @@ def stop_when_begun(work: Path) -> None:
         for path in work.glob("distracted/runs/*/*/fold*/last.ckpt"):
             owner = holder(path.with_name("lock.json"))
             if owner is not None:
-                psutil.Process(owner.pid).parent().send_signal(signal.SIGTERM)
+                forking = psutil.Process(owner.pid).parent()
+                forking.parent().send_signal(signal.SIGTERM)
                 return
         time.sleep(0.02)
 

@@ -48,10 +48,10 @@ class WarmStart:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._ours, theirs = Pipe()
         with theirs:
+            code = f"from {__name__} import fork_at_requests; fork_at_requests({theirs.fileno()})"
+            assigned = [f"{name}={value}" for name, value in environment.items()]
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
-                env={**os.environ, **environment},
-                pass_fds=[theirs.fileno()],
+                ["env", *assigned, sys.executable, "-c", code], pass_fds=[theirs.fileno()]
             )
         self._number = 0
         self._codes: dict[int, int] = {}
@@ -61,11 +61,11 @@ class WarmStart:
 
         Args:
             log: Gets all of its output, after what is there.
-            environment: Further variables; the others are those of this process.
+            environment: Further variables; the others are those of the forking process.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self._number += 1
-        self._send("start", self._number, [*script], str(log), {**os.environ, **environment})
+        self._send("start", self._number, [*script], str(log), dict(environment))
         return _Forked(self, self._number)
 
     @property
@@ -131,7 +131,8 @@ def _fork() -> int:
         return os.fork()
 
 
-def _main(file: int) -> None:
+def fork_at_requests(file: int) -> None:
+    """The forking process from its start, and each fork to its end; requests come by an open connection."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
     for name in _MODULES:
         import_module(name)
@@ -149,7 +150,3 @@ def _main(file: int) -> None:
     sys.argv, sys.path[0] = script, str(Path(script[0]).parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_ALL)
     runpy.run_path(script[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]))

@@ -13,6 +13,7 @@ from distracted.ensemble.blend import Ensemble, blend_runs
 from distracted.ensemble.derive import derive_run
 from distracted.ensemble.members import open_sources
 from distracted.ensemble.selection import select_members
+from distracted.ensemble.sources import Source
 from distracted.postprocess.calibrate import Calibrate
 from distracted.postprocess.step import MIN_FOLDS
 from distracted.predictions.store import Store
@@ -56,12 +57,12 @@ class Blender:
     blended: Callable[[Blended], None]
     progress: Progress
     last: Blended | None = None
-    _calibrated: dict[str, str] = field(default_factory=dict)
+    _variants: dict[str, dict[str, Source]] = field(default_factory=dict)
 
     def __call__(self, offered: Sequence[Sequence[str]]) -> float:
         """Blend, write the submission, and note the scores; returns the seconds that it took."""
         given: dict[str, Any] = {
-            "calibrated": self._calibrated,
+            "variants": self._variants,
             "search": self.search(),
             "progress": self.progress,
         }
@@ -77,7 +78,7 @@ def blend_finished(
     store: Store,
     offered: Sequence[Sequence[str]],
     *,
-    calibrated: dict[str, str],
+    variants: dict[str, dict[str, Source]],
     search: Mapping[str, Any],
     progress: Progress,
 ) -> Blended:
@@ -88,22 +89,31 @@ def blend_finished(
 
     Args:
         offered: Finished runs by fold, at least one each.
-        calibrated: The calibrated runs by run; those that are missing are made and added.
+        variants: By run what is offered of it, by name, with what was fitted in it; missing ones are added.
         search: How they were chosen, for the manifests.
     """
     start = time.monotonic()
     runs = list(dict.fromkeys(run for of_fold in offered for run in of_fold))
-    variants = {run: [run] for run in runs}
-    if store.folds.num_folds >= MIN_FOLDS:
-        for run in runs:
-            if run not in calibrated:
-                calibrated[run] = derive_run(store, Calibrate(), [run]).name
-            variants[run].append(calibrated[run])
-    names = [name for of_run in variants.values() for name in of_run]
-    sources = open_sources(store, [store.find_run(name) for name in names])
-    choices = [[name for run in of_fold for name in variants[run]] for of_fold in offered]
-    members = select_members(dict(zip(names, sources, strict=True)), choices)
-    ensemble = blend_runs(store, by_fold=members, name=NAME, search=search, progress=progress)
+    for run in runs:
+        if run not in variants:
+            names = [run]
+            if store.folds.num_folds >= MIN_FOLDS:
+                names.append(derive_run(store, Calibrate(), [run]).name)
+            sources = open_sources(store, [store.find_run(name) for name in names])
+            variants[run] = dict(zip(names, sources, strict=True))
+    opened = {name: source for run in runs for name, source in variants[run].items()}
+    members = select_members(
+        opened, [[name for run in of_fold for name in variants[run]] for of_fold in offered]
+    )
+    ensemble = blend_runs(
+        store,
+        by_fold=members,
+        name=NAME,
+        search=search,
+        opened=opened,
+        show_others=False,
+        progress=progress,
+    )
     submission = write_submission(store, name=NAME)
     return Blended(ensemble, submission, time.monotonic() - start)
 

@@ -14,7 +14,8 @@ from distracted.stopping import Stop
 
 _STOPPING = 6.0  # seconds in which jobs save their state once they are told to stop
 _FIRST_BLEND = 15.0  # seconds that are set aside before a blend was made
-_SPARE = 1.5  # the next blend may take longer than the last
+_SPARE = 1.5  # the next blend may take longer than expected
+_BESIDE_JOBS = 2.0  # how much longer a blend takes while jobs run
 _LEAST_FREE = 100e6  # bytes on the disk
 _LITTLE_FREE = 2e9  # bytes from which on room is made, if that is possible: a few checkpoints
 _MOST_FAILED = 5  # runs one after another: the fault is not theirs
@@ -139,7 +140,7 @@ class Competing:
             lambda: self.reserve.seconds,
             self.stop,
             show=self.show,
-            idle=self._blend_if_new,
+            idle=self._blend_beside_jobs,
             free_bytes=self.free_bytes,
         )
         try:
@@ -150,10 +151,17 @@ class Competing:
         finally:
             self.clock.note(at_once=True)
 
+    def _blend_beside_jobs(self) -> None:
+        """Blend as soon as there is something new, unless it could last until jobs have to be stopped."""
+        expected = _BESIDE_JOBS * self.reserve.blend_seconds
+        if not self._members or self.clock.left > self.reserve.seconds + expected:
+            self._blend_if_new()
+
     def _blend_if_new(self) -> None:
         """Blend what is finished, unless the last blend was made of the same."""
         members = self.campaign.members()
         if not all(members) or members == self._members:
             return
-        self.reserve.blend_seconds = self.blend(members)
+        num_runs = len({run for of_fold in members for run in of_fold})
+        self.reserve.blend_seconds = self.blend(members) * (1 + 1 / num_runs)  # the next has one more
         self._members = members

@@ -12,8 +12,9 @@ from distracted.ensemble.contributions import (
     read_contributions,
     store_contributions,
 )
-from distracted.ensemble.crossfit import CrossFit, choosable, cross_fit
+from distracted.ensemble.crossfit import CrossFit, FoldFit, choosable, cross_fit, fit_fold
 from distracted.ensemble.members import open_sources
+from distracted.ensemble.sources import Source
 from distracted.errors import StoreError
 from distracted.headline import LOG_LOSS, Metric
 from distracted.metrics import Interval, scores
@@ -73,6 +74,8 @@ def blend_runs(
     name: str = "ensemble",
     blenders: Sequence[Blender] = BLENDERS,
     search: Mapping[str, Any] | None = None,
+    opened: Mapping[str, Source] | None = None,
+    show_others: bool = True,
     leaky: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -86,7 +89,9 @@ def blend_runs(
         runs: Members; by default all complete, current runs that no blend is part of.
         by_fold: Instead of `runs`: the members of each fold, which were chosen without its labels.
         search: How the members were chosen, for the manifests.
-        blenders: Candidates, from the simplest to the most flexible; the others are scored for information.
+        opened: The members' sources, if they are open already; what was fitted in them is not fitted again.
+        blenders: Candidates, from the simplest to the most flexible.
+        show_others: Whether the other blenders are scored, too, for information.
         leaky: Also take runs that watched the folds that they are scored on.
         force: Blend again, even if it is done.
 
@@ -120,7 +125,7 @@ def blend_runs(
     if len(members) > 1 and len(blenders) > 1 and num_folds < MIN_FOLDS:
         folds = f"{num_folds} folds are" if num_folds > 1 else "a single split is"
         _log.info("%s too few to choose a blender by: the simplest is taken", folds)
-    shown = [blender for blender in ALL_BLENDERS if blender not in blenders]
+    shown = [blender for blender in ALL_BLENDERS if show_others and blender not in blenders]
     if len(members) == 1:
         blenders, shown = BLENDERS[:1], []
     config = {
@@ -143,18 +148,19 @@ def blend_runs(
         check_parents(store, name)
         _log.info("%s: done already (FORCE=1 redoes it)", name)
     else:
-        sources = dict(zip(names, open_sources(store, members), strict=True))
+        sources = opened or dict(zip(names, open_sources(store, members), strict=True))
         if store.finished_folds(name):
             _log.info("%s: replaces the blend of that name (NAME= keeps both)", name)
-        how: dict[str, Any] = {"blenders": blenders, "shown": shown, "metric": metric, "progress": progress}
-        fits = {
-            chosen: cross_fit([sources[run] for run in chosen], **how)
-            for chosen in dict.fromkeys(member_sets)
-        }
-        blended = [_BlendedFold.of(fits[chosen], chosen, fold) for fold, chosen in enumerate(member_sets)]
-        usual = max(fits, key=member_sets.count)  # all folds' members, as a rule
-        fit = fits[usual]
+        how: dict[str, Any] = {"blenders": blenders, "metric": metric, "progress": progress}
+        usual = max(dict.fromkeys(member_sets), key=member_sets.count)  # all folds' members, as a rule
         of_usual = [sources[run] for run in usual]
+        fit = cross_fit(of_usual, shown=shown, **how)
+        blended = list[_BlendedFold]()
+        for fold, own in enumerate(member_sets):
+            own_fit = (
+                fit.of_fold(fold) if own == usual else fit_fold([sources[run] for run in own], fold, **how)
+            )
+            blended.append(_BlendedFold.of(own_fit, own, fold))
         worth = measure_contributions(fit, usual, of_usual, metric=metric, progress=progress)
         on_all_folds = {
             "blender": fit.overall.name,
@@ -268,10 +274,9 @@ class _BlendedFold:
     details: Mapping[str, Any]
 
     @classmethod
-    def of(cls, fit: CrossFit, members: Sequence[str], fold: int) -> "_BlendedFold":
-        hidden, blender, weights = frozenset({fold}), fit.chosen[fold], fit.weights[fold]
-        by_run = blender.weights_by_run(weights, members)
-        details = {"blender": blender.name, "weights": by_run, "fitted": weights.tolist()}
+    def of(cls, fit: FoldFit, members: Sequence[str], fold: int) -> "_BlendedFold":
+        hidden, by_run = frozenset({fold}), fit.blender.weights_by_run(fit.weights, members)
+        details = {"blender": fit.blender.name, "weights": by_run, "fitted": fit.weights.tolist()}
         valid, test = (fit.source.predict(Subset(fold, test=test), hidden) for test in (False, True))
         return cls(valid, test, details)
 

@@ -42,6 +42,20 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class FoldFit:
+    """A blend for one fold.
+
+    Attributes:
+        blender, weights: Chosen and fitted on the other folds.
+        source: Predicts any subset.
+    """
+
+    blender: Blender
+    weights: Any
+    source: Source
+
+
+@dataclass(frozen=True)
 class CrossFit:
     """A cross-fitted blend.
 
@@ -61,6 +75,9 @@ class CrossFit:
     overall: Blender
     overall_weights: Any
     source: Source
+
+    def of_fold(self, fold: int) -> FoldFit:
+        return FoldFit(self.chosen[fold], self.weights[fold], self.source)
 
 
 def cross_fit(
@@ -104,6 +121,26 @@ def cross_fit(
             overall_weights=blend.fit(NONE),
             source=blend,
         )
+
+
+def fit_fold(
+    members: Sequence[Source],
+    fold: int,
+    *,
+    blenders: Sequence[Blender] = BLENDERS,
+    metric: Metric = LOG_LOSS,
+    progress: Progress = silent,
+) -> FoldFit:
+    """The same as `cross_fit` for one fold, without the fits that only other folds need."""
+    num_folds, hidden = members[0].scored.num_folds, frozenset({fold})
+    blenders = choosable(blenders, num_folds)
+    compared = len(blenders) * (num_folds - 1) if len(blenders) > 1 else 0
+    with (
+        threadpool_limits(1, user_api="blas"),  # as in `cross_fit`
+        progress(f"fitting the blend of fold {fold}", total=compared + 1, unit="fit") as step,
+    ):
+        blend = ChosenSource([FittedSource(blender, members, step) for blender in blenders], metric)
+        return FoldFit(blenders[blend.choice(hidden)], blend.fit(hidden), blend)
 
 
 def _fit_all(fitted: Sequence[FittedSource], num_candidates: int, metric: Metric) -> list[float]:

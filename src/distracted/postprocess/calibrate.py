@@ -28,7 +28,8 @@ CALIBRATIONS = ("prior", "temperature", "clip")
 _TEMPERATURES = (-3.0, 3.0)  # natural logarithms: 1/20 to 20
 _CLIPS = (-27.0, -3.0)  # natural logarithms: 2e-12 to 0.05
 _TOLERANCE = 1e-6  # in mean probabilities
-_MAX_STEPS = 100
+_MAX_STEPS, _LONGEST_STEP, _HALVINGS = 100, 3.0, 30
+_MOST_VALUES = 2_000_000  # probabilities in memory at once
 _SMALL_SHARE = 0.02  # where every subject has less of the rows, a subject's own rows hardly count
 
 
@@ -223,24 +224,59 @@ def prior_bias(
         weights: Weights of the rows in that mean, (num_images,); equal by default.
         start: A bias near the solution.
     """
-    from scipy.optimize import minimize
-
     shares = np.ones(len(log_probs)) if weights is None else weights
-    shares = shares / shares.sum()
-    target = target_means(prior, shares @ np.exp(normalised(log_probs)))
-
-    def excess(bias: Floats) -> tuple[float, Floats]:
-        scores = log_probs + bias
-        tops = scores.max(axis=1)
-        odds = np.exp(scores - tops[:, None])
-        sums = odds.sum(axis=1)
-        return float(shares @ (tops + np.log(sums)) - target @ bias), (shares / sums) @ odds - target
-
     first = np.zeros(log_probs.shape[1]) if start is None else start
-    options: Any = {"ftol": 0.0, "gtol": _TOLERANCE, "maxiter": _MAX_STEPS}
-    result = minimize(excess, first, jac=True, method="L-BFGS-B", options=options)
-    bias: Floats = result.x - result.x.mean()
+    bias: Floats = _prior_biases(log_probs, prior, shares[None], first)[0]
     return bias
+
+
+def _prior_biases(log_probs: LogProbs, prior: Floats, weights: Floats, start: Floats) -> Floats:
+    """As `prior_bias` for several weights of the rows, (number, num_images), at once: (number, num_classes).
+
+    By Newton's method. Where probabilities are extreme the function is nearly flat, and a step is limited.
+    """
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    targets = np.broadcast_to(
+        target_means(prior, shares @ np.exp(normalised(log_probs))), (len(shares), len(prior))
+    )
+    biases, left = np.tile(start, (len(shares), 1)), np.arange(len(shares))
+    values, means, probs = _excess(log_probs, biases, shares, targets)
+    for _ in range(_MAX_STEPS):
+        is_open = np.abs(means - targets[left]).max(axis=1) > _TOLERANCE
+        left, values, means, probs = left[is_open], values[is_open], means[is_open], probs[is_open]
+        if not len(left):
+            break
+        gradients, weighted = means - targets[left], probs * shares[left, :, None]
+        # a constant that is added to a bias changes nothing: without the mean the curvature is singular
+        curvatures = means[:, :, None] * np.eye(len(prior)) - weighted.transpose(0, 2, 1) @ probs
+        curvatures += 1 / len(prior) + 1e-12 * np.eye(len(prior))
+        steps = -np.linalg.solve(curvatures, gradients[:, :, None])[:, :, 0]
+        steps *= np.minimum(1.0, _LONGEST_STEP / np.abs(steps).max(axis=1, keepdims=True))
+        slopes, before = (gradients * steps).sum(axis=1), biases[left]
+        lengths = np.ones(len(left))
+        for _ in range(_HALVINGS):
+            biases[left] = before + lengths[:, None] * steps
+            after, means, probs = _excess(log_probs, biases[left], shares[left], targets[left])
+            is_long = after > values + 1e-4 * lengths * slopes + 1e-14
+            if not is_long.any():
+                break
+            lengths[is_long] /= 2
+        values = after
+    centred: Floats = biases - biases.mean(axis=1, keepdims=True)
+    return centred
+
+
+def _excess(
+    log_probs: LogProbs, biases: Floats, shares: Floats, targets: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """The functions that `_prior_biases` minimises, (number,), mean probabilities, and probabilities."""
+    scores = log_probs + biases[:, None]
+    tops = scores.max(axis=2)
+    probs = np.exp(scores - tops[:, :, None])
+    sums = probs.sum(axis=2)
+    probs /= sums[:, :, None]
+    values = (shares * (tops + np.log(sums))).sum(axis=1) - (targets * biases).sum(axis=1)
+    return values, (shares[:, None] @ probs)[:, 0], probs
 
 
 def subject_biases(log_probs: LogProbs, prior: Floats, subjects: NDArray[np.int64]) -> Floats:
@@ -268,9 +304,14 @@ def subject_biases(log_probs: LogProbs, prior: Floats, subjects: NDArray[np.int6
     biases = np.zeros(log_probs.shape)
     if len(counts) == 1:  # no other subject shows the common error
         return biases
-    for subject in range(len(counts)):
-        own, others = ids == subject, np.delete(counts, subject)
-        share = 1 - 1 / np.sqrt(1 + (others**2).sum() / others.sum() ** 2)
-        weights = np.where(own, share / counts[subject], (1 - share) / (len(ids) - counts[subject]))
-        biases[own] = prior_bias(log_probs, prior, weights=weights, start=common)
+    others = np.array([np.delete(counts, subject) for subject in range(len(counts))])
+    own_share = 1 - 1 / np.sqrt(1 + (others**2).sum(axis=1) / others.sum(axis=1) ** 2)
+    at_once = max(1, _MOST_VALUES // log_probs.size)
+    for first in range(0, len(counts), at_once):
+        some = np.arange(first, min(first + at_once, len(counts)))
+        own, share = ids == some[:, None], own_share[some, None]
+        weights = np.where(own, share / counts[some, None], (1 - share) / (len(ids) - counts[some, None]))
+        of_subject = _prior_biases(log_probs, prior, weights, common)
+        for subject in some:
+            biases[ids == subject] = of_subject[subject - first]
     return biases

@@ -1,13 +1,15 @@
 """When jobs are stopped: nothing can go well any more, or the time is up."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from distracted.compete.campaign import Campaign
 from distracted.compete.clock import Clock
-from distracted.compete.run import TimedJobs
+from distracted.compete.run import Competing, Reserve, TimedJobs
 from distracted.errors import DistractedError
 from distracted.jobs.grid import Command, Ended, Engine, Job, Log, Watch
 from distracted.stopping import Stop
@@ -73,3 +75,56 @@ def test_where_there_is_little_room_more_is_made_before_the_command_gives_up() -
     engine, free = OneSlot(good="run4"), [5e7]
     run(engine, free_bytes=lambda: free[0], make_room=lambda: free.__setitem__(0, 1e10))
     assert len(engine.ended) == 9 and free == [1e10]
+
+
+@dataclass
+class Runs:
+    """A campaign whose runs have one job each, and finish one after another."""
+
+    number: int = 0
+    finished: list[str] = field(default_factory=list)
+
+    def next_jobs(self, ended: Sequence[Ended], *, may_start: bool = True) -> list[Job]:
+        self.finished = [one.job.run for one in ended]
+        if not may_start or self.number > len(ended):
+            return []
+        self.number += 1
+        return [Job(f"run{self.number}", 0)]
+
+    def members(self) -> list[list[str]]:
+        return [self.finished, self.finished]
+
+    def changed(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("seconds", [1.0, 6.0, 15.0])
+def test_no_blend_lasts_beyond_the_end(seconds: float) -> None:
+    """A blend takes so many seconds for each run, and while a job runs twice as many."""
+    at, blended, runs = [0.0], list[int](), Runs()
+    job_seconds = 40.0
+
+    def blend(members: Sequence[Sequence[str]]) -> float:
+        took = seconds * len(members[0]) * (2 if runs.number > len(runs.finished) else 1)
+        at[0] += took
+        blended.append(len(members[0]))
+        return took
+
+    class Engine(OneSlot):
+        def run(
+            self, jobs: Sequence[Job], *, command: Command, log: Log, stop: Stop, watch: Watch
+        ) -> list[Ended]:
+            [job], ends = jobs, job_seconds
+            while not stop.reason:
+                at[0] += 1.0
+                if at[0] >= ends:
+                    self.ended.append(Ended(job, "done"))
+                [job], ends = watch(self.ended) or [job], ends if at[0] < ends else at[0] + job_seconds
+            watch(self.ended)
+            return self.ended
+
+    clock = Clock(None, 600.0, began=0.0, now=lambda: at[0])
+    competing = Competing(cast(Campaign, runs), clock, Reserve(), blend, Stop())
+    competing.run(cast(Any, Engine()), command=lambda job, device: [], log=lambda job: Path())
+    assert clock.used <= 600
+    assert blended[-1] == len(runs.finished) >= 5 and blended[0] == 1

@@ -23,9 +23,20 @@ _MOST_FAILED = 5  # runs one after another: the fault is not theirs
 
 @dataclass(eq=False)
 class Reserve:
-    """The time at the end that is kept free for stopping jobs, blending and writing."""
+    """The time at the end that is kept free for stopping jobs, blending and writing.
 
-    blend_seconds: float = _FIRST_BLEND / _SPARE
+    Attributes:
+        run_seconds: Seconds of a blend for each of its runs.
+        num_runs: Runs of the next blend.
+    """
+
+    run_seconds: float = _FIRST_BLEND / _SPARE
+    num_runs: int = 1
+
+    @property
+    def blend_seconds(self) -> float:
+        """Expected seconds of the next blend."""
+        return self.run_seconds * self.num_runs
 
     @property
     def seconds(self) -> float:
@@ -153,6 +164,7 @@ class Competing:
 
     def _blend_beside_jobs(self) -> None:
         """Blend as soon as there is something new, unless it could last until jobs have to be stopped."""
+        self.reserve.num_runs = 1 + self._num_runs(self.campaign.members())
         expected = _BESIDE_JOBS * self.reserve.blend_seconds
         if not self._members or self.clock.left > self.reserve.seconds + expected:
             self._blend_if_new()
@@ -162,6 +174,11 @@ class Competing:
         members = self.campaign.members()
         if not all(members) or members == self._members:
             return
-        num_runs = len({run for of_fold in members for run in of_fold})
-        self.reserve.blend_seconds = self.blend(members) * (1 + 1 / num_runs)  # the next has one more
+        num_runs = self._num_runs(members)
+        self.reserve.run_seconds = self.blend(members) / num_runs
+        self.reserve.num_runs = 1 + num_runs
         self._members = members
+
+    @staticmethod
+    def _num_runs(members: Sequence[Sequence[str]]) -> int:
+        return len({run for of_fold in members for run in of_fold})

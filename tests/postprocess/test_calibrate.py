@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.optimize import minimize
+from scipy.special import log_softmax, logsumexp
 
 from distracted.metrics import log_loss
 from distracted.postprocess.calibrate import (
@@ -13,6 +14,7 @@ from distracted.postprocess.calibrate import (
     clip_probs,
     fit_clip,
     fit_temperature,
+    floored,
     prior_bias,
     soften,
     subject_biases,
@@ -90,6 +92,32 @@ def test_the_bias_moves_the_mean_to_the_prior_and_keeps_the_order_within_a_class
     np.testing.assert_allclose(np.exp(moved).mean(axis=0), prior, atol=1e-5)
     odds = (moved[:, 0] - moved[:, 1]) - (log_probs[:, 0] - log_probs[:, 1])
     np.testing.assert_allclose(odds, odds[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0, 50.0, 500.0])
+def test_the_prior_is_met_by_predictions_of_any_certainty(scale: float) -> None:
+    """Also where nearly all are certain, so that the function to minimise is nearly flat."""
+    rng = np.random.default_rng(0)
+    log_probs = floored(log_softmax(rng.normal(0, scale, (200, 6)), axis=1))
+    prior = np.array([0.02, 0.08, 0.1, 0.2, 0.25, 0.35])
+    met = np.exp(soften(log_probs + prior_bias(log_probs, prior), 1.0)).mean(axis=0)
+    np.testing.assert_allclose(met, prior, atol=2e-6)
+
+
+def test_the_biases_of_subjects_are_those_that_minimise_each_function_alone() -> None:
+    """By scipy's method for any function."""
+    log_probs, _ = draw(90, bias=(1, 0, 0, -1))
+    prior, subjects = np.array([0.1, 0.2, 0.3, 0.4]), np.repeat([0, 1, 2], [40, 30, 20])
+    biases = subject_biases(log_probs, prior, subjects)
+    others = np.array([30, 20])
+    share = 1 - 1 / np.sqrt(1 + (others**2).sum() / others.sum() ** 2)
+    weights = np.where(subjects == 0, share / 40, (1 - share) / 50)
+
+    def value(bias: Floats) -> float:
+        return float(weights @ logsumexp(log_probs + bias, axis=1) - prior @ bias)
+
+    alone = minimize(value, np.zeros(4), tol=1e-12).x
+    np.testing.assert_allclose(biases[0], alone - alone.mean(), atol=1e-4)
 
 
 def test_a_weight_counts_like_a_repeated_row() -> None:

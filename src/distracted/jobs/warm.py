@@ -64,6 +64,7 @@ class WarmStart:
             environment: Further variables; the others are those of the forking process.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.open("ab").close()  # what is wrong with it is told here, not in the fork
         self._number += 1
         self._send("start", self._number, [*script], str(log), dict(environment))
         return _Forked(self, self._number)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection, Pipe
@@ -48,7 +48,8 @@ class WarmStart:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._ours, theirs = Pipe()
         with theirs:
-            code = f"from {__name__} import fork_at_requests; fork_at_requests({theirs.fileno()})"
+            call = f"fork_at_requests({theirs.fileno()}, sys, os.environ)"
+            code = f"import os, sys; from {__name__} import fork_at_requests; {call}"
             assigned = [f"{name}={value}" for name, value in environment.items()]
             self._server = subprocess.Popen(
                 ["env", *assigned, sys.executable, "-c", code], pass_fds=[theirs.fileno()]
@@ -132,8 +133,12 @@ def _fork() -> int:
         return os.fork()
 
 
-def fork_at_requests(file: int) -> None:
-    """The forking process from its start, and each fork to its end; requests come by an open connection."""
+def fork_at_requests(file: int, python: Any, environ: MutableMapping[str, str]) -> None:
+    """The forking process from its start, and each fork to its end; requests come by an open connection.
+
+    Args:
+        python: The module `sys`, whose arguments become the script's; environ: gets the script's variables.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
     for name in _MODULES:
         import_module(name)
@@ -143,11 +148,11 @@ def fork_at_requests(file: int) -> None:
     if request is None:
         return
     script, log, environment = request
-    os.environ.update(environment)
+    environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    sys.argv, sys.path[0] = script, str(Path(script[0]).parent)
+    python.argv, python.path[0] = script, str(Path(script[0]).parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_ALL)
     runpy.run_path(script[0], run_name="__main__")

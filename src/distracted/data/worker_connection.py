@@ -37,8 +37,10 @@ Answer = tuple[Task, Parts | Exception | None]
 LOOK = 1.0
 #: Looks at an idle process after which its batches are loaded by the parent.
 PATIENCE = 30
-#: Seconds that a process gets to end.
+#: Seconds that a process gets to end by itself.
 GRACE = 2.0
+#: Seconds that the system gets to end a process: on a busy machine, freeing its memory takes a while.
+REAPED = 10.0
 
 _LIKELY = {
     "SIGKILL": "most likely the machine's or the container's memory ran out",
@@ -169,7 +171,7 @@ class Worker:
         return self._looks >= PATIENCE
 
     def how_it_ended(self) -> str:
-        self.process.join(GRACE)
+        self.process.join(REAPED)
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"exit code {code}"

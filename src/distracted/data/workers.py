@@ -151,4 +151,4 @@ class Workers:
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             worker.process.kill()
-            worker.process.join(worker_connection.GRACE)
+            worker.process.join(worker_connection.REAPED)

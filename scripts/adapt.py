@@ -7,6 +7,7 @@ import typer
 import console
 from distracted.config import load_config, load_runtime_config
 from distracted.ensemble.derive import derive_run
+from distracted.imports import importing
 
 
 def main(
@@ -23,9 +24,10 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Learn from the other folds how subjects shift predictions, and undo it where that pays."""
-    from distracted.postprocess.adapt import Adapt
-    from distracted.postprocess.subject_clusters import subject_space
-    from distracted.training.resolve import resolve
+    with importing():
+        from distracted.postprocess.adapt import Adapt
+        from distracted.postprocess.subject_clusters import subject_space
+        from distracted.training.resolve import resolve
 
     chosen = console.run_names(runs, name)
     settings = console.overrides(console.comparing(model, set))

@@ -9,6 +9,7 @@ import console
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
+from distracted.imports import importing
 
 if TYPE_CHECKING:
     from distracted.training.advise import Advice
@@ -23,8 +24,9 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Measure how far frozen features carry on a data set; say which recipe and settings follow."""
-    from distracted.training.advise import advise
-    from distracted.training.resolve import resolve
+    with importing():
+        from distracted.training.advise import advise
+        from distracted.training.resolve import resolve
 
     names = models.split()
     if not names:

@@ -6,6 +6,7 @@ import typer
 
 import console
 from distracted.errors import DataError, ImagesError
+from distracted.imports import importing
 
 if TYPE_CHECKING:
     from distracted.audit.findings import Audit
@@ -25,9 +26,10 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Look for unreadable, odd and duplicate images, subjects that look alike, and wrong labels."""
-    from distracted.audit.findings import write_unreadable
-    from distracted.audit.run import audit_competition
-    from distracted.data.competition import read_lists
+    with importing():
+        from distracted.audit.findings import write_unreadable
+        from distracted.audit.run import audit_competition
+        from distracted.data.competition import read_lists
 
     config = console.run_config(model, data, console.comparing(model, set), root)
     workspace = console.workspace(root, config.runtime)

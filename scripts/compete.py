@@ -19,6 +19,7 @@ import submit
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
+from distracted.imports import importing
 from distracted.locks import hold
 from distracted.paths import CONFIGS
 from distracted.predictions.job_state import mark_trial
@@ -51,17 +52,18 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Measure, screen, plan, train, blend and submit within HOURS; the same command goes on after a stop."""
-    from distracted.compete.begin import JobMaker, begin_campaign, model_and_settings
-    from distracted.compete.blending import BLENDS, NAME, Blender, read_blends
-    from distracted.compete.clock import Clock
-    from distracted.compete.entries import read_plan
-    from distracted.compete.run import Competing, Reserve
-    from distracted.compete.screen import screen
-    from distracted.cores import usable_cores
-    from distracted.jobs.cards import grid_cards, job_device
-    from distracted.jobs.grid import Job, placement
-    from distracted.jobs.local import Here
-    from distracted.jobs.on_ray import OnRay
+    with importing():
+        from distracted.compete.begin import JobMaker, begin_campaign, model_and_settings
+        from distracted.compete.blending import BLENDS, NAME, Blender, read_blends
+        from distracted.compete.clock import Clock
+        from distracted.compete.entries import read_plan
+        from distracted.compete.run import Competing, Reserve
+        from distracted.compete.screen import screen
+        from distracted.cores import usable_cores
+        from distracted.jobs.cards import grid_cards, job_device
+        from distracted.jobs.grid import Job, placement
+        from distracted.jobs.local import Here
+        from distracted.jobs.on_ray import OnRay
 
     began, seconds = time.monotonic(), signals.hours_in_seconds(hours)
     known = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))

@@ -6,6 +6,7 @@ import typer
 
 import console
 from distracted.errors import ConfigError
+from distracted.imports import importing
 
 
 def main(
@@ -16,7 +17,8 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write runs/<data>/<run>/fold<k>/model.onnx, checked against torch."""
-    from distracted.postprocess.export import export_network
+    with importing():
+        from distracted.postprocess.export import export_network
 
     if not run.strip():
         raise ConfigError("MODEL= is missing: a trained run; make status lists them")

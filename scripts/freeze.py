@@ -6,6 +6,7 @@ import typer
 
 import console
 from distracted.errors import ConfigError
+from distracted.imports import importing
 from distracted.schema import TrainPhase
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Show a network's blocks from the input on, and what learns in each phase, at which rate."""
-    from distracted.training.plan import plan_run
+    with importing():
+        from distracted.training.plan import plan_run
 
     if not model:
         raise ConfigError("MODEL= is missing: a name in configs/models")

@@ -17,6 +17,7 @@ import signals
 from distracted.config import load_config
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError, DistractedError, WeightsError
+from distracted.imports import importing
 from distracted.jobs.grid import Ended, Job, placement, plan_jobs
 from distracted.predictions.job_state import ANY_CONFIG, redo_of
 from distracted.predictions.store import Store
@@ -44,12 +45,13 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Train all (run, fold) jobs that are not done, several at a time; one that fails stops no other."""
-    from distracted.cores import usable_cores
-    from distracted.jobs.begun import resolve_run
-    from distracted.jobs.cards import grid_cards, job_device
-    from distracted.jobs.fold import begin_again, is_done, refuse_other_config
-    from distracted.jobs.local import Here
-    from distracted.jobs.on_ray import OnRay
+    with importing():
+        from distracted.cores import usable_cores
+        from distracted.jobs.begun import resolve_run
+        from distracted.jobs.cards import grid_cards, job_device
+        from distracted.jobs.fold import begin_again, is_done, refuse_other_config
+        from distracted.jobs.local import Here
+        from distracted.jobs.on_ray import OnRay
 
     signals.limit_time(time_limit)
     settings = {run: (model, f"{set} {more}".strip()) for run, model, more in _runs(models, seeds, name)}

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import console
+from distracted.imports import importing
 
 
 def main(
@@ -17,8 +18,9 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Cluster the test images at the height that separates the training subjects."""
-    from distracted.postprocess.people import count_test_people
-    from distracted.training.resolve import resolve
+    with importing():
+        from distracted.postprocess.people import count_test_people
+        from distracted.training.resolve import resolve
 
     config = console.run_config(model, data, console.comparing(model, set), root)
     store = console.open_store(config.data, root, config.runtime)

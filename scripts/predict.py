@@ -11,6 +11,7 @@ import typer
 
 import console
 from distracted.errors import ConfigError
+from distracted.imports import importing
 from distracted.submission.submit import find_run
 
 _SHOWN = 5
@@ -25,10 +26,11 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write each photograph's probability of each class; those that cannot be read are named."""
-    from distracted.data.names import in_utf8
-    from distracted.data.walk import by_kind
-    from distracted.submission.photograph_files import check_folder
-    from distracted.submission.photographs import predict_photographs, write_left_out, write_photographs
+    with importing():
+        from distracted.data.names import in_utf8
+        from distracted.data.walk import by_kind
+        from distracted.submission.photograph_files import check_folder
+        from distracted.submission.photographs import predict_photographs, write_left_out, write_photographs
 
     if not images.strip():
         raise ConfigError("IMAGES= is missing: a folder of photographs")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import console
+from distracted.imports import importing
 
 
 def main(
@@ -17,7 +18,8 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Write runs/<data>/report.html: leaderboard, curves, mistakes, data, audit, ladder, submissions."""
-    from distracted.report.write import write_report
+    with importing():
+        from distracted.report.write import write_report
 
     start = time.perf_counter()
     # Any model will do: the policies and how to run networks here are the same for all of them.

@@ -20,6 +20,7 @@ from distracted.config.search_space import listed_settings, read_space
 from distracted.data.audit import check_split
 from distracted.ensemble.derive import derive_run
 from distracted.errors import ConfigError, DistractedError
+from distracted.imports import importing
 from distracted.locks import hold
 from distracted.paths import CONFIGS
 from distracted.postprocess.choose import Choose
@@ -54,19 +55,20 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Search settings of a model by successive halving; the same command goes on after a stop."""
-    from distracted.compete.begin import JobMaker
-    from distracted.compete.clock import Clock
-    from distracted.compete.groups import two_groups
-    from distracted.compete.halving import Halving
-    from distracted.compete.results import StoredScores
-    from distracted.compete.run import TimedJobs
-    from distracted.compete.trials import make_trials, remove_checkpoints
-    from distracted.cores import usable_cores
-    from distracted.jobs.cards import grid_cards, job_device
-    from distracted.jobs.grid import Job, placement
-    from distracted.jobs.local import Here
-    from distracted.jobs.on_ray import OnRay
-    from distracted.training.resolve import resolve
+    with importing():
+        from distracted.compete.begin import JobMaker
+        from distracted.compete.clock import Clock
+        from distracted.compete.groups import two_groups
+        from distracted.compete.halving import Halving
+        from distracted.compete.results import StoredScores
+        from distracted.compete.run import TimedJobs
+        from distracted.compete.trials import make_trials, remove_checkpoints
+        from distracted.cores import usable_cores
+        from distracted.jobs.cards import grid_cards, job_device
+        from distracted.jobs.grid import Job, placement
+        from distracted.jobs.local import Here
+        from distracted.jobs.on_ray import OnRay
+        from distracted.training.resolve import resolve
 
     began, seconds = time.monotonic(), signals.hours_in_seconds(hours) if hours else math.inf
     if not model.strip():

@@ -10,6 +10,7 @@ import console
 import signals
 from distracted.data.audit import check_split
 from distracted.errors import ConfigError
+from distracted.imports import importing
 from distracted.postprocess.step import MIN_FOLDS
 from distracted.predictions.manifest import Manifest
 from distracted.predictions.store import Store
@@ -32,7 +33,8 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Train one fold or all folds of a model, and write their predictions to oof/."""
-    from distracted.training.distributed import in_team, join_team, take_card
+    with importing():
+        from distracted.training.distributed import in_team, join_team, take_card
 
     signals.stop_with(parent)
     if not model.strip():
@@ -56,8 +58,9 @@ def main(
         signals.live.set()  # the lead says that the team stops
         run_team(gpus, command, stop=signals.stop)
         return
-    from distracted.jobs.begun import resolve_run  # slow to import, and not needed to start a team
-    from distracted.jobs.fold import train_folds
+    with importing():  # what a team's start does not need
+        from distracted.jobs.begun import resolve_run
+        from distracted.jobs.fold import train_folds
 
     signals.limit_time(time_limit)
     take_card(config.runtime.device)

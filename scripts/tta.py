@@ -7,6 +7,7 @@ import typer
 import console
 import signals
 from distracted.errors import ConfigError
+from distracted.imports import importing
 from train import say_fold
 
 
@@ -23,8 +24,9 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Predict a run's images under several views, write the mean as a run, and print its gain."""
-    from distracted.inference.views import find_views
-    from distracted.postprocess.tta import augment_run
+    with importing():
+        from distracted.inference.views import find_views
+        from distracted.postprocess.tta import augment_run
 
     signals.stop_with(parent)
     if not run:

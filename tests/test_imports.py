@@ -41,6 +41,7 @@ LEAVES = (
     "stopping",
     "locks",
     "cores",
+    "imports",
     "headline",
     "kaggle_credentials",
     "kaggle_answers",

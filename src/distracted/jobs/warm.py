@@ -5,7 +5,6 @@ jobs need, starts no thread and uses no GPU. A job is a script with its argument
 with them; it ends as Python ends, and the forking process reports its exit code.
 """
 
-import gc
 import os
 import runpy
 import signal
@@ -18,6 +17,8 @@ from importlib import import_module
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, Protocol
+
+from distracted.imports import importing
 
 #: What the scripts of jobs import.
 _MODULES = ("distracted.jobs.begun", "distracted.jobs.fold", "sklearn.linear_model")
@@ -140,9 +141,9 @@ def fork_at_requests(file: int, python: Any, environ: MutableMapping[str, str]) 
         python: The module `sys`, whose arguments become the script's; environ: gets the script's variables.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)
-    for name in _MODULES:
-        import_module(name)
-    gc.freeze()  # a fork's collector leaves alone what all share
+    with importing():  # and a fork's collector leaves alone what all share
+        for name in _MODULES:
+            import_module(name)
     with Connection(file) as requests:
         request = _serve(requests)
     if request is None:

@@ -33,7 +33,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda: monkeypatch.setitem(sys.modules, "imported_by_a_test", ModuleType("imported_by_a_test"))
 
 
-def test_nothing_is_looked_at_in_between_and_what_is_imported_never_again(unfrozen: None, module: Any) -> None:
+def test_nothing_is_looked_at_in_between_nor_what_is_imported_ever_again(unfrozen: None, module: Any) -> None:
     before = gc.get_freeze_count()
     with importing():
         assert not gc.isenabled()

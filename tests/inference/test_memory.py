@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import re
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +20,10 @@ from distracted.data.competition import Competition
 from distracted.data.loading import Loader
 from distracted.data.picture_sets import Files
 from distracted.errors import TrainingError
+from distracted.inference.device import keep_freed_memory
 from distracted.inference.features import cached_features
 from distracted.inference.forward import Forward
-from distracted.inference.memory import Attempt, is_out_of_memory, naming_exhausted_memory
+from distracted.inference.memory import Attempt, is_out_of_memory, naming_exhausted_memory, release_memory
 from distracted.inference.predict import predict_log_probs
 from distracted.models.network import Network, build_network
 from distracted.models.weights import Weights
@@ -48,6 +51,23 @@ OTHERS = [
 ]
 if hasattr(torch, "AcceleratorError"):  # torch 2.8
     EXHAUSTED.append(torch.AcceleratorError("CUDA error: out of memory"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is freed memory kept")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    keep_freed_memory()
+    pieces = [torch.ones(2**22) for _ in range(16)]
+    pieces = pieces[-1:]  # at the end of the others
+    kept = anonymous_megabytes()
+    release_memory(torch.device("cpu"))
+    assert kept - anonymous_megabytes() > 200
+    assert pieces[0].sum() == 2**22
+
+
+def anonymous_megabytes() -> float:
+    """Memory of this process that no file backs."""
+    [line] = re.findall(r"RssAnon:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) / 1000
 
 
 def test_exhausted_memory_is_recognised_in_all_its_forms() -> None:

@@ -23,6 +23,7 @@ from distracted.compete.times import Speed
 from distracted.data.picture_sets import Images
 from distracted.errors import ConfigError, DistractedError, WeightsError, first_line
 from distracted.files import sha256_json
+from distracted.inference.memory import release_memory
 from distracted.metrics import log_losses
 from distracted.models.weights import said_once
 from distracted.predictions.store import Store
@@ -90,6 +91,7 @@ def screen(
             else:
                 why = f"its measurement would take about {expected:.0f} s, more than is left for that"
                 screener.screen.left_out[str(one)] = why
+    release_memory(next(iter(resolved.values())).device)  # the jobs need it
     if not screener.screen.inputs:
         raise ConfigError(f"nothing can be trained here: {screener.reasons}")
     return screener.screen

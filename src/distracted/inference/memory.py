@@ -1,5 +1,7 @@
 """Recognises that a device's memory ran out, so that the work can go on in smaller parts."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -60,9 +62,14 @@ class Attempt:
 
 
 def release_memory(device: torch.device) -> None:
-    """Return what the allocator keeps to the device, so that larger pieces can be had."""
+    """Return what allocators keep of freed memory, to the device and to the system.
+
+    Larger pieces can then be had, and other processes have it: see `keep_freed_memory`.
+    """
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""make compete: a whole competition by itself; at any moment the best submission so far is on disk."""
+"""make compete: a whole competition by itself; from a few minutes on a checked submission is on disk."""
 
 import os
 import shlex
@@ -43,7 +43,7 @@ _MODELS_ON_GPU = f"{_MODELS} efficientnetv2_s caformer_s18 dinov3_small dinov3_b
 
 
 def main(
-    hours: Annotated[str, typer.Option(help="All of the time: 8, 1.5, 1h30m or 45m.")] = "8",
+    hours: Annotated[str, typer.Option(help="Total time over all starts: 8, 1.5, 1h30m or 45m.")] = "8",
     models: Annotated[str, typer.Option(help="Names in configs/models; by default a varied handful.")] = "",
     cluster: Annotated[str, typer.Option(help="Address of a Ray cluster: auto, or host:port.")] = "",
     send: Annotated[bool, typer.Option("--send", help="Send the submission to Kaggle at the end.")] = False,
@@ -94,7 +94,7 @@ def main(
         reserve = Reserve()
         plan = read_plan(store.workspace.plan(name), num_folds=store.folds.num_folds, models=known)
         if clock.left <= (reserve.seconds if plan.entries else 0):
-            console.say(f"all of HOURS={hours} is used; more goes further")
+            console.say(f"all of HOURS={hours} is used; a larger HOURS goes on")
             if send:
                 submit.main(name=NAME, send=True, data=data, set=of_runtime, root=root)
             return
@@ -159,7 +159,7 @@ def main(
     if blend.last is None:
         raise ConfigError(
             f"HOURS={hours}: no run was finished in that time, so that nothing is blended; what was begun is "
-            "kept, and more HOURS go on with it"
+            "kept, and a larger HOURS goes on with it"
         )
     say_end(blend.last, read_blends(folder / BLENDS), campaign, clock, store.workspace.plan(name))
     if send:
@@ -207,7 +207,7 @@ def say_end(
     console.table("the blend as it grew", columns, rows)
     console.say(
         f"{ensemble.name}: cross-fitted {title} {interval.mean:.4f} (95% over subjects {interval.low:.4f} to "
-        f"{interval.high:.4f}; class prior {ensemble.prior:.4f}). It pays for all choices: "
+        f"{interval.high:.4f}; class prior {ensemble.prior:.4f}). All choices are cross-fitted: "
         f"{search['num_runs']} runs among {search['num_candidates']} candidates, {search['num_trials']} of "
         "them tried by short fits, members and blenders"
     )
@@ -215,7 +215,7 @@ def say_end(
     console.say(f"{clock.used / 60:.1f} of {clock.hours / 60:.0f} minutes used")
     console.say(f"submission: {last.submission.path}; plan: {plan}; `make report` shows all runs")
     if begun := [entry.run for entry in campaign.plan.entries if entry.state == "running"]:
-        console.say(f"begun, and not finished: {', '.join(begun)}; more HOURS go on with it")
+        console.say(f"begun, and not finished: {', '.join(begun)}; a larger HOURS goes on with it")
 
 
 class Board(LiveTable):
@@ -230,7 +230,7 @@ class Board(LiveTable):
         super().__init__()
         self._store, self._clock = store, clock
         self._told = ""  # the plan that was shown
-        self._best = ""
+        self._last = ""
 
     def __call__(self, ended: "Sequence[Ended]") -> None:
         self.update(ended, self._summary, self._table)
@@ -238,7 +238,7 @@ class Board(LiveTable):
     def blended(self, made: "Blended") -> None:
         """Say what the new blend scores."""
         title, score = made.ensemble.metric.title, made.ensemble.interval.mean
-        self._best = f"{score:.4f}"
+        self._last = f"{score:.4f}"
         console.say(
             f"minute {self._clock.used / 60:.1f}: blend of {len(made.ensemble.members)}: cross-fitted "
             f"{title} {score:.4f}, expected {made.submission.expected.mean:.4f}; {made.submission.path}"
@@ -259,7 +259,7 @@ class Board(LiveTable):
                 "" if value is None else f"{value:.3g}" for value in (entry.minutes, entry.loss, entry.blend)
             ]
             rows.append([entry.run, *numbers, until, " ".join(map(str, entry.by)), entry.why])
-        columns = ["run", "minutes of all jobs", "expected log loss", "of the blend", "done at minute"]
+        columns = ["run", "minutes of all jobs", "expected log loss", "expected blend loss", "done at minute"]
         title = f"the plan after {self._clock.used / 60:.1f} of {self._clock.hours / 60:.0f} minutes"
         console.table(title, [*columns, "chosen by folds", "why"], rows)
 
@@ -272,7 +272,7 @@ class Board(LiveTable):
             text += f", running {', '.join(jobs)}"
         planned = [entry.run for entry in self.campaign.as_written().entries if entry.state == "planned"]
         text += f", then {planned[0]}" if planned else ""
-        text += f"; best blend {self._best}" if self._best else ""
+        text += f"; last blend {self._last}" if self._last else ""
         if signals.stop.reason:
             return f"{signals.stop.reason}: stopping at the next good moment; {text}"
         return text

@@ -45,7 +45,7 @@ _RESERVE = 10.0  # seconds at the end for jobs to save their state, and for the 
 def main(
     model: Annotated[str, typer.Option(help="A name in configs/models.")],
     trials: Annotated[int, typer.Option(help="How many settings to draw; more add to those.", min=2)] = 16,
-    hours: Annotated[str, typer.Option(help="All of the time: 8, 1.5, 1h30m or 45m.")] = "",
+    hours: Annotated[str, typer.Option(help="Total time over all starts: 8, 1.5, 1h30m or 45m.")] = "",
     file: Annotated[str, typer.Option(help="A search file; by default configs/sweep.yaml.")] = "",
     sampler: Annotated[str, typer.Option(help="quasi (evenly spread) or random.")] = "quasi",
     cluster: Annotated[str, typer.Option(help="Address of a Ray cluster: auto, or host:port.")] = "",
@@ -158,7 +158,7 @@ def main(
     more = f'make grid MODELS={model} SEEDS="1 2" SET={shlex.quote(own)}{given}'
     console.say(f"other seeds (all folds chose these settings: scores are a little too good): {more}")
     used = f"{clock.used / 60:.1f} minutes used"
-    used = f"all of HOURS={hours} is used, and more goes further" if clock.left <= _RESERVE else used
+    used = f"all of HOURS={hours} is used, and a larger HOURS goes on" if clock.left <= _RESERVE else used
     console.say(f"{used}; TRIALS={2 * trials} adds settings to these")
 
 
@@ -167,7 +167,7 @@ def check_new_choice(store: Store, name: str) -> None:
     store.check_new(check_name(name, "NAME"))
     made = store.manifests(name) if store.finished_folds(name) else ()
     if any(manifest.config.get("step", {}).get("name") != Choose.name for manifest in made):
-        raise ConfigError(f"NAME={name}: there is a run of that name that is no choice; name another")
+        raise ConfigError(f"NAME={name}: there is a run of that name that is no search's; name another")
 
 
 def draw(
@@ -213,7 +213,7 @@ def choose(
         failed = [f"{run}: {reason}" for run, reason in halving.failed.items()]
         why = "no setting was trained over all folds"
         if clock.left <= _RESERVE:
-            why = f"HOURS={hours}: {why} in that time; what was begun is kept, and more HOURS go on with it"
+            why = f"HOURS={hours}: {why} in that time; what was begun is kept, and more HOURS go on"
         raise DistractedError("\n".join([*failed, why]))
     metric, num_tried = store.competition.metric, sum(map(halving.is_begun, halving.trials))
     runs = [run for run in halving.trials if any(run in of_fold for of_fold in offered)]

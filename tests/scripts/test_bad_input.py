@@ -841,7 +841,7 @@ def test_invalid_competitions(
         ([], "", "{training.seed: {distribution: beta}}", ["search.yaml: training.seed", "beta"]),
         ([], "", "{training.seed: {values: [1]}}", ["1 different", "nothing to search"]),
         (["--name", "../x"], "", None, ["NAME '../x'", "letters, digits"]),
-        (["--name", "resnet50"], "", None, ["NAME=resnet50", "that is no choice"]),
+        (["--name", "resnet50"], "", None, ["NAME=resnet50", "that is no search's"]),
     ],
 )
 def test_invalid_searches(

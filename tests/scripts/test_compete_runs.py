@@ -137,7 +137,7 @@ def test_a_killed_competition_goes_on_and_ends(competition: Path, weights: Path,
     (root / "runs/tiny/.compete/clock.json").write_text('{"used_seconds": 3600}')
     before = (root / "submissions/tiny/compete.csv").stat()
     output, _ = start(competition, root, weights).communicate(timeout=SECONDS)
-    assert "all of HOURS=1h is used; more goes further" in output
+    assert "all of HOURS=1h is used; a larger HOURS goes on" in output
     assert (root / "submissions/tiny/compete.csv").stat() == before
 
 

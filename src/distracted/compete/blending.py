@@ -1,4 +1,4 @@
-"""The best submission so far: blends what is finished, writes it, and notes the score with the time."""
+"""The submission so far: blends what is finished, writes it, and notes the score with the time."""
 
 import json
 import logging

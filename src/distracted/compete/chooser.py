@@ -119,7 +119,7 @@ class Chooser:
         plans = {g: make_plan(replace(self._situation(g), left=_FOREVER, most=1)) for g in self.groups}
         return (
             {group: plan[0] for group, plan in plans.items() if plan},
-            "begun in the time that is left; more HOURS finish it",
+            "begun in the time that is left; a larger HOURS finishes it",
         )
 
     def next_rung(self) -> tuple[int, dict[str, list[int]]] | None:

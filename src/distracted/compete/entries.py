@@ -20,8 +20,8 @@ State = Literal["done", "running", "planned", "failed"]
 _HEAD = """\
 # The plan of `make compete`. It is written again whenever something ends or measured times change it.
 # Edit it while the command does not run: remove, add or reorder `runs` that are not done, or set `extend` to
-# false, so that nothing is added to them. `by` lists the folds that chose a run, each by the labels of the
-# others (all, if it is left out): only they blend it. `trials` are short fits, kept and continued if chosen;
+# false, so that nothing is added to them. `by` lists the folds that chose a run: only their blends take it
+# (all, if it is left out). `trials` are short fits, kept and continued if chosen;
 # `choices` are the runs that each of two groups of folds chose, in order. `views`: the run <name>_tta
 # averages the predictions of the run <name> over these views of each image (`make tta`).
 """

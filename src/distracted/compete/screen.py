@@ -144,7 +144,7 @@ class _Screener:
             if found.weights.pretrained:
                 resolved[model] = found
             else:
-                self._leave_out(model, "it has random weights, which frozen features tell nothing of")
+                self._leave_out(model, "it has random weights, so that its frozen features tell nothing")
         return resolved
 
     def _leave_out(self, name: str, why: str) -> None:

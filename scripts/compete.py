@@ -93,6 +93,7 @@ def main(
         clock = Clock(folder / "clock.json", seconds, began=began)
         reserve = Reserve()
         plan = read_plan(store.workspace.plan(name), num_folds=store.folds.num_folds, models=known)
+        plan = plan.with_settings([text for text in settings if not text.startswith("runtime")])
         if clock.left <= (reserve.seconds if plan.entries else 0):
             console.say(f"all of HOURS={hours} is used; a larger HOURS goes on")
             if send:

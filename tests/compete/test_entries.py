@@ -39,6 +39,21 @@ def test_a_plan_is_read_as_it_was_written(path: Path) -> None:
     assert not plan.extend and not plan.is_edited
 
 
+def test_a_plan_goes_on_with_the_settings_that_it_was_begun_with(path: Path) -> None:
+    plan = read(path).with_settings(["training.batch_size=8", "model.image_size=64"])  # of an earlier version
+    write_plan(path, plan)
+    again = read(path)
+    assert again.settings == "model.image_size=64 training.batch_size=8" and not again.is_edited
+    assert again.with_settings(["model.image_size=64", "training.batch_size=8"]) == again
+    with pytest.raises(
+        ConfigError, match=r"SET='model\.image_size=96': the runs of the plan have SET='model"
+    ):
+        again.with_settings(["model.image_size=96"])
+    with pytest.raises(ConfigError, match="SET='': the runs of the plan have SET='model"):
+        again.with_settings([])
+    assert Plan(settings="training.seed=1").with_settings([]).settings == ""
+
+
 def test_no_file_is_an_empty_plan(tmp_path: Path) -> None:
     assert read(tmp_path / "plan.yaml") == Plan()
 
@@ -81,6 +96,7 @@ def test_a_persons_runs_stay_when_the_plan_is_written_again(path: Path) -> None:
     [
         ({"runs": None}, ["expected `runs`"]),
         ({"more": 1}, ["unknown key 'more'"]),
+        ({"set": ["training.seed=1"]}, ["set", "as SET= takes it"]),
         ({"extend": "perhaps"}, ["extend", "perhaps"]),
         ({"trials": [1]}, ["trials"]),
         ({"choices": [["a"]]}, ["choices", "two lists"]),

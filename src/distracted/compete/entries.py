@@ -23,7 +23,8 @@ _HEAD = """\
 # false, so that nothing is added to them. `by` lists the folds that chose a run: only their blends take it
 # (all, if it is left out). `trials` are short fits, kept and continued if chosen;
 # `choices` are the runs that each of two groups of folds chose, in order. `views`: the run <name>_tta
-# averages the predictions of the run <name> over these views of each image (`make tta`).
+# averages the predictions of the run <name> over these views of each image (`make tta`). The first `set` is
+# what SET= gave to all runs.
 """
 _KEYS = {"run", "model", "set", "views", "by", "state", "minutes", "loss", "blend", "why"}
 #: What a run over several views is called after its run.
@@ -84,6 +85,7 @@ class Plan:
         trials: By epochs of a rung: the runs begun as short fits, and the folds that asked for them.
         choices: For each group of folds the runs that it chose, in order.
         extend: Whether runs may be added.
+        settings: What SET= gives to all runs; None: not known.
         is_edited: Whether a person has changed the file since: then its runs are trained as they stand there.
     """
 
@@ -91,7 +93,22 @@ class Plan:
     trials: dict[int, dict[str, list[int]]] = field(default_factory=dict)
     choices: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
     extend: bool = True
+    settings: str | None = None
     is_edited: bool = False
+
+    def with_settings(self, settings: Sequence[str]) -> "Plan":
+        """The plan with what SET= gives to all runs.
+
+        Raises:
+            ConfigError: its runs have others.
+        """
+        given = shlex.join(sorted(settings))
+        if (self.entries or self.trials) and self.settings not in (None, given):
+            raise ConfigError(
+                f"SET={given!r}: the runs of the plan have SET={self.settings!r}; give that again, or begin "
+                "anew: docs/compete.md says how"
+            )
+        return replace(self, settings=given)
 
     def without_outlook(self) -> "Plan":
         """The plan of the runs that were chosen; in an edited one a person has chosen all that are there."""
@@ -109,7 +126,14 @@ class Plan:
 def write_plan(path: Path, plan: Plan) -> None:
     """Write the plan with a digest of its content, by which an edit is noticed."""
     runs = [entry.as_yaml() for entry in plan.entries]
-    content = {"extend": plan.extend, "runs": runs, "trials": plan.trials, "choices": [*plan.choices]}
+    given = {} if plan.settings is None else {"set": plan.settings}
+    content = {
+        **given,
+        "extend": plan.extend,
+        "runs": runs,
+        "trials": plan.trials,
+        "choices": [*plan.choices],
+    }
     text = yaml.safe_dump(content, sort_keys=False, width=110, default_flow_style=None)
     write_text(path, f"{_HEAD}{text}written: {_digest(yaml.safe_load(text))}\n")
 
@@ -131,7 +155,7 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
         raise ConfigError(f"{path}: not readable YAML: {first_line(error)}; {_WAY_OUT}") from error
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
         raise ConfigError(f"{path}: expected `runs`, a list; {_WAY_OUT}")
-    if unknown := set(content) - {"runs", "trials", "choices", "extend", "written"}:
+    if unknown := set(content) - {"set", "runs", "trials", "choices", "extend", "written"}:
         raise ConfigError(f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; {_WAY_OUT}")
     written = content.pop("written", None)
     plan = Plan(
@@ -139,6 +163,7 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
         _read(_TRIALS, content.get("trials") or {}, f"{path}: trials: expected folds by run by epochs"),
         _read(_CHOICES, content.get("choices") or [[], []], f"{path}: choices: expected two lists of runs"),
         content.get("extend", True),
+        _read(_SETTINGS, content.get("set"), f"{path}: set: expected text, as SET= takes it"),
         is_edited=written != _digest(content),
     )
     if not isinstance(plan.extend, bool):
@@ -150,6 +175,7 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
 
 
 _TRIALS = TypeAdapter(dict[int, dict[str, list[int]]])
+_SETTINGS = TypeAdapter[str | None](str | None)
 _CHOICES = TypeAdapter(tuple[list[str], list[str]])
 
 

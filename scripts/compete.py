@@ -52,6 +52,7 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Measure, screen, plan, train, blend and submit within HOURS; the same command goes on after a stop."""
+    began = time.monotonic()
     with importing():
         from distracted.compete.begin import JobMaker, begin_campaign, model_and_settings
         from distracted.compete.blending import BLENDS, NAME, Blender, read_blends
@@ -65,7 +66,7 @@ def main(
         from distracted.jobs.local import Here
         from distracted.jobs.on_ray import OnRay
 
-    began, seconds = time.monotonic(), signals.hours_in_seconds(hours)
+    seconds = signals.hours_in_seconds(hours)
     known = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
     if unknown := [name for name in models.split() if name not in known]:
         there_are = ", ".join(known)
@@ -99,6 +100,7 @@ def main(
             if send:
                 submit.main(name=NAME, send=True, data=data, set=of_runtime, root=root)
             return
+        stack.callback(clock.note, at_once=True)
         cards = {} if cluster else grid_cards(os.environ.get("CUDA_VISIBLE_DEVICES"), [first])
         engine = stack.enter_context(OnRay(cluster)) if cluster else Here(usable_cores(), cards=list(cards))
         make_job = JobMaker(engine, runtime)

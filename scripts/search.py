@@ -55,6 +55,7 @@ def main(
     root: console.Root = console.HERE,
 ) -> None:
     """Search settings of a model by successive halving; the same command goes on after a stop."""
+    began = time.monotonic()
     with importing():
         from distracted.compete.begin import JobMaker
         from distracted.compete.clock import Clock
@@ -70,7 +71,7 @@ def main(
         from distracted.jobs.on_ray import OnRay
         from distracted.training.resolve import resolve
 
-    began, seconds = time.monotonic(), signals.hours_in_seconds(hours) if hours else math.inf
+    seconds = signals.hours_in_seconds(hours) if hours else math.inf
     if not model.strip():
         raise ConfigError("MODEL= is missing: a name in configs/models")
     settings, name = console.overrides(set), name or f"{model}_search"

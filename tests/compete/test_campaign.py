@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distracted.compete.campaign import Campaign
 from distracted.compete.candidates import Candidate
@@ -17,6 +18,7 @@ from distracted.stopping import Stop, Stopped
 from simulated_competitions import NUM_FOLDS, Machine, Played, World, play, set_up
 
 SCREENING, FOREVER = 60.0, 60_000.0  # seconds
+GROUPS = two_groups([1] * NUM_FOLDS)
 
 
 def small(seed: int) -> World:
@@ -163,13 +165,17 @@ def test_a_killed_campaign_goes_on_with_its_plan_file(tmp_path: Path, looks: int
         run(machine, Plan(), kill_at=looks)
     plan = read_plan(path, num_folds=NUM_FOLDS, models=[one.model for one in world.inputs])
     assert not plan.is_edited
-    resumed = run(machine, plan.without_outlook())
+    resumed = run(machine, plan.without_outlook(GROUPS))
     for fold in range(NUM_FOLDS):
         assert chosen_by(resumed, fold) == chosen_by(undisturbed, fold)
 
 
-def test_a_failed_job_costs_its_run_alone() -> None:
-    machine = Machine(small(9), 2, 2000.0, SCREENING, at=SCREENING)
+@pytest.mark.parametrize(("first", "hours"), [("", 2000.0), ("_seed1", 20_000.0)])
+def test_a_failed_job_costs_its_run_alone(first: str, hours: float) -> None:
+    """No further seed of it is chosen, be it the first one or another."""
+    world = small(9)
+    world.candidates = [one for one in world.candidates if one.input == world.inputs[0]]
+    machine = Machine(world if first else small(9), 2, hours, SCREENING, at=SCREENING)
     competing = set_up(machine)
     campaign, failed = competing.campaign, list[str]()
     hand_out = campaign.next_jobs
@@ -178,7 +184,7 @@ def test_a_failed_job_costs_its_run_alone() -> None:
         spoiled = []
         for one in ended:
             tuned = "features" not in one.job.run and one.state == "done"
-            if tuned and (not failed or one.job.run in failed):
+            if tuned and (one.job.run in failed or (not failed and one.job.run.endswith(first))):
                 failed.append(one.job.run)
                 machine.finished.get(one.job.run, set()).discard(one.job.fold)
                 spoiled.append(Ended(one.job, "failed", "of a test"))
@@ -191,6 +197,28 @@ def test_a_failed_job_costs_its_run_alone() -> None:
     states = {entry.run: entry.state for entry in campaign.plan.entries}
     assert states[failed[0]] == "failed" and list(states.values()).count("done") > 1
     assert failed[0] not in {run for runs in campaign.members() for run in runs}
+    assert failed[0].endswith(first) and failed[0].removesuffix(first) + "_seed2" not in states
+    assert all(len(set(choices)) == len(choices) for choices in campaign.plan.choices)
+
+
+def test_a_run_that_a_person_removes_may_be_chosen_again(tmp_path: Path) -> None:
+    """The rest goes on, although its score is known."""
+    world, path = small(6), tmp_path / "plan.yaml"
+    world.candidates = [one for one in world.candidates if one.input == world.inputs[0]]
+    machine = Machine(world, 2, FOREVER, SCREENING, at=SCREENING)
+    competing = set_up(machine, num_seeds=1)
+    competing.run(machine, command=lambda job, device: [], log=lambda job: Path())
+    write_plan(path, competing.campaign.as_written())
+    content = yaml.safe_load(path.read_text())
+    [removed, *_] = [run for run in content["choices"][0] if "_full" in run]
+    content["runs"] = [entry for entry in content["runs"] if not entry["run"].startswith(removed)]
+    path.write_text(yaml.safe_dump(content))
+    plan = read_plan(path, num_folds=NUM_FOLDS, models=[one.model for one in machine.world.inputs])
+    assert plan.is_edited
+    again = set_up(machine, plan=plan.without_outlook(GROUPS), num_seeds=1)
+    again.run(machine, command=lambda job, device: [], log=lambda job: Path())
+    assert again.campaign.plan.find(removed) is not None
+    assert all(choices.count(removed) == 1 for choices in again.campaign.plan.choices)
 
 
 def test_an_edited_plan_is_trained_as_it_stands() -> None:

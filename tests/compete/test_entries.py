@@ -10,6 +10,7 @@ from distracted.compete.entries import Entry, Plan, read_plan, write_plan
 from distracted.errors import ConfigError
 
 MODELS = ("resnet50", "vgg16")
+GROUPS = ((0, 2), (1,))
 
 
 def read(path: Path) -> Plan:
@@ -54,6 +55,13 @@ def test_a_plan_goes_on_with_the_settings_that_it_was_begun_with(path: Path) -> 
     assert Plan(settings="training.seed=1").with_settings([]).settings == ""
 
 
+@pytest.mark.parametrize("text", ["runs: [\xe9]", "runs: []\nextend: 2026-13-45", "runs: ["])
+def test_what_is_no_yaml_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"plan\.yaml: not readable YAML"):
+        read(tmp_path / "plan.yaml")
+
+
 def test_no_file_is_an_empty_plan(tmp_path: Path) -> None:
     assert read(tmp_path / "plan.yaml") == Plan()
 
@@ -76,19 +84,25 @@ def test_a_person_need_not_write_all_keys(path: Path) -> None:
 
 def test_runs_that_were_not_chosen_are_planned_again(path: Path) -> None:
     plan = read(path)
-    assert [entry.run for entry in plan.without_outlook().entries] == ["a", "b"]
+    assert [entry.run for entry in plan.without_outlook(GROUPS).entries] == ["a", "b"]
     write_plan(path, replace(plan, choices=(["a"], ["a"])))
-    assert [entry.run for entry in read(path).without_outlook().entries] == ["a"]
+    assert [entry.run for entry in read(path).without_outlook(GROUPS).entries] == ["a"]
+
+
+def test_in_an_edited_plan_a_group_has_chosen_what_its_folds_take_and_what_is_still_there(path: Path) -> None:
+    """Else a group would learn the score of a run that only the other group's labels speak for."""
+    plan = replace(read(path), choices=(["a", "gone"], ["gone", "a"]), is_edited=True)
+    assert plan.without_outlook(GROUPS).choices == (["a"], ["a", "b"])
 
 
 def test_a_persons_runs_stay_when_the_plan_is_written_again(path: Path) -> None:
     path.write_text("runs:\n- run: resnet50\n- {run: mine, model: vgg16}\n")
-    plan = read(path).without_outlook()
+    plan = read(path).without_outlook(GROUPS)
     assert plan.choices == (["resnet50", "mine"], ["resnet50", "mine"])
     write_plan(path, plan)  # as when the first run begins; then it is killed
     again = read(path)
     assert not again.is_edited
-    assert [entry.run for entry in again.without_outlook().entries] == ["resnet50", "mine"]
+    assert [entry.run for entry in again.without_outlook(GROUPS).entries] == ["resnet50", "mine"]
 
 
 @pytest.mark.parametrize(

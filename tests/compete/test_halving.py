@@ -169,6 +169,22 @@ def test_a_killed_search_goes_on_with_what_is_decided(
     assert last.next_jobs([], may_start=False) == [] and last.offered() == whole.offered()
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"decided": 3}', '{"epoch_seconds": ["abc"]}', '{"decided": [[1], [2]]}', "\xff"]
+)
+def test_decisions_that_cannot_be_read_are_made_again(
+    quality: np.ndarray, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine, path = Trainings(quality), tmp_path / "decided.json"
+    whole = machine.search()
+    machine.run(whole)
+    path.write_bytes(text.encode("latin-1"))
+    again = machine.search(path=path)
+    assert f"{path}: not readable" in caplog.text
+    assert machine.run(again) or again.offered() is not None
+    assert again.offered() == whole.offered()
+
+
 def test_more_trials_take_over_what_is_done(quality: np.ndarray, tmp_path: Path) -> None:
     machine, at_once, path = Trainings(quality), Trainings(quality), tmp_path / "decided.json"
     machine.run(machine.search(trials=TRIALS[:8], path=path))

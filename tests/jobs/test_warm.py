@@ -1,14 +1,18 @@
 """Scripts that are started as forks: they run and end as if Python had been started with them."""
 
+import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
+from distracted.jobs import warm
 from distracted.jobs.grid import Job
 from distracted.jobs.local import Here
 from distracted.jobs.warm import Process, WarmStart
@@ -158,3 +162,24 @@ def test_without_the_forking_process_jobs_count_as_killed_and_the_next_get_anoth
     assert [(one.job.fold, one.state) for one in ended] == [(0, "failed"), (1, "done")]
     assert "ended by signal 9 (memory may have run out)" in ended[0].reason
     os.kill(killed[0], signal.SIGKILL)
+
+
+def test_a_process_that_cannot_be_started_costs_its_job_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a container allows no further process."""
+
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(warm, "_fork", fork)
+    ours, theirs = Pipe()
+    server = threading.Thread(target=warm._serve, args=(theirs,))
+    server.start()
+    for number in (1, 2):
+        ours.send(("start", number, ["script.py"], str(tmp_path / f"{number}.txt"), {}))
+        assert ours.recv() == (number, 1)
+        assert "no process can be started: Resource temporarily" in (tmp_path / f"{number}.txt").read_text()
+    ours.close()
+    server.join(10)
+    assert not server.is_alive()

@@ -76,7 +76,8 @@ def begin_campaign(
     """
     num_folds = store.folds.num_folds
     path = store.workspace.plan(store.competition.name)
-    plan = plan.without_outlook()
+    groups = two_groups(screened.counts.sum(axis=1).tolist())
+    plan = plan.without_outlook(groups)
     if plan.is_edited and plan.entries:
         _log.info("%s was edited: its runs are trained as they stand there", path)
     num_held_out = len(store.folds.scored) // num_folds
@@ -107,7 +108,7 @@ def begin_campaign(
         plan,
         StoredResults(store, screened.evidence),
         times,
-        groups=two_groups(screened.counts.sum(axis=1).tolist()),
+        groups=groups,
         num_slots=make_job.num_slots,
         make_job=make_job,
         now=lambda: clock.used,

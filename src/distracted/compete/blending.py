@@ -141,9 +141,13 @@ def note_blend(path: Path, blended: Blended, *, used: float, finished: Sequence[
 def read_blends(path: Path) -> list[dict[str, Any]]:
     """The lines that `note_blend` wrote; a damaged one is left out."""
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
+            line = None
+        if isinstance(line, dict):
+            lines.append(line)
+        else:
             _log.warning("%s: a line is damaged, and left out", path)
     return lines

@@ -72,6 +72,7 @@ class Campaign:
     _running: dict[Key, _Running] = field(default_factory=dict)
     _rung: dict[Key, int] = field(default_factory=dict)  # short fits that wait for a slot, with their epochs
     _num_seen: int = 0
+    _nothing_left: bool = False  # that is worth its time, until a job ends
 
     def __post_init__(self) -> None:
         self.known |= {candidate.name: candidate for candidate in self.candidates}
@@ -107,6 +108,7 @@ class Campaign:
         """Jobs to start now, after some have ended; none if the time is up."""
         for one in ended[self._num_seen :]:
             self._end(one)
+            self._nothing_left = False
         self._num_seen = len(ended)
         jobs = list[Job]()
         while may_start and len(self._running) < self.num_slots and (job := self._next()) is not None:
@@ -192,7 +194,7 @@ class Campaign:
                 return self.make_job(*waiting[0])
             if (job := self._next_of_plan()) is not None:
                 return job
-            if not self.plan.extend or self.now() >= self.ends():
+            if self._nothing_left or not self.plan.extend or self.now() >= self.ends():
                 return None
             short_fits = self._rung or any(job.stop_after for job in self._running.values())
             if short_fits or not self.chooser.is_ready():  # they decide what comes next
@@ -205,6 +207,7 @@ class Campaign:
             )
             self.changed()
             if not chosen:
+                self._nothing_left = True
                 return None
 
     def _next_of_plan(self) -> Job | None:
@@ -230,7 +233,9 @@ class Campaign:
     def _add(self, planned: Planned, group: Group, why: str) -> None:
         candidate = planned.candidate
         self.known[candidate.name] = candidate
-        self.plan.choices[self.groups.index(group)].append(candidate.name)
+        choices = self.plan.choices[self.groups.index(group)]
+        if candidate.name not in choices:  # else a person has removed it, and it is chosen again
+            choices.append(candidate.name)
         if (entry := self.plan.find(candidate.name)) is not None:  # the other group chose it, too
             for same in (entry, self.plan.find(candidate.name + TTA)):
                 if same is not None:

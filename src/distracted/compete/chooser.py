@@ -48,7 +48,7 @@ class Chooser:
     Attributes:
         candidates: All runs that may be chosen, with the first seed each.
         known: Candidates by run, with any seed.
-        failed: Runs that failed; they are chosen no more.
+        failed: Runs that failed; no further run of their settings is chosen.
         seconds: Expected seconds of a candidate's job.
         free: Returns the seconds until each slot is free.
         left: Returns the seconds until all jobs have to be finished.
@@ -154,9 +154,8 @@ class Chooser:
         last ones chosen, finished or not, since that may depend on how many runs the other group chose.
         """
         evidence = self.results.evidence(group, self._known_to(group), self._tried_by(group))
-        candidates = [candidate for candidate in self.candidates if candidate.name not in self.failed]
         return Situation(
-            with_fitting_classes(candidates, evidence),
+            with_fitting_classes(self.candidates, evidence),
             evidence,
             self._chosen_by(group),
             self.seconds,
@@ -164,6 +163,7 @@ class Chooser:
             self.left(),
             self._num_folds,
             num_seeds=self.num_seeds,
+            failed={self.known[run].family for run in self.failed if run in self.known},
         )
 
     def _chosen_by(self, group: Group) -> list[Candidate]:

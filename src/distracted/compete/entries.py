@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from distracted.compete.groups import Group
 from distracted.compete.planner import Planned
 from distracted.errors import ConfigError, first_line
 from distracted.files import write_text
@@ -110,12 +111,21 @@ class Plan:
             )
         return replace(self, settings=given)
 
-    def without_outlook(self) -> "Plan":
-        """The plan of the runs that were chosen; in an edited one a person has chosen all that are there."""
+    def without_outlook(self, groups: Sequence[Group]) -> "Plan":
+        """The plan of the runs that were chosen; in an edited one a person has chosen all that are there.
+
+        Args:
+            groups: The two groups of folds.
+        """
         chosen = {run for runs in self.choices for run in runs}
         if self.is_edited:
-            added = [entry.run for entry in self.entries if entry.run not in chosen]
-            return replace(self, choices=([*self.choices[0], *added], [*self.choices[1], *added]))
+            added = [entry for entry in self.entries if entry.run not in chosen]
+            first, second = (
+                [run for run in dict.fromkeys(runs) if self.find(run) is not None]
+                + [entry.run for entry in added if not set(group).isdisjoint(entry.by)]
+                for group, runs in zip(groups, self.choices, strict=True)
+            )
+            return replace(self, choices=(first, second))
         entries = [entry for entry in self.entries if entry.state != "planned" or entry.run in chosen]
         return replace(self, entries=entries)
 
@@ -151,7 +161,7 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return Plan()
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or an impossible date
         raise ConfigError(f"{path}: not readable YAML: {first_line(error)}; {_WAY_OUT}") from error
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
         raise ConfigError(f"{path}: expected `runs`, a list; {_WAY_OUT}")

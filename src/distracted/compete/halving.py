@@ -8,14 +8,14 @@ Decisions are kept in a file and never taken back. A search that is killed goes 
 trials or more time adds to them, and so does a setting that takes the place of a failed one.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from distracted.compete.groups import Group, other_folds
 from distracted.compete.rungs import PREDICTION, Effort, Rung, make_rungs
@@ -76,9 +76,9 @@ class Halving:
             num_groups=len(self.groups),
             finalists=self.finalists,
             startup=self.startup,
-            epoch_seconds=[float(value) for value in kept.get("epoch_seconds", [])],
+            epoch_seconds=kept.epoch_seconds,
         )
-        decided = kept.get("decided", [])
+        decided = kept.decided
         same = len(decided) == len(self.groups) and all(len(one) == len(self.rungs) + 1 for one in decided)
         #: By group and rung: the runs that were decided to go there; None: not decided yet.
         self._decided: list[list[list[str] | None]] = (
@@ -86,7 +86,9 @@ class Halving:
         )
         #: What each decision was made among, in this process: made again if that changes.
         self._among: dict[tuple[Group, int], tuple[str, ...]] = {}
-        self._num_odd = self.num_slots if kept else 0  # jobs that may go on inside an epoch tell no time
+        self._num_odd = (
+            self.num_slots if kept.decided else 0
+        )  # jobs that may go on inside an epoch tell no time
 
     def next_jobs(self, ended: Sequence[Ended], *, may_start: bool = True) -> list[Job]:
         """Jobs to start now, after some have ended; none once the finalists are trained."""
@@ -303,13 +305,19 @@ class Halving:
             write_json(self.path, {"epoch_seconds": self._effort.epoch_seconds, "decided": self._decided})
 
 
-def _read(path: Path | None) -> dict[str, Any]:
+class _Kept(BaseModel):
+    """What an earlier process noted; `decided` is empty if it noted nothing."""
+
+    epoch_seconds: list[float] = []
+    decided: list[list[list[str] | None]] = []
+
+
+def _read(path: Path | None) -> _Kept:
     """The decisions of an earlier process; none if there are none that can be read."""
     try:
-        kept = json.loads(path.read_text()) if path is not None else {}
-        return kept if isinstance(kept, dict) else {}
+        return _Kept() if path is None else _Kept.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        return _Kept()
     except (OSError, ValueError) as error:
         _log.warning("%s: not readable (%s); decided again by the scores", path, first_line(error))
-        return {}
+        return _Kept()

@@ -6,7 +6,7 @@ from each of the best single runs, since many small runs can fill the time that 
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,6 +82,7 @@ class Situation:
     Attributes:
         candidates: With the first seed each.
         chosen: Runs that are finished or will be without this plan.
+        failed: Settings, with the first seed each, of which a run failed: no further seed is chosen.
         seconds: Returns the seconds that a job, one fold of a candidate, takes.
         free: Seconds until each slot is free.
         left: Seconds until all runs have to be finished.
@@ -99,6 +100,7 @@ class Situation:
     num_folds: int
     most: int = 30
     num_seeds: int = NUM_SEEDS
+    failed: Collection[Candidate] = ()
 
 
 def make_plan(now: Situation) -> list[Planned]:
@@ -126,7 +128,7 @@ def quickest_run(now: Situation) -> Planned | None:
 
     No score has a say in it. None if there is no candidate.
     """
-    frozen = [candidate for candidate in now.candidates if candidate.is_frozen]
+    frozen = [one for one in now.candidates if one.is_frozen and one not in now.failed]
     ends = {one: Slots(now.free).add(now.num_folds, now.seconds(one)) for one in frozen}
     enough = max(_QUICK * now.left, (1 + _EQUAL_RATES) * min(ends.values(), default=0.0))
     quick = [one for one in frozen if ends[one] <= enough]
@@ -146,6 +148,7 @@ def default_run(now: Situation) -> Planned | None:
     before the time is up, if one of them does.
     """
     usual = [c for c in now.candidates if c.recipe == TUNED[0] and 0 < c.epochs <= EPOCHS]
+    usual = [c for c in usual if c not in now.failed]
     ends = {c: Slots(now.free).add(now.num_folds, now.seconds(c)) for c in usual}
     fitting = [c for c in usual if ends[c] <= _EARLY * now.left]
     fitting = fitting or [c for c in usual if MARGIN * ends[c] <= now.left]
@@ -183,7 +186,9 @@ class _Pool:
             taken[numbers[candidate.family]].append(candidate)
         self.every, family, place = list[Candidate](), list[int](), list[int]()
         for candidate, number in numbers.items():
-            members = [*taken[number], *further_seeds(candidate, taken[number], now.num_seeds)]
+            members = [*taken[number]]
+            if candidate not in now.failed:
+                members += further_seeds(candidate, taken[number], now.num_seeds)
             self.every += members
             family += [number] * len(members)
             place += range(len(members))

@@ -81,7 +81,7 @@ class WarmStart:
         self._server.wait()
 
     def code(self, number: int) -> int | None:
-        """The exit code of a fork, or None; if the forking process was killed, so are the forks."""
+        """The exit code of a fork, or None; if the forking process was killed, the forks stop."""
         with suppress(EOFError, OSError):
             while self._ours.poll():
                 self._codes.update([self._ours.recv()])
@@ -115,7 +115,14 @@ def _serve(requests: Connection) -> tuple[list[str], str, dict[str, str]] | None
             while requests.poll(_LOOK if running else None):
                 kind, number, *request = requests.recv()
                 if kind == "start":
-                    if not (pid := _fork()):
+                    try:
+                        pid = _fork()
+                    except OSError as error:  # too many processes, or too little memory: this job alone fails
+                        with Path(request[1]).open("a") as log:
+                            log.write(f"error: no process can be started: {error.strerror}\n")
+                        requests.send((number, 1))
+                        continue
+                    if not pid:
                         return request[0], request[1], request[2]
                     running[pid] = number
                 for pid in [pid for pid, of in running.items() if of == number and kind == "stop"]:

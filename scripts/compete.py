@@ -18,7 +18,8 @@ import signals
 import submit
 from distracted.config import load_config
 from distracted.data.audit import check_split
-from distracted.errors import ConfigError
+from distracted.errors import ConfigError, DistractedError
+from distracted.files import sha256_json
 from distracted.imports import importing
 from distracted.locks import hold
 from distracted.paths import CONFIGS
@@ -94,7 +95,8 @@ def main(
         clock = Clock(folder / "clock.json", seconds, began=began)
         reserve = Reserve()
         plan = read_plan(store.workspace.plan(name), num_folds=store.folds.num_folds, models=known)
-        plan = plan.with_settings([text for text in settings if not text.startswith("runtime")])
+        own = [text for text in settings if not text.startswith("runtime")]
+        plan = plan.bound_to(own, sha256_json([store.competition.index_hash, store.folds.hash])[:12])
         if clock.left <= (reserve.seconds if plan.entries else 0):
             console.say(f"all of HOURS={hours} is used; a larger HOURS goes on")
             if send:
@@ -160,13 +162,24 @@ def main(
 
         competing.run(engine, command=command, log=log)
     if blend.last is None:
-        raise ConfigError(
-            f"HOURS={hours}: no run was finished in that time, so that nothing is blended; what was begun is "
-            "kept, and a larger HOURS goes on with it"
-        )
+        raise DistractedError(why_no_blend(campaign, hours))
     say_end(blend.last, read_blends(folder / BLENDS), campaign, clock, store.workspace.plan(name))
     if send:
         submit.main(name=NAME, send=True, data=data, set=of_runtime, root=root)
+
+
+def why_no_blend(campaign: "Campaign", hours: str) -> str:
+    """Why nothing could be blended, and the way out."""
+    entries, members = campaign.plan.entries, campaign.members()
+    if any(members):
+        without = " ".join(str(fold) for fold, runs in enumerate(members) if not runs)
+        return f"nothing is blended: no finished run is for the folds {without}; `by` in the plan lists them"
+    if failed := [f"{entry.run}: {entry.why}" for entry in entries if entry.state == "failed"]:
+        return "\n".join([*failed, "nothing is blended: no run was finished"])
+    return (
+        f"HOURS={hours}: no run was finished in that time, so that nothing is blended; what was begun is "
+        "kept, and a larger HOURS goes on with it"
+    )
 
 
 def show_screen(screened: "Screen") -> None:

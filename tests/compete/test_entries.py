@@ -40,19 +40,26 @@ def test_a_plan_is_read_as_it_was_written(path: Path) -> None:
     assert not plan.extend and not plan.is_edited
 
 
-def test_a_plan_goes_on_with_the_settings_that_it_was_begun_with(path: Path) -> None:
-    plan = read(path).with_settings(["training.batch_size=8", "model.image_size=64"])  # of an earlier version
+def test_a_plan_goes_on_with_the_settings_and_folds_that_it_was_begun_with(path: Path) -> None:
+    plan = read(path).bound_to(
+        ["training.batch_size=8", "model.image_size=64"], "1234"
+    )  # of an earlier version
     write_plan(path, plan)
     again = read(path)
-    assert again.settings == "model.image_size=64 training.batch_size=8" and not again.is_edited
-    assert again.with_settings(["model.image_size=64", "training.batch_size=8"]) == again
+    assert again.settings == "model.image_size=64 training.batch_size=8" and again.folds == "1234"
+    assert not again.is_edited
+    assert again.bound_to(["model.image_size=64", "training.batch_size=8"], "1234") == again
     with pytest.raises(
         ConfigError, match=r"SET='model\.image_size=96': the runs of the plan have SET='model"
     ):
-        again.with_settings(["model.image_size=96"])
+        again.bound_to(["model.image_size=96"], "1234")
     with pytest.raises(ConfigError, match="SET='': the runs of the plan have SET='model"):
-        again.with_settings([])
-    assert Plan(settings="training.seed=1").with_settings([]).settings == ""
+        again.bound_to([], "1234")
+    with pytest.raises(ConfigError, match="the data or their folds are others"):
+        again.bound_to(["model.image_size=64", "training.batch_size=8"], "5678")
+    assert Plan(settings="training.seed=1", folds="1234").bound_to([], "5678") == Plan(
+        settings="", folds="5678"
+    )
 
 
 @pytest.mark.parametrize("text", ["runs: [\xe9]", "runs: []\nextend: 2026-13-45", "runs: ["])
@@ -111,6 +118,7 @@ def test_a_persons_runs_stay_when_the_plan_is_written_again(path: Path) -> None:
         ({"runs": None}, ["expected `runs`"]),
         ({"more": 1}, ["unknown key 'more'"]),
         ({"set": ["training.seed=1"]}, ["set", "as SET= takes it"]),
+        ({"folds": [1]}, ["folds", "the hash that was there"]),
         ({"extend": "perhaps"}, ["extend", "perhaps"]),
         ({"trials": [1]}, ["trials"]),
         ({"choices": [["a"]]}, ["choices", "two lists"]),

@@ -159,3 +159,18 @@ def test_a_plan_ends_on_a_cluster_that_loses_a_node(competition: Path, weights: 
     assert states == {"tuned": "done", "tuned_tta": "done"}
     assert "goes on from step" in (killed / "log.txt").read_text()
     check_submission(competition, root)
+
+
+def test_a_plan_that_leads_to_no_blend_says_why(competition: Path, weights: Path, tmp_path: Path) -> None:
+    """A run that cannot be trained, or none for some folds; the time is not to blame."""
+    root, plan = tmp_path / "work", tmp_path / "work/runs/tiny/plan.yaml"
+    plan.parent.mkdir(parents=True)
+    plan.write_text("extend: false\nruns:\n- {run: mine, model: resnet50, set: recipe=nonsense}\n")
+    output, _ = (process := start(competition, root, weights)).communicate(timeout=SECONDS)
+    assert process.returncode == 1 and "nothing is blended: no run was finished" in output
+    assert "mine: " in output and "HOURS=1h: no run" not in output
+    plan.write_text(
+        "extend: false\nruns:\n- {run: head, model: resnet50, set: recipe=features, by: [0, 1]}\n"
+    )
+    output, _ = (process := start(competition, root, weights)).communicate(timeout=SECONDS)
+    assert process.returncode == 1 and "no finished run is for the folds 2; `by`" in output

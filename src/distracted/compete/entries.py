@@ -25,7 +25,7 @@ _HEAD = """\
 # (all, if it is left out). `trials` are short fits, kept and continued if chosen;
 # `choices` are the runs that each of two groups of folds chose, in order. `views`: the run <name>_tta
 # averages the predictions of the run <name> over these views of each image (`make tta`). The first `set` is
-# what SET= gave to all runs.
+# what SET= gave to all runs, `folds` a hash of the data and their folds.
 """
 _KEYS = {"run", "model", "set", "views", "by", "state", "minutes", "loss", "blend", "why"}
 #: What a run over several views is called after its run.
@@ -87,6 +87,7 @@ class Plan:
         choices: For each group of folds the runs that it chose, in order.
         extend: Whether runs may be added.
         settings: What SET= gives to all runs; None: not known.
+        folds: Hash of the data and their folds; None: not known.
         is_edited: Whether a person has changed the file since: then its runs are trained as they stand there.
     """
 
@@ -95,21 +96,27 @@ class Plan:
     choices: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
     extend: bool = True
     settings: str | None = None
+    folds: str | None = None
     is_edited: bool = False
 
-    def with_settings(self, settings: Sequence[str]) -> "Plan":
-        """The plan with what SET= gives to all runs.
+    def bound_to(self, settings: Sequence[str], folds: str) -> "Plan":
+        """The plan with what SET= gives to all runs, for these folds.
 
         Raises:
-            ConfigError: its runs have others.
+            ConfigError: its runs have other settings, or were chosen by the labels of other folds.
         """
-        given = shlex.join(sorted(settings))
-        if (self.entries or self.trials) and self.settings not in (None, given):
+        given, is_begun = shlex.join(sorted(settings)), bool(self.entries or self.trials)
+        if is_begun and self.settings not in (None, given):
             raise ConfigError(
                 f"SET={given!r}: the runs of the plan have SET={self.settings!r}; give that again, or begin "
                 "anew: docs/compete.md says how"
             )
-        return replace(self, settings=given)
+        if is_begun and self.folds not in (None, folds):
+            raise ConfigError(
+                "the data or their folds are others than those that the plan was made for, and its choices "
+                "know labels that are held out now; begin anew: docs/compete.md says how"
+            )
+        return replace(self, settings=given, folds=folds)
 
     def without_outlook(self, groups: Sequence[Group]) -> "Plan":
         """The plan of the runs that were chosen; in an edited one a person has chosen all that are there.
@@ -136,7 +143,8 @@ class Plan:
 def write_plan(path: Path, plan: Plan) -> None:
     """Write the plan with a digest of its content, by which an edit is noticed."""
     runs = [entry.as_yaml() for entry in plan.entries]
-    given = {} if plan.settings is None else {"set": plan.settings}
+    given = {"set": plan.settings, "folds": plan.folds}
+    given = {key: value for key, value in given.items() if value is not None}
     content = {
         **given,
         "extend": plan.extend,
@@ -165,7 +173,7 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
         raise ConfigError(f"{path}: not readable YAML: {first_line(error)}; {_WAY_OUT}") from error
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):
         raise ConfigError(f"{path}: expected `runs`, a list; {_WAY_OUT}")
-    if unknown := set(content) - {"set", "runs", "trials", "choices", "extend", "written"}:
+    if unknown := set(content) - {"set", "folds", "runs", "trials", "choices", "extend", "written"}:
         raise ConfigError(f"{path}: unknown key {sorted(map(str, unknown))[0]!r}; {_WAY_OUT}")
     written = content.pop("written", None)
     plan = Plan(
@@ -173,7 +181,8 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
         _read(_TRIALS, content.get("trials") or {}, f"{path}: trials: expected folds by run by epochs"),
         _read(_CHOICES, content.get("choices") or [[], []], f"{path}: choices: expected two lists of runs"),
         content.get("extend", True),
-        _read(_SETTINGS, content.get("set"), f"{path}: set: expected text, as SET= takes it"),
+        _read(_TEXT, content.get("set"), f"{path}: set: expected text, as SET= takes it"),
+        _read(_TEXT, content.get("folds"), f"{path}: folds: expected the hash that was there"),
         is_edited=written != _digest(content),
     )
     if not isinstance(plan.extend, bool):
@@ -185,7 +194,7 @@ def read_plan(path: Path, *, num_folds: int, models: Sequence[str]) -> Plan:
 
 
 _TRIALS = TypeAdapter(dict[int, dict[str, list[int]]])
-_SETTINGS = TypeAdapter[str | None](str | None)
+_TEXT = TypeAdapter[str | None](str | None)
 _CHOICES = TypeAdapter(tuple[list[str], list[str]])
 
 

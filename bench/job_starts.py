@@ -31,7 +31,11 @@ def main(repeats: Annotated[int, typer.Option(help="Jobs each way.")] = 15) -> N
     """Print the median of the seconds, with the smallest and the largest."""
     variables = variables_for(1, None)
     begin = f"import sys\nsys.path.insert(0, {str(_SCRIPTS)!r})\n"
-    seconds: dict[str, list[float]] = {"as Python comes": [], "as our commands do": [], "as a fork": []}
+    seconds: dict[str, list[float]] = {
+        "imports as Python comes": [],
+        "imports as our commands do": [],
+        "is a fork": [],
+    }
     with tempfile.TemporaryDirectory() as folder:
         plain, ours, log = (Path(folder) / name for name in ("plain.py", "ours.py", "log.txt"))
         plain.write_text(begin + _AS_PYTHON_COMES)
@@ -41,9 +45,9 @@ def main(repeats: Annotated[int, typer.Option(help="Jobs each way.")] = 15) -> N
         for _ in range(repeats):
             for values, script in zip(seconds.values(), (plain, ours), strict=False):
                 values.append(took(start([sys.executable, str(script)], log, variables)))
-            seconds["as a fork"].append(took(source.start([str(ours)], log, variables)))
+            seconds["is a fork"].append(took(source.start([str(ours)], log, variables)))
         source.close()
-    say_header(["a job begins", "seconds to its end (smallest, largest)"])
+    say_header(["a job's process", "seconds to its end (smallest, largest)"])
     for name, values in seconds.items():
         say_row([name, f"{median(values):.2f} ({min(values):.2f}, {max(values):.2f})"])
 

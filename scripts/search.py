@@ -214,7 +214,7 @@ def choose(
         failed = [f"{run}: {reason}" for run, reason in halving.failed.items()]
         why = "no setting was trained over all folds"
         if clock.left <= _RESERVE:
-            why = f"HOURS={hours}: {why} in that time; what was begun is kept, and more HOURS go on"
+            why = f"HOURS={hours}: {why} in that time; what was begun is kept for a larger HOURS"
         raise DistractedError("\n".join([*failed, why]))
     metric, num_tried = store.competition.metric, sum(map(halving.is_begun, halving.trials))
     runs = [run for run in halving.trials if any(run in of_fold for of_fold in offered)]

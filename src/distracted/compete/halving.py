@@ -86,9 +86,8 @@ class Halving:
         )
         #: What each decision was made among, in this process: made again if that changes.
         self._among: dict[tuple[Group, int], tuple[str, ...]] = {}
-        self._num_odd = (
-            self.num_slots if kept.decided else 0
-        )  # jobs that may go on inside an epoch tell no time
+        #: Jobs whose time says nothing: they may go on inside an epoch.
+        self._num_odd = self.num_slots if kept.decided else 0
 
     def next_jobs(self, ended: Sequence[Ended], *, may_start: bool = True) -> list[Job]:
         """Jobs to start now, after some have ended; none once the finalists are trained."""

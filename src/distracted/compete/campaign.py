@@ -233,9 +233,7 @@ class Campaign:
     def _add(self, planned: Planned, group: Group, why: str) -> None:
         candidate = planned.candidate
         self.known[candidate.name] = candidate
-        choices = self.plan.choices[self.groups.index(group)]
-        if candidate.name not in choices:  # else a person has removed it, and it is chosen again
-            choices.append(candidate.name)
+        self.plan.choices[self.groups.index(group)].append(candidate.name)
         if (entry := self.plan.find(candidate.name)) is not None:  # the other group chose it, too
             for same in (entry, self.plan.find(candidate.name + TTA)):
                 if same is not None:

@@ -108,13 +108,13 @@ class Plan:
         given, is_begun = shlex.join(sorted(settings)), bool(self.entries or self.trials)
         if is_begun and self.settings not in (None, given):
             raise ConfigError(
-                f"SET={given!r}: the runs of the plan have SET={self.settings!r}; give that again, or begin "
-                "anew: docs/compete.md says how"
+                f"SET={given!r}: the runs of the plan have SET={self.settings!r}; give that again, or start "
+                "over as docs/compete.md says"
             )
         if is_begun and self.folds not in (None, folds):
             raise ConfigError(
-                "the data or their folds are others than those that the plan was made for, and its choices "
-                "know labels that are held out now; begin anew: docs/compete.md says how"
+                "the data or their folds are others than those that the plan was made for: its runs may have "
+                "been chosen by labels that are held out now; start over as docs/compete.md says"
             )
         return replace(self, settings=given, folds=folds)
 
